@@ -1,0 +1,287 @@
+"""The U-Net of DDPM (Ho et al. 2020, appendix B), conditioned on time and, if asked, on a label or a vector."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxdiff.nets.attention import SelfAttention
+from jaxdiff.nets.layers import (
+    Conv,
+    Dense,
+    Dropout,
+    GroupNorm,
+    Upsample,
+    depth_to_space,
+    space_to_depth,
+    timestep_embedding,
+    zeros_init,
+)
+from jaxdiff.types import Array, Cond
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a `UNet`. The defaults are DDPM's for CIFAR-10 (35,746,307 parameters).
+
+    Attributes:
+      out_channels: channels of the output; twice the image's where the variance is learned.
+      channels: channels of each resolution, finest first; each must be divisible by `groups`.
+      blocks: residual blocks per resolution on the way down (one more on the way up).
+      attention: resolutions that have self-attention, as positions in `channels`.
+      mid_attention: self-attention at the bottom.
+      head_dim: channels per attention head; None is a single head.
+      groups: groups of the group norms.
+      eps: of the group norms.
+      dropout: rate inside the residual blocks, in [0, 1).
+      patch: squares of this many pixels become channels at the entry (and back at the end); 1 is none.
+      time_mode: "add" adds the time embedding in each block; "scale_shift" scales and shifts by it.
+      context_mode: "add" adds the embedded label and vector to the time embedding; "multiply" multiplies each block by
+        1 + a projection of them.
+      num_classes: labels 0..num_classes - 1, num_classes being the null label; 0 is no label.
+      vector_dim: size of the vector that conditions; 0 is none.
+      flip_sin_to_cos: cosines first in the time embedding.
+      freq_shift: 1 in DDPM's time embedding, 0 in Stable Diffusion's.
+      downsample_padding: zeros on each side before a strided convolution; 0 is one zero at the end only, as in DDPM.
+      dtype: of the computation; parameters are float32.
+    """
+
+    out_channels: int = 3
+    channels: tuple[int, ...] = (128, 256, 256, 256)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1,)
+    mid_attention: bool = True
+    head_dim: int | None = None
+    groups: int = 32
+    eps: float = 1e-6
+    dropout: float = 0.0
+    patch: int = 1
+    time_mode: Literal["add", "scale_shift"] = "add"
+    context_mode: Literal["add", "multiply"] = "add"
+    num_classes: int = 0
+    vector_dim: int = 0
+    flip_sin_to_cos: bool = False
+    freq_shift: float = 1.0
+    downsample_padding: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        for c in self.channels:
+            if c % self.groups:
+                fitting = max(g for g in range(1, self.groups + 1) if not c % g)
+                raise ValueError(f"channels={c} cannot be divided into groups={self.groups}: groups={fitting} would do")
+            if self.head_dim and c % self.head_dim:
+                raise ValueError(f"channels={c} cannot be divided into heads of head_dim={self.head_dim}")
+        if not self.channels or not set(self.attention) <= set(range(len(self.channels))):
+            raise ValueError(f"attention={self.attention} must name positions 0..{len(self.channels) - 1} in channels")
+        if self.channels[0] % 2 or not 0 <= self.dropout < 1 or self.patch < 1 or self.blocks < 1:
+            raise ValueError("channels[0] must be even, dropout in [0, 1), patch and blocks at least 1")
+
+    def check_image(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError unless images [..., H, W, C] can be halved as often as this network does."""
+        multiple = self.patch * 2 ** (len(self.channels) - 1)
+        if shape[-3] % multiple or shape[-2] % multiple:
+            raise ValueError(
+                f"images of {shape[-3]}x{shape[-2]} do not fit a U-Net with {len(self.channels)} resolutions and "
+                f"patch={self.patch}: both sides must be multiples of {multiple}"
+            )
+
+
+class ResBlock(nn.Module):
+    """norm, silu, conv; time and context; norm, silu, dropout, zero-initialised conv; added to the input."""
+
+    features: int
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, context: Array | None, keys: Array | None) -> Array:
+        """x [B, H, W, C], time and context [B, E] (already through silu) -> [B, H, W, features]."""
+        cfg, dtype = self.config, jnp.dtype(self.config.dtype)
+        h = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="norm1")(x))
+        h = Conv(self.features, dtype=dtype, name="conv1")(h)
+        if context is not None:
+            gain = Dense(self.features, init=zeros_init, dtype=dtype, name="context_emb_proj")(context)
+            h = h * (1 + gain[:, None, None])
+        scale_shift = None
+        if cfg.time_mode == "add":
+            h = h + Dense(self.features, dtype=dtype, name="time_emb_proj")(time)[:, None, None]
+        else:
+            scale_shift = jnp.split(Dense(2 * self.features, dtype=dtype, name="time_emb_proj")(time), 2, axis=-1)
+        h = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="norm2")(h, scale_shift))
+        h = Dropout(cfg.dropout, name="dropout")(h, keys)
+        h = Conv(self.features, init=zeros_init, dtype=dtype, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, size=1, dtype=dtype, name="conv_shortcut")(x)
+        return x + h
+
+
+class DownBlock(nn.Module):
+    """The residual blocks of one resolution on the way down, then a strided convolution unless it is the last."""
+
+    features: int
+    attention: bool
+    last: bool
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(self, x, *emb):
+        """x [B, H, W, C] -> (its successor, what the way up reads)."""
+        cfg, dtype, skips = self.config, jnp.dtype(self.config.dtype), []
+        for i in range(cfg.blocks):
+            x = ResBlock(self.features, cfg, name=f"resnets_{i}")(x, *emb)
+            if self.attention:
+                x = SelfAttention(cfg.head_dim, cfg.groups, cfg.eps, dtype=dtype, name=f"attentions_{i}")(x)
+            skips.append(x)
+        if not self.last:
+            x = Downsample(self.features, cfg.downsample_padding, dtype, name="downsamplers_0")(x)
+            skips.append(x)
+        return x, skips
+
+
+class Downsample(nn.Module):
+    """3x3 convolution of stride 2; padding 0 means one zero at the end of each axis, as in DDPM."""
+
+    features: int
+    padding: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        pad = (self.padding, self.padding) if self.padding else (0, 1)
+        return Conv(self.features, stride=2, padding=pad, dtype=self.dtype, name="conv")(x)
+
+
+class MidBlock(nn.Module):
+    """The bottom: block, attention, block."""
+
+    features: int
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(self, x, *emb):
+        cfg = self.config
+        x = ResBlock(self.features, cfg, name="resnets_0")(x, *emb)
+        if cfg.mid_attention:
+            dtype = jnp.dtype(cfg.dtype)
+            x = SelfAttention(cfg.head_dim, cfg.groups, cfg.eps, dtype=dtype, name="attentions_0")(x)
+        return ResBlock(self.features, cfg, name="resnets_1")(x, *emb)
+
+
+class UpBlock(nn.Module):
+    """The residual blocks of one resolution on the way up, each beside a skip; then upsampling unless it is the last."""
+
+    features: int
+    attention: bool
+    last: bool
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(self, x, skips, *emb):
+        """Consumes `blocks + 1` entries from the end of `skips`."""
+        cfg, dtype = self.config, jnp.dtype(self.config.dtype)
+        for i in range(cfg.blocks + 1):
+            x = jnp.concatenate([x, skips.pop()], axis=-1)
+            x = ResBlock(self.features, cfg, name=f"resnets_{i}")(x, *emb)
+            if self.attention:
+                x = SelfAttention(cfg.head_dim, cfg.groups, cfg.eps, dtype=dtype, name=f"attentions_{i}")(x)
+        if not self.last:
+            x = Upsample(self.features, dtype, name="upsamplers_0")(x)
+        return x
+
+
+class UNet(nn.Module):
+    """U-Net that maps a noisy image and its time to what it was trained to predict.
+
+    Submodules carry the names that published checkpoints give them (`down_blocks_0/resnets_1/conv1`).
+
+    Attributes:
+      config: see `UNetConfig`.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.nets.unet import UNet, UNetConfig
+        >>> net = UNet(UNetConfig(out_channels=1, channels=(32, 64), groups=8))
+        >>> x, t = jnp.zeros([4, 28, 28, 1]), jnp.arange(4)
+        >>> variables = net.init(jax.random.key(0), x, t)
+        >>> net.apply(variables, x, t).shape
+        (4, 28, 28, 1)
+    """
+
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, cond: Cond | None = None, keys: Array | None = None) -> Array:
+        """Runs the network.
+
+        Args:
+          x: noisy images [B, H, W, C].
+          t: network times [B], level minus one.
+          cond: label [B] and vector [B, vector_dim], each present exactly if the config has it.
+          keys: one random key per example for dropout; None is no dropout.
+
+        Returns:
+          float32 [B, H, W, out_channels].
+
+        Raises:
+          ValueError: an image that cannot be halved often enough, or conditions that the config does not have.
+        """
+        cfg, dtype = self.config, jnp.dtype(self.config.dtype)
+        cfg.check_image(x.shape)
+        emb = (*self._embed(t, cond or Cond()), keys)
+
+        x = space_to_depth(x, cfg.patch)
+        x = Conv(cfg.channels[0], dtype=dtype, name="conv_in")(x)
+        skips, depth = [x], len(cfg.channels)
+        for i, features in enumerate(cfg.channels):
+            block = DownBlock(features, i in cfg.attention, i == depth - 1, cfg, name=f"down_blocks_{i}")
+            x, new = block(x, *emb)
+            skips += new
+        x = MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, *emb)
+        for i, features in enumerate(cfg.channels[::-1]):
+            level = depth - 1 - i
+            block = UpBlock(features, level in cfg.attention, level == 0, cfg, name=f"up_blocks_{i}")
+            x = block(x, skips, *emb)
+        x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="conv_norm_out")(x))
+        x = Conv(cfg.out_channels * cfg.patch**2, init=zeros_init, dtype=dtype, name="conv_out")(x)
+        return depth_to_space(x, cfg.patch).astype(jnp.float32)
+
+    def _embed(self, t, cond):
+        """Embeddings of time and of the conditions that multiply (None if there are none), [B, 4 channels[0]]."""
+        cfg, dtype = self.config, jnp.dtype(self.config.dtype)
+        _check(cfg, cond)
+        size = 4 * cfg.channels[0]
+        time = timestep_embedding(t, cfg.channels[0], cfg.flip_sin_to_cos, cfg.freq_shift)
+        time = _MLP(size, dtype, name="time_embedding")(time)
+        context = []
+        if cfg.num_classes:
+            table = nn.Embed(cfg.num_classes + 1, size, dtype=dtype, name="class_embedding")
+            context.append(table(cond.label))
+        if cfg.vector_dim:
+            context.append(_MLP(size, dtype, name="vector_embedding")(cond.vector))
+        if cfg.context_mode == "add" or not context:
+            return nn.silu(sum(context, start=time)), None
+        return nn.silu(time), nn.silu(sum(context))
+
+
+class _MLP(nn.Module):
+    """Two layers with a silu between them, named as published checkpoints name them."""
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.silu(Dense(self.features, dtype=self.dtype, name="linear_1")(x))
+        return Dense(self.features, dtype=self.dtype, name="linear_2")(x)
+
+
+def _check(cfg: UNetConfig, cond: Cond) -> None:
+    """Refuses conditions that the network would ignore, and misses those it needs."""
+    takes = {"label": bool(cfg.num_classes), "vector": bool(cfg.vector_dim)}
+    for name, value in cond._asdict().items():
+        if value is not None and not takes.get(name):
+            raise ValueError(f"this U-Net takes no {name}: its config has no use for cond.{name}")
+        if value is None and takes.get(name):
+            raise ValueError(f"this U-Net needs cond.{name} [B]")

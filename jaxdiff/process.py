@@ -1,0 +1,225 @@
+r"""The forward process, its posterior, and one step back. One example, scalar levels; a batch goes through `jax.vmap`.
+
+  (1)  q(x_t | x_0)      = N(alpha_t x_0, sigma_t^2 I)                                     Ho et al. 2020, eq. 4
+  (2)  q(x_t | x_s)      = N(r x_s, beta I),   r = alpha_t / alpha_s,  beta = sigma_t^2 - r^2 sigma_s^2
+  (3)  q(x_s | x_t, x_0) = N((alpha_s beta x_0 + r sigma_s^2 x_t) / sigma_t^2, (sigma_s^2 / sigma_t^2) beta I)   eqs. 6, 7
+  (4)  x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z,   std = eta sqrt(beta) sigma_s / sigma_t
+                                                                                Song et al. 2021 (DDIM), eqs. 12, 16
+
+Levels are 0 <= s < t <= T with any stride; for s = t - 1, (3) is DDPM's posterior and (4) with eta = 1 its sampler.
+beta is computed as (sigma_t - r sigma_s)(sigma_t + r sigma_s), which keeps the digits that 1 - r^2 would lose.
+"""
+
+import jax.numpy as jnp
+
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Array, Aux, Gaussian, Prediction
+
+KINDS = ("eps", "x0", "v", "score")
+VARIANCES = ("posterior", "beta", "learned")
+
+
+def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
+    """Noises clean data to level t in one shot, equation (1).
+
+    Args:
+      schedule: noise schedule.
+      x0: clean data, any shape.
+      t: scalar level in 0..T.
+      eps: standard normal noise, shape of x0.
+
+    Returns:
+      x_t, shape of x0.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff import process, schedules
+        >>> x0, t = jnp.ones([8, 28, 28, 1]), jnp.arange(1, 9)
+        >>> eps = jax.random.normal(jax.random.key(0), x0.shape)
+        >>> x_t = jax.vmap(process.q_sample, (None, 0, 0, 0))(schedules.linear(), x0, t, eps)
+    """
+    alpha, sigma = schedule(t)
+    return alpha * x0 + sigma * eps
+
+
+def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
+    """Noises x_{t-1} to x_t, one step of the Markov chain: sqrt(1 - beta_t) x + sqrt(beta_t) eps.
+
+    Args:
+      schedule: noise schedule.
+      x: x_{t-1}, any shape.
+      t: scalar int level in 1..T, the one entered.
+      eps: standard normal noise, shape of x.
+
+    Returns:
+      x_t, shape of x.
+    """
+    beta = jnp.asarray(schedule.betas)[t]
+    return jnp.sqrt(1.0 - beta) * x + jnp.sqrt(beta) * eps
+
+
+def q_posterior(schedule: Schedule, x0: Array, x_t: Array, t, s) -> Gaussian:
+    """Distribution of x_s when both its future x_t and its origin x_0 are known, equation (3).
+
+    Args:
+      schedule: noise schedule.
+      x0: clean data, any shape.
+      x_t: the noisier data, shape of x0.
+      t: scalar level of x_t.
+      s: scalar level asked for, 0 <= s < t.
+
+    Returns:
+      `Gaussian` with mean of the shape of x0 and scalar std.
+    """
+    (alpha_s, sigma_s), (_, sigma_t) = schedule(s), schedule(t)
+    r, beta = _transition(schedule, t, s)
+    mean = (alpha_s * beta * x0 + r * sigma_s**2 * x_t) / sigma_t**2
+    return Gaussian(mean, _sqrt(beta) * sigma_s / sigma_t)
+
+
+def p_posterior(
+    schedule: Schedule, prediction: Prediction, x_t: Array, t, s, eta=1.0, variance: str = "posterior"
+) -> Gaussian:
+    """Distribution that the model gives x_s, equation (4).
+
+    Args:
+      schedule: noise schedule.
+      prediction: the denoiser's belief at x_t.
+      x_t: the noisier data, any shape.
+      t: scalar level of x_t.
+      s: scalar level to go to, 0 <= s < t.
+      eta: 1 is DDPM's ancestral step, 0 is deterministic DDIM; may be traced.
+      variance: of the noise that is added. "posterior" is DDPM's fixed-small, the std of (4); "beta" its fixed-large,
+        sqrt(beta), none into level 0; "learned" interpolates the logs of the two by `prediction.aux.variance`
+        (Nichol and Dhariwal 2021, eq. 15). The last two belong to ancestral steps and leave the mean as it is.
+
+    Returns:
+      `Gaussian` with mean of the shape of x_t and std, scalar or (learned) of that shape.
+
+    Raises:
+      ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" from a
+        network that gives none.
+    """
+    if variance not in VARIANCES:
+        raise ValueError(f"unknown variance {variance!r}: one of {', '.join(VARIANCES)}")
+    if variance != "posterior" and not (isinstance(eta, int | float) and eta == 1):
+        raise ValueError(f"variance={variance!r} belongs to ancestral steps: leave eta at 1")
+    (alpha_s, sigma_s), (_, sigma_t) = schedule(s), schedule(t)
+    r, beta = _transition(schedule, t, s)
+    # sigma_s^2 - std^2 = sigma_s^2 ((1 - eta^2) + eta^2 (r sigma_s / sigma_t)^2): no difference of near-equal numbers.
+    direction = sigma_s * _sqrt(1 - eta**2 + (eta * r * sigma_s / sigma_t) ** 2)
+    mean = alpha_s * prediction.x0 + direction * prediction.eps
+    if variance == "posterior":
+        return Gaussian(mean, eta * _sqrt(beta) * sigma_s / sigma_t)
+    if variance == "beta":
+        return Gaussian(mean, jnp.where(sigma_s > 0, _sqrt(beta), 0.0))
+    return Gaussian(mean, _learned_std(prediction.aux, beta, sigma_s, sigma_t))
+
+
+def p_step(
+    schedule: Schedule, prediction: Prediction, x_t: Array, t, s, noise: Array, eta=1.0, variance: str = "posterior"
+) -> Array:
+    """One sampling step t -> s: a draw from `p_posterior` with the given noise.
+
+    Args:
+      schedule: noise schedule.
+      prediction: the denoiser's belief at x_t.
+      x_t: the noisier data, any shape.
+      t: scalar level of x_t.
+      s: scalar level to go to, 0 <= s < t.
+      noise: standard normal, shape of x_t.
+      eta: see `p_posterior`.
+      variance: see `p_posterior`.
+
+    Returns:
+      x_s, shape of x_t.
+    """
+    mean, std = p_posterior(schedule, prediction, x_t, t, s, eta, variance)
+    return mean + std * noise
+
+
+def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) -> Prediction:
+    """Turns what a network outputs into both of its readings, x0 and eps.
+
+    * ``eps``: x0 = (x_t - sigma eps) / alpha (Ho et al. 2020, eq. 15)
+    * ``x0``: eps = (x_t - alpha x0) / sigma
+    * ``v`` = alpha eps - sigma x0: x0 = alpha x_t - sigma v, eps = sigma x_t + alpha v (Salimans and Ho 2022, app. D)
+    * ``score`` = grad log q(x_t) = -eps / sigma (Song et al. 2021, score SDE)
+
+    Only "v" divides by nothing. At zero signal-to-noise (alpha = 0) "eps" and "score" say nothing of x0, and at level 0
+    "x0" says nothing of eps; the unsaid part is then not finite.
+
+    Args:
+      kind: "eps", "x0", "v" or "score".
+      schedule: noise schedule.
+      output: the network's output, any shape.
+      x_t: its input, same shape.
+      t: scalar level.
+
+    Returns:
+      `Prediction`, x_t = alpha x0 + sigma eps.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    alpha, sigma = schedule(t)
+    if kind == "eps":
+        return Prediction((x_t - sigma * output) / alpha, output)
+    if kind == "x0":
+        return Prediction(output, (x_t - alpha * output) / sigma)
+    if kind == "v":
+        return Prediction(alpha * x_t - sigma * output, sigma * x_t + alpha * output)
+    if kind == "score":
+        return Prediction((x_t + sigma**2 * output) / alpha, -sigma * output)
+    raise ValueError(f"unknown kind of prediction {kind!r}: one of {', '.join(KINDS)}")
+
+
+def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array:
+    """What a network of this kind is trained to output at x_t; see `predict_from`.
+
+    Args:
+      kind: "eps", "x0", "v" or "score".
+      schedule: noise schedule.
+      x0: clean data, any shape.
+      eps: the noise in x_t, same shape.
+      t: scalar level.
+
+    Returns:
+      The target, shape of x0.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    alpha, sigma = schedule(t)
+    if kind == "eps":
+        return eps
+    if kind == "x0":
+        return x0
+    if kind == "v":
+        return alpha * eps - sigma * x0
+    if kind == "score":
+        return -eps / sigma
+    raise ValueError(f"unknown kind of prediction {kind!r}: one of {', '.join(KINDS)}")
+
+
+def _transition(schedule, t, s):
+    """r and beta of q(x_t | x_s), equation (2)."""
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(s), schedule(t)
+    r = alpha_t / alpha_s
+    return r, (sigma_t - r * sigma_s) * (sigma_t + r * sigma_s)
+
+
+def _learned_std(aux: Aux, beta, sigma_s, sigma_t):
+    """exp of half the interpolated log-variances; raw outputs -1 and 1 are the posterior's and beta's."""
+    if aux.variance is None:
+        raise ValueError("variance='learned' needs a network with 2C output channels; this one gives no variance")
+    share = (aux.variance + 1) / 2
+    # Into level 0 the posterior's variance is 0 and no noise is added; the logs are kept finite for the gradient.
+    log_ratio = 2 * jnp.log(jnp.where(sigma_s > 0, sigma_s / sigma_t, 1.0))
+    return jnp.where(sigma_s > 0, jnp.exp(0.5 * (jnp.log(beta) + (1 - share) * log_ratio)), 0.0)
+
+
+def _sqrt(x):
+    """Square root with 0 for what rounding left just below it, and no infinite gradient there."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)

@@ -1,0 +1,142 @@
+"""What a sampler is, and the one loop that runs all of them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Array, Denoiser
+
+
+class State(NamedTuple):
+    """Where a sampler is: the current x [B, ...] and whatever it remembers of earlier steps."""
+
+    x: Array
+    memory: Any = ()
+
+
+class Sampler(NamedTuple):
+    """Two pure functions; a pytree whose leaves are the sampler's numbers.
+
+    Attributes:
+      init: x_T -> State.
+      step: (keys [B] or None, denoise, schedule, state, t, s, cond) -> (State, Prediction), from level t to level s.
+    """
+
+    init: Callable
+    step: Callable
+
+
+def keys_for(key: Array, n: int) -> Array:
+    """One key per example, fold_in(key, i) for i < n: example i has the same key whatever n is."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+
+
+def normal(keys: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal float32 [B, *shape], one key per example [B]."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def noise(keys: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal x_T, float32 [B, *shape], one key per example [B]; `sample` with the same keys draws other noise."""
+    return normal(_at_step(keys, 0), shape)
+
+
+def _at_step(keys, step):
+    """The keys of one step; steps count from 1, and 0 is the draw of x_T."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+
+
+def sample(
+    key: Array | None,
+    sampler: Sampler,
+    denoise: Denoiser,
+    schedule: Schedule,
+    timesteps,
+    x_T: Array,
+    cond: Any = None,
+    *,
+    cond_axes: Any = None,
+    collect: Callable | None = None,
+) -> tuple[Array, Any]:
+    """Runs a sampler down a grid of levels, as one compiled `lax.scan` over pairs (t, s).
+
+    Everything but the functions themselves is traced: a changed key, scale, schedule, grid (of the same length), image or
+    set of weights compiles nothing, given that `denoise` and `sampler` come from this library. A plain Python function
+    is taken as a denoiser too; a new one is a new compilation.
+
+    Args:
+      key: random key; or one key per example [B]; or None for a sampler that draws nothing. With a single key, example i
+        uses `keys_for(key, B)[i]`, so it comes out the same whatever the batch is.
+      sampler: for example `ddim()`.
+      denoise: see `jaxdiff.types.Denoiser`.
+      schedule: noise schedule.
+      timesteps: levels visited [N + 1], from `jaxdiff.timesteps.grid`.
+      x_T: where to begin [B, ...], for example from `noise`.
+      cond: conditions, one row per example.
+      cond_axes: as `in_axes` of `jax.vmap`: 0 at leaves (or prefixes) of `cond` that have one row per step in front.
+      collect: (State, Prediction) -> pytree, called after each step.
+
+    Returns:
+      x at the last level [B, ...], and what was collected, stacked over steps.
+
+    Example::
+
+        >>> import jax
+        >>> import jaxdiff
+        >>> schedule, key = jaxdiff.schedules.linear(), jax.random.key(0)
+        >>> def denoise(x_t, t, cond):  # exact where the data is N(0, I)
+        ...     alpha, sigma = schedule(t)
+        ...     return jaxdiff.Prediction(alpha * x_t, sigma * x_t)
+        >>> x_T = jaxdiff.samplers.noise(jaxdiff.samplers.keys_for(key, 16), (2,))
+        >>> levels = jaxdiff.timesteps.grid(1000, 50)
+        >>> x_0, _ = jaxdiff.sample(key, jaxdiff.samplers.ddim(), denoise, schedule, levels, x_T)
+        >>> x_0.shape
+        (16, 2)
+    """
+    if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError("key must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
+    keys = keys_for(key, x_T.shape[0]) if key is not None and key.ndim == 0 else key
+    timesteps = jnp.asarray(timesteps)
+    if not isinstance(denoise, Partial):
+        denoise = Partial(denoise)
+    sampler = Sampler(*(part if isinstance(part, Partial) else Partial(part) for part in sampler))
+    return _sample(keys, sampler, denoise, schedule, timesteps, x_T, cond, cond_axes, collect)
+
+
+@functools.partial(jax.jit, static_argnames=("cond_axes", "collect"))
+def _sample(keys, sampler, denoise, schedule, timesteps, x_T, cond, cond_axes, collect):
+    per_step, put_back = _split(cond, cond_axes)
+    steps = jnp.arange(1, timesteps.shape[0])
+
+    def body(state, step_t_s_rows):
+        step, t, s, rows = step_t_s_rows
+        step_keys = None if keys is None else _at_step(keys, step)
+        state, prediction = sampler.step(step_keys, denoise, schedule, state, t, s, put_back(rows))
+        return state, None if collect is None else collect(state, prediction)
+
+    state, collected = lax.scan(body, sampler.init(x_T), (steps, timesteps[:-1], timesteps[1:], per_step))
+    return state.x, collected
+
+
+def _split(cond, axes):
+    """Takes out the leaves that vary with the step; the returned function puts one step's rows back in."""
+    leaves, tree = jax.tree.flatten(cond)
+    spread = jax.tree.map(
+        lambda axis, part: jax.tree.map(lambda _: axis is not None, part), axes, cond, is_leaf=lambda axis: axis is None
+    )
+    varies = jax.tree.leaves(spread)
+    per_step = [leaf for leaf, vary in zip(leaves, varies, strict=True) if vary]
+
+    def put_back(rows):
+        rows = iter(rows)
+        return jax.tree.unflatten(
+            tree, [next(rows) if vary else leaf for leaf, vary in zip(leaves, varies, strict=True)]
+        )
+
+    return per_step, put_back

@@ -1,0 +1,57 @@
+"""One training step as a pure function, and several of them in one call."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jax import lax
+
+from jaxdiff.train import ema
+from jaxdiff.train.state import TrainState
+
+
+def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, ema_decay: float = 0.9999) -> Callable:
+    """Builds the training step.
+
+    Args:
+      loss_fn: (params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), see `objectives`.
+      optimizer: an optax transformation.
+      ema_decay: of the average of the parameters, see `ema.update`.
+
+    Returns:
+      train_step(state, key, batch, axis_name=None) -> (state, metrics). `key` is the same for the whole run: the step's
+      is fold_in(key, state.step), an example's fold_in of that with `batch["index"]` [B], its position in the stream of
+      examples; so the noise depends on neither the number of devices nor where a run was resumed. Under `axis_name`
+      gradients, metrics and `extra` are averaged over the devices. Metrics are scalars, `grad_norm` among them.
+    """
+
+    def train_step(state: TrainState, key, batch, axis_name=None):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
+
+        def mean_loss(params):
+            loss, (extra, metrics) = loss_fn(params, state.extra, keys, batch)
+            return loss.mean(), (extra, jax.tree.map(lambda rows: rows.mean(), metrics))
+
+        grads, (extra, metrics) = jax.grad(mean_loss, has_aux=True)(state.params)
+        if axis_name is not None:
+            grads, extra, metrics = lax.pmean((grads, extra, metrics), axis_name)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = ema.update(state.ema, params, state.step, ema_decay)
+        metrics = metrics | {"grad_norm": optax.tree.norm(grads)}
+        return TrainState(state.step + 1, params, average, opt_state, extra), metrics
+
+    return train_step
+
+
+def scanned(train_step: Callable) -> Callable:
+    """The same step over batches stacked in front [K, ...]: K updates in one call, metrics averaged over them."""
+
+    def train_steps(state, key, batches, axis_name=None):
+        def body(state, batch):
+            return train_step(state, key, batch, axis_name)
+
+        state, metrics = lax.scan(body, state, batches)
+        return state, jax.tree.map(lambda rows: rows.mean(0), metrics)
+
+    return train_steps
