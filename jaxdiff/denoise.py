@@ -12,7 +12,7 @@ from jaxdiff.schedules import Schedule
 from jaxdiff.types import Apply, Array, Aux, Denoiser, Prediction, Static
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def network(module: nn.Module) -> Apply:
     """The module as a pure function of its parameters, taking levels.
 

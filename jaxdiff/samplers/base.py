@@ -43,7 +43,7 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def noise(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal x_T, float32 [B, *shape], one key per example [B]; `sample` with the same keys draws other noise."""
+    """Standard normal x_T, float32 [B, *shape], one key per example [B]; `sample` takes other noise from the same keys."""
     return normal(_at_step(keys, 0), shape)
 
 

@@ -1,0 +1,1 @@
+"""Training: state, step, parallelism, checkpoints, and the loop around them."""

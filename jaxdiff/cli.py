@@ -1,0 +1,215 @@
+"""The command line: `jaxdiff train` and `jaxdiff sample`."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxdiff import config as configs
+from jaxdiff.config import Config, Sample
+from jaxdiff.eval import draw, images
+from jaxdiff.train import checkpoint, loop
+
+USAGE = """jaxdiff: diffusion models in JAX
+
+  jaxdiff train CONFIG [--run-dir DIR] [--resume] [--train.steps N] ...   train a model
+  jaxdiff sample RUN [--sampler ddim] [--steps 50] [--num 64] ...         draw images from a trained model
+
+CONFIG is one of {configs}, or the path of a Python file that defines get_config().
+RUN is a directory that 'jaxdiff train' has written, such as runs/digits.
+'jaxdiff train CONFIG --help' and 'jaxdiff sample RUN --help' list all flags.
+Set JAXDIFF_TRACEBACK=1 to see where an error came from.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """Trains a diffusion model. What is not given is as in the config.
+
+    Attributes:
+      config: the fields of the config.
+      run_dir: where everything is written; runs/NAME by default.
+      resume: go on from the newest checkpoint of the run that is there.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    resume: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags:
+    """Draws images from a trained model. What is not given is as in the run's config.
+
+    Attributes:
+      sample: how to draw.
+      out: the grid (.png) to write; by default a new file in RUN/samples.
+      individual: also write each image as a PNG of its own, in a directory named as the grid.
+      npz: also write all images as one uint8 array `images`, in an .npz named as the grid.
+      animation: also show how the images came to be, in a .gif or .webp at this path.
+      overwrite: replace files that are there.
+    """
+
+    sample: Annotated[Sample, tyro.conf.arg(name="")]
+    out: Path | None = None
+    individual: bool = False
+    npz: bool = False
+    animation: Path | None = None
+    overwrite: bool = False
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the `jaxdiff` command: a mistake of the user's is one line on standard error and exit code 2."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        dispatch(args)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        if os.environ.get("JAXDIFF_TRACEBACK"):
+            raise
+        print(f"jaxdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def dispatch(args: list[str]) -> None:
+    """Runs the command that the arguments name.
+
+    Raises:
+      ValueError: there is no such command, or it lacks what it works on.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE.format(configs=", ".join(configs.names())), end="")
+        return
+    commands = {
+        "train": (train, "a config, such as digits"),
+        "sample": (sample, "a run directory, such as runs/digits"),
+    }
+    command, *rest = args
+    if command not in commands:
+        near = difflib.get_close_matches(command, commands, 1, cutoff=0.0)[0]
+        raise ValueError(f"unknown command {command!r}: did you mean {near!r}? (jaxdiff --help lists all)")
+    run, what = commands[command]
+    if not rest or rest[0].startswith("-"):
+        raise ValueError(f"jaxdiff {command} needs {what}: see jaxdiff --help")
+    use_compilation_cache()
+    run(rest[0], rest[1:])
+
+
+def train(name: str, args: list[str]) -> None:
+    """`jaxdiff train CONFIG ...`."""
+    flags = parse(TrainFlags, TrainFlags(configs.load(name)), args, f"jaxdiff train {name}")
+    run = flags.run_dir or Path("runs") / flags.config.name
+    if flags.resume:  # what the run was made with, and not what the config has become since
+        flags = parse(TrainFlags, TrainFlags(configs.read_run(run)), args, f"jaxdiff train {name}")
+    config = flags.config
+    configs.check(config, jax.device_count())
+    draw.check(config)
+    loop.train(config, run, flags.resume)
+    print(f"samples      {max((run / 'samples').glob('step_*.png'))}")
+    print(f"checkpoints  {run / 'checkpoints'}")
+    print(f"curves       tensorboard --logdir {run}")
+    print(f"more images  jaxdiff sample {run}")
+
+
+def sample(run: str, args: list[str]) -> None:
+    """`jaxdiff sample RUN ...`."""
+    config = configs.read_run(Path(run))
+    flags = parse(SampleFlags, SampleFlags(config.sample), args, f"jaxdiff sample {run}")
+    config = dataclasses.replace(config, sample=flags.sample)
+    draw.check(config)
+    paths = output_paths(flags, Path(run) / "samples")
+    params = checkpoint.restore_ema(Path(run) / "checkpoints", loop.param_shapes(config))
+    with progress("sampling", draw.num_steps(config)) as tick:
+        parts = list(draw.batches(config, params, tick, frames="animation" in paths))
+    drawn = np.concatenate([part for part, _ in parts])
+    images.save_grid(paths["grid"], drawn)
+    if "individual" in paths:
+        images.save_each(paths["individual"], drawn)
+    if "npz" in paths:
+        np.savez_compressed(paths["npz"], images=drawn)
+    if "animation" in paths:
+        images.save_animation(paths["animation"], np.concatenate([frames for _, frames in parts], axis=1))
+    for what, path in paths.items():
+        print(f"{what:<12} {path}")
+
+
+def output_paths(flags: SampleFlags, directory: Path) -> dict[str, Path]:
+    """What will be written where.
+
+    Raises:
+      FileExistsError: something is there already and is not to be overwritten.
+      ValueError: a file name whose ending is not a kind of file that is written, or whose directory is missing.
+    """
+    s = flags.sample
+    default = directory / f"{s.sampler}_{s.spacing}_{s.steps}_seed{s.seed}.png"
+    grid, again = flags.out or default, 1
+    while flags.out is None and grid.exists() and not flags.overwrite:
+        again += 1
+        grid = default.with_stem(f"{default.stem}_{again}")
+    paths = {"grid": grid}
+    if flags.individual:
+        paths["individual"] = grid.with_suffix("")
+    if flags.npz:
+        paths["npz"] = grid.with_suffix(".npz")
+    if flags.animation:
+        paths["animation"] = flags.animation
+    endings = {"grid": (".png",), "animation": (".gif", ".webp")}
+    for what, path in paths.items():
+        if path.suffix.lower() not in endings.get(what, (path.suffix.lower(),)):
+            raise ValueError(f"{path} must end in {' or '.join(endings[what])}")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
+        if path.exists() and not flags.overwrite:
+            raise FileExistsError(f"{path} is there already: add --overwrite to replace it, or choose another name")
+    return paths
+
+
+def parse(flags: type, default, args: list[str], prog: str):
+    """The flags that a person typed, over the defaults.
+
+    Raises:
+      ValueError: what tyro has to say about them, in one line with the nearest flag.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return tyro.cli(flags, default=default, args=args, prog=prog)
+    except SystemExit as stop:
+        if not stop.code:
+            print(out.getvalue())
+            raise
+        raise ValueError(one_line(err.getvalue(), prog)) from None
+
+
+def one_line(message: str, prog: str) -> str:
+    """Condenses tyro's box: its complaint, the first flag that it proposes, and where help is."""
+    sections = [" ".join(part.split()) for part in re.split(r"[-─│╭╮╰╯]{6,}", message)]
+    complaint = sections[1] if len(sections) > 1 else sections[0]
+    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", message, re.DOTALL)
+    return complaint.rstrip(".") + (f": did you mean {near[1]}?" if near else "") + f" ({prog} --help lists all flags)"
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int):
+    """A progress bar; gives the function that moves it by one."""
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs: in JAX_COMPILATION_CACHE_DIR, or in the user's cache directory."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxdiff" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

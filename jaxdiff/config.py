@@ -1,0 +1,241 @@
+"""What a run is made of: frozen dataclasses that configs/NAME.py fill in and the command line overrides."""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import typing
+from pathlib import Path
+from typing import Literal
+
+from jaxdiff import schedules
+from jaxdiff.nets.unet import UNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where examples come from.
+
+    Attributes:
+      name: a data set of `jaxdiff.data.load`.
+      split: a split of it.
+      image_shape: height, width and channels.
+    """
+
+    name: str = "digits"
+    split: str = "train"
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """The forward process and what the network predicts.
+
+    Attributes:
+      schedule: noise schedule.
+      num_steps: number of levels T.
+      predict: what the network outputs.
+    """
+
+    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    num_steps: int = 1000
+    predict: Literal["eps", "x0", "v", "score"] = "eps"
+
+    def make_schedule(self) -> schedules.Schedule:
+        """The tables that this names."""
+        return getattr(schedules, self.schedule)(self.num_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """AdamW; see `jaxdiff.train.optim.optimizer`.
+
+    Attributes:
+      learning_rate: the highest rate.
+      warmup: steps of the linear rise.
+      decay_to: share of the rate left at the end of the cosine; 1 is a constant rate.
+      clip: largest global norm of the gradient.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      weight_decay: decoupled weight decay.
+      ema_decay: of the average of the parameters that samples are drawn from.
+    """
+
+    learning_rate: float = 2e-4
+    warmup: int = 500
+    decay_to: float = 1.0
+    clip: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    ema_decay: float = 0.9999
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Length and rhythm of training, in steps.
+
+    Attributes:
+      steps: updates in all.
+      batch_size: examples per update, over all devices of all hosts.
+      steps_per_call: updates scanned inside one compiled call; divides the other numbers of steps.
+      seed: of initialisation, order of the data, noise and dropout.
+      log_every: between fetches of the metrics.
+      sample_every: between sample grids; 0 draws one at the end only.
+      save_every: between checkpoints.
+      keep: checkpoints kept.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    steps_per_call: int = 1
+    seed: int = 0
+    log_every: int = 50
+    sample_every: int = 0
+    save_every: int = 1000
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """How samples are drawn.
+
+    Attributes:
+      sampler: "ddim" or "ddpm".
+      steps: number of sampling steps.
+      eta: noise of DDIM, in [0, 1].
+      variance: of the noise of DDPM.
+      spacing: of the levels, see `jaxdiff.timesteps.grid`.
+      num: how many images.
+      batch_size: how many at a time.
+      seed: of the noise; image i of a seed is the same whatever the batch size.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 50
+    eta: float = 0.0
+    variance: Literal["posterior", "beta", "learned"] = "posterior"
+    spacing: str = "trailing"
+    num: int = 64
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run; `config.json` in the run's directory holds it."""
+
+    name: str = "run"
+    data: Data = Data()
+    net: UNetConfig = UNetConfig()
+    diffusion: Diffusion = Diffusion()
+    optim: Optim = Optim()
+    train: Train = Train()
+    sample: Sample = Sample()
+
+
+def check(config: Config, device_count: int) -> None:
+    """Refuses a config that could not be trained.
+
+    Raises:
+      ValueError: one line that says what to change.
+    """
+    train, optim = config.train, config.optim
+    if train.batch_size % device_count:
+        raise ValueError(f"--train.batch-size={train.batch_size} does not divide by the {device_count} devices")
+    if (
+        min(train.steps, train.steps_per_call, train.log_every, train.save_every, train.keep) < 1
+        or train.sample_every < 0
+    ):
+        raise ValueError("numbers of steps, and --train.keep, must be at least 1 (--train.sample-every may be 0)")
+    for field in ("steps", "log_every", "sample_every", "save_every"):
+        if getattr(train, field) % train.steps_per_call:
+            flag = f"--train.{field.replace('_', '-')}"
+            raise ValueError(
+                f"{flag}={getattr(train, field)} must be a multiple of steps_per_call={train.steps_per_call}"
+            )
+    if not 0 <= optim.warmup < train.steps:
+        raise ValueError(f"--optim.warmup={optim.warmup} must be shorter than --train.steps={train.steps}")
+    if not 0 <= optim.ema_decay < 1:
+        raise ValueError(f"--optim.ema-decay={optim.ema_decay} must lie in [0, 1)")
+    config.net.check_image(config.data.image_shape)
+    image_channels = config.data.image_shape[-1]
+    if config.net.out_channels not in (image_channels, 2 * image_channels):
+        raise ValueError(
+            f"--net.out-channels={config.net.out_channels} must be the {image_channels} channels of the images, "
+            "or twice as many where the variance is learned"
+        )
+
+
+def config_dir() -> Path:
+    """The configs that ship: beside the package in a clone, inside it when installed."""
+    package = Path(__file__).parent
+    clone = package.parent / "configs"
+    return clone if clone.is_dir() and (package.parent / "pyproject.toml").is_file() else package / "configs"
+
+
+def names() -> list[str]:
+    """The configs that ship, by name."""
+    return sorted(path.stem for path in config_dir().glob("*.py"))
+
+
+def load(name: str) -> Config:
+    """The config of that name, or of a Python file that defines get_config().
+
+    Raises:
+      ValueError: there is none, or its get_config() does not return a `Config`.
+    """
+    path = Path(name) if name.endswith(".py") else config_dir() / f"{name}.py"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
+        raise ValueError(
+            f"no config {name!r}: did you mean {near!r}? ({', '.join(names())}, or the path of a .py file)"
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(config, Config):
+        raise ValueError(f"{path} must define get_config() that returns a jaxdiff.config.Config")
+    return config
+
+
+def read_run(run: Path) -> Config:
+    """The config of a run that was trained.
+
+    Raises:
+      FileNotFoundError: the directory holds no run.
+      ValueError: its `config.json` has a field that no config has.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} holds no run (there is no {path}): give a directory that jaxdiff train has written"
+        )
+    return from_json(path.read_text())
+
+
+def to_json(config: Config) -> str:
+    """The config as JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Inverse of `to_json`.
+
+    Raises:
+      ValueError: a field that no config has.
+    """
+    return _build(Config, json.loads(text), "config")
+
+
+def _build(cls, values, where):
+    types, fields = typing.get_type_hints(cls), {}
+    for name, value in values.items():
+        if name not in types:
+            near = difflib.get_close_matches(name, types, 1, cutoff=0.0)[0]
+            raise ValueError(f"unknown field {where}.{name}: did you mean {near!r}?")
+        if dataclasses.is_dataclass(types[name]):
+            value = _build(types[name], value, f"{where}.{name}")
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**fields)

@@ -1,0 +1,107 @@
+"""Drawing many images from a trained network, over all devices, with progress."""
+
+import difflib
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxdiff import samplers, timesteps
+from jaxdiff.config import Config, Sample
+from jaxdiff.denoise import denoiser, network
+from jaxdiff.eval.images import to_uint8
+from jaxdiff.nets.unet import UNet
+
+SAMPLERS = {
+    "ddim": lambda sample: samplers.ddim(sample.eta),
+    "ddpm": lambda sample: samplers.ddpm(sample.variance),
+}
+
+
+def make_sampler(sample: Sample) -> samplers.Sampler:
+    """The sampler that is named.
+
+    Raises:
+      ValueError: unknown name, or an eta outside of [0, 1].
+    """
+    if sample.sampler not in SAMPLERS:
+        near = difflib.get_close_matches(sample.sampler, SAMPLERS, 1, cutoff=0.0)[0]
+        raise ValueError(f"unknown sampler {sample.sampler!r}: did you mean {near!r}? (one of {', '.join(SAMPLERS)})")
+    if not 0 <= sample.eta <= 1:
+        raise ValueError(f"eta={sample.eta} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
+    return SAMPLERS[sample.sampler](sample)
+
+
+def check(config: Config) -> None:
+    """Refuses a way of sampling that this config's network cannot be sampled in.
+
+    Raises:
+      ValueError: one line that says what to change.
+    """
+    make_sampler(config.sample)
+    timesteps.grid(config.diffusion.num_steps, config.sample.steps, config.sample.spacing)
+    if config.sample.num < 1 or config.sample.batch_size < 1:
+        raise ValueError("the number of images and the batch size must be at least 1")
+    if config.sample.batch_size % jax.local_device_count():
+        raise ValueError(
+            f"batch_size={config.sample.batch_size} does not divide by the {jax.local_device_count()} devices"
+        )
+    if config.sample.variance == "learned" and config.net.out_channels == config.data.image_shape[-1]:
+        raise ValueError("variance='learned' needs a network that says a variance: net.out_channels twice the image's")
+
+
+def num_steps(config: Config) -> int:
+    """How many times `batches` will call its `tick`."""
+    return math.ceil(config.sample.num / config.sample.batch_size) * config.sample.steps
+
+
+def batches(
+    config: Config, params, tick: Callable[[], None] | None = None, frames: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Draws `config.sample.num` images, a batch at a time; image i of a seed is the same whatever the batch size.
+
+    Args:
+      config: network, process, and how to sample.
+      params: parameters to draw from (for a trained run, its EMA).
+      tick: called on the host after each step.
+      frames: give the predicted x0 of every step, too.
+
+    Yields:
+      uint8 [B, H, W, C], and with `frames` uint8 [N, B, H, W, C], else None.
+    """
+    sample, diffusion = config.sample, config.diffusion
+    sampler, schedule = make_sampler(sample), diffusion.make_schedule()
+    levels = timesteps.grid(diffusion.num_steps, sample.steps, sample.spacing)
+    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    denoise = denoiser(network(UNet(config.net)), params, schedule, diffusion.predict)
+    collect = _collector(tick, frames)
+    for start in range(0, sample.num, sample.batch_size):
+        indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
+        keys = jax.device_put(keys, NamedSharding(mesh, PartitionSpec("batch")))
+        x_T = samplers.noise(keys, config.data.image_shape)
+        x_0, seen = samplers.sample(keys, sampler, denoise, schedule, levels, x_T, collect=collect)
+        count = min(sample.batch_size, sample.num - start)
+        yield to_uint8(x_0[:count]), to_uint8(seen[:, :count]) if frames else None
+
+
+def draw(config: Config, params, tick: Callable[[], None] | None = None) -> np.ndarray:
+    """All images of `batches`, uint8 [num, H, W, C]."""
+    return np.concatenate([images for images, _ in batches(config, params, tick)])
+
+
+@functools.lru_cache(maxsize=8)
+def _collector(tick, frames):
+    """What is done after each step; cached, so that equal wishes are one compilation."""
+
+    def collect(state, prediction):
+        if tick is not None:
+            jax.debug.callback(tick)
+        return prediction.x0 if frames else None
+
+    return collect

@@ -1,0 +1,162 @@
+"""The training loop: host work around compiled calls."""
+
+import contextlib
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from jaxdiff import data, denoise, objectives
+from jaxdiff.config import Config, to_json
+from jaxdiff.eval import draw, images
+from jaxdiff.nets.unet import UNet
+from jaxdiff.train import checkpoint, optim, parallel
+from jaxdiff.train.state import TrainState, init
+from jaxdiff.train.step import make_train_step, scanned
+from jaxdiff.types import Cond
+
+
+def train(config: Config, run: Path, resume: bool = False) -> TrainState:
+    """Trains a diffusion model and leaves everything about it in a directory.
+
+    Args:
+      config: what to train.
+      run: directory for `config.json`, `checkpoints/`, `samples/step_*.png` and TensorBoard events.
+      resume: go on from the newest checkpoint in `run`.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      FileExistsError: `run` holds a run and `resume` was not asked for.
+      FileNotFoundError: `resume` was asked for and there is nothing to resume.
+    """
+    prepare_directory(config, run, resume)
+    source = data.load(config.data.name, config.data.split)
+    schedule, T = config.diffusion.make_schedule(), config.train
+    apply = denoise.network(UNet(config.net))
+    optimizer = make_optimizer(config)
+    step = make_train_step(
+        objectives.denoising(apply, schedule, config.diffusion.predict), optimizer, config.optim.ema_decay
+    )
+    step = parallel.data_parallel(scanned(step))
+
+    checkpoints = checkpoint.manager(run / "checkpoints", T.keep)
+    state = new_state(config, optimizer)
+    if resume:
+        state = checkpoint.restore(checkpoints, state)
+    start = int(state.step)
+    batches = data.batches(
+        source,
+        T.batch_size,
+        seed=T.seed,
+        start_step=start,
+        steps_per_call=T.steps_per_call,
+        labels=bool(config.net.num_classes),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    # The key of the noise; initialisation has its own, by another fold.
+    key = jax.random.fold_in(jax.random.key(T.seed), 1)
+    state = parallel.replicate(state)
+    with _progress(start, T.steps) as advance, SummaryWriter(str(run)) as writer, contextlib.closing(checkpoints):
+        log = Log(writer, advance, T.batch_size)
+        for done in range(start + T.steps_per_call, T.steps + 1, T.steps_per_call):
+            state, metrics = step(state, key, parallel.split(next(batches), axis=1))
+            log.add(metrics)
+            if done % T.log_every == 0 or done == T.steps:
+                log.flush(done)
+            if done % T.save_every == 0 or done == T.steps:
+                checkpoint.save(checkpoints, parallel.first(state))
+            if (T.sample_every and done % T.sample_every == 0) or done == T.steps:
+                sheet = draw.draw(config, parallel.first(state.ema))
+                images.save_grid(run / "samples" / f"step_{done:07d}.png", sheet)
+                writer.add_image("samples", images.grid(sheet), done, dataformats="HWC")
+    return parallel.first(state)
+
+
+def prepare_directory(config: Config, run: Path, resume: bool) -> None:
+    """Makes the run's directory, or checks that there is one to resume; never overwrites a run."""
+    holds_run = (run / "config.json").exists()
+    if holds_run and not resume:
+        raise FileExistsError(f"{run} already holds a run: add --resume to go on with it, or choose another --run-dir")
+    if not holds_run and resume:
+        raise FileNotFoundError(f"{run} holds no run to resume: leave --resume out to start one")
+    (run / "samples").mkdir(parents=True, exist_ok=True)
+    (run / "config.json").write_text(to_json(config))
+
+
+def make_optimizer(config: Config):
+    """The optimizer that the config asks for."""
+    o = config.optim
+    return optim.optimizer(
+        o.learning_rate, config.train.steps, o.warmup, o.decay_to, o.clip, o.b1, o.b2, o.weight_decay
+    )
+
+
+def new_params(config: Config, key):
+    """Freshly initialised parameters of the config's network."""
+    net = config.net
+    cond = Cond(
+        label=np.zeros(1, np.int32) if net.num_classes else None,
+        vector=np.zeros((1, net.vector_dim), np.float32) if net.vector_dim else None,
+    )
+    x = np.zeros((1, *config.data.image_shape), np.float32)
+    return UNet(net).init(key, x, np.zeros(1, np.int32), cond)["params"]
+
+
+def param_shapes(config: Config):
+    """Structure, shapes and dtypes of the parameters, computing nothing."""
+    return jax.eval_shape(lambda: new_params(config, jax.random.key(0)))
+
+
+def new_state(config: Config, optimizer) -> TrainState:
+    """The state before the first step."""
+    key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
+    return jax.jit(lambda key: init(new_params(config, key), optimizer))(key)
+
+
+class Log:
+    """Keeps metrics on the device between flushes, then fetches them all at once."""
+
+    def __init__(self, writer, advance, batch_size):
+        self.writer, self.advance, self.batch_size = writer, advance, batch_size
+        self.waiting, self.last_step, self.last_time = [], None, time.perf_counter()
+
+    def add(self, metrics) -> None:
+        """Takes a call's metrics, replicated, without waiting for them."""
+        self.waiting.append(metrics)
+
+    def flush(self, step: int) -> None:
+        """Averages what came since the last flush and writes it."""
+        fetched = jax.device_get(self.waiting)
+        means = {name: float(np.mean([np.mean(m[name]) for m in fetched])) for name in fetched[0]}
+        now = time.perf_counter()
+        if self.last_step is not None:
+            means["images_per_second"] = (step - self.last_step) * self.batch_size / (now - self.last_time)
+        for name, value in means.items():
+            self.writer.add_scalar(name, value, step)
+        self.advance(step, means)
+        self.waiting, self.last_step, self.last_time = [], step, now
+
+
+@contextlib.contextmanager
+def _progress(start, steps):
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("training", total=steps, completed=start, numbers="compiling ...")
+
+        def advance(step, means):
+            speed = f"{means['images_per_second']:.0f} images/s" if "images_per_second" in means else ""
+            bar.update(task, completed=step, numbers=f"loss {means['loss']:.4f}  {speed}")
+
+        yield advance
