@@ -56,6 +56,7 @@ def _conv2d_forward(x, kernel, stride, padding):
 
 def _conv2d_backward(stride, padding, residuals, g):
     x, kernel = residuals
+    g = lax.optimization_barrier(g)
     return conv2d_input_grad(g, kernel, x.shape, stride, padding), conv2d_kernel_grad(
         x, g, kernel.shape, stride, padding
     )
@@ -77,11 +78,19 @@ def conv2d_input_grad(g: Array, kernel: Array, x_shape: tuple, stride: int, padd
 
 
 def conv2d_kernel_grad(x: Array, g: Array, kernel_shape: tuple, stride: int, padding: Padding) -> Array:
-    """Gradient of `conv2d` in the kernel: x as [C, H, W, B] convolved with the output's gradient as [H, W, B, O]."""
+    """Gradient of `conv2d` in the kernel: x as [C, H, W, B] convolved with the output's gradient as [H, W, B, O].
+
+    The operand in front is unfolded into patches, so it is the one with fewer channels: where C > O the two change places
+    and the result comes out flipped.
+    """
+    swap = stride == 1 and kernel_shape[2] > kernel_shape[3]
     pads = []
     for (before, _), size, k, out in zip(padding, x.shape[1:3], kernel_shape[:2], g.shape[1:3], strict=True):
         spread = (out - 1) * stride + 1
-        pads.append((before, k - 1 + spread - size - before))
+        pads.append((k - 1 - before, size + before - spread) if swap else (before, k - 1 + spread - size - before))
+    if swap:
+        dk = conv2d(g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), 1, tuple(pads))
+        return dk[:, ::-1, ::-1].transpose(1, 2, 3, 0)
     x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
     dk = conv2d(x, g, 1, tuple(pads)) if stride == 1 else _conv(x, g, pads, kernel_dilation=stride)
     return dk.transpose(1, 2, 0, 3)

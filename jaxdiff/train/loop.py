@@ -34,8 +34,8 @@ def train(config: Config, run: Path, resume: bool = False) -> TrainState:
       FileExistsError: `run` holds a run and `resume` was not asked for.
       FileNotFoundError: `resume` was asked for and there is nothing to resume.
     """
+    source = open_source(config)
     prepare_directory(config, run, resume)
-    source = data.load(config.data.name, config.data.split)
     schedule, T = config.diffusion.make_schedule(), config.train
     apply = denoise.network(UNet(config.net))
     optimizer = make_optimizer(config)
@@ -76,6 +76,20 @@ def train(config: Config, run: Path, resume: bool = False) -> TrainState:
                 images.save_grid(run / "samples" / f"step_{done:07d}.png", sheet)
                 writer.add_image("samples", images.grid(sheet), done, dataformats="HWC")
     return parallel.first(state)
+
+
+def open_source(config: Config):
+    """The data that the config names.
+
+    Raises:
+      ValueError: its images are not of the shape that the config says.
+    """
+    source = data.load(config.data.name, config.data.split)
+    found, said = source[0]["image"].shape, config.data.image_shape
+    if found != said:
+        found, said = ("x".join(map(str, shape)) for shape in (found, said))
+        raise ValueError(f"the images of {config.data.name} are {found}, and --data.image-shape says {said}")
+    return source
 
 
 def prepare_directory(config: Config, run: Path, resume: bool) -> None:

@@ -1,0 +1,34 @@
+"""Pictures."""
+
+import numpy as np
+from PIL import Image
+
+from jaxdiff.eval import images
+
+
+def test_to_uint8_rounds_and_clips():
+    np.testing.assert_array_equal(images.to_uint8([-2.0, -1.0, 0.0, 1.0, 2.0]), [0, 0, 128, 255, 255])
+
+
+def test_grid_places_images_row_by_row():
+    numbered = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((5, 2, 3, 1), np.uint8)
+    sheet = images.grid(numbered, columns=3, pad=1)
+    assert sheet.shape == (2 * 3 + 1, 3 * 4 + 1, 1)
+    assert [sheet[1, 1 + 4 * i, 0] for i in range(3)] == [0, 1, 2]
+    assert [sheet[4, 1 + 4 * i, 0] for i in range(3)] == [3, 4, 255]
+    assert sheet[0].min() == 255
+
+
+def test_files_hold_the_pixels(tmp_path):
+    drawn = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    images.save_each(tmp_path / "each", drawn)
+    for i in range(3):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "each" / f"0000{i}.png")), drawn[i])
+    sheet = Image.open(images.save_grid(tmp_path / "grid.png", drawn, columns=3))
+    assert sheet.size == ((3 * 10 + 2) * 8, (10 + 2) * 8)
+
+
+def test_animation_has_all_frames(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 2, 8, 8, 1), np.uint8)
+    for name in ("a.gif", "a.webp"):
+        assert Image.open(images.save_animation(tmp_path / name, frames)).n_frames == 4

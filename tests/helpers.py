@@ -1,0 +1,49 @@
+"""Small models and batches that several tests share."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import UNet, UNetConfig, network, objectives, schedules
+from jaxdiff.config import Config, Data, Diffusion, Optim, Sample, Train
+from jaxdiff.train.step import make_train_step
+
+TINY = UNetConfig(out_channels=1, channels=(8, 16), blocks=1, attention=(1,), groups=4)
+
+
+def tiny_config(**train) -> Config:
+    """A config that trains in seconds on one CPU device or eight."""
+    train = {"steps": 4, "batch_size": 16, "steps_per_call": 2, "log_every": 2, "save_every": 2} | train
+    return Config(
+        name="tiny",
+        data=Data("digits", "train", (28, 28, 1)),
+        net=TINY,
+        diffusion=Diffusion("linear", 50, "eps"),
+        optim=Optim(learning_rate=1e-2, warmup=1, ema_decay=0.9),
+        train=Train(**train),
+        sample=Sample(steps=3, num=8, batch_size=8),
+    )
+
+
+def tiny_training(optimizer, config=TINY):
+    """Parameters and the pure training step of a tiny network whose last layers are not zero."""
+    net = UNet(config)
+    params = net.init(jax.random.key(0), jnp.zeros([1, 8, 8, 1]), jnp.zeros([1]))["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = [jax.random.fold_in(jax.random.key(1), i) for i in range(len(leaves))]
+    params = jax.tree.unflatten(tree, [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
+    loss = objectives.denoising(network(net), schedules.linear(50))
+    return params, make_train_step(loss, optimizer)
+
+
+def batch(size: int, seed: int = 0, start: int = 0) -> dict:
+    """Random uint8 images 8x8x1 with their indices."""
+    image = np.random.default_rng(seed).integers(0, 256, (size, 8, 8, 1), np.uint8)
+    return {"image": image, "index": np.arange(start, start + size, dtype=np.uint32)}
+
+
+def with_dropout(rate: float) -> UNetConfig:
+    """The tiny network with dropout."""
+    return dataclasses.replace(TINY, dropout=rate)

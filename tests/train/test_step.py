@@ -1,0 +1,134 @@
+"""The training step: what it computes, on one device and on eight, alone and scanned."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import TINY, batch, tiny_training, with_dropout
+
+from jaxdiff.train import ema, optim, parallel
+from jaxdiff.train.state import init
+from jaxdiff.train.step import make_train_step, scanned
+
+KEY = jax.random.key(7)
+
+
+def quadratic(params, extra, keys, batch):
+    """|w - x|^2 per example: gradient 2 (w - mean x)."""
+    loss = jnp.square(params["w"][None] - batch["image"]).sum(-1)
+    return loss, (extra, {"loss": loss})
+
+
+@chex.variants(with_jit=True, without_jit=True)
+class TestStep(chex.TestCase):
+    def test_is_gradient_descent_on_the_mean_loss(self):
+        x = np.array([[1.0, 2.0], [3.0, 6.0]], np.float32)
+        step = self.variant(make_train_step(quadratic, optax.sgd(0.1), ema_decay=0.5))
+        state = init({"w": jnp.zeros(2)}, optax.sgd(0.1))
+        state, metrics = step(state, KEY, {"image": x, "index": np.arange(2)})
+        chex.assert_trees_all_close(state.params["w"], 0.2 * x.mean(0), rtol=1e-6)
+        chex.assert_trees_all_close(metrics["loss"], np.square(x).sum(-1).mean(), rtol=1e-6)
+        chex.assert_trees_all_close(metrics["grad_norm"], 2 * np.linalg.norm(x.mean(0)), rtol=1e-6)
+        # first update: decay min(0.5, 1 / 10)
+        chex.assert_trees_all_close(state.ema["w"], 0.9 * 0.2 * x.mean(0), rtol=1e-6)
+        assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("config", [TINY, with_dropout(0.3)], ids=["plain", "dropout"])
+def test_eight_devices_equal_one(config):
+    params, step = tiny_training(optax.sgd(1.0), config)  # the update is minus the gradient
+    state, examples = init(params, optax.sgd(1.0)), batch(16)
+    alone, metrics = jax.jit(step)(state, KEY, examples)
+    spread, spread_metrics = parallel.data_parallel(step)(parallel.replicate(state), KEY, parallel.split(examples))
+    gradient = jax.tree.map(jnp.subtract, state.params, alone.params)
+    assert optax.tree.norm(gradient) > 0.1
+    chex.assert_trees_all_close(parallel.first(spread), alone, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(parallel.first(spread_metrics), metrics, rtol=1e-5)
+    for row in range(1, 8):  # every device holds the same
+        chex.assert_trees_all_equal(jax.tree.map(lambda x: x[row], spread.params), parallel.first(spread.params))
+
+
+def test_scanned_equals_one_by_one():
+    optimizer = optim.optimizer(1e-3, steps=10, warmup=2)
+    params, step = tiny_training(optimizer)
+    batches = [batch(4, seed=i, start=4 * i) for i in range(3)]
+    state = init(params, optimizer)
+    together, metrics = jax.jit(scanned(step))(state, KEY, jax.tree.map(lambda *x: np.stack(x), *batches))
+    losses = []
+    for one in batches:
+        state, m = jax.jit(step)(state, KEY, one)
+        losses.append(m["loss"])
+    chex.assert_trees_all_close(together.params, state.params, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(metrics["loss"], np.mean(losses), rtol=1e-5)
+
+
+def test_noise_depends_on_step_and_index_only():
+    params, step = tiny_training(optax.sgd(0.0))
+    run = jax.jit(step)
+    state = init(params, optax.sgd(0.0))
+    loss = lambda state, examples: float(run(state, KEY, examples)[1]["loss"])
+    examples = batch(4)
+    order = np.array([2, 0, 3, 1])
+    shuffled = jax.tree.map(lambda x: x[order], examples)
+    assert loss(state, examples) == pytest.approx(loss(state, shuffled), rel=1e-5)
+    assert loss(state, examples) != pytest.approx(loss(state._replace(step=state.step + 1), examples), rel=1e-3)
+    assert loss(state, examples) != pytest.approx(loss(state, examples | {"index": examples["index"] + 4}), rel=1e-3)
+
+
+def test_compiles_once():
+    params, step = tiny_training(optax.sgd(0.1))
+    run = jax.jit(chex.assert_max_traces(step, n=1))
+    state = init(params, optax.sgd(0.1))
+    for i in range(3):
+        state, _ = run(state, jax.random.key(i), batch(4, seed=i))
+
+
+def test_training_lowers_the_loss():
+    optimizer = optim.optimizer(3e-3, steps=60, warmup=5)
+    params, step = tiny_training(optimizer)
+    run, state, losses = jax.jit(step), init(params, optimizer), []
+    for _ in range(60):
+        state, metrics = run(state, KEY, batch(16))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="12 does not divide by 8 devices"):
+        parallel.split(batch(12))
+
+
+def test_ema_follows_its_warm_up():
+    average, w = {"w": jnp.zeros(())}, 0.0
+    for n in range(30):
+        d = min(0.7, (1 + n) / (10 + n))
+        average, w = ema.update(average, {"w": jnp.ones(())}, jnp.asarray(n), 0.7), d * w + (1 - d)
+    chex.assert_trees_all_close(average["w"], np.float32(w), rtol=1e-6)
+
+
+def test_learning_rate_warms_up_and_decays():
+    transform = optim.optimizer(1.0, steps=100, warmup=10, decay_to=0.1, clip=1e9)
+    params = {"w": jnp.zeros(())}
+    state, rates = transform.init(params), []
+    for _ in range(100):
+        updates, state = transform.update({"w": jnp.ones(())}, state, params)
+        rates.append(-float(updates["w"]))  # Adam's update of a constant gradient is the rate
+    assert rates[0] == pytest.approx(0.0, abs=1e-6)
+    assert rates[5] == pytest.approx(0.5, rel=1e-3)
+    assert max(rates) == pytest.approx(1.0, rel=1e-3)
+    assert rates[55] == pytest.approx(0.1 + 0.9 * 0.5, rel=1e-2)  # half-way down the cosine
+    assert rates[-1] == pytest.approx(0.1, rel=1e-2)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    transform = optim.optimizer(1.0, steps=10, clip=1.0, b1=0.0)
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+    small = {"a": jnp.array([0.3, 0.0]), "b": jnp.array(0.4)}  # norm 0.5
+    _, state = transform.update(small, transform.init(params), params)
+    large = jax.tree.map(lambda x: 100 * x, small)
+    _, clipped = transform.update(large, transform.init(params), params)
+    first = lambda state: optax.tree.get(state, "mu")
+    chex.assert_trees_all_close(first(state), small, rtol=1e-6)
+    chex.assert_trees_all_close(first(clipped), jax.tree.map(lambda x: 2 * x, small), rtol=1e-5)  # norm 1
