@@ -1,0 +1,70 @@
+"""Can the drawn digits be read, are all ten there, and were they only remembered?
+
+    python benchmarks/digits.py runs/digits
+
+A scikit-learn classifier is fitted on the `judge` split (and copies of it shifted by a pixel), which no generator sees. It reads
+256 samples, drawn from the averaged weights as the run's config says; beside them, what it makes of the real `test` split. A
+sample is remembered if it is nearer to a training image than real digits are: the distances of both are compared.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from sklearn.neural_network import MLPClassifier
+
+from jaxdiff import config as configs
+from jaxdiff import data
+from jaxdiff.eval import draw
+from jaxdiff.train import checkpoint, loop
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--num", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    config = configs.read_run(args.run)
+    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, num=args.num, seed=args.seed))
+    params = checkpoint.restore_ema(args.run / "checkpoints", loop.param_shapes(config))
+    drawn = draw.draw(config, params).reshape(args.num, -1) / 255.0
+    (judge, labels), (test, truth), (train, _) = (split(name) for name in ("judge", "test", "train"))
+
+    reader = MLPClassifier((512,), alpha=1e-3, early_stopping=True, random_state=0)
+    reader.fit(shifted(judge), np.tile(labels, 5))
+    print(f"reader: {reader.score(test, truth):.1%} of the 500 real test digits right")
+    for name, images in (("real test digits", test), (f"{args.num} samples", drawn)):
+        probability = reader.predict_proba(images)
+        sure = probability.max(1) >= 0.9
+        counts = np.bincount(probability.argmax(1)[sure], minlength=10)
+        print(f"{name}: {sure.mean():.1%} read with probability >= 0.9; of each digit {counts.tolist()}")
+        print(f"  distance to the nearest training image: median {np.median(nearest(images, train)):.2f}")
+    print(
+        f"  ({config.sample.sampler}, {config.sample.steps} steps, {config.sample.spacing}, seed {args.seed}, EMA weights)"
+    )
+
+
+def split(name):
+    source = data.load("digits", name)
+    examples = [source[i] for i in range(len(source))]
+    return np.stack([e["image"].reshape(-1) for e in examples]) / 255.0, np.array([e["label"] for e in examples])
+
+
+def shifted(images):
+    """The images and their copies moved by one pixel in each direction."""
+    squares = images.reshape(-1, 28, 28)
+    moves = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+    return np.concatenate([np.roll(squares, move, (1, 2)).reshape(images.shape) for move in moves])
+
+
+def nearest(images, others):
+    """Euclidean distance of each image to the nearest of the others."""
+    square = (images**2).sum(1)[:, None] - 2 * images @ others.T + (others**2).sum(1)
+    return np.sqrt(np.maximum(square.min(1), 0))
+
+
+if __name__ == "__main__":
+    main()
