@@ -2,9 +2,9 @@
 
     python benchmarks/digits.py runs/digits
 
-A scikit-learn classifier is fitted on the `judge` split (and copies of it shifted by a pixel), which no generator sees. It reads
-256 samples, drawn from the averaged weights as the run's config says; beside them, what it makes of the real `test` split. A
-sample is remembered if it is nearer to a training image than real digits are: the distances of both are compared.
+A scikit-learn classifier is fitted on the `judge` split (and copies of it shifted by a pixel), which no generator sees. It
+reads 256 samples, drawn from the averaged weights as the run's config says, and beside them the real `test` split. Samples
+are remembered if they are nearer to training images than real digits are: the distances of both are compared.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     pip install -e ".[peers]" -c constraints.txt
     python benchmarks/unet.py
 
-35,746,307 parameters, batch 4, float32, two threads. Measured in turns, so that a noisy machine is noisy for all alike: the
-forward pass, and the training step (loss, gradients, Adam), for jaxdiff both alone and scanned, for `diffusers.UNet2DModel`
-in PyTorch eager with contiguous and with channels-last memory. Medians; a ratio below 1 means that jaxdiff is faster than the
-faster of the two.
+35,746,307 parameters, batch 4, float32, two threads. Measured in turns, so that a noisy machine is noisy for all alike:
+the forward pass, and the training step (loss, gradients, Adam), for jaxdiff both alone and scanned, for
+`diffusers.UNet2DModel` in PyTorch eager with contiguous and with channels-last memory. Medians; a ratio below 1 means that
+jaxdiff is faster than the faster of the two.
 """
 
 import argparse

@@ -77,7 +77,21 @@ def test_samples_everything_it_is_asked_for(run, capsys):
 
 def test_an_image_does_not_depend_on_the_batch_size(run):
     for size in (8, 16):
-        cli.main(["sample", str(run), "--num", "12", "--eta", "1", "--batch-size", str(size), "--npz", "--out", f"{run}/{size}.png"])
+        cli.main(
+            [
+                "sample",
+                str(run),
+                "--num",
+                "12",
+                "--eta",
+                "1",
+                "--batch-size",
+                str(size),
+                "--npz",
+                "--out",
+                f"{run}/{size}.png",
+            ]
+        )
     small, large = (np.load(run / f"{size}.npz")["images"].astype(int) for size in (8, 16))
     assert abs(small - large).max() <= 1  # one grey level: other batch, other order of sums
     assert small.std() > 10
@@ -105,7 +119,10 @@ TRAIN_MISTAKES = {
     "unknown config": (["digitz"], "did you mean 'digits'?"),
     "unknown field": (["digits", "--train.step", "3"], "did you mean --train.steps"),
     "unknown flag": (["digits", "--resum"], "did you mean --resume?"),
-    "wrong type": (["digits", "--train.steps", "many"], "--train.steps: invalid literal for int() with base 10: 'many'"),
+    "wrong type": (
+        ["digits", "--train.steps", "many"],
+        "--train.steps: invalid literal for int() with base 10: 'many'",
+    ),
     "missing value": (["digits", "--train.steps"], "Missing value for argument '--train.steps'"),
     "wrong choice": (["digits", "--diffusion.schedule", "cosinus"], "invalid choice 'cosinus'"),
     "channels and groups": (["digits", "--net.channels", "30", "60"], "channels=30 cannot be divided into groups=16"),

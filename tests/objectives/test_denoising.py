@@ -26,7 +26,9 @@ def test_the_true_target_has_no_loss(predict):
     def oracle(params, x_t, t, cond, keys=None):
         alpha, sigma = (jnp.asarray(table)[t][:, None, None, None] for table in (SCHEDULE.alpha, SCHEDULE.sigma))
         eps = (x_t - alpha * 0.5) / sigma
-        return {"eps": eps, "x0": jnp.full_like(x_t, 0.5), "v": alpha * eps - sigma * 0.5, "score": -eps / sigma}[predict], Aux()
+        return {"eps": eps, "x0": jnp.full_like(x_t, 0.5), "v": alpha * eps - sigma * 0.5, "score": -eps / sigma}[
+            predict
+        ], Aux()
 
     loss, _ = run(oracle, predict)
     chex.assert_shape(loss, (len(KEYS),))

@@ -47,7 +47,9 @@ def test_eight_devices_equal_one(config):
     chex.assert_trees_all_close(parallel.first(spread), alone, rtol=1e-5, atol=1e-5)
     chex.assert_trees_all_close(parallel.first(spread_metrics), metrics, rtol=1e-5)
     for row in range(1, 8):  # every device holds the same
-        chex.assert_trees_all_equal(jax.tree.map(lambda x: x[row], spread.params), parallel.first(spread.params))
+        chex.assert_trees_all_equal(
+            jax.tree.map(lambda x, row=row: x[row], spread.params), parallel.first(spread.params)
+        )
 
 
 def test_scanned_equals_one_by_one():
