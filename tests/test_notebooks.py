@@ -21,8 +21,9 @@ def test_is_stored_without_outputs(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_in_quick_mode(path, monkeypatch):
-    """As a user would run it, without the simulated devices of the tests."""
+    """As a user would run it, without the simulated devices of the tests; most of a quick run is spent in the compiler."""
     monkeypatch.setenv("JAXDIFF_QUICK", "1")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
