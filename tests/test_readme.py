@@ -1,5 +1,6 @@
 """What the documentation shows runs: its Python as it stands, its shell lines as far as they are cheap."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -59,7 +60,7 @@ def test_shell_names_what_exists(path):
         if block.words[:1] not in (["bash"], ["sh"], ["shell"], ["console"]):
             continue
         for words in commands(block.body):
-            program, *arguments = words
+            program, *arguments = itertools.dropwhile(re.compile(r"\w+=").match, words)  # VARIABLE=value goes before
             where = f"{id_of(path)}: {shlex.join(words)}"
             if program == "make":
                 asked = {word for word in arguments if not word.startswith("-") and "=" not in word}
