@@ -12,7 +12,7 @@ beta is computed as (sigma_t - r sigma_s)(sigma_t + r sigma_s), which keeps the 
 
 import jax.numpy as jnp
 
-from jaxdiff.schedules import Schedule
+from jaxdiff.schedules import Schedule, read
 from jaxdiff.types import Array, Aux, Gaussian, Prediction
 
 KINDS = ("eps", "x0", "v", "score")
@@ -53,9 +53,9 @@ def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
       eps: standard normal noise, shape of x.
 
     Returns:
-      x_t, shape of x.
+      x_t, shape of x; NaN at levels that the schedule does not have.
     """
-    beta = jnp.asarray(schedule.betas)[t]
+    beta = read(schedule.betas, t)
     return jnp.sqrt(1.0 - beta) * x + jnp.sqrt(beta) * eps
 
 

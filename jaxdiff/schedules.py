@@ -57,15 +57,16 @@ class Schedule(NamedTuple):
         """
         t = jnp.asarray(t)
         if jnp.issubdtype(t.dtype, jnp.integer):
-            return AlphaSigma(_read(self.alpha, t), _read(self.sigma, t))
+            return AlphaSigma(read(self.alpha, t), read(self.sigma, t))
         low = jnp.clip(jnp.floor(t), 0, self.num_steps - 1).astype(jnp.int32)
-        angles = [jnp.arctan2(_read(self.sigma, i), _read(self.alpha, i)) for i in (low, low + 1)]
+        angles = [jnp.arctan2(read(self.sigma, i), read(self.alpha, i)) for i in (low, low + 1)]
         angle = angles[0] + (t - low) * (angles[1] - angles[0])
         angle = jnp.where((t >= 0) & (t <= self.num_steps), angle, jnp.nan)
         return AlphaSigma(jnp.cos(angle), jnp.sin(angle))
 
 
-def _read(table, t):
+def read(table: Array, t) -> Array:
+    """Rows of a table [T + 1] at integer levels t, any shape; NaN at levels that it does not have."""
     return jnp.asarray(table).at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 

@@ -14,7 +14,7 @@ def _trailing(T, N, offset):
 
 
 def _linspace(T, N, offset):
-    return np.round(np.linspace(1, T, N))[::-1] + offset
+    return 1 + np.round(np.linspace(0, T - 1, N))[::-1] + offset
 
 
 def _quadratic(T, N, offset):
@@ -38,7 +38,7 @@ def grid(
 
     * ``leading``: 1 + offset + i (T // N), i < N (DDPM's and DDIM's papers; Stable Diffusion with offset 1, end 1)
     * ``trailing``: round(T - i T / N), i < N (Lin et al. 2024, table 2); begins at T
-    * ``linspace``: round(linspace(1, T, N)); begins at T
+    * ``linspace``: 1 + round(linspace(0, T - 1, N)); begins at T (a single step is taken at level 1)
     * ``quadratic``: 1 + floor(linspace(0, sqrt(0.8 T), N)^2) (Song et al. 2021, appendix D.2); begins near 0.8 T
 
     Args:

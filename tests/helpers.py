@@ -10,7 +10,7 @@ from jaxdiff import UNet, UNetConfig, network, objectives, schedules
 from jaxdiff.config import Config, Data, Diffusion, Optim, Sample, Train
 from jaxdiff.train.step import make_train_step
 
-TINY = UNetConfig(out_channels=1, channels=(8, 16), blocks=1, attention=(1,), groups=4)
+TINY = UNetConfig(out_channels=1, channels=(8,), blocks=1, attention=(), mid_attention=False, groups=4)
 
 
 def tiny_config(**train) -> Config:
@@ -30,10 +30,9 @@ def tiny_config(**train) -> Config:
 def tiny_training(optimizer, config=TINY):
     """Parameters and the pure training step of a tiny network whose last layers are not zero."""
     net = UNet(config)
-    params = net.init(jax.random.key(0), jnp.zeros([1, 8, 8, 1]), jnp.zeros([1]))["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = [jax.random.fold_in(jax.random.key(1), i) for i in range(len(leaves))]
-    params = jax.tree.unflatten(tree, [x + 0.1 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
+    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros([1, 8, 8, 1]), jnp.zeros([1]))["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: np.asarray(x) + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
     loss = objectives.denoising(network(net), schedules.linear(50))
     return params, make_train_step(loss, optimizer)
 

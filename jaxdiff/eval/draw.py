@@ -26,13 +26,11 @@ def make_sampler(sample: Sample) -> samplers.Sampler:
     """The sampler that is named.
 
     Raises:
-      ValueError: unknown name, or an eta outside of [0, 1].
+      ValueError: unknown name, or numbers that the sampler refuses.
     """
     if sample.sampler not in SAMPLERS:
         near = difflib.get_close_matches(sample.sampler, SAMPLERS, 1, cutoff=0.0)[0]
         raise ValueError(f"unknown sampler {sample.sampler!r}: did you mean {near!r}? (one of {', '.join(SAMPLERS)})")
-    if not 0 <= sample.eta <= 1:
-        raise ValueError(f"eta={sample.eta} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
     return SAMPLERS[sample.sampler](sample)
 
 

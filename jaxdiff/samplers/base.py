@@ -99,6 +99,10 @@ def sample(
         >>> x_0.shape
         (16, 2)
     """
+    if any(axis != 0 for axis in jax.tree.leaves(cond_axes)):
+        raise ValueError(
+            "cond_axes may hold 0 (one row per step in front) and None (the same at every step), nothing else"
+        )
     if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError("key must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
     keys = keys_for(key, x_T.shape[0]) if key is not None and key.ndim == 0 else key

@@ -19,7 +19,12 @@ def ddim(eta: float = 0.0) -> Sampler:
 
     Returns:
       `Sampler`. Without a random key only eta = 0 makes sense; any other eta then gives NaN and not a silent zero.
+
+    Raises:
+      ValueError: an eta outside of [0, 1].
     """
+    if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
     return Sampler(Partial(State), Partial(_step, jnp.asarray(eta, jnp.float32)))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from jaxdiff import data, denoise, objectives
 from jaxdiff.config import Config, to_json
@@ -34,6 +33,8 @@ def train(config: Config, run: Path, resume: bool = False) -> TrainState:
       FileExistsError: `run` holds a run and `resume` was not asked for.
       FileNotFoundError: `resume` was asked for and there is nothing to resume.
     """
+    from tensorboardX import SummaryWriter  # here, for it loads PyTorch wherever that is installed
+
     source = open_source(config)
     prepare_directory(config, run, resume)
     schedule, T = config.diffusion.make_schedule(), config.train

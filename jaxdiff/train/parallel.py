@@ -29,8 +29,8 @@ def replicate(tree):
 
 
 def first(tree):
-    """The first device's copy of a replicated tree."""
-    return jax.tree.map(lambda x: x[0], tree)
+    """The first local device's copy of a replicated tree, as NumPy arrays on the host."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0))[0], tree)
 
 
 def split(batch, axis: int = 0):
