@@ -1,6 +1,6 @@
 """jaxdiff: diffusion models in JAX, as pure functions."""
 
-from jaxdiff import nets, objectives, process, samplers, schedules, timesteps, types
+from jaxdiff import guidance, nets, objectives, process, samplers, schedules, timesteps, types
 from jaxdiff.denoise import denoiser, network
 from jaxdiff.nets.unet import UNet, UNetConfig
 from jaxdiff.samplers import ddim, ddpm, sample
@@ -17,6 +17,7 @@ __all__ = [
     "ddim",
     "ddpm",
     "denoiser",
+    "guidance",
     "nets",
     "network",
     "objectives",

@@ -105,6 +105,7 @@ class Sample:
       steps: number of sampling steps.
       eta: noise of DDIM, in [0, 1].
       variance: of the noise of DDPM.
+      clip: keep the predicted image in its range, see `jaxdiff.guidance.clip_x0`.
       spacing: of the levels, see `jaxdiff.timesteps.grid`.
       num: how many images.
       batch_size: how many at a time.
@@ -115,6 +116,7 @@ class Sample:
     steps: int = 50
     eta: float = 0.0
     variance: Literal["posterior", "beta", "learned"] = "posterior"
+    clip: bool = True
     spacing: str = "trailing"
     num: int = 64
     batch_size: int = 64

@@ -14,6 +14,7 @@ from jaxdiff import samplers, timesteps
 from jaxdiff.config import Config, Sample
 from jaxdiff.denoise import denoiser, network
 from jaxdiff.eval.images import to_uint8
+from jaxdiff.guidance import clip_x0
 from jaxdiff.nets.unet import UNet
 
 SAMPLERS = {
@@ -77,6 +78,8 @@ def batches(
     mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     denoise = denoiser(network(UNet(config.net)), params, schedule, diffusion.predict)
+    if sample.clip:
+        denoise = clip_x0(denoise, schedule)
     collect = _collector(tick, frames)
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew

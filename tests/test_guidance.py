@@ -1,0 +1,44 @@
+"""Transforms of denoisers."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import guidance, samplers, schedules, timesteps
+from jaxdiff.types import Prediction
+
+SCHEDULE = schedules.linear(100)
+
+
+def gaussian(x_t, t, cond):
+    """Exact where the data is N(0, I)."""
+    alpha, sigma = (jnp.broadcast_to(s, x_t.shape[:1])[:, None] for s in SCHEDULE(t))
+    return Prediction(alpha * x_t, sigma * x_t)
+
+
+@pytest.mark.parametrize("t", [1, 50, 100, np.array([3, 99, 20, 1])], ids=["1", "50", "100", "rows"])
+def test_clipping_keeps_the_sum(t):
+    x_t = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32) * 3
+    plain, clipped = gaussian(x_t, t, None), guidance.clip_x0(gaussian, SCHEDULE, -0.5, 0.25)(x_t, t, None)
+    alpha, sigma = (
+        np.broadcast_to(np.asarray(table, np.float64)[t], 4)[:, None] for table in (SCHEDULE.alpha, SCHEDULE.sigma)
+    )
+    chex.assert_trees_all_close(clipped.x0, np.clip(plain.x0, -0.5, 0.25))
+    assert not np.array_equal(clipped.x0, plain.x0)
+    np.testing.assert_allclose(alpha * clipped.x0 + sigma * clipped.eps, x_t, rtol=1e-5, atol=1e-5)
+
+
+def test_what_lies_in_range_is_left_as_it_is():
+    x_t = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
+    chex.assert_trees_all_equal(guidance.clip_x0(gaussian, SCHEDULE, -100, 100)(x_t, 50, None), gaussian(x_t, 50, None))
+
+
+def test_other_bounds_compile_nothing_and_bound_the_samples():
+    traced = chex.assert_max_traces(gaussian, n=1)
+    levels, x_T = timesteps.grid(100, 10), samplers.noise(samplers.keys_for(jax.random.key(0), 8), (5,))
+    for hi in (0.25, 0.5):
+        denoise = guidance.clip_x0(traced, SCHEDULE, -0.5, hi)
+        x_0, _ = samplers.sample(None, samplers.ddim(), denoise, SCHEDULE, levels, x_T)
+        assert float(x_0.max()) == hi and float(x_0.min()) == -0.5  # the last step ends at x0
