@@ -35,11 +35,13 @@ class Diffusion:
       schedule: noise schedule.
       num_steps: number of levels T.
       predict: what the network outputs.
+      weighting: how much each level counts in the loss.
     """
 
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     num_steps: int = 1000
     predict: Literal["eps", "x0", "v", "score"] = "eps"
+    weighting: Literal["simple", "min_snr"] = "simple"
 
     def make_schedule(self) -> schedules.Schedule:
         """The tables that this names."""

@@ -56,7 +56,6 @@ def _conv2d_forward(x, kernel, stride, padding):
 
 def _conv2d_backward(stride, padding, residuals, g):
     x, kernel = residuals
-    g = lax.optimization_barrier(g)
     return conv2d_input_grad(g, kernel, x.shape, stride, padding), conv2d_kernel_grad(
         x, g, kernel.shape, stride, padding
     )

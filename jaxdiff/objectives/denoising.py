@@ -17,6 +17,24 @@ def simple(level: AlphaSigma, predict: str) -> Array:
     return jnp.ones_like(level.alpha)
 
 
+def min_snr(level: AlphaSigma, predict: str, gamma: float = 5.0) -> Array:
+    """The x0 error weighted by min(SNR, gamma), said in terms of the network's target (Hang et al. 2023, section 3.4).
+
+    With snr = alpha^2 / sigma^2: min(snr, gamma) for "x0", divided by snr for "eps" and by snr + 1 for "v". Levels at which
+    the image is almost clean then count less, which is soon learnt well enough, and its shape more.
+    """
+    snr = jnp.square(level.alpha / level.sigma)
+    if predict == "x0":
+        return jnp.minimum(snr, gamma)
+    if predict == "v":
+        return jnp.minimum(snr, gamma) / (snr + 1)
+    for_eps = jnp.where(snr > gamma, gamma / snr, 1.0)
+    return for_eps * jnp.square(level.sigma) if predict == "score" else for_eps
+
+
+WEIGHTINGS = {"simple": simple, "min_snr": min_snr}
+
+
 def denoising(
     apply: Apply,
     schedule: Schedule,

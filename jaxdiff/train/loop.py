@@ -40,9 +40,9 @@ def train(config: Config, run: Path, resume: bool = False) -> TrainState:
     schedule, T = config.diffusion.make_schedule(), config.train
     apply = denoise.network(UNet(config.net))
     optimizer = make_optimizer(config)
-    step = make_train_step(
-        objectives.denoising(apply, schedule, config.diffusion.predict), optimizer, config.optim.ema_decay
-    )
+    weighting = objectives.WEIGHTINGS[config.diffusion.weighting]
+    loss_fn = objectives.denoising(apply, schedule, config.diffusion.predict, weighting)
+    step = make_train_step(loss_fn, optimizer, config.optim.ema_decay)
     step = parallel.data_parallel(scanned(step))
 
     checkpoints = checkpoint.manager(run / "checkpoints", T.keep)

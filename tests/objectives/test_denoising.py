@@ -70,6 +70,16 @@ def test_weighting_multiplies():
     chex.assert_trees_all_close(weighted, 3 * plain, rtol=1e-6)
 
 
+def test_min_snr_weighs_the_same_error_alike_for_every_kind():
+    """A small error d in x0 is one of d alpha / sigma in eps, d / sigma in v, d alpha / sigma^2 in the score."""
+    level = SCHEDULE(jnp.arange(1, 101))
+    alpha, sigma = (np.asarray(x, np.float64) for x in level)
+    wanted = np.minimum((alpha / sigma) ** 2, 5.0)
+    for predict, error in {"x0": 1.0, "eps": alpha / sigma, "v": 1 / sigma, "score": alpha / sigma**2}.items():
+        found = np.asarray(objectives.min_snr(level, predict)) * np.square(error)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
 def test_dropped_conditions_become_the_null_one():
     seen = {}
 

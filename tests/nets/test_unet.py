@@ -1,0 +1,157 @@
+"""The U-Net: its size, its names, its conditions, and its output beside diffusers' with the same weights."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from jaxdiff.nets.unet import UNet, UNetConfig
+from jaxdiff.types import Cond
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+SMALL = UNetConfig(out_channels=2, channels=(8, 16), blocks=1, attention=(1,), groups=4)
+X = np.random.default_rng(0).standard_normal((2, 8, 8, 2)).astype(np.float32)
+T = np.array([3, 700])
+
+
+def shaken(config, cond=None, seed=0):
+    """Parameters with nothing left at zero."""
+    shapes = jax.eval_shape(lambda: UNet(config).init(jax.random.key(0), X, T, cond))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32), shapes)
+
+
+def run(config, cond=None, params=None, keys=None):
+    return jax.jit(UNet(config).apply)(params or shaken(config, cond), X, T, cond, keys)
+
+
+def test_ddpm_s_cifar10_network_has_its_parameters():
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(UNet(UNetConfig()).init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.int32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 35_746_307
+
+
+VARIANTS = {
+    "ddpm": {},
+    "scale_shift": {
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0.0,
+        "eps": 1e-5,
+        "head_dim": 4,
+        "time_mode": "scale_shift",
+    },
+}
+
+
+def from_published(weights):
+    """Renames and transposes: down_blocks.0.resnets.1.conv1.weight -> down_blocks_0/resnets_1/conv1/kernel."""
+    params = {}
+    for name, value in weights.items():
+        *module, kind = re.sub(r"\.(\d+)", r"_\1", name).split(".")
+        if kind == "weight":
+            kind = "scale" if value.ndim == 1 else "kernel"
+            value = {1: value, 2: value.T, 4: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value}[value.ndim]
+        params[(*module, kind)] = np.asarray(value, np.float32)
+    return {"params": traverse_util.unflatten_dict(params)}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_output_is_diffusers_with_the_same_weights(name):
+    with np.load(GOLDEN / f"unet_{name}.npz") as file:
+        golden = dict(file)
+    params = from_published({k.removeprefix("weights/"): v for k, v in golden.items() if k.startswith("weights/")})
+    config = dataclasses.replace(SMALL, **VARIANTS[name])
+    x = golden["x"].transpose(0, 2, 3, 1)
+    shapes = jax.eval_shape(UNet(config).init, jax.random.key(0), x, golden["t"])
+    chex.assert_trees_all_equal_shapes(params, shapes)  # the same names, nothing missing or left over
+    y = UNet(config).apply(params, x, golden["t"])
+    assert np.abs(golden["y"]).max() > 0.5
+    chex.assert_trees_all_close(y, golden["y"].transpose(0, 2, 3, 1), atol=1e-4)
+
+
+def test_starts_at_zero_and_all_parameters_get_finite_gradients():
+    net = UNet(SMALL)
+    params = jax.jit(net.init)(jax.random.key(0), X, T)
+    chex.assert_trees_all_equal(net.apply(params, X, T), jnp.zeros((2, 8, 8, 2)))
+    grads = jax.jit(jax.grad(lambda params: (net.apply(params, X, T) ** 2).sum()))(shaken(SMALL))
+    chex.assert_tree_all_finite(grads)
+    silent = [path for path, g in traverse_util.flatten_dict(grads).items() if not np.any(g)]
+    assert all(path[-2:] == ("to_k", "bias") for path in silent), silent  # softmax does not see a shift of all keys
+
+
+@pytest.mark.parametrize("mode", ["add", "multiply"])
+@pytest.mark.parametrize("kind", ["label", "vector"])
+def test_conditions_change_the_output_of_their_row_only(mode, kind):
+    config = dataclasses.replace(
+        SMALL, context_mode=mode, num_classes=3 * (kind == "label"), vector_dim=4 * (kind == "vector")
+    )
+    values = {"label": np.array([0, 1]), "vector": np.ones((2, 4), np.float32)}[kind]
+    changed = values.copy()
+    changed[1] = changed[1] + 1
+    params = shaken(config, Cond(**{kind: values}))
+    before, after = (run(config, Cond(**{kind: v}), params) for v in (values, changed))
+    chex.assert_trees_all_close(before[0], after[0], atol=1e-5)
+    assert np.abs(before[1] - after[1]).max() > 1e-3
+
+
+def test_multiplied_context_starts_as_the_identity():
+    config = dataclasses.replace(SMALL, context_mode="multiply", num_classes=3)
+    params = jax.jit(UNet(config).init)(jax.random.key(0), X, T, Cond(label=np.array([0, 1])))["params"]
+    gains = [v for path, v in traverse_util.flatten_dict(params).items() if "context_emb_proj" in path]
+    assert len(gains) > 0 and not any(np.any(v) for v in gains)
+
+
+def test_null_label_is_one_more_row():
+    config = dataclasses.replace(SMALL, num_classes=3)
+    params = shaken(config, Cond(label=np.array([0, 1])))
+    assert params["params"]["class_embedding"]["embedding"].shape[0] == 4
+    chex.assert_tree_all_finite(run(config, Cond(label=np.array([3, 3])), params))
+
+
+def test_dropout_needs_keys_to_act():
+    config = dataclasses.replace(SMALL, dropout=0.5)
+    params, keys = shaken(config), jax.vmap(jax.random.key)(jnp.arange(2))
+    chex.assert_trees_all_equal(run(config, params=params), run(SMALL, params=params))
+    assert np.abs(run(config, params=params, keys=keys) - run(config, params=params)).max() > 1e-3
+
+
+def test_patches_and_bfloat16():
+    patched = dataclasses.replace(SMALL, patch=2)
+    chex.assert_shape(run(patched), (2, 8, 8, 2))
+    low = dataclasses.replace(SMALL, dtype="bfloat16")
+    params = shaken(SMALL)
+    y, wanted = run(low, params=params), run(SMALL, params=params)
+    assert y.dtype == jnp.float32 and all(x.dtype == np.float32 for x in jax.tree.leaves(params))
+    assert 0 < np.abs(y - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+REFUSED = {
+    "groups": ({"channels": (8, 18)}, "channels=18 cannot be divided into groups=4: groups=3 would do"),
+    "heads": ({"head_dim": 3}, "channels=8 cannot be divided into heads of head_dim=3"),
+    "attention": ({"attention": (2,)}, "must name positions 0..1"),
+    "dropout": ({"dropout": 1.0}, "dropout in"),
+}
+
+
+@pytest.mark.parametrize("fields, message", REFUSED.values(), ids=REFUSED)
+def test_refused_configs(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(SMALL, **fields)
+
+
+def test_refused_inputs():
+    for config, cond, message in (
+        (SMALL, Cond(label=T), "takes no label"),
+        (SMALL, Cond(context=X), "takes no context"),
+        (dataclasses.replace(SMALL, num_classes=3), None, "needs cond.label"),
+        (dataclasses.replace(SMALL, patch=8), None, "both sides must be multiples of 16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(UNet(config).init, jax.random.key(0), X, T, cond)
