@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint notebooks clean
+.PHONY: demo test lint clean
 
 demo: .venv/demo
 	$(BIN)/jaxdiff train digits --run-dir runs/digits
