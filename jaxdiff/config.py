@@ -50,9 +50,10 @@ class Diffusion:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """AdamW; see `jaxdiff.train.optim.optimizer`.
+    """The optimizer; see `jaxdiff.train.optim.optimizer`.
 
     Attributes:
+      method: "adamw", or "muon", which learns more per step and takes a little longer for each.
       learning_rate: the highest rate.
       warmup: steps of the linear rise.
       decay_to: share of the rate left at the end of the cosine; 1 is a constant rate.
@@ -63,6 +64,7 @@ class Optim:
       ema_decay: of the average of the parameters that samples are drawn from.
     """
 
+    method: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 2e-4
     warmup: int = 500
     decay_to: float = 1.0

@@ -108,7 +108,7 @@ def make_optimizer(config: Config):
     """The optimizer that the config asks for."""
     o = config.optim
     return optim.optimizer(
-        o.learning_rate, config.train.steps, o.warmup, o.decay_to, o.clip, o.b1, o.b2, o.weight_decay
+        o.learning_rate, config.train.steps, o.warmup, o.decay_to, o.clip, o.b1, o.b2, o.weight_decay, o.method
     )
 
 
