@@ -2,9 +2,10 @@
 
     python benchmarks/digits.py runs/digits
 
-A scikit-learn classifier is fitted on the `judge` split (and copies of it shifted by a pixel), which no generator sees. It
-reads 256 samples, drawn from the averaged weights as the run's config says, and beside them the real `test` split. Samples
-are remembered if they are nearer to training images than real digits are: the distances of both are compared.
+A scikit-learn classifier is fitted on the `judge` split and slightly moved, turned and stretched copies of it; no generator
+sees that split. It reads 256 samples, drawn from the averaged weights as the run's config says, and beside them the real
+`test` split. Samples are remembered if they are nearer to training images than real digits are: the distances of both are
+compared.
 """
 
 import argparse
@@ -12,12 +13,15 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 from sklearn.neural_network import MLPClassifier
 
 from jaxdiff import config as configs
 from jaxdiff import data
 from jaxdiff.eval import draw
 from jaxdiff.train import checkpoint, loop
+
+COPIES = 9  # of each digit that the reader learns from, beside the digit itself
 
 
 def main():
@@ -34,7 +38,9 @@ def main():
     (judge, labels), (test, truth), (train, _) = (split(name) for name in ("judge", "test", "train"))
 
     reader = MLPClassifier((512,), alpha=1e-3, early_stopping=True, random_state=0)
-    reader.fit(shifted(judge), np.tile(labels, 5))
+    reader.fit(
+        np.concatenate([judge, *(distorted(judge, seed) for seed in range(COPIES))]), np.tile(labels, COPIES + 1)
+    )
     print(f"reader: {reader.score(test, truth):.1%} of the 500 real test digits right")
     for name, images in (("real test digits", test), (f"{args.num} samples", drawn)):
         probability = reader.predict_proba(images)
@@ -53,11 +59,17 @@ def split(name):
     return np.stack([e["image"].reshape(-1) for e in examples]) / 255.0, np.array([e["label"] for e in examples])
 
 
-def shifted(images):
-    """The images and their copies moved by one pixel in each direction."""
-    squares = images.reshape(-1, 28, 28)
-    moves = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-    return np.concatenate([np.roll(squares, move, (1, 2)).reshape(images.shape) for move in moves])
+def distorted(images, seed):
+    """The images, each turned by up to 12 degrees, stretched and slanted by up to 15%, and moved by up to 1.5 pixels."""
+    rng, middle = np.random.default_rng(seed), np.array([13.5, 13.5])
+
+    def one(image):
+        angle, stretch, slant = np.deg2rad(rng.uniform(-12, 12)), rng.uniform(0.9, 1.1, 2), rng.uniform(-0.15, 0.15)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        matrix = turn @ np.array([[1, slant], [0, 1]]) / stretch
+        return ndimage.affine_transform(image, matrix, middle - matrix @ middle + rng.uniform(-1.5, 1.5, 2), order=1)
+
+    return np.stack([one(image) for image in images.reshape(-1, 28, 28)]).reshape(images.shape)
 
 
 def nearest(images, others):

@@ -4,7 +4,7 @@
     python benchmarks/unet.py
 
 35,746,307 parameters, batch 4, float32, two threads. Measured in turns, so that a noisy machine is noisy for all alike:
-the forward pass, and the training step (loss, gradients, Adam), for jaxdiff both alone and scanned, for
+the forward pass, and the training step (loss, gradients, Adam, averaged weights), for jaxdiff both alone and scanned, for
 `diffusers.UNet2DModel` in PyTorch eager with contiguous and with channels-last memory. Medians; a ratio below 1 means that
 jaxdiff is faster than the faster of the two.
 """
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import torch
 from diffusers import UNet2DModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jaxdiff import UNet, UNetConfig, network, objectives, schedules
 from jaxdiff.train import state
@@ -98,15 +99,17 @@ def torch_calls(image):
         assert sum(p.numel() for p in net.parameters()) == 35_746_307
         x = torch.tensor(image).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         t, eps, optimizer = torch.arange(len(image)), torch.randn_like(x), torch.optim.Adam(net.parameters(), 1e-4)
+        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9999))
 
         def forward(net=net, x=x, t=t):
             with torch.inference_mode():
                 net(x, t)
 
-        def step(net=net, x=x, t=t, eps=eps, optimizer=optimizer):
+        def step(net=net, x=x, t=t, eps=eps, optimizer=optimizer, average=average):
             optimizer.zero_grad()
             torch.nn.functional.mse_loss(net(x, t).sample, eps).backward()
             optimizer.step()
+            average.update_parameters(net)
 
         calls |= {f"torch {name} forward": (forward, 1), f"torch {name} step": (step, 1)}
     return calls

@@ -127,3 +127,26 @@ def test_gradients_are_clipped_by_their_global_norm():
     first = lambda state: optax.tree.get(state, "mu")
     chex.assert_trees_all_close(first(state), small, rtol=1e-6)
     chex.assert_trees_all_close(first(clipped), jax.tree.map(lambda x: 2 * x, small), rtol=1e-5)  # norm 1
+
+
+def test_muon_orthogonalises_inner_kernels_and_leaves_the_rest_to_adamw():
+    key, rate = jax.random.key(0), 0.01
+    gradients = {
+        "conv_in": {"kernel": jax.random.normal(key, (3, 3, 4, 8))},
+        "mid": {"conv": {"kernel": jax.random.normal(key, (3, 3, 4, 8)), "bias": jnp.array([1.0, -2.0])}},
+    }
+    params = jax.tree.map(jnp.zeros_like, gradients)
+    transform = optim.optimizer(rate, steps=10, clip=1e9, method="muon")
+    updates, _ = transform.update(gradients, transform.init(params), params)
+    singular = jnp.linalg.svd(updates["mid"]["conv"]["kernel"].reshape(36, 8), compute_uv=False)
+    # The Newton-Schulz polynomial brings every singular value between 0.68 and 1.14; 0.2 sqrt(36) gives Adam's size.
+    scale = rate * 0.2 * 6
+    assert 0.6 * scale < singular.min() and singular.max() < 1.2 * scale
+    others = updates["conv_in"]["kernel"], updates["mid"]["conv"]["bias"]
+    signs = gradients["conv_in"]["kernel"], gradients["mid"]["conv"]["bias"]
+    chex.assert_trees_all_close(others, jax.tree.map(lambda g: -rate * jnp.sign(g), signs), rtol=1e-4)
+
+
+def test_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="unknown optimizer 'sgd'"):
+        optim.optimizer(0.1, steps=10, method="sgd")
