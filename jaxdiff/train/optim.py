@@ -24,7 +24,7 @@ def optimizer(
     Muon (Jordan 2024) replaces the momentum of each matrix by the nearest orthogonal one, so that all directions learn
     at the same pace; scaled to the size of Adam's updates (Liu et al. 2025), so that rates carry over. Kernels of
     convolutions are matrices from their taps and input channels to their output channels. The first and the last
-    convolution and everything that is no kernel are left to AdamW, as its authors advise.
+    convolution and everything that is no kernel are left to AdamW with Nesterov momentum, as its authors advise.
 
     Args:
       learning_rate: the highest rate.
