@@ -6,7 +6,7 @@
 35,746,307 parameters, batch 4, float32, two threads. Measured in turns, so that a noisy machine is noisy for all alike:
 the forward pass, and the training step (loss, gradients, Adam, averaged weights), for jaxdiff both alone and scanned, for
 `diffusers.UNet2DModel` in PyTorch eager with contiguous and with channels-last memory. Medians; a ratio below 1 means that
-jaxdiff is faster than the faster of the two.
+jaxdiff is faster than the faster of the two. XLA is set as the command line sets it (`jaxdiff.xla`).
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from diffusers import UNet2DModel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jaxdiff import UNet, UNetConfig, network, objectives, schedules
+from jaxdiff import UNet, UNetConfig, network, objectives, schedules, xla
 from jaxdiff.train import state
 from jaxdiff.train.step import make_train_step, scanned
 
@@ -33,6 +33,7 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     args = parser.parse_args()
     torch.set_num_threads(2)
+    xla.tune_cpu()  # as the command line does
 
     image = np.random.default_rng(0).standard_normal((args.batch, 32, 32, 3)).astype(np.float32)
     calls, flops = jax_calls(image)

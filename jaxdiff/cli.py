@@ -16,6 +16,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxdiff import config as configs
+from jaxdiff import xla
 from jaxdiff.config import Config, Sample
 from jaxdiff.eval import draw, images
 from jaxdiff.train import checkpoint, loop
@@ -100,6 +101,7 @@ def dispatch(args: list[str]) -> None:
     run, what = commands[command]
     if not rest or rest[0].startswith("-"):
         raise ValueError(f"jaxdiff {command} needs {what}: see jaxdiff --help")
+    xla.tune_cpu()
     use_compilation_cache()
     run(rest[0], rest[1:])
 

@@ -13,7 +13,7 @@ LAYERS = [  # from the top; the package itself gathers all below the command lin
     {"cli", "__main__"},
     {"jaxdiff"},
     {"testing"},
-    {"config", "train", "eval", "data", "plan", "pretrained", "interop"},
+    {"config", "train", "eval", "data", "xla", "plan", "pretrained", "interop"},
     {"objectives", "editing", "adapt", "latent", "text"},
     {"samplers"},
     {"guidance", "denoise"},

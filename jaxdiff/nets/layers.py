@@ -17,6 +17,16 @@ kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zeros_init = nn.initializers.zeros_init()
 
 
+def materialized(x: Array) -> Array:
+    """x, written to memory once, and its gradient too.
+
+    XLA on the CPU works a cheap array out anew inside each operation that reads it. What a convolution or a norm reads is
+    read several times over, most of all by the backward pass, and then one write is cheaper; on other platforms this is
+    the identity. On the CPU it needs the flags of `jaxdiff.xla`: without them XLA drops the barrier.
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((1, 1), (1, 1))) -> Array:
     """Convolution in NHWC, as fast to differentiate inside `lax.scan` as outside of it.
@@ -51,11 +61,13 @@ def _conv(x, kernel, padding, stride=1, x_dilation=1, kernel_dilation=1):
 
 
 def _conv2d_forward(x, kernel, stride, padding):
+    x = materialized(x)
     return conv2d(x, kernel, stride, padding), (x, kernel)
 
 
 def _conv2d_backward(stride, padding, residuals, g):
     x, kernel = residuals
+    g = materialized(g)
     return conv2d_input_grad(g, kernel, x.shape, stride, padding), conv2d_kernel_grad(
         x, g, kernel.shape, stride, padding
     )
@@ -121,7 +133,7 @@ class Conv(nn.Module):
         bias = self.param("bias", zeros_init, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.size == 1 and self.stride == 1:
-            return x @ kernel[0, 0] + row(bias, x)
+            return matmul(x, kernel[0, 0]) + row(bias, x)
         pad = self.padding or (self.size // 2, self.size // 2)
         y = conv2d(x, kernel, self.stride, (pad, pad))
         return y + row(bias, y)
@@ -138,10 +150,15 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.init, (x.shape[-1], self.features)).astype(self.dtype)
-        y = x.astype(self.dtype) @ kernel
+        y = matmul(x.astype(self.dtype), kernel)
         if not self.use_bias:
             return y
         return y + row(self.param("bias", zeros_init, (self.features,)).astype(self.dtype), y)
+
+
+def matmul(x: Array, kernel: Array) -> Array:
+    """x [..., C] @ kernel [C, O], operands and gradient written to memory once."""
+    return materialized(materialized(x) @ kernel)
 
 
 def row(vector: Array, x: Array) -> Array:
@@ -175,6 +192,7 @@ class GroupNorm(nn.Module):
         if channels % self.groups:
             raise ValueError(f"{channels} channels cannot be divided into {self.groups} groups of the group norm")
         space = tuple(range(1, x.ndim - 1))
+        x = materialized(x)
         x32 = x.astype(jnp.float32)
         sums = jnp.stack([x32.sum(space), jnp.square(x32).sum(space)])  # [2, B, C]
         grouped = sums.reshape(2, x.shape[0], self.groups, channels // self.groups).mean(-1, keepdims=True)
@@ -232,15 +250,18 @@ def upsample_conv(x: Array, kernel: Array) -> Array:
       [B, 2H, 2W, O].
     """
     B, H, W, _ = x.shape
-    # taps[phase][small tap] sums the large taps that fall on the same small pixel: rows 2i-1, 2i, 2i+1 -> i-1, i, i.
-    taps = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
-    small = jnp.einsum("ahr,bws,rsco->abhwco", taps, taps, kernel)
     phases = [
-        [conv2d(x, small[a, b], 1, ((1 - a, a), (1 - b, b))) for b in (0, 1)]  # output pixels (2i + a, 2j + b)
-        for a in (0, 1)
+        [conv2d(x, _fold(_fold(kernel, a, 0), b, 1), 1, ((1 - a, a), (1 - b, b))) for b in (0, 1)]
+        for a in (0, 1)  # output pixels (2i + a, 2j + b)
     ]
     y = jnp.stack([jnp.stack(line, axis=3) for line in phases], axis=2)  # [B, H, 2, W, 2, O]
     return y.reshape(B, 2 * H, 2 * W, -1)
+
+
+def _fold(kernel: Array, phase: int, axis: int) -> Array:
+    """The two taps on the small image: of the three on the large one, those on the same small pixel are summed."""
+    first, middle, last = jnp.split(kernel, 3, axis)
+    return jnp.concatenate([first + middle, last] if phase else [first, middle + last], axis)
 
 
 class Dropout(nn.Module):

@@ -14,6 +14,7 @@ from jaxdiff.nets.layers import (
     GroupNorm,
     Upsample,
     depth_to_space,
+    materialized,
     space_to_depth,
     timestep_embedding,
     zeros_init,
@@ -113,7 +114,7 @@ class ResBlock(nn.Module):
         h = Conv(self.features, init=zeros_init, dtype=dtype, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, size=1, dtype=dtype, name="conv_shortcut")(x)
-        return x + h
+        return materialized(x + h)
 
 
 class DownBlock(nn.Module):
