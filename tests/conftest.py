@@ -1,4 +1,4 @@
-"""Settings that hold for every test: 8 simulated CPU devices, and no silent broadcasting between ranks."""
+"""Settings for every test: 8 simulated CPU devices, no silent broadcasting between ranks, nothing in the user's cache."""
 
 import os
 
@@ -12,5 +12,14 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compilation_cache(tmp_path_factory):
+    """A directory of the session's own, for the command line here and in child processes."""
+    directory = str(tmp_path_factory.mktemp("compiled"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
+    jax.config.update("jax_compilation_cache_dir", directory)
