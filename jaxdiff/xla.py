@@ -4,12 +4,16 @@ import importlib.metadata
 import importlib.util
 import os
 
+from jax import lax
+
 # Convolutions and matrix products by Eigen instead of YNNPACK, which is slower at those of a U-Net (at 4x32x32x128 a 3x3
-# convolution takes 1.2 times, its kernel's gradient 1.8 times as long); and barriers that last until code is made, see
-# `nets.layers.materialized`.
+# convolution takes 1.2 times, its kernel's gradient 1.8 times as long); barriers that last until code is made, see
+# `materialized`; and an order of operations that keeps few arrays alive, for the memory that a program works in is mapped
+# anew at each call, page by page.
 CPU_FLAGS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_disable_hlo_passes": "cse_barrier_expander",
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 KNOWN_TO = ("0.10.", "0.11.", "0.12.")  # versions of jaxlib: others might not know a flag and then end the process
 ACCELERATORS = ("libtpu", "jax_plugins")  # packages that bring other platforms, for which the flags are not meant
@@ -35,3 +39,13 @@ def tune_cpu() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     new = [f"--{name}={value}" for name, value in CPU_FLAGS.items() if name not in flags]
     os.environ["XLA_FLAGS"] = " ".join([flags, *new]).strip()
+
+
+def materialized(x):
+    """x, an array or a pytree of them, written to memory once, and its gradient too.
+
+    XLA on the CPU works a cheap array out anew inside each operation that reads it. What a convolution or a norm reads is
+    read several times over, most of all by the backward pass, and then one write is cheaper; on other platforms this is
+    the identity. On the CPU it needs `CPU_FLAGS`: without them XLA drops the barrier.
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)

@@ -13,12 +13,12 @@ LAYERS = [  # from the top; the package itself gathers all below the command lin
     {"cli", "__main__"},
     {"jaxdiff"},
     {"testing"},
-    {"config", "train", "eval", "data", "xla", "plan", "pretrained", "interop"},
+    {"config", "train", "eval", "data", "plan", "pretrained", "interop"},
     {"objectives", "editing", "adapt", "latent", "text"},
     {"samplers"},
     {"guidance", "denoise"},
     {"nets", "schedules", "process", "timesteps"},
-    {"types"},
+    {"types", "xla"},
 ]
 RANK = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 NEVER = {  # besides the layers

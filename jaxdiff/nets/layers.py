@@ -1,6 +1,5 @@
 """Layers whose plain form XLA runs slowly, and the small ones that every network shares. Images are NHWC."""
 
-import functools
 import zlib
 
 import jax
@@ -8,103 +7,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxdiff.nets.conv import conv2d
 from jaxdiff.types import Array, rows
-
-NHWC = ("NHWC", "HWIO", "NHWC")
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from jaxdiff.xla import materialized
 
 kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zeros_init = nn.initializers.zeros_init()
-
-
-def materialized(x: Array) -> Array:
-    """x, written to memory once, and its gradient too.
-
-    XLA on the CPU works a cheap array out anew inside each operation that reads it. What a convolution or a norm reads is
-    read several times over, most of all by the backward pass, and then one write is cheaper; on other platforms this is
-    the identity. On the CPU it needs the flags of `jaxdiff.xla`: without them XLA drops the barrier.
-    """
-    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv2d(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((1, 1), (1, 1))) -> Array:
-    """Convolution in NHWC, as fast to differentiate inside `lax.scan` as outside of it.
-
-    XLA on the CPU has a fast path for convolutions in NHWC/HWIO order and brings others into that order only at the top
-    level of a program. The derivatives that jax makes are in another order, and inside a loop they run many times slower;
-    so here both are written as NHWC convolutions again, by `conv2d` itself (hence reverse-mode of any order works;
-    forward-mode, `jax.jvp`, does not).
-
-    Args:
-      x: [B, H, W, C].
-      kernel: [KH, KW, C, O].
-      stride: static step in both directions.
-      padding: static zeros before and after, in each direction.
-
-    Returns:
-      [B, H', W', O].
-    """
-    return _conv(x, kernel, padding, stride=stride)
-
-
-def _conv(x, kernel, padding, stride=1, x_dilation=1, kernel_dilation=1):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=padding,
-        lhs_dilation=(x_dilation, x_dilation),
-        rhs_dilation=(kernel_dilation, kernel_dilation),
-        dimension_numbers=NHWC,
-    )
-
-
-def _conv2d_forward(x, kernel, stride, padding):
-    x = materialized(x)
-    return conv2d(x, kernel, stride, padding), (x, kernel)
-
-
-def _conv2d_backward(stride, padding, residuals, g):
-    x, kernel = residuals
-    g = materialized(g)
-    return conv2d_input_grad(g, kernel, x.shape, stride, padding), conv2d_kernel_grad(
-        x, g, kernel.shape, stride, padding
-    )
-
-
-conv2d.defvjp(_conv2d_forward, _conv2d_backward)
-
-
-def conv2d_input_grad(g: Array, kernel: Array, x_shape: tuple, stride: int, padding: Padding) -> Array:
-    """Gradient of `conv2d` in x: the output's gradient convolved with the flipped kernel."""
-    pads = []
-    for (before, _), size, k, out in zip(padding, x_shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True):
-        spread = (out - 1) * stride + 1
-        pads.append((k - 1 - before, size + before - spread))
-    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    if stride == 1:
-        return conv2d(g, flipped, 1, tuple(pads))
-    return _conv(g, flipped, pads, x_dilation=stride)
-
-
-def conv2d_kernel_grad(x: Array, g: Array, kernel_shape: tuple, stride: int, padding: Padding) -> Array:
-    """Gradient of `conv2d` in the kernel: x as [C, H, W, B] convolved with the output's gradient as [H, W, B, O].
-
-    The operand in front is unfolded into patches, so it is the one with fewer channels: where C > O the two change places
-    and the result comes out flipped.
-    """
-    swap = stride == 1 and kernel_shape[2] > kernel_shape[3]
-    pads = []
-    for (before, _), size, k, out in zip(padding, x.shape[1:3], kernel_shape[:2], g.shape[1:3], strict=True):
-        spread = (out - 1) * stride + 1
-        pads.append((k - 1 - before, size + before - spread) if swap else (before, k - 1 + spread - size - before))
-    if swap:
-        dk = conv2d(g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), 1, tuple(pads))
-        return dk[:, ::-1, ::-1].transpose(1, 2, 3, 0)
-    x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
-    dk = conv2d(x, g, 1, tuple(pads)) if stride == 1 else _conv(x, g, pads, kernel_dilation=stride)
-    return dk.transpose(1, 2, 0, 3)
 
 
 class Conv(nn.Module):

@@ -14,12 +14,12 @@ from jaxdiff.nets.layers import (
     GroupNorm,
     Upsample,
     depth_to_space,
-    materialized,
     space_to_depth,
     timestep_embedding,
     zeros_init,
 )
 from jaxdiff.types import Array, Cond
+from jaxdiff.xla import materialized
 
 
 @dataclasses.dataclass(frozen=True)

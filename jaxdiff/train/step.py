@@ -8,6 +8,7 @@ from jax import lax
 
 from jaxdiff.train import ema
 from jaxdiff.train.state import TrainState
+from jaxdiff.xla import materialized
 
 
 def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, ema_decay: float = 0.9999) -> Callable:
@@ -35,6 +36,9 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
         grads, (extra, metrics) = jax.grad(mean_loss, has_aux=True)(state.params)
         if axis_name is not None:
             grads, extra, metrics = lax.pmean((grads, extra, metrics), axis_name)
+        # All gradients before the first update: no parameter is then written while the backward pass still reads it, which
+        # XLA on the CPU would guard against by a copy of it.
+        grads = materialized(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = ema.update(state.ema, params, state.step, ema_decay)

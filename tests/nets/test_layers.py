@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxdiff.nets import layers
+from jaxdiff.nets import layers, winograd
 from jaxdiff.nets.attention import attention
+from jaxdiff.nets.conv import conv2d
 
 RNG = np.random.default_rng(0)
 
@@ -48,25 +49,54 @@ CONVS = {
 @pytest.mark.parametrize("C, O, size, stride, padding", CONVS.values(), ids=CONVS)
 def test_conv2d_equals_the_plain_convolution(C, O, size, stride, padding):
     x, kernel = normal(2, 8, 6, C), normal(size, size, C, O)
-    ours = lambda x, kernel: layers.conv2d(x, kernel, stride, padding)
+    ours = lambda x, kernel: conv2d(x, kernel, stride, padding)
     assert_same(ours, lambda x, kernel: plain_conv(x, kernel, stride, padding), x, kernel)
 
 
-@pytest.mark.parametrize("O", [2, 5])
-def test_conv2d_has_second_derivatives(O):
-    x, kernel = normal(2, 5, 4, 3), normal(3, 3, 3, O)
+@pytest.mark.parametrize("C, O", [(64, 96), (96, 64)])
+def test_large_conv2d_equals_the_plain_convolution(C, O):
+    x, kernel = normal(2, 8, 10, C), normal(3, 3, C, O)
+    assert winograd.applies(x.shape, kernel.shape, x.dtype, 1, ((1, 1), (1, 1)))
+    assert_same(conv2d, plain_conv, x, kernel)
+
+
+@pytest.mark.parametrize(
+    "shape, kernel, dtype, stride, padding",
+    [
+        ((2, 7, 8, 64), (3, 3, 64, 64), "float32", 1, ((1, 1), (1, 1))),
+        ((2, 8, 8, 32), (3, 3, 32, 64), "float32", 1, ((1, 1), (1, 1))),
+        ((2, 8, 8, 64), (2, 2, 64, 64), "float32", 1, ((1, 0), (1, 0))),
+        ((2, 8, 8, 64), (3, 3, 64, 64), "float32", 2, ((1, 1), (1, 1))),
+        ((2, 8, 8, 64), (3, 3, 64, 64), "float32", 1, ((0, 0), (0, 0))),
+        ((2, 8, 8, 64), (3, 3, 64, 64), "bfloat16", 1, ((1, 1), (1, 1))),
+    ],
+)
+def test_winograd_is_for_large_3x3_convolutions_only(shape, kernel, dtype, stride, padding):
+    assert not winograd.applies(shape, kernel, jnp.dtype(dtype), stride, padding)
+
+
+def test_winograd_is_for_the_cpu_only():
+    grads = jax.jit(jax.grad(lambda x, kernel: (conv2d(x, kernel) ** 2).sum(), (0, 1)))
+    traced = grads.trace(normal(1, 8, 8, 64), normal(3, 3, 64, 64))
+    count = {p: traced.lower(lowering_platforms=(p,)).as_text().count("convolution(") for p in ("cpu", "tpu")}
+    assert count == {"cpu": 0, "tpu": 3}
+
+
+@pytest.mark.parametrize("C, O", [(3, 2), (3, 5), (64, 64)])
+def test_conv2d_has_second_derivatives(C, O):
+    x, kernel = normal(2, 8, 8, C), normal(3, 3, C, O)
 
     def curvature(conv):
         loss = lambda x, kernel: (conv(x, kernel) ** 3).sum()
         return jax.jit(jax.grad(lambda x, kernel: (jax.grad(loss)(x, kernel) ** 2).sum(), (0, 1)))(x, kernel)
 
-    for got, wanted in zip(curvature(layers.conv2d), curvature(plain_conv), strict=True):
+    for got, wanted in zip(curvature(conv2d), curvature(plain_conv), strict=True):
         chex.assert_trees_all_close(got, wanted, rtol=1e-3, atol=1e-4 * float(jnp.abs(wanted).max()))
 
 
 def test_conv2d_under_vmap_and_scan():
     xs, kernel = normal(3, 2, 5, 4, 3), normal(3, 3, 3, 3)
-    grads = jax.vmap(jax.grad(lambda x: (layers.conv2d(x, kernel) ** 2).sum()))(xs)
+    grads = jax.vmap(jax.grad(lambda x: (conv2d(x, kernel) ** 2).sum()))(xs)
     wanted = jax.vmap(jax.grad(lambda x: (plain_conv(x, kernel) ** 2).sum()))(xs)
     chex.assert_trees_all_close(grads, wanted, rtol=1e-4, atol=1e-4)
 
@@ -77,7 +107,7 @@ def test_conv2d_under_vmap_and_scan():
 
         return jax.grad(loss)(kernel)
 
-    chex.assert_trees_all_close(through_scan(layers.conv2d), through_scan(plain_conv), rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(through_scan(conv2d), through_scan(plain_conv), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("groups, channels, offset", [(4, 12, 0.0), (1, 6, 0.0), (6, 6, 0.0), (2, 8, 30.0)])
