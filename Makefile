@@ -1,11 +1,12 @@
 # Each target sets up what it needs in .venv; the README shows what they expand to.
 PYTHON ?= python3
 BIN := .venv/bin
+RUN ?= runs/digits
 
 .PHONY: demo test lint clean
 
 demo: .venv/demo
-	$(BIN)/jaxdiff train digits --run-dir runs/digits
+	$(BIN)/jaxdiff train digits --run-dir $(RUN)
 
 test: .venv/test
 	$(BIN)/python -m pytest

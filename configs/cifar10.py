@@ -4,7 +4,8 @@
     jaxdiff train cifar10
 
 The paper trains 800,000 steps of batch 128 (10.6 hours on a TPU v3-8) and reports FID 3.17 (50,000 samples, EMA, 1,000
-ancestral steps with fixed-large variance) without horizontal flips left out; nobody has run it to the end here.
+ancestral steps with fixed-large variance). It flips images at random, which this config does not, and
+this config has not been trained to the end here.
 """
 
 from jaxdiff import UNetConfig

@@ -1,8 +1,8 @@
 """The command line: `jaxdiff train` and `jaxdiff sample`."""
 
+import argparse
 import contextlib
 import dataclasses
-import difflib
 import io
 import os
 import re
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jaxdiff import config as configs
 from jaxdiff import xla
 from jaxdiff.config import Config, Sample
+from jaxdiff.errors import unknown
 from jaxdiff.eval import draw, images
 from jaxdiff.train import checkpoint, loop
 
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     args = sys.argv[1:] if argv is None else argv
     try:
         dispatch(args)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("JAXDIFF_TRACEBACK"):
             raise
         print(f"jaxdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -96,8 +97,7 @@ def dispatch(args: list[str]) -> None:
     }
     command, *rest = args
     if command not in commands:
-        near = difflib.get_close_matches(command, commands, 1, cutoff=0.0)[0]
-        raise ValueError(f"unknown command {command!r}: did you mean {near!r}? (jaxdiff --help lists all)")
+        raise unknown("command", command, commands)
     run, what = commands[command]
     if not rest or rest[0].startswith("-"):
         raise ValueError(f"jaxdiff {command} needs {what}: see jaxdiff --help")
@@ -108,11 +108,13 @@ def dispatch(args: list[str]) -> None:
 
 def train(name: str, args: list[str]) -> None:
     """`jaxdiff train CONFIG ...`."""
-    flags = parse(TrainFlags, TrainFlags(configs.load(name)), args, f"jaxdiff train {name}")
-    run = flags.run_dir or Path("runs") / flags.config.name
-    if flags.resume:  # what the run was made with, and not what the config has become since
-        flags = parse(TrainFlags, TrainFlags(configs.read_run(run)), args, f"jaxdiff train {name}")
-    config = flags.config
+    default = configs.load(name)
+    if "--resume" in args:  # what the run was made with, and not what the config has become since
+        at = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        at.add_argument("--run-dir", nargs="?", type=Path)
+        default = configs.read_run(at.parse_known_args(args)[0].run_dir or Path("runs") / default.name)
+    flags = parse(TrainFlags, TrainFlags(default), args, f"jaxdiff train {name}")
+    config, run = flags.config, flags.run_dir or Path("runs") / flags.config.name
     configs.check(config, jax.device_count())
     draw.check(config)
     loop.train(config, run, flags.resume)
@@ -125,7 +127,7 @@ def train(name: str, args: list[str]) -> None:
 def sample(run: str, args: list[str]) -> None:
     """`jaxdiff sample RUN ...`."""
     config = configs.read_run(Path(run))
-    flags = parse(SampleFlags, SampleFlags(config.sample), args, f"jaxdiff sample {run}")
+    flags = parse_sample(config.sample, args, f"jaxdiff sample {run}")
     config = dataclasses.replace(config, sample=flags.sample)
     draw.check(config)
     paths = output_paths(flags, Path(run) / "samples")
@@ -142,6 +144,17 @@ def sample(run: str, args: list[str]) -> None:
         images.save_animation(paths["animation"], np.concatenate([frames for _, frames in parts], axis=1))
     for what, path in paths.items():
         print(f"{what:<12} {path}")
+
+
+def parse_sample(default: Sample, args: list[str], prog: str) -> SampleFlags:
+    """The flags of `jaxdiff sample`; what belongs to the run's sampler is kept only where that sampler is."""
+    options = {name: getattr(default, name) for name in draw.OPTIONS}
+    flags = parse(SampleFlags, SampleFlags(dataclasses.replace(default, eta=None, variance=None)), args, prog)
+    if flags.sample.sampler != default.sampler:
+        return flags
+    typed = {name: getattr(flags.sample, name) for name in options}
+    kept = {name: options[name] if value is None else value for name, value in typed.items()}
+    return dataclasses.replace(flags, sample=dataclasses.replace(flags.sample, **kept))
 
 
 def output_paths(flags: SampleFlags, directory: Path) -> dict[str, Path]:
@@ -197,6 +210,8 @@ def one_line(message: str, prog: str) -> str:
     sections = [" ".join(part.split()) for part in re.split(r"[-─│╭╮╰╯]{6,}", message)]
     complaint = sections[1] if len(sections) > 1 else sections[0]
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", message, re.DOTALL)
+    complaint = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", complaint)
+    complaint = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", complaint)
     return complaint.rstrip(".") + (f": did you mean {near[1]}?" if near else "") + f" ({prog} --help lists all flags)"
 
 

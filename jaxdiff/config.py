@@ -1,14 +1,17 @@
 """What a run is made of: frozen dataclasses that configs/NAME.py fill in and the command line overrides."""
 
 import dataclasses
-import difflib
 import importlib.util
 import json
+import re
 import typing
 from pathlib import Path
 from typing import Literal
 
+import typeguard
+
 from jaxdiff import schedules
+from jaxdiff.errors import unknown
 from jaxdiff.nets.unet import UNetConfig
 
 
@@ -107,8 +110,8 @@ class Sample:
     Attributes:
       sampler: "ddim" or "ddpm".
       steps: number of sampling steps.
-      eta: noise of DDIM, in [0, 1].
-      variance: of the noise of DDPM.
+      eta: noise of DDIM, in [0, 1]; None is 0, and what DDPM has.
+      variance: of the noise of DDPM; None is "posterior", and what DDIM has.
       clip: keep the predicted image in its range, see `jaxdiff.guidance.clip_x0`.
       spacing: of the levels, see `jaxdiff.timesteps.grid`.
       num: how many images.
@@ -118,8 +121,8 @@ class Sample:
 
     sampler: str = "ddim"
     steps: int = 50
-    eta: float = 0.0
-    variance: Literal["posterior", "beta", "learned"] = "posterior"
+    eta: float | None = None
+    variance: Literal["posterior", "beta", "learned"] | None = None
     clip: bool = True
     spacing: str = "trailing"
     num: int = 64
@@ -148,7 +151,7 @@ def check(config: Config, device_count: int) -> None:
     """
     train, optim = config.train, config.optim
     if train.batch_size % device_count:
-        raise ValueError(f"--train.batch-size={train.batch_size} does not divide by the {device_count} devices")
+        raise indivisible("--train.batch-size", train.batch_size, device_count)
     if (
         min(train.steps, train.steps_per_call, train.log_every, train.save_every, train.keep) < 1
         or train.sample_every < 0
@@ -166,11 +169,18 @@ def check(config: Config, device_count: int) -> None:
         raise ValueError(f"--optim.ema-decay={optim.ema_decay} must lie in [0, 1)")
     config.net.check_image(config.data.image_shape)
     image_channels = config.data.image_shape[-1]
-    if config.net.out_channels not in (image_channels, 2 * image_channels):
+    if config.net.out_channels != image_channels:
         raise ValueError(
-            f"--net.out-channels={config.net.out_channels} must be the {image_channels} channels of the images, "
-            "or twice as many where the variance is learned"
+            f"--net.out-channels={config.net.out_channels} must be the {image_channels} channels of the images"
         )
+    if config.net.vector_dim:
+        raise ValueError(f"--net.vector-dim={config.net.vector_dim} must be 0: no data set brings vectors")
+
+
+def indivisible(what: str, size: int, device_count: int) -> ValueError:
+    """The error for a batch that the devices cannot share."""
+    fitting = device_count * max(1, round(size / device_count))
+    return ValueError(f"{what}={size} does not divide by the {device_count} devices: {fitting} would do")
 
 
 def config_dir() -> Path:
@@ -189,21 +199,29 @@ def load(name: str) -> Config:
     """The config of that name, or of a Python file that defines get_config().
 
     Raises:
-      ValueError: there is none, or its get_config() does not return a `Config`.
+      ValueError: there is none of that name, or its get_config() does not return a `Config` of fields that there are and
+        of the right types.
+      FileNotFoundError: there is no such file.
     """
     path = Path(name) if name.endswith(".py") else config_dir() / f"{name}.py"
     if not path.is_file():
-        near = difflib.get_close_matches(name, names(), 1, cutoff=0.0)[0]
-        raise ValueError(
-            f"no config {name!r}: did you mean {near!r}? ({', '.join(names())}, or the path of a .py file)"
-        )
+        if name.endswith(".py"):
+            raise FileNotFoundError(f"there is no config {path}")
+        raise unknown("config", name, names())
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config() if hasattr(module, "get_config") else None
+    try:
+        config = module.get_config() if hasattr(module, "get_config") else None
+    except TypeError as error:
+        field = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        parts = {part.__name__: part for part in (Config, *typing.get_type_hints(Config).values())}
+        if not field or field[1] not in parts:
+            raise
+        raise unknown(f"field of {field[1]} in {path}:", field[2], typing.get_type_hints(parts[field[1]])) from None
     if not isinstance(config, Config):
         raise ValueError(f"{path} must define get_config() that returns a jaxdiff.config.Config")
-    return config
+    return from_json(to_json(config), where=path.stem)  # which checks the types
 
 
 def read_run(run: Path) -> Config:
@@ -226,22 +244,34 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> Config:
-    """Inverse of `to_json`.
+def from_json(text: str, where: str = "config") -> Config:
+    """Inverse of `to_json`; errors call the config `where`.
 
     Raises:
-      ValueError: a field that no config has.
+      ValueError: a field that no config has, or a value of another type than the field's.
     """
-    return _build(Config, json.loads(text), "config")
+    return _build(Config, json.loads(text), where)
 
 
 def _build(cls, values, where):
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must hold fields, not {values!r}")
     types, fields = typing.get_type_hints(cls), {}
     for name, value in values.items():
         if name not in types:
-            near = difflib.get_close_matches(name, types, 1, cutoff=0.0)[0]
-            raise ValueError(f"unknown field {where}.{name}: did you mean {near!r}?")
+            raise unknown(f"field of {where}:", name, types)
         if dataclasses.is_dataclass(types[name]):
             value = _build(types[name], value, f"{where}.{name}")
-        fields[name] = tuple(value) if isinstance(value, list) else value
+        fields[name] = _checked(tuple(value) if isinstance(value, list) else value, types[name], f"{where}.{name}")
     return cls(**fields)
+
+
+def _checked(value, kind, where):
+    """The value, if it is of that type; bool is no int here."""
+    try:
+        if isinstance(value, bool) and kind is not bool:
+            raise typeguard.TypeCheckError("is a bool")
+        return typeguard.check_type(value, kind, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
+    except typeguard.TypeCheckError:
+        kind = getattr(kind, "__name__", kind) if isinstance(kind, type) else str(kind).replace("typing.", "")
+        raise ValueError(f"{where}={value!r} must be of type {kind}") from None

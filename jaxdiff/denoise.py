@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.tree_util import Partial
 
+from jaxdiff.errors import unknown
 from jaxdiff.process import KINDS, predict_from
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Apply, Array, Aux, Denoiser, Prediction, Static
@@ -64,7 +65,7 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
         (2, 28, 28, 1)
     """
     if predict not in KINDS:
-        raise ValueError(f"unknown kind of prediction {predict!r}: one of {', '.join(KINDS)}")
+        raise unknown("kind of prediction", predict, KINDS)
     if predict in ("eps", "score") and _ends_in_pure_noise(schedule):
         raise ValueError(
             f"predict={predict!r} cannot start from zero signal-to-noise: use 'v' or 'x0' with this schedule"

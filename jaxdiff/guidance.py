@@ -19,21 +19,23 @@ def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float =
     Args:
       denoise: any denoiser.
       schedule: noise schedule it was made with.
-      lo: smallest value of clean data; traced.
+      lo: smallest value of clean data, at most `hi`; traced.
       hi: largest value of clean data; traced.
 
     Returns:
-      `Denoiser`, a pytree.
+      `Denoiser`, a pytree: (x_t [B, ...], t scalar or [B], cond) -> `Prediction` with x0 in [lo, hi], eps of the same shape
+      and `aux` as it was. At level 0 the eps of what was clipped is not finite.
 
     Example::
 
         >>> import jax.numpy as jnp
         >>> import jaxdiff
-        >>> schedule = jaxdiff.schedules.linear()
-        >>> too_bright = lambda x_t, t, cond: jaxdiff.Prediction(x_t, x_t)
+        >>> schedule = jaxdiff.schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> too_bright = lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, x_t + 1, x_t, t)
         >>> denoise = jaxdiff.guidance.clip_x0(too_bright, schedule)
-        >>> float(denoise(jnp.full([1, 2], 3.0), 500, None).x0.max())
-        1.0
+        >>> x0, eps, _ = denoise(jnp.array([[2.0]]), 1, None)
+        >>> float(x0[0, 0]), round(float(eps[0, 0]), 4)  # (2 - 0.8 * 1) / 0.6
+        (1.0, 2.0)
     """
     if not isinstance(denoise, Partial):
         denoise = Partial(denoise)

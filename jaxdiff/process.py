@@ -24,36 +24,57 @@ def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
 
     Args:
       schedule: noise schedule.
-      x0: clean data, any shape.
-      t: scalar level in 0..T.
+      x0: clean data, float, any shape.
+      t: scalar level, int in 0..T or float in [0, T].
       eps: standard normal noise, shape of x0.
 
     Returns:
-      x_t, shape of x0.
+      x_t, shape of x0; NaN at levels that the schedule does not have.
 
     Example::
 
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff import process, schedules
-        >>> x0, t = jnp.ones([8, 28, 28, 1]), jnp.arange(1, 9)
-        >>> eps = jax.random.normal(jax.random.key(0), x0.shape)
-        >>> x_t = jax.vmap(process.q_sample, (None, 0, 0, 0))(schedules.linear(), x0, t, eps)
+        >>> schedule = schedules.from_betas([0.36, 0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> round(float(process.q_sample(schedule, 1.0, 1, 2.0)), 4)
+        2.0
+
+    and on a batch, one level per example::
+
+        >>> x0, t = jnp.ones([3, 28, 28, 1]), jnp.arange(3)
+        >>> x_t = jax.vmap(process.q_sample, (None, 0, 0, 0))(schedule, x0, t, jnp.zeros_like(x0))
+        >>> [round(float(alpha), 4) for alpha in x_t[:, 0, 0, 0]]
+        [1.0, 0.8, 0.64]
     """
     alpha, sigma = schedule(t)
     return alpha * x0 + sigma * eps
 
 
 def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
-    """Noises x_{t-1} to x_t, one step of the Markov chain: sqrt(1 - beta_t) x + sqrt(beta_t) eps.
+    """Noises x_{t-1} to x_t, one step of the Markov chain.
+
+        x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps        Ho et al. 2020, eq. 2
 
     Args:
       schedule: noise schedule.
-      x: x_{t-1}, any shape.
-      t: scalar int level in 1..T, the one entered.
+      x: x_{t-1}, float, any shape.
+      t: scalar int level in 1..T, the one entered; level 0 has beta = 0 and gives x back.
       eps: standard normal noise, shape of x.
 
     Returns:
       x_t, shape of x; NaN at levels that the schedule does not have.
+
+    Raises:
+      TypeError: t is not of an integer type, for beta is no function of levels in between.
+
+    Example::
+
+        >>> from jaxdiff import process, schedules
+        >>> schedule = schedules.from_betas([0.36, 0.36])
+        >>> x_1 = process.q_step(schedule, 1.0, 1, 2.0)  # 0.8 * 1 + 0.6 * 2
+        >>> x_2 = process.q_step(schedule, x_1, 2, -1.0)  # 0.8 * 2 - 0.6
+        >>> round(float(x_1), 4), round(float(x_2), 4)
+        (2.0, 1.0)
     """
     beta = read(schedule.betas, t)
     return jnp.sqrt(1.0 - beta) * x + jnp.sqrt(beta) * eps
@@ -64,13 +85,23 @@ def q_posterior(schedule: Schedule, x0: Array, x_t: Array, t, s) -> Gaussian:
 
     Args:
       schedule: noise schedule.
-      x0: clean data, any shape.
+      x0: clean data, float, any shape.
       x_t: the noisier data, shape of x0.
-      t: scalar level of x_t.
-      s: scalar level asked for, 0 <= s < t.
+      t: scalar level of x_t, int or float, at most T.
+      s: scalar level asked for, 0 <= s < t (not checked).
 
     Returns:
-      `Gaussian` with mean of the shape of x0 and scalar std.
+      `Gaussian` with mean of the shape of x0 and scalar std; at s = 0 they are x0 and 0.
+
+    Example::
+
+        >>> from jaxdiff import process, schedules
+        >>> schedule = schedules.from_betas([0.5, 0.5])
+        >>> mean, std = process.q_posterior(schedule, 1.0, 1.0, 2, 1)
+        >>> round(float(1 / std**2), 4)  # precisions add up: 1 / sigma_1^2 + r^2 / beta = 2 + 1
+        3.0
+        >>> round(float(mean), 4)  # (alpha_1 x0 / sigma_1^2 + r x_t / beta) / 3 = 2 sqrt(2) / 3
+        0.9428
     """
     (alpha_s, sigma_s), (_, sigma_t) = schedule(s), schedule(t)
     r, beta = _transition(schedule, t, s)
@@ -85,11 +116,11 @@ def p_posterior(
 
     Args:
       schedule: noise schedule.
-      prediction: the denoiser's belief at x_t.
-      x_t: the noisier data, any shape.
-      t: scalar level of x_t.
-      s: scalar level to go to, 0 <= s < t.
-      eta: 1 is DDPM's ancestral step, 0 is deterministic DDIM; may be traced.
+      prediction: the denoiser's belief at x_t, leaves of the shape of x_t.
+      x_t: the noisier data, float, any shape.
+      t: scalar level of x_t, int or float, at most T.
+      s: scalar level to go to, 0 <= s < t (not checked).
+      eta: in [0, 1] (not checked): 1 is DDPM's ancestral step, 0 is deterministic DDIM; may be traced.
       variance: of the noise that is added. "posterior" is DDPM's fixed-small, the std of (4); "beta" its fixed-large,
         sqrt(beta), none into level 0; "learned" interpolates the logs of the two by `prediction.aux.variance`
         (Nichol and Dhariwal 2021, eq. 15). The last two belong to ancestral steps and leave the mean as it is.
@@ -100,6 +131,18 @@ def p_posterior(
     Raises:
       ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" from a
         network that gives none.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff import process, schedules
+        >>> schedule, x0, eps = schedules.linear(), jnp.array([1.0, -1.0]), jnp.array([0.5, 2.0])
+        >>> x_t = process.q_sample(schedule, x0, 500, eps)
+        >>> model = process.p_posterior(schedule, jaxdiff.Prediction(x0, eps), x_t, 500, 400)
+        >>> truth = process.q_posterior(schedule, x0, x_t, 500, 400)  # the same, where the model is right
+        >>> bool(jnp.allclose(model.mean, truth.mean, atol=1e-5)), bool(jnp.isclose(model.std, truth.std))
+        (True, True)
     """
     if variance not in VARIANCES:
         raise ValueError(f"unknown variance {variance!r}: one of {', '.join(VARIANCES)}")
@@ -120,20 +163,35 @@ def p_posterior(
 def p_step(
     schedule: Schedule, prediction: Prediction, x_t: Array, t, s, noise: Array, eta=1.0, variance: str = "posterior"
 ) -> Array:
-    """One sampling step t -> s: a draw from `p_posterior` with the given noise.
+    """One sampling step t -> s: a draw from `p_posterior` with the given noise, equation (4).
 
     Args:
       schedule: noise schedule.
-      prediction: the denoiser's belief at x_t.
-      x_t: the noisier data, any shape.
-      t: scalar level of x_t.
-      s: scalar level to go to, 0 <= s < t.
+      prediction: the denoiser's belief at x_t, leaves of the shape of x_t.
+      x_t: the noisier data, float, any shape.
+      t: scalar level of x_t, int or float, at most T.
+      s: scalar level to go to, 0 <= s < t (not checked).
       noise: standard normal, shape of x_t.
       eta: see `p_posterior`.
       variance: see `p_posterior`.
 
     Returns:
-      x_s, shape of x_t.
+      x_s = mean + std noise, shape of x_t.
+
+    Raises:
+      ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" from a
+        network that gives none.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff import process, schedules
+        >>> schedule, x0, eps = schedules.linear(), jnp.array([1.0, -1.0]), jnp.array([0.5, 2.0])
+        >>> x_t = process.q_sample(schedule, x0, 500, eps)
+        >>> x_s = process.p_step(schedule, jaxdiff.Prediction(x0, eps), x_t, 500, 400, jnp.zeros(2), eta=0.0)
+        >>> bool(jnp.allclose(x_s, process.q_sample(schedule, x0, 400, eps)))  # DDIM keeps x0 and eps
+        True
     """
     mean, std = p_posterior(schedule, prediction, x_t, t, s, eta, variance)
     return mean + std * noise
@@ -153,15 +211,27 @@ def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) ->
     Args:
       kind: "eps", "x0", "v" or "score".
       schedule: noise schedule.
-      output: the network's output, any shape.
+      output: the network's output, float, any shape.
       x_t: its input, same shape.
-      t: scalar level.
+      t: scalar level, int in 0..T or float in [0, T].
 
     Returns:
-      `Prediction`, x_t = alpha x0 + sigma eps.
+      `Prediction` with x0 and eps of that shape, x_t = alpha x0 + sigma eps.
 
     Raises:
       ValueError: unknown kind.
+
+    Example::
+
+        >>> from jaxdiff import process, schedules
+        >>> schedule = schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> for kind, output in {"eps": 1.0, "x0": 2.0, "v": -0.4, "score": -1 / 0.6}.items():
+        ...     prediction = process.predict_from(kind, schedule, output, 2.2, 1)  # 2.2 = 0.8 * 2 + 0.6 * 1
+        ...     print(kind, round(float(prediction.x0), 4), round(float(prediction.eps), 4))
+        eps 2.0 1.0
+        x0 2.0 1.0
+        v 2.0 1.0
+        score 2.0 1.0
     """
     alpha, sigma = schedule(t)
     if kind == "eps":
@@ -176,20 +246,29 @@ def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) ->
 
 
 def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array:
-    """What a network of this kind is trained to output at x_t; see `predict_from`.
+    """What a network of this kind is trained to output at x_t: the inverse of `predict_from`, where the papers are.
+
+        eps,   x0,   v = alpha eps - sigma x0,   score = -eps / sigma
 
     Args:
       kind: "eps", "x0", "v" or "score".
       schedule: noise schedule.
-      x0: clean data, any shape.
+      x0: clean data, float, any shape.
       eps: the noise in x_t, same shape.
-      t: scalar level.
+      t: scalar level, int in 0..T or float in [0, T]; "score" is not finite at level 0.
 
     Returns:
       The target, shape of x0.
 
     Raises:
       ValueError: unknown kind.
+
+    Example::
+
+        >>> from jaxdiff import process, schedules
+        >>> schedule = schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> {kind: round(float(process.target_for(kind, schedule, 2.0, 1.0, 1)), 4) for kind in process.KINDS}
+        {'eps': 1.0, 'x0': 2.0, 'v': -0.4, 'score': -1.6667}
     """
     alpha, sigma = schedule(t)
     if kind == "eps":

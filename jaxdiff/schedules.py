@@ -18,19 +18,23 @@ from jaxdiff.types import AlphaSigma, Array
 class Schedule(NamedTuple):
     """A variance-preserving noise schedule: a pytree of tables with one row per level 0..T.
 
-    Calling it gives the scales of a level::
-
-        >>> import jaxdiff
-        >>> schedule = jaxdiff.schedules.linear()
-        >>> alpha, sigma = schedule(500)
-        >>> schedule.num_steps
-        1000
+    Calling it gives the scales of a level, equation (3).
 
     Attributes:
-      betas: float32 [T + 1], betas[0] = 0; equation (1).
+      betas: float32 [T + 1], in [0, 1], betas[0] = 0; equation (1).
       alphas_cumprod: float32 [T + 1], falling from 1; equation (2).
       alpha: float32 [T + 1], square root of `alphas_cumprod`.
       sigma: float32 [T + 1], square root of one minus it, computed in float64.
+
+    Example::
+
+        >>> import jaxdiff
+        >>> schedule = jaxdiff.schedules.linear()
+        >>> schedule.num_steps
+        1000
+        >>> alpha, sigma = schedule(500)
+        >>> round(float(alpha**2 + sigma**2), 5)
+        1.0
     """
 
     betas: Array
@@ -47,13 +51,22 @@ class Schedule(NamedTuple):
         """Scales at level t, equation (3).
 
         Integer levels read the table. Float levels interpolate linearly in the angle atan2(sigma, alpha), which is
-        smooth and finite even where the signal-to-noise ratio is zero; alpha^2 + sigma^2 = 1 holds between levels too.
+        continuous and finite even where the signal-to-noise ratio is zero; alpha^2 + sigma^2 = 1 holds between levels too.
+        This includes [0, 1), where the angle rises from clean data to level 1; networks are trained on 1..T only.
 
         Args:
-          t: int level in 0..T or float level in [1, T], any shape.
+          t: int level in 0..T or float level in [0, T], any shape.
 
         Returns:
-          `AlphaSigma` of the shape of t; NaN at levels that the schedule does not have.
+          `AlphaSigma` of float32 scales in [0, 1], of the shape of t; NaN at levels outside of these ranges.
+
+        Example::
+
+            >>> import math
+            >>> import jaxdiff
+            >>> schedule = jaxdiff.schedules.from_betas([0.5])  # an angle of 45 degrees at level 1
+            >>> [round(math.degrees(math.atan2(*reversed(schedule(t)))), 3) for t in (0, 0.5, 1)]
+            [0.0, 22.5, 45.0]
         """
         t = jnp.asarray(t)
         if jnp.issubdtype(t.dtype, jnp.integer):
@@ -66,7 +79,25 @@ class Schedule(NamedTuple):
 
 
 def read(table: Array, t) -> Array:
-    """Rows of a table [T + 1] at integer levels t, any shape; NaN at levels that it does not have."""
+    """Rows of a table at integer levels.
+
+    Args:
+      table: one number per level, float [T + 1].
+      t: int levels, any shape.
+
+    Returns:
+      table[t], of the shape of t and the table's dtype; NaN at levels outside of 0..T, negative ones included.
+
+    Raises:
+      TypeError: t is not of an integer type.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import schedules
+        >>> schedules.read(jnp.array([0.0, 0.25, 0.5]), jnp.array([2, 0, 3, -1])).tolist()
+        [0.5, 0.0, nan, nan]
+    """
     return jnp.asarray(table).at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
@@ -80,7 +111,14 @@ def from_betas(betas) -> Schedule:
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: betas are not a vector of numbers in (0, 1].
+      ValueError: betas are not a non-empty vector of numbers in (0, 1].
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> schedule = schedules.from_betas([0.36, 0.36])  # sqrt(1 - 0.36) = 0.8
+        >>> [round(float(alpha), 4) for alpha in schedule.alpha]
+        [1.0, 0.8, 0.64]
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas <= 1)):
@@ -92,12 +130,52 @@ def from_betas(betas) -> Schedule:
 
 
 def linear(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """beta rising linearly, as in DDPM (Ho et al. 2020, section 4); its defaults are made for 1000 steps."""
+    """beta rising linearly, as in DDPM; its defaults are made for 1000 steps.
+
+        beta_t = beta_start + (beta_end - beta_start) (t - 1) / (T - 1)        Ho et al. 2020, section 4
+
+    Args:
+      num_steps: T.
+      beta_start: beta_1, in (0, 1].
+      beta_end: beta_T, in (0, 1].
+
+    Returns:
+      `Schedule` with T + 1 levels.
+
+    Raises:
+      ValueError: T is below 1, or a beta outside of (0, 1].
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> [round(float(beta), 4) for beta in schedules.linear(3, 0.1, 0.3).betas]
+        [0.0, 0.1, 0.2, 0.3]
+    """
     return from_betas(np.linspace(beta_start, beta_end, num_steps))
 
 
 def scaled_linear(num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
-    """sqrt(beta) rising linearly, as in latent diffusion (Rombach et al. 2022) and Stable Diffusion."""
+    """sqrt(beta) rising linearly, as in latent diffusion and Stable Diffusion.
+
+        sqrt(beta_t) = sqrt(beta_start) + (sqrt(beta_end) - sqrt(beta_start)) (t - 1) / (T - 1)    Rombach et al. 2022
+
+    Args:
+      num_steps: T; the defaults are made for 1000.
+      beta_start: beta_1, in (0, 1].
+      beta_end: beta_T, in (0, 1].
+
+    Returns:
+      `Schedule` with T + 1 levels.
+
+    Raises:
+      ValueError: T is below 1, or a beta outside of (0, 1].
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> [round(float(beta), 4) for beta in schedules.scaled_linear(3, 0.01, 0.09).betas]
+        [0.0, 0.01, 0.04, 0.09]
+    """
     return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
 
 
@@ -107,10 +185,19 @@ def cosine(num_steps: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> 
     Args:
       num_steps: T.
       s: small offset that keeps beta_1 from vanishing.
-      beta_max: largest beta, which bounds the last step.
+      beta_max: largest beta, in (0, 1], which bounds the last step.
 
     Returns:
       `Schedule` with T + 1 levels.
+
+    Raises:
+      ValueError: T is below 1, or a beta outside of (0, 1].
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> round(float(schedules.cosine(100, s=0.0).alphas_cumprod[50]), 4)  # cos^2(pi / 4)
+        0.5
     """
     alphas_cumprod = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max))

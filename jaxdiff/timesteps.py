@@ -1,8 +1,8 @@
 """Which levels a sampler visits: falling grids from near T down to `end`."""
 
-import difflib
-
 import numpy as np
+
+from jaxdiff.errors import unknown
 
 
 def _leading(T, N, offset):
@@ -62,8 +62,7 @@ def grid(
         [1000, 750, 500, 250, 0]
     """
     if spacing not in SPACINGS:
-        near = difflib.get_close_matches(spacing, SPACINGS, 1, cutoff=0.0)[0]
-        raise ValueError(f"unknown spacing {spacing!r}: did you mean {near!r}? (one of {', '.join(SPACINGS)})")
+        raise unknown("spacing", spacing, SPACINGS)
     top = num_train_steps if start is None else start
     if not 1 <= top <= num_train_steps:
         raise ValueError(f"start={top} is not one of the levels 1..{num_train_steps}")

@@ -17,6 +17,12 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True)
+def xla_flags(monkeypatch):
+    """What the command line adds to XLA_FLAGS ends with the test."""
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compilation_cache(tmp_path_factory):
     """A directory of the session's own, for the command line here and in child processes."""

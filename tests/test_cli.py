@@ -84,7 +84,7 @@ def test_an_image_does_not_depend_on_the_batch_size(run):
                 "--num",
                 "12",
                 "--eta",
-                "1",
+                "1.0",
                 "--batch-size",
                 str(size),
                 "--npz",
@@ -121,7 +121,7 @@ TRAIN_MISTAKES = {
     "unknown flag": (["digits", "--resum"], "did you mean --resume?"),
     "wrong type": (
         ["digits", "--train.steps", "many"],
-        "--train.steps: invalid literal for int() with base 10: 'many'",
+        "--train.steps: 'many' is not a whole number",
     ),
     "missing value": (["digits", "--train.steps"], "Missing value for argument '--train.steps'"),
     "wrong choice": (["digits", "--diffusion.schedule", "cosinus"], "invalid choice 'cosinus'"),
@@ -130,11 +130,18 @@ TRAIN_MISTAKES = {
     "output channels": (["digits", "--net.out-channels", "3"], "--net.out-channels=3 must be the 1 channels"),
     "more steps than levels": (["digits", "--sample.steps", "2000"], "num_steps=2000 must be from 1 to 1000"),
     "unknown spacing": (["digits", "--sample.spacing", "trail"], "did you mean 'trailing'?"),
-    "unknown sampler": (["digits", "--sample.sampler", "dddm"], "did you mean 'dd"),
+    "unknown sampler": (["digits", "--sample.sampler", "dppm"], "did you mean 'ddpm'?"),
     "unknown data": (["digits", "--data.name", "digit"], "did you mean 'digits'?"),
-    "unknown split": (["digits", "--data.split", "valid"], "unknown split 'valid' of digits"),
+    "unknown split": (["digits", "--data.split", "valid"], "unknown split of digits 'valid'"),
     "image shape": (["digits", "--data.image-shape", "32", "32", "1"], "the images of digits are 28x28x1"),
-    "batch and devices": (["digits", "--train.batch-size", "12"], "does not divide by the 8 devices"),
+    "batch and devices": (["digits", "--train.batch-size", "12"], "does not divide by the 8 devices: 16 would do"),
+    "no groups": (["digits", "--net.groups", "0"], "groups=0 and head_dim=32 must be at least 1"),
+    "variance of no objective": (["digits", "--net.out-channels", "2"], "--net.out-channels=2 must be the 1 channels"),
+    "vectors from nowhere": (["digits", "--net.vector-dim", "4"], "--net.vector-dim=4 must be 0"),
+    "option of another sampler": (
+        ["digits", "--sample.eta", "0.5"],
+        "eta=0.5 is for the sampler ddim, and this one is",
+    ),
     "steps per call": (["digits", "--train.steps-per-call", "7"], "must be a multiple of steps_per_call=7"),
     "warm-up": (["digits", "--optim.warmup", "100000"], "must be shorter than --train.steps"),
     "no config": ([], "jaxdiff train needs a config"),
@@ -156,6 +163,7 @@ SAMPLE_MISTAKES = {
     "eta out of range": (["--eta", "1.5"], "eta=1.5 must lie in [0, 1]"),
     "batch and devices": (["--batch-size", "12"], "does not divide by the 8 devices"),
     "no images": (["--num", "0"], "must be at least 1"),
+    "option of another sampler": (["--sampler", "ddpm", "--eta", "0.5"], "choose ddim, or set eta to None"),
     "variance not learned": (["--sampler", "ddpm", "--variance", "learned"], "needs a network that says a variance"),
     "grid that is no png": (["--out", "grid.jpg"], "must end in .png"),
     "animation of a wrong kind": (["--animation", "a.mp4"], "must end in .gif or .webp"),
@@ -187,8 +195,70 @@ def test_other_mistakes(run, tmp_path, capsys):
     assert "there is no checkpoint" in fails(capsys, "sample", run)
     (run / "config.json").write_text((run / "config.json").read_text().replace('"sample"', '"sampel"'))
     assert "did you mean 'sample'?" in fails(capsys, "sample", run)
-    (tmp_path / "empty.py").write_text("")
-    assert "must define get_config()" in fails(capsys, "train", tmp_path / "empty.py")
+
+
+BAD_CONFIGS = {
+    "nothing": ("", "must define get_config()"),
+    "unknown field": ("config.Config(train=config.Train(stps=3))", "unknown field of Train in"),
+    "unknown field, nearest": ("config.Config(train=config.Train(stps=3))", "did you mean 'steps'?"),
+    "wrong type": ("config.Config(train=config.Train(steps='many'))", "mine.train.steps='many' must be of type int"),
+    "wrong choice": ("config.Config(diffusion=config.Diffusion('cosinus'))", "mine.diffusion.schedule='cosinus'"),
+    "no dataclass": ("config.Config(train=3)", "mine.train must hold fields, not 3"),
+    "bool for int": ("config.Config(train=config.Train(steps=True))", "mine.train.steps=True must be of type int"),
+}
+
+
+@pytest.mark.parametrize("code, message", BAD_CONFIGS.values(), ids=BAD_CONFIGS)
+def test_mistakes_in_a_config_file(code, message, tmp_path, capsys):
+    text = f"from jaxdiff import config\n\ndef get_config():\n    return {code}\n" if code else ""
+    (tmp_path / "mine.py").write_text(text)
+    assert message in fails(capsys, "train", tmp_path / "mine.py", "--run-dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+REFUSED_RESUMES = {
+    "other network": (["--net.channels", "16"], "--resume cannot change net"),
+    "other data": (["--data.split", "judge"], "--resume cannot change data"),
+    "other batch": (["--train.batch-size", "8"], "--resume cannot change train.batch_size from 16 to 8"),
+    "nothing left": ([], "the run is at step 4 already"),
+    "uneven rest": (["--train.steps", "6", "--train.log-every", "6", "--train.save-every", "6"], ""),
+}
+
+
+@pytest.mark.parametrize("args, message", REFUSED_RESUMES.values(), ids=REFUSED_RESUMES)
+def test_a_refused_resume_changes_nothing(args, message, run, capsys):
+    if not message:  # steps 4 to 6 in calls of 3 or 6
+        args, message = [*args, "--train.steps-per-call", "3"], "from step 4 to --train.steps=6 is not a multiple"
+    before = contents(run)
+    assert message in fails(capsys, "train", "digits", "--run-dir", run, "--resume", *args)
+    assert contents(run) == before
+
+
+def test_a_run_without_checkpoint_or_config_is_neither_overwritten_nor_resumed(run, capsys):
+    (run / "config.json").rename(run / "kept.json")
+    assert "already holds a run" in fails(capsys, "train", "digits", "--run-dir", run)
+    (run / "kept.json").rename(run / "config.json")
+    shutil.rmtree(run / "checkpoints")
+    before = contents(run)
+    assert "saved no checkpoint" in fails(capsys, "train", "digits", "--run-dir", run)
+    assert "saved no checkpoint to resume from" in fails(capsys, "train", "digits", "--run-dir", run, "--resume")
+    assert contents(run) == before
+
+
+def test_samples_of_a_run_keep_its_sampler_s_options_only_with_that_sampler():
+    default = configs.Sample(sampler="ddpm", variance="beta")
+    sampled = lambda *args: cli.parse_sample(default, list(args), "jaxdiff sample run").sample
+    assert sampled() == default
+    assert sampled("--variance", "posterior").variance == "posterior"
+    assert sampled("--sampler", "ddim", "--eta", "0.5") == configs.Sample(sampler="ddim", eta=0.5)
+
+
+def test_a_network_with_labels_draws_every_class(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    args = ["--net.num-classes", "10", "--train.steps", "2", "--run-dir", str(tmp_path / "run")]
+    cli.main(["train", str(tmp_path / "mine.py"), *args])
+    assert (tmp_path / "run" / "samples" / "step_0000002.png").exists()
+    assert "cond.label" not in capsys.readouterr().err
 
 
 def test_compilation_cache_is_on(monkeypatch, tmp_path):

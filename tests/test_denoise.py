@@ -132,5 +132,5 @@ def test_v_and_x0_can_start_from_pure_noise(kind):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="unknown kind of prediction 'velocity': one of eps, x0, v, score"):
+    with pytest.raises(ValueError, match="unknown kind of prediction 'velocity': did you mean 'v'"):
         denoise.denoiser(linear_network(3), W, SCHEDULE, "velocity")

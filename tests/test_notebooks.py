@@ -1,12 +1,15 @@
 """Every notebook runs from top to bottom, and is stored without outputs."""
 
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellTimeoutError
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+LIMIT = 120  # seconds that all cells together may take; they should take half of it, or less
 
 
 def test_there_are_notebooks():
@@ -27,5 +30,10 @@ def test_runs_in_quick_mode(path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where)
-    client.execute()  # raises the first cell's error
+    end = time.monotonic() + LIMIT
+    left = lambda cell: max(1, int(end - time.monotonic()))
+    client = NotebookClient(notebook, timeout_func=left, kernel_name="python3", resources=where)
+    try:
+        client.execute()  # raises the first cell's error
+    except CellTimeoutError as error:
+        pytest.fail(f"{path.name} was stopped after {LIMIT} seconds, in this cell:\n{error}")

@@ -26,22 +26,35 @@ def batches(
     processes; process p of P reads positions p, p + P, ... of them.
 
     Args:
-      source: random-access data set of {"image": uint8 [H, W, C], "label": int}.
+      source: random-access data set of {"image": uint8 [H, W, C], "label": int}, with `len` and `[i]`; "label" is read
+        only with `labels`.
       batch_size: B, over all processes.
       seed: of the order.
       start_step: first step to deliver.
       steps_per_call: K, how many steps are delivered at a time.
-      labels: deliver `cond` = Cond(label).
-      process_index: p.
+      labels: deliver "cond" = Cond(label), int32 [K, B / P].
+      process_index: p, in 0..P - 1.
       process_count: P; must divide B.
       num_threads: that read and decode.
 
     Yields:
-      {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order, and with `labels`
-      "cond"}, as NumPy arrays.
+      {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order (modulo 2^32), and
+      with `labels` "cond"}, as NumPy arrays.
 
     Raises:
       ValueError: B does not divide by P.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> source = [{"image": np.full([2, 2, 1], i, np.uint8), "label": i} for i in range(6)]
+        >>> epoch = next(data.batches(source, 3, steps_per_call=2))  # two batches of three: every example once
+        >>> sorted(epoch["image"][..., 0, 0, 0].ravel().tolist())
+        [0, 1, 2, 3, 4, 5]
+        >>> second = next(data.batches(source, 3, start_step=1))  # the same as the second of the two
+        >>> second["index"].tolist(), bool((second["image"][0] == epoch["image"][1]).all())
+        ([[3, 4, 5]], True)
     """
     if batch_size % process_count:
         raise ValueError(f"batch_size={batch_size} does not divide by {process_count} processes")

@@ -1,7 +1,8 @@
 """Data sources by name: random access to {"image", "label"}."""
 
-import difflib
 import logging
+
+from jaxdiff.errors import unknown
 
 SOURCES = ("digits", "cifar10")
 
@@ -21,12 +22,11 @@ def load(name: str, split: str = "train"):
       FileNotFoundError: the data is not there.
     """
     if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, 1, cutoff=0.0)[0]
-        raise ValueError(f"unknown data set {name!r}: did you mean {near!r}? (one of {', '.join(SOURCES)})")
+        raise unknown("data set", name, SOURCES)
     logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV at every start
     builder = _digits() if name == "digits" else _prepared(name)
     if split.split("[")[0] not in builder.info.splits:
-        raise ValueError(f"unknown split {split!r} of {name}: one of {', '.join(builder.info.splits)}")
+        raise unknown(f"split of {name}", split, builder.info.splits)
     return builder.as_data_source(split=split)
 
 

@@ -1,6 +1,5 @@
 """Drawing many images from a trained network, over all devices, with progress."""
 
-import difflib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -11,27 +10,35 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdiff import samplers, timesteps
-from jaxdiff.config import Config, Sample
+from jaxdiff.config import Config, Sample, indivisible
 from jaxdiff.denoise import denoiser, network
+from jaxdiff.errors import unknown
 from jaxdiff.eval.images import to_uint8
 from jaxdiff.guidance import clip_x0
 from jaxdiff.nets.unet import UNet
+from jaxdiff.types import Cond
 
 SAMPLERS = {
-    "ddim": lambda sample: samplers.ddim(sample.eta),
-    "ddpm": lambda sample: samplers.ddpm(sample.variance),
+    "ddim": lambda sample: samplers.ddim(sample.eta or 0.0),
+    "ddpm": lambda sample: samplers.ddpm(sample.variance or "posterior"),
 }
+OPTIONS = {"eta": "ddim", "variance": "ddpm"}  # fields of `Sample` that one sampler alone has
 
 
 def make_sampler(sample: Sample) -> samplers.Sampler:
     """The sampler that is named.
 
     Raises:
-      ValueError: unknown name, or numbers that the sampler refuses.
+      ValueError: unknown name, an option of another sampler, or numbers that the sampler refuses.
     """
     if sample.sampler not in SAMPLERS:
-        near = difflib.get_close_matches(sample.sampler, SAMPLERS, 1, cutoff=0.0)[0]
-        raise ValueError(f"unknown sampler {sample.sampler!r}: did you mean {near!r}? (one of {', '.join(SAMPLERS)})")
+        raise unknown("sampler", sample.sampler, SAMPLERS)
+    for option, owner in OPTIONS.items():
+        if getattr(sample, option) is not None and sample.sampler != owner:
+            raise ValueError(
+                f"{option}={getattr(sample, option)} is for the sampler {owner}, and this one is {sample.sampler}: "
+                f"choose {owner}, or set {option} to None"
+            )
     return SAMPLERS[sample.sampler](sample)
 
 
@@ -46,9 +53,7 @@ def check(config: Config) -> None:
     if config.sample.num < 1 or config.sample.batch_size < 1:
         raise ValueError("the number of images and the batch size must be at least 1")
     if config.sample.batch_size % jax.local_device_count():
-        raise ValueError(
-            f"batch_size={config.sample.batch_size} does not divide by the {jax.local_device_count()} devices"
-        )
+        raise indivisible("batch_size", config.sample.batch_size, jax.local_device_count())
     if config.sample.variance == "learned" and config.net.out_channels == config.data.image_shape[-1]:
         raise ValueError("variance='learned' needs a network that says a variance: net.out_channels twice the image's")
 
@@ -62,6 +67,8 @@ def batches(
     config: Config, params, tick: Callable[[], None] | None = None, frames: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Draws `config.sample.num` images, a batch at a time; image i of a seed is the same whatever the batch size.
+
+    Where the network takes labels, image i is of class i mod num_classes.
 
     Args:
       config: network, process, and how to sample.
@@ -84,9 +91,10 @@ def batches(
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
-        keys = jax.device_put(keys, NamedSharding(mesh, PartitionSpec("batch")))
+        cond = Cond(label=indices % config.net.num_classes) if config.net.num_classes else None
+        keys, cond = jax.device_put((keys, cond), NamedSharding(mesh, PartitionSpec("batch")))
         x_T = samplers.noise(keys, config.data.image_shape)
-        x_0, seen = samplers.sample(keys, sampler, denoise, schedule, levels, x_T, collect=collect)
+        x_0, seen = samplers.sample(keys, sampler, denoise, schedule, levels, x_T, cond, collect=collect)
         count = min(sample.batch_size, sample.num - start)
         yield to_uint8(x_0[:count]), to_uint8(seen[:, :count]) if frames else None
 

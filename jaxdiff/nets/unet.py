@@ -1,6 +1,7 @@
 """The U-Net of DDPM (Ho et al. 2020, appendix B), conditioned on time and, if asked, on a label or a vector."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -68,9 +69,12 @@ class UNetConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
+        if self.groups < 1 or (self.head_dim is not None and self.head_dim < 1):
+            raise ValueError(f"groups={self.groups} and head_dim={self.head_dim} must be at least 1")
         for c in self.channels:
             if c % self.groups:
-                fitting = max(g for g in range(1, self.groups + 1) if not c % g)
+                common = math.gcd(*self.channels)
+                fitting = max(g for g in range(1, self.groups + 1) if not common % g)
                 raise ValueError(f"channels={c} cannot be divided into groups={self.groups}: groups={fitting} would do")
             if self.head_dim and c % self.head_dim:
                 raise ValueError(f"channels={c} cannot be divided into heads of head_dim={self.head_dim}")

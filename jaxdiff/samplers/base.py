@@ -14,7 +14,12 @@ from jaxdiff.types import Array, Denoiser
 
 
 class State(NamedTuple):
-    """Where a sampler is: the current x [B, ...] and whatever it remembers of earlier steps."""
+    """Where a sampler is.
+
+    Attributes:
+      x: the current x, float32 [B, ...].
+      memory: pytree of whatever it remembers of earlier steps; () if nothing.
+    """
 
     x: Array
     memory: Any = ()
@@ -25,7 +30,7 @@ class Sampler(NamedTuple):
 
     Attributes:
       init: x_T -> State.
-      step: (keys [B] or None, denoise, schedule, state, t, s, cond) -> (State, Prediction), from level t to level s.
+      step: (keys [B] or None, denoise, schedule, state, t, s, cond) -> (State, Prediction), from scalar level t to s.
     """
 
     init: Callable
@@ -33,17 +38,66 @@ class Sampler(NamedTuple):
 
 
 def keys_for(key: Array, n: int) -> Array:
-    """One key per example, fold_in(key, i) for i < n: example i has the same key whatever n is."""
+    """One key per example: example i has the same key whatever n is.
+
+    Args:
+      key: a random key, scalar.
+      n: number of examples.
+
+    Returns:
+      Keys fold_in(key, i) for i < n, [n].
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import samplers
+        >>> key = jax.random.key(0)
+        >>> bool((samplers.keys_for(key, 4) == samplers.keys_for(key, 8)[:4]).all())
+        True
+    """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal float32 [B, *shape], one key per example [B]."""
+    """Standard normal numbers, each example's from its own key.
+
+    Args:
+      keys: one random key per example, [B].
+      shape: of one example.
+
+    Returns:
+      float32 [B, *shape].
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import samplers
+        >>> keys = samplers.keys_for(jax.random.key(0), 4)
+        >>> z = samplers.normal(keys, (2,))
+        >>> bool(jax.numpy.allclose(z[3], jax.random.normal(keys[3], (2,))))
+        True
+    """
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
 def noise(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal x_T, float32 [B, *shape], one key per example [B]; `sample` takes other noise from the same keys."""
+    """Standard normal x_T, independent of the noise that `sample` takes from the same keys.
+
+    Args:
+      keys: one random key per example, [B], for example from `keys_for`.
+      shape: of one example.
+
+    Returns:
+      float32 [B, *shape].
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import samplers
+        >>> x_T = samplers.noise(samplers.keys_for(jax.random.key(0), 5000), (2,))
+        >>> abs(float(x_T.mean())) < 0.05, abs(float(x_T.std()) - 1) < 0.05
+        (True, True)
+    """
     return normal(_at_step(keys, 0), shape)
 
 
@@ -71,23 +125,29 @@ def sample(
     is taken as a denoiser too; a new one is a new compilation.
 
     Args:
-      key: random key; or one key per example [B]; or None for a sampler that draws nothing. With a single key, example i
-        uses `keys_for(key, B)[i]`, so it comes out the same whatever the batch is.
+      key: random key made by `jax.random.key`; or one per example [B]; or None for a sampler that draws nothing. With a
+        single key, example i uses `keys_for(key, B)[i]`, so it comes out the same whatever the batch is.
       sampler: for example `ddim()`.
       denoise: see `jaxdiff.types.Denoiser`.
       schedule: noise schedule.
-      timesteps: levels visited [N + 1], from `jaxdiff.timesteps.grid`.
-      x_T: where to begin [B, ...], for example from `noise`.
-      cond: conditions, one row per example.
-      cond_axes: as `in_axes` of `jax.vmap`: 0 at leaves (or prefixes) of `cond` that have one row per step in front.
-      collect: (State, Prediction) -> pytree, called after each step.
+      timesteps: levels visited, falling, int [N + 1], from `jaxdiff.timesteps.grid`.
+      x_T: where to begin, float32 [B, ...], for example from `noise`.
+      cond: conditions, any pytree, one row per example.
+      cond_axes: as `in_axes` of `jax.vmap`: 0 at leaves (or prefixes) of `cond` that have one row per step in front,
+        [N, B, ...], and None elsewhere; hashable, so made of named and plain tuples and not of dicts and lists.
+      collect: (State, Prediction) -> pytree, called after each step; a new function is a new compilation.
 
     Returns:
-      x at the last level [B, ...], and what was collected, stacked over steps.
+      x at the last level, float32 [B, ...], and what was collected, [N, ...] at each leaf; None without `collect`.
+
+    Raises:
+      ValueError: cond_axes holds something other than 0 and None, cannot be hashed, or is no prefix of `cond`; a leaf of
+        `cond` under a 0 does not have N rows; a sampler that needs a key has none; the keys are not one per example.
+      TypeError: a legacy key, made by `jax.random.PRNGKey`.
 
     Example::
 
-        >>> import jax
+        >>> import jax, jax.numpy as jnp
         >>> import jaxdiff
         >>> schedule, key = jaxdiff.schedules.linear(), jax.random.key(0)
         >>> def denoise(x_t, t, cond):  # exact where the data is N(0, I)
@@ -96,8 +156,13 @@ def sample(
         >>> x_T = jaxdiff.samplers.noise(jaxdiff.samplers.keys_for(key, 16), (2,))
         >>> levels = jaxdiff.timesteps.grid(1000, 50)
         >>> x_0, _ = jaxdiff.sample(key, jaxdiff.samplers.ddim(), denoise, schedule, levels, x_T)
-        >>> x_0.shape
-        (16, 2)
+
+    Each DDIM step then multiplies by alpha_s alpha_t + sigma_s sigma_t, the cosine of a difference of angles::
+
+        >>> alpha, sigma = schedule(levels)
+        >>> steps = alpha[1:] * alpha[:-1] + sigma[1:] * sigma[:-1]
+        >>> bool(jnp.allclose(x_0, x_T * steps.prod(), atol=1e-4))
+        True
     """
     if any(axis != 0 for axis in jax.tree.leaves(cond_axes)):
         raise ValueError(

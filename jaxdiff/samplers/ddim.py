@@ -21,7 +21,23 @@ def ddim(eta: float = 0.0) -> Sampler:
       `Sampler`. Without a random key only eta = 0 makes sense; any other eta then gives NaN and not a silent zero.
 
     Raises:
-      ValueError: an eta outside of [0, 1].
+      ValueError: an eta outside of [0, 1], where it is a number and not traced.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> schedule = jaxdiff.schedules.linear()
+        >>> def denoise(x_t, t, cond):  # exact where all data is the number 3
+        ...     alpha, sigma = schedule(t)
+        ...     return jaxdiff.Prediction(jnp.full_like(x_t, 3.0), (x_t - 3 * alpha) / sigma)
+        >>> eps = jnp.array([[-1.0], [0.5]])
+        >>> x_T = jaxdiff.process.q_sample(schedule, jnp.full([2, 1], 3.0), 1000, eps)
+        >>> levels = jaxdiff.timesteps.grid(1000, 3, end=250)
+        >>> x, _ = jaxdiff.sample(None, jaxdiff.ddim(), denoise, schedule, levels, x_T)
+        >>> alpha, sigma = schedule(250)
+        >>> bool(jnp.allclose(x, alpha * 3 + sigma * eps, atol=1e-4))  # the noise is kept, however many the steps
+        True
     """
     if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
         raise ValueError(f"eta={eta} must lie in [0, 1]: 0 is deterministic, 1 ancestral")

@@ -21,8 +21,13 @@ def _args(args, state):
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
-    """Starts to write one (not replicated) state under its step; `wait_until_finished` or `close` completes it."""
-    checkpoints.save(int(state.step), args=_args(ocp.args.StandardSave, state))
+    """Starts to write one (not replicated) state under its step; `wait_until_finished` or `close` completes it.
+
+    Raises:
+      FileExistsError: there is a checkpoint of this step or a later one, which Orbax would keep in place of this.
+    """
+    if not checkpoints.save(int(state.step), args=_args(ocp.args.StandardSave, state)):
+        raise FileExistsError(f"{checkpoints.directory} holds a checkpoint of step {int(state.step)} or later already")
 
 
 def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> TrainState:

@@ -1,6 +1,7 @@
 """The training loop: host work around compiled calls."""
 
 import contextlib
+import functools
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxdiff import data, denoise, objectives
-from jaxdiff.config import Config, to_json
+from jaxdiff.config import Config, Train, read_run, to_json
 from jaxdiff.eval import draw, images
 from jaxdiff.nets.unet import UNet
 from jaxdiff.train import checkpoint, optim, parallel
@@ -32,11 +33,14 @@ def train(config: Config, run: Path, resume: bool = False) -> TrainState:
     Raises:
       FileExistsError: `run` holds a run and `resume` was not asked for.
       FileNotFoundError: `resume` was asked for and there is nothing to resume.
+      ValueError: `resume` was asked for with a config that the run cannot go on with.
     """
     from tensorboardX import SummaryWriter  # here, for it loads PyTorch wherever that is installed
 
     source = open_source(config)
-    prepare_directory(config, run, resume)
+    claim_directory(run, resume)
+    if resume:
+        check_same(read_run(run), config)
     schedule, T = config.diffusion.make_schedule(), config.train
     apply = denoise.network(UNet(config.net))
     optimizer = make_optimizer(config)
@@ -50,6 +54,9 @@ def train(config: Config, run: Path, resume: bool = False) -> TrainState:
     if resume:
         state = checkpoint.restore(checkpoints, state)
     start = int(state.step)
+    check_rest(start, T)
+    (run / "samples").mkdir(exist_ok=True)
+    (run / "config.json").write_text(to_json(config))
     batches = data.batches(
         source,
         T.batch_size,
@@ -93,22 +100,70 @@ def open_source(config: Config):
     return source
 
 
-def prepare_directory(config: Config, run: Path, resume: bool) -> None:
-    """Makes the run's directory, or checks that there is one to resume; never overwrites a run."""
-    holds_run = (run / "config.json").exists()
-    if holds_run and not resume:
+def claim_directory(run: Path, resume: bool) -> None:
+    """Makes the run's directory, or checks that there is one to resume; never overwrites a run.
+
+    Raises:
+      FileExistsError: something of a run is there, and `resume` was not asked for.
+      FileNotFoundError: `resume` was asked for and there is no run, or one without a checkpoint.
+    """
+    found = [name for name in ("config.json", "checkpoints", "samples") if (run / name).exists()]
+    saved = any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
+    if not resume and saved:
         raise FileExistsError(f"{run} already holds a run: add --resume to go on with it, or choose another --run-dir")
-    if not holds_run and resume:
+    if not resume and found:
+        raise FileExistsError(
+            f"{run} already holds a run that saved no checkpoint ({', '.join(found)}): remove it, or choose another "
+            "--run-dir"
+        )
+    if resume and "config.json" not in found:
         raise FileNotFoundError(f"{run} holds no run to resume: leave --resume out to start one")
-    (run / "samples").mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(to_json(config))
+    if resume and not saved:
+        raise FileNotFoundError(f"{run} saved no checkpoint to resume from: remove it and leave --resume out")
+    run.mkdir(parents=True, exist_ok=True)
+
+
+def check_same(before: Config, now: Config) -> None:
+    """Refuses to resume with a config that would make another run of it.
+
+    Raises:
+      ValueError: the first field that may not change.
+    """
+    fixed = [("data",), ("net",), ("diffusion",), ("optim", "method"), ("train", "seed"), ("train", "batch_size")]
+    for path in fixed:
+        old, new = (functools.reduce(getattr, path, config) for config in (before, now))
+        if old != new:
+            raise ValueError(f"--resume cannot change {'.'.join(path)} from {old} to {new}: start another run")
+
+
+def check_rest(start: int, train: Train) -> None:
+    """Refuses to go on from step `start` to an end that the calls do not meet.
+
+    Raises:
+      ValueError: the end is not ahead, or not a whole number of calls away.
+    """
+    if start >= train.steps:
+        raise ValueError(f"the run is at step {start} already: ask for more than --train.steps={train.steps}")
+    if (train.steps - start) % train.steps_per_call:
+        raise ValueError(
+            f"from step {start} to --train.steps={train.steps} is not a multiple of "
+            f"--train.steps-per-call={train.steps_per_call}"
+        )
 
 
 def make_optimizer(config: Config):
     """The optimizer that the config asks for."""
     o = config.optim
     return optim.optimizer(
-        o.learning_rate, config.train.steps, o.warmup, o.decay_to, o.clip, o.b1, o.b2, o.weight_decay, o.method
+        o.learning_rate,
+        config.train.steps,
+        o.warmup,
+        o.decay_to,
+        clip=o.clip,
+        b1=o.b1,
+        b2=o.b2,
+        weight_decay=o.weight_decay,
+        method=o.method,
     )
 
 

@@ -21,27 +21,46 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """AdamW or Muon, whose rate rises linearly over `warmup` steps and then falls along a cosine.
 
+        rate(n) = learning_rate n / warmup                                                             n < warmup
+        rate(n) = learning_rate (d + (1 - d) (1 + cos(pi (n - warmup) / (steps - warmup))) / 2)        d = decay_to
+
+    for the update that has n before it; AdamW is Loshchilov and Hutter 2019, the cosine Loshchilov and Hutter 2017.
+
     Muon (Jordan 2024) replaces the momentum of each matrix by the nearest orthogonal one, so that all directions learn
     at the same pace; scaled to the size of Adam's updates (Liu et al. 2025), so that rates carry over. Kernels of
     convolutions are matrices from their taps and input channels to their output channels. The first and the last
-    convolution and everything that is no kernel are left to AdamW with Nesterov momentum, as its authors advise.
+    convolution and everything that is no kernel are left to AdamW with Nesterov momentum, as its authors advise. It knows
+    them by their names, so that parameters must be nested dicts, as flax makes them.
 
     Args:
       learning_rate: the highest rate.
-      steps: length of training, at which the rate reaches its end.
+      steps: length of training, at which the rate reaches its end and stays there.
       warmup: steps of the linear rise, fewer than `steps`.
       decay_to: share of the rate that is left at the end, in [0, 1]; 1 is a constant rate.
       clip: gradients are scaled down to at most this global norm.
-      b1: decay of AdamW's first moment.
-      b2: decay of AdamW's second moment.
+      b1: decay of AdamW's first moment, in [0, 1).
+      b2: decay of AdamW's second moment, in [0, 1).
       weight_decay: decoupled weight decay.
       method: "adamw" or "muon".
 
     Returns:
-      An optax transformation.
+      An optax transformation of gradients of any pytree ("muon": nested dicts) to updates of the same shapes.
 
     Raises:
-      ValueError: unknown method.
+      ValueError: unknown method; a warmup that is not shorter than `steps`.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff.train.optim import optimizer
+        >>> adamw = optimizer(1.0, steps=4, warmup=2, decay_to=0.0)
+        >>> params = gradient = jnp.ones(())
+        >>> state, updates = adamw.init(params), []
+        >>> for _ in range(5):  # a constant gradient moves Adam by the rate itself
+        ...     update, state = adamw.update(gradient, state, params)
+        ...     updates.append(round(abs(float(update)), 4))
+        >>> updates
+        [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps, learning_rate * decay_to)
     if method == "adamw":

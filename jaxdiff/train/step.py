@@ -12,18 +12,39 @@ from jaxdiff.xla import materialized
 
 
 def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, ema_decay: float = 0.9999) -> Callable:
-    """Builds the training step.
+    """Builds the training step: gradient of the mean loss, the optimizer's update, and the average of the parameters.
+
+        params' = params + update(grad mean_b loss_b),   ema' = ema + (1 - d)(params' - ema)        (`ema.update`)
 
     Args:
-      loss_fn: (params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), see `objectives`.
+      loss_fn: (params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), see `objectives`; `metrics` is a dict of
+        arrays, which are averaged.
       optimizer: an optax transformation.
-      ema_decay: of the average of the parameters, see `ema.update`.
+      ema_decay: of the average of the parameters, in [0, 1], see `ema.update`.
 
     Returns:
       train_step(state, key, batch, axis_name=None) -> (state, metrics). `key` is the same for the whole run: the step's
-      is fold_in(key, state.step), an example's fold_in of that with `batch["index"]` [B], its position in the stream of
-      examples; so the noise depends on neither the number of devices nor where a run was resumed. Under `axis_name`
-      gradients, metrics and `extra` are averaged over the devices. Metrics are scalars, `grad_norm` among them.
+      is fold_in(key, state.step), an example's fold_in of that with `batch["index"]`, int [B], its position in the stream
+      of examples; so the noise depends on neither the number of devices nor where a run was resumed. Under `axis_name`
+      gradients, metrics and `extra` are averaged over the devices. Metrics are scalars, `grad_norm` among them: the norm
+      of the averaged gradient before any clipping.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxdiff.train import state
+        >>> from jaxdiff.train.step import make_train_step
+        >>> def loss_fn(params, extra, keys, batch):
+        ...     loss = jnp.square(params - batch["image"])
+        ...     return loss, (extra, {"loss": loss})
+        >>> optimizer = optax.sgd(0.1)
+        >>> step = make_train_step(loss_fn, optimizer)
+        >>> batch = {"image": jnp.ones(4), "index": jnp.arange(4)}
+        >>> new, metrics = step(state.init(jnp.zeros(()), optimizer), jax.random.key(0), batch)
+        >>> round(float(new.params), 4), round(float(new.ema), 4)  # 0 - 0.1 * (-2), and 0.9 of it (d = 1 / 10)
+        (0.2, 0.18)
+        >>> float(metrics["loss"]), float(metrics["grad_norm"])
+        (1.0, 2.0)
     """
 
     def train_step(state: TrainState, key, batch, axis_name=None):
@@ -49,7 +70,32 @@ def make_train_step(loss_fn: Callable, optimizer: optax.GradientTransformation, 
 
 
 def scanned(train_step: Callable) -> Callable:
-    """The same step over batches stacked in front [K, ...]: K updates in one call, metrics averaged over them."""
+    """The same step over batches stacked in front: K updates in one call.
+
+    Args:
+      train_step: (state, key, batch, axis_name) -> (state, metrics), from `make_train_step`.
+
+    Returns:
+      train_steps(state, key, batches, axis_name=None) -> (state, metrics), with leaves [K, B, ...] in `batches` and metrics
+      averaged over the K steps.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxdiff.train import state
+        >>> from jaxdiff.train.step import make_train_step, scanned
+        >>> def loss_fn(params, extra, keys, batch):
+        ...     loss = jnp.square(params - batch["image"])
+        ...     return loss, (extra, {"loss": loss})
+        >>> optimizer = optax.sgd(0.1)
+        >>> steps = scanned(make_train_step(loss_fn, optimizer))
+        >>> batches = {"image": jnp.ones([3, 4]), "index": jnp.arange(12).reshape(3, 4)}
+        >>> new, metrics = steps(state.init(jnp.zeros(()), optimizer), jax.random.key(0), batches)
+        >>> round(float(new.params), 4)  # 1 - 0.8^3
+        0.488
+        >>> round(float(metrics["loss"]), 4)  # (1 + 0.8^2 + 0.8^4) / 3
+        0.6832
+    """
 
     def train_steps(state, key, batches, axis_name=None):
         def body(state, batch):

@@ -7,6 +7,7 @@ Weights are rounded to float16 before the network runs, so that the files are sm
 
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import UNet2DModel
@@ -42,6 +43,7 @@ VARIANTS = {
 
 
 def main():
+    versions = np.array([f"diffusers {diffusers.__version__}", f"torch {torch.__version__}"])
     for name, options in VARIANTS.items():
         torch.manual_seed(0)
         net = UNet2DModel(**COMMON, **options)
@@ -52,7 +54,7 @@ def main():
             y = net(x, t).sample
         weights = {f"weights/{key}": value.numpy().astype(np.float16) for key, value in net.state_dict().items()}
         path = Path(__file__).with_name(f"unet_{name}.npz")
-        np.savez_compressed(path, x=x.numpy(), t=t.numpy(), y=y.numpy(), **weights)
+        np.savez_compressed(path, x=x.numpy(), t=t.numpy(), y=y.numpy(), versions=versions, **weights)
 
 
 if __name__ == "__main__":

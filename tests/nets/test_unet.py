@@ -133,7 +133,7 @@ def test_patches_and_bfloat16():
 
 
 REFUSED = {
-    "groups": ({"channels": (8, 18)}, "channels=18 cannot be divided into groups=4: groups=3 would do"),
+    "groups": ({"channels": (8, 18)}, "channels=18 cannot be divided into groups=4: groups=2 would do"),
     "heads": ({"head_dim": 3}, "channels=8 cannot be divided into heads of head_dim=3"),
     "attention": ({"attention": (2,)}, "must name positions 0..1"),
     "dropout": ({"dropout": 1.0}, "dropout in"),

@@ -90,6 +90,21 @@ def test_training_lowers_the_loss_and_compiles_once(adam):
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
+def test_the_step_of_the_loop_compiles_once(adam):
+    """On every device and scanned, as `loop.train` runs it: the state that comes back is no new kind of argument."""
+    state, _, step = adam
+    run = parallel.data_parallel(scanned(chex.assert_max_traces(step, n=1)))
+    state, keys, compiled = parallel.replicate(state), [jax.random.key(i) for i in range(4)], []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+    counts = []
+    for i, key in enumerate(keys):
+        batches = [batch(16, seed=2 * i + j, start=32 * i + 16 * j) for j in range(2)]
+        stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
+        state, _ = run(state, key, parallel.split(stacked, axis=1))
+        counts.append(compiled.count("/jax/core/compile/backend_compile_duration"))
+    assert counts == [1] * 4  # all of them in the first call
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="12 does not divide by 8 devices"):
         parallel.split(batch(12))
