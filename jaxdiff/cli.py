@@ -217,11 +217,11 @@ def one_line(message: str, prog: str) -> str:
 
 @contextlib.contextmanager
 def progress(title: str, total: int):
-    """A progress bar; gives the function that moves it by one."""
+    """A progress bar; gives the function that moves it by so many steps."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
     with Progress(*columns) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda steps: bar.advance(task, steps)
 
 
 def use_compilation_cache() -> None:

@@ -1,6 +1,5 @@
 """Drawing many images from a trained network, over all devices, with progress."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -59,12 +58,12 @@ def check(config: Config) -> None:
 
 
 def num_steps(config: Config) -> int:
-    """How many times `batches` will call its `tick`."""
+    """How many steps `batches` takes in all."""
     return math.ceil(config.sample.num / config.sample.batch_size) * config.sample.steps
 
 
 def batches(
-    config: Config, params, tick: Callable[[], None] | None = None, frames: bool = False
+    config: Config, params, tick: Callable[[int], None] | None = None, frames: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Draws `config.sample.num` images, a batch at a time; image i of a seed is the same whatever the batch size.
 
@@ -73,7 +72,7 @@ def batches(
     Args:
       config: network, process, and how to sample.
       params: parameters to draw from (for a trained run, its EMA).
-      tick: called on the host after each step.
+      tick: called after every few steps with how many they were.
       frames: give the predicted x0 of every step, too.
 
     Yields:
@@ -87,30 +86,36 @@ def batches(
     denoise = denoiser(network(UNet(config.net)), params, schedule, diffusion.predict)
     if sample.clip:
         denoise = clip_x0(denoise, schedule)
-    collect = _collector(tick, frames)
+    size = part_size(sample.steps)
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
         cond = Cond(label=indices % config.net.num_classes) if config.net.num_classes else None
         keys, cond = jax.device_put((keys, cond), NamedSharding(mesh, PartitionSpec("batch")))
         x_T = samplers.noise(keys, config.data.image_shape)
-        x_0, seen = samplers.sample(keys, sampler, denoise, schedule, levels, x_T, cond, collect=collect)
-        count = min(sample.batch_size, sample.num - start)
-        yield to_uint8(x_0[:count]), to_uint8(seen[:, :count]) if frames else None
+        count, pictures = min(sample.batch_size, sample.num - start), []
+        arguments = keys, sampler, denoise, schedule, levels, x_T, cond
+        for x, x0s in samplers.parts(*arguments, size=size, collect=_x0 if frames else None):
+            if frames:
+                pictures.append(to_uint8(x0s[:, :count]))
+            jax.block_until_ready(x)
+            if tick is not None:
+                tick(size)
+        yield to_uint8(x[:count]), np.concatenate(pictures) if frames else None
 
 
-def draw(config: Config, params, tick: Callable[[], None] | None = None) -> np.ndarray:
+def draw(config: Config, params, tick: Callable[[int], None] | None = None) -> np.ndarray:
     """All images of `batches`, uint8 [num, H, W, C]."""
     return np.concatenate([images for images, _ in batches(config, params, tick)])
 
 
-@functools.lru_cache(maxsize=8)
-def _collector(tick, frames):
-    """What is done after each step; cached, so that equal wishes are one compilation."""
+def part_size(steps: int) -> int:
+    """How many steps go between two ticks: the most that divide `steps` and give ten ticks.
 
-    def collect(state, prediction):
-        if tick is not None:
-            jax.debug.callback(tick)
-        return prediction.x0 if frames else None
+    Programs that call the host would not be kept by the persistent compilation cache, hence these parts.
+    """
+    return max(size for size in range(1, max(1, steps // 10) + 1) if steps % size == 0)
 
-    return collect
+
+def _x0(state, prediction):
+    return prediction.x0

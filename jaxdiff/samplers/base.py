@@ -1,7 +1,7 @@
 """What a sampler is, and the one loop that runs all of them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -164,24 +164,94 @@ def sample(
         >>> bool(jnp.allclose(x_0, x_T * steps.prod(), atol=1e-4))
         True
     """
+    keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, timesteps, x_T)
     if any(axis != 0 for axis in jax.tree.leaves(cond_axes)):
         raise ValueError(
             "cond_axes may hold 0 (one row per step in front) and None (the same at every step), nothing else"
         )
+    state, collected = _sample(keys, sampler, denoise, schedule, timesteps, x_T, cond, cond_axes, collect)
+    return state.x, collected
+
+
+def parts(
+    key: Array | None,
+    sampler: Sampler,
+    denoise: Denoiser,
+    schedule: Schedule,
+    timesteps,
+    x_T: Array,
+    cond: Any = None,
+    *,
+    size: int,
+    collect: Callable | None = None,
+) -> Iterator[tuple[Array, Any]]:
+    """`sample`, `size` steps at a time, so that the host can watch or stop; the numbers are those of `sample`.
+
+    Args:
+      key: as in `sample`, and so are the arguments up to `cond`.
+      sampler: see there.
+      denoise: see there.
+      schedule: see there.
+      timesteps: see there.
+      x_T: see there.
+      cond: see there; the same at every step.
+      size: steps in each part, at least 1. Parts of equal size are one compilation; a shorter last one is another.
+      collect: as in `sample`.
+
+    Yields:
+      x after each part [B, ...], the last being that of `sample`, and what was collected in it.
+
+    Raises:
+      ValueError: a size below 1.
+      TypeError: a key that is not typed.
+
+    Example::
+
+        >>> import jax
+        >>> import jaxdiff
+        >>> schedule, key = jaxdiff.schedules.linear(), jax.random.key(0)
+        >>> def denoise(x_t, t, cond):  # exact where the data is N(0, I)
+        ...     alpha, sigma = schedule(t)
+        ...     return jaxdiff.Prediction(alpha * x_t, sigma * x_t)
+        >>> x_T = jaxdiff.samplers.noise(jaxdiff.samplers.keys_for(key, 16), (2,))
+        >>> arguments = key, jaxdiff.ddpm(), denoise, schedule, jaxdiff.timesteps.grid(1000, 50), x_T
+        >>> *_, (x_0, _) = jaxdiff.samplers.parts(*arguments, size=10)
+        >>> bool(jax.numpy.allclose(x_0, jaxdiff.sample(*arguments)[0], atol=1e-5))
+        True
+    """
+    if size < 1:
+        raise ValueError(f"size={size} must be at least 1")
+    keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, timesteps, x_T)
+    state = _init(sampler, x_T)
+    for first in range(0, len(timesteps) - 1, size):
+        levels = timesteps[first : first + size + 1]
+        state, collected = _steps(keys, sampler, denoise, schedule, first, levels, state, cond, None, collect)
+        yield state.x, collected
+
+
+def _traced(key, sampler, denoise, timesteps, x_T):
+    """A key per example, and functions as pytrees, so that they can be arguments of a compiled function."""
     if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError("key must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
     keys = keys_for(key, x_T.shape[0]) if key is not None and key.ndim == 0 else key
-    timesteps = jnp.asarray(timesteps)
-    if not isinstance(denoise, Partial):
-        denoise = Partial(denoise)
     sampler = Sampler(*(part if isinstance(part, Partial) else Partial(part) for part in sampler))
-    return _sample(keys, sampler, denoise, schedule, timesteps, x_T, cond, cond_axes, collect)
+    return keys, sampler, denoise if isinstance(denoise, Partial) else Partial(denoise), jnp.asarray(timesteps)
+
+
+@jax.jit
+def _init(sampler, x_T):
+    return sampler.init(x_T)
 
 
 @functools.partial(jax.jit, static_argnames=("cond_axes", "collect"))
 def _sample(keys, sampler, denoise, schedule, timesteps, x_T, cond, cond_axes, collect):
+    return _steps(keys, sampler, denoise, schedule, 0, timesteps, sampler.init(x_T), cond, cond_axes, collect)
+
+
+@functools.partial(jax.jit, static_argnames=("cond_axes", "collect"))
+def _steps(keys, sampler, denoise, schedule, first, timesteps, state, cond, cond_axes, collect):
     per_step, put_back = _split(cond, cond_axes)
-    steps = jnp.arange(1, timesteps.shape[0])
+    steps = first + jnp.arange(1, timesteps.shape[0])
 
     def body(state, step_t_s_rows):
         step, t, s, rows = step_t_s_rows
@@ -189,8 +259,7 @@ def _sample(keys, sampler, denoise, schedule, timesteps, x_T, cond, cond_axes, c
         state, prediction = sampler.step(step_keys, denoise, schedule, state, t, s, put_back(rows))
         return state, None if collect is None else collect(state, prediction)
 
-    state, collected = lax.scan(body, sampler.init(x_T), (steps, timesteps[:-1], timesteps[1:], per_step))
-    return state.x, collected
+    return lax.scan(body, state, (steps, timesteps[:-1], timesteps[1:], per_step))
 
 
 def _split(cond, axes):

@@ -1,0 +1,5 @@
+"""`python -m jaxdiff` is the `jaxdiff` command."""
+
+from jaxdiff.cli import main
+
+main()
