@@ -12,6 +12,7 @@ beta is computed as (sigma_t - r sigma_s)(sigma_t + r sigma_s), which keeps the 
 
 import jax.numpy as jnp
 
+from jaxdiff.errors import unknown
 from jaxdiff.schedules import Schedule, read
 from jaxdiff.types import Array, Aux, Gaussian, Prediction
 
@@ -145,7 +146,7 @@ def p_posterior(
         (True, True)
     """
     if variance not in VARIANCES:
-        raise ValueError(f"unknown variance {variance!r}: one of {', '.join(VARIANCES)}")
+        raise unknown("variance", variance, VARIANCES)
     if variance != "posterior" and not (isinstance(eta, int | float) and eta == 1):
         raise ValueError(f"variance={variance!r} belongs to ancestral steps: leave eta at 1")
     (alpha_s, sigma_s), (_, sigma_t) = schedule(s), schedule(t)
@@ -242,7 +243,7 @@ def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) ->
         return Prediction(alpha * x_t - sigma * output, sigma * x_t + alpha * output)
     if kind == "score":
         return Prediction((x_t + sigma**2 * output) / alpha, -sigma * output)
-    raise ValueError(f"unknown kind of prediction {kind!r}: one of {', '.join(KINDS)}")
+    raise unknown("kind of prediction", kind, KINDS)
 
 
 def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array:
@@ -279,7 +280,7 @@ def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array
         return alpha * eps - sigma * x0
     if kind == "score":
         return -eps / sigma
-    raise ValueError(f"unknown kind of prediction {kind!r}: one of {', '.join(KINDS)}")
+    raise unknown("kind of prediction", kind, KINDS)
 
 
 def _transition(schedule, t, s):

@@ -288,11 +288,11 @@ def test_v_needs_no_signal_and_no_noise():
 def test_unknown_names_are_refused():
     x = jnp.ones([3])
     prediction = Prediction(x, x)
-    with pytest.raises(ValueError, match="unknown kind of prediction 'epsilon': one of eps, x0, v, score"):
+    with pytest.raises(ValueError, match="unknown kind of prediction 'epsilon': did you mean 'eps'"):
         process.predict_from("epsilon", LINEAR, x, x, 5)
     with pytest.raises(ValueError, match="unknown kind of prediction 'noise'"):
         process.target_for("noise", LINEAR, x, x, 5)
-    with pytest.raises(ValueError, match="unknown variance 'fixed_small': one of posterior, beta, learned"):
+    with pytest.raises(ValueError, match="unknown variance 'fixed_small': did you mean"):
         process.p_step(LINEAR, prediction, x, 5, 4, x, variance="fixed_small")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.errors import unknown
 from jaxdiff.process import KINDS, q_sample, target_for
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import AlphaSigma, Apply, Array, rows
@@ -109,7 +110,7 @@ def denoising(
         [0.25, 0.25]
     """
     if predict not in KINDS:
-        raise ValueError(f"unknown kind of prediction {predict!r}: one of {', '.join(KINDS)}")
+        raise unknown("kind of prediction", predict, KINDS)
     if drop and null is None:
         raise ValueError("drop needs a null condition to put in the place of the dropped ones")
 

@@ -3,6 +3,7 @@
 import jax
 from jax.tree_util import Partial
 
+from jaxdiff.errors import unknown
 from jaxdiff.process import VARIANCES, p_step
 from jaxdiff.samplers.base import Sampler, State, normal
 from jaxdiff.types import Static
@@ -39,7 +40,7 @@ def ddpm(variance: str = "posterior") -> Sampler:
         (True, True)
     """
     if variance not in VARIANCES:
-        raise ValueError(f"unknown variance {variance!r}: one of {', '.join(VARIANCES)}")
+        raise unknown("variance", variance, VARIANCES)
     return Sampler(Partial(State), Partial(_step, Static(variance)))
 
 

@@ -7,6 +7,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from jaxdiff.errors import unknown
+
 
 def optimizer(
     learning_rate: float,
@@ -76,7 +78,7 @@ def optimizer(
             consistent_rms=0.2,
         )
     else:
-        raise ValueError(f"unknown optimizer {method!r}: adamw or muon")
+        raise unknown("optimizer", method, ("adamw", "muon"))
     return optax.chain(optax.clip_by_global_norm(clip), update)
 
 

@@ -95,6 +95,12 @@ def test_dropped_conditions_become_the_null_one():
     np.testing.assert_array_equal(seen["label"][~dropped], label[~dropped])
 
 
+def test_an_output_of_another_shape_is_refused():
+    both = lambda params, x_t, t, cond, keys=None: (jnp.concatenate([x_t, x_t], axis=-1), Aux())  # with a variance
+    with pytest.raises(ValueError, match="is not of the images' shape"):
+        run(both)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="unknown kind of prediction 'epsilon'"):
         objectives.denoising(None, SCHEDULE, "epsilon")
