@@ -227,6 +227,6 @@ def progress(title: str, total: int):
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs: in JAX_COMPILATION_CACHE_DIR, or in the user's cache directory."""
     if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxdiff" / "compiled"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdiff" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

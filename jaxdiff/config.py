@@ -132,7 +132,17 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run; `config.json` in the run's directory holds it."""
+    """A whole run; `config.json` in the run's directory holds it.
+
+    Attributes:
+      name: of the run; its directory is runs/NAME unless another is given.
+      data: where examples come from.
+      net: shape of the network.
+      diffusion: the forward process and what the network predicts.
+      optim: the optimizer.
+      train: length and rhythm of training.
+      sample: how samples are drawn.
+    """
 
     name: str = "run"
     data: Data = Data()

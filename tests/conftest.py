@@ -15,6 +15,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # XLA reads its flags once: these, and not what the command line adds in some test
 
 
 @pytest.fixture(autouse=True)
