@@ -20,7 +20,7 @@ def conv2d(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((1, 1),
     XLA on the CPU has a fast path for convolutions in NHWC/HWIO order and brings others into that order only at the top
     level of a program. The derivatives that jax makes are in another order, and inside a loop they run many times slower;
     so here both are written as NHWC convolutions again, by `conv2d` itself (hence reverse-mode of any order works;
-    forward-mode, `jax.jvp`, does not).
+    forward-mode, `jax.jvp`, does not). Large 3x3 convolutions are done on the CPU by `nets.winograd`, derivatives too.
 
     Args:
       x: [B, H, W, C].
