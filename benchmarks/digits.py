@@ -54,7 +54,7 @@ def main():
 
 
 def split(name):
-    source = data.load("digits", name)
+    source = data.load(f"digits:{name}")
     examples = [source[i] for i in range(len(source))]
     return np.stack([e["image"].reshape(-1) for e in examples]) / 255.0, np.array([e["label"] for e in examples])
 

@@ -15,7 +15,7 @@ def get_config() -> Config:
     """Real digits, 28x28x1."""
     return Config(
         name="digits",
-        data=Data(name="digits", split="train", image_shape=(28, 28, 1)),
+        data=Data(source="digits", image_shape=(28, 28, 1)),
         net=UNetConfig(out_channels=1, channels=(64, 128), blocks=1, attention=(1,), head_dim=32, patch=2, groups=16),
         diffusion=Diffusion(schedule="cosine", num_steps=1000, predict="v"),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.995, b2=0.99),

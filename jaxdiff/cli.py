@@ -3,16 +3,22 @@
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import io
+import logging
 import os
 import re
+import shlex
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import jax
 import numpy as np
 import tyro
+from etils import epath
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxdiff import config as configs
@@ -20,7 +26,9 @@ from jaxdiff import xla
 from jaxdiff.config import Config, Sample
 from jaxdiff.errors import unknown
 from jaxdiff.eval import draw, images
-from jaxdiff.train import checkpoint, loop
+from jaxdiff.train import checkpoint, hosts, loop, rundir, setup
+from jaxdiff.train.stop import Stopped
+from jaxdiff.train.watch import NotFinite
 
 USAGE = """jaxdiff: diffusion models in JAX
 
@@ -34,19 +42,32 @@ Set JAXDIFF_TRACEBACK=1 to see where an error came from.
 """
 
 
+FLAG = r"--[a-z][\w.-]*"
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainFlags:
     """Trains a diffusion model. What is not given is as in the config.
 
     Attributes:
       config: the fields of the config.
-      run_dir: where everything is written; runs/NAME by default.
+      run_dir: where everything is written, also gs://bucket/run; runs/NAME by default.
       resume: go on from the newest checkpoint of the run that is there.
+      auto_resume: as --resume where there is a run, and start one where there is none; for jobs that are started again.
+      profile: trace so many steps into RUN/profile, for TensorBoard's profile plugin or Perfetto.
+      coordinator: host:port of process 0, where several processes train together outside of a TPU pod or SLURM.
+      num_processes: how many processes train together.
+      process_id: which of them this is, from 0.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    run_dir: Path | None = None
+    run_dir: str | None = None
     resume: bool = False
+    auto_resume: bool = False
+    profile: int = 0
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +92,46 @@ class SampleFlags:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of the `jaxdiff` command: a mistake of the user's is one line on standard error and exit code 2."""
+    """Entry point of the `jaxdiff` command, whose errors are one line on standard error and an exit code.
+
+    2 is a mistake of the user's or a machine that cannot do it, 3 a loss that is not finite, 128 + n the end by signal n.
+    """
     args = sys.argv[1:] if argv is None else argv
     try:
-        dispatch(args)
+        with logged():
+            dispatch(args)
     except (ValueError, OSError) as error:
-        if os.environ.get("JAXDIFF_TRACEBACK"):
-            raise
-        print(f"jaxdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        end(f"error: {error.strerror if isinstance(error, OSError) and error.strerror else error}", 2)
+    except NotFinite as error:
+        end(f"error: {error}", 3)
+    except Stopped as error:
+        end(str(error), 128 + error.signum)
+    except KeyboardInterrupt:
+        end("stopped without saving", 128 + signal.SIGINT)
+
+
+@contextlib.contextmanager
+def logged():
+    """Shows on standard error what jaxdiff logs."""
+    logger, handler = logging.getLogger("jaxdiff"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("jaxdiff: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # some libraries make the root logger repeat it
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and tensorflow-datasets have much to say
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+def end(message: str, code: int) -> None:
+    """Ends the process with one line; inside of an `except`, and with the traceback where that was asked for."""
+    if os.environ.get("JAXDIFF_TRACEBACK"):
+        traceback.print_exc()
+    print(f"jaxdiff: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 def dispatch(args: list[str]) -> None:
@@ -109,29 +161,39 @@ def dispatch(args: list[str]) -> None:
 def train(name: str, args: list[str]) -> None:
     """`jaxdiff train CONFIG ...`."""
     default = configs.load(name)
-    if "--resume" in args:  # what the run was made with, and not what the config has become since
-        at = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        at.add_argument("--run-dir", nargs="?", type=Path)
-        default = configs.read_run(at.parse_known_args(args)[0].run_dir or Path("runs") / default.name)
+    at = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    at.add_argument("--run-dir", nargs="?")
+    run = at.parse_known_args(args)[0].run_dir or f"runs/{default.name}"
+    # Decided before this process joins the others, none of which has then written anything.
+    resume = "--resume" in args or ("--auto-resume" in args and rundir.holds_run(run))
+    if resume:  # what the run was made with, and not what the config has become since
+        default = configs.read_run(run)
     flags = parse(TrainFlags, TrainFlags(default), args, f"jaxdiff train {name}")
-    config, run = flags.config, flags.run_dir or Path("runs") / flags.config.name
-    configs.check(config, jax.device_count())
-    draw.check(config)
-    loop.train(config, run, flags.resume)
-    print(f"samples      {max((run / 'samples').glob('step_*.png'))}")
-    print(f"checkpoints  {run / 'checkpoints'}")
+    run = flags.run_dir or f"runs/{flags.config.name}"
+    hosts.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+    try:
+        loop.train(flags.config, run, resume, flags.profile)
+    except Stopped as stopped:
+        again = shlex.join(["jaxdiff", "train", name, "--run-dir", run, "--resume"])
+        raise Stopped(f"{stopped}; to go on: {again}", stopped.signum) from None
+    if not hosts.is_main():
+        return
+    print(f"samples      {max(epath.Path(run).glob('samples/step_*.png'))}")
+    print(f"checkpoints  {rundir.checkpoints(run)}")
     print(f"curves       tensorboard --logdir {run}")
+    if flags.profile:
+        print(f"profile      {epath.Path(run) / 'profile'}")
     print(f"more images  jaxdiff sample {run}")
 
 
 def sample(run: str, args: list[str]) -> None:
     """`jaxdiff sample RUN ...`."""
-    config = configs.read_run(Path(run))
+    config = configs.read_run(run)
     flags = parse_sample(config.sample, args, f"jaxdiff sample {run}")
     config = dataclasses.replace(config, sample=flags.sample)
     draw.check(config)
     paths = output_paths(flags, Path(run) / "samples")
-    params = checkpoint.restore_ema(Path(run) / "checkpoints", loop.param_shapes(config))
+    params = checkpoint.restore_ema(rundir.checkpoints(run), setup.param_shapes(config)).tree
     with progress("sampling", draw.num_steps(config)) as tick:
         parts = list(draw.batches(config, params, tick, frames="animation" in paths))
     drawn = np.concatenate([part for part, _ in parts])
@@ -206,13 +268,15 @@ def parse(flags: type, default, args: list[str], prog: str):
 
 
 def one_line(message: str, prog: str) -> str:
-    """Condenses tyro's box: its complaint, the first flag that it proposes, and where help is."""
+    """Condenses tyro's box: its complaint, the nearest of the flags that it proposes, and where help is."""
     sections = [" ".join(part.split()) for part in re.split(r"[-─│╭╮╰╯]{6,}", message)]
     complaint = sections[1] if len(sections) > 1 else sections[0]
-    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", message, re.DOTALL)
+    before, _, proposed = message.partition("Perhaps you meant:")
+    typed, flags = re.search(FLAG, before), re.findall(FLAG, proposed)
+    near = difflib.get_close_matches(typed[0], flags, 1, cutoff=0.0) if typed else flags[:1]
     complaint = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", complaint)
     complaint = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", complaint)
-    return complaint.rstrip(".") + (f": did you mean {near[1]}?" if near else "") + f" ({prog} --help lists all flags)"
+    return complaint.rstrip(".") + (f": did you mean {near[0]}?" if near else "") + f" ({prog} --help lists all flags)"
 
 
 @contextlib.contextmanager

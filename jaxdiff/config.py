@@ -8,7 +8,9 @@ import typing
 from pathlib import Path
 from typing import Literal
 
+import jax
 import typeguard
+from etils import epath
 
 from jaxdiff import schedules
 from jaxdiff.errors import unknown
@@ -20,14 +22,18 @@ class Data:
     """Where examples come from.
 
     Attributes:
-      name: a data set of `jaxdiff.data.load`.
-      split: a split of it.
-      image_shape: height, width and channels.
+      source: "digits[:SPLIT]", "tfds:NAME[:SPLIT]" or "folder:PATH", see `jaxdiff.data.load`.
+      image_shape: height, width and channels of what the network sees.
+      resize: fit the images of a data set to `image_shape`, as a folder's always are.
+      flip: mirror each image with probability 1/2, anew every time that it is seen.
+      skip_broken: look through a folder first and leave out the files that cannot be read, instead of stopping at one.
     """
 
-    name: str = "digits"
-    split: str = "train"
+    source: str = "digits"
     image_shape: tuple[int, int, int] = (28, 28, 1)
+    resize: bool = False
+    flip: bool = False
+    skip_broken: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Optim:
       b1: decay of the first moment.
       b2: decay of the second moment.
       weight_decay: decoupled weight decay.
+      moment_dtype: in which the first moment is kept; the second, whose changes bfloat16 would round away, is float32.
       ema_decay: of the average of the parameters that samples are drawn from.
     """
 
@@ -75,6 +82,7 @@ class Optim:
     b1: float = 0.9
     b2: float = 0.999
     weight_decay: float = 0.0
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
     ema_decay: float = 0.9999
 
 
@@ -85,22 +93,26 @@ class Train:
     Attributes:
       steps: updates in all.
       batch_size: examples per update, over all devices of all hosts.
+      accumulate: parts that each device's examples are worked through in, one after the other, to save memory.
       steps_per_call: updates scanned inside one compiled call; divides the other numbers of steps.
       seed: of initialisation, order of the data, noise and dropout.
       log_every: between fetches of the metrics.
       sample_every: between sample grids; 0 draws one at the end only.
       save_every: between checkpoints.
-      keep: checkpoints kept.
+      keep: checkpoints kept, at least 2.
+      log_examples: write which examples of the data each step saw into `examples_P.tsv`, P the process.
     """
 
     steps: int = 1000
     batch_size: int = 64
+    accumulate: int = 1
     steps_per_call: int = 1
     seed: int = 0
     log_every: int = 50
     sample_every: int = 0
     save_every: int = 1000
     keep: int = 2
+    log_examples: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,20 +165,27 @@ class Config:
     sample: Sample = Sample()
 
 
-def check(config: Config, device_count: int) -> None:
-    """Refuses a config that could not be trained.
+def check(config: Config) -> None:
+    """Refuses a config that could not be trained on the devices that there are.
 
     Raises:
       ValueError: one line that says what to change.
     """
     train, optim = config.train, config.optim
-    if train.batch_size % device_count:
-        raise indivisible("--train.batch-size", train.batch_size, device_count)
-    if (
-        min(train.steps, train.steps_per_call, train.log_every, train.save_every, train.keep) < 1
-        or train.sample_every < 0
-    ):
-        raise ValueError("numbers of steps, and --train.keep, must be at least 1 (--train.sample-every may be 0)")
+    positive = (train.steps, train.accumulate, train.steps_per_call, train.log_every, train.save_every)
+    if min(positive) < 1 or train.sample_every < 0:
+        raise ValueError("numbers of steps and --train.accumulate must be at least 1 (--train.sample-every may be 0)")
+    if train.keep < 2:
+        raise ValueError(f"--train.keep={train.keep} must be at least 2: the newest checkpoint may be damaged")
+    if train.batch_size < 1 or train.batch_size % jax.device_count():
+        raise indivisible("--train.batch-size", train.batch_size, jax.device_count())
+    if train.batch_size // jax.device_count() % train.accumulate:
+        raise ValueError(
+            f"--train.accumulate={train.accumulate} does not divide the {train.batch_size // jax.device_count()} examples "
+            f"of each of {jax.device_count()} devices"
+        )
+    if train.seed < 0:
+        raise ValueError(f"--train.seed={train.seed} must be 0 or more")
     for field in ("steps", "log_every", "sample_every", "save_every"):
         if getattr(train, field) % train.steps_per_call:
             flag = f"--train.{field.replace('_', '-')}"
@@ -177,6 +196,9 @@ def check(config: Config, device_count: int) -> None:
         raise ValueError(f"--optim.warmup={optim.warmup} must be shorter than --train.steps={train.steps}")
     if not 0 <= optim.ema_decay < 1:
         raise ValueError(f"--optim.ema-decay={optim.ema_decay} must lie in [0, 1)")
+    if not (optim.learning_rate > 0 and optim.clip > 0):
+        raise ValueError(f"--optim.learning-rate={optim.learning_rate} and --optim.clip={optim.clip} must be above 0")
+    config.net.check_platform(jax.default_backend())
     config.net.check_image(config.data.image_shape)
     image_channels = config.data.image_shape[-1]
     if config.net.out_channels != image_channels:
@@ -234,19 +256,24 @@ def load(name: str) -> Config:
     return from_json(to_json(config), where=path.stem)  # which checks the types
 
 
-def read_run(run: Path) -> Config:
+def read_run(run: epath.PathLike) -> Config:
     """The config of a run that was trained.
 
     Raises:
       FileNotFoundError: the directory holds no run.
       ValueError: its `config.json` has a field that no config has.
     """
-    path = run / "config.json"
-    if not path.is_file():
+    path = epath.Path(run) / "config.json"
+    if not path.exists():
         raise FileNotFoundError(
             f"{run} holds no run (there is no {path}): give a directory that jaxdiff train has written"
         )
-    return from_json(path.read_text())
+    try:
+        return from_json(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON any more ({error}): put it right, or train in another --run-dir"
+        ) from None
 
 
 def to_json(config: Config) -> str:

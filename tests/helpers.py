@@ -1,10 +1,13 @@
 """Small models and batches that several tests share."""
 
 import dataclasses
+import struct
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tensorboardX.proto.event_pb2 import Event
 
 from jaxdiff import UNet, UNetConfig, network, objectives, schedules
 from jaxdiff.config import Config, Data, Diffusion, Optim, Sample, Train
@@ -18,7 +21,7 @@ def tiny_config(**train) -> Config:
     train = {"steps": 4, "batch_size": 16, "steps_per_call": 2, "log_every": 2, "save_every": 2} | train
     return Config(
         name="tiny",
-        data=Data("digits", "train", (28, 28, 1)),
+        data=Data("digits", (28, 28, 1)),
         net=TINY,
         diffusion=Diffusion("linear", 50, "eps"),
         optim=Optim(learning_rate=1e-2, warmup=1, ema_decay=0.9),
@@ -46,3 +49,17 @@ def batch(size: int, seed: int = 0, start: int = 0) -> dict:
 def with_dropout(rate: float) -> UNetConfig:
     """The tiny network with dropout."""
     return dataclasses.replace(TINY, dropout=rate)
+
+
+def read_scalars(run) -> dict[str, dict[int, float]]:
+    """The scalars in a run's TensorBoard events, by name and step."""
+    scalars = {}
+    for path in sorted(Path(run).glob("events.out.tfevents.*")):
+        content, at = path.read_bytes(), 0
+        while at < len(content):  # records: length uint64, its checksum uint32, the event, its checksum
+            (size,) = struct.unpack_from("<Q", content, at)
+            event = Event.FromString(content[at + 12 : at + 12 + size])
+            at += size + 16
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+    return scalars

@@ -1,6 +1,8 @@
 """The command line: what it writes, and what it says to a mistake."""
 
+import re
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
-from jaxdiff.train import loop
+from jaxdiff.train import checkpoint, loop, rundir, setup
 
 CONFIG = """
 from helpers import tiny_config
@@ -34,17 +36,19 @@ def run(trained, tmp_path):
 
 
 def contents(directory: Path) -> dict:
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    """Every file but the lock, which holds nothing."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def fails(capsys, *args) -> str:
-    """Runs a command that must be refused; gives its one line."""
+def fails(capsys, *args, code: int = 2) -> str:
+    """Runs a command that must end with that exit code; gives its error, the one line that is no report of progress."""
     with pytest.raises(SystemExit) as stop:
         cli.main([str(arg) for arg in args])
-    assert stop.value.code not in (0, None)
+    assert stop.value.code == code
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("jaxdiff: error: "), lines
-    return lines[0]
+    assert lines[-1].startswith("jaxdiff: error: "), lines
+    assert not [line for line in lines[:-1] if not line.startswith("jaxdiff: ") or "error" in line], lines
+    return lines[-1]
 
 
 def test_trains_a_config_file_with_overrides(tmp_path, monkeypatch, capsys):
@@ -131,10 +135,52 @@ TRAIN_MISTAKES = {
     "more steps than levels": (["digits", "--sample.steps", "2000"], "num_steps=2000 must be from 1 to 1000"),
     "unknown spacing": (["digits", "--sample.spacing", "trail"], "did you mean 'trailing'?"),
     "unknown sampler": (["digits", "--sample.sampler", "dppm"], "did you mean 'ddpm'?"),
-    "unknown data": (["digits", "--data.name", "digit"], "did you mean 'digits'?"),
-    "unknown split": (["digits", "--data.split", "valid"], "unknown split of digits 'valid'"),
+    "unknown data": (["digits", "--data.source", "digit"], "did you mean 'digits'?"),
+    "unknown split": (["digits", "--data.source", "digits:valid"], "unknown split of digits 'valid'"),
     "image shape": (["digits", "--data.image-shape", "32", "32", "1"], "the images of digits are 28x28x1"),
     "batch and devices": (["digits", "--train.batch-size", "12"], "does not divide by the 8 devices: 16 would do"),
+    "empty batch": (["digits", "--train.batch-size", "0"], "--train.batch-size=0 does not divide by the 8 devices"),
+    "accumulation": (
+        ["digits", "--train.accumulate", "3"],
+        "--train.accumulate=3 does not divide the 4 examples of each",
+    ),
+    "no part": (["digits", "--train.accumulate", "0"], "--train.accumulate must be at least 1"),
+    "no checkpoint to fall back on": (["digits", "--train.keep", "1"], "--train.keep=1 must be at least 2"),
+    "negative seed": (["digits", "--train.seed", "-1"], "--train.seed=-1 must be 0 or more"),
+    "no learning": (
+        ["digits", "--optim.learning-rate", "0"],
+        "--optim.learning-rate=0.0 and --optim.clip=1.0 must be above",
+    ),
+    "unknown moments": (["digits", "--optim.moment-dtype", "float16"], "invalid choice 'float16'"),
+    "cuDNN without a GPU": (
+        ["digits", "--net.attention-kernel", "cudnn", "--net.dtype", "bfloat16"],
+        "attention_kernel='cudnn' runs on GPUs only and this is a CPU",
+    ),
+    "cuDNN in float32": (["digits", "--net.attention-kernel", "cudnn"], "needs dtype='bfloat16', not 'float32'"),
+    "negative profile": (["digits", "--profile", "-5"], "--profile=-5 must be a number of steps"),
+    "an old name of a data set": (["digits", "--data.source", "cifar10"], "did you mean 'tfds:cifar10'?"),
+    "a data set that is not prepared": (["digits", "--data.source", "tfds:cifar10"], "run 'tfds build cifar10"),
+    "a data set that is not known": (["digits", "--data.source", "tfds:cifarr10"], "did you mean 'cifar10'"),
+    "a malformed data set": (["digits", "--data.source", "tfds:"], "must be tfds:NAME[:SPLIT]"),
+    "no folder": (["digits", "--data.source", "folder:nowhere"], "the folder nowhere is not there"),
+    "a folder without a name": (["digits", "--data.source", "folder:"], "must be folder:PATH"),
+    "more classes than labels": (["digits", "--net.num-classes", "9"], "--net.num-classes 10"),
+    "channels that no image has": (
+        ["digits", "--data.image-shape", "28", "28", "2", "--net.out-channels", "2"],
+        "must be height, width and 1 (grey) or 3 (colour) channels",
+    ),
+    "one host's flags in part": (
+        ["digits", "--coordinator", "localhost:1"],
+        "--num-processes, --process-id must be given",
+    ),
+    "a process too many": (
+        ["digits", "--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"],
+        "--process-id=2 must lie in 0..1",
+    ),
+    "a coordinator without port": (
+        ["digits", "--coordinator", "localhost", "--num-processes", "2", "--process-id", "0"],
+        "--coordinator=localhost must be host:port",
+    ),
     "no groups": (["digits", "--net.groups", "0"], "groups=0 and head_dim=32 must be at least 1"),
     "variance of no objective": (["digits", "--net.out-channels", "2"], "--net.out-channels=2 must be the 1 channels"),
     "vectors from nowhere": (["digits", "--net.vector-dim", "4"], "--net.vector-dim=4 must be 0"),
@@ -149,7 +195,9 @@ TRAIN_MISTAKES = {
 
 
 @pytest.mark.parametrize("args, message", TRAIN_MISTAKES.values(), ids=TRAIN_MISTAKES)
-def test_mistakes_in_training(args, message, tmp_path, capsys):
+def test_mistakes_in_training(args, message, tmp_path, capsys, monkeypatch):
+    if "tfds:" in " ".join(args):
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))  # where nothing is prepared
     assert message in fails(capsys, "train", *args, *(["--run-dir", tmp_path / "run"] if args else []))
     assert not (tmp_path / "run").exists()
 
@@ -218,8 +266,13 @@ def test_mistakes_in_a_config_file(code, message, tmp_path, capsys):
 
 REFUSED_RESUMES = {
     "other network": (["--net.channels", "16"], "--resume cannot change net"),
-    "other data": (["--data.split", "judge"], "--resume cannot change data"),
+    "other data": (["--data.source", "digits:judge"], "--resume cannot change data"),
     "other batch": (["--train.batch-size", "8"], "--resume cannot change train.batch_size from 16 to 8"),
+    "other seed": (["--train.seed", "1"], "--resume cannot change train.seed from 0 to 1"),
+    "other optimizer": (["--optim.method", "muon"], "--resume cannot change optim.method from adamw to muon"),
+    "other moments": (["--optim.moment-dtype", "bfloat16"], "--resume cannot change optim.moment_dtype"),
+    "other images": (["--data.flip"], "--resume cannot change data"),
+    "other process": (["--diffusion.predict", "v"], "--resume cannot change diffusion"),
     "nothing left": ([], "the run is at step 4 already"),
     "uneven rest": (["--train.steps", "6", "--train.log-every", "6", "--train.save-every", "6"], ""),
 }
@@ -232,6 +285,156 @@ def test_a_refused_resume_changes_nothing(args, message, run, capsys):
     before = contents(run)
     assert message in fails(capsys, "train", "digits", "--run-dir", run, "--resume", *args)
     assert contents(run) == before
+
+
+def damage(run: Path, step: int) -> None:
+    """Changes a bit in the middle of a checkpoint."""
+    path = max((run / "checkpoints" / str(step) / "rest").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_whose_checkpoints_are_all_corrupt_is_not_started_afresh(run, capsys):
+    for step in (2, 4):
+        damage(run, step)
+    before = contents(run)
+    for flag in ("--resume", "--auto-resume"):
+        assert "none of the checkpoints" in fails(
+            capsys, "train", "digits", "--run-dir", run, flag, "--train.steps", "6"
+        )
+    assert contents(run) == before
+
+
+def test_a_checkpoint_of_another_network_names_the_first_array_that_differs(run, capsys):
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace('"channels": [\n      8\n    ]', '"channels": [\n      16\n    ]'))
+    before = contents(run)
+    said = fails(capsys, "train", "digits", "--run-dir", run, "--resume", "--train.steps", "6")
+    assert (
+        "step 4" in said
+        and "is of another network or optimizer: ema/conv_in/bias is float32[8] there and float32[16]" in said
+    )
+    assert "ema/conv_in/bias is float32[8] there" in fails(capsys, "sample", run)
+    assert contents(run) == before
+
+
+def test_a_config_that_is_no_json_is_named(run, capsys):
+    (run / "config.json").write_text((run / "config.json").read_text()[:100])
+    before = contents(run)
+    assert "config.json is not JSON any more" in fails(capsys, "train", "digits", "--run-dir", run, "--resume")
+    assert "config.json is not JSON any more" in fails(capsys, "sample", run)
+    assert contents(run) == before
+
+
+def test_a_file_in_the_place_of_a_run_is_left_alone(tmp_path, capsys):
+    (tmp_path / "run").write_text("mine")
+    assert "is a file: choose another --run-dir" in fails(capsys, "train", "digits", "--run-dir", tmp_path / "run")
+    assert "cannot be made" in fails(capsys, "train", "digits", "--run-dir", tmp_path / "run" / "below")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_run_that_another_process_is_training_is_left_alone(run, capsys):
+    before = contents(run)
+    with rundir.locked(run):
+        said = fails(capsys, "train", "digits", "--run-dir", run, "--resume", "--train.steps", "6")
+    assert "another process is training in" in said and contents(run) == before
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Four pictures of two kinds, one of them broken."""
+    rng = np.random.default_rng(0)
+    for kind, name in (("cats", "a.png"), ("cats", "b.jpg"), ("dogs", "c.webp"), ("dogs", "d.png")):
+        (tmp_path / "photos" / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(tmp_path / "photos" / kind / name)
+    broken = tmp_path / "photos" / "dogs" / "d.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    return tmp_path / "photos"
+
+
+SMALL = ["--data.image-shape", "28", "28", "3", "--net.out-channels", "3"]
+
+
+def test_a_broken_picture_is_named_and_stops_the_run_which_can_go_on(photos, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    command = [
+        "train",
+        tmp_path / "mine.py",
+        "--data.source",
+        f"folder:{photos}",
+        *SMALL,
+        "--run-dir",
+        tmp_path / "run",
+    ]
+    said = fails(capsys, *command)
+    assert "dogs/d.png cannot be read" in said and "add --data.skip-broken" in said
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [0]
+    Image.new("RGB", (30, 30)).save(photos / "dogs" / "d.png")  # repaired
+    cli.main([*map(str, command), "--resume"])
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [4, 2]
+
+
+def test_broken_pictures_are_left_out_and_counted_on_request(photos, tmp_path):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    args = ["--data.source", f"folder:{photos}", *SMALL, "--data.skip-broken", "--net.num-classes", "2"]
+    with pytest.warns(UserWarning, match=r"left out 1 of the 4 images .*d\.png"):
+        cli.main(["train", str(tmp_path / "mine.py"), *args, "--run-dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit), pytest.warns(UserWarning):  # nor does it take other pictures for the same ones
+        shutil.copy(photos / "cats" / "a.png", photos / "cats" / "z.png")
+        cli.main(["train", "digits", "--run-dir", str(tmp_path / "run"), "--resume", "--train.steps", "6"])
+
+
+def test_mistakes_with_folders(photos, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    (tmp_path / "empty").mkdir()
+    train = ["train", tmp_path / "mine.py", *SMALL, "--run-dir", tmp_path / "run", "--data.source"]
+    assert "there is no image in" in fails(capsys, *train, f"folder:{tmp_path / 'empty'}")
+    (photos / "cats" / "a.png").rename(photos / "a.png")
+    assert "in none of them, such as a.png" in fails(capsys, *train, f"folder:{photos}", "--net.num-classes", "2")
+    assert "is a file, not a folder" in fails(capsys, *train, f"folder:{photos / 'a.png'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_with_3_and_keeps_what_is_good(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    run = tmp_path / "run"
+    command = ["train", tmp_path / "mine.py", "--run-dir", run, "--train.steps", "8", "--optim.learning-rate", "1e38"]
+    said = fails(capsys, *command, code=3)
+    assert re.search(r"is (nan|inf) at step \d", said) and "lower --optim.learning-rate" in said
+    kept = checkpoint.restore(run / "checkpoints", setup.state_shapes(tiny_config()))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept.tree))
+    cli.main(["train", "digits", "--run-dir", str(run), "--resume", "--optim.learning-rate", "0.001"])
+    assert checkpoint.steps(run / "checkpoints")[0] == 8
+
+
+def test_a_full_disk_is_said_and_keeps_what_was_there(run, monkeypatch, capsys):
+    before = contents(run / "checkpoints")
+    usage = shutil.disk_usage(run)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    said = fails(capsys, "train", "digits", "--run-dir", run, "--resume", "--train.steps", "6")
+    assert "no space is left for" in said and "the checkpoint of step 4 is kept" in said and "--resume" in said
+    assert contents(run / "checkpoints") == before
+
+
+def test_auto_resume_starts_a_run_and_goes_on_with_it(tmp_path):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    command = ["train", str(tmp_path / "mine.py"), "--run-dir", str(tmp_path / "run"), "--auto-resume"]
+    for steps in (2, 4):
+        cli.main([*command, "--train.steps", str(steps)])
+        assert checkpoint.steps(tmp_path / "run" / "checkpoints")[0] == steps
+
+
+def test_says_how_to_go_on_after_a_signal(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    monkeypatch.setattr(
+        setup, "compiled", lambda *args, make=setup.compiled: (signal.raise_signal(signal.SIGTERM), make(*args))[1]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", str(tmp_path / "mine.py"), "--run-dir", str(tmp_path / "run")])
+    assert stop.value.code == 128 + signal.SIGTERM
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "stopped after step 2 of 4" in said and f"mine.py --run-dir {tmp_path / 'run'} --resume" in said
 
 
 def test_a_run_without_checkpoint_or_config_is_neither_overwritten_nor_resumed(run, capsys):

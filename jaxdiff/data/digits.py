@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from PIL import Image
+
+from jaxdiff.data import tfds as data_sets
+from jaxdiff.data.base import Source
 
 # Of the 500 images of each digit, in the file's order after a fixed shuffle.
 SPLITS = {"train": slice(0, 250), "judge": slice(250, 450), "test": slice(450, 500)}
@@ -49,6 +53,24 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             for i in rng.permutation(np.flatnonzero(labels == digit))[part]:
                 # A file of PNG bytes is stored as it is; an array would be encoded through TensorFlow.
                 yield int(i), {"image": png(images[i]), "label": digit}
+
+
+def load(split: str, image_shape: tuple[int, int, int] | None, resize: bool) -> Source:
+    """Opens a split of the digits, see `jaxdiff.data.load`."""
+    return data_sets.examples(prepare(data_sets.data_dir()), "digits", split or "train", image_shape, resize)
+
+
+def prepare(data_dir: epath.PathLike) -> Digits:
+    """The digits, prepared on first use; by several processes at once if need be."""
+    tfds.disable_progress_bar()
+    builder = Digits(file_format="array_record", data_dir=data_dir)
+    try:
+        builder.download_and_prepare()
+    except OSError:  # another process was faster
+        builder = Digits(file_format="array_record", data_dir=data_dir)
+        if not builder.info.splits:
+            raise
+    return builder
 
 
 def load_csv() -> tuple[np.ndarray, np.ndarray]:

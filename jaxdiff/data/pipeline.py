@@ -1,5 +1,7 @@
 """Batches in an order that is a function of the seed and the step alone."""
 
+import functools
+import os
 from collections.abc import Iterator
 
 import grain
@@ -16,9 +18,10 @@ def batches(
     start_step: int = 0,
     steps_per_call: int = 1,
     labels: bool = False,
+    flip: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-    num_threads: int = 2,
+    num_threads: int | None = None,
 ) -> Iterator[dict]:
     """Endless shuffled batches, reshuffled every epoch, read ahead in the background.
 
@@ -26,23 +29,24 @@ def batches(
     processes; process p of P reads positions p, p + P, ... of them.
 
     Args:
-      source: random-access data set of {"image": uint8 [H, W, C], "label": int}, with `len` and `[i]`; "label" is read
-        only with `labels`.
+      source: random-access data set of {"image": uint8 [H, W, C], "label": int}, with `len` and `[i]`, such as a
+        `jaxdiff.data.Source`; "label" is read only with `labels`.
       batch_size: B, over all processes.
-      seed: of the order.
+      seed: of the order and the mirroring.
       start_step: first step to deliver.
       steps_per_call: K, how many steps are delivered at a time.
       labels: deliver "cond" = Cond(label), int32 [K, B / P].
+      flip: mirror each image left to right with probability 1/2, which the seed and its position decide.
       process_index: p, in 0..P - 1.
       process_count: P; must divide B.
-      num_threads: that read and decode.
+      num_threads: that read and decode, a step's batch at a time each; None is one per core, at most 16.
 
     Yields:
-      {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order (modulo 2^32), and
-      with `labels` "cond"}, as NumPy arrays.
+      {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order (modulo 2^32),
+      "example": uint32 [K, B / P], which one of the source it is, and with `labels` "cond"}, as NumPy arrays.
 
     Raises:
-      ValueError: B does not divide by P.
+      ValueError: B does not divide by P, or the source is empty or lacks the labels that are asked for.
 
     Example::
 
@@ -50,20 +54,62 @@ def batches(
         >>> from jaxdiff import data
         >>> source = [{"image": np.full([2, 2, 1], i, np.uint8), "label": i} for i in range(6)]
         >>> epoch = next(data.batches(source, 3, steps_per_call=2))  # two batches of three: every example once
-        >>> sorted(epoch["image"][..., 0, 0, 0].ravel().tolist())
-        [0, 1, 2, 3, 4, 5]
+        >>> sorted(epoch["image"][..., 0, 0, 0].ravel().tolist()), sorted(epoch["example"].ravel().tolist())
+        ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])
         >>> second = next(data.batches(source, 3, start_step=1))  # the same as the second of the two
         >>> second["index"].tolist(), bool((second["image"][0] == epoch["image"][1]).all())
         ([[3, 4, 5]], True)
     """
     if batch_size % process_count:
         raise ValueError(f"batch_size={batch_size} does not divide by {process_count} processes")
+    if not len(source):
+        raise ValueError("there are no examples to make batches of")
+    num_classes = check_labels(source) if labels else None
+    threads = num_threads or min(16, os.cpu_count() or 1)
 
-    def select(index, example):
-        chosen = {"image": example["image"], "index": np.uint32(index % 2**32)}
-        return chosen | ({"cond": Cond(label=np.int32(example["label"]))} if labels else {})
+    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    examples = examples.map(functools.partial(_read, source, labels, num_classes))
+    if flip:
+        examples = examples.random_map(_flip)
+    mine = examples.map_with_index(_number)[start_step * batch_size + process_index :: process_count]
+    read_ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
+    steps = mine.batch(batch_size // process_count).to_iter_dataset(read_ahead)
+    return _deliver(iter(steps.batch(steps_per_call)))
 
-    order = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map_with_index(select)
-    mine = order[start_step * batch_size + process_index :: process_count]
-    stacked = mine.batch(batch_size // process_count).batch(steps_per_call)
-    return iter(stacked.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)))
+
+def check_labels(source) -> int | None:
+    """How many classes a source with labels has, None if it does not say.
+
+    Raises:
+      ValueError: it has no labels.
+    """
+    classes = getattr(source, "classes", None)
+    if classes or (classes is None and "label" in source[0]):
+        return classes and len(classes)
+    raise ValueError(getattr(source, "unlabelled", "the examples have no labels"))
+
+
+def _read(source, labels, num_classes, i):
+    example = source[i]
+    chosen = {"image": example["image"], "example": np.uint32(i)}
+    if labels:
+        if num_classes and not 0 <= example["label"] < num_classes:
+            raise ValueError(f"example {i} has label {example['label']}, and there are only 0..{num_classes - 1}")
+        chosen["cond"] = Cond(label=np.int32(example["label"]))
+    return chosen
+
+
+def _flip(example, rng):
+    return example | {"image": example["image"][:, ::-1]} if rng.random() < 0.5 else example
+
+
+def _number(index, example):
+    return example | {"index": np.uint32(index % 2**32)}
+
+
+def _deliver(reader):
+    """What the reader reads; its threads end with it, also where reading fails."""
+    try:
+        yield from reader
+    finally:
+        reader.close()

@@ -1,56 +1,74 @@
-"""Data sources by name: random access to {"image", "label"}."""
+"""Data sources by name."""
 
-import logging
+import difflib
+import importlib
 
-from jaxdiff.errors import unknown
+from etils import epath
 
-SOURCES = ("digits", "cifar10")
+from jaxdiff.data import fit
+from jaxdiff.data.base import Source
+
+KINDS = {"digits": "digits[:SPLIT]", "tfds": "tfds:NAME[:SPLIT]", "folder": "folder:PATH"}
 
 
-def load(name: str, split: str = "train"):
-    """Opens a data set, preparing it first where that needs no download.
+def load(
+    source: str,
+    image_shape: tuple[int, int, int] | None = None,
+    *,
+    resize: bool = False,
+    skip_broken: bool = False,
+) -> Source:
+    """Opens a source of examples.
 
     Args:
-      name: "digits" (embedded, prepared on first use) or "cifar10" (must have been prepared by tensorflow-datasets).
-      split: a split of it, in tensorflow-datasets' notation.
+      source: one of
+
+        * "digits[:SPLIT]": the embedded digits, prepared on first use (see `jaxdiff.data.digits.Digits`);
+        * "tfds:NAME[:SPLIT]": what tensorflow-datasets has prepared as array_record, read without TensorFlow, NAME being
+          in its notation, such as "cifar10" or "imagenet_resized/64x64:0.1.0";
+        * "folder:PATH": the PNG, JPEG and WebP files below a folder, here or on gs://; where it is made of folders, their
+          names are the labels.
+
+        SPLIT is "train", "train[:80%]", "train+test" and so on, and "train" if it is left out.
+      image_shape: height, width and channels; None is the data set's own.
+      resize: crop and resize the images of a data set to `image_shape`, as those of a folder always are.
+      skip_broken: look through all files of a folder and leave out those that cannot be read, with a warning.
 
     Returns:
-      Random-access source of {"image": uint8 [H, W, C], "label": int}.
+      The examples, in an order that is the same on every machine.
 
     Raises:
-      ValueError: unknown name or split.
-      FileNotFoundError: the data is not there.
+      ValueError: one line that says what to change.
+      OSError: the data is not there; one line that says how to get it.
+
+    Example::
+
+        >>> from jaxdiff import data
+        >>> digits = data.load("digits:test")
+        >>> len(digits), digits.image_shape, digits[0]["label"], digits.classes[:3]
+        (500, (28, 28, 1), 0, ('0', '1', '2'))
+        >>> data.load("digits", (32, 32, 3), resize=True)[0]["image"].shape
+        (32, 32, 3)
     """
-    if name not in SOURCES:
-        raise unknown("data set", name, SOURCES)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV at every start
-    builder = _digits() if name == "digits" else _prepared(name)
-    if split.split("[")[0] not in builder.info.splits:
-        raise unknown(f"split of {name}", split, builder.info.splits)
-    return builder.as_data_source(split=split)
+    kind, _, name = source.partition(":")
+    if kind not in KINDS:
+        raise unknown(source)
+    if image_shape is not None:
+        image_shape = fit.check(image_shape)
+    module = importlib.import_module(f"jaxdiff.data.{kind}")  # not before: tensorflow-datasets takes a second to import
+    if kind == "folder":
+        return module.load(name, image_shape, skip_broken)
+    return module.load(name, image_shape, resize)
 
 
-def _digits():
-    import tensorflow_datasets as tfds
+def unknown(source: str) -> ValueError:
+    """The error for a source of no known kind, with the nearest that there is."""
+    from jaxdiff.data import tfds
 
-    from jaxdiff.data.digits import Digits
-
-    tfds.disable_progress_bar()
-    builder = Digits(file_format="array_record")
-    builder.download_and_prepare()
-    return builder
-
-
-def _prepared(name):
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, file_format="array_record")
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise FileNotFoundError(f"tensorflow-datasets does not know {name}") from error
-    if not builder.info.splits:
-        raise FileNotFoundError(
-            f"{name} is not prepared in {builder.data_dir}: on a machine with TensorFlow run "
-            f"'tfds build {name} --file_format=array_record'"
-        )
-    return builder
+    kind, colon, name = source.partition(":")
+    if source and (name.startswith("//") or epath.Path(source).expanduser().is_dir()):
+        near = f"folder:{source}"
+    else:
+        near = difflib.get_close_matches(kind or "digits", [*KINDS, *tfds.names()], 1, cutoff=0.0)[0]
+        near = (near if near in KINDS else f"tfds:{near}") + colon + name
+    return ValueError(f"unknown source {source!r}: did you mean {near!r}? (one of {', '.join(KINDS.values())})")

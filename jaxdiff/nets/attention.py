@@ -1,5 +1,6 @@
 """Attention over the pixels of an image."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -22,13 +23,61 @@ def attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array) -> Array:
     Returns:
       [B, Q, H, D], dtype of the values.
     """
-    scores_BxHxQxK = jnp.einsum("bqhd,bkhd->bhqk", q_BxQxHxD * q_BxQxHxD.shape[-1] ** -0.5, k_BxKxHxD)
-    scores_BxHxQxK = scores_BxHxQxK.astype(jnp.float32)
+    scores_BxHxQxK = _scores(q_BxQxHxD * q_BxQxHxD.shape[-1] ** -0.5, k_BxKxHxD)
     largest = lax.stop_gradient(scores_BxHxQxK.max(-1, keepdims=True))
     weights_BxHxQxK = jnp.exp(scores_BxHxQxK - largest)
     total_BxHxQ = weights_BxHxQxK.sum(-1)
     summed_BxQxHxD = jnp.einsum("bhqk,bkhd->bqhd", weights_BxHxQxK.astype(v_BxKxHxD.dtype), v_BxKxHxD)
-    return summed_BxQxHxD / total_BxHxQ.transpose(0, 2, 1)[..., None].astype(v_BxKxHxD.dtype)
+    # The quotient and with it the gradient of the sum, in which much cancels, in float32.
+    quotient_BxQxHxD = summed_BxQxHxD.astype(jnp.float32) / total_BxHxQ.transpose(0, 2, 1)[..., None]
+    return quotient_BxQxHxD.astype(v_BxKxHxD.dtype)
+
+
+def _scores(q, k):
+    """q k^T [B, H, Q, K] in float32 whatever the dtype of q and k, for the softmax sees their difference and not their ratio."""
+    if q.dtype == jnp.float32:
+        return jnp.einsum("bqhd,bkhd->bhqk", q, k)
+    return _low_precision_scores(q, k)
+
+
+@jax.custom_vjp
+def _low_precision_scores(q, k):
+    return jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+
+
+def _low_precision_scores_backward(residuals, g):
+    q, k = residuals
+    g = g.astype(q.dtype)  # else the two products would be of float32 and bfloat16, and run as slowly as float32's
+    return jnp.einsum("bhqk,bkhd->bqhd", g, k), jnp.einsum("bhqk,bqhd->bkhd", g, q)
+
+
+_low_precision_scores.defvjp(lambda q, k: (_low_precision_scores(q, k), (q, k)), _low_precision_scores_backward)
+
+
+def attend(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array, kernel: str = "plain") -> Array:
+    """softmax(q k^T / sqrt(D)) v by one of several programs.
+
+    Args:
+      q_BxQxHxD: queries.
+      k_BxKxHxD: keys.
+      v_BxKxHxD: values.
+      kernel: "plain" is `attention`; "xla" and "cudnn" are those of `jax.nn.dot_product_attention`. cuDNN's keeps no [Q, K]
+        in memory; it wants a GPU, a 16-bit dtype, and D a multiple of 8, at most 128, or 256 from Hopper on.
+
+    Returns:
+      [B, Q, H, D], dtype of the values.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.nets.attention import attend
+        >>> q, k, v = jax.random.normal(jax.random.key(0), [3, 2, 16, 4, 8])
+        >>> bool(jnp.allclose(attend(q, k, v), attend(q, k, v, kernel="xla"), atol=1e-5))
+        True
+    """
+    if kernel == "plain":
+        return attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD)
+    return jax.nn.dot_product_attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, implementation=kernel)
 
 
 class SelfAttention(nn.Module):
@@ -40,6 +89,7 @@ class SelfAttention(nn.Module):
       eps: of the group norm.
       zero_init: start as the identity.
       dtype: of the computation.
+      kernel: see `attend`.
     """
 
     head_dim: int | None = None
@@ -47,6 +97,7 @@ class SelfAttention(nn.Module):
     eps: float = 1e-6
     zero_init: bool = True
     dtype: jnp.dtype = jnp.float32
+    kernel: str = "plain"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -57,6 +108,6 @@ class SelfAttention(nn.Module):
         def heads(name):
             return Dense(C, dtype=self.dtype, name=name)(h).reshape(B, H * W, C // head_dim, head_dim)
 
-        h = attention(heads("to_q"), heads("to_k"), heads("to_v")).reshape(B, H * W, C)
+        h = attend(heads("to_q"), heads("to_k"), heads("to_v"), self.kernel).reshape(B, H * W, C)
         out = Dense(C, init=zeros_init if self.zero_init else kernel_init, dtype=self.dtype, name="to_out_0")
         return x + out(h).reshape(B, H, W, C)

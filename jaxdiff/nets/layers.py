@@ -38,13 +38,12 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.init, shape).astype(self.dtype)
-        bias = self.param("bias", zeros_init, (self.features,)).astype(self.dtype)
+        bias = self.param("bias", zeros_init, (self.features,))
         x = x.astype(self.dtype)
         if self.size == 1 and self.stride == 1:
-            return matmul(x, kernel[0, 0]) + row(bias, x)
+            return plus(matmul(x, kernel[0, 0]), row(bias, x))
         pad = self.padding or (self.size // 2, self.size // 2)
-        y = conv2d(x, kernel, self.stride, (pad, pad))
-        return y + row(bias, y)
+        return plus(conv2d(x, kernel, self.stride, (pad, pad)), row(bias, x))
 
 
 class Dense(nn.Module):
@@ -59,14 +58,20 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.init, (x.shape[-1], self.features)).astype(self.dtype)
         y = matmul(x.astype(self.dtype), kernel)
-        if not self.use_bias:
-            return y
-        return y + row(self.param("bias", zeros_init, (self.features,)).astype(self.dtype), y)
+        return plus(y, row(self.param("bias", zeros_init, (self.features,)), y)) if self.use_bias else y
 
 
 def matmul(x: Array, kernel: Array) -> Array:
     """x [..., C] @ kernel [C, O], operands and gradient written to memory once."""
     return materialized(materialized(x) @ kernel)
+
+
+def plus(x: Array, y: Array) -> Array:
+    """x + y in the dtype of x, with axes of length one in y; worked out in float32 for the gradient of y, a sum over them.
+
+    A sum of thousands of numbers in bfloat16, which has 8 digits, stops growing long before its end.
+    """
+    return (x.astype(jnp.float32) + y).astype(x.dtype)
 
 
 def row(vector: Array, x: Array) -> Array:
@@ -142,9 +147,8 @@ class _UpsampleConv(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", kernel_init, (3, 3, x.shape[-1], self.features)).astype(self.dtype)
-        bias = self.param("bias", zeros_init, (self.features,)).astype(self.dtype)
-        y = upsample_conv(x.astype(self.dtype), kernel)
-        return y + row(bias, y)
+        bias = self.param("bias", zeros_init, (self.features,))
+        return plus(upsample_conv(x.astype(self.dtype), kernel), row(bias, x))
 
 
 def upsample_conv(x: Array, kernel: Array) -> Array:

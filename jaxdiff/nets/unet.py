@@ -1,6 +1,7 @@
 """The U-Net of DDPM (Ho et al. 2020, appendix B), conditioned on time and, if asked, on a label or a vector."""
 
 import dataclasses
+import functools
 import math
 from typing import Literal
 
@@ -15,6 +16,7 @@ from jaxdiff.nets.layers import (
     GroupNorm,
     Upsample,
     depth_to_space,
+    plus,
     space_to_depth,
     timestep_embedding,
     zeros_init,
@@ -46,7 +48,10 @@ class UNetConfig:
       flip_sin_to_cos: cosines first in the time embedding.
       freq_shift: 1 in DDPM's time embedding, 0 in Stable Diffusion's.
       downsample_padding: zeros on each side before a strided convolution; 0 is one zero at the end only, as in DDPM.
-      dtype: of the computation; parameters are float32.
+      dtype: of the computation; parameters, norms and softmax are float32.
+      remat: keep only the input of each residual block and attention for the backward pass, which works the rest out again:
+        less memory, more time.
+      attention_kernel: see `jaxdiff.nets.attention.attend`; "cudnn" needs a GPU and dtype "bfloat16".
     """
 
     out_channels: int = 3
@@ -67,6 +72,8 @@ class UNetConfig:
     freq_shift: float = 1.0
     downsample_padding: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
 
     def __post_init__(self):
         if self.groups < 1 or (self.head_dim is not None and self.head_dim < 1):
@@ -82,6 +89,23 @@ class UNetConfig:
             raise ValueError(f"attention={self.attention} must name positions 0..{len(self.channels) - 1} in channels")
         if self.channels[0] % 2 or not 0 <= self.dropout < 1 or self.patch < 1 or self.blocks < 1:
             raise ValueError("channels[0] must be even, dropout in [0, 1), patch and blocks at least 1")
+        if self.attention_kernel == "cudnn":
+            self._check_cudnn()
+
+    def _check_cudnn(self):
+        if self.dtype != "bfloat16":
+            raise ValueError(f"attention_kernel='cudnn' needs dtype='bfloat16', not {self.dtype!r}")
+        sites = [self.channels[i] for i in self.attention] + [self.channels[-1]] * self.mid_attention
+        for dim in (self.head_dim or c for c in sites):
+            if dim % 8 or dim > 256:
+                raise ValueError(f"attention_kernel='cudnn' needs a head_dim that is a multiple of 8 up to 256, not {dim}")
+
+    def check_platform(self, platform: str) -> None:
+        """Raises ValueError unless this network runs on such devices, named as `jax.default_backend()` names them."""
+        if self.attention_kernel == "cudnn" and platform not in ("gpu", "cuda"):
+            raise ValueError(
+                f"attention_kernel='cudnn' runs on GPUs only and this is a {platform.upper()}: choose 'plain' or 'xla'"
+            )
 
     def check_image(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless images [..., H, W, C] can be halved as often as this network does."""
@@ -107,10 +131,11 @@ class ResBlock(nn.Module):
         h = Conv(self.features, dtype=dtype, name="conv1")(h)
         if context is not None:
             gain = Dense(self.features, init=zeros_init, dtype=dtype, name="context_emb_proj")(context)
-            h = h * (1 + gain[:, None, None])
+            # In float32 for the gradient of the gain, see `plus`.
+            h = (h.astype(jnp.float32) * (1 + gain[:, None, None])).astype(dtype)
         scale_shift = None
         if cfg.time_mode == "add":
-            h = h + Dense(self.features, dtype=dtype, name="time_emb_proj")(time)[:, None, None]
+            h = plus(h, Dense(self.features, dtype=dtype, name="time_emb_proj")(time)[:, None, None])
         else:
             scale_shift = jnp.split(Dense(2 * self.features, dtype=dtype, name="time_emb_proj")(time), 2, axis=-1)
         h = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="norm2")(h, scale_shift))
@@ -119,6 +144,19 @@ class ResBlock(nn.Module):
         if x.shape[-1] != self.features:
             x = Conv(self.features, size=1, dtype=dtype, name="conv_shortcut")(x)
         return materialized(x + h)
+
+
+def _res_block(features, cfg, name):
+    return _recomputed(ResBlock)(features, cfg, name=name) if cfg.remat else ResBlock(features, cfg, name=name)
+
+
+def _self_attention(cfg, name):
+    kind = _recomputed(SelfAttention) if cfg.remat else SelfAttention
+    dtype = jnp.dtype(cfg.dtype)
+    return kind(cfg.head_dim, cfg.groups, cfg.eps, dtype=dtype, kernel=cfg.attention_kernel, name=name)
+
+
+_recomputed = functools.cache(nn.remat)  # always the same class
 
 
 class DownBlock(nn.Module):
@@ -132,14 +170,14 @@ class DownBlock(nn.Module):
     @nn.compact
     def __call__(self, x, *emb):
         """x [B, H, W, C] -> (its successor, what the way up reads)."""
-        cfg, dtype, skips = self.config, jnp.dtype(self.config.dtype), []
+        cfg, skips = self.config, []
         for i in range(cfg.blocks):
-            x = ResBlock(self.features, cfg, name=f"resnets_{i}")(x, *emb)
+            x = _res_block(self.features, cfg, f"resnets_{i}")(x, *emb)
             if self.attention:
-                x = SelfAttention(cfg.head_dim, cfg.groups, cfg.eps, dtype=dtype, name=f"attentions_{i}")(x)
+                x = _self_attention(cfg, f"attentions_{i}")(x)
             skips.append(x)
         if not self.last:
-            x = Downsample(self.features, cfg.downsample_padding, dtype, name="downsamplers_0")(x)
+            x = Downsample(self.features, cfg.downsample_padding, jnp.dtype(cfg.dtype), name="downsamplers_0")(x)
             skips.append(x)
         return x, skips
 
@@ -166,11 +204,10 @@ class MidBlock(nn.Module):
     @nn.compact
     def __call__(self, x, *emb):
         cfg = self.config
-        x = ResBlock(self.features, cfg, name="resnets_0")(x, *emb)
+        x = _res_block(self.features, cfg, "resnets_0")(x, *emb)
         if cfg.mid_attention:
-            dtype = jnp.dtype(cfg.dtype)
-            x = SelfAttention(cfg.head_dim, cfg.groups, cfg.eps, dtype=dtype, name="attentions_0")(x)
-        return ResBlock(self.features, cfg, name="resnets_1")(x, *emb)
+            x = _self_attention(cfg, "attentions_0")(x)
+        return _res_block(self.features, cfg, "resnets_1")(x, *emb)
 
 
 class UpBlock(nn.Module):
@@ -184,14 +221,14 @@ class UpBlock(nn.Module):
     @nn.compact
     def __call__(self, x, skips, *emb):
         """Consumes `blocks + 1` entries from the end of `skips`."""
-        cfg, dtype = self.config, jnp.dtype(self.config.dtype)
+        cfg = self.config
         for i in range(cfg.blocks + 1):
             x = jnp.concatenate([x, skips.pop()], axis=-1)
-            x = ResBlock(self.features, cfg, name=f"resnets_{i}")(x, *emb)
+            x = _res_block(self.features, cfg, f"resnets_{i}")(x, *emb)
             if self.attention:
-                x = SelfAttention(cfg.head_dim, cfg.groups, cfg.eps, dtype=dtype, name=f"attentions_{i}")(x)
+                x = _self_attention(cfg, f"attentions_{i}")(x)
         if not self.last:
-            x = Upsample(self.features, dtype, name="upsamplers_0")(x)
+            x = Upsample(self.features, jnp.dtype(cfg.dtype), name="upsamplers_0")(x)
         return x
 
 

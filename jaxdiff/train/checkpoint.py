@@ -1,70 +1,226 @@
-"""Checkpoints: Orbax, asynchronous, the newest few kept."""
+"""Checkpoints: Orbax, asynchronous, the newest few kept, each with a checksum of every array."""
 
+import concurrent.futures
 import contextlib
-from pathlib import Path
+import json
+import logging
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from jaxdiff.train import disk, hosts
 from jaxdiff.train.state import TrainState
 
-
-def manager(directory: Path, keep: int = 3) -> ocp.CheckpointManager:
-    """An Orbax manager that writes in the background and keeps the newest `keep` steps."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-    return ocp.CheckpointManager(Path(directory).absolute(), options=options)
+log = logging.getLogger("jaxdiff")
 
 
-def _args(args, state):
-    """The averaged parameters are an item of their own, so that sampling reads nothing else."""
-    return ocp.args.Composite(ema=args(state.ema), rest=args(state._replace(ema=None)._asdict()))
+class Restored(NamedTuple):
+    """What was read.
 
-
-def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
-    """Starts to write one (not replicated) state under its step; `wait_until_finished` or `close` completes it.
-
-    Raises:
-      FileExistsError: there is a checkpoint of this step or a later one, which Orbax would keep in place of this.
+    Attributes:
+      tree: the arrays, as NumPy.
+      about: what was saved beside them, a dict of JSON values.
+      step: of the checkpoint.
+      corrupt: newer steps that could not be read.
     """
-    if not checkpoints.save(int(state.step), args=_args(ocp.args.StandardSave, state)):
-        raise FileExistsError(f"{checkpoints.directory} holds a checkpoint of step {int(state.step)} or later already")
+
+    tree: Any
+    about: dict
+    step: int
+    corrupt: tuple[int, ...]
 
 
-def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> TrainState:
-    """The newest state.
+class OtherStructure(ValueError):
+    """A checkpoint that is sound, but of other arrays than those asked for."""
+
+
+def manager(directory: epath.PathLike, keep: int = 3) -> ocp.CheckpointManager:
+    """An Orbax manager that writes in the background and keeps the newest `keep` steps.
+
+    The state is the same on every process, so that process 0 writes alone and nobody waits for it; the managers of the
+    others write nothing. What an earlier process left half written is removed.
+    """
+    path, me = _absolute(directory), hosts.is_main()
+    path.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=str(jax.process_index()),
+        ),
+        create=False,
+        cleanup_tmp_directories=me,
+        read_only=not me,
+    )
+    return ocp.CheckpointManager(path, options=options)
+
+
+def steps(directory: epath.PathLike) -> list[int]:
+    """The steps of which there are whole checkpoints, newest first."""
+    path = epath.Path(directory)
+    found = [child.name for child in path.iterdir() if child.name.isdigit()] if path.exists() else []
+    return sorted(map(int, found), reverse=True)
+
+
+def save(checkpoints: ocp.CheckpointManager, state: TrainState, about: Mapping) -> None:
+    """Starts to write one (not replicated) state under its step; `wait_until_finished` or `close` completes it.
 
     Args:
       checkpoints: from `manager`.
+      state: what to save, its leaves NumPy arrays.
+      about: JSON values to keep beside it: the config, the position in the data.
+
+    Raises:
+      FileExistsError: there is a checkpoint of this step or a later one, which Orbax would keep in place of this.
+      OSError: there is too little room; what was saved before stays.
+    """
+    trees = _items(state)
+    about = dict(about) | {"arrays": {name: _describe(tree, name) for name, tree in trees.items()}}
+    about |= {"crc32": _crc32(about)}
+    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+    disk.check_room(checkpoints.directory, sum(x.nbytes for x in jax.tree.leaves(trees)))
+    if not checkpoints.save(int(state.step), args=ocp.args.Composite(**items, about=ocp.args.JsonSave(about))):
+        raise FileExistsError(f"{checkpoints.directory} holds a checkpoint of step {int(state.step)} or later already")
+
+
+def restore(directory: epath.PathLike, like: TrainState) -> Restored:
+    """The newest state that can be read; of several processes all read the same.
+
+    Args:
+      directory: of checkpoints.
       like: a state of the same structure, shapes and dtypes; arrays or `jax.ShapeDtypeStruct`.
 
-    Raises:
-      FileNotFoundError: there is no checkpoint.
-    """
-    items = checkpoints.restore(_newest(checkpoints), args=_args(ocp.args.StandardRestore, _here(like)))
-    return TrainState(**items.rest)._replace(ema=items.ema)
-
-
-def restore_ema(directory: Path, like):
-    """The newest averaged parameters alone; `like` gives their structure, shapes and dtypes.
+    Returns:
+      The state, what was saved beside it, and which newer checkpoints are corrupt.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
+      OtherStructure: the newest sound one is of another network or optimizer; it names the first array that differs.
+      OSError: there are checkpoints, and all of them are corrupt.
     """
-    if not Path(directory).is_dir():
+    found = _newest(directory, _items(like))
+    return found._replace(tree=TrainState(**found.tree["rest"], ema=found.tree["ema"]))
+
+
+def restore_ema(directory: epath.PathLike, like) -> Restored:
+    """The newest averaged parameters that can be read; `like` gives their structure, shapes and dtypes.
+
+    Raises:
+      As `restore`.
+    """
+    found = _newest(directory, {"ema": like})
+    return found._replace(tree=found.tree["ema"])
+
+
+def set_aside(directory: epath.PathLike, step: int, name: str = "corrupt") -> epath.Path:
+    """Moves a checkpoint out of the way, into a directory `name` beside that of the checkpoints; nothing is deleted."""
+    aside = epath.Path(directory).parent / name
+    aside.mkdir(parents=True, exist_ok=True)
+    target, again = aside / str(step), 1
+    while target.exists():
+        again += 1
+        target = aside / f"{step}_{again}"
+    return (epath.Path(directory) / str(step)).rename(target)
+
+
+def _absolute(directory):
+    """As Orbax asks for it; what is remote has no other."""
+    return epath.Path(directory) if "://" in str(directory) else epath.Path(directory).absolute()
+
+
+def _items(state):
+    """The averaged parameters are an item of their own, so that sampling reads nothing else."""
+    rest = state._asdict()
+    return {"ema": rest.pop("ema"), "rest": rest}
+
+
+def _newest(directory, like):
+    """Goes through the checkpoints from the newest on until every process can read one."""
+    candidates, reasons = hosts.gather(" ".join(map(str, steps(directory))))[0].split(), {}
+    if not candidates:
         raise FileNotFoundError(f"there is no checkpoint in {directory}: has the run been trained?")
-    with contextlib.closing(manager(directory)) as checkpoints:
-        args = ocp.args.Composite(ema=ocp.args.StandardRestore(_here(like)))
-        return checkpoints.restore(_newest(checkpoints), args=args).ema
+    for step in map(int, candidates):
+        try:
+            tree, about, reason = *_read(directory, step, like), ""
+        except (OtherStructure, PermissionError):
+            raise
+        except (
+            ValueError,
+            OSError,
+            KeyError,
+            TypeError,
+        ) as error:  # what Orbax, tensorstore and JSON say of broken files
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = next((said for said in hosts.gather(reason) if said), None)
+        if reason is None:
+            return Restored(tree, about, step, tuple(reasons))
+        reasons[step] = reason
+        log.warning("the checkpoint of step %d in %s is corrupt (%s)", step, directory, reason)
+    said = "; ".join(f"step {step}: {reason}" for step, reason in reasons.items())
+    raise OSError(f"none of the checkpoints in {directory} can be read: {said}")
 
 
-def _newest(checkpoints):
-    step = checkpoints.latest_step()
-    if step is None:
-        raise FileNotFoundError(f"there is no checkpoint in {checkpoints.directory}: has the run been trained?")
-    return step
+def _read(directory, step, like):
+    """The arrays and what stands beside them, if the arrays are those that were saved."""
+    options = ocp.CheckpointManagerOptions(
+        read_only=True,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=f"read{jax.process_index()}",
+        ),
+        create=False,
+    )
+    with contextlib.closing(ocp.CheckpointManager(_absolute(directory), options=options)) as reader:
+        about = reader.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+        if about.pop("crc32") != _crc32(about):
+            raise OSError("the checksum of what stands beside the arrays is not what was saved")
+        for name, tree in like.items():
+            _same_structure(about["arrays"][name], tree, name, f"the checkpoint of step {step} in {directory}")
+        empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)  # to be read into NumPy, not onto a device
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in empty.items()}
+        trees = reader.restore(step, args=ocp.args.Composite(**items))
+    trees, arrays = {name: trees[name] for name in like}, about.pop("arrays")
+    for name, tree in trees.items():
+        for path, now in _describe(tree, name).items():
+            if now != arrays[name][path]:
+                raise OSError(f"the checksum of {path} is not what was saved")
+    return trees, about
 
 
-def _here(like):
-    """Shapes to restore into, on this process's first device."""
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+def _crc32(values: Mapping) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def _describe(tree, item: str) -> dict:
+    """Shape, dtype and CRC-32 of every array, by path. tensorstore notices a file cut short, but not a changed bit."""
+    paths, leaves = _flat(tree, item)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        sums = threads.map(lambda x: zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8)), leaves)
+        return {path: [list(x.shape), x.dtype.name, crc] for path, x, crc in zip(paths, leaves, sums)}
+
+
+def _flat(tree, item):
+    """Paths such as ema/mid_block/kernel, and the arrays."""
+    flat = [(path, x if hasattr(x, "dtype") else np.asarray(x)) for path, x in jax.tree.leaves_with_path(tree)]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    return [name if item == "rest" else f"{item}/{name}" for name in names], [x for _, x in flat]
+
+
+def _same_structure(saved: Mapping, like, item: str, where: str) -> None:
+    """Names the first array that differs."""
+    paths, leaves = _flat(like, item)
+    for path, leaf in zip(paths, leaves):
+        here = f"{leaf.dtype.name}{list(leaf.shape)}"
+        there = f"{saved[path][1]}{saved[path][0]}" if path in saved else "missing"
+        if here != there:
+            raise OtherStructure(f"{where} is of another network or optimizer: {path} is {there} there and {here} here")
+    for path in saved:
+        if path not in paths:
+            raise OtherStructure(f"{where} is of another network or optimizer: it has {path}, which is not asked for")

@@ -1,232 +1,207 @@
 """The training loop: host work around compiled calls."""
 
 import contextlib
-import functools
-import time
-from pathlib import Path
+import dataclasses
+import itertools
+import json
+import logging
 
-import jax
-import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from etils import epath
 
-from jaxdiff import data, denoise, objectives
-from jaxdiff.config import Config, Train, read_run, to_json
+from jaxdiff import config as configs
+from jaxdiff.config import Config
 from jaxdiff.eval import draw, images
-from jaxdiff.nets.unet import UNet
-from jaxdiff.train import checkpoint, optim, parallel
-from jaxdiff.train.state import TrainState, init
-from jaxdiff.train.step import make_train_step, scanned
-from jaxdiff.types import Cond
+from jaxdiff.train import checkpoint, disk, hosts, parallel, rundir, setup, watch
+from jaxdiff.train.state import TrainState
+from jaxdiff.train.stop import Asked, Stop, Stopped
+
+log = logging.getLogger("jaxdiff")
 
 
-def train(config: Config, run: Path, resume: bool = False) -> TrainState:
+def train(config: Config, run: epath.PathLike, resume: bool = False, profile: int = 0) -> TrainState:
     """Trains a diffusion model and leaves everything about it in a directory.
 
+    A run that was stopped or killed and then resumed ends with the same bits as one that was not, on the same devices.
+
     Args:
-      config: what to train.
-      run: directory for `config.json`, `checkpoints/`, `samples/step_*.png` and TensorBoard events.
+      config: what to train; the same in every process.
+      run: directory, local or remote (gs://bucket/run), that every process sees, for `config.json`, `checkpoints/`,
+        `samples/step_*.png` and TensorBoard events.
       resume: go on from the newest checkpoint in `run`.
+      profile: how many steps to trace, see `watch.trace`.
 
     Returns:
-      The state after the last step.
+      The state after the last step, as NumPy arrays.
 
     Raises:
-      FileExistsError: `run` holds a run and `resume` was not asked for.
-      FileNotFoundError: `resume` was asked for and there is nothing to resume.
-      ValueError: `resume` was asked for with a config that the run cannot go on with.
+      ValueError: a config that cannot be trained, that differs between processes, or with which the run cannot go on;
+        data that cannot be read.
+      FileExistsError: `run` holds a run and `resume` was not asked for, or another process is training there.
+      FileNotFoundError: `resume` was asked for and there is nothing to resume; data that is not there.
+      OSError: no space is left, or no checkpoint can be read.
+      watch.NotFinite: the loss is not finite any more; the last good checkpoint stays.
+      stop.Stopped: Ctrl-C, SIGTERM or a preemption; everything was saved.
     """
-    from tensorboardX import SummaryWriter  # here, for it loads PyTorch wherever that is installed
+    if profile < 0:
+        raise ValueError(f"--profile={profile} must be a number of steps, 0 for none")
+    run = epath.Path(run)
+    hosts.check_same({"run": str(run), "resume": resume, "profile": profile} | dataclasses.asdict(config))
+    hosts.together(lambda: configs.check(config))
+    hosts.together(lambda: draw.check(config))
+    source = hosts.together(lambda: setup.open_source(config))
+    hosts.on_main(lambda: rundir.claim(run, resume))
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(Stop())
+        hosts.on_main(lambda: stack.enter_context(rundir.locked(run)))
+        hosts.barrier(f"{run} is there")
+        state = restore(config, run, len(source)) if resume else setup.new_state(config)
+        if hosts.is_main():
+            (run / "config.json").write_text(configs.to_json(config))
+        saver = Saver(config, run, len(source))
+        stack.enter_context(disk.told(run, saver.newest))
+        stack.enter_context(contextlib.closing(saver))
+        try:
+            state = steps(config, run, source, state, saver, stopping, profile)
+        except watch.NotFinite as error:
+            saver.distrust(error.step - 1)
+            raise watch.NotFinite(
+                f"{error}: the checkpoint of step {saver.step} in {run} is good, so that --resume goes on from there, for "
+                "example with a lower --optim.learning-rate",
+                error.step,
+            ) from None
+        hosts.barrier(f"all {config.train.steps} steps are made and drawn", timeout=3600)
+        return state
 
-    source = open_source(config)
-    claim_directory(run, resume)
-    if resume:
-        check_same(read_run(run), config)
-    schedule, T = config.diffusion.make_schedule(), config.train
-    apply = denoise.network(UNet(config.net))
-    optimizer = make_optimizer(config)
-    weighting = objectives.WEIGHTINGS[config.diffusion.weighting]
-    loss_fn = objectives.denoising(apply, schedule, config.diffusion.predict, weighting)
-    step = make_train_step(loss_fn, optimizer, config.optim.ema_decay)
-    step = parallel.data_parallel(scanned(step))
 
-    checkpoints = checkpoint.manager(run / "checkpoints", T.keep)
-    state = new_state(config, optimizer)
-    if resume:
-        state = checkpoint.restore(checkpoints, state)
-    start = int(state.step)
-    check_rest(start, T)
-    (run / "samples").mkdir(exist_ok=True)
-    (run / "config.json").write_text(to_json(config))
-    batches = data.batches(
-        source,
-        T.batch_size,
-        seed=T.seed,
-        start_step=start,
-        steps_per_call=T.steps_per_call,
-        labels=bool(config.net.num_classes),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    # The key of the noise; initialisation has its own, by another fold.
-    key = jax.random.fold_in(jax.random.key(T.seed), 1)
+def restore(config: Config, run: epath.Path, examples: int) -> TrainState:
+    """The newest sound state of a run, with which `config` may go on over so many examples.
+
+    Raises:
+      As `checkpoint.restore`; ValueError where another run would come of it.
+    """
+    directory = rundir.checkpoints(run)
+    rundir.check_same(configs.read_run(run), config)
+    state, about, step, corrupt = checkpoint.restore(directory, setup.state_shapes(config))
+    rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
+    rundir.check_rest(step, config.train)
+    before = about["data"]["examples"]
+    if before != examples:
+        raise ValueError(f"{config.data.source} had {before} examples when the run began, and now has {examples}")
+    if hosts.is_main():
+        for bad in corrupt:
+            log.warning("the corrupt checkpoint was moved to %s", checkpoint.set_aside(directory, bad))
+    hosts.barrier(f"checkpoints after step {step} are out of the way")
+    log.info("going on from step %d of %s", step, run)
+    return state
+
+
+class Saver:
+    """Writes checkpoints, in process 0.
+
+    Attributes:
+      checkpoints: Orbax's manager.
+      step: of the newest checkpoint; None before the first.
+    """
+
+    def __init__(self, config: Config, run: epath.Path, examples: int):
+        self.config, self.examples = config, examples
+        self.checkpoints = checkpoint.manager(rundir.checkpoints(run), config.train.keep)
+        self.step = self.checkpoints.latest_step()
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to write the replicated state after that step, unless that is written already."""
+        if step == self.step:
+            return
+        if hosts.is_main():
+            T = self.config.train
+            position = {"position": step * T.batch_size, "seed": T.seed, "examples": self.examples}
+            about = {"config": dataclasses.asdict(self.config), "data": position}
+            checkpoint.save(self.checkpoints, parallel.first(state), about)
+        self.step = step
+
+    def distrust(self, step: int) -> None:
+        """Sets the checkpoint of that step aside, if there is one: its numbers are finite, but led to some that are not."""
+        self.checkpoints.wait_until_finished()
+        found = checkpoint.steps(self.checkpoints.directory)
+        hosts.barrier(f"looking for a checkpoint of step {step}")
+        if found[0] == step and len(found) > 1:
+            if hosts.is_main():
+                moved = checkpoint.set_aside(self.checkpoints.directory, step, "not_finite")
+                log.warning("the checkpoint of step %d, which led to this, was moved to %s", step, moved)
+            self.step = found[1]
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self.checkpoints.close()
+
+    def newest(self) -> str:
+        """What of the run is safe on the disk."""
+        found = checkpoint.steps(self.checkpoints.directory)
+        return f"the checkpoint of step {found[0]} is kept" if found else "there is no checkpoint yet"
+
+
+def steps(
+    config: Config, run: epath.Path, source, state: TrainState, saver: Saver, stopping: Stop, profile: int
+) -> TrainState:
+    """All steps from `state` on, and what is to be done between them; gives the last state.
+
+    Raises:
+      As `train`.
+    """
+    T, start, key = config.train, int(state.step), setup.step_key(config)
+    batches = setup.batches(config, source, start)
     state = parallel.replicate(state)
-    with _progress(start, T.steps) as advance, SummaryWriter(str(run)) as writer, contextlib.closing(checkpoints):
-        log = Log(writer, advance, T.batch_size)
-        for done in range(start + T.steps_per_call, T.steps + 1, T.steps_per_call):
-            state, metrics = step(state, key, parallel.split(next(batches), axis=1))
-            log.add(metrics)
-            if done % T.log_every == 0 or done == T.steps:
+    saver.save(start, state)  # step 0, too, so that there always is something to resume
+    first = next(batches)
+    with (
+        watch.progress(start, T.steps) as show,
+        watch.events(run, start) as writer,
+        watch.examples(run, T.log_examples) as note,
+    ):
+        step, flops, seconds = setup.compiled(config, state, key, first[0])
+        log = watch.Log(writer, show, T.batch_size, flops, seconds, start)
+        trace, batches = watch.trace(run, profile, T.steps_per_call), itertools.chain([first], batches)
+
+        def save():
+            with log.paused():
+                log.check()  # a state is good if its losses and gradients were finite
+                saver.save(done, state)
+
+        done = start
+        for call, end in enumerate(range(start + T.steps_per_call, T.steps + 1, T.steps_per_call), 1):
+            try:
+                batch, examples = log.wait(next, batches)
+            except (ValueError, OSError):
+                save()
+                raise
+            state, metrics = step(state, key, batch)
+            done, last = end, end == T.steps
+            note(done, examples)
+            log.add(done, metrics)
+            trace(call, metrics)
+            if done % T.log_every == 0 or last:
+                disk.check_room(run, 2**20)  # a full disk would block TensorBoard's writer
                 log.flush(done)
-            if done % T.save_every == 0 or done == T.steps:
-                checkpoint.save(checkpoints, parallel.first(state))
-            if (T.sample_every and done % T.sample_every == 0) or done == T.steps:
-                sheet = draw.draw(config, parallel.first(state.ema))
-                images.save_grid(run / "samples" / f"step_{done:07d}.png", sheet)
-                writer.add_image("samples", images.grid(sheet), done, dataformats="HWC")
-    return parallel.first(state)
+            if done % T.save_every == 0 or last:
+                save()
+            if last or (T.sample_every and done % T.sample_every == 0):
+                with log.paused(), contextlib.suppress(Asked):
+                    draw_samples(config, run, done, state, writer, stopping)
+            if stopping.asked(call):
+                save()
+                raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run}", stopping.signum)
+        return parallel.first(state)
 
 
-def open_source(config: Config):
-    """The data that the config names.
-
-    Raises:
-      ValueError: its images are not of the shape that the config says.
-    """
-    source = data.load(config.data.name, config.data.split)
-    found, said = source[0]["image"].shape, config.data.image_shape
-    if found != said:
-        found, said = ("x".join(map(str, shape)) for shape in (found, said))
-        raise ValueError(f"the images of {config.data.name} are {found}, and --data.image-shape says {said}")
-    return source
-
-
-def claim_directory(run: Path, resume: bool) -> None:
-    """Makes the run's directory, or checks that there is one to resume; never overwrites a run.
+def draw_samples(config: Config, run: epath.Path, done: int, state: TrainState, writer, stopping: Stop) -> None:
+    """Draws a grid from the replicated state's averaged parameters, in process 0.
 
     Raises:
-      FileExistsError: something of a run is there, and `resume` was not asked for.
-      FileNotFoundError: `resume` was asked for and there is no run, or one without a checkpoint.
+      stop.Asked: a signal came before it was finished.
     """
-    found = [name for name in ("config.json", "checkpoints", "samples") if (run / name).exists()]
-    saved = any(path.name.isdigit() for path in (run / "checkpoints").glob("*"))
-    if not resume and saved:
-        raise FileExistsError(f"{run} already holds a run: add --resume to go on with it, or choose another --run-dir")
-    if not resume and found:
-        raise FileExistsError(
-            f"{run} already holds a run that saved no checkpoint ({', '.join(found)}): remove it, or choose another "
-            "--run-dir"
-        )
-    if resume and "config.json" not in found:
-        raise FileNotFoundError(f"{run} holds no run to resume: leave --resume out to start one")
-    if resume and not saved:
-        raise FileNotFoundError(f"{run} saved no checkpoint to resume from: remove it and leave --resume out")
-    run.mkdir(parents=True, exist_ok=True)
-
-
-def check_same(before: Config, now: Config) -> None:
-    """Refuses to resume with a config that would make another run of it.
-
-    Raises:
-      ValueError: the first field that may not change.
-    """
-    fixed = [("data",), ("net",), ("diffusion",), ("optim", "method"), ("train", "seed"), ("train", "batch_size")]
-    for path in fixed:
-        old, new = (functools.reduce(getattr, path, config) for config in (before, now))
-        if old != new:
-            raise ValueError(f"--resume cannot change {'.'.join(path)} from {old} to {new}: start another run")
-
-
-def check_rest(start: int, train: Train) -> None:
-    """Refuses to go on from step `start` to an end that the calls do not meet.
-
-    Raises:
-      ValueError: the end is not ahead, or not a whole number of calls away.
-    """
-    if start >= train.steps:
-        raise ValueError(f"the run is at step {start} already: ask for more than --train.steps={train.steps}")
-    if (train.steps - start) % train.steps_per_call:
-        raise ValueError(
-            f"from step {start} to --train.steps={train.steps} is not a multiple of "
-            f"--train.steps-per-call={train.steps_per_call}"
-        )
-
-
-def make_optimizer(config: Config):
-    """The optimizer that the config asks for."""
-    o = config.optim
-    return optim.optimizer(
-        o.learning_rate,
-        config.train.steps,
-        o.warmup,
-        o.decay_to,
-        clip=o.clip,
-        b1=o.b1,
-        b2=o.b2,
-        weight_decay=o.weight_decay,
-        method=o.method,
-    )
-
-
-def new_params(config: Config, key):
-    """Freshly initialised parameters of the config's network."""
-    net = config.net
-    cond = Cond(
-        label=np.zeros(1, np.int32) if net.num_classes else None,
-        vector=np.zeros((1, net.vector_dim), np.float32) if net.vector_dim else None,
-    )
-    x = np.zeros((1, *config.data.image_shape), np.float32)
-    return UNet(net).init(key, x, np.zeros(1, np.int32), cond)["params"]
-
-
-def param_shapes(config: Config):
-    """Structure, shapes and dtypes of the parameters, computing nothing."""
-    return jax.eval_shape(lambda: new_params(config, jax.random.key(0)))
-
-
-def new_state(config: Config, optimizer) -> TrainState:
-    """The state before the first step."""
-    key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
-    return jax.jit(lambda key: init(new_params(config, key), optimizer))(key)
-
-
-class Log:
-    """Keeps metrics on the device between flushes, then fetches them all at once."""
-
-    def __init__(self, writer, advance, batch_size):
-        self.writer, self.advance, self.batch_size = writer, advance, batch_size
-        self.waiting, self.last_step, self.last_time = [], None, time.perf_counter()
-
-    def add(self, metrics) -> None:
-        """Takes a call's metrics, replicated, without waiting for them."""
-        self.waiting.append(metrics)
-
-    def flush(self, step: int) -> None:
-        """Averages what came since the last flush and writes it."""
-        fetched = jax.device_get(self.waiting)
-        means = {name: float(np.mean([np.mean(m[name]) for m in fetched])) for name in fetched[0]}
-        now = time.perf_counter()
-        if self.last_step is not None:
-            means["images_per_second"] = (step - self.last_step) * self.batch_size / (now - self.last_time)
-        for name, value in means.items():
-            self.writer.add_scalar(name, value, step)
-        self.advance(step, means)
-        self.waiting, self.last_step, self.last_time = [], step, now
-
-
-@contextlib.contextmanager
-def _progress(start, steps):
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("training", total=steps, completed=start, numbers="compiling ...")
-
-        def advance(step, means):
-            speed = f"{means['images_per_second']:.0f} images/s" if "images_per_second" in means else ""
-            bar.update(task, completed=step, numbers=f"loss {means['loss']:.4f}  {speed}")
-
-        yield advance
+    if not hosts.is_main():
+        return
+    sheet = draw.draw(config, parallel.first(state.ema), stopping.tick)
+    (run / "samples").mkdir(exist_ok=True)
+    images.save_grid(run / "samples" / f"step_{done:07d}.png", sheet)
+    writer.add_image("samples", images.grid(sheet), done, dataformats="HWC")

@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def sha256(images, labels):
 
 @pytest.fixture(scope="module")
 def splits():
-    return {name: arrays(data.load("digits", name)) for name in SHA256}
+    return {name: arrays(data.load(f"digits:{name}")) for name in SHA256}
 
 
 def test_splits_are_stratified(splits):
@@ -71,14 +72,21 @@ def test_tensorflow_is_never_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="did you mean 'digits'"):
-        data.load("digit")
-    with pytest.raises(ValueError, match="unknown split of digits 'valid'"):
-        data.load("digits", "valid")
+def test_names_and_notation_of_splits():
+    with pytest.raises(ValueError, match="unknown split of digits 'valid': did you mean"):
+        data.load("digits:valid")
+    assert data.load("digits").classes == tuple("0123456789")
+    assert [len(data.load(f"digits:{s}")) for s in ("train[:80%]", "train+test", "all", "")] == [2000, 3000, 5000, 2500]
 
 
-def test_unprepared_data_says_what_to_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="tfds build cifar10"):
-        data.load("cifar10")
+def test_they_are_prepared_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "here"))
+    assert len(data.load("digits:test")) == 500
+    assert (tmp_path / "here" / "digits" / "1.0.0").is_dir()
+
+
+def test_several_processes_may_prepare_them_at_once(tmp_path):
+    code = "from jaxdiff import data; assert len(data.load('digits')) == 2500"
+    environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path)}
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]

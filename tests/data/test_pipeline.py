@@ -70,3 +70,104 @@ def test_labels_on_request():
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="does not divide by 2 processes"):
         take(1, process_count=2)
+
+
+def pictures(batches):
+    return np.concatenate([b["image"].reshape(-1, *b["image"].shape[2:]) for b in batches])
+
+
+class Arrows:
+    """Forty examples that are not their own mirror images."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return {"image": np.array([[[i], [100], [i + 200]]], np.uint8)}
+
+
+def flipped(n, **options):
+    """Which examples came mirrored, in the order of the whole; checks that each is itself or its mirror image."""
+    found = list(itertools.islice(data.batches(Arrows(), 8, flip=True, **options), n))
+    image, example = pictures(found)[:, 0, :, 0], np.concatenate([b["example"].ravel() for b in found])
+    mirrored = image[:, 0] >= 200
+    upright = np.where(mirrored[:, None], image[:, ::-1], image)
+    np.testing.assert_array_equal(upright, np.stack([example, np.full(len(example), 100), example + 200], 1))
+    order = np.argsort(np.concatenate([b["index"].ravel() for b in found]))
+    return mirrored[order]
+
+
+def test_flips_half_anew_in_each_epoch():
+    mirrored = flipped(500)  # 100 epochs: 4000 throws of a coin, whose standard deviation is 0.8%
+    assert abs(mirrored.mean() - 0.5) < 0.04
+    epochs = mirrored.reshape(100, 40)
+    assert len({tuple(epoch) for epoch in epochs}) == 100
+    found = list(itertools.islice(data.batches(Arrows(), 8, flip=True), 500))
+    image, example = pictures(found)[:, 0, 0, 0], np.concatenate([b["example"].ravel() for b in found])
+    share = np.array([(image[example == i] >= 200).mean() for i in range(40)])  # of each example, over the epochs
+    assert 0.25 < share.min() and share.max() < 0.75
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_flips_do_not_depend_on_the_number_of_processes(processes):
+    parts = [flipped(10, process_index=p, process_count=processes) for p in range(processes)]
+    together = np.stack(parts, 1).ravel()  # position n P + p is the n-th of process p
+    np.testing.assert_array_equal(together, flipped(10))
+
+
+def test_flips_do_not_depend_on_the_start_the_threads_or_the_calls():
+    expected = flipped(12)
+    np.testing.assert_array_equal(flipped(5, start_step=7), expected[56:])
+    np.testing.assert_array_equal(flipped(12, num_threads=7), expected)
+    np.testing.assert_array_equal(flipped(4, steps_per_call=3), expected)
+    assert (flipped(12, seed=1) != expected).any()
+
+
+def test_flips_leave_the_order_alone():
+    np.testing.assert_array_equal(
+        np.stack([b["example"] for b in take(4, flip=True)]), np.stack([b["example"] for b in take(4)])
+    )
+
+
+def test_example_says_which_it_is():
+    for batch in take(4, steps_per_call=2):
+        np.testing.assert_array_equal(batch["example"], batch["image"][..., 0, 0, 0])
+        assert batch["example"].dtype == np.uint32 and batch["example"].shape == (2, 5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+def test_threads_change_nothing(threads):
+    np.testing.assert_array_equal(numbers(take(6, num_threads=threads)), numbers(take(6)))
+
+
+class Broken(Source):
+    """Ten examples, of which the fourth cannot be read."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, i):
+        if i == 3:
+            raise self.error
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("error", [ValueError("a.png is broken"), FileNotFoundError("a.png is gone")])
+def test_what_a_reader_raises_reaches_the_consumer(error):
+    stream = data.batches(Broken(error), 5, num_threads=3)
+    step = next(i for i, batch in enumerate(data.batches(Source(), 5)) if 3 in batch["example"])
+    good = [next(stream) for _ in range(step)]
+    assert len(good) == step
+    with pytest.raises(type(error)) as caught:
+        next(stream)
+    assert str(caught.value) == str(error)
+
+
+def test_missing_labels_are_refused_at_once():
+    with pytest.raises(ValueError, match="the examples have no labels"):
+        data.batches([{"image": np.zeros([1, 1, 1], np.uint8)}], 1, labels=True)
+
+
+def test_an_empty_source_is_refused():
+    with pytest.raises(ValueError, match="there are no examples"):
+        data.batches([], 1)

@@ -1,5 +1,7 @@
 """A whole training run: what it leaves behind, and how it is resumed."""
 
+import dataclasses
+import itertools
 import json
 import shutil
 
@@ -7,11 +9,12 @@ import chex
 import jax
 import numpy as np
 import pytest
-from helpers import tiny_config
+from helpers import read_scalars, tiny_config
 from PIL import Image
 
 from jaxdiff import config as configs
-from jaxdiff.train import checkpoint, loop
+from jaxdiff.train import checkpoint, loop, rundir, setup, watch
+from jaxdiff.train.stop import Stop, Stopped
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +32,155 @@ def test_leaves_config_checkpoints_pictures_and_events(run):
     assert list(directory.glob("events.out.tfevents.*"))
 
 
+def newest(directory, config=None):
+    return checkpoint.restore(rundir.checkpoints(directory), setup.state_shapes(config or tiny_config()))
+
+
 def test_restores_what_was_saved(run):
     directory, state = run
-    manager = checkpoint.manager(directory / "checkpoints")
-    like = loop.new_state(tiny_config(), loop.make_optimizer(tiny_config()))
-    chex.assert_trees_all_equal(checkpoint.restore(manager, like), jax.device_get(state))
-    ema = checkpoint.restore_ema(directory / "checkpoints", loop.param_shapes(tiny_config()))
-    chex.assert_trees_all_equal(ema, jax.device_get(state.ema))
-    manager.close()
+    found = newest(directory)
+    chex.assert_trees_all_equal(found.tree, state)
+    ema = checkpoint.restore_ema(rundir.checkpoints(directory), setup.param_shapes(tiny_config()))
+    chex.assert_trees_all_equal(ema.tree, state.ema)
+    assert configs.from_json(json.dumps(found.about["config"])) == tiny_config()
+    assert found.about["data"] == {"position": 4 * 16, "seed": 0, "examples": 2500}
 
 
-def test_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+    """20 steps = 12 steps, stop, resume, 8 steps, bit for bit, on 8 devices; on one, see test_kills."""
+    config = tiny_config(steps=20, save_every=10, log_every=10)
+    straight = loop.train(config, tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "asked", lambda self, call: (setattr(self, "signum", 15), call == 6)[1])
+        with pytest.raises(Stopped, match="stopped after step 12 of 20, which is saved in") as stopped:
+            loop.train(config, tmp_path / "halted")
+    assert stopped.value.signum == 15
+    assert checkpoint.steps(rundir.checkpoints(tmp_path / "halted")) == [12, 10]
+    resumed = loop.train(config, tmp_path / "halted", resume=True)
+    chex.assert_trees_all_equal(resumed, straight)
+    chex.assert_trees_all_equal(newest(tmp_path / "halted").tree, straight)
+    assert int(resumed.step) == 20
+
+
+def test_a_start_killed_before_its_first_checkpoint_is_started_again(tmp_path):
+    (tmp_path / "run" / "checkpoints" / "0.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert not rundir.holds_run(tmp_path / "run")
+    assert int(loop.train(tiny_config(steps=2), tmp_path / "run").step) == 2
+
+
+def damage(directory, step):
+    path = max(
+        (p for p in (directory / "checkpoints" / str(step) / "rest").rglob("d/*")), key=lambda p: p.stat().st_size
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_resumes_from_the_checkpoint_before_a_damaged_one(run, tmp_path, caplog):
     directory, straight = run
-    halted = shutil.copytree(directory, tmp_path / "halted")
-    shutil.rmtree(halted / "checkpoints" / "4")  # as if it had been stopped after step 2
-    resumed = loop.train(tiny_config(), halted, resume=True)
-    chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(straight))
+    damaged = shutil.copytree(directory, tmp_path / "damaged")
+    damage(damaged, 4)
+    with caplog.at_level("INFO", "jaxdiff"):
+        resumed = loop.train(tiny_config(), damaged, resume=True)
+    chex.assert_trees_all_equal(resumed, straight)
+    assert "step 4" in caplog.text and "is corrupt" in caplog.text and "going on from step 2" in caplog.text
+    assert (damaged / "corrupt" / "4").is_dir() and checkpoint.steps(damaged / "checkpoints") == [4, 2]
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_started(run, tmp_path):
+    damaged = shutil.copytree(run[0], tmp_path / "damaged")
+    for step in (2, 4):
+        damage(damaged, step)
+    before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
+    with pytest.raises(OSError, match="none of the checkpoints"):
+        loop.train(tiny_config(steps=6), damaged, resume=True)
+    after = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == {path: content for path, content in before.items() if path.name != ".lock"}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    """An image that is NaN at one position of the stream."""
+    make = setup.batches
+
+    def poisoned(config, source, start):
+        for batch, examples in make(config, source, start):
+            image, there = batch["image"].astype(np.float32) / 127.5 - 1, batch["index"] == 9 * 16 + 3
+            yield batch | {"image": np.where(there[..., None, None, None], np.nan, image)}, examples
+
+    monkeypatch.setattr(setup, "batches", poisoned)
+    for per_call in (1, 2):
+        run = tmp_path / str(per_call)
+        config = tiny_config(steps=20, save_every=4, log_every=20, steps_per_call=per_call)
+        with pytest.raises(watch.NotFinite, match="loss is nan at step 10: the checkpoint of step 8 in") as stopped:
+            loop.train(config, run)
+        assert stopped.value.step == 10  # positions 144 to 159 are its
+        found = newest(run, config)
+        assert found.step == 8 and all(np.isfinite(x).all() for x in jax.tree.leaves(found.tree))
+
+
+def test_data_that_cannot_be_read_stops_the_run_after_saving_it(tmp_path, monkeypatch):
+    opened = setup.open_source
+
+    def broken(config):
+        source = opened(config)
+
+        def read(i):
+            if i == 1234:
+                raise ValueError("photos/1234.png is broken")
+            return source.read(i)
+
+        return dataclasses.replace(source, read=read)
+
+    monkeypatch.setattr(setup, "open_source", broken)
+    config = tiny_config(steps=200, save_every=200, log_every=200, log_examples=True)
+    with pytest.raises(ValueError, match=r"photos/1234\.png is broken"):
+        loop.train(config, tmp_path / "run")
+    last = (tmp_path / "run" / "examples_0.tsv").read_text().splitlines()[-1]
+    assert newest(tmp_path / "run", config).step == int(last.split()[0]) > 0
+
+
+def test_the_examples_of_each_step_are_logged(tmp_path):
+    loop.train(tiny_config(log_examples=True), tmp_path / "run")
+    lines = [line.split() for line in (tmp_path / "run" / "examples_0.tsv").read_text().splitlines()]
+    assert [int(line[0]) for line in lines] == [1, 2, 3, 4]
+    batches = list(itertools.islice(setup.batches(tiny_config(), setup.open_source(tiny_config()), 0), 2))
+    expected = np.concatenate([examples for _, examples in batches])
+    np.testing.assert_array_equal([list(map(int, line[1:])) for line in lines], expected)
+
+
+def test_another_number_of_examples_is_refused(run, tmp_path, monkeypatch):
+    grown = shutil.copytree(run[0], tmp_path / "grown")
+    source = dataclasses.replace(setup.open_source(tiny_config()), size=2499)
+    monkeypatch.setattr(setup, "open_source", lambda config: source)
+    with pytest.raises(ValueError, match="digits had 2500 examples when the run began, and now has 2499"):
+        loop.train(tiny_config(steps=6), grown, resume=True)
+
+
+def test_two_trainings_in_one_directory_are_refused(tmp_path):
+    with rundir.locked(tmp_path / "run"), pytest.raises(FileExistsError, match="another process is training"):
+        loop.train(tiny_config(), tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
+
+
+def test_more_classes_than_labels_are_refused(tmp_path):
+    config = dataclasses.replace(tiny_config(), net=dataclasses.replace(tiny_config().net, num_classes=9))
+    with pytest.raises(ValueError, match=r"digits has 10 classes, and the network labels for 9: --net\.num-classes 10"):
+        loop.train(config, tmp_path / "run")
+
+
+def test_traces_on_request(tmp_path):
+    loop.train(tiny_config(steps=10), tmp_path / "run", profile=4)
+    assert [path.suffixes[-1] for path in (tmp_path / "run" / "profile").rglob("*.pb")] == [".pb"]
+
+
+def test_writes_what_tensorboard_shows(run):
+    scalars = read_scalars(run[0])
+    assert {"loss", "grad_norm", "seconds_per_step", "images_per_second_per_device", "memory_gib", "data_wait_per_step",
+            "teraflops_per_device"} <= set(scalars)  # fmt: skip
+    assert list(scalars["loss"]) == [2, 4] and list(scalars["compile_seconds"]) == [0]
+    assert scalars["images_per_second"][4] == pytest.approx(16 / scalars["seconds_per_step"][4], rel=1e-5)
 
 
 def test_never_overwrites_a_run(run):
@@ -66,17 +202,3 @@ def test_config_survives_json():
     broken = json.loads(configs.to_json(config)) | {"trian": {}}
     with pytest.raises(ValueError, match="did you mean 'train'"):
         configs.from_json(json.dumps(broken))
-
-
-def test_memory_of_metrics_is_flushed():
-    calls, advanced = [], []
-
-    class Writer:
-        def add_scalar(self, name, value, step):
-            calls.append((name, value, step))
-
-    log = loop.Log(Writer(), lambda step, means: advanced.append((step, means["loss"])), batch_size=4)
-    log.add({"loss": np.float32([1.0])})
-    log.add({"loss": np.float32([3.0])})
-    log.flush(2)
-    assert advanced == [(2, 2.0)] and log.waiting == [] and ("loss", 2.0, 2) in calls

@@ -1,0 +1,89 @@
+"""An image file becomes an array of the shape that is asked for."""
+
+import contextlib
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # what Pillow may try, whatever the name says
+MODES = {1: "L", 3: "RGB"}
+
+
+def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False) -> np.ndarray:
+    """The image in a file, upright, centre-cropped and resized to fill a shape.
+
+    Transparent images are laid over white. An image of that size already is not touched.
+
+    Args:
+      file: contents of a PNG, JPEG, WebP, GIF or BMP file.
+      image_shape: height, width and channels, 1 being grey and 3 colour.
+      exact: refuse an image of another size.
+
+    Returns:
+      uint8 array of that shape.
+
+    Raises:
+      ValueError: the file is broken, or of another size; the message completes "the file cannot be read: ...".
+
+    Example::
+
+        >>> import io
+        >>> from PIL import Image
+        >>> from jaxdiff.data.fit import decode
+        >>> file = io.BytesIO()
+        >>> Image.new("RGBA", (40, 20), (0, 0, 255, 102)).save(file, "PNG")  # two fifths of blue
+        >>> decode(file.getvalue(), (8, 8, 3))[0, 0].tolist()
+        [153, 153, 255]
+    """
+    height, width, channels = image_shape
+    if not file:
+        raise ValueError("it is empty")
+    try:
+        with Image.open(io.BytesIO(file), formats=FORMATS) as image:
+            if not exact:  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that is twice as large as needed
+                image.draft(None, (2 * max(height, width),) * 2)
+            image.load()
+            image = flatten(upright(image), channels)
+    except Image.UnidentifiedImageError:
+        raise ValueError("it is no image") from None
+    except Exception as error:  # Pillow has a dozen kinds for files that are broken
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    if exact and image.size != (width, height):
+        raise ValueError(f"it is {image.height}x{image.width}, not {height}x{width}")
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return np.array(image).reshape(image_shape)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A loaded image, turned as its EXIF says."""
+    with contextlib.suppress(Exception):  # what is broken now is the EXIF, not the pixels
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def flatten(image: Image.Image, channels: int) -> Image.Image:
+    """The image with 8 bits in 1 channel or 3, over white where it is transparent."""
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip
+        image = Image.fromarray(np.round(np.asarray(image, np.float64).clip(0, 65535) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert(MODES[channels])
+
+
+def check(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape, if images can have it.
+
+    Raises:
+      ValueError: it is not height, width and 1 or 3 channels.
+    """
+    image_shape = tuple(image_shape)
+    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[2] not in MODES:
+        raise ValueError(f"image_shape={say(image_shape)} must be height, width and 1 (grey) or 3 (colour) channels")
+    return image_shape
+
+
+def say(image_shape) -> str:
+    """A shape as people write it: 28x28x1."""
+    return "x".join("?" if side is None else str(side) for side in image_shape)

@@ -1,0 +1,175 @@
+"""A person's own images: the files below a folder."""
+
+import contextlib
+import functools
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxdiff.data import fit
+from jaxdiff.data.base import Source
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # in capitals too
+OTHERS = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jxl", ".tif", ".tiff")  # images too, which are not read
+
+
+def load(path: str, image_shape: tuple[int, int, int] | None, skip_broken: bool) -> Source:
+    """Opens the images of a folder, see `jaxdiff.data.load`.
+
+    Raises:
+      ValueError: no `image_shape`, or no image of those that are read.
+      OSError: there is no such folder.
+    """
+    if not path:
+        raise ValueError("folder: must be folder:PATH, such as folder:photos")
+    if image_shape is None:
+        raise ValueError(f"the images of folder:{path} have no shape of their own: give an image_shape")
+    root = epath.Path(path).expanduser()
+    names = list_images(root)
+    classes, unlabelled = classes_of(names, root)
+    broken = find_broken(root, names, image_shape) if skip_broken else {}
+    report(broken, len(names), root)
+    names = [name for name in names if name not in broken]
+    return Source(
+        functools.partial(_read, root, names, classes, image_shape),
+        len(names),
+        image_shape,
+        classes,
+        unlabelled,
+        skipped=tuple(os.fspath(root / name) for name in broken),
+    )
+
+
+def list_images(root: epath.Path) -> list[str]:
+    """Paths below a folder, "/" between their parts, in an order that is the same on every machine.
+
+    Raises:
+      ValueError: there is none.
+      OSError: there is no such folder.
+    """
+    try:
+        if not root.is_dir():
+            what = "is a file, not a folder" if root.exists() else "is not there"
+            raise FileNotFoundError(f"the folder {root} {what}")
+        files = sorted(walk(root))
+    except ImportError as error:  # what reads gs:// is not installed
+        raise ValueError(f"{root} cannot be opened: {error}") from error
+    names = [name for name in files if name.lower().endswith(ENDINGS)]
+    others = [name for name in files if not name.lower().endswith(ENDINGS)]
+    read = f"only files that end in {', '.join(ENDINGS)} are read, in capitals or not"
+    if not names:
+        found = f" (it has {len(others)} such as {others[0]})" if others else ""
+        raise ValueError(f"there is no image in {root}{found}: {read}")
+    if images := [name for name in others if name.lower().endswith(OTHERS)]:
+        warnings.warn(f"{len(images)} images in {root} are not used, such as {images[0]}: {read}", stacklevel=4)
+    return names
+
+
+def walk(folder: epath.Path, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths of all files below a folder, but of those hidden."""
+    here = os.path.realpath(folder)
+    if here in above:  # a link that leads back up
+        return
+    for entry in folder.iterdir():
+        name = prefix + entry.name
+        if entry.name.startswith("."):
+            continue
+        if not name.lower().endswith(ENDINGS) and entry.is_dir():
+            yield from walk(entry, f"{name}/", (*above, here))
+        else:
+            yield name
+
+
+def classes_of(names: Sequence[str], root: epath.Path) -> tuple[tuple[str, ...], str]:
+    """The first-level folders, and why there are no labels where not all images are in one."""
+    outside = [name for name in names if "/" not in name]
+    if not outside:
+        return tuple(sorted({name.split("/")[0] for name in names})), ""
+    return (), (
+        f"labels are the names of the folders in {root}, and {len(outside)} of its {len(names)} images are in none of "
+        f"them, such as {outside[0]}"
+    )
+
+
+def _read(root, names, classes, image_shape, i):
+    try:
+        image = read_image(root / names[i], image_shape)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: repair or remove it, or add --data.skip-broken to leave out all such files"
+        ) from error
+    return {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})
+
+
+def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """The image in a file as `jaxdiff.data.fit.decode` makes it.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        return fit.decode(path.read_bytes(), image_shape)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be read ({reason})") from error
+
+
+def find_broken(root: epath.Path, names: Sequence[str], image_shape: tuple[int, int, int]) -> dict[str, str]:
+    """Reads all files as training will; the names of those that cannot be read, and what is said of them."""
+
+    def broken(part):
+        found = {}
+        for name in part:
+            try:
+                read_image(root / name, image_shape)
+            except ValueError as error:
+                found[name] = str(error)
+        return found
+
+    parts = [names[i : i + 32] for i in range(0, len(names), 32)]
+    found = {}
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool, progress(len(names)) as advance:
+        for part, more in zip(parts, pool.map(broken, parts)):
+            found |= more
+            advance(len(part))
+    return found
+
+
+def report(broken: dict[str, str], count: int, root: epath.Path) -> None:
+    """Warns of the files that are left out.
+
+    Raises:
+      ValueError: nothing would be left.
+    """
+    if not broken:
+        return
+    first = "; ".join([*broken.values()][:3]) + ("; ..." if len(broken) > 3 else "")
+    if len(broken) == count:
+        raise ValueError(f"none of the {count} images in {root} can be read: {first}")
+    warnings.warn(f"left out {len(broken)} of the {count} images in {root}: {first}", stacklevel=4)
+
+
+@contextlib.contextmanager
+def progress(total: int, patience: float = 2.0) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error once it has taken so many seconds; gives the function that moves it."""
+    columns = (TextColumn("looking through the images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar, start = Progress(*columns, console=Console(stderr=True)), time.monotonic()
+    task = bar.add_task("looking", total=total)
+
+    def advance(files):
+        bar.advance(task, files)
+        if time.monotonic() - start > patience:
+            bar.start()  # which does nothing when it has started
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()  # which would print an empty line otherwise

@@ -1,0 +1,108 @@
+"""A run's directory: who may write into it, and what may go on in it. Local, or remote as in gs://bucket/run."""
+
+import contextlib
+import functools
+
+import filelock
+from etils import epath
+
+from jaxdiff.config import Config, Train
+from jaxdiff.train import checkpoint
+
+
+def checkpoints(run: epath.PathLike) -> epath.Path:
+    """Where a run's checkpoints are."""
+    return epath.Path(run) / "checkpoints"
+
+
+def holds_run(run: epath.PathLike) -> bool:
+    """Whether there is something to resume."""
+    return (epath.Path(run) / "config.json").exists() and bool(checkpoint.steps(checkpoints(run)))
+
+
+def claim(run: epath.PathLike, resume: bool) -> None:
+    """Makes the run's directory, or checks that there is one to resume; never overwrites a run.
+
+    A start that ended before its first checkpoint, which is saved before the first step, has left nothing to lose.
+
+    Raises:
+      FileExistsError: something of a run is there, and `resume` was not asked for.
+      FileNotFoundError: `resume` was asked for and there is no run, or one without a checkpoint.
+      NotADirectoryError: a file is in the way.
+    """
+    run = epath.Path(run)
+    if run.exists() and not run.is_dir():
+        raise NotADirectoryError(f"{run} is a file: choose another --run-dir")
+    saved = checkpoint.steps(checkpoints(run))
+    if not resume and saved:
+        raise FileExistsError(f"{run} already holds a run: add --resume to go on with it, or choose another --run-dir")
+    found = [name for name in ("samples", "corrupt", "not_finite") if (run / name).exists()]
+    if not resume and found:
+        raise FileExistsError(
+            f"{run} already holds a run that saved no checkpoint ({', '.join(found)}): remove it, or choose another "
+            "--run-dir"
+        )
+    if resume and not (run / "config.json").exists():
+        raise FileNotFoundError(f"{run} holds no run to resume: leave --resume out to start one")
+    if resume and not saved:
+        raise FileNotFoundError(f"{run} saved no checkpoint to resume from: remove it and leave --resume out")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"{run} cannot be made ({error.strerror}): choose another --run-dir") from error
+
+
+@contextlib.contextmanager
+def locked(run: epath.PathLike):
+    """Keeps a second training out of a local directory, until this process ends by whatever means.
+
+    Raises:
+      FileExistsError: another process is training there.
+    """
+    if "://" in str(run):  # no locks in buckets
+        yield
+        return
+    epath.Path(run).mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(epath.Path(run) / ".lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise FileExistsError(
+            f"another process is training in {run}: wait for it, or choose another --run-dir"
+        ) from None
+
+
+def check_same(before: Config, now: Config) -> None:
+    """Refuses to resume with a config that would make another run of it.
+
+    Raises:
+      ValueError: the first field that may not change.
+    """
+    fixed = [
+        ("data",),
+        ("net",),
+        ("diffusion",),
+        ("optim", "method"),
+        ("optim", "moment_dtype"),
+        ("train", "seed"),
+        ("train", "batch_size"),
+    ]
+    for path in fixed:
+        old, new = (functools.reduce(getattr, path, config) for config in (before, now))
+        if old != new:
+            raise ValueError(f"--resume cannot change {'.'.join(path)} from {old} to {new}: start another run")
+
+
+def check_rest(start: int, train: Train) -> None:
+    """Refuses to go on from step `start` to an end that the calls do not meet.
+
+    Raises:
+      ValueError: the end is not ahead, or not a whole number of calls away.
+    """
+    if start >= train.steps:
+        raise ValueError(f"the run is at step {start} already: ask for more than --train.steps={train.steps}")
+    if (train.steps - start) % train.steps_per_call:
+        raise ValueError(
+            f"from step {start} to --train.steps={train.steps} is not a multiple of "
+            f"--train.steps-per-call={train.steps_per_call}"
+        )

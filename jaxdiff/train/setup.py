@@ -1,0 +1,122 @@
+"""From a config to what training needs: data, network, optimizer, step, first state."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from jaxdiff import data, denoise, objectives
+from jaxdiff.config import Config
+from jaxdiff.nets.unet import UNet
+from jaxdiff.train import optim, parallel, speed
+from jaxdiff.train.state import TrainState, init
+from jaxdiff.train.step import make_train_step, scanned
+from jaxdiff.types import Cond
+
+
+def open_source(config: Config):
+    """The data that the config names.
+
+    Raises:
+      ValueError, OSError: as `jaxdiff.data.load`; no labels, or more of them than the network knows.
+    """
+    d, labels = config.data, config.net.num_classes
+    source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
+    if labels and not source.classes:
+        raise ValueError(f"{source.unlabelled}: --net.num-classes 0 trains without labels")
+    if labels and len(source.classes) > labels:
+        raise ValueError(
+            f"{d.source} has {len(source.classes)} classes, and the network labels for {labels}: "
+            f"--net.num-classes {len(source.classes)}"
+        )
+    return source
+
+
+def batches(config: Config, source, start: int) -> Iterator[tuple[dict, np.ndarray]]:
+    """What this process's devices get in each call from step `start` on, and the numbers of those examples [K, B / P]."""
+    T = config.train
+    stream = data.batches(
+        source,
+        T.batch_size,
+        seed=T.seed,
+        start_step=start,
+        steps_per_call=T.steps_per_call,
+        labels=bool(config.net.num_classes),
+        flip=config.data.flip,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    for batch in stream:
+        examples = batch.pop("example")
+        yield parallel.split(batch, axis=1), examples
+
+
+def make_optimizer(config: Config):
+    """The optimizer that the config asks for."""
+    o = config.optim
+    return optim.optimizer(
+        o.learning_rate,
+        config.train.steps,
+        o.warmup,
+        o.decay_to,
+        clip=o.clip,
+        b1=o.b1,
+        b2=o.b2,
+        weight_decay=o.weight_decay,
+        method=o.method,
+        moment_dtype=o.moment_dtype,
+    )
+
+
+def make_step(config: Config):
+    """The training step on all devices, `train.steps_per_call` updates in each call; see `parallel.data_parallel`."""
+    apply = denoise.network(UNet(config.net))
+    weighting = objectives.WEIGHTINGS[config.diffusion.weighting]
+    loss_fn = objectives.denoising(apply, config.diffusion.make_schedule(), config.diffusion.predict, weighting)
+    step = make_train_step(loss_fn, make_optimizer(config), config.optim.ema_decay, config.train.accumulate)
+    return parallel.data_parallel(scanned(step))
+
+
+def compiled(config: Config, state: TrainState, key, batch) -> tuple[Callable, float | None, float]:
+    """The training step, compiled for such arguments; its FLOPs per step and device, None if unknown; the seconds it took.
+
+    The FLOPs are those of the program as it is written; on a CPU some convolutions are the cheaper Winograd ones.
+    """
+    start, step = time.perf_counter(), make_step(config)
+    lowered = step.lower(state, key, batch)
+    flops = speed.flops(lowered)  # of one pass through the body of each loop
+    lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
+    return step, flops and flops * config.train.accumulate, time.perf_counter() - start
+
+
+def step_key(config: Config) -> jax.Array:
+    """The key of noise and dropout, of which `make_step` folds a step's; initialisation has its own, by another fold."""
+    return jax.random.fold_in(jax.random.key(config.train.seed), 1)
+
+
+def new_params(config: Config, key):
+    """Freshly initialised parameters of the config's network."""
+    net = config.net
+    cond = Cond(
+        label=np.zeros(1, np.int32) if net.num_classes else None,
+        vector=np.zeros((1, net.vector_dim), np.float32) if net.vector_dim else None,
+    )
+    x = np.zeros((1, *config.data.image_shape), np.float32)
+    return UNet(net).init(key, x, np.zeros(1, np.int32), cond)["params"]
+
+
+def param_shapes(config: Config):
+    """Structure, shapes and dtypes of the parameters, computing nothing."""
+    return jax.eval_shape(lambda: new_params(config, jax.random.key(0)))
+
+
+def new_state(config: Config) -> TrainState:
+    """The state before the first step, as NumPy arrays."""
+    key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
+    return jax.device_get(jax.jit(lambda key: init(new_params(config, key), make_optimizer(config)))(key))
+
+
+def state_shapes(config: Config) -> TrainState:
+    """Structure, shapes and dtypes of the state, computing nothing."""
+    return jax.eval_shape(lambda: init(new_params(config, jax.random.key(0)), make_optimizer(config)))

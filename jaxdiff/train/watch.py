@@ -1,0 +1,190 @@
+"""Watching a run: progress line, TensorBoard, speed, and the first number that is not finite."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from etils import epath
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxdiff.train import hosts, parallel, speed
+
+
+class NotFinite(FloatingPointError):
+    """The loss or its gradient became infinite or not a number.
+
+    Attributes:
+      step: the first such step.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
+class Log:
+    """Keeps metrics on the device between flushes, then fetches them all at once.
+
+    Attributes:
+      writer: of TensorBoard events; None writes none.
+      show: (step, text) -> None, moves the progress line.
+      batch_size: examples per step, over all devices.
+      flops: of one step on one device; None if unknown.
+      compile_seconds: that making the step took.
+      start: the step before the first.
+    """
+
+    def __init__(self, writer, show, batch_size: int, flops: float | None, compile_seconds: float, start: int = 0):
+        self.writer, self.show, self.batch_size, self.flops = writer, show, batch_size, flops
+        self.peak = speed.peak(jax.devices()[0].device_kind)
+        self.waiting, self.means, self.flushed = [], [], start
+        self.clock, self.data_wait = time.perf_counter(), 0.0
+        if writer is not None:
+            writer.add_scalar("compile_seconds", compile_seconds, start)
+        show(start, f"compiled in {compile_seconds:.0f} s")
+
+    def wait(self, get: Callable, *arguments):
+        """What `get` gives; the time counts as waiting for data."""
+        start = time.perf_counter()
+        try:
+            return get(*arguments)
+        finally:
+            self.data_wait += time.perf_counter() - start
+
+    def add(self, step: int, metrics) -> None:
+        """Takes the metrics [D, K] of the call that ended with `step`; waits only for those of the call before.
+
+        So that the devices always have a call ahead of them, and a run that is to stop has not got far ahead of them.
+
+        Args:
+          step: how many steps were made.
+          metrics: dict of arrays of one row per device, the same in each.
+        """
+        if self.waiting:
+            jax.block_until_ready(self.waiting[-1])
+        self.waiting.append((step, metrics))
+
+    def check(self) -> None:
+        """Fetches what was added, once the devices have come so far.
+
+        Raises:
+          NotFinite: the first loss or norm of a gradient that is not finite.
+        """
+        fetched = [(step, parallel.first(metrics)) for step, metrics in self.waiting]
+        self.waiting = []
+        for step, metrics in fetched:
+            for k, values in enumerate(zip(*metrics.values()), step - len(metrics["loss"]) + 1):
+                bad = {name: value for name, value in zip(metrics, values) if not np.isfinite(value)}
+                if bad:  # a loss that is not finite has no finite gradient, and is what people know
+                    name = "loss" if "loss" in bad else min(bad)
+                    raise NotFinite(f"{name} is {bad[name]} at step {k}", k)
+            self.means.append({name: float(np.mean(values)) for name, values in metrics.items()})
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What is done inside does not count as time of training."""
+        start = time.perf_counter()
+        yield
+        self.clock += time.perf_counter() - start
+
+    def flush(self, step: int) -> None:
+        """Averages what came since the last flush and writes it."""
+        self.check()
+        numbers = {name: float(np.mean([means[name] for means in self.means])) for name in self.means[0]}
+        numbers |= self.speeds((time.perf_counter() - self.clock) / (step - self.flushed), step - self.flushed)
+        if self.writer is not None:
+            for name, value in numbers.items():
+                self.writer.add_scalar(name, value, step)
+        self.show(step, line(numbers))
+        self.means, self.flushed, self.clock, self.data_wait = [], step, time.perf_counter(), 0.0
+
+    def speeds(self, seconds: float, steps: int) -> dict[str, float]:
+        """Speed, where a step took so many seconds; what is not known is left out."""
+        numbers = {
+            "seconds_per_step": seconds,
+            "images_per_second": self.batch_size / seconds,
+            "images_per_second_per_device": self.batch_size / seconds / jax.device_count(),
+            "data_wait_per_step": self.data_wait / steps,
+            "memory_gib": speed.memory() / 2**30,
+        }
+        if self.flops is not None:
+            numbers["teraflops_per_device"] = self.flops / seconds / 1e12
+            if self.peak is not None:
+                numbers["share_of_peak"] = self.flops / seconds / self.peak
+        return numbers
+
+
+def line(numbers: dict[str, float]) -> str:
+    """The numbers of a flush in a line."""
+    peak = f"{numbers['share_of_peak']:.0%}" if "share_of_peak" in numbers else "unknown share"
+    flops = f"{numbers['teraflops_per_device']:.3g}" if "teraflops_per_device" in numbers else "unknown"
+    return (
+        f"loss {numbers['loss']:.4f}  {1e3 * numbers['seconds_per_step']:.3g} ms/step  "
+        f"{numbers['images_per_second_per_device']:.3g} images/s/device  {flops} TFLOP/s ({peak} of peak)  "
+        f"{numbers['memory_gib']:.1f} GiB  data {1e3 * numbers['data_wait_per_step']:.3g} ms"
+    )
+
+
+@contextlib.contextmanager
+def progress(start: int, steps: int):
+    """A progress line in process 0; gives (step, text) -> None, which moves it."""
+    columns = (
+        TextColumn("training"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not hosts.is_main()) as bar:
+        task = bar.add_task("training", total=steps, completed=start, text="compiling ...")
+        yield lambda step, text: bar.update(task, completed=step, text=text)
+
+
+@contextlib.contextmanager
+def events(run: epath.PathLike, start: int):
+    """A TensorBoard writer in process 0, which hides what an interrupted run wrote after `start`; None in the others."""
+    if not hosts.is_main():
+        yield None
+        return
+    from tensorboardX import SummaryWriter  # here, for it loads PyTorch wherever that is installed
+
+    with SummaryWriter(str(run), purge_step=start) as writer:
+        yield writer
+
+
+@contextlib.contextmanager
+def examples(run: epath.PathLike, wanted: bool):
+    """Gives (step, numbers [K, B / P]) -> None, which writes which examples of the data this process gave to each step.
+
+    A line "step<TAB>numbers" in `examples_P.tsv`; `step` is the last of the K. Where a run was resumed, the steps that it
+    made again stand there again.
+    """
+    if not wanted:
+        yield lambda step, numbers: None
+        return
+    with (epath.Path(run) / f"examples_{jax.process_index()}.tsv").open("a") as file:
+
+        def write(step, numbers):
+            for k, row in enumerate(numbers, step - len(numbers) + 1):
+                file.write(f"{k}\t{' '.join(map(str, row))}\n")
+            file.flush()
+
+        yield write
+
+
+def trace(run: epath.PathLike, steps: int, steps_per_call: int) -> Callable[[int], None]:
+    """For after every call, with how many were made: traces at least `steps` steps from the third call on.
+
+    `jax.profiler` writes it into `profile` in the run's directory, for TensorBoard's profile plugin and Perfetto.
+    """
+    calls = math.ceil(steps / steps_per_call)
+
+    def after(call, metrics):
+        if calls and call in (2, 2 + calls):
+            jax.block_until_ready(metrics)
+            jax.profiler.start_trace(str(epath.Path(run) / "profile")) if call == 2 else jax.profiler.stop_trace()
+
+    return after

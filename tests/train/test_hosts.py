@@ -1,0 +1,220 @@
+"""Several processes, each with devices of its own, joined by gloo: they train as one, agree, and stop together."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+from helpers import tiny_config
+
+from jaxdiff.train import checkpoint, hosts, rundir, setup
+
+CONFIG = """
+from helpers import tiny_config
+
+def get_config():
+    return tiny_config(steps=50, batch_size=16, steps_per_call=5, log_every=10, save_every=25)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("hosts")
+    (directory / "mine.py").write_text(CONFIG)
+    return directory
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start(command, processes, place, devices=8, extra=lambda process: []):
+    """`processes` of `python COMMAND --coordinator ...`, that have `devices` in all."""
+    flags = f"--xla_force_host_platform_device_count={devices // processes} --xla_backend_optimization_level=0"
+    tests = str(Path(__file__).parents[1])
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": tests}
+    port, several = free_port(), processes > 1
+    started = []
+    for p in range(processes):
+        joined = ["--coordinator", f"localhost:{port}", "--num-processes", str(processes), "--process-id", str(p)]
+        words = [sys.executable, *command, *(joined if several else []), *extra(p)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(words, cwd=place, env=environment, **pipes))
+    return started
+
+
+def finish(started):
+    """(exit code, standard output, standard error) of each."""
+    said = [process.communicate(timeout=300) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, said)]
+
+
+def train(place, run, processes, *args, **options):
+    return finish(start(["-m", "jaxdiff", "train", "mine.py", "--run-dir", run, *args], processes, place, **options))
+
+
+def state(place, run):
+    config = tiny_config()
+    return checkpoint.restore(rundir.checkpoints(place / run), setup.state_shapes(config))
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """50 steps by one process of 8 devices, and by two of 4."""
+    (alone,) = train(place, "one", 1)
+    two = train(place, "two", 2)
+    assert [code for code, *_ in (alone, *two)] == [0, 0, 0], (alone, two)
+    return two
+
+
+def test_two_processes_of_four_devices_equal_one_of_eight(trained, place):
+    one, two = state(place, "one"), state(place, "two")
+    assert one.step == two.step == 50
+    chex.assert_trees_all_close(one.tree, two.tree, rtol=1e-5, atol=1e-5)
+    initial = jax.device_get(setup.new_state(tiny_config()))
+    assert (
+        max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one.tree.params), jax.tree.leaves(initial.params)))
+        > 0.1
+    )
+
+
+def test_process_0_alone_writes_and_draws(trained, place):
+    (_, main, _), (_, other, _) = trained
+    assert "step_0000050.png" in main and "50/50" in main
+    assert [line for line in other.splitlines() if not line.startswith("[Gloo]")] == []
+    assert len(list((place / "two").glob("events.*"))) == 1
+    assert sorted(path.name for path in (place / "two" / "samples").iterdir()) == ["step_0000050.png"]
+
+
+def test_barriers_are_logged_before_and_after(trained):
+    for _, _, errors in trained:
+        waits = re.findall(r"waiting for all 2 processes: (.*) \(at most \d+ s\)", errors)
+        assert waits and waits == re.findall(r"all are here after [\d.]+ s: (.*)", errors)
+
+
+def test_what_two_saved_is_resumed_by_two_by_one_and_by_four(trained, place):
+    """From step 50 to 60: all end alike, up to the order of sums."""
+    more = ["--resume", "--train.steps", "60"]
+    results = {}
+    for processes in (2, 1, 4):
+        run = f"by{processes}"
+        subprocess.run(["cp", "-r", place / "two", place / run], check=True)
+        assert [code for code, *_ in train(place, run, processes, *more)] == [0] * processes
+        results[processes] = state(place, run)
+        assert results[processes].step == 60
+    for processes in (1, 4):
+        chex.assert_trees_all_close(results[processes].tree, results[2].tree, rtol=1e-5, atol=1e-5)
+
+
+def test_different_configs_are_refused_by_every_process(place):
+    ended = train(place, "differing", 2, extra=lambda p: ["--optim.learning-rate", str(0.1 * (p + 1))])
+    for code, _, errors in ended:
+        assert code == 2
+        assert "optim.learning_rate is 0.1 in process 0 and 0.2 in process 1" in errors.splitlines()[-1]
+    assert not (place / "differing").exists()
+
+
+def test_what_one_process_refuses_all_refuse(trained, place):
+    before = {path: path.read_bytes() for path in (place / "two").rglob("*") if path.is_file()}
+    for code, _, errors in train(place, "two", 2):
+        assert code == 2 and "already holds a run" in errors.splitlines()[-1]
+    assert {path: path.read_bytes() for path in (place / "two").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(trained, place, signum):
+    run = f"signal{signum}"
+    command = ["-m", "jaxdiff", "train", "mine.py", "--run-dir", run, "--train.log-examples", "--train.steps", "4000"]
+    started = start([*command, "--train.save-every", "4000"], 2, place)
+    log = place / run / "examples_1.tsv"
+    deadline = time.monotonic() + 200
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started[1].send_signal(signum)
+    ended = finish(started)
+    assert [code for code, *_ in ended] == [128 + signal.SIGTERM, 128 + signum], ended
+    steps = [int(re.search(r"stopped after step (\d+) of 4000", errors)[1]) for _, _, errors in ended]
+    assert steps[0] == steps[1] == state(place, run).step < 4000
+    assert f"jaxdiff train mine.py --run-dir {run} --resume" in ended[0][2]
+
+
+def test_a_barrier_that_not_all_reach_ends(place):
+    program = """
+import argparse, time
+from jaxdiff.train import hosts
+parser = argparse.ArgumentParser()
+for flag, kind in (("coordinator", str), ("num-processes", int), ("process-id", int)):
+    parser.add_argument(f"--{flag}", type=kind)
+args = parser.parse_args()
+hosts.initialize(**vars(args))
+if args.process_id == 0:
+    try:
+        hosts.barrier("lunch", timeout=2)
+    except TimeoutError as error:
+        print(error)
+else:
+    time.sleep(5)
+hosts.barrier("tea", timeout=60)
+hosts.barrier("tea", timeout=60)
+"""
+    ended = finish(start(["-c", program], 2, place))
+    assert "not all processes came to 'lunch' within 2 s" in ended[0][1], ended
+    assert [code for code, *_ in ended] == [0, 0], ended
+
+
+def test_hosts_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):
+    def unreachable(*args, **options):
+        raise RuntimeError("DEADLINE_EXCEEDED")
+
+    monkeypatch.setattr(jax.distributed, "initialize", unreachable)
+    with pytest.raises(TimeoutError, match="did not find one another at localhost:1 within 7 s"):
+        hosts.initialize("localhost:1", 2, 1, timeout=7)
+
+
+ENVIRONMENTS = {
+    "alone": ({}, None),
+    "SLURM": ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, "SLURM"),
+    "a SLURM job of one task": ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+    "a SLURM allocation without a step": ({"SLURM_NTASKS": "4"}, None),
+    "a TPU pod": ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, "TPU"),
+}
+
+
+@pytest.mark.parametrize("environment, expected", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+def test_recognises_where_there_are_several(environment, expected, monkeypatch):
+    assert hosts.several(environment) == expected
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: joined.append(args))
+    monkeypatch.setattr(os, "environ", environment)
+    hosts.initialize()
+    assert joined == ([(None, None, None)] if expected else [])
+
+
+def test_a_tpu_host_is_recognised_by_its_chips(monkeypatch):
+    monkeypatch.setattr(hosts.glob, "glob", lambda pattern: ["/dev/accel0"] if "accel" in pattern else [])
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name == "libtpu")
+    assert hosts.several({}) == "TPU"
+
+
+WRONG = {
+    "one of three": (("localhost:1", None, None), "--num-processes, --process-id must be given, too"),
+    "two of three": ((None, 2, 0), "--coordinator must be given, too"),
+    "index too large": (("localhost:1", 2, 2), r"--process-id=2 must lie in 0\.\.1"),
+    "no port": (("localhost", 2, 0), "--coordinator=localhost must be host:port"),
+}
+
+
+@pytest.mark.parametrize("flags, message", WRONG.values(), ids=WRONG)
+def test_mistakes(flags, message):
+    with pytest.raises(ValueError, match=message):
+        hosts.initialize(*flags)

@@ -1,0 +1,29 @@
+"""The short form of benchmarks/soak.py: a run that is killed again and again ends with the bits of one that is not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_kills_change_nothing(devices, tmp_path):
+    command = [
+        sys.executable,
+        SOAK,
+        "--kills",
+        "6",
+        "--steps",
+        "200",
+        "--devices",
+        str(devices),
+        "--directory",
+        tmp_path,
+    ]
+    soak = subprocess.run(command, capture_output=True, text=True)
+    assert soak.returncode == 0, soak.stdout + soak.stderr
+    assert "1 SIGKILL at save" in soak.stdout and "1 SIGTERM at step" in soak.stdout
+    assert "equal, bit for bit; every example of an epoch seen exactly once" in soak.stdout

@@ -1,0 +1,169 @@
+"""What is said of a run's speed and health, against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxdiff.train import parallel, speed, watch
+
+
+class Writer:
+    """Keeps what TensorBoard would be given."""
+
+    def __init__(self):
+        self.scalars = {}
+
+    def add_scalar(self, name, value, step):
+        self.scalars[name, step] = value
+
+
+class Clock:
+    """A time that passes only when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(watch.time, "perf_counter", lambda: self.now)
+
+    def tick(self, seconds):
+        self.now += seconds
+
+
+def metrics(*losses):
+    """As the pmapped step gives them, for K steps."""
+    return parallel.replicate({"loss": np.float32(losses), "grad_norm": np.ones(len(losses), np.float32)})
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def test_speed_is_that_of_training_alone(clock, monkeypatch):
+    """10 steps of 32 images on 8 devices in 5 s, besides 7 s of saving; 40 GFLOP a step at a peak of 1 TFLOP/s."""
+    monkeypatch.setattr(speed, "peak", lambda kind: 1e12)
+    writer, shown = Writer(), []
+    log = watch.Log(
+        writer, lambda step, text: shown.append((step, text)), 32, flops=40e9, compile_seconds=3.0, start=20
+    )
+    log.wait(clock.tick, 0.5)
+    clock.tick(1.5)
+    log.add(25, metrics(1, 2, 3, 4, 5))
+    with log.paused():
+        clock.tick(7.0)
+    log.wait(clock.tick, 1.0)
+    clock.tick(2.0)
+    log.add(30, metrics(6, 7, 8, 9, 10))
+    log.flush(30)
+    memory = writer.scalars.pop(("memory_gib", 30))
+    assert 0.01 < memory < 1000
+    expected = {
+        ("compile_seconds", 20): 3.0,
+        ("loss", 30): 5.5,
+        ("grad_norm", 30): 1.0,
+        ("seconds_per_step", 30): 0.5,
+        ("images_per_second", 30): 64.0,
+        ("images_per_second_per_device", 30): 8.0,
+        ("data_wait_per_step", 30): 0.15,
+        ("teraflops_per_device", 30): 0.08,
+        ("share_of_peak", 30): 0.08,
+    }
+    assert writer.scalars == pytest.approx(expected)
+    step, text = shown[-1]
+    assert step == 30
+    for part in ("loss 5.5000", "500 ms/step", "8 images/s/device", "0.08 TFLOP/s (8% of peak)", "data 150 ms"):
+        assert part in text
+
+
+def test_each_flush_begins_anew(clock):
+    writer = Writer()
+    log = watch.Log(writer, lambda *_: None, 8, None, 0.0)
+    for end, loss, seconds in ((2, 1.0, 4.0), (4, 3.0, 2.0)):
+        log.wait(clock.tick, seconds)
+        log.add(end, metrics(loss, loss))
+        log.flush(end)
+    assert [writer.scalars["loss", end] for end in (2, 4)] == [1.0, 3.0]
+    assert [writer.scalars["seconds_per_step", end] for end in (2, 4)] == [2.0, 1.0]
+    assert [writer.scalars["data_wait_per_step", end] for end in (2, 4)] == [2.0, 1.0]
+
+
+def test_what_is_not_known_is_said_to_be_unknown(clock):
+    writer, shown = Writer(), []
+    log = watch.Log(writer, lambda step, text: shown.append(text), 8, None, 0.0)
+    clock.tick(1.0)
+    log.add(1, metrics(1.0))
+    log.flush(1)
+    assert "unknown TFLOP/s (unknown share of peak)" in shown[-1]
+    assert not {name for name, _ in writer.scalars} & {"teraflops_per_device", "share_of_peak"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_says_the_first_step_that_is_not_finite(name, value, clock):
+    log = watch.Log(None, lambda *_: None, 8, None, 0.0)
+    log.add(5, metrics(1, 1, 1, 1, 1))
+    bad = {"loss": np.ones(5, np.float32), "grad_norm": np.ones(5, np.float32)}
+    bad[name][2:] = value
+    log.add(10, parallel.replicate(bad))
+    with pytest.raises(watch.NotFinite, match=f"{name} is {value} at step 8") as found:
+        log.check()
+    assert found.value.step == 8
+
+
+def test_flops_are_those_of_the_products():
+    """2 H W C O k^2 of a convolution, 2 N M K of a matrix product, the body of a loop once."""
+    x, w, a = jnp.ones((2, 16, 16, 8)), jnp.ones((3, 3, 8, 32)), jnp.ones((64, 64))
+
+    def program(x, w, a):
+        y = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y, lax.scan(lambda a, _: (a @ a, None), a, None, length=7)[0]
+
+    expected = 2 * 2 * 14 * 14 * 8 * 32 * 9 + 2 * 64**3
+    assert speed.flops(jax.jit(program).lower(x, w, a)) == pytest.approx(expected, rel=0.01)
+
+
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA A10G": 70e12,
+    "Tesla V100-SXM2-16GB": 125e12,
+    "cpu": None,
+    "NVIDIA GeForce RTX 9999": None,
+    "TPU v40": None,
+}
+
+
+@pytest.mark.parametrize("kind", PEAKS)
+def test_peaks(kind):
+    assert speed.peak(kind) == PEAKS[kind]
+
+
+def test_memory_is_what_the_device_says(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"peak_bytes_in_use": 3 * 2**30}
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    assert speed.memory() == 3 * 2**30
+
+
+def test_examples_are_appended_line_by_line(tmp_path):
+    for step, numbers in ((2, [[5, 6], [7, 8]]), (4, [[1, 2], [3, 4]])):
+        with watch.examples(tmp_path, True) as note:
+            note(step, np.array(numbers))
+    assert (tmp_path / "examples_0.tsv").read_text() == "1\t5 6\n2\t7 8\n3\t1 2\n4\t3 4\n"
+
+
+def test_no_examples_unless_asked(tmp_path):
+    with watch.examples(tmp_path, False) as note:
+        note(1, np.zeros((1, 2)))
+    assert list(tmp_path.iterdir()) == []
