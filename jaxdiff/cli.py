@@ -101,13 +101,20 @@ def main(argv: list[str] | None = None) -> None:
         with logged():
             dispatch(args)
     except (ValueError, OSError) as error:
-        end(f"error: {error.strerror if isinstance(error, OSError) and error.strerror else error}", 2)
+        end(f"error: {said(error)}", 2)
     except NotFinite as error:
         end(f"error: {error}", 3)
     except Stopped as error:
         end(str(error), 128 + error.signum)
     except KeyboardInterrupt:
         end("stopped without saving", 128 + signal.SIGINT)
+
+
+def said(error: Exception) -> str:
+    """The text of an error, without the number that the system gives it."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
+import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxdiff.data import fit
 from jaxdiff.data.base import Source
+
+log = logging.getLogger("jaxdiff")
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # in capitals too
 OTHERS = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jxl", ".tif", ".tiff")  # images too, which are not read
@@ -68,7 +70,7 @@ def list_images(root: epath.Path) -> list[str]:
         found = f" (it has {len(others)} such as {others[0]})" if others else ""
         raise ValueError(f"there is no image in {root}{found}: {read}")
     if images := [name for name in others if name.lower().endswith(OTHERS)]:
-        warnings.warn(f"{len(images)} images in {root} are not used, such as {images[0]}: {read}", stacklevel=4)
+        log.warning("%d images in %s are not used, such as %s: %s", len(images), root, images[0], read)
     return names
 
 
@@ -153,7 +155,7 @@ def report(broken: dict[str, str], count: int, root: epath.Path) -> None:
     first = "; ".join([*broken.values()][:3]) + ("; ..." if len(broken) > 3 else "")
     if len(broken) == count:
         raise ValueError(f"none of the {count} images in {root} can be read: {first}")
-    warnings.warn(f"left out {len(broken)} of the {count} images in {root}: {first}", stacklevel=4)
+    log.warning("left out %d of the %d images in %s: %s", len(broken), count, root, first)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def load(
         SPLIT is "train", "train[:80%]", "train+test" and so on, and "train" if it is left out.
       image_shape: height, width and channels; None is the data set's own.
       resize: crop and resize the images of a data set to `image_shape`, as those of a folder always are.
-      skip_broken: look through all files of a folder and leave out those that cannot be read, with a warning.
+      skip_broken: look through all files of a folder and leave out those that cannot be read; the log says which.
 
     Returns:
       The examples, in an order that is the same on every machine.

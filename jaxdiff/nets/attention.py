@@ -28,13 +28,13 @@ def attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array) -> Array:
     weights_BxHxQxK = jnp.exp(scores_BxHxQxK - largest)
     total_BxHxQ = weights_BxHxQxK.sum(-1)
     summed_BxQxHxD = jnp.einsum("bhqk,bkhd->bqhd", weights_BxHxQxK.astype(v_BxKxHxD.dtype), v_BxKxHxD)
-    # The quotient and with it the gradient of the sum, in which much cancels, in float32.
+    # In float32, as is then the gradient of the total, which nearly cancels that of the weights.
     quotient_BxQxHxD = summed_BxQxHxD.astype(jnp.float32) / total_BxHxQ.transpose(0, 2, 1)[..., None]
     return quotient_BxQxHxD.astype(v_BxKxHxD.dtype)
 
 
 def _scores(q, k):
-    """q k^T [B, H, Q, K] in float32 whatever the dtype of q and k, for the softmax sees their difference and not their ratio."""
+    """q k^T [B, H, Q, K] in float32 whatever the dtype of q and k: a softmax feels absolute errors, not relative ones."""
     if q.dtype == jnp.float32:
         return jnp.einsum("bqhd,bkhd->bhqk", q, k)
     return _low_precision_scores(q, k)

@@ -67,9 +67,9 @@ def matmul(x: Array, kernel: Array) -> Array:
 
 
 def plus(x: Array, y: Array) -> Array:
-    """x + y in the dtype of x, with axes of length one in y; worked out in float32 for the gradient of y, a sum over them.
+    """x + y in the dtype of x, where y may have axes of length one; the sum over them that is y's gradient is in float32.
 
-    A sum of thousands of numbers in bfloat16, which has 8 digits, stops growing long before its end.
+    In bfloat16, of 8 binary digits, a sum of thousands of numbers would stop growing long before its end.
     """
     return (x.astype(jnp.float32) + y).astype(x.dtype)
 

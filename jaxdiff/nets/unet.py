@@ -98,7 +98,9 @@ class UNetConfig:
         sites = [self.channels[i] for i in self.attention] + [self.channels[-1]] * self.mid_attention
         for dim in (self.head_dim or c for c in sites):
             if dim % 8 or dim > 256:
-                raise ValueError(f"attention_kernel='cudnn' needs a head_dim that is a multiple of 8 up to 256, not {dim}")
+                raise ValueError(
+                    f"attention_kernel='cudnn' needs a head_dim that is a multiple of 8 up to 256, not {dim}"
+                )
 
     def check_platform(self, platform: str) -> None:
         """Raises ValueError unless this network runs on such devices, named as `jax.default_backend()` names them."""
@@ -146,17 +148,16 @@ class ResBlock(nn.Module):
         return materialized(x + h)
 
 
+_remat = functools.cache(nn.remat)  # of a class always the same class
+
+
 def _res_block(features, cfg, name):
-    return _recomputed(ResBlock)(features, cfg, name=name) if cfg.remat else ResBlock(features, cfg, name=name)
+    return (_remat(ResBlock) if cfg.remat else ResBlock)(features, cfg, name=name)
 
 
 def _self_attention(cfg, name):
-    kind = _recomputed(SelfAttention) if cfg.remat else SelfAttention
-    dtype = jnp.dtype(cfg.dtype)
+    kind, dtype = _remat(SelfAttention) if cfg.remat else SelfAttention, jnp.dtype(cfg.dtype)
     return kind(cfg.head_dim, cfg.groups, cfg.eps, dtype=dtype, kernel=cfg.attention_kernel, name=name)
-
-
-_recomputed = functools.cache(nn.remat)  # always the same class
 
 
 class DownBlock(nn.Module):

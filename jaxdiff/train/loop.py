@@ -49,6 +49,7 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     hosts.together(lambda: configs.check(config))
     hosts.together(lambda: draw.check(config))
     source = hosts.together(lambda: setup.open_source(config))
+    hosts.check_same({"examples": len(source), "skipped": list(source.skipped)})
     hosts.on_main(lambda: rundir.claim(run, resume))
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stop())

@@ -4,6 +4,7 @@ import functools
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
@@ -72,12 +73,11 @@ def optimizer(
     if moment_dtype not in ("float32", "bfloat16"):
         raise unknown("moment_dtype", moment_dtype, ("float32", "bfloat16"))
     if method == "adamw":
-        update = optax.adamw(rate, b1, b2, weight_decay=weight_decay, mu_dtype=moment_dtype)
+        update = optax.adamw(rate, b1, b2, weight_decay=weight_decay)
     elif method == "muon":
         update = muon(
             rate,
             weight_decay=weight_decay,
-            mu_dtype=moment_dtype,
             adam_b1=b1,
             adam_b2=b2,
             adam_weight_decay=weight_decay,
@@ -86,7 +86,28 @@ def optimizer(
         )
     else:
         raise unknown("optimizer", method, ("adamw", "muon"))
+    if moment_dtype != "float32":
+        update = _first_moment_kept_in(jnp.dtype(moment_dtype), update)
     return optax.chain(optax.clip_by_global_norm(clip), update)
+
+
+def _first_moment_kept_in(dtype, transform):
+    """The same transformation, which works in float32 and keeps the first moment in `dtype` between steps.
+
+    optax's own `mu_dtype` would round b1 to it as well: 0.9 to 0.8984, and 0.999 to 1.
+    """
+
+    def update(gradients, state, params=None):
+        updates, state = transform.update(gradients, _first_moment_as(jnp.float32, state), params)
+        return updates, _first_moment_as(dtype, state)
+
+    return optax.GradientTransformation(lambda params: _first_moment_as(dtype, transform.init(params)), update)
+
+
+def _first_moment_as(dtype, state):
+    """The state with what optax's states call `mu` in that dtype."""
+    name = jax.tree_util.GetAttrKey("mu")
+    return jax.tree_util.tree_map_with_path(lambda path, x: x.astype(dtype) if name in path else x, state)
 
 
 def _as_matrix(path, leaf):

@@ -1,4 +1,6 @@
-"""The training step: what it computes, on one device and on eight, alone and scanned."""
+"""The training step: what it computes, on one device and on eight, alone and scanned, at once and in parts."""
+
+import dataclasses
 
 import chex
 import jax
@@ -8,6 +10,7 @@ import optax
 import pytest
 from helpers import TINY, batch, tiny_training, with_dropout
 
+from jaxdiff import UNet, network, objectives, schedules
 from jaxdiff.train import ema, optim, parallel
 from jaxdiff.train.state import init
 from jaxdiff.train.step import make_train_step, scanned
@@ -73,12 +76,75 @@ def test_scanned_equals_one_by_one(adam):
     state, run, step = adam
     batches = [batch(16, seed=i, start=16 * i) for i in range(3)]
     together, metrics = jax.jit(scanned(step))(state, KEY, jax.tree.map(lambda *x: np.stack(x), *batches))
-    losses = []
+    each = []
     for one in batches:
         state, m = run(state, KEY, one)
-        losses.append(m["loss"])
+        each.append(m)
     chex.assert_trees_all_close(together.params, state.params, rtol=1e-4, atol=1e-6)
-    chex.assert_trees_all_close(metrics["loss"], np.mean(losses), rtol=1e-5)
+    chex.assert_trees_all_close(metrics, jax.tree.map(lambda *x: np.stack(x), *each), rtol=1e-5)  # [3]
+
+
+def in_parts(config, optimizer, accumulate):
+    """The step of `tiny_training` that works through its batch in parts."""
+    loss = objectives.denoising(network(UNet(config)), schedules.linear(50))
+    return make_train_step(loss, optimizer, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("accumulate", [2, 16])
+def test_a_batch_in_parts_equals_the_whole(accumulate):
+    config, optimizer = with_dropout(0.3), optax.sgd(1.0)  # the update is minus the gradient
+    params, step = tiny_training(optimizer, config)
+    state, examples = init(params, optimizer), batch(16)
+    whole = jax.jit(step)(state, KEY, examples)
+    parts = jax.jit(in_parts(config, optimizer, accumulate))(state, KEY, examples)
+    chex.assert_trees_all_close(parts, whole, atol=1e-5, rtol=1e-5)  # parameters, averages, metrics
+    assert whole[1]["grad_norm"] > 0.1
+
+
+def test_a_batch_in_parts_equals_the_whole_on_eight_devices_and_scanned():
+    config, optimizer = with_dropout(0.3), optax.sgd(0.1)
+    params, step = tiny_training(optimizer, config)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *[batch(32, seed=i, start=32 * i) for i in range(2)])
+
+    def on_all(step):
+        run = parallel.data_parallel(scanned(step))
+        state, metrics = run(parallel.replicate(init(params, optimizer)), KEY, parallel.split(stacked, axis=1))
+        return parallel.first(state), parallel.first(metrics)
+
+    chex.assert_trees_all_close(on_all(in_parts(config, optimizer, 4)), on_all(step), atol=1e-5, rtol=1e-5)
+
+
+def test_extra_goes_from_part_to_part():
+    def loss_fn(params, extra, keys, batch):  # the running sum of squares, which the next part's metric reads
+        loss = jnp.square(params - batch["image"])
+        return loss, (extra + loss.sum(), {"before": jnp.broadcast_to(extra, loss.shape)})
+
+    step = make_train_step(loss_fn, optax.sgd(0.0), accumulate=2)
+    state = init(jnp.zeros(()), optax.sgd(0.0), extra=jnp.float32(10))
+    state, metrics = step(state, KEY, {"image": jnp.arange(1.0, 5.0), "index": np.arange(4)})
+    assert float(state.extra) == 10 + 1 + 4 + 9 + 16
+    assert float(metrics["before"]) == (10 + 15) / 2
+
+
+@pytest.mark.parametrize("accumulate", [3, 0, -4])
+def test_parts_that_do_not_divide_the_batch_are_refused(accumulate):
+    step = make_train_step(quadratic, optax.sgd(0.1), accumulate=accumulate)
+    state = init({"w": jnp.zeros(2)}, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=f"^accumulate={accumulate} does not divide the 16 examples"):
+        jax.eval_shape(step, state, KEY, {"image": np.zeros([16, 2]), "index": np.arange(16)})
+
+
+def test_parts_take_less_memory():
+    config = dataclasses.replace(TINY, channels=(16,), attention=(0,))
+    optimizer = optax.sgd(0.1)
+    params, _ = tiny_training(optimizer, config)
+    state, examples = init(params, optimizer), batch(64)
+
+    def temporary(accumulate):
+        compiled = jax.jit(in_parts(config, optimizer, accumulate)).lower(state, KEY, examples).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(4) < 0.35 * temporary(1)
 
 
 def test_training_lowers_the_loss_and_compiles_once(adam):
@@ -163,6 +229,45 @@ def test_muon_orthogonalises_inner_kernels_and_leaves_the_rest_to_adam():
     chex.assert_trees_all_close(others, jax.tree.map(lambda g: -rate * nesterov * jnp.sign(g), signs), rtol=1e-4)
 
 
+def nbytes(tree):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_first_moment_in_bfloat16(method):
+    key = jax.random.key(0)
+    params = {name: {"conv": {"kernel": jnp.ones((3, 3, 8, 8)), "bias": jnp.ones(8)}} for name in ("conv_in", "mid")}
+    noise = lambda key, x: jax.random.normal(key, x.shape) + 0.3
+
+    def trained(**how):
+        transform = optim.optimizer(1e-2, steps=100, clip=1e9, method=method, **how)
+
+        def body(carry, key):
+            params, state = carry
+            keys = jax.tree.unflatten(jax.tree.structure(params), list(jax.random.split(key, 4)))
+            updates, state = transform.update(jax.tree.map(noise, keys, params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.jit(jax.lax.scan, static_argnums=0)(
+            body, (params, transform.init(params)), jax.random.split(key, 50)
+        )
+
+    ((wanted, full), _), ((low, half), _) = trained(), trained(moment_dtype="bfloat16")
+    moments = lambda state, name: [
+        leaf for _, tree in optax.tree.get_all_with_path(state, name) for leaf in jax.tree.leaves(tree)
+    ]
+    assert {leaf.dtype for leaf in moments(half, "mu")} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in moments(full, "mu")} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in moments(half, "nu")} == {jnp.dtype("float32")}
+    assert len(moments(half, "mu")) == 4
+    chex.assert_trees_all_equal_dtypes(low, params)
+    assert nbytes(full) - nbytes(half) == nbytes(params) // 2
+    moved = optax.tree.norm(optax.tree.sub(wanted, params))
+    assert 0 < optax.tree.norm(optax.tree.sub(low, wanted)) < 0.01 * moved
+
+
 def test_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match="unknown optimizer 'sgd'"):
         optim.optimizer(0.1, steps=10, method="sgd")
+    with pytest.raises(ValueError, match="unknown moment_dtype 'float16'"):
+        optim.optimizer(0.1, steps=10, moment_dtype="float16")
