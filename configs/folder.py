@@ -7,15 +7,7 @@ and right matter, as in letters, add `--data.no-flip`. A file that cannot be rea
 `--data.skip-broken` all files are looked through first, and such files are left out and named. Where `photos` is made of
 folders, one for each of N kinds of picture, `--net.num-classes N` trains on the kinds.
 
-Two CPU cores train a small one, of 4,044,208 parameters. 400 steps took it 8 minutes on two cores of an AMD EPYC that other
-work shared (28.7 images/s); colours and coarse patterns of 1,500 photographs were there by then, and no more:
-
-    jaxdiff train folder --data.source folder:photos --net.channels 64 128 --net.attention 1 --net.patch 4 \\
-        --net.dtype float32 --diffusion.schedule cosine --diffusion.predict v --optim.method muon \\
-        --optim.learning-rate 3e-3 --optim.warmup 50 --optim.ema-decay 0.995 --train.batch-size 32 --train.steps 1500 \\
-        --train.log-every 20 --train.save-every 500
-
-The large one has not been trained to the end here.
+Two CPU cores are better served by `folder_small`. This config has not been trained to the end here.
 """
 
 from jaxdiff import UNetConfig

@@ -1,6 +1,7 @@
 """Watching a run: progress line, TensorBoard, speed, and the first number that is not finite."""
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -8,9 +9,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from etils import epath
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from jaxdiff.train import hosts, parallel, speed
+
+log = logging.getLogger("jaxdiff")
 
 
 class NotFinite(FloatingPointError):
@@ -130,15 +135,15 @@ def line(numbers: dict[str, float]) -> str:
 
 @contextlib.contextmanager
 def progress(start: int, steps: int):
-    """A progress line in process 0; gives (step, text) -> None, which moves it."""
-    columns = (
-        TextColumn("training"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not hosts.is_main()) as bar:
+    """Gives (step, text) -> None, which in process 0 moves a progress line, or logs where there is no terminal."""
+    if not hosts.is_main():
+        yield lambda step, text: None
+        return
+    if not Console().is_terminal:
+        yield lambda step, text: log.info("step %d of %d: %s", step, steps, text)
+        return
+    wrapped = TextColumn("{task.fields[text]}", table_column=Column(ratio=1, overflow="fold"))
+    with Progress(BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), wrapped, expand=True) as bar:
         task = bar.add_task("training", total=steps, completed=start, text="compiling ...")
         yield lambda step, text: bar.update(task, completed=step, text=text)
 

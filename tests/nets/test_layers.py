@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from jaxdiff.nets import layers, winograd
-from jaxdiff.nets.attention import attention
+from jaxdiff.nets.attention import attend, attention
 from jaxdiff.nets.conv import conv2d
 
 RNG = np.random.default_rng(0)
@@ -141,13 +141,32 @@ def test_group_norm_in_bfloat16_sums_in_float32():
     chex.assert_trees_all_close(low.astype(jnp.float32), layers.GroupNorm(2).apply(params, x), atol=0.05)
 
 
-@pytest.mark.parametrize("heads, dim", [(1, 8), (4, 2)])
-def test_attention_equals_softmax(heads, dim):
-    def plain(q, k, v):
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(dim)
-        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, -1), v)
+def plain_attention(q, k, v):
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, -1), v)
 
-    assert_same(attention, plain, normal(2, 5, heads, dim), normal(2, 7, heads, dim), normal(2, 7, heads, dim))
+
+@pytest.mark.parametrize("kernel", ["plain", "xla"])
+@pytest.mark.parametrize("heads, dim", [(1, 8), (4, 2)])
+def test_attention_equals_softmax(heads, dim, kernel):
+    ours = lambda q, k, v: attend(q, k, v, kernel)
+    q, k, v = normal(2, 5, heads, dim), normal(2, 7, heads, dim), normal(2, 7, heads, dim)
+    assert_same(ours, plain_attention, q, k, v)
+    weights = np.exp(np.einsum("bqhd,bkhd->bhqk", q.astype(float), k) / np.sqrt(dim))
+    softmax = weights / weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(ours(q, k, v), np.einsum("bhqk,bkhd->bqhd", softmax, v), atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["plain", "xla"])
+def test_attention_in_bfloat16_is_as_good_as_its_numbers(kernel):
+    """Values and gradients beside those of the same numbers in float32, whose scores are spread by 6."""
+    q, k, v = (jnp.asarray(scale * normal(2, 64, 2, 32), jnp.bfloat16) for scale in (6**0.5, 6**0.5, 1.0))
+    out, pull = jax.vjp(plain_attention, *(x.astype(jnp.float32) for x in (q, k, v)))
+    low, low_pull = jax.vjp(lambda q, k, v: attend(q, k, v, kernel), q, k, v)
+    assert {x.dtype for x in (low, *low_pull(low))} == {jnp.dtype("bfloat16")}
+    g = jnp.asarray(normal(*out.shape), jnp.bfloat16)
+    for got, wanted in zip((low, *low_pull(g)), (out, *pull(g.astype(jnp.float32))), strict=True):
+        assert jnp.linalg.norm(got - wanted) < 0.012 * jnp.linalg.norm(wanted)  # bfloat16 rounds by up to 0.004
 
 
 def test_attention_of_large_scores_is_finite():

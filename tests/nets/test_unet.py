@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from jaxdiff import xla
 from jaxdiff.nets.unet import UNet, UNetConfig
 from jaxdiff.types import Cond
 
@@ -122,14 +123,79 @@ def test_dropout_needs_keys_to_act():
     assert np.abs(run(config, params=params, keys=keys) - run(config, params=params)).max() > 1e-3
 
 
-def test_patches_and_bfloat16():
-    patched = dataclasses.replace(SMALL, patch=2)
-    chex.assert_shape(run(patched), (2, 8, 8, 2))
-    low = dataclasses.replace(SMALL, dtype="bfloat16")
+def test_patches():
+    chex.assert_shape(run(dataclasses.replace(SMALL, patch=2)), (2, 8, 8, 2))
+
+
+DEEP = dataclasses.replace(SMALL, blocks=2, dropout=0.3, num_classes=3, context_mode="multiply")
+
+
+def gradient_of(config, size=8, examples=2):
+    """The gradient of a DEEP network's squared output with dropout, and what it is called with."""
+    rng = np.random.default_rng(0)
+    x, cond = rng.standard_normal((examples, size, size, 2)).astype(np.float32), Cond(label=np.arange(examples) % 3)
+    t, keys = np.arange(examples), jax.vmap(jax.random.key)(jnp.arange(examples))
+
+    def loss(params):
+        y = UNet(config).apply(params, x, t, cond, keys)
+        return (y**2).mean(), y
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def test_recomputing_blocks_changes_neither_names_nor_numbers():
+    remat = dataclasses.replace(DEEP, remat=True)
+    init = lambda config: jax.jit(UNet(config).init)(jax.random.key(0), X, T, Cond(label=T % 3))
+    chex.assert_trees_all_equal(init(remat), init(DEEP))
+    params = shaken(DEEP, Cond(label=T % 3))
+    # Dropout too: its masks are drawn anew, from the same keys and names.
+    (got, wanted) = (gradient_of(config)(params) for config in (remat, DEEP))
+    chex.assert_trees_all_equal(got[0], wanted[0])
+    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(wanted[1]))
+    chex.assert_trees_all_close(got[1], wanted[1], rtol=1e-5, atol=1e-6 * scale)
+
+
+def test_recomputing_blocks_takes_less_memory():
+    params = shaken(DEEP, Cond(label=T % 3))
+
+    def temporary(config):
+        lowered = gradient_of(config, size=16, examples=8).lower(params)
+        return lowered.compile(compiler_options=xla.CPU_FLAGS).memory_analysis().temp_size_in_bytes
+
+    assert temporary(dataclasses.replace(DEEP, remat=True)) < 0.8 * temporary(DEEP)
+
+
+def test_kernels_of_attention_give_the_same_output():
     params = shaken(SMALL)
-    y, wanted = run(low, params=params), run(SMALL, params=params)
-    assert y.dtype == jnp.float32 and all(x.dtype == np.float32 for x in jax.tree.leaves(params))
-    assert 0 < np.abs(y - wanted).max() < 0.1 * np.abs(wanted).max()
+    config = dataclasses.replace(SMALL, attention_kernel="xla")
+    chex.assert_trees_all_close(run(config, params=params), run(SMALL, params=params), rtol=1e-4, atol=1e-4)
+    lowered = jax.jit(UNet(config).apply).lower(params, X, T).as_text()
+    assert lowered != jax.jit(UNet(SMALL).apply).lower(params, X, T).as_text()
+
+
+CUDNN = {"attention_kernel": "cudnn", "dtype": "bfloat16"}
+
+
+def test_cudnn_is_asked_for_by_name_and_in_16_bits(monkeypatch):
+    asked = []
+
+    def instead(q, k, v, implementation):
+        asked.append((implementation, q.shape, {x.dtype for x in (q, k, v)}))
+        return q
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    jax.eval_shape(UNet(dataclasses.replace(SMALL, head_dim=8, **CUDNN)).init, jax.random.key(0), X, T)
+    assert asked == [("cudnn", (2, 16, 2, 8), {jnp.dtype("bfloat16")})] * 4
+
+
+def test_cudnn_is_refused_off_gpus():
+    config = dataclasses.replace(SMALL, **CUDNN)
+    config.check_platform("gpu")
+    for platform in ("cpu", "tpu"):
+        with pytest.raises(ValueError, match=f"^attention_kernel='cudnn' runs on GPUs only.* {platform.upper()}.*$"):
+            config.check_platform(platform)
+        for kernel in ("plain", "xla"):
+            dataclasses.replace(SMALL, attention_kernel=kernel).check_platform(platform)
 
 
 REFUSED = {
@@ -137,6 +203,9 @@ REFUSED = {
     "heads": ({"head_dim": 3}, "channels=8 cannot be divided into heads of head_dim=3"),
     "attention": ({"attention": (2,)}, "must name positions 0..1"),
     "dropout": ({"dropout": 1.0}, "dropout in"),
+    "cudnn in float32": ({"attention_kernel": "cudnn"}, "attention_kernel='cudnn' needs dtype='bfloat16'"),
+    "cudnn, uneven heads": ({**CUDNN, "head_dim": 4}, "a head_dim that is a multiple of 8 up to 256, not 4"),
+    "cudnn, wide heads": ({**CUDNN, "channels": (8, 264)}, "a head_dim that is a multiple of 8 up to 256, not 264"),
 }
 
 

@@ -89,8 +89,8 @@ def test_two_processes_of_four_devices_equal_one_of_eight(trained, place):
 
 
 def test_process_0_alone_writes_and_draws(trained, place):
-    (_, main, _), (_, other, _) = trained
-    assert "step_0000050.png" in main and "50/50" in main
+    (_, main, log), (_, other, other_log) = trained
+    assert "step_0000050.png" in main and "step 50 of 50: loss" in log and "loss" not in other_log
     assert [line for line in other.splitlines() if not line.startswith("[Gloo]")] == []
     assert len(list((place / "two").glob("events.*"))) == 1
     assert sorted(path.name for path in (place / "two" / "samples").iterdir()) == ["step_0000050.png"]

@@ -233,8 +233,8 @@ def nbytes(tree):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("method", ["adamw", "muon"])
-def test_first_moment_in_bfloat16(method):
+@pytest.mark.parametrize("method, distance", [("adamw", 0.003), ("muon", 0.015)])
+def test_first_moment_in_bfloat16(method, distance):
     key = jax.random.key(0)
     params = {name: {"conv": {"kernel": jnp.ones((3, 3, 8, 8)), "bias": jnp.ones(8)}} for name in ("conv_in", "mid")}
     noise = lambda key, x: jax.random.normal(key, x.shape) + 0.3
@@ -263,7 +263,7 @@ def test_first_moment_in_bfloat16(method):
     chex.assert_trees_all_equal_dtypes(low, params)
     assert nbytes(full) - nbytes(half) == nbytes(params) // 2
     moved = optax.tree.norm(optax.tree.sub(wanted, params))
-    assert 0 < optax.tree.norm(optax.tree.sub(low, wanted)) < 0.01 * moved
+    assert 0 < optax.tree.norm(optax.tree.sub(low, wanted)) < distance * moved
 
 
 def test_unknown_optimizer_is_refused():

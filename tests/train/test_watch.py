@@ -167,3 +167,9 @@ def test_no_examples_unless_asked(tmp_path):
     with watch.examples(tmp_path, False) as note:
         note(1, np.zeros((1, 2)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_there_is_no_terminal_the_progress_is_logged(caplog):
+    with caplog.at_level("INFO", "jaxdiff"), watch.progress(0, 100) as show:
+        show(20, "loss 0.5")
+    assert caplog.messages == ["step 20 of 100: loss 0.5"]
