@@ -177,6 +177,9 @@ def train(name: str, args: list[str]) -> None:
         default = configs.read_run(run)
     flags = parse(TrainFlags, TrainFlags(default), args, f"jaxdiff train {name}")
     run = flags.run_dir or f"runs/{flags.config.name}"
+    if flags.auto_resume and resume and checkpoint.steps(rundir.checkpoints(run))[0] >= flags.config.train.steps:
+        print(f"{run} is complete: it has made its {flags.config.train.steps} steps")
+        return
     hosts.initialize(flags.coordinator, flags.num_processes, flags.process_id)
     try:
         loop.train(flags.config, run, resume, flags.profile)
@@ -185,7 +188,8 @@ def train(name: str, args: list[str]) -> None:
         raise Stopped(f"{stopped}; to go on: {again}", stopped.signum) from None
     if not hosts.is_main():
         return
-    print(f"samples      {max(epath.Path(run).glob('samples/step_*.png'))}")
+    for drawn in sorted(epath.Path(run).glob("samples/step_*.png"))[-1:]:
+        print(f"samples      {drawn}")
     print(f"checkpoints  {rundir.checkpoints(run)}")
     print(f"curves       tensorboard --logdir {run}")
     if flags.profile:

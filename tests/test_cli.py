@@ -380,7 +380,9 @@ def test_broken_pictures_are_left_out_and_counted_on_request(photos, tmp_path, c
     args = ["--data.source", f"folder:{photos}", *SMALL, "--data.skip-broken", "--net.num-classes", "2"]
     cli.main(["train", str(tmp_path / "mine.py"), *args, "--run-dir", str(tmp_path / "run")])
     assert re.search(r"left out 1 of the 4 images .*d\.png", capsys.readouterr().err)
-    shutil.copy(photos / "cats" / "a.png", photos / "cats" / "z.png")  # it does not take other pictures for the same ones
+    shutil.copy(
+        photos / "cats" / "a.png", photos / "cats" / "z.png"
+    )  # it does not take other pictures for the same ones
     before = contents(tmp_path / "run")
     said = fails(capsys, "train", "digits", "--run-dir", tmp_path / "run", "--resume", "--train.steps", "6")
     assert "had 3 examples when the run began, and now has 4" in said and contents(tmp_path / "run") == before
@@ -418,12 +420,15 @@ def test_a_full_disk_is_said_and_keeps_what_was_there(run, monkeypatch, capsys):
     assert contents(run / "checkpoints") == before
 
 
-def test_auto_resume_starts_a_run_and_goes_on_with_it(tmp_path):
+def test_auto_resume_starts_a_run_goes_on_with_it_and_leaves_it_when_it_is_complete(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(CONFIG)
     command = ["train", str(tmp_path / "mine.py"), "--run-dir", str(tmp_path / "run"), "--auto-resume"]
     for steps in (2, 4):
         cli.main([*command, "--train.steps", str(steps)])
         assert checkpoint.steps(tmp_path / "run" / "checkpoints")[0] == steps
+    before = contents(tmp_path / "run")
+    cli.main(command)
+    assert "is complete: it has made its 4 steps" in capsys.readouterr().out and contents(tmp_path / "run") == before
 
 
 def test_says_how_to_go_on_after_a_signal(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """What every source of examples offers."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 
@@ -41,3 +42,39 @@ class Source:
         if not 0 <= i < self.size:
             raise IndexError(f"there is no example {i} among {self.size}")
         return self.read(i)
+
+
+def remembered(source: Source, limit: int = 2**31) -> Source:
+    """The same examples, each read and decoded once and then kept, if the images of all of them fit into `limit` bytes.
+
+    Args:
+      source: any source.
+      limit: bytes of decoded images.
+
+    Returns:
+      A source of the same examples, whose images cannot be written to; or `source` itself where that is too large.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.data.base import Source, remembered
+        >>> reads = []
+        >>> grey = Source(lambda i: reads.append(i) or {"image": np.zeros([2, 2, 1], np.uint8)}, 3, (2, 2, 1))
+        >>> kept = remembered(grey)
+        >>> [kept[i]["image"].shape for i in (0, 2, 0, 0)] == [(2, 2, 1)] * 4, reads
+        (True, [0, 2])
+        >>> remembered(grey, limit=11) is grey  # they take 12
+        True
+    """
+    if source.size * math.prod(source.image_shape) > limit:
+        return source
+    kept = [None] * source.size
+
+    def read(i):
+        if kept[i] is None:  # two threads may both read it, which does no harm
+            example = source.read(i)
+            example["image"].flags.writeable = False
+            kept[i] = example
+        return kept[i]
+
+    return dataclasses.replace(source, read=read)

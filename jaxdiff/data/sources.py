@@ -6,7 +6,7 @@ import importlib
 from etils import epath
 
 from jaxdiff.data import fit
-from jaxdiff.data.base import Source
+from jaxdiff.data.base import Source, remembered
 
 KINDS = {"digits": "digits[:SPLIT]", "tfds": "tfds:NAME[:SPLIT]", "folder": "folder:PATH"}
 
@@ -35,7 +35,7 @@ def load(
       skip_broken: look through all files of a folder and leave out those that cannot be read; the log says which.
 
     Returns:
-      The examples, in an order that is the same on every machine.
+      The examples, in an order that is the same on every machine. Up to 2 GiB of them are kept in memory once decoded.
 
     Raises:
       ValueError: one line that says what to change.
@@ -57,8 +57,8 @@ def load(
         image_shape = fit.check(image_shape)
     module = importlib.import_module(f"jaxdiff.data.{kind}")  # not before: tensorflow-datasets takes a second to import
     if kind == "folder":
-        return module.load(name, image_shape, skip_broken)
-    return module.load(name, image_shape, resize)
+        return remembered(module.load(name, image_shape, skip_broken))
+    return remembered(module.load(name, image_shape, resize))
 
 
 def unknown(source: str) -> ValueError:

@@ -85,15 +85,24 @@ def restore(config: Config, run: epath.Path, examples: int) -> TrainState:
     state, about, step, corrupt = checkpoint.restore(directory, setup.state_shapes(config))
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
     rundir.check_rest(step, config.train)
-    before = about["data"]["examples"]
-    if before != examples:
-        raise ValueError(f"{config.data.source} had {before} examples when the run began, and now has {examples}")
+    before, now = about["data"], position(config, step, examples)
+    if before["examples"] != examples:
+        raise ValueError(
+            f"{config.data.source} had {before['examples']} examples when the run began, and now has {examples}"
+        )
+    if before != now:
+        raise ValueError(f"the checkpoint of step {step} is at {before} of its data, and would go on at {now}")
     if hosts.is_main():
         for bad in corrupt:
             log.warning("the corrupt checkpoint was moved to %s", checkpoint.set_aside(directory, bad))
     hosts.barrier(f"checkpoints after step {step} are out of the way")
     log.info("going on from step %d of %s", step, run)
     return state
+
+
+def position(config: Config, step: int, examples: int) -> dict[str, int]:
+    """Where a run is in its data after a step: all that the order of examples depends on."""
+    return {"position": step * config.train.batch_size, "seed": config.train.seed, "examples": examples}
 
 
 class Saver:
@@ -114,9 +123,8 @@ class Saver:
         if step == self.step:
             return
         if hosts.is_main():
-            T = self.config.train
-            position = {"position": step * T.batch_size, "seed": T.seed, "examples": self.examples}
-            about = {"config": dataclasses.asdict(self.config), "data": position}
+            where = position(self.config, step, self.examples)
+            about = {"config": dataclasses.asdict(self.config), "data": where}
             checkpoint.save(self.checkpoints, parallel.first(state), about)
         self.step = step
 
@@ -150,22 +158,22 @@ def steps(
       As `train`.
     """
     T, start, key = config.train, int(state.step), setup.step_key(config)
-    batches = setup.batches(config, source, start)
     state = parallel.replicate(state)
     saver.save(start, state)  # step 0, too, so that there always is something to resume
-    first = next(batches)
     with (
+        contextlib.closing(setup.batches(config, source, start)) as batches,
         watch.progress(start, T.steps) as show,
         watch.events(run, start) as writer,
         watch.examples(run, T.log_examples) as note,
     ):
+        first = next(batches)
         step, flops, seconds = setup.compiled(config, state, key, first[0])
         log = watch.Log(writer, show, T.batch_size, flops, seconds, start)
         trace, batches = watch.trace(run, profile, T.steps_per_call), itertools.chain([first], batches)
 
         def save():
+            log.check()  # only what came of finite losses and gradients
             with log.paused():
-                log.check()  # a state is good if its losses and gradients were finite
                 saver.save(done, state)
 
         done = start
@@ -181,28 +189,30 @@ def steps(
             log.add(done, metrics)
             trace(call, metrics)
             if done % T.log_every == 0 or last:
-                disk.check_room(run, 2**20)  # a full disk would block TensorBoard's writer
+                if writer:
+                    disk.check_room(run, 2**20)  # a full disk would block it
                 log.flush(done)
             if done % T.save_every == 0 or last:
                 save()
             if last or (T.sample_every and done % T.sample_every == 0):
-                with log.paused(), contextlib.suppress(Asked):
+                log.check()
+                with log.paused():
                     draw_samples(config, run, done, state, writer, stopping)
-            if stopping.asked(call):
+            if stopping.asked(call) and not last:
                 save()
                 raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run}", stopping.signum)
         return parallel.first(state)
 
 
 def draw_samples(config: Config, run: epath.Path, done: int, state: TrainState, writer, stopping: Stop) -> None:
-    """Draws a grid from the replicated state's averaged parameters, in process 0.
-
-    Raises:
-      stop.Asked: a signal came before it was finished.
-    """
+    """Draws a grid from the replicated state's averaged parameters, in process 0; not to the end if a signal comes."""
     if not hosts.is_main():
         return
-    sheet = draw.draw(config, parallel.first(state.ema), stopping.tick)
+    try:
+        sheet = draw.draw(config, parallel.first(state.ema), stopping.tick)
+    except Asked:
+        log.info("no samples of step %d were drawn", done)
+        return
     (run / "samples").mkdir(exist_ok=True)
     images.save_grid(run / "samples" / f"step_{done:07d}.png", sheet)
     writer.add_image("samples", images.grid(sheet), done, dataformats="HWC")

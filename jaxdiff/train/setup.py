@@ -1,5 +1,6 @@
 """From a config to what training needs: data, network, optimizer, step, first state."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -47,9 +48,10 @@ def batches(config: Config, source, start: int) -> Iterator[tuple[dict, np.ndarr
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    for batch in stream:
-        examples = batch.pop("example")
-        yield parallel.split(batch, axis=1), examples
+    with contextlib.closing(stream):
+        for batch in stream:
+            examples = batch.pop("example")
+            yield parallel.split(batch, axis=1), examples
 
 
 def make_optimizer(config: Config):
