@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from PIL import Image
 
 from jaxdiff import cli
 
@@ -70,19 +71,30 @@ def test_shell_names_what_exists(path):
                 assert all((ROOT / script).is_file() for script in scripts), where
 
 
-TINY = """
+TINY = {  # in place of the configs that ship
+    "digits": """
 import dataclasses
 from helpers import tiny_config
 
 def get_config():
     return dataclasses.replace(tiny_config(), name="digits")
-"""
-SMALLER = {"--train.steps": 750, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
+""",
+    "folder_small": """
+import dataclasses
+from helpers import tiny_config
+from jaxdiff import config
+
+def get_config():
+    tiny = dataclasses.replace(tiny_config(), name="folder_small", data=config.Data("folder:photos", (32, 32, 3)))
+    return dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, out_channels=3))
+""",
+}
+SMALLER = {"--train.steps": 375, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
 
 
 def smaller(arguments: list[str]) -> list[str]:
     """The arguments of jaxdiff with few steps and images, and a tiny config in place of `digits`."""
-    words = ["digits.py" if word == "digits" else word for word in arguments]
+    words = [f"{word}.py" if word in TINY else word for word in arguments]
     for flag in set(words) & set(SMALLER):
         value = words.index(flag) + 1
         words[value] = str(int(words[value]) // SMALLER[flag])
@@ -97,12 +109,20 @@ def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch):
             directory = tmp_path / str(i)
             directory.mkdir()
             monkeypatch.chdir(directory)
-            Path("digits.py").write_text(TINY)
+            for name, text in TINY.items():
+                Path(f"{name}.py").write_text(text)
+            make_photos(Path("photos"))
             for words in commands(block.body):
                 if Path(words[0]).name == "jaxdiff":
                     cli.main(smaller(words[1:]))
                     ran += 1
-    assert ran >= 6
+    assert ran >= 11
+
+
+def make_photos(directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    for i in range(3):
+        Image.new("RGB", (50, 40), (80 * i, 0, 0)).save(directory / f"{i}.png")
 
 
 @pytest.mark.parametrize("path", FILES, ids=id_of)

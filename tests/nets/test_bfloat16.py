@@ -54,12 +54,12 @@ def test_output_and_gradients_are_float32_and_near_those_of_float32(mode):
     wanted_grads = traverse_util.flatten_dict(wanted_grads)
     for path, g in traverse_util.flatten_dict(grads).items():
         if path[-2:] != ("to_k", "bias"):  # whose gradient is zero: softmax does not see a shift of all keys
-            assert distance(g, wanted_grads[path]) < 0.04, path
+            assert distance(g, wanted_grads[path]) < 0.1, path
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_convolutions_and_matrix_products_are_in_bfloat16(mode):
-    """Forward and backward, all of them: norms, softmax and the waves of the time embedding need none."""
+def test_convolutions_and_matrix_products_are_in_bfloat16_and_sums_in_float32(mode):
+    """Forward and backward, all of them: norms, softmax and the waves of the time embedding need no product."""
     run, params = problem(mode, "bfloat16")
     traced = run.trace(params)
     for platform in ("cpu", "tpu", "cuda"):
@@ -68,6 +68,9 @@ def test_convolutions_and_matrix_products_are_in_bfloat16(mode):
         assert len(operands) == len(re.findall(r"stablehlo\.(?:convolution|dot_general)", text)) > 100
         assert {kind for kind, _ in operands} == {"convolution", "dot_general"}
         assert [types for _, types in operands if types.count("xbf16>") != 2] == []
+        sums = re.findall(r"stablehlo\.reduce\(.* : \(tensor<([\dx]+)xbf16>, .* -> tensor<([\dx]+)xbf16>", text)
+        size = lambda shape: np.prod([int(n) for n in shape.split("x")])
+        assert [pair for pair in sums if size(pair[0]) != size(pair[1])] == []  # only axes of length one go
 
 
 def test_training_keeps_float32_and_lowers_the_loss():

@@ -1,11 +1,14 @@
 """Every layer that is written in another form, against its plain form: values and gradients."""
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from jax import lax
 
 from jaxdiff.nets import layers, winograd
@@ -179,6 +182,25 @@ def test_attention_of_large_scores_is_finite():
 def test_upsampling_equals_repeating_and_convolving(C, O):
     plain = lambda x, kernel: plain_conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
     assert_same(layers.upsample_conv, plain, normal(2, 4, 3, C), normal(3, 3, C, O))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [layers.Dense, layers.Conv, functools.partial(layers.Conv, size=1), layers.Upsample],
+    ids=["dense", "3x3", "1x1", "upsample"],
+)
+def test_gradients_of_biases_are_summed_in_float32(layer):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layer(2, dtype=jnp.bfloat16)(x)
+
+    net, x = Net(), jnp.ones([2, 32, 32, 3])
+    params = net.init(jax.random.key(0), x)
+    pixels = net.apply(params, x)[..., 0].size
+    grads = jax.jit(jax.grad(lambda params: net.apply(params, x).astype(jnp.float32).sum()))(params)
+    bias = next(g for path, g in traverse_util.flatten_dict(grads).items() if path[-1] == "bias")
+    assert bias.dtype == jnp.float32 and bias.tolist() == [pixels, pixels]  # in bfloat16 256 + 1 is 256
 
 
 def test_dropout_of_an_example_depends_on_its_key_alone():

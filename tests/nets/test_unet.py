@@ -127,29 +127,39 @@ def test_patches():
     chex.assert_shape(run(dataclasses.replace(SMALL, patch=2)), (2, 8, 8, 2))
 
 
-def test_recomputing_blocks_changes_memory_and_nothing_else():
-    config = dataclasses.replace(
-        SMALL, channels=(8,), attention=(0,), blocks=2, dropout=0.3, num_classes=3, context_mode="multiply"
-    )
-    rng, B = np.random.default_rng(0), 8
-    x, t = rng.standard_normal((B, 16, 16, 2)).astype(np.float32), np.arange(B)
+def recomputed(B=8, **shape):
+    """A network with and without remat: their configs, params -> loss of each, and the parameters' shapes."""
+    x, t = np.random.default_rng(0).standard_normal((B, 16, 16, 2)).astype(np.float32), np.arange(B)
     cond, keys = Cond(label=t % 3), jax.vmap(jax.random.key)(t)
-    init = lambda config: jax.eval_shape(UNet(config).init, jax.random.key(0), x, t, cond)
-    remat = dataclasses.replace(config, remat=True)
-    chex.assert_trees_all_equal_shapes_and_dtypes(init(remat), init(config))  # and names
-    params = jax.tree.map(lambda s: 0.2 * rng.standard_normal(s.shape).astype(np.float32), init(config))
+    plain = dataclasses.replace(SMALL, channels=(8,), num_classes=3, context_mode="multiply", dropout=0.3, **shape)
+    nets = UNet(dataclasses.replace(plain, remat=True)), UNet(plain)
+    losses = [lambda params, net=net: (net.apply(params, x, t, cond, keys) ** 2).mean() for net in nets]
+    shapes = [jax.eval_shape(net.init, jax.random.key(0), x, t, cond) for net in nets]
+    chex.assert_trees_all_equal_shapes_and_dtypes(*shapes)  # and names
+    return losses, shapes[0]
 
-    def compiled(config):
-        loss = lambda params: (UNet(config).apply(params, x, t, cond, keys) ** 2).mean()
-        return jax.jit(jax.value_and_grad(loss)).lower(params).compile(compiler_options=xla.CPU_FLAGS)
 
-    ours, plain = compiled(remat), compiled(config)
+def test_recomputing_blocks_changes_memory_and_nothing_else():
+    losses, shapes = recomputed(attention=(0,), blocks=2)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda s: 0.2 * rng.standard_normal(s.shape).astype(np.float32), shapes)
+    ours, plain = (
+        jax.jit(jax.value_and_grad(loss)).lower(params).compile(compiler_options=xla.CPU_FLAGS) for loss in losses
+    )
     assert ours.memory_analysis().temp_size_in_bytes < 0.65 * plain.memory_analysis().temp_size_in_bytes
     # Dropout's masks too: they are drawn again, from the same keys and names.
     (loss, grads), (wanted, wanted_grads) = ours(params), plain(params)
     chex.assert_trees_all_close(loss, wanted, rtol=1e-6)
     atol = 1e-6 * max(float(jnp.abs(g).max()) for g in jax.tree.leaves(wanted_grads))
     chex.assert_trees_all_close(grads, wanted_grads, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("attention", [(), (0,)], ids=["blocks", "blocks and attention"])
+def test_little_is_kept_of_blocks_that_are_recomputed(attention):
+    losses, shapes = recomputed(attention=attention, mid_attention=bool(attention), blocks=3)
+    kept = [jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], shapes) for loss in losses]
+    ours, plain = (sum(x.size for x in jax.tree.leaves(pull)) for pull in kept)
+    assert ours < 0.25 * plain
 
 
 def test_kernels_of_attention_give_the_same_output():
