@@ -85,10 +85,11 @@ def main():
         run,
         "--auto-resume",
     ]
+    log = (directory / "log.txt").open("wb")
     start = lambda run: subprocess.Popen(
-        command(run), cwd=directory, env=environment(args.devices), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command(run), cwd=directory, env=environment(args.devices), stdout=log, stderr=subprocess.STDOUT
     )
-    assert (alone := start("alone")).wait() == 0, alone.stderr.read().decode()
+    assert start("alone").wait() == 0, log.name
     figures = kill_and_resume(start, directory / "killed", args.kills, args.steps, random.Random(args.seed))
     report(figures, compare(directory / "alone", directory / "killed", args.steps))
 
@@ -106,7 +107,7 @@ def kill_and_resume(start, run, kills, steps, rng):
         figures.half_written += bool(list(run.glob("checkpoints/*tmp*")))
         before, life = made(run), start("killed")
         if left == 0:
-            assert life.wait() == 0, life.stderr.read().decode()
+            assert life.wait() == 0, "see log.txt"
             return figures
         if not ends:
             ends = rng.sample(ENDS, len(ENDS))
@@ -115,17 +116,17 @@ def kill_and_resume(start, run, kills, steps, rng):
             time.sleep(rng.uniform(0, 8))
         else:  # so many steps ahead that the kills are spread over the whole run
             target = before + rng.uniform(0, 2 * (steps - before) / (left + 2))
-            wait_for(life, lambda target=target: made(run) > target)
+            wait_for(life, lambda target=target: made(run) > target, every=0.02)
             time.sleep(rng.uniform(0, 0.1))
         if kind == "save":
             wait_for(life, lambda: list(run.glob("checkpoints/*tmp*")))
         if life.poll() is not None:
-            raise SystemExit(f"ended by itself with {life.returncode}: {life.stderr.read().decode()}")
+            raise SystemExit(f"ended by itself with {life.returncode}: see log.txt")
         sent = time.monotonic()
         life.send_signal(signum)
         code = life.wait()
         # While Python starts, SIGTERM ends it at once.
-        assert code in (-signum, 128 + signum), (code, life.stderr.read().decode())
+        assert code in (-signum, 128 + signum), f"{code}: see log.txt"
         if code == 128 + signal.SIGTERM:
             figures.grace.append(time.monotonic() - sent)
         elif kind != "start":
@@ -134,10 +135,10 @@ def kill_and_resume(start, run, kills, steps, rng):
         print(f"{figures.kills.total()}: {signal.Signals(signum).name} at {kind}, after step {made(run)}", flush=True)
 
 
-def wait_for(life, happened):
+def wait_for(life, happened, every=0.0005):
     """Until it happened or the process ended."""
     while life.poll() is None and not happened():
-        time.sleep(0.0005)
+        time.sleep(every)
 
 
 def seen(run):

@@ -1,6 +1,5 @@
 """The command line: `jaxdiff train` and `jaxdiff sample`."""
 
-import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -106,6 +105,10 @@ def main(argv: list[str] | None = None) -> None:
         end(f"error: {error}", 3)
     except Stopped as error:
         end(str(error), 128 + error.signum)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        end(f"error: out of memory: try --train.accumulate, --net.remat or a smaller batch ({error})", 2)
     except KeyboardInterrupt:
         end("stopped without saving", 128 + signal.SIGINT)
 
@@ -167,24 +170,25 @@ def dispatch(args: list[str]) -> None:
 
 def train(name: str, args: list[str]) -> None:
     """`jaxdiff train CONFIG ...`."""
-    default = configs.load(name)
-    at = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    at.add_argument("--run-dir", nargs="?")
-    run = at.parse_known_args(args)[0].run_dir or f"runs/{default.name}"
+    default, prog = configs.load(name), f"jaxdiff train {name}"
+    flags = parse(TrainFlags, TrainFlags(default), args, prog)
+    run = flags.run_dir or f"runs/{default.name}"
     # Decided before this process joins the others, none of which has then written anything.
-    resume = "--resume" in args or ("--auto-resume" in args and rundir.holds_run(run))
-    if resume:  # what the run was made with, and not what the config has become since
-        default = configs.read_run(run)
-    flags = parse(TrainFlags, TrainFlags(default), args, f"jaxdiff train {name}")
-    run = flags.run_dir or f"runs/{flags.config.name}"
-    if flags.auto_resume and resume and checkpoint.steps(rundir.checkpoints(run))[0] >= flags.config.train.steps:
-        print(f"{run} is complete: it has made its {flags.config.train.steps} steps")
+    resume = flags.resume or (flags.auto_resume and rundir.holds_run(run))
+    if resume:  # with what the run was made with, and not with what the config has become since
+        flags = parse(TrainFlags, TrainFlags(configs.read_run(run)), args, prog)
+    made, steps = (checkpoint.steps(rundir.checkpoints(run)) or [0])[0], flags.config.train.steps
+    if resume and flags.auto_resume and made >= steps:
+        print(f"{run} is complete: it has made its {steps} steps")
         return
     hosts.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+    if not hosts.is_main():
+        logging.getLogger("jaxdiff").setLevel(logging.WARNING)
     try:
         loop.train(flags.config, run, resume, flags.profile)
     except Stopped as stopped:
         again = shlex.join(["jaxdiff", "train", name, "--run-dir", run, "--resume"])
+        again += " (on every host, as before)" if jax.process_count() > 1 else ""
         raise Stopped(f"{stopped}; to go on: {again}", stopped.signum) from None
     if not hosts.is_main():
         return
@@ -203,7 +207,7 @@ def sample(run: str, args: list[str]) -> None:
     flags = parse_sample(config.sample, args, f"jaxdiff sample {run}")
     config = dataclasses.replace(config, sample=flags.sample)
     draw.check(config)
-    paths = output_paths(flags, Path(run) / "samples")
+    paths = output_paths(flags, epath.Path(run) / "samples")
     params = checkpoint.restore_ema(rundir.checkpoints(run), setup.param_shapes(config)).tree
     with progress("sampling", draw.num_steps(config)) as tick:
         parts = list(draw.batches(config, params, tick, frames="animation" in paths))
@@ -230,7 +234,7 @@ def parse_sample(default: Sample, args: list[str], prog: str) -> SampleFlags:
     return dataclasses.replace(flags, sample=dataclasses.replace(flags.sample, **kept))
 
 
-def output_paths(flags: SampleFlags, directory: Path) -> dict[str, Path]:
+def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.Path]:
     """What will be written where.
 
     Raises:
@@ -239,7 +243,7 @@ def output_paths(flags: SampleFlags, directory: Path) -> dict[str, Path]:
     """
     s = flags.sample
     default = directory / f"{s.sampler}_{s.spacing}_{s.steps}_seed{s.seed}.png"
-    grid, again = flags.out or default, 1
+    grid, again = epath.Path(flags.out or default), 1
     while flags.out is None and grid.exists() and not flags.overwrite:
         again += 1
         grid = default.with_stem(f"{default.stem}_{again}")

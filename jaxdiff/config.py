@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 import typing
 from pathlib import Path
@@ -196,8 +197,11 @@ def check(config: Config) -> None:
         raise ValueError(f"--optim.warmup={optim.warmup} must be shorter than --train.steps={train.steps}")
     if not 0 <= optim.ema_decay < 1:
         raise ValueError(f"--optim.ema-decay={optim.ema_decay} must lie in [0, 1)")
-    if not (optim.learning_rate > 0 and optim.clip > 0):
+    if not (0 < optim.learning_rate < math.inf and optim.clip > 0):
         raise ValueError(f"--optim.learning-rate={optim.learning_rate} and --optim.clip={optim.clip} must be above 0")
+    for name, low, high in (("b1", 0, 1), ("b2", 0, 1), ("decay_to", 0, math.inf), ("weight_decay", 0, math.inf)):
+        if not low <= (value := getattr(optim, name)) < high:
+            raise ValueError(f"--optim.{name.replace('_', '-')}={value} must be at least {low} and below {high}")
     config.net.check_platform(jax.default_backend())
     config.net.check_image(config.data.image_shape)
     image_channels = config.data.image_shape[-1]

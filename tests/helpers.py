@@ -51,15 +51,30 @@ def with_dropout(rate: float) -> UNetConfig:
     return dataclasses.replace(TINY, dropout=rate)
 
 
-def read_scalars(run) -> dict[str, dict[int, float]]:
-    """The scalars in a run's TensorBoard events, by name and step."""
-    scalars = {}
-    for path in sorted(Path(run).glob("events.out.tfevents.*")):
+def damage(run: Path, step: int) -> None:
+    """Changes one bit in the middle of a run's checkpoint."""
+    path = max((run / "checkpoints" / str(step) / "rest").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def read_events(run) -> list[Event]:
+    """A run's TensorBoard events, the oldest file first."""
+    events = []
+    for path in sorted(Path(run).glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns):
         content, at = path.read_bytes(), 0
         while at < len(content):  # records: length uint64, its checksum uint32, the event, its checksum
             (size,) = struct.unpack_from("<Q", content, at)
-            event = Event.FromString(content[at + 12 : at + 12 + size])
+            events.append(Event.FromString(content[at + 12 : at + 12 + size]))
             at += size + 16
-            for value in event.summary.value:
-                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+    return events
+
+
+def read_scalars(run) -> dict[str, dict[int, float]]:
+    """The scalars in a run's TensorBoard events, by name and step."""
+    scalars = {}
+    for event in read_events(run):
+        for value in event.summary.value:
+            scalars.setdefault(value.tag, {})[event.step] = value.simple_value
     return scalars

@@ -1,5 +1,6 @@
 """The command line: what it writes, and what it says to a mistake."""
 
+import dataclasses
 import re
 import shutil
 import signal
@@ -8,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import tiny_config
+from helpers import damage, tiny_config
 from PIL import Image
 
 from jaxdiff import cli
@@ -147,6 +148,8 @@ TRAIN_MISTAKES = {
     "no part": (["digits", "--train.accumulate", "0"], "--train.accumulate must be at least 1"),
     "no checkpoint to fall back on": (["digits", "--train.keep", "1"], "--train.keep=1 must be at least 2"),
     "negative seed": (["digits", "--train.seed", "-1"], "--train.seed=-1 must be 0 or more"),
+    "a learning rate that is no number": (["digits", "--optim.learning-rate", "nan"], "--optim.learning-rate=nan and"),
+    "moments for ever": (["digits", "--optim.b1", "1"], "--optim.b1=1.0 must be at least 0 and below 1"),
     "no learning": (
         ["digits", "--optim.learning-rate", "0"],
         "--optim.learning-rate=0.0 and --optim.clip=1.0 must be above",
@@ -287,14 +290,6 @@ def test_a_refused_resume_changes_nothing(args, message, run, capsys):
     assert contents(run) == before
 
 
-def damage(run: Path, step: int) -> None:
-    """Changes a bit in the middle of a checkpoint."""
-    path = max((run / "checkpoints" / str(step) / "rest").rglob("d/*"), key=lambda path: path.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def test_a_run_whose_checkpoints_are_all_corrupt_is_not_started_afresh(run, capsys):
     for step in (2, 4):
         damage(run, step)
@@ -368,7 +363,7 @@ def test_a_broken_picture_is_named_and_stops_the_run_which_can_go_on(photos, tmp
         tmp_path / "run",
     ]
     said = fails(capsys, *command)
-    assert "dogs/d.png cannot be read" in said and "add --data.skip-broken" in said
+    assert "dogs/d.png cannot be read" in said and "by --data.skip-broken" in said
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [0]
     Image.new("RGB", (30, 30)).save(photos / "dogs" / "d.png")  # repaired
     cli.main([*map(str, command), "--resume"])
@@ -429,6 +424,25 @@ def test_auto_resume_starts_a_run_goes_on_with_it_and_leaves_it_when_it_is_compl
     before = contents(tmp_path / "run")
     cli.main(command)
     assert "is complete: it has made its 4 steps" in capsys.readouterr().out and contents(tmp_path / "run") == before
+
+
+def test_a_resume_reads_the_config_of_the_directory_that_it_goes_on_in(run, tmp_path, monkeypatch):
+    """However the flag is written: another run under the default name has nothing to say."""
+    monkeypatch.chdir(tmp_path)
+    other = dataclasses.replace(tiny_config(), name="other", optim=configs.Optim(learning_rate=9.0))
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "config.json").write_text(configs.to_json(other))
+    cli.main(["train", "digits", f"--run_dir={run}", "--resume", "--train.steps", "6"])
+    assert configs.read_run(run).optim == tiny_config().optim
+
+
+def test_out_of_memory_is_not_taken_for_a_full_disk(run, monkeypatch, capsys):
+    def compiled(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte")
+
+    monkeypatch.setattr(setup, "compiled", compiled)
+    said = fails(capsys, "train", "digits", "--run-dir", run, "--resume", "--train.steps", "6")
+    assert "out of memory: try --train.accumulate" in said
 
 
 def test_says_how_to_go_on_after_a_signal(tmp_path, monkeypatch, capsys):

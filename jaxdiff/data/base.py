@@ -18,6 +18,7 @@ class Source:
       classes: names of the labels; () where there are none.
       unlabelled: why there are none, for the error that says so.
       skipped: files that were left out because they cannot be read.
+      identity: a number that another set or order of examples would not have, such as a checksum of their names.
 
     Example::
 
@@ -34,6 +35,7 @@ class Source:
     classes: tuple[str, ...] = ()
     unlabelled: str = dataclasses.field(default="the data set has no labels", repr=False)
     skipped: tuple[str, ...] = ()
+    identity: int = 0
 
     def __len__(self) -> int:
         return self.size

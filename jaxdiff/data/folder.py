@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +47,7 @@ def load(path: str, image_shape: tuple[int, int, int] | None, skip_broken: bool)
         classes,
         unlabelled,
         skipped=tuple(os.fspath(root / name) for name in broken),
+        identity=zlib.crc32("\n".join(names).encode()),
     )
 
 
@@ -105,7 +107,8 @@ def _read(root, names, classes, image_shape, i):
         image = read_image(root / names[i], image_shape)
     except ValueError as error:
         raise ValueError(
-            f"{error}: repair or remove it, or add --data.skip-broken to leave out all such files"
+            f"{error}: put a sound file in its place; a new run can also do without it, or leave out all such files by "
+            "--data.skip-broken"
         ) from error
     return {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})
 

@@ -4,6 +4,7 @@ import difflib
 import functools
 import os
 import re
+import zlib
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -99,6 +100,7 @@ def examples(builder, name: str, split: str, image_shape: tuple[int, int, int] |
         len(records),
         image_shape,
         classes=tuple(features[label].names) if label else (),
+        identity=zlib.crc32(f"{builder.info.full_name} {split}".encode()),
         unlabelled=f"{name} has no labels (its features are {', '.join(sorted(features))})",
     )
 

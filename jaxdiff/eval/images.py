@@ -1,9 +1,11 @@
 """Pictures: grids, single files, animations."""
 
+import io
 import math
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 
@@ -39,9 +41,11 @@ def to_pil(image: np.ndarray, scale: int = 1) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def save_grid(path: Path, images: np.ndarray, columns: int | None = None) -> Path:
+def save_grid(path: epath.PathLike, images: np.ndarray, columns: int | None = None) -> Path:
     """Writes uint8 images [N, H, W, C] as one PNG, small images enlarged so that they can be seen."""
-    to_pil(grid(images, columns), scale=max(1, 64 // images.shape[2])).save(path)
+    file = io.BytesIO()
+    to_pil(grid(images, columns), scale=max(1, 64 // images.shape[2])).save(file, "PNG")
+    epath.Path(path).write_bytes(file.getvalue())
     return path
 
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import logging
 import zlib
@@ -17,6 +18,9 @@ from jaxdiff.train import disk, hosts
 from jaxdiff.train.state import TrainState
 
 log = logging.getLogger("jaxdiff")
+
+# What tensorstore says of a storage that cannot be reached, which says nothing of the checkpoint.
+PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED", "CANCELLED")
 
 
 class Restored(NamedTuple):
@@ -39,33 +43,45 @@ class OtherStructure(ValueError):
     """A checkpoint that is sound, but of other arrays than those asked for."""
 
 
+class Manager(ocp.CheckpointManager):
+    """Orbax's, which does not ask for preemptions itself.
+
+    jax's service stops all processes at the next number after the largest that any has asked with, and these are numbers of
+    calls (`stop.Stop.asked`), of which Orbax knows nothing: it would ask with numbers of steps.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 def manager(directory: epath.PathLike, keep: int = 3) -> ocp.CheckpointManager:
     """An Orbax manager that writes in the background and keeps the newest `keep` steps.
 
     The state is the same on every process, so that process 0 writes alone and nobody waits for it; the managers of the
     others write nothing. What an earlier process left half written is removed.
     """
-    path, me = _absolute(directory), hosts.is_main()
+    path = _absolute(directory)
     path.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(),
-            active_processes={jax.process_index()},
-            barrier_sync_key_prefix=str(jax.process_index()),
-        ),
-        create=False,
-        cleanup_tmp_directories=me,
-        read_only=not me,
+    policy = ocp.checkpoint_managers.LatestN(keep)
+    main = hosts.is_main()
+    return _manager(path, "write", read_only=not main, cleanup_tmp_directories=main, preservation_policy=policy)
+
+
+def _manager(path, prefix, **options):
+    """A manager of this process alone."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{prefix}{me}"
     )
-    return ocp.CheckpointManager(path, options=options)
+    options = ocp.CheckpointManagerOptions(multiprocessing_options=alone, create=False, **options)
+    return Manager(path, options=options)
 
 
 def steps(directory: epath.PathLike) -> list[int]:
     """The steps of which there are whole checkpoints, newest first."""
-    path = epath.Path(directory)
-    found = [child.name for child in path.iterdir() if child.name.isdigit()] if path.exists() else []
-    return sorted(map(int, found), reverse=True)
+    path = _absolute(directory)
+    return sorted(ocp.utils.checkpoint_steps(path), reverse=True) if path.exists() else []
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, about: Mapping) -> None:
@@ -146,38 +162,38 @@ def _newest(directory, like):
     if not candidates:
         raise FileNotFoundError(f"there is no checkpoint in {directory}: has the run been trained?")
     for step in map(int, candidates):
-        try:
-            tree, about, reason = *_read(directory, step, like), ""
-        except (OtherStructure, PermissionError):
-            raise
-        except (
-            ValueError,
-            OSError,
-            KeyError,
-            TypeError,
-        ) as error:  # what Orbax, tensorstore and JSON say of broken files
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+        found, reason = hosts.together(lambda step=step: _try(directory, step, like))
         reason = next((said for said in hosts.gather(reason) if said), None)
         if reason is None:
-            return Restored(tree, about, step, tuple(reasons))
+            return Restored(*found, step, tuple(reasons))
         reasons[step] = reason
         log.warning("the checkpoint of step %d in %s is corrupt (%s)", step, directory, reason)
     said = "; ".join(f"step {step}: {reason}" for step, reason in reasons.items())
     raise OSError(f"none of the checkpoints in {directory} can be read: {said}")
 
 
+def _try(directory, step, like):
+    """What `_read` gives and "", or None and in what way the checkpoint is corrupt.
+
+    Raises:
+      OtherStructure: it is sound.
+      OSError: it may be sound, but cannot be read now.
+    """
+    try:
+        return _read(directory, step, like), ""
+    except OtherStructure:
+        raise
+    except (ValueError, OSError, KeyError, TypeError) as error:  # what Orbax, tensorstore and JSON say of broken files
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        passing = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.EINVAL, errno.ENOTDIR)
+        if passing or any(word in said for word in PASSING):
+            raise OSError(f"the checkpoint of step {step} in {directory} cannot be read now ({said})") from error
+        return None, said
+
+
 def _read(directory, step, like):
     """The arrays and what stands beside them, if the arrays are those that were saved."""
-    options = ocp.CheckpointManagerOptions(
-        read_only=True,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(),
-            active_processes={jax.process_index()},
-            barrier_sync_key_prefix=f"read{jax.process_index()}",
-        ),
-        create=False,
-    )
-    with contextlib.closing(ocp.CheckpointManager(_absolute(directory), options=options)) as reader:
+    with contextlib.closing(_manager(_absolute(directory), "read", read_only=True)) as reader:
         about = reader.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
         if about.pop("crc32") != _crc32(about):
             raise OSError("the checksum of what stands beside the arrays is not what was saved")

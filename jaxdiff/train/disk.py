@@ -8,7 +8,7 @@ from collections.abc import Callable
 from etils import epath
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SAYINGS = ("No space left", "Disk quota exceeded", "RESOURCE_EXHAUSTED")  # of those who pass no errno on
+SAYINGS = ("No space left", "Disk quota exceeded")  # of those who pass no errno on
 
 
 def check_room(directory: epath.PathLike, need: int) -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -16,6 +17,8 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 log = logging.getLogger("jaxdiff")
+
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # what jax asks for: a step by srun
 
 
 def initialize(
@@ -32,7 +35,7 @@ def initialize(
 
     Raises:
       ValueError: some of the three are given and others not, or they do not fit each other.
-      TimeoutError: the others did not come.
+      TimeoutError: process 0 does not answer. Where another does not come, jax ends the process after `timeout`.
     """
     given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
     missing = [flag for flag, value in given.items() if value is None]
@@ -45,20 +48,37 @@ def initialize(
             raise ValueError(f"--coordinator={coordinator} must be host:port")
     elif several(os.environ) is None:
         return
-    log.info("looking for the other hosts (%s)", coordinator or several(os.environ))
+    log.info("looking for the other hosts (%s, at most %d s)", coordinator or several(os.environ), timeout)
+    if process_id:
+        _reach(coordinator, timeout)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout)
-    except RuntimeError as error:
-        where = f" at {coordinator}" if coordinator else ""
-        raise TimeoutError(
-            f"the hosts did not find one another{where} within {timeout} s: are all of them started? ({error})"
-        ) from error
+    except ValueError as error:
+        if coordinator or several(os.environ) != "TPU":
+            raise
+        log.info("a TPU host on its own (%s)", error)
     log.info("process %d of %d, with %d of %d devices", *here())
+
+
+def _reach(coordinator, timeout):
+    """Waits until process 0 listens; jax itself would end the process without a word of what to do."""
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"nobody answers at --coordinator={coordinator} after {timeout} s ({error}): is process 0 started?"
+                ) from None
+            time.sleep(0.5)
 
 
 def several(environment: Mapping[str, str]) -> str | None:
     """What tells that this process is one of several, or on a TPU host, which may be: "SLURM", "TPU" or None."""
-    if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+    if int(environment.get("SLURM_NTASKS", 1)) > 1 and all(name in environment for name in SLURM):
         return "SLURM"
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
     if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or (chips and importlib.util.find_spec("libtpu")):
@@ -76,28 +96,33 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str, timeout: int = 600) -> None:
-    """Waits until every process is here; says so before and after.
+def barrier(name: str, timeout: int = 600, level: int = logging.INFO) -> None:
+    """Waits until every process is here; says so before and after, in the log of `level`.
 
     Raises:
       TimeoutError: some did not come within `timeout` seconds.
     """
     if jax.process_count() == 1:
         return
-    log.info("waiting for all %d processes: %s (at most %d s)", jax.process_count(), name, timeout)
+    log.log(level, "waiting for all %d processes: %s (at most %d s)", jax.process_count(), name, timeout)
     start = time.monotonic()
     try:
         everyone = set(range(jax.process_count()))  # said, for without it Orbax waits by a collective, which has no end
         ocp.multihost.sync_global_processes(f"jaxdiff: {name}", timeout=timeout, processes=everyone)
     except RuntimeError as error:
         raise TimeoutError(f"not all processes came to {name!r} within {timeout} s: {error}") from error
-    log.info("all are here after %.1f s: %s", time.monotonic() - start, name)
+    log.log(level, "all are here after %.1f s: %s", time.monotonic() - start, name)
 
 
 def gather(text: str) -> list[str]:
-    """What each process says, in their order; all processes must ask."""
+    """What each process says, in their order; all processes must ask.
+
+    Raises:
+      TimeoutError: some did not, see `barrier`.
+    """
     if jax.process_count() == 1:
         return [text]
+    barrier("to agree", level=logging.DEBUG)  # the two collectives below would wait without end
     mine = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(mine.size))
     padded = np.pad(mine, (0, int(sizes.max()) - mine.size + 1))  # one more, for nothing cannot be gathered
@@ -109,14 +134,15 @@ def together(act: Callable[[], T]) -> T:
     """What `act` gives here, if it succeeds in every process.
 
     Raises:
-      ValueError, OSError: what it raised here; or, where it only failed elsewhere, what that process said.
+      Exception: what it raised here.
+      ValueError: it only failed elsewhere; what that process said.
     """
     failed = result = None
     try:
         result = act()
-    except (ValueError, OSError) as error:
+    except Exception as error:
         failed = error
-    said = gather(str(failed) if failed else "")
+    said = gather((str(failed) or type(failed).__name__) if failed else "")
     if failed:
         raise failed
     for process, text in enumerate(said):
@@ -142,7 +168,7 @@ def check_same(values: Mapping) -> None:
     flat = [_flat(json.loads(text)) for text in gather(json.dumps(values))]
     for process, other in enumerate(flat):
         for name in flat[0] | other:
-            a, b = flat[0].get(name), other.get(name)
+            a, b = (json.dumps(values.get(name)) for values in (flat[0], other))
             if a != b:
                 raise ValueError(
                     f"the processes were started differently: {name} is {a} in process 0 and {b} in process {process}"

@@ -10,6 +10,7 @@ from etils import epath
 
 from jaxdiff import config as configs
 from jaxdiff.config import Config
+from jaxdiff.data import Source
 from jaxdiff.eval import draw, images
 from jaxdiff.train import checkpoint, disk, hosts, parallel, rundir, setup, watch
 from jaxdiff.train.state import TrainState
@@ -49,20 +50,18 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     hosts.together(lambda: configs.check(config))
     hosts.together(lambda: draw.check(config))
     source = hosts.together(lambda: setup.open_source(config))
-    hosts.check_same({"examples": len(source), "skipped": list(source.skipped)})
+    hosts.check_same({"data": position(config, 0, source)})
     hosts.on_main(lambda: rundir.claim(run, resume))
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stop())
         hosts.on_main(lambda: stack.enter_context(rundir.locked(run)))
+        stack.enter_context(disk.told(run, lambda: newest(run)))
         hosts.barrier(f"{run} is there")
-        state = restore(config, run, len(source)) if resume else setup.new_state(config)
-        if hosts.is_main():
-            (run / "config.json").write_text(configs.to_json(config))
-        saver = Saver(config, run, len(source))
-        stack.enter_context(disk.told(run, saver.newest))
-        stack.enter_context(contextlib.closing(saver))
+        state = restore(config, run, source) if resume else setup.new_state(config)
+        hosts.on_main(lambda: rundir.write_config(run, config))
+        saver = stack.enter_context(contextlib.closing(Saver(config, run, source)))
         try:
-            state = steps(config, run, source, state, saver, stopping, profile)
+            return steps(config, run, source, state, saver, stopping, profile)
         except watch.NotFinite as error:
             saver.distrust(error.step - 1)
             raise watch.NotFinite(
@@ -70,12 +69,16 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
                 "example with a lower --optim.learning-rate",
                 error.step,
             ) from None
-        hosts.barrier(f"all {config.train.steps} steps are made and drawn", timeout=3600)
-        return state
 
 
-def restore(config: Config, run: epath.Path, examples: int) -> TrainState:
-    """The newest sound state of a run, with which `config` may go on over so many examples.
+def newest(run: epath.Path) -> str:
+    """What of the run is safe on the disk."""
+    found = checkpoint.steps(rundir.checkpoints(run))
+    return f"the checkpoint of step {found[0]} is kept" if found else "there is no checkpoint yet"
+
+
+def restore(config: Config, run: epath.Path, source: Source) -> TrainState:
+    """The newest sound state of a run, with which `config` may go on over these examples.
 
     Raises:
       As `checkpoint.restore`; ValueError where another run would come of it.
@@ -85,13 +88,17 @@ def restore(config: Config, run: epath.Path, examples: int) -> TrainState:
     state, about, step, corrupt = checkpoint.restore(directory, setup.state_shapes(config))
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
     rundir.check_rest(step, config.train)
-    before, now = about["data"], position(config, step, examples)
-    if before["examples"] != examples:
+    before, now = about["data"], position(config, step, source)
+    if before["examples"] != now["examples"]:
         raise ValueError(
-            f"{config.data.source} had {before['examples']} examples when the run began, and now has {examples}"
+            f"{config.data.source} had {before['examples']} examples when the run began, and now has {len(source)}: "
+            "the run can only go on with those that it began with"
         )
     if before != now:
-        raise ValueError(f"the checkpoint of step {step} is at {before} of its data, and would go on at {now}")
+        raise ValueError(
+            f"{config.data.source} holds other examples than when the run began, which it could only go on with "
+            f"({before}, now {now})"
+        )
     if hosts.is_main():
         for bad in corrupt:
             log.warning("the corrupt checkpoint was moved to %s", checkpoint.set_aside(directory, bad))
@@ -100,9 +107,10 @@ def restore(config: Config, run: epath.Path, examples: int) -> TrainState:
     return state
 
 
-def position(config: Config, step: int, examples: int) -> dict[str, int]:
-    """Where a run is in its data after a step: all that the order of examples depends on."""
-    return {"position": step * config.train.batch_size, "seed": config.train.seed, "examples": examples}
+def position(config: Config, step: int, source: Source) -> dict[str, int]:
+    """Where a run is in its data after a step, and all that the order of examples depends on."""
+    at, seed = step * config.train.batch_size, config.train.seed
+    return {"position": at, "seed": seed, "examples": len(source), "identity": source.identity}
 
 
 class Saver:
@@ -113,8 +121,8 @@ class Saver:
       step: of the newest checkpoint; None before the first.
     """
 
-    def __init__(self, config: Config, run: epath.Path, examples: int):
-        self.config, self.examples = config, examples
+    def __init__(self, config: Config, run: epath.Path, source: Source):
+        self.config, self.source = config, source
         self.checkpoints = checkpoint.manager(rundir.checkpoints(run), config.train.keep)
         self.step = self.checkpoints.latest_step()
 
@@ -123,7 +131,7 @@ class Saver:
         if step == self.step:
             return
         if hosts.is_main():
-            where = position(self.config, step, self.examples)
+            where = position(self.config, step, self.source)
             about = {"config": dataclasses.asdict(self.config), "data": where}
             checkpoint.save(self.checkpoints, parallel.first(state), about)
         self.step = step
@@ -131,9 +139,10 @@ class Saver:
     def distrust(self, step: int) -> None:
         """Sets the checkpoint of that step aside, if there is one: its numbers are finite, but led to some that are not."""
         self.checkpoints.wait_until_finished()
+        hosts.barrier(f"what came before step {step + 1} is written")
         found = checkpoint.steps(self.checkpoints.directory)
-        hosts.barrier(f"looking for a checkpoint of step {step}")
-        if found[0] == step and len(found) > 1:
+        hosts.barrier("looked for it")  # in all processes, before process 0 moves it
+        if len(found) > 1 and found[0] == step:
             if hosts.is_main():
                 moved = checkpoint.set_aside(self.checkpoints.directory, step, "not_finite")
                 log.warning("the checkpoint of step %d, which led to this, was moved to %s", step, moved)
@@ -142,11 +151,6 @@ class Saver:
     def close(self) -> None:
         """Waits until everything is written."""
         self.checkpoints.close()
-
-    def newest(self) -> str:
-        """What of the run is safe on the disk."""
-        found = checkpoint.steps(self.checkpoints.directory)
-        return f"the checkpoint of step {found[0]} is kept" if found else "there is no checkpoint yet"
 
 
 def steps(
@@ -165,43 +169,50 @@ def steps(
         watch.progress(start, T.steps) as show,
         watch.events(run, start) as writer,
         watch.examples(run, T.log_examples) as note,
+        watch.trace(run, profile, T.steps_per_call) as trace,
     ):
         first = next(batches)
         step, flops, seconds = setup.compiled(config, state, key, first[0])
-        log = watch.Log(writer, show, T.batch_size, flops, seconds, start)
-        trace, batches = watch.trace(run, profile, T.steps_per_call), itertools.chain([first], batches)
+        watched = watch.Log(writer, show, T.batch_size, flops, seconds, start)
+        batches = itertools.chain([first], batches)
 
         def save():
-            log.check()  # only what came of finite losses and gradients
-            with log.paused():
+            watched.check()  # only what came of finite losses and gradients
+            with watched.paused():
                 saver.save(done, state)
 
         done = start
         for call, end in enumerate(range(start + T.steps_per_call, T.steps + 1, T.steps_per_call), 1):
             try:
-                batch, examples = log.wait(next, batches)
+                batch, examples = watched.wait(next, batches)
             except (ValueError, OSError):
                 save()
                 raise
             state, metrics = step(state, key, batch)
             done, last = end, end == T.steps
             note(done, examples)
-            log.add(done, metrics)
+            watched.add(done, metrics)
             trace(call, metrics)
             if done % T.log_every == 0 or last:
-                if writer:
-                    disk.check_room(run, 2**20)  # a full disk would block it
-                log.flush(done)
-            if done % T.save_every == 0 or last:
+                watched.flush(done)
+            drawing = last or (T.sample_every and done % T.sample_every == 0)
+            if done % T.save_every == 0 or drawing:  # before drawing, in which a signal may come or memory run out
                 save()
-            if last or (T.sample_every and done % T.sample_every == 0):
-                log.check()
-                with log.paused():
+            if drawing:
+                with watched.paused():
                     draw_samples(config, run, done, state, writer, stopping)
             if stopping.asked(call) and not last:
                 save()
+                finish(saver)
                 raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run}", stopping.signum)
+        finish(saver)
         return parallel.first(state)
+
+
+def finish(saver: Saver) -> None:
+    """Waits, in every process, until process 0 has drawn and written all."""
+    saver.close()
+    hosts.barrier("everything is written", timeout=3600)
 
 
 def draw_samples(config: Config, run: epath.Path, done: int, state: TrainState, writer, stopping: Stop) -> None:
@@ -215,4 +226,4 @@ def draw_samples(config: Config, run: epath.Path, done: int, state: TrainState, 
         return
     (run / "samples").mkdir(exist_ok=True)
     images.save_grid(run / "samples" / f"step_{done:07d}.png", sheet)
-    writer.add_image("samples", images.grid(sheet), done, dataformats="HWC")
+    writer.image(done, "samples", images.grid(sheet))

@@ -6,13 +6,22 @@ import functools
 import filelock
 from etils import epath
 
-from jaxdiff.config import Config, Train
+from jaxdiff.config import Config, Train, to_json
 from jaxdiff.train import checkpoint
 
 
 def checkpoints(run: epath.PathLike) -> epath.Path:
     """Where a run's checkpoints are."""
     return epath.Path(run) / "checkpoints"
+
+
+def write_config(run: epath.PathLike, config: Config) -> None:
+    """Writes `config.json`, whole or not at all."""
+    path, text = epath.Path(run) / "config.json", to_json(config)
+    if path.exists() and path.read_text() == text:
+        return
+    (unfinished := epath.Path(run) / "config.json.tmp").write_text(text)
+    unfinished.replace(path)
 
 
 def holds_run(run: epath.PathLike) -> bool:
@@ -63,13 +72,17 @@ def locked(run: epath.PathLike):
         yield
         return
     epath.Path(run).mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(epath.Path(run) / ".lock", timeout=0)
     try:
-        with filelock.FileLock(epath.Path(run) / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except filelock.Timeout:
         raise FileExistsError(
             f"another process is training in {run}: wait for it, or choose another --run-dir"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_same(before: Config, now: Config) -> None:

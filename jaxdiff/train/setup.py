@@ -1,6 +1,7 @@
 """From a config to what training needs: data, network, optimizer, step, first state."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 
@@ -83,13 +84,17 @@ def make_step(config: Config):
 def compiled(config: Config, state: TrainState, key, batch) -> tuple[Callable, float | None, float]:
     """The training step, compiled for such arguments; its FLOPs per step and device, None if unknown; the seconds it took.
 
-    The FLOPs are those of the program as it is written; on a CPU some convolutions are the cheaper Winograd ones.
+    The FLOPs are those of the program as it is written: what `net.remat` computes twice counts twice, cuDNN's attention
+    does not count, and on a CPU some convolutions are the cheaper Winograd ones.
     """
     start, step = time.perf_counter(), make_step(config)
-    lowered = step.lower(state, key, batch)
-    flops = speed.flops(lowered)  # of one pass through the body of each loop
+    lowered = whole = step.lower(state, key, batch)
+    if config.train.accumulate > 1:  # the body of that loop, counted once, is a part of a step
+        whole = make_step(dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))).lower(
+            state, key, batch
+        )
     lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
-    return step, flops and flops * config.train.accumulate, time.perf_counter() - start
+    return step, speed.flops(whole), time.perf_counter() - start
 
 
 def step_key(config: Config) -> jax.Array:

@@ -1,8 +1,8 @@
 """Stopping early without losing anything: Ctrl-C, SIGTERM, and the preemption of any host."""
 
+import contextlib
 import os
 import signal
-import sys
 import threading
 
 import jax
@@ -55,9 +55,10 @@ class Stop:
                 raise KeyboardInterrupt
             return
         self.signum = signum
-        print("\nstopping: saving first (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
+        with contextlib.suppress(OSError):  # not `print`, which may be in the middle of another line, or have no reader
+            os.write(2, b"\njaxdiff: stopping: saving first (Ctrl-C again stops at once)\n")
 
     def asked(self, call: int) -> bool:
         """Whether to save and end now; to be asked once after every call, by all processes, with its number."""

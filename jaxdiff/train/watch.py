@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ class Log:
     """Keeps metrics on the device between flushes, then fetches them all at once.
 
     Attributes:
-      writer: of TensorBoard events; None writes none.
+      writer: `Events`; None writes none.
       show: (step, text) -> None, moves the progress line.
       batch_size: examples per step, over all devices.
       flops: of one step on one device; None if unknown.
@@ -48,7 +49,7 @@ class Log:
         self.waiting, self.means, self.flushed = [], [], start
         self.clock, self.data_wait = time.perf_counter(), 0.0
         if writer is not None:
-            writer.add_scalar("compile_seconds", compile_seconds, start)
+            writer.scalars(start, {"compile_seconds": compile_seconds})
         show(start, f"compiled in {compile_seconds:.0f} s")
 
     def wait(self, get: Callable, *arguments):
@@ -101,8 +102,7 @@ class Log:
         numbers = {name: float(np.mean([means[name] for means in self.means])) for name in self.means[0]}
         numbers |= self.speeds((time.perf_counter() - self.clock) / (step - self.flushed), step - self.flushed)
         if self.writer is not None:
-            for name, value in numbers.items():
-                self.writer.add_scalar(name, value, step)
+            self.writer.scalars(step, numbers)
         self.show(step, line(numbers))
         self.means, self.flushed, self.clock, self.data_wait = [], step, time.perf_counter(), 0.0
 
@@ -148,15 +148,46 @@ def progress(start: int, steps: int):
         yield lambda step, text: bar.update(task, completed=step, text=text)
 
 
+class Events:
+    """Writes TensorBoard events at once and in the thread that calls, which so hears of it where that fails.
+
+    What an interrupted life of the run wrote after step `start` is hidden.
+    """
+
+    def __init__(self, run: epath.PathLike, start: int):
+        from tensorboardX import (  # here, for it loads PyTorch wherever that is installed
+            event_file_writer,
+            proto,
+            summary,
+        )
+
+        self._summary, self._proto = summary, proto.event_pb2
+        self._file = event_file_writer.EventsWriter(str(epath.Path(run) / "events"), f".{os.getpid()}.{start}")
+        began = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        self._file.write_event(self._proto.Event(step=start + 1, session_log=began))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step, by name."""
+        for name, value in values.items():
+            self._write(step, self._summary.scalar(name, value))
+        self._file.flush()
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture [H, W, C] of a step."""
+        self._write(step, self._summary.image(name, image, dataformats="HWC"))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, step, summary):
+        self._file.write_event(self._proto.Event(wall_time=time.time(), step=step, summary=summary))
+
+
 @contextlib.contextmanager
 def events(run: epath.PathLike, start: int):
-    """A TensorBoard writer in process 0, which hides what an interrupted run wrote after `start`; None in the others."""
-    if not hosts.is_main():
-        yield None
-        return
-    from tensorboardX import SummaryWriter  # here, for it loads PyTorch wherever that is installed
-
-    with SummaryWriter(str(run), purge_step=start) as writer:
+    """Gives TensorBoard's `Events` in process 0, None in the others."""
+    with contextlib.closing(Events(run, start)) if hosts.is_main() else contextlib.nullcontext() as writer:
         yield writer
 
 
@@ -180,16 +211,23 @@ def examples(run: epath.PathLike, wanted: bool):
         yield write
 
 
-def trace(run: epath.PathLike, steps: int, steps_per_call: int) -> Callable[[int], None]:
-    """For after every call, with how many were made: traces at least `steps` steps from the third call on.
+@contextlib.contextmanager
+def trace(run: epath.PathLike, steps: int, steps_per_call: int):
+    """Gives (call, metrics) -> None for after every call, which traces at least `steps` steps from the third call on.
 
     `jax.profiler` writes it into `profile` in the run's directory, for TensorBoard's profile plugin and Perfetto.
     """
-    calls = math.ceil(steps / steps_per_call)
+    calls, running = math.ceil(steps / steps_per_call), False
 
     def after(call, metrics):
+        nonlocal running
         if calls and call in (2, 2 + calls):
             jax.block_until_ready(metrics)
             jax.profiler.start_trace(str(epath.Path(run) / "profile")) if call == 2 else jax.profiler.stop_trace()
+            running = call == 2
 
-    return after
+    try:
+        yield after
+    finally:
+        if running:  # the run ended first
+            jax.profiler.stop_trace()

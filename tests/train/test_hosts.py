@@ -13,14 +13,14 @@ import chex
 import jax
 import numpy as np
 import pytest
-from helpers import tiny_config
+from helpers import damage, tiny_config
 
 from jaxdiff.train import checkpoint, hosts, rundir, setup
 
 pytestmark = pytest.mark.xdist_group("hosts")  # on one worker, for what they share takes long to make
 
 CONFIG = """
-from helpers import tiny_config
+from helpers import damage, tiny_config
 
 def get_config():
     return tiny_config(steps=50, batch_size=16, steps_per_call=5, log_every=10, save_every=25)
@@ -99,9 +99,8 @@ def test_process_0_alone_writes_and_draws(trained, place):
 
 
 def test_barriers_are_logged_before_and_after(trained):
-    for _, _, errors in trained:
-        waits = re.findall(r"waiting for all 2 processes: (.*) \(at most \d+ s\)", errors)
-        assert waits and waits == re.findall(r"all are here after [\d.]+ s: (.*)", errors)
+    waits = re.findall(r"waiting for all 2 processes: (.*) \(at most \d+ s\)", trained[0][2])
+    assert len(waits) >= 2 and waits == re.findall(r"all are here after [\d.]+ s: (.*)", trained[0][2])
 
 
 def test_what_two_saved_is_resumed_by_two_by_one_and_by_four(trained, place):
@@ -116,6 +115,24 @@ def test_what_two_saved_is_resumed_by_two_by_one_and_by_four(trained, place):
         assert results[processes].step == 60
     for processes in (1, 4):
         chex.assert_trees_all_close(results[processes].tree, results[2].tree, rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_all_at_the_same_step(trained, place):
+    run = "diverging"
+    subprocess.run(["cp", "-r", place / "two", place / run], check=True)
+    ended = train(place, run, 2, "--resume", "--train.steps", "100", "--optim.learning-rate", "1e38")
+    assert [code for code, *_ in ended] == [3, 3], ended
+    said = {re.search(r"at step (\d+): the checkpoint of step (\d+) in", errors).groups() for _, _, errors in ended}
+    assert len(said) == 1 and state(place, run).step == int(said.pop()[1])
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_all(trained, place):
+    run = "damaged"
+    subprocess.run(["cp", "-r", place / "two", place / run], check=True)
+    damage(place / run, 50)
+    assert [code for code, *_ in train(place, run, 2, "--resume")] == [0, 0]
+    chex.assert_trees_all_equal(state(place, run).tree, state(place, "two").tree)
+    assert (place / run / "corrupt" / "50").is_dir()
 
 
 def test_different_configs_are_refused_by_every_process(place):
@@ -135,9 +152,11 @@ def test_what_one_process_refuses_all_refuse(trained, place):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(trained, place, signum):
+    """In a resumed run of several steps a call, whose numbers of steps and of calls differ."""
     run = f"signal{signum}"
-    command = ["-m", "jaxdiff", "train", "mine.py", "--run-dir", run, "--train.log-examples", "--train.steps", "4000"]
-    started = start([*command, "--train.save-every", "4000"], 2, place)
+    subprocess.run(["cp", "-r", place / "two", place / run], check=True)
+    command = ["-m", "jaxdiff", "train", "mine.py", "--run-dir", run, "--resume", "--train.log-examples"]
+    started = start([*command, "--train.steps", "4050", "--train.save-every", "5"], 2, place)
     log = place / run / "examples_1.tsv"
     deadline = time.monotonic() + 200
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
@@ -145,8 +164,8 @@ def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(traine
     started[1].send_signal(signum)
     ended = finish(started)
     assert [code for code, *_ in ended] == [128 + signal.SIGTERM, 128 + signum], ended
-    steps = [int(re.search(r"stopped after step (\d+) of 4000", errors)[1]) for _, _, errors in ended]
-    assert steps[0] == steps[1] == state(place, run).step < 4000
+    steps = [int(re.search(r"stopped after step (\d+) of 4050", errors)[1]) for _, _, errors in ended]
+    assert 50 < steps[0] == steps[1] == state(place, run).step < 4050
     assert f"jaxdiff train mine.py --run-dir {run} --resume" in ended[0][2]
 
 
@@ -174,20 +193,19 @@ hosts.barrier("tea", timeout=60)
     assert [code for code, *_ in ended] == [0, 0], ended
 
 
-def test_hosts_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):
-    def unreachable(*args, **options):
-        raise RuntimeError("DEADLINE_EXCEEDED")
-
-    monkeypatch.setattr(jax.distributed, "initialize", unreachable)
-    with pytest.raises(TimeoutError, match="did not find one another at localhost:1 within 7 s"):
-        hosts.initialize("localhost:1", 2, 1, timeout=7)
+def test_a_coordinator_that_does_not_answer_is_not_waited_for_for_ever():
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"nobody answers at --coordinator=localhost:\d+ after 1 s"):
+        hosts.initialize(f"localhost:{free_port()}", 2, 1, timeout=1)
+    assert time.monotonic() - start < 20
 
 
+STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a,b", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
 ENVIRONMENTS = {
     "alone": ({}, None),
-    "SLURM": ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, "SLURM"),
-    "a SLURM job of one task": ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
-    "a SLURM allocation without a step": ({"SLURM_NTASKS": "4"}, None),
+    "SLURM": (STEP | {"SLURM_NTASKS": "4"}, "SLURM"),
+    "a SLURM job of one task": (STEP | {"SLURM_NTASKS": "1"}, None),
+    "a SLURM allocation without a step": ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}, None),
     "a TPU pod": ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, "TPU"),
 }
 

@@ -1,5 +1,6 @@
 """The short form of benchmarks/soak.py: a run that is killed again and again ends with the bits of one that is not."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,5 +26,6 @@ def test_kills_change_nothing(devices, tmp_path):
     ]
     soak = subprocess.run(command, capture_output=True, text=True)
     assert soak.returncode == 0, soak.stdout + soak.stderr
-    assert "1 SIGKILL at save" in soak.stdout and "1 SIGTERM at step" in soak.stdout
+    assert "SIGTERM at step" in soak.stdout
+    assert int(re.search(r"(\d+) lives began beside a half-written checkpoint", soak.stdout)[1]) >= 1, soak.stdout
     assert "equal, bit for bit; every example of an epoch seen exactly once" in soak.stdout

@@ -9,11 +9,11 @@ import chex
 import jax
 import numpy as np
 import pytest
-from helpers import read_scalars, tiny_config
+from helpers import damage, read_events, read_scalars, tiny_config
 from PIL import Image
 
 from jaxdiff import config as configs
-from jaxdiff.train import checkpoint, loop, rundir, setup, watch
+from jaxdiff.train import checkpoint, loop, parallel, rundir, setup, watch
 from jaxdiff.train.stop import Stop, Stopped
 
 
@@ -43,7 +43,8 @@ def test_restores_what_was_saved(run):
     ema = checkpoint.restore_ema(rundir.checkpoints(directory), setup.param_shapes(tiny_config()))
     chex.assert_trees_all_equal(ema.tree, state.ema)
     assert configs.from_json(json.dumps(found.about["config"])) == tiny_config()
-    assert found.about["data"] == {"position": 4 * 16, "seed": 0, "examples": 2500}
+    identity = setup.open_source(tiny_config()).identity
+    assert found.about["data"] == {"position": 4 * 16, "seed": 0, "examples": 2500, "identity": identity}
 
 
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
@@ -67,15 +68,6 @@ def test_a_start_killed_before_its_first_checkpoint_is_started_again(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{}")
     assert not rundir.holds_run(tmp_path / "run")
     assert int(loop.train(tiny_config(steps=2), tmp_path / "run").step) == 2
-
-
-def damage(directory, step):
-    path = max(
-        (p for p in (directory / "checkpoints" / str(step) / "rest").rglob("d/*")), key=lambda p: p.stat().st_size
-    )
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def test_resumes_from_the_checkpoint_before_a_damaged_one(run, tmp_path, caplog):
@@ -150,12 +142,19 @@ def test_the_examples_of_each_step_are_logged(tmp_path):
     np.testing.assert_array_equal([list(map(int, line[1:])) for line in lines], expected)
 
 
-def test_another_number_of_examples_is_refused(run, tmp_path, monkeypatch):
-    grown = shutil.copytree(run[0], tmp_path / "grown")
-    source = dataclasses.replace(setup.open_source(tiny_config()), size=2499)
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"size": 2499}, "had 2500 examples when the run began, and now has 2499"),
+        ({"identity": 7}, "holds other examples"),
+    ],
+)
+def test_other_examples_are_refused(change, message, run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run[0], tmp_path / "copy")
+    source = dataclasses.replace(setup.open_source(tiny_config()), **change)
     monkeypatch.setattr(setup, "open_source", lambda config: source)
-    with pytest.raises(ValueError, match="digits had 2500 examples when the run began, and now has 2499"):
-        loop.train(tiny_config(steps=6), grown, resume=True)
+    with pytest.raises(ValueError, match=message):
+        loop.train(tiny_config(steps=6), copy, resume=True)
 
 
 def test_two_trainings_in_one_directory_are_refused(tmp_path):
@@ -172,7 +171,36 @@ def test_more_classes_than_labels_are_refused(tmp_path):
 
 def test_traces_on_request(tmp_path):
     loop.train(tiny_config(steps=10), tmp_path / "run", profile=4)
+    loop.train(tiny_config(steps=6), tmp_path / "ends_first", profile=100)
+    loop.train(tiny_config(steps=10), tmp_path / "again", profile=4)  # which would fail if a trace were still running
     assert [path.suffixes[-1] for path in (tmp_path / "run" / "profile").rglob("*.pb")] == [".pb"]
+
+
+def test_what_an_interrupted_life_wrote_is_hidden(run, tmp_path):
+    """TensorBoard drops what stands before a START event at its step or later."""
+    resumed = shutil.copytree(run[0], tmp_path / "resumed")
+    shutil.rmtree(resumed / "checkpoints" / "4")
+    loop.train(tiny_config(), resumed, resume=True)
+    starts = [event.step for event in read_events(resumed) if event.session_log.status == 1]
+    assert starts == [1, 3]  # of steps 1 and 2 nothing is hidden
+
+
+def test_accumulation_does_not_change_the_count_of_flops():
+    counts = []
+    for parts in (1, 2):
+        config = tiny_config(accumulate=parts)
+        batch, _ = next(setup.batches(config, setup.open_source(config), 0))
+        state = parallel.replicate(setup.new_state(config))
+        counts.append(setup.compiled(config, state, setup.step_key(config), batch)[1])
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    rundir.write_config(tmp_path, tiny_config())
+    monkeypatch.setattr("os.replace", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        rundir.write_config(tmp_path, tiny_config(steps=10))
+    assert configs.read_run(tmp_path) == tiny_config()
 
 
 def test_writes_what_tensorboard_shows(run):

@@ -8,7 +8,7 @@ from jaxdiff.train.stop import Asked, Stop
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_said(signum, capsys):
+def test_the_first_signal_is_noted_and_said(signum, capfd):
     with Stop() as stop:
         assert not stop.asked(1)
         stop.tick()
@@ -16,7 +16,14 @@ def test_the_first_signal_is_noted_and_said(signum, capsys):
         assert stop.asked(2) and stop.signum == signum
         with pytest.raises(Asked):
             stop.tick()
-    assert capsys.readouterr().err.strip() == "stopping: saving first (Ctrl-C again stops at once)"
+    assert capfd.readouterr().err.strip() == "jaxdiff: stopping: saving first (Ctrl-C again stops at once)"
+
+
+def test_a_signal_is_noted_even_if_nobody_listens(monkeypatch):
+    monkeypatch.setattr("os.write", lambda *_: (_ for _ in ()).throw(BrokenPipeError))
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked(1)
 
 
 def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not():
