@@ -37,7 +37,7 @@ def main():
     sample = dataclasses.replace(config.sample, steps=1, num=8, batch_size=8)
     config = dataclasses.replace(config, train=T, sample=sample, data=dataclasses.replace(config.data, flip=True))
 
-    alone, bare, looped, waits = step_alone(config), [], [], []
+    alone, bare, looped, waits, late = step_alone(config), [], [], [], []
     for _ in range(args.rounds):
         bare.append(seconds_per_step(alone, args.steps // T.steps_per_call, T.steps_per_call))
         with tempfile.TemporaryDirectory() as directory:
@@ -46,10 +46,12 @@ def main():
         first, last = min(events["loss"]), max(events["loss"])
         looped.append((events["loss"][last][0] - events["loss"][first][0]) / (last - first))
         waits.append(np.mean([value for step, (_, value) in events["data_wait_per_step"].items() if step > first]))
+        late.append(np.mean([value for step, (_, value) in events["data_late"].items() if step > first]))
     step, whole = np.median(bare), np.median(looped)
     print(f"compiled step alone {1e3 * step:.1f} ms, in the loop {1e3 * whole:.1f} ms: {whole / step:.3f}")
     print("ratios of the rounds: " + ", ".join(f"{b / a:.3f}" for a, b in zip(bare, looped)))
-    print(f"waiting for data {1e3 * np.median(waits):.2f} ms per step, {np.median(waits) / whole:.2%} of it")
+    print(f"waiting for data, while the device works, {1e3 * np.median(waits):.2f} ms per step")
+    print(f"calls to which data came after the device had run out of work: {np.mean(late):.1%}")
 
 
 def step_alone(config):

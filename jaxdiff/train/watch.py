@@ -47,18 +47,20 @@ class Log:
         self.writer, self.show, self.batch_size, self.flops = writer, show, batch_size, flops
         self.peak = speed.peak(jax.devices()[0].device_kind)
         self.waiting, self.means, self.flushed = [], [], start
-        self.clock, self.data_wait = time.perf_counter(), 0.0
+        self.clock, self.data_wait, self.late = time.perf_counter(), 0.0, []
         if writer is not None:
             writer.scalars(start, {"compile_seconds": compile_seconds})
         show(start, f"compiled in {compile_seconds:.0f} s")
 
     def wait(self, get: Callable, *arguments):
-        """What `get` gives; the time counts as waiting for data."""
+        """What `get` gives; the time counts as waiting for data, which came late if the devices had nothing to do by then."""
         start = time.perf_counter()
         try:
             return get(*arguments)
         finally:
             self.data_wait += time.perf_counter() - start
+            if self.waiting:  # else they are known to have come to an end, whatever the data
+                self.late.append(jax.tree.leaves(self.waiting[-1][1])[0].is_ready())
 
     def add(self, step: int, metrics) -> None:
         """Takes the metrics [D, K] of the call that ended with `step`; waits only for those of the call before.
@@ -104,7 +106,7 @@ class Log:
         if self.writer is not None:
             self.writer.scalars(step, numbers)
         self.show(step, line(numbers))
-        self.means, self.flushed, self.clock, self.data_wait = [], step, time.perf_counter(), 0.0
+        self.means, self.late, self.flushed, self.clock, self.data_wait = [], [], step, time.perf_counter(), 0.0
 
     def speeds(self, seconds: float, steps: int) -> dict[str, float]:
         """Speed, where a step took so many seconds; what is not known is left out."""
@@ -113,6 +115,7 @@ class Log:
             "images_per_second": self.batch_size / seconds,
             "images_per_second_per_device": self.batch_size / seconds / jax.device_count(),
             "data_wait_per_step": self.data_wait / steps,
+            "data_late": float(np.mean(self.late)) if self.late else 0.0,
             "memory_gib": speed.memory() / 2**30,
         }
         if self.flops is not None:
@@ -129,7 +132,8 @@ def line(numbers: dict[str, float]) -> str:
     return (
         f"loss {numbers['loss']:.4f}  {1e3 * numbers['seconds_per_step']:.3g} ms/step  "
         f"{numbers['images_per_second_per_device']:.3g} images/s/device  {flops} TFLOP/s ({peak} of peak)  "
-        f"{numbers['memory_gib']:.1f} GiB  data {1e3 * numbers['data_wait_per_step']:.3g} ms"
+        f"{numbers['memory_gib']:.1f} GiB  data {1e3 * numbers['data_wait_per_step']:.3g} ms, "
+        f"{numbers['data_late']:.0%} late"
     )
 
 

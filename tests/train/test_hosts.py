@@ -17,8 +17,6 @@ from helpers import damage, tiny_config
 
 from jaxdiff.train import checkpoint, hosts, rundir, setup
 
-pytestmark = pytest.mark.xdist_group("hosts")  # on one worker, for what they share takes long to make
-
 CONFIG = """
 from helpers import damage, tiny_config
 

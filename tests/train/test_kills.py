@@ -1,5 +1,6 @@
 """The short form of benchmarks/soak.py: a run that is killed again and again ends with the bits of one that is not."""
 
+import os
 import re
 import subprocess
 import sys
@@ -29,3 +30,32 @@ def test_kills_change_nothing(devices, tmp_path):
     assert "SIGTERM at step" in soak.stdout
     assert int(re.search(r"(\d+) lives began beside a half-written checkpoint", soak.stdout)[1]) >= 1, soak.stdout
     assert "equal, bit for bit; every example of an epoch seen exactly once" in soak.stdout
+
+
+def test_on_one_device_20_steps_are_12_a_stop_and_8(tmp_path):
+    """As test_loop on eight; how many devices there are is settled when a process starts."""
+    program = """
+import sys
+import chex
+from helpers import tiny_config
+from jaxdiff.train import loop
+from jaxdiff.train.stop import Stop, Stopped
+import jax
+
+assert jax.device_count() == 1
+config = tiny_config(steps=20, save_every=10, log_every=10)
+straight = loop.train(config, "straight")
+asked = Stop.asked
+Stop.asked = lambda self, call: (setattr(self, "signum", 15), call == 6)[1]
+try:
+    loop.train(config, "halted")
+except Stopped as stopped:
+    print(stopped)
+Stop.asked = asked
+chex.assert_trees_all_equal(loop.train(config, "halted", resume=True), straight)
+"""
+    tests = str(Path(__file__).parents[1])
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": tests}
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "stopped after step 12 of 20" in run.stdout

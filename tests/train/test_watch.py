@@ -66,13 +66,20 @@ def test_speed_is_that_of_training_alone(clock, monkeypatch):
         ("images_per_second", 30): 64.0,
         ("images_per_second_per_device", 30): 8.0,
         ("data_wait_per_step", 30): 0.15,
+        ("data_late", 30): 1.0,
         ("teraflops_per_device", 30): 0.08,
         ("share_of_peak", 30): 0.08,
     }
     assert writer.written == pytest.approx(expected)
     step, text = shown[-1]
     assert step == 30
-    for part in ("loss 5.5000", "500 ms/step", "8 images/s/device", "0.08 TFLOP/s (8% of peak)", "data 150 ms"):
+    for part in (
+        "loss 5.5000",
+        "500 ms/step",
+        "8 images/s/device",
+        "0.08 TFLOP/s (8% of peak)",
+        "data 150 ms, 100% late",
+    ):
         assert part in text
 
 
@@ -86,6 +93,19 @@ def test_each_flush_begins_anew(clock):
     assert [writer.written["loss", end] for end in (2, 4)] == [1.0, 3.0]
     assert [writer.written["seconds_per_step", end] for end in (2, 4)] == [2.0, 1.0]
     assert [writer.written["data_wait_per_step", end] for end in (2, 4)] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_data_is_late_if_the_devices_have_run_out_of_work(busy, monkeypatch):
+    class Loss:
+        def is_ready(self):
+            return not busy
+
+    log = watch.Log(None, lambda *_: None, 8, None, 0.0)
+    log.wait(lambda: None)  # before the first call they have none anyway
+    log.waiting = [(1, {"loss": Loss()})]
+    log.wait(lambda: None)
+    assert log.speeds(1.0, 1)["data_late"] == (0.0 if busy else 1.0)
 
 
 def test_what_is_not_known_is_said_to_be_unknown(clock):
