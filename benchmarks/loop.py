@@ -49,7 +49,7 @@ def main():
         late.append(np.mean([value for step, (_, value) in events["data_late"].items() if step > first]))
     step, whole = np.median(bare), np.median(looped)
     print(f"compiled step alone {1e3 * step:.1f} ms, in the loop {1e3 * whole:.1f} ms: {whole / step:.3f}")
-    print("ratios of the rounds: " + ", ".join(f"{b / a:.3f}" for a, b in zip(bare, looped)))
+    print("rounds, ms: " + ", ".join(f"{1e3 * a:.1f} and {1e3 * b:.1f}" for a, b in zip(bare, looped)))
     print(f"waiting for data, while the device works, {1e3 * np.median(waits):.2f} ms per step")
     print(f"calls to which data came after the device had run out of work: {np.mean(late):.1%}")
 

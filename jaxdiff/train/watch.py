@@ -53,7 +53,7 @@ class Log:
         show(start, f"compiled in {compile_seconds:.0f} s")
 
     def wait(self, get: Callable, *arguments):
-        """What `get` gives; the time counts as waiting for data, which came late if the devices had nothing to do by then."""
+        """What `get` gives; the time is waiting for data, which is late if the devices have run out of work by then."""
         start = time.perf_counter()
         try:
             return get(*arguments)
