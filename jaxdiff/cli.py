@@ -1,5 +1,6 @@
 """The command line: `jaxdiff train` and `jaxdiff sample`."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -171,12 +172,10 @@ def dispatch(args: list[str]) -> None:
 def train(name: str, args: list[str]) -> None:
     """`jaxdiff train CONFIG ...`."""
     default, prog = configs.load(name), f"jaxdiff train {name}"
-    flags = parse(TrainFlags, TrainFlags(default), args, prog)
-    run = flags.run_dir or f"runs/{default.name}"
-    # Decided before this process joins the others, none of which has then written anything.
-    resume = flags.resume or (flags.auto_resume and rundir.holds_run(run))
+    run, resume = where(args, default.name)
     if resume:  # with what the run was made with, and not with what the config has become since
-        flags = parse(TrainFlags, TrainFlags(configs.read_run(run)), args, prog)
+        default = configs.read_run(run)
+    flags = parse(TrainFlags, TrainFlags(default), args, prog)
     made, steps = (checkpoint.steps(rundir.checkpoints(run)) or [0])[0], flags.config.train.steps
     if resume and flags.auto_resume and made >= steps:
         print(f"{run} is complete: it has made its {steps} steps")
@@ -199,6 +198,20 @@ def train(name: str, args: list[str]) -> None:
     if flags.profile:
         print(f"profile      {epath.Path(run) / 'profile'}")
     print(f"more images  jaxdiff sample {run}")
+
+
+def where(args: list[str], name: str) -> tuple[str, bool]:
+    """The run's directory, and whether it is to be resumed: known before the flags are, whose defaults depend on it.
+
+    Decided before this process joins the others, none of which has then written anything.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--run-dir", "--run_dir", nargs="?")  # tyro takes both spellings
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--auto-resume", "--auto_resume", action="store_true")
+    known, _ = first.parse_known_args(args)
+    run = known.run_dir or f"runs/{name}"
+    return run, known.resume or (known.auto_resume and rundir.holds_run(run))
 
 
 def sample(run: str, args: list[str]) -> None:

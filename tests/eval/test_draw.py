@@ -9,7 +9,7 @@ import pytest
 from helpers import tiny_config
 
 from jaxdiff.eval import draw
-from jaxdiff.train import loop
+from jaxdiff.train import setup
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def config_with(**sample):
 
 def test_ticks_add_up_to_all_steps():
     config, ticks = config_with(num=12, batch_size=8, steps=20), []
-    params = loop.new_state(config, loop.make_optimizer(config)).params
+    params = setup.new_state(config).params
     drawn = list(draw.batches(config, params, ticks.append, frames=True))
     assert ticks == [2] * 20 and sum(ticks) == draw.num_steps(config)
     assert [images.shape[0] for images, _ in drawn] == [8, 4]
@@ -37,7 +37,7 @@ def test_ticks_add_up_to_all_steps():
 
 def test_the_sampling_program_is_kept_for_the_next_run():
     config = config_with(steps=7)
-    params = loop.new_state(config, loop.make_optimizer(config)).params
+    params = setup.new_state(config).params
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.clear_caches()
