@@ -157,6 +157,11 @@ def test_other_examples_are_refused(change, message, run, tmp_path, monkeypatch)
         loop.train(tiny_config(steps=6), copy, resume=True)
 
 
+def test_examples_are_not_logged_to_where_nothing_can_be_appended():
+    with pytest.raises(ValueError, match="--train.log-examples appends to files, which gs://bucket/run does not allow"):
+        loop.train(tiny_config(log_examples=True), "gs://bucket/run")
+
+
 def test_two_trainings_in_one_directory_are_refused(tmp_path):
     with rundir.locked(tmp_path / "run"), pytest.raises(FileExistsError, match="another process is training"):
         loop.train(tiny_config(), tmp_path / "run")
