@@ -158,7 +158,9 @@ def test_other_examples_are_refused(change, message, run, tmp_path, monkeypatch)
 
 
 def test_examples_are_not_logged_to_where_nothing_can_be_appended():
-    with pytest.raises(ValueError, match=r"--train\.log-examples appends to files, which gs://bucket/run does not allow"):
+    with pytest.raises(
+        ValueError, match=r"--train\.log-examples appends to files, which gs://bucket/run does not allow"
+    ):
         loop.train(tiny_config(log_examples=True), "gs://bucket/run")
 
 
