@@ -22,7 +22,8 @@ log = logging.getLogger("jaxdiff")
 def train(config: Config, run: epath.PathLike, resume: bool = False, profile: int = 0) -> TrainState:
     """Trains a diffusion model and leaves everything about it in a directory.
 
-    A run that was stopped or killed and then resumed ends with the same bits as one that was not, on the same devices.
+    A run that was stopped or killed and then resumed ends with the same bits as one that was not, on the same
+    devices (GPUs must be told to be deterministic, see docs/reliability.md).
 
     Args:
       config: what to train; the same in every process.
