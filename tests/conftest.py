@@ -1,6 +1,7 @@
 """Settings for every test: 8 simulated CPU devices, no silent broadcasting between ranks, nothing in the user's cache."""
 
 import os
+import subprocess
 
 os.environ["XLA_FLAGS"] = " ".join(
     [
@@ -30,3 +31,14 @@ def compilation_cache(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("compiled"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
     jax.config.update("jax_compilation_cache_dir", directory)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A directory that is a disk of 4 MiB, in memory; skips the test where none can be mounted."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield mount
+    subprocess.run(["umount", mount], check=True)

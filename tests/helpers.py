@@ -1,5 +1,6 @@
 """Small models and batches that several tests share."""
 
+import contextlib
 import dataclasses
 import struct
 from pathlib import Path
@@ -57,6 +58,13 @@ def damage(run: Path, step: int) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def fill(disk: Path) -> None:
+    """Writes a file "filler" until a disk is full."""
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def read_events(run) -> list[Event]:

@@ -13,6 +13,7 @@ from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.eval import draw, images
 from jaxdiff.train import checkpoint, disk, hosts, parallel, rundir, setup, watch
+from jaxdiff.train.alarm import Alarm
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.stop import Asked, Stop, Stopped
 
@@ -62,7 +63,7 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
         hosts.barrier(f"{run} is there")
         state = restore(config, run, source) if resume else setup.new_state(config)
         hosts.on_main(lambda: rundir.write_config(run, config))
-        saver = stack.enter_context(contextlib.closing(Saver(config, run, source)))
+        saver = hosts.together(lambda: stack.enter_context(contextlib.closing(Saver(config, run, source))))
         try:
             return steps(config, run, source, state, saver, stopping, profile)
         except watch.NotFinite as error:
@@ -102,10 +103,12 @@ def restore(config: Config, run: epath.Path, source: Source) -> TrainState:
             f"{config.data.source} holds other examples than when the run began, which it could only go on with "
             f"({before}, now {now})"
         )
-    if hosts.is_main():
+
+    def out_of_the_way():
         for bad in corrupt:
             log.warning("the corrupt checkpoint was moved to %s", checkpoint.set_aside(directory, bad))
-    hosts.barrier(f"checkpoints after step {step} are out of the way")
+
+    hosts.on_main(out_of_the_way)
     log.info("going on from step %d of %s", step, run)
     return state
 
@@ -161,61 +164,64 @@ def steps(
 ) -> TrainState:
     """All steps from `state` on, and what is to be done between them; gives the last state.
 
+    What one process does alone, or with another success than the others, is attempted, so that all end together.
+
     Raises:
       As `train`.
     """
-    T, start, key = config.train, int(state.step), setup.step_key(config)
-    state = parallel.replicate(state)
-    saver.save(start, state)  # step 0, too, so that there always is something to resume
+    T, start, key, alarm = config.train, int(state.step), setup.step_key(config), Alarm()
+    done, state = start, parallel.replicate(state)
     with (
-        contextlib.closing(setup.batches(config, source, start)) as batches,
+        contextlib.closing(setup.batches(config, source, start)) as stream,
         watch.progress(start, T.steps) as show,
         watch.events(run, start) as writer,
         watch.examples(run, T.log_examples) as note,
         watch.trace(run, profile, T.steps_per_call) as trace,
     ):
-        first = next(batches)
+        alarm.attempt(saver.save, start, state)  # step 0, too, so that there always is something to resume
+        batches = alarm.read(stream)
+        first = next(batches, None)
+        alarm.settle()
         step, flops, seconds = setup.compiled(config, state, key, first[0])
-        watched = watch.Log(writer, show, T.batch_size, flops, seconds, start)
+        watched = hosts.together(lambda: watch.Log(writer, show, T.batch_size, flops, seconds, start))
         batches = itertools.chain([first], batches)
 
         def save():
             watched.check()  # only what came of finite losses and gradients
             with watched.paused():
-                saver.save(done, state)
+                alarm.attempt(saver.save, done, state)
 
-        done = start
-        for call, end in enumerate(range(start + T.steps_per_call, T.steps + 1, T.steps_per_call), 1):
-            try:
-                batch, examples = watched.wait(next, batches)
-            except (ValueError, OSError):
-                save()
-                raise
+        for call, done in enumerate(range(start + T.steps_per_call, T.steps + 1, T.steps_per_call), 1):
+            batch, examples = watched.wait(next, batches)
             state, metrics = step(state, key, batch)
-            done, last = end, end == T.steps
-            note(done, examples)
+            alarm.tell()
             watched.add(done, metrics)
-            trace(call, metrics)
+            alarm.attempt(note, done, examples)
+            alarm.attempt(trace, call, metrics)
+            last = done == T.steps
             if done % T.log_every == 0 or last:
-                watched.flush(done)
+                watched.check()
+                alarm.attempt(watched.flush, done)
             drawing = last or (T.sample_every and done % T.sample_every == 0)
             if done % T.save_every == 0 or drawing:  # before drawing, in which a signal may come or memory run out
                 save()
             if drawing:
                 with watched.paused():
-                    draw_samples(config, run, done, state, writer, stopping)
-            if stopping.asked(call) and not last:
-                save()
-                finish(saver)
-                raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run}", stopping.signum)
-        finish(saver)
-        return parallel.first(state)
+                    alarm.attempt(draw_samples, config, run, done, state, writer, stopping)
+            if last or alarm.rung() or stopping.asked(call):
+                break
+        save()
+        finish(saver, alarm)
+    if done < T.steps:
+        raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run}", stopping.signum)
+    return parallel.first(state)
 
 
-def finish(saver: Saver) -> None:
+def finish(saver: Saver, alarm: Alarm) -> None:
     """Waits, in every process, until process 0 has drawn and written all."""
-    saver.close()
+    alarm.attempt(saver.close)
     hosts.barrier("everything is written", timeout=3600)
+    alarm.settle()
 
 
 def draw_samples(config: Config, run: epath.Path, done: int, state: TrainState, writer, stopping: Stop) -> None:

@@ -191,7 +191,8 @@ class Events:
 @contextlib.contextmanager
 def events(run: epath.PathLike, start: int):
     """Gives TensorBoard's `Events` in process 0, None in the others."""
-    with contextlib.closing(Events(run, start)) if hosts.is_main() else contextlib.nullcontext() as writer:
+    writer = hosts.together(lambda: Events(run, start) if hosts.is_main() else None)
+    with contextlib.closing(writer) if writer else contextlib.nullcontext():
         yield writer
 
 
@@ -205,7 +206,8 @@ def examples(run: epath.PathLike, wanted: bool):
     if not wanted:
         yield lambda step, numbers: None
         return
-    with (epath.Path(run) / f"examples_{jax.process_index()}.tsv").open("a") as file:
+    path = epath.Path(run) / f"examples_{jax.process_index()}.tsv"
+    with hosts.together(lambda: path.open("a")) as file:
 
         def write(step, numbers):
             for k, row in enumerate(numbers, step - len(numbers) + 1):

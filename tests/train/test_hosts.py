@@ -13,15 +13,27 @@ import chex
 import jax
 import numpy as np
 import pytest
-from helpers import damage, tiny_config
+from helpers import damage, fill, tiny_config
+from PIL import Image
 
+from jaxdiff import data
 from jaxdiff.train import checkpoint, hosts, rundir, setup
 
 CONFIG = """
-from helpers import damage, tiny_config
+from helpers import tiny_config
 
 def get_config():
     return tiny_config(steps=50, batch_size=16, steps_per_call=5, log_every=10, save_every=25)
+"""
+
+PHOTOS = """
+import dataclasses
+from helpers import tiny_config
+from jaxdiff.config import Data
+
+def get_config():
+    config = tiny_config(steps=20, batch_size=16, steps_per_call=1, log_every=10, save_every=20)
+    return dataclasses.replace(config, data=Data("folder:photos", (28, 28, 1)))
 """
 
 
@@ -59,13 +71,18 @@ def finish(started):
     return [(process.returncode, *texts) for process, texts in zip(started, said)]
 
 
-def train(place, run, processes, *args, **options):
-    return finish(start(["-m", "jaxdiff", "train", "mine.py", "--run-dir", run, *args], processes, place, **options))
+def train(place, run, processes, *args, config="mine.py", **options):
+    command = ["-m", "jaxdiff", "train", config, "--run-dir", str(run), *args]
+    return finish(start(command, processes, place, **options))
 
 
 def state(place, run):
     config = tiny_config()
     return checkpoint.restore(rundir.checkpoints(place / run), setup.state_shapes(config))
+
+
+def newest(run):
+    return max(checkpoint.steps(rundir.checkpoints(run)))
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +182,48 @@ def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(traine
     steps = [int(re.search(r"stopped after step (\d+) of 4050", errors)[1]) for _, _, errors in ended]
     assert 50 < steps[0] == steps[1] == state(place, run).step < 4050
     assert f"jaxdiff train mine.py --run-dir {run} --resume" in ended[0][2]
+
+
+def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(place):
+    """Process 1 alone would read it in step 10; both go on once it is sound."""
+    (place / "photos").mkdir()
+    for i, noise in enumerate(np.random.default_rng(0).integers(0, 256, (400, 28, 28), np.uint8)):
+        Image.fromarray(noise).save(place / "photos" / f"{i:03}.png")
+    (place / "photos.py").write_text(PHOTOS)
+    source = data.load(f"folder:{place / 'photos'}", (28, 28, 1))
+    step10 = next(data.batches(source, 16, start_step=9))["example"][0]
+    chosen = step10[1]  # process p of 2 reads positions p, p + 2, ...
+    broken = place / "photos" / f"{chosen:03}.png"
+    sound = broken.read_bytes()
+    broken.write_bytes(sound[:100])
+    ended = train(place, "ended", 2, config="photos.py")
+    assert [code for code, *_ in ended] == [2, 2], ended
+    said = [errors.splitlines()[-1] for _, _, errors in ended]
+    assert f"process 1 says: {broken.relative_to(place)} cannot be read" in said[0], said
+    assert said[1].startswith(f"jaxdiff: error: {broken.relative_to(place)} cannot be read"), said
+    assert state(place, "ended").step == 9
+    broken.write_bytes(sound)
+    assert [code for code, *_ in train(place, "ended", 2, "--resume", config="photos.py")] == [0, 0]
+    assert state(place, "ended").step == 20
+
+
+def test_a_disk_that_is_full_for_process_0_ends_both(trained, place, small_disk):
+    run = small_disk / "run"
+    subprocess.run(["cp", "-r", place / "two", run], check=True)
+    command = ["-m", "jaxdiff", "train", "mine.py", "--run-dir", str(run), "--resume"]
+    started = start([*command, "--train.steps", "4050", "--train.save-every", "5"], 2, place)
+    deadline = time.monotonic() + 200
+    while newest(run) == 50 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    fill(small_disk)
+    ended = finish(started)
+    assert [code for code, *_ in ended] == [2, 2], ended
+    said = [errors.splitlines()[-1] for _, _, errors in ended]
+    assert f"no space is left for {run}" in said[0] and "process 0 says: " in said[1], said
+    assert state(place, run).step == newest(run) > 50 and f"the checkpoint of step {newest(run)} is kept" in said[0]
+    (small_disk / "filler").unlink()
+    more = ["--train.steps", str(newest(run) + 5)]
+    assert [code for code, *_ in train(place, run, 2, "--resume", *more)] == [0, 0]
 
 
 def test_a_barrier_that_not_all_reach_ends(place):

@@ -9,7 +9,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from helpers import damage, read_events, read_scalars, tiny_config
+from helpers import damage, fill, read_events, read_scalars, tiny_config
 from PIL import Image
 
 from jaxdiff import config as configs
@@ -131,6 +131,23 @@ def test_data_that_cannot_be_read_stops_the_run_after_saving_it(tmp_path, monkey
         loop.train(config, tmp_path / "run")
     last = (tmp_path / "run" / "examples_0.tsv").read_text().splitlines()[-1]
     assert newest(tmp_path / "run", config).step == int(last.split()[0]) > 0
+
+
+def test_a_disk_that_is_full_while_it_is_written_to_keeps_what_was_there(run, small_disk, monkeypatch):
+    """Where the room ends only after it was looked for."""
+    directory = small_disk / "run"
+    shutil.copytree(run[0], directory)
+    before = newest(directory).tree
+    fill(small_disk)
+    monkeypatch.setattr(checkpoint.disk, "check_room", lambda *_: None)
+    with pytest.raises(
+        OSError, match=r"no space is left for .*; the checkpoint of step 4 is kept: make room, then go on"
+    ):
+        loop.train(tiny_config(steps=8), directory, resume=True)
+    chex.assert_trees_all_equal(newest(directory).tree, before)
+    (small_disk / "filler").unlink()
+    resumed = loop.train(tiny_config(steps=8), directory, resume=True)
+    assert checkpoint.steps(rundir.checkpoints(directory))[0] == int(resumed.step) == 8
 
 
 def test_the_examples_of_each_step_are_logged(tmp_path):
