@@ -19,10 +19,9 @@ import jax
 import numpy as np
 import tyro
 from etils import epath
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxdiff import config as configs
-from jaxdiff import xla
+from jaxdiff import progress, xla
 from jaxdiff.config import Config, Sample
 from jaxdiff.errors import unknown
 from jaxdiff.eval import draw, images
@@ -222,7 +221,7 @@ def sample(run: str, args: list[str]) -> None:
     draw.check(config)
     paths = output_paths(flags, epath.Path(run) / "samples")
     params = checkpoint.restore_ema(rundir.checkpoints(run), setup.param_shapes(config)).tree
-    with progress("sampling", draw.num_steps(config)) as tick:
+    with progress.bar("sampling", draw.num_steps(config), "steps") as tick:
         parts = list(draw.batches(config, params, tick, frames="animation" in paths))
     drawn = np.concatenate([part for part, _ in parts])
     images.save_grid(paths["grid"], drawn)
@@ -305,15 +304,6 @@ def one_line(message: str, prog: str) -> str:
     complaint = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", complaint)
     complaint = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", complaint)
     return complaint.rstrip(".") + (f": did you mean {near[0]}?" if near else "") + f" ({prog} --help lists all flags)"
-
-
-@contextlib.contextmanager
-def progress(title: str, total: int):
-    """A progress bar; gives the function that moves it by so many steps."""
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda steps: bar.advance(task, steps)
 
 
 def use_compilation_cache() -> None:

@@ -12,8 +12,10 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import fsspec
 import jax
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # XLA reads its flags once: these, and not what the command line adds in some test
@@ -42,3 +44,23 @@ def small_disk(tmp_path):
         pytest.skip("only root can mount a small disk")
     yield mount
     subprocess.run(["umount", mount], check=True)
+
+
+class Bucket(MemoryFileSystem):
+    """What is under gs://, in memory only."""
+
+    protocol = ("gs", "gcs")
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.replace("gs://", "memory://"))
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An empty file system under gs://, for etils' paths."""
+    monkeypatch.setenv("EPATH_USE_TF", "false")
+    monkeypatch.setattr(Bucket, "store", {})
+    monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    return Bucket()

@@ -1,19 +1,16 @@
 """A person's own images: the files below a folder."""
 
-import contextlib
 import functools
 import logging
 import os
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from etils import epath
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxdiff import progress
 from jaxdiff.data import fit
 from jaxdiff.data.base import Source
 
@@ -140,7 +137,8 @@ def find_broken(root: epath.Path, names: Sequence[str], image_shape: tuple[int, 
 
     parts = [names[i : i + 32] for i in range(0, len(names), 32)]
     found = {}
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool, progress(len(names)) as advance:
+    threads = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
+    with threads as pool, progress.bar("looking through the images", len(names), patience=2.0) as advance:
         for part, more in zip(parts, pool.map(broken, parts)):
             found |= more
             advance(len(part))
@@ -159,22 +157,3 @@ def report(broken: dict[str, str], count: int, root: epath.Path) -> None:
     if len(broken) == count:
         raise ValueError(f"none of the {count} images in {root} can be read: {first}")
     log.warning("left out %d of the %d images in %s: %s", len(broken), count, root, first)
-
-
-@contextlib.contextmanager
-def progress(total: int, patience: float = 2.0) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error once it has taken so many seconds; gives the function that moves it."""
-    columns = (TextColumn("looking through the images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar, start = Progress(*columns, console=Console(stderr=True)), time.monotonic()
-    task = bar.add_task("looking", total=total)
-
-    def advance(files):
-        bar.advance(task, files)
-        if time.monotonic() - start > patience:
-            bar.start()  # which does nothing when it has started
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()  # which would print an empty line otherwise

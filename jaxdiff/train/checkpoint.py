@@ -147,7 +147,7 @@ def set_aside(directory: epath.PathLike, step: int, name: str = "corrupt") -> ep
 
 def _absolute(directory):
     """As Orbax asks for it; what is remote has no other."""
-    return epath.Path(directory) if "://" in str(directory) else epath.Path(directory).absolute()
+    return epath.Path(directory) if disk.is_remote(directory) else epath.Path(directory).absolute()
 
 
 def _items(state):

@@ -1,4 +1,4 @@
-"""A full disk: noticed before it is written to, and said in one line."""
+"""Disks: which paths are on one, and one that is full, noticed before it is written to and said in one line."""
 
 import contextlib
 import errno
@@ -11,13 +11,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 SAYINGS = ("No space left", "Disk quota exceeded")  # of those who pass no errno on
 
 
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path is in a bucket, such as gs://bucket/run, which has no room to end, no locks, and no appending."""
+    return "://" in str(path)
+
+
 def check_room(directory: epath.PathLike, need: int) -> None:
     """Makes sure that a local directory can take so many bytes more.
 
     Raises:
       OSError: it cannot.
     """
-    if "://" not in str(directory) and (free := shutil.disk_usage(directory).free) < need:
+    if not is_remote(directory) and (free := shutil.disk_usage(directory).free) < need:
         raise OSError(errno.ENOSPC, f"{need / 2**20:.1f} MiB are needed and {free / 2**20:.1f} are left")
 
 

@@ -47,7 +47,7 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     """
     if profile < 0:
         raise ValueError(f"--profile={profile} must be a number of steps, 0 for none")
-    if config.train.log_examples and "://" in str(run):
+    if config.train.log_examples and disk.is_remote(run):
         raise ValueError(f"--train.log-examples appends to files, which {run} does not allow: choose a local --run-dir")
     run = epath.Path(run)
     hosts.check_same({"run": str(run), "resume": resume, "profile": profile} | dataclasses.asdict(config))

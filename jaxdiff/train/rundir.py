@@ -7,7 +7,7 @@ import filelock
 from etils import epath
 
 from jaxdiff.config import Config, Train, to_json
-from jaxdiff.train import checkpoint
+from jaxdiff.train import checkpoint, disk
 
 
 def checkpoints(run: epath.PathLike) -> epath.Path:
@@ -68,7 +68,7 @@ def locked(run: epath.PathLike):
     Raises:
       FileExistsError: another process is training there.
     """
-    if "://" in str(run):  # no locks in buckets
+    if disk.is_remote(run):  # no locks in buckets
         yield
         return
     epath.Path(run).mkdir(parents=True, exist_ok=True)

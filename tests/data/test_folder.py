@@ -7,11 +7,9 @@ import re
 import threading
 import time
 
-import fsspec
 import numpy as np
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from jaxdiff import data
@@ -196,13 +194,6 @@ def test_every_file_is_looked_through_once(tmp_path, monkeypatch):
     assert sorted(seen) == [f"{i:03d}.png" for i in range(100)]
 
 
-def test_a_long_look_shows_a_bar(capfd):
-    with folder.progress(10, patience=0.0) as advance:
-        advance(4)
-    out, err = capfd.readouterr()
-    assert out == "" and "looking through the images" in err and "4/10" in err
-
-
 def test_kinds_of_image_that_are_not_read_are_mentioned(photos, caplog):
     (photos / "cats" / "IMG_1.HEIC").touch()
     assert len(data.load(f"folder:{photos}", SHAPE)) == 7
@@ -239,21 +230,7 @@ def test_a_shape_is_needed(photos):
         data.load("folder:", SHAPE)
 
 
-class Bucket(MemoryFileSystem):
-    """A bucket that exists in memory only."""
-
-    protocol = ("gs", "gcs")
-    store, pseudo_dirs = {}, [""]
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return MemoryFileSystem._strip_protocol(path.replace("gs://", "memory://"))
-
-
-def test_a_bucket(photos, monkeypatch):
-    monkeypatch.setenv("EPATH_USE_TF", "false")
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    bucket = Bucket()
+def test_a_bucket(photos, bucket):
     for path in photos.rglob("*.*"):
         if path.is_file():
             bucket.pipe(f"gs://lent/{path.relative_to(photos.parent)}", path.read_bytes())
