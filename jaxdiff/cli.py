@@ -25,6 +25,7 @@ from jaxdiff import progress, xla
 from jaxdiff.config import Config, Sample
 from jaxdiff.errors import unknown
 from jaxdiff.eval import draw, images
+from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.train import checkpoint, hosts, loop, rundir, setup
 from jaxdiff.train.stop import Stopped
 from jaxdiff.train.watch import NotFinite
@@ -217,7 +218,7 @@ def sample(run: str, args: list[str]) -> None:
     """`jaxdiff sample RUN ...`."""
     config = configs.read_run(run)
     flags = parse_sample(config.sample, args, f"jaxdiff sample {run}")
-    config = dataclasses.replace(config, sample=flags.sample)
+    config = dataclasses.replace(config, sample=flags.sample, net=runs_here(config.net))
     draw.check(config)
     paths = output_paths(flags, epath.Path(run) / "samples")
     params = checkpoint.restore_ema(rundir.checkpoints(run), setup.param_shapes(config)).tree
@@ -233,6 +234,16 @@ def sample(run: str, args: list[str]) -> None:
         images.save_animation(paths["animation"], np.concatenate([frames for _, frames in parts], axis=1))
     for what, path in paths.items():
         print(f"{what:<12} {path}")
+
+
+def runs_here(net: UNetConfig) -> UNetConfig:
+    """The same network with a program for attention that these devices have; its parameters know nothing of that."""
+    try:
+        net.check_platform(jax.default_backend())
+    except ValueError as error:
+        logging.getLogger("jaxdiff").info("%s; this once it is 'plain'", str(error).partition(":")[0])
+        return dataclasses.replace(net, attention_kernel="plain")
+    return net
 
 
 def parse_sample(default: Sample, args: list[str], prog: str) -> SampleFlags:

@@ -21,6 +21,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # XLA reads its flags once: these, and not what the command line adds in some test
 
 
+SLOWEST = ("test_kills.py", "test_hosts.py")  # minutes each, in one worker: to be begun first
+
+
+def pytest_collection_modifyitems(items):
+    """With `--no-loadscope-reorder` files are handed to the workers in this order."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
+
+
 @pytest.fixture(autouse=True)
 def xla_flags(monkeypatch):
     """What the command line adds to XLA_FLAGS ends with the test."""

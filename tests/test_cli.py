@@ -426,6 +426,17 @@ def test_auto_resume_starts_a_run_goes_on_with_it_and_leaves_it_when_it_is_compl
     assert "is complete: it has made its 4 steps" in capsys.readouterr().out and contents(tmp_path / "run") == before
 
 
+def test_what_cudnn_attention_trained_is_sampled_without_it(run, capsys):
+    """Its parameters are those of any other attention."""
+    path = run / "config.json"
+    config = configs.read_run(run)
+    net = dataclasses.replace(config.net, dtype="bfloat16", attention_kernel="cudnn")
+    path.write_text(configs.to_json(dataclasses.replace(config, net=net)))
+    cli.main(["sample", str(run), "--out", str(run / "drawn.png")])
+    said = capsys.readouterr().err
+    assert "runs on GPUs only and this is a CPU; this once it is 'plain'" in said and (run / "drawn.png").exists()
+
+
 def test_a_resume_reads_the_config_of_the_directory_that_it_goes_on_in(run, tmp_path, monkeypatch):
     """However the flag is written: another run under the default name has nothing to say."""
     monkeypatch.chdir(tmp_path)

@@ -108,7 +108,7 @@ def test_two_processes_of_four_devices_equal_one_of_eight(trained, place):
 def test_process_0_alone_writes_and_draws(trained, place):
     (_, main, log), (_, other, other_log) = trained
     assert "step_0000050.png" in main and "step 50 of 50: loss" in log and "loss" not in other_log
-    assert [line for line in other.splitlines() if not line.startswith("[Gloo]")] == []
+    assert [line for line in other.splitlines() if "peer ranks" not in line] == []  # what Gloo says, of its threads
     assert len(list((place / "two").glob("events.*"))) == 1
     assert sorted(path.name for path in (place / "two" / "samples").iterdir()) == ["step_0000050.png"]
 
@@ -119,15 +119,15 @@ def test_barriers_are_logged_before_and_after(trained):
 
 
 def test_what_two_saved_is_resumed_by_two_by_one_and_by_four(trained, place):
-    """From step 50 to 60: all end alike, up to the order of sums."""
-    more = ["--resume", "--train.steps", "60"]
+    """From step 50 to 55: all end alike, up to the order of sums."""
+    more = ["--resume", "--train.steps", "55"]
     results = {}
     for processes in (2, 1, 4):
         run = f"by{processes}"
         subprocess.run(["cp", "-r", place / "two", place / run], check=True)
         assert [code for code, *_ in train(place, run, processes, *more)] == [0] * processes
         results[processes] = state(place, run)
-        assert results[processes].step == 60
+        assert results[processes].step == 55
     for processes in (1, 4):
         chex.assert_trees_all_close(results[processes].tree, results[2].tree, rtol=1e-5, atol=1e-5)
 
@@ -221,9 +221,6 @@ def test_a_disk_that_is_full_for_process_0_ends_both(trained, place, small_disk)
     said = [errors.splitlines()[-1] for _, _, errors in ended]
     assert f"no space is left for {run}" in said[0] and "process 0 says: " in said[1], said
     assert state(place, run).step == newest(run) > 50 and f"the checkpoint of step {newest(run)} is kept" in said[0]
-    (small_disk / "filler").unlink()
-    more = ["--train.steps", str(newest(run) + 5)]
-    assert [code for code, *_ in train(place, run, 2, "--resume", *more)] == [0, 0]
 
 
 def test_a_barrier_that_not_all_reach_ends(place):

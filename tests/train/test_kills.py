@@ -19,7 +19,7 @@ def test_kills_change_nothing(devices, tmp_path):
         "--kills",
         "6",
         "--steps",
-        "200",
+        "100",
         "--devices",
         str(devices),
         "--directory",

@@ -113,24 +113,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
 
 def test_data_that_cannot_be_read_stops_the_run_after_saving_it(tmp_path, monkeypatch):
-    opened = setup.open_source
+    opened, config = setup.open_source, tiny_config(steps=40, save_every=40, log_every=40, log_examples=True)
+    *_, (_, examples) = itertools.islice(setup.batches(config, opened(config), 0), 7)
+    broken = examples[1, 5]  # in step 14
 
-    def broken(config):
+    def open_source(config):
         source = opened(config)
 
         def read(i):
-            if i == 1234:
-                raise ValueError("photos/1234.png is broken")
+            if i == broken:
+                raise ValueError(f"photos/{i}.png is broken")
             return source.read(i)
 
         return dataclasses.replace(source, read=read)
 
-    monkeypatch.setattr(setup, "open_source", broken)
-    config = tiny_config(steps=200, save_every=200, log_every=200, log_examples=True)
-    with pytest.raises(ValueError, match=r"photos/1234\.png is broken"):
+    monkeypatch.setattr(setup, "open_source", open_source)
+    with pytest.raises(ValueError, match=f"photos/{broken}.png is broken"):
         loop.train(config, tmp_path / "run")
     last = (tmp_path / "run" / "examples_0.tsv").read_text().splitlines()[-1]
-    assert newest(tmp_path / "run", config).step == int(last.split()[0]) > 0
+    assert newest(tmp_path / "run", config).step == int(last.split()[0]) == 12
 
 
 def test_a_disk_that_is_full_while_it_is_written_to_keeps_what_was_there(run, small_disk, monkeypatch):
@@ -194,9 +195,7 @@ def test_more_classes_than_labels_are_refused(tmp_path):
 
 
 def test_traces_on_request(tmp_path):
-    loop.train(tiny_config(steps=10), tmp_path / "run", profile=4)
-    loop.train(tiny_config(steps=6), tmp_path / "ends_first", profile=100)
-    loop.train(tiny_config(steps=10), tmp_path / "again", profile=4)  # which would fail if a trace were still running
+    loop.train(tiny_config(steps=8), tmp_path / "run", profile=2)
     assert [path.suffixes[-1] for path in (tmp_path / "run" / "profile").rglob("*.pb")] == [".pb"]
 
 

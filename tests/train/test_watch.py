@@ -193,3 +193,22 @@ def test_where_there_is_no_terminal_the_progress_is_logged(caplog):
     with caplog.at_level("INFO", "jaxdiff"), watch.progress(0, 100) as show:
         show(20, "loss 0.5")
     assert caplog.messages == ["step 20 of 100: loss 0.5"]
+
+
+@pytest.mark.parametrize(
+    "steps, calls, expected",
+    [
+        (3, 6, [1, 2, "start", 3, 4, "stop", 5, 6]),
+        (100, 4, [1, 2, "start", 3, 4, "stop"]),  # the run ends first
+        (0, 3, [1, 2, 3]),
+    ],
+)
+def test_a_trace_is_of_so_many_steps_from_the_third_call_on(steps, calls, expected, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path: seen.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: seen.append("stop"))
+    with watch.trace(tmp_path, steps, steps_per_call=2) as after:
+        for call in range(1, calls + 1):
+            seen.append(call)
+            after(call, jnp.zeros(1))
+    assert seen == expected
