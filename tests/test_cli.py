@@ -434,7 +434,7 @@ def test_what_cudnn_attention_trained_is_sampled_without_it(run, capsys):
     path.write_text(configs.to_json(dataclasses.replace(config, net=net)))
     cli.main(["sample", str(run), "--out", str(run / "drawn.png")])
     said = capsys.readouterr().err
-    assert "runs on GPUs only and this is a CPU; this once it is 'plain'" in said and (run / "drawn.png").exists()
+    assert "attention is 'plain' here, and was 'cudnn' in training" in said and (run / "drawn.png").exists()
 
 
 def test_a_resume_reads_the_config_of_the_directory_that_it_goes_on_in(run, tmp_path, monkeypatch):

@@ -94,10 +94,15 @@ def examples(builder, name: str, split: str, image_shape: tuple[int, int, int] |
     image, label = image_feature(features, name), label_feature(features)
     image_shape = fitting_shape(features[image].shape, name, image_shape, resize)
     skip = {key: tfds.decode.SkipDecoding() for key in features if isinstance(features[key], tfds.features.Image)}
-    records = builder.as_data_source(split, decoders=skip, file_format="array_record")
+    where = f"{split} of {name} in {builder.data_dir}"
+    try:
+        records = builder.as_data_source(split, decoders=skip, file_format="array_record")
+        size = len(records)
+    except RuntimeError as error:  # of the file format's reader
+        raise ValueError(f"{where} cannot be opened ({error}): remove it and prepare it anew") from error
     return Source(
-        functools.partial(_read, records, image, label, image_shape, not resize),
-        len(records),
+        functools.partial(_read, records, image, label, image_shape, not resize, where),
+        size,
         image_shape,
         classes=tuple(features[label].names) if label else (),
         identity=zlib.crc32(f"{builder.info.full_name} {split}".encode()),
@@ -105,12 +110,12 @@ def examples(builder, name: str, split: str, image_shape: tuple[int, int, int] |
     )
 
 
-def _read(records, image, label, image_shape, exact, i):
-    record = records[i]
+def _read(records, image, label, image_shape, exact, where, i):
     try:
+        record = records[i]
         example = {"image": fit.decode(record[image], image_shape, exact=exact)}
-    except ValueError as error:
-        raise ValueError(f"the image of record {i} cannot be read: {error}") from error
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(f"record {i} of {where} cannot be read ({error}): remove it and prepare it anew") from error
     return example | ({"label": int(record[label])} if label else {})
 
 

@@ -1,6 +1,8 @@
 """A failure in one process alone, which ends all of them after the same call."""
 
 import collections
+import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -10,7 +12,8 @@ import numpy as np
 from jaxdiff.train import hosts, parallel
 
 T = TypeVar("T")
-AHEAD = 2  # calls that a process makes, at most, between its failure and the end
+log = logging.getLogger("jaxdiff")
+AHEAD = 2  # calls that a process still makes after it has failed: one to tell of it, one while the others hear
 
 
 class Alarm:
@@ -19,18 +22,26 @@ class Alarm:
     A process that just ended would leave the others in the middle of a collective, with nothing saved. So after each call
     they tell one another whether something has failed, by a collective of one number, of which the answer is looked at one
     call later, when it is there: nobody waits for it. A process that failed makes up to `AHEAD` more calls, for which it
-    has read its data before.
+    has read its data before. Inside of `with`, a failure that is not what ends the run is at least said.
 
     Attributes:
       error: the first failure here, or None.
     """
 
     def __init__(self):
-        self.error, self._told = None, collections.deque()
-        self._any = jax.pmap(lambda failed: jax.lax.pmax(failed, parallel.AXIS), parallel.AXIS)
+        self.error, self._told, several = None, collections.deque(), jax.process_count() > 1
+        any_of = jax.pmap(lambda failed: jax.lax.pmax(failed, parallel.AXIS), parallel.AXIS)
+        self._any, self._first = (any_of, parallel.first) if several else (np.any, bool)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if self.error and error is not self.error:
+            log.warning("besides, this failed: %s", self.error)
 
     def attempt(self, act: Callable, *arguments) -> Any:
-        """What `act` gives, or None where it fails; for what the other processes do not do, or with another success."""
+        """What `act` gives, or None where it fails, which it may do here and not in another process."""
         try:
             return act(*arguments)
         except Exception as error:
@@ -40,34 +51,33 @@ class Alarm:
     def read(self, batches: Iterable[T]) -> Iterator[T]:
         """The same batches, each read `AHEAD` calls before it is given; where reading fails, those that are left."""
         batches, ahead = iter(batches), collections.deque()
-        for _ in range(AHEAD):
-            self.attempt(lambda: ahead.append(next(batches)))
+        more = lambda count: self.attempt(lambda: ahead.extend(itertools.islice(batches, count)))
+        more(AHEAD)
         while True:
-            self.attempt(lambda: ahead.append(next(batches)))
+            more(1)
             if not ahead:
                 return
             yield ahead.popleft()
 
     def tell(self) -> None:
         """Tells the other processes how it is here; to be called by all after every call."""
-        failed = np.full(jax.local_device_count(), self.error is not None)
-        self._told.append(self._any(failed) if jax.process_count() > 1 else failed)
+        self._told.append(self._any(np.full(jax.local_device_count(), self.error is not None)))
 
     def rung(self) -> bool:
         """Whether one has failed, as they told after the last call but one: all hear of it after the same call."""
-        if len(self._told) < AHEAD:
-            return False
-        told = self._told.popleft()
-        return bool(parallel.first(told) if jax.process_count() > 1 else told[0])
+        return len(self._told) == AHEAD and bool(self._first(self._told.popleft()))
 
-    def settle(self) -> None:
+    def settle(self, name: str) -> None:
         """Ends all processes if something has failed in one; to be called by all.
+
+        Args:
+          name: what is done by then, for the log.
 
         Raises:
           Exception: what failed here first.
           ValueError: it only failed elsewhere; what that process said.
         """
-        hosts.together(self._raise)
+        hosts.together(self._raise, name)
 
     def _raise(self):
         if self.error:

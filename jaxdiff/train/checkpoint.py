@@ -158,12 +158,15 @@ def _items(state):
 
 def _newest(directory, like):
     """Goes through the checkpoints from the newest on until every process can read one."""
-    candidates, reasons = hosts.gather(" ".join(map(str, steps(directory))))[0].split(), {}
+    listed = hosts.gather(" ".join(map(str, steps(directory))), "checkpoints are listed")
+    candidates, reasons = listed[0].split(), {}
     if not candidates:
         raise FileNotFoundError(f"there is no checkpoint in {directory}: has the run been trained?")
     for step in map(int, candidates):
-        found, reason = hosts.together(lambda step=step: _try(directory, step, like))
-        reason = next((said for said in hosts.gather(reason) if said), None)
+        found, reason = hosts.together(
+            lambda step=step: _try(directory, step, like), f"the checkpoint of step {step} is read"
+        )
+        reason = next((said for said in hosts.gather(reason, "whether it is whole") if said), None)
         if reason is None:
             return Restored(*found, step, tuple(reasons))
         reasons[step] = reason

@@ -42,7 +42,7 @@ def told(directory: epath.PathLike, kept: Callable[[], str]):
     except Exception as error:
         if getattr(error, "errno", None) not in FULL and not any(saying in str(error) for saying in SAYINGS):
             raise
-        said = error.strerror if isinstance(error, OSError) and error.strerror else "the disk is full"
+        said = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
         raise OSError(
             errno.ENOSPC, f"no space is left for {directory} ({said}); {kept()}: make room, then go on with --resume"
         ) from error

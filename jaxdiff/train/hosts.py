@@ -96,33 +96,33 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str, timeout: int = 600, level: int = logging.INFO) -> None:
-    """Waits until every process is here; says so before and after, in the log of `level`.
+def barrier(name: str, timeout: int = 600) -> None:
+    """Waits until every process is here; says so in the log before and after.
 
     Raises:
       TimeoutError: some did not come within `timeout` seconds.
     """
     if jax.process_count() == 1:
         return
-    log.log(level, "waiting for all %d processes: %s (at most %d s)", jax.process_count(), name, timeout)
+    log.info("waiting for all %d processes: %s (at most %d s)", jax.process_count(), name, timeout)
     start = time.monotonic()
     try:
         everyone = set(range(jax.process_count()))  # said, for without it Orbax waits by a collective, which has no end
         ocp.multihost.sync_global_processes(f"jaxdiff: {name}", timeout=timeout, processes=everyone)
     except RuntimeError as error:
         raise TimeoutError(f"not all processes came to {name!r} within {timeout} s: {error}") from error
-    log.log(level, "all are here after %.1f s: %s", time.monotonic() - start, name)
+    log.info("all are here after %.1f s: %s", time.monotonic() - start, name)
 
 
-def gather(text: str) -> list[str]:
-    """What each process says, in their order; all processes must ask.
+def gather(text: str, name: str) -> list[str]:
+    """What each process says, in their order; all processes must ask, and wait for one another as at a barrier.
 
     Raises:
       TimeoutError: some did not, see `barrier`.
     """
     if jax.process_count() == 1:
         return [text]
-    barrier("to agree", level=logging.DEBUG)  # the two collectives below would wait without end
+    barrier(name)  # the two collectives below would wait without end
     mine = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(mine.size))
     padded = np.pad(mine, (0, int(sizes.max()) - mine.size + 1))  # one more, for nothing cannot be gathered
@@ -130,8 +130,12 @@ def gather(text: str) -> list[str]:
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes)]
 
 
-def together(act: Callable[[], T]) -> T:
+def together(act: Callable[[], T], name: str) -> T:
     """What `act` gives here, if it succeeds in every process.
+
+    Args:
+      act: may fail in one process and not in another.
+      name: what is done by then, for the log.
 
     Raises:
       Exception: what it raised here.
@@ -142,7 +146,7 @@ def together(act: Callable[[], T]) -> T:
         result = act()
     except Exception as error:
         failed = error
-    said = gather((str(failed) or type(failed).__name__) if failed else "")
+    said = gather(_said(failed) if failed else "", name)
     if failed:
         raise failed
     for process, text in enumerate(said):
@@ -151,27 +155,33 @@ def together(act: Callable[[], T]) -> T:
     return result
 
 
-def on_main(act: Callable[[], None]) -> None:
+def _said(error):
+    """The text of an error, without the number that the system gives it."""
+    return (getattr(error, "strerror", None) if isinstance(error, OSError) else None) or str(error) or repr(error)
+
+
+def on_main(act: Callable[[], None], name: str) -> None:
     """Acts in process 0 alone; its failure is everyone's."""
-    together(lambda: act() if is_main() else None)
+    together(lambda: act() if is_main() else None, name)
 
 
-def check_same(values: Mapping) -> None:
+def check_same(values: Mapping, name: str) -> None:
     """Refuses, in every process, to go on with other values in some than in others.
 
     Args:
       values: nested mapping of JSON values.
+      name: what they are, for the log.
 
     Raises:
       ValueError: the first that differs.
     """
-    flat = [_flat(json.loads(text)) for text in gather(json.dumps(values))]
+    flat = [_flat(json.loads(text)) for text in gather(json.dumps(values), name)]
     for process, other in enumerate(flat):
-        for name in flat[0] | other:
-            a, b = (json.dumps(values.get(name)) for values in (flat[0], other))
+        for field in flat[0] | other:
+            a, b = (json.dumps(values.get(field)) for values in (flat[0], other))
             if a != b:
                 raise ValueError(
-                    f"the processes were started differently: {name} is {a} in process 0 and {b} in process {process}"
+                    f"the processes were started differently: {field} is {a} in process 0 and {b} in process {process}"
                 )
 
 

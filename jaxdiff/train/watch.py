@@ -48,8 +48,7 @@ class Log:
         self.peak = speed.peak(jax.devices()[0].device_kind)
         self.waiting, self.means, self.flushed = [], [], start
         self.clock, self.data_wait, self.late = time.perf_counter(), 0.0, []
-        if writer is not None:
-            writer.scalars(start, {"compile_seconds": compile_seconds})
+        self.once = {"compile_seconds": compile_seconds}  # of the first flush
         show(start, f"compiled in {compile_seconds:.0f} s")
 
     def wait(self, get: Callable, *arguments):
@@ -102,11 +101,14 @@ class Log:
         """Averages what came since the last flush and writes it."""
         self.check()
         numbers = {name: float(np.mean([means[name] for means in self.means])) for name in self.means[0]}
-        numbers |= self.speeds((time.perf_counter() - self.clock) / (step - self.flushed), step - self.flushed)
+        numbers |= self.once | self.speeds(
+            (time.perf_counter() - self.clock) / (step - self.flushed), step - self.flushed
+        )
         if self.writer is not None:
             self.writer.scalars(step, numbers)
         self.show(step, line(numbers))
         self.means, self.late, self.flushed, self.clock, self.data_wait = [], [], step, time.perf_counter(), 0.0
+        self.once = {}
 
     def speeds(self, seconds: float, steps: int) -> dict[str, float]:
         """Speed, where a step took so many seconds; what is not known is left out."""
@@ -191,7 +193,7 @@ class Events:
 @contextlib.contextmanager
 def events(run: epath.PathLike, start: int):
     """Gives TensorBoard's `Events` in process 0, None in the others."""
-    writer = hosts.together(lambda: Events(run, start) if hosts.is_main() else None)
+    writer = hosts.together(lambda: Events(run, start) if hosts.is_main() else None, "the events are opened")
     with contextlib.closing(writer) if writer else contextlib.nullcontext():
         yield writer
 
@@ -207,7 +209,7 @@ def examples(run: epath.PathLike, wanted: bool):
         yield lambda step, numbers: None
         return
     path = epath.Path(run) / f"examples_{jax.process_index()}.tsv"
-    with hosts.together(lambda: path.open("a")) as file:
+    with hosts.together(lambda: path.open("a"), "the lists of examples are opened") as file:
 
         def write(step, numbers):
             for k, row in enumerate(numbers, step - len(numbers) + 1):
@@ -221,19 +223,27 @@ def examples(run: epath.PathLike, wanted: bool):
 def trace(run: epath.PathLike, steps: int, steps_per_call: int):
     """Gives (call, metrics) -> None for after every call, which traces at least `steps` steps from the third call on.
 
-    `jax.profiler` writes it into `profile` in the run's directory, for TensorBoard's profile plugin and Perfetto.
+    `jax.profiler` writes it into `profile` in the run's directory, for TensorBoard's profile plugin and Perfetto. Where
+    that fails it is said, and training goes on.
     """
-    calls, running = math.ceil(steps / steps_per_call), False
+    directory, calls, running = str(epath.Path(run) / "profile"), math.ceil(steps / steps_per_call), False
+
+    def turn(on):
+        nonlocal running
+        running = on
+        try:
+            jax.profiler.start_trace(directory) if on else jax.profiler.stop_trace()
+        except (RuntimeError, OSError) as error:
+            log.warning("the trace cannot be written to %s (%s)", directory, error)
+            running = False
 
     def after(call, metrics):
-        nonlocal running
-        if calls and call in (2, 2 + calls):
+        if calls and (call == 2 or (call == 2 + calls and running)):
             jax.block_until_ready(metrics)
-            jax.profiler.start_trace(str(epath.Path(run) / "profile")) if call == 2 else jax.profiler.stop_trace()
-            running = call == 2
+            turn(call == 2)
 
     try:
         yield after
     finally:
         if running:  # the run ended first
-            jax.profiler.stop_trace()
+            turn(False)

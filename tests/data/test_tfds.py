@@ -182,11 +182,30 @@ def test_a_label_of_no_class_is_refused_when_labels_are_read(home):
 
 def test_broken_records_are_named(home):
     prepare(home, FEATURES, [{"image": png(IMAGES[0])[:60], "label": "a"}])
-    with pytest.raises(ValueError, match=r"the image of record 0 cannot be read: .*truncated"):
+    with pytest.raises(
+        ValueError, match=r"record 0 of train of tiny in .* cannot be read \(.*truncated.*prepare it anew"
+    ):
         data.load("tfds:tiny")[0]
     prepare(home, FEATURES, [{"image": png(noise(6, 4, 3)), "label": "a"}], name="other")
-    with pytest.raises(ValueError, match="the image of record 0 cannot be read: it is 6x4, not 4x6"):
+    with pytest.raises(ValueError, match=r"record 0 of train of other in .* cannot be read \(it is 6x4, not 4x6\)"):
         data.load("tfds:other")[0]
+
+
+DAMAGES = {
+    "cut short": lambda content: content[: len(content) // 2],
+    "garbled": lambda content: content[:100] + bytes(len(content) - 200) + content[-100:],
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_said_in_one_line(home, damage):
+    prepare(home, FEATURES, LABELLED)
+    (path,) = home.rglob("*.array_record*")
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(ValueError, match=r"of tiny in .* cannot be .* prepare it anew") as said:
+        list(data.load("tfds:tiny"))
+    assert str(home) in str(said.value)
 
 
 def test_the_newest_version_is_taken_and_configs_are_told_apart(home):

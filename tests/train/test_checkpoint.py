@@ -90,6 +90,14 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(saved, 
     assert "step 9" in caplog.text and "is corrupt" in caplog.text
 
 
+def test_other_numbers_beside_the_arrays_are_noticed(saved):
+    path = files(saved, 9)["about"]
+    content = path.read_text()
+    assert content.count('"position": 9') == 1
+    path.write_text(content.replace('"position": 9', '"position": 8'))
+    assert checkpoint.restore(saved, state(0)).corrupt == (9,)
+
+
 def test_a_checkpoint_that_was_not_finished_is_none(saved):
     (saved / "9").rename(saved / "9.orbax-checkpoint-tmp")  # what a killed process leaves
     assert checkpoint.restore(saved, state(0)).step == 5

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,15 +62,22 @@ def start(command, processes, place, devices=8, extra=lambda process: []):
     for p in range(processes):
         joined = ["--coordinator", f"localhost:{port}", "--num-processes", str(processes), "--process-id", str(p)]
         words = [sys.executable, *command, *(joined if several else []), *extra(p)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(words, cwd=place, env=environment, **pipes))
+        files = {"stdout": tempfile.TemporaryFile("w+"), "stderr": tempfile.TemporaryFile("w+")}  # a pipe may be full
+        started.append((subprocess.Popen(words, cwd=place, env=environment, **files), *files.values()))
     return started
 
 
 def finish(started):
     """(exit code, standard output, standard error) of each."""
-    said = [process.communicate(timeout=300) for process in started]
-    return [(process.returncode, *texts) for process, texts in zip(started, said)]
+    ended = []
+    try:
+        for process, *files in started:
+            code = process.wait(timeout=300)
+            ended.append((code, *(file.seek(0) or file.read() for file in files)))
+    finally:
+        for process, *_ in started:
+            process.kill()
+    return ended
 
 
 def train(place, run, processes, *args, config="mine.py", **options):
@@ -175,7 +183,7 @@ def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(traine
     deadline = time.monotonic() + 200
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    started[1].send_signal(signum)
+    started[1][0].send_signal(signum)
     ended = finish(started)
     assert [code for code, *_ in ended] == [128 + signal.SIGTERM, 128 + signum], ended
     steps = [int(re.search(r"stopped after step (\d+) of 4050", errors)[1]) for _, _, errors in ended]

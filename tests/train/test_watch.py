@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from rich.console import Console
 
 from jaxdiff.train import parallel, speed, watch
 
@@ -59,7 +60,7 @@ def test_speed_is_that_of_training_alone(clock, monkeypatch):
     memory = writer.written.pop(("memory_gib", 30))
     assert 0.01 < memory < 1000
     expected = {
-        ("compile_seconds", 20): 3.0,
+        ("compile_seconds", 30): 3.0,
         ("loss", 30): 5.5,
         ("grad_norm", 30): 1.0,
         ("seconds_per_step", 30): 0.5,
@@ -189,7 +190,8 @@ def test_no_examples_unless_asked(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_there_is_no_terminal_the_progress_is_logged(caplog):
+def test_where_there_is_no_terminal_the_progress_is_logged(caplog, monkeypatch):
+    monkeypatch.setattr(watch, "Console", lambda: Console(force_terminal=False))
     with caplog.at_level("INFO", "jaxdiff"), watch.progress(0, 100) as show:
         show(20, "loss 0.5")
     assert caplog.messages == ["step 20 of 100: loss 0.5"]
@@ -212,3 +214,15 @@ def test_a_trace_is_of_so_many_steps_from_the_third_call_on(steps, calls, expect
             seen.append(call)
             after(call, jnp.zeros(1))
     assert seen == expected
+
+
+def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(tmp_path, monkeypatch, caplog):
+    def fails():
+        raise RuntimeError("FAILED_PRECONDITION: profile is a file")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", fails)
+    with watch.trace(tmp_path, 2, steps_per_call=2) as after:
+        for call in range(1, 6):
+            after(call, jnp.zeros(1))
+    assert caplog.text.count("the trace cannot be written to") == 1
