@@ -43,6 +43,7 @@ def get_config():
     )
 """
 BATCH = 16
+START = 5  # seconds that a life takes to its first step, about; more would let the run get to its end too early
 ENDS = [  # of lives; each block of so many kills has every one of them once
     ("start", signal.SIGKILL),
     ("start", signal.SIGTERM),
@@ -113,7 +114,7 @@ def kill_and_resume(start, run, kills, steps, rng):
             ends = rng.sample(ENDS, len(ENDS))
         kind, signum = ends.pop()
         if kind == "start":
-            time.sleep(rng.uniform(0, 8))
+            time.sleep(rng.uniform(0, START))
         else:  # so many steps ahead that the kills are spread over the whole run
             target = before + rng.uniform(0, 2 * (steps - before) / (left + 2))
             wait_for(life, lambda target=target: made(run) > target, every=0.02)
@@ -121,7 +122,7 @@ def kill_and_resume(start, run, kills, steps, rng):
         if kind == "save":
             wait_for(life, lambda: list(run.glob("checkpoints/*tmp*")))
         if life.poll() is not None:
-            raise SystemExit(f"ended by itself with {life.returncode}: see log.txt")
+            raise SystemExit(f"it ended with {life.returncode} before all kills were made: see log.txt; more --steps help")
         sent = time.monotonic()
         life.send_signal(signum)
         code = life.wait()
