@@ -1,0 +1,24 @@
+"""An exact oracle, and checks of schedules, denoisers and samplers that stand on it; for your own tests, too.
+
+For example::
+
+    from jaxdiff import testing
+
+    def test_my_sampler():
+        testing.check_sampler(my_sampler, order=2)
+"""
+
+from jaxdiff.testing.checks import check_denoiser, check_sampler, check_schedule, flow_errors, order_of
+from jaxdiff.testing.oracle import Mixture, gaussian, mixture, ring
+
+__all__ = [
+    "Mixture",
+    "check_denoiser",
+    "check_sampler",
+    "check_schedule",
+    "flow_errors",
+    "gaussian",
+    "mixture",
+    "order_of",
+    "ring",
+]

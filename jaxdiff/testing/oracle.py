@@ -1,0 +1,224 @@
+r"""Data of which everything is known in closed form.
+
+For data x_0 ~ sum_k w_k N(mu_k, S_k) every marginal of the forward process is such a mixture again:
+
+  (1)  q(x_t) = sum_k w_k N(alpha_t mu_k, C_k),   C_k = alpha_t^2 S_k + sigma_t^2 I
+  (2)  E[x_0 | x_t, k] = mu_k + alpha_t S_k C_k^-1 (x_t - alpha_t mu_k),
+       E[eps | x_t, k] = sigma_t C_k^-1 (x_t - alpha_t mu_k)
+  (3)  E[. | x_t] = sum_k p(k | x_t) E[. | x_t, k],   grad log q(x_t) = -E[eps | x_t] / sigma_t
+  (4)  for one Gaussian the probability flow takes x_t to x_s = alpha_s mu + C_s^(1/2) C_t^(-1/2) (x_t - alpha_t mu)
+
+(2) and (3) are what a perfect network would say, so that a sampler's error is its own.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import AlphaSigma, Array, Denoiser, Prediction, rows
+
+
+class Mixture(NamedTuple):
+    """A mixture of Gaussians over examples of D numbers, each covariance by its principal axes; a pytree.
+
+    Attributes:
+      weights: w, float [K], adding up to 1.
+      means: mu, float [K, D].
+      stds: standard deviations along the axes, float [K, D], 0 or more.
+      axes: columns are the principal axes, float [K, D, D].
+    """
+
+    weights: Array
+    means: Array
+    stds: Array
+    axes: Array
+
+    def sample(self, keys: Array) -> Array:
+        """Draws data.
+
+        Args:
+          keys: one random key per example, [B].
+
+        Returns:
+          x_0, float32 [B, D].
+        """
+
+        def one(key):
+            k = jax.random.choice(jax.random.fold_in(key, 0), len(self.weights), p=self.weights)
+            z = jax.random.normal(jax.random.fold_in(key, 1), self.means.shape[1:])
+            return self.means[k] + self.axes[k] @ (self.stds[k] * z)
+
+        return jax.vmap(one)(keys)
+
+    def denoiser(self, schedule: Schedule) -> Denoiser:
+        """The optimal denoiser of this data, equations (2) and (3).
+
+        Args:
+          schedule: noise schedule.
+
+        Returns:
+          Denoiser of x_t [B, ...] whose examples have D numbers; it reads no condition.
+        """
+        return Partial(_denoise, self, schedule)
+
+    def log_prob(self, schedule: Schedule, x_t: Array, t) -> Array:
+        """log q(x_t) in nats, equation (1).
+
+        Args:
+          schedule: noise schedule.
+          x_t: float [B, ...] of D numbers each.
+          t: level, scalar or [B].
+
+        Returns:
+          float32 [B]; at level 0 that of the data, which must then have no variance of 0.
+        """
+        return _over_examples(lambda level, x: _posterior(self, level, x)[0], schedule, x_t, t)
+
+    def score(self, schedule: Schedule, x_t: Array, t) -> Array:
+        """grad log q(x_t), equation (3); as `log_prob`, of the shape of x_t, for levels above 0."""
+        return -self.denoiser(schedule)(x_t, t, None).eps / rows(schedule(t).sigma, x_t)
+
+    def flow(self, schedule: Schedule, x_t: Array, t, s) -> Array:
+        """Where the probability-flow ODE takes x_t, from level t to level s, up or down: equation (4).
+
+        Args:
+          schedule: noise schedule.
+          x_t: float [B, ...] of D numbers each.
+          t: scalar level.
+          s: scalar level.
+
+        Returns:
+          x_s, shape of x_t.
+
+        Raises:
+          ValueError: there is more than one component, of which the flow has no closed form.
+        """
+        if len(self.weights) != 1:
+            raise ValueError(f"a mixture of {len(self.weights)} has no closed flow: take one Gaussian")
+        mean, std, axes = self.means[0], self.stds[0], self.axes[0]
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        stretch = jnp.hypot(alpha_s * std, sigma_s) / jnp.hypot(alpha_t * std, sigma_t)
+        y = (x_t.reshape(x_t.shape[0], -1) - (alpha_t * mean)[None]) @ axes
+        return ((alpha_s * mean)[None] + (y * stretch[None]) @ axes.T).reshape(x_t.shape)
+
+    def moments(self, schedule: Schedule, t) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [D] and covariance [D, D] of q(x_t), float64, t a scalar level."""
+        alpha, sigma = (np.float64(x) for x in schedule(t))
+        w, mu, std, axes = (np.asarray(x, np.float64) for x in self)
+        mean = w @ mu
+        within = np.einsum("k,kde,ke,kfe->df", w, axes, std**2, axes)
+        between = np.einsum("k,kd,ke->de", w, mu - mean, mu - mean)
+        return alpha * mean, alpha**2 * (within + between) + sigma**2 * np.eye(len(mean))
+
+
+def mixture(weights, means, covs) -> Mixture:
+    """A mixture of Gaussians.
+
+    Args:
+      weights: [K], above 0; scaled to add up to 1.
+      means: [K, D].
+      covs: of each component a variance [K], variances [K, D], or a covariance [K, D, D]; 0 is a point.
+
+    Returns:
+      `Mixture`.
+
+    Raises:
+      ValueError: shapes that do not fit, a weight that is not above 0, a covariance that is not one.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import schedules, testing
+        >>> two = testing.mixture([1, 1], [[-1.0], [1.0]], [0.0, 0.0])  # the points -1 and 1
+        >>> denoise = two.denoiser(schedules.linear())
+        >>> [round(float(x0), 4) for x0 in denoise(jnp.array([[-0.5], [0.0], [0.5]]), 100, None).x0[:, 0]]
+        [-0.9999, 0.0, 0.9999]
+    """
+    weights, means, covs = (np.asarray(x, np.float64) for x in (weights, means, covs))
+    if weights.ndim != 1 or means.ndim != 2 or len(weights) != len(means) or not np.all(weights > 0):
+        raise ValueError(f"weights {weights.shape} must be [K] and above 0, and means {means.shape} [K, D]")
+    K, D = means.shape
+    if covs.shape == (K,):
+        covs = np.broadcast_to(covs[:, None], (K, D))
+    if covs.shape == (K, D):
+        covs = covs[:, :, None] * np.eye(D)
+    if covs.shape != (K, D, D) or not np.allclose(covs, covs.transpose(0, 2, 1)):
+        raise ValueError(f"covs {covs.shape} must be [K], [K, D] or symmetric [K, D, D], with K = {K} and D = {D}")
+    variances, axes = np.linalg.eigh(covs)
+    if variances.min() < -1e-9 * max(1.0, variances.max()):
+        raise ValueError("a covariance has a negative variance")
+    tables = weights / weights.sum(), means, np.sqrt(np.maximum(variances, 0)), axes
+    return Mixture(*(jnp.asarray(x, jnp.float32) for x in tables))
+
+
+def gaussian(mean, cov) -> Mixture:
+    """One Gaussian.
+
+    Args:
+      mean: [D].
+      cov: a variance, variances [D], or a covariance [D, D]; 0 is a point.
+
+    Returns:
+      `Mixture` of one.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import schedules, testing
+        >>> schedule, data = schedules.from_betas([0.36]), testing.gaussian([1.0], 4.0)  # alpha = 0.8, sigma = 0.6
+        >>> x0, eps, _ = data.denoiser(schedule)(jnp.array([[1.8]]), 1, None)
+        >>> round(float(x0[0, 0]), 4)  # 1 + 0.8 * 4 * (1.8 - 0.8) / (0.64 * 4 + 0.36)
+        2.0959
+    """
+    return mixture([1.0], np.asarray(mean)[None], np.asarray(cov)[None])
+
+
+def ring(count: int = 8, radius: float = 1.0, std: float = 0.1) -> Mixture:
+    """Equal Gaussians on a circle: two-dimensional data for pictures, with everything about it known.
+
+    Args:
+      count: how many.
+      radius: of the circle.
+      std: of each.
+
+    Returns:
+      `Mixture` over D = 2.
+
+    Example::
+
+        >>> from jaxdiff import testing
+        >>> testing.ring(4).means.round(3).tolist()
+        [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-0.0, -1.0]]
+    """
+    angles = 2 * np.pi * np.arange(count) / count
+    means = radius * np.stack([np.cos(angles), np.sin(angles)], -1)
+    return mixture(np.ones(count), means, np.full(count, std**2))
+
+
+def _denoise(data, schedule, x_t, t, cond):
+    del cond
+    x0, eps = _over_examples(lambda level, x: _posterior(data, level, x)[1:], schedule, x_t, t)
+    return Prediction(x0.reshape(x_t.shape), eps.reshape(x_t.shape))
+
+
+def _over_examples(one, schedule, x_t, t):
+    level = schedule(jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1]))
+    return jax.vmap(one)(level, x_t.reshape(x_t.shape[0], -1))
+
+
+def _posterior(data: Mixture, level: AlphaSigma, x: Array):
+    """log q(x), E[x_0 | x] and E[eps | x] for one example x [D], equations (1) to (3)."""
+    alpha, sigma = level
+    y = jnp.einsum("kde,kd->ke", data.axes, x[None] - alpha * data.means)  # along the axes
+    variance = jnp.square(alpha * data.stds) + jnp.square(sigma)
+    some = jnp.where(variance > 0, variance, 1.0)  # points at level 0 have no density, and none is said
+    scaled = jnp.where(variance > 0, y / some, 0.0)
+    log_each = jnp.log(data.weights) - 0.5 * (y * scaled + jnp.log(2 * jnp.pi * some)).sum(-1)
+    share = jax.nn.softmax(log_each)
+    x0 = data.means + jnp.einsum("kde,ke->kd", data.axes, alpha * jnp.square(data.stds) * scaled)
+    eps = jnp.einsum("kde,ke->kd", data.axes, sigma * scaled)
+    return jax.nn.logsumexp(log_each), share @ x0, share @ eps

@@ -1,0 +1,126 @@
+"""The closed forms, against quadrature, SciPy and a float64 integration that know nothing of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxdiff import process, samplers, schedules, testing
+
+SCHEDULE = schedules.linear(100, 1e-3, 0.2)
+COVS = [[[0.5, 0.2, 0.0], [0.2, 0.3, 0.1], [0.0, 0.1, 0.8]], np.diag([0.1, 0.2, 0.3]), np.eye(3)]
+THREE = testing.mixture([0.5, 0.3, 0.2], [[0, 0, 0], [2, 1, -1], [-1, 3, 0.5]], COVS)
+LEVELS = [1, 37, 100]
+
+
+def scales(t):
+    """alpha and sigma in float64."""
+    alphabar = np.prod(1 - np.linspace(1e-3, 0.2, 100)[:t])
+    return np.sqrt(alphabar), np.sqrt(1 - alphabar)
+
+
+@pytest.mark.parametrize("t", LEVELS)
+def test_denoiser_and_density_are_those_of_quadrature(t):
+    """One dimension: E[x_0 | x_t] and q(x_t) as integrals over x_0."""
+    weights, means, stds = np.array([0.3, 0.7]), np.array([-1.0, 0.8]), np.array([0.3, 0.5])
+    data = testing.mixture(weights, means[:, None], stds**2)
+    x, (alpha, sigma) = np.linspace(-3, 3, 13), scales(t)
+    x0 = np.linspace(-8, 8, 400001)
+    joint = stats.norm.pdf(x[:, None], alpha * x0, sigma) * (
+        weights[:, None] * stats.norm.pdf(x0, means[:, None], stds[:, None])
+    ).sum(0)
+    density = joint.sum(1) * (x0[1] - x0[0])
+    expected = (joint * x0).sum(1) / joint.sum(1)
+    said = data.denoiser(SCHEDULE)(jnp.asarray(x[:, None], jnp.float32), t, None)
+    np.testing.assert_allclose(said.x0[:, 0], expected, atol=2e-5)
+    np.testing.assert_allclose(said.eps[:, 0], (x - alpha * expected) / sigma, atol=2e-4)
+    np.testing.assert_allclose(data.log_prob(SCHEDULE, jnp.asarray(x[:, None]), t), np.log(density), atol=1e-4)
+
+
+@pytest.mark.parametrize("t", [0, *LEVELS])
+def test_density_is_scipy_s(t):
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    alpha, sigma = scales(t)
+    each = [
+        np.log(w)
+        + stats.multivariate_normal(
+            alpha * np.array(mu, float), alpha**2 * np.array(cov) + sigma**2 * np.eye(3)
+        ).logpdf(x)
+        for w, mu, cov in zip([0.5, 0.3, 0.2], [[0, 0, 0], [2, 1, -1], [-1, 3, 0.5]], COVS)
+    ]
+    expected = np.logaddexp.reduce(each)
+    np.testing.assert_allclose(THREE.log_prob(SCHEDULE, jnp.asarray(x, jnp.float32), t), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_score_is_the_gradient_of_the_log_density():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(10, 3)), jnp.float32)
+    t = jnp.arange(1, 11) * 10
+    gradient = jax.grad(lambda x: THREE.log_prob(SCHEDULE, x, t).sum())(x)
+    np.testing.assert_allclose(THREE.score(SCHEDULE, x, t), gradient, atol=2e-4)
+
+
+def test_flow_is_the_solution_of_the_ode():
+    """dx / dphi = alpha eps - sigma x0 with phi = atan2(sigma, alpha), by Runge and Kutta in float64."""
+    mean, cov = np.array([1.0, -2.0]), np.array([[0.5, 0.3], [0.3, 0.4]])
+    data = testing.gaussian(mean, cov)
+    x = np.random.default_rng(2).normal(size=(5, 2))
+
+    def v(x, phi):
+        alpha, sigma = np.cos(phi), np.sin(phi)
+        solved = np.linalg.solve(alpha**2 * cov + sigma**2 * np.eye(2), (x - alpha * mean).T).T
+        return alpha * sigma * solved - sigma * (mean + alpha * solved @ cov)
+
+    phi = [np.arctan2(*scales(t)[::-1]) for t in (90, 5)]
+    h, y = (phi[1] - phi[0]) / 400, x
+    for i in range(400):
+        a = phi[0] + i * h
+        k1 = v(y, a)
+        k2 = v(y + h / 2 * k1, a + h / 2)
+        k3 = v(y + h / 2 * k2, a + h / 2)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + v(y + h * k3, a + h))
+    found = data.flow(SCHEDULE, jnp.asarray(x, jnp.float32), 90, 5)
+    np.testing.assert_allclose(found, y, atol=1e-4)
+    np.testing.assert_allclose(data.flow(SCHEDULE, found, 5, 90), x, atol=1e-4)
+
+
+def test_samples_have_the_moments():
+    x0 = THREE.sample(samplers.keys_for(jax.random.key(0), 50_000))
+    eps = samplers.noise(samplers.keys_for(jax.random.key(1), 50_000), (3,))
+    for t in (0, 50):
+        x = np.asarray(process.q_sample(SCHEDULE, x0, t, eps), np.float64)
+        mean, cov = THREE.moments(SCHEDULE, t)
+        np.testing.assert_allclose(x.mean(0), mean, atol=0.04)  # five standard errors
+        np.testing.assert_allclose(np.cov(x.T), cov, atol=0.08)
+
+
+def test_images_are_taken_as_they_are():
+    data = testing.gaussian(np.arange(12.0), 0.5)
+    x = jnp.ones([2, 2, 3, 2])
+    said = data.denoiser(SCHEDULE)(x, jnp.array([3, 50]), None)
+    flat = data.denoiser(SCHEDULE)(x.reshape(2, 12), jnp.array([3, 50]), None)
+    np.testing.assert_array_equal(said.x0.reshape(2, 12), flat.x0)
+    assert said.eps.shape == data.flow(SCHEDULE, x, 100, 1).shape == x.shape
+
+
+@pytest.mark.parametrize("t", [0, 1, 100])
+def test_a_point_and_the_ends_are_finite(t):
+    schedule = schedules.from_betas([*np.linspace(1e-3, 0.2, 99), 1.0])  # down to zero signal
+    said = testing.gaussian([2.0], 0.0).denoiser(schedule)(jnp.ones([3, 1]), t, None)
+    assert bool(jnp.all(said.x0 == 2.0)) and bool(jnp.all(jnp.isfinite(said.eps)))
+
+
+MISTAKES = {
+    "weights": (lambda: testing.mixture([1, 0], [[0.0], [1.0]], [1, 1]), "above 0"),
+    "means": (lambda: testing.mixture([1, 1], [[0.0]], [1]), r"\[K, D\]"),
+    "covs": (lambda: testing.mixture([1], [[0.0, 1.0]], [[1.0, 1.0, 1.0]]), r"\[K, D, D\]"),
+    "asymmetric": (lambda: testing.gaussian([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]), "symmetric"),
+    "negative": (lambda: testing.gaussian([0.0], -1.0), "negative variance"),
+    "flow": (lambda: testing.ring().flow(SCHEDULE, jnp.ones([1, 2]), 9, 1), "mixture of 8 has no closed flow"),
+}
+
+
+@pytest.mark.parametrize("make, message", MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
