@@ -134,9 +134,10 @@ def mixture(weights, means, covs) -> Mixture:
         >>> import jax.numpy as jnp
         >>> from jaxdiff import schedules, testing
         >>> two = testing.mixture([1, 1], [[-1.0], [1.0]], [0.0, 0.0])  # the points -1 and 1
-        >>> denoise = two.denoiser(schedules.linear())
-        >>> [round(float(x0), 4) for x0 in denoise(jnp.array([[-0.5], [0.0], [0.5]]), 100, None).x0[:, 0]]
-        [-0.9999, 0.0, 0.9999]
+        >>> denoise = two.denoiser(schedules.from_betas([0.36]))  # alpha = 0.8, sigma = 0.6
+        >>> x0 = denoise(jnp.array([[-0.45], [0.0], [0.45]]), 1, None).x0  # tanh(alpha x / sigma^2)
+        >>> [round(float(x), 4) for x in x0[:, 0]]
+        [-0.7616, 0.0, 0.7616]
     """
     weights, means, covs = (np.asarray(x, np.float64) for x in (weights, means, covs))
     if weights.ndim != 1 or means.ndim != 2 or len(weights) != len(means) or not np.all(weights > 0):
