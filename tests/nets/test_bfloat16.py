@@ -54,7 +54,8 @@ def test_output_and_gradients_are_float32_and_near_those_of_float32(mode):
     wanted_grads = traverse_util.flatten_dict(wanted_grads)
     for path, g in traverse_util.flatten_dict(grads).items():
         if path[-2:] != ("to_k", "bias"):  # whose gradient is zero: softmax does not see a shift of all keys
-            assert distance(g, wanted_grads[path]) < 0.1, path
+            # 8 bits are 0.4% a rounding, and the way to these is some forty roundings long; 0.03 is the largest seen
+            assert distance(g, wanted_grads[path]) < 0.05, path
 
 
 @pytest.mark.parametrize("mode", MODES)
