@@ -122,7 +122,9 @@ def kill_and_resume(start, run, kills, steps, rng):
         if kind == "save":
             wait_for(life, lambda: list(run.glob("checkpoints/*tmp*")))
         if life.poll() is not None:
-            raise SystemExit(f"it ended with {life.returncode} before all kills were made: see log.txt; more --steps help")
+            raise SystemExit(
+                f"it ended with {life.returncode} before all kills were made: see log.txt; more --steps help"
+            )
         sent = time.monotonic()
         life.send_signal(signum)
         code = life.wait()
