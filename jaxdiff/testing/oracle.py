@@ -48,9 +48,10 @@ class Mixture(NamedTuple):
         """
 
         def one(key):
-            k = jax.random.choice(jax.random.fold_in(key, 0), len(self.weights), p=self.weights)
+            k = jax.random.categorical(jax.random.fold_in(key, 0), jnp.log(self.weights))
             z = jax.random.normal(jax.random.fold_in(key, 1), self.means.shape[1:])
-            return self.means[k] + self.axes[k] @ (self.stds[k] * z)
+            mean, std, axes = (jnp.take(table, k, axis=0) for table in self[1:])
+            return mean + axes @ (std * z)
 
         return jax.vmap(one)(keys)
 
@@ -153,7 +154,7 @@ def mixture(weights, means, covs) -> Mixture:
     if variances.min() < -1e-9 * max(1.0, variances.max()):
         raise ValueError("a covariance has a negative variance")
     tables = weights / weights.sum(), means, np.sqrt(np.maximum(variances, 0)), axes
-    return Mixture(*(jnp.asarray(x, jnp.float32) for x in tables))
+    return Mixture(*(np.asarray(x, np.float32) for x in tables))  # nothing is computed where this is imported
 
 
 def gaussian(mean, cov) -> Mixture:

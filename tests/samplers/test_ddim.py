@@ -57,7 +57,7 @@ def run(key, eta):
 
 
 def test_without_a_key_only_eta_0_makes_sense():
-    chex.assert_trees_all_equal(run(None, 0.0), run(jax.random.key(0), 0.0))
+    chex.assert_trees_all_close(run(None, 0.0), run(jax.random.key(0), 0.0), rtol=1e-6, atol=1e-6)  # two programs
     assert np.all(np.isnan(run(None, 0.5)))
 
 
