@@ -72,10 +72,12 @@ class Schedule(NamedTuple):
         if jnp.issubdtype(t.dtype, jnp.integer):
             return AlphaSigma(read(self.alpha, t), read(self.sigma, t))
         low = jnp.clip(jnp.floor(t), 0, self.num_steps - 1).astype(jnp.int32)
-        angles = [jnp.arctan2(read(self.sigma, i), read(self.alpha, i)) for i in (low, low + 1)]
-        angle = angles[0] + (t - low) * (angles[1] - angles[0])
-        angle = jnp.where((t >= 0) & (t <= self.num_steps), angle, jnp.nan)
-        return AlphaSigma(jnp.cos(angle), jnp.sin(angle))
+        a, b = (AlphaSigma(read(self.alpha, i), read(self.sigma, i)) for i in (low, low + 1))
+        turn = jnp.arctan2(b.sigma, b.alpha) - jnp.arctan2(a.sigma, a.alpha)
+        w = jnp.where((t >= 0) & (t <= self.num_steps), t - low, jnp.nan)
+        # The point at angle_a + w turn as a sum of a and b: a cosine would lose alpha's digits near pure noise.
+        share = lambda w: w * jnp.sinc(w * turn / jnp.pi) / jnp.sinc(turn / jnp.pi)  # sin(w turn) / sin(turn)
+        return AlphaSigma(*(share(1 - w) * x + share(w) * y for x, y in zip(a, b)))
 
 
 def read(table: Array, t) -> Array:
@@ -125,8 +127,46 @@ def from_betas(betas) -> Schedule:
         raise ValueError("betas must be a non-empty vector of numbers in (0, 1]")
     betas = np.concatenate([[0.0], betas])
     alphas_cumprod = np.cumprod(1.0 - betas)
-    tables = betas, alphas_cumprod, np.sqrt(alphas_cumprod), np.sqrt(1.0 - alphas_cumprod)
-    return Schedule(*(jnp.asarray(table, jnp.float32) for table in tables))
+    return _cast(betas, np.sqrt(alphas_cumprod), np.sqrt(1.0 - alphas_cumprod))
+
+
+def from_log_snr(log_snr) -> Schedule:
+    """Schedule with given log signal-to-noise ratios l_t = log(alpha_t^2 / sigma_t^2), variance-preserving.
+
+        alpha_t^2 = sigmoid(l_t),   sigma_t^2 = sigmoid(-l_t),   beta_t = sigma_t^2 (1 - exp(l_t - l_{t-1})),   l_0 = inf
+                                                                          Kingma et al. 2021 (VDM), section 3.2
+
+    Args:
+      log_snr: l_1..l_T, [T], falling, from -40 to 40, beyond which angles run out of digits; the last may be -inf, which
+        is a zero terminal signal-to-noise ratio.
+
+    Returns:
+      `Schedule` with T + 1 levels.
+
+    Raises:
+      ValueError: log_snr is not such a vector.
+
+    Example::
+
+        >>> import math
+        >>> from jaxdiff import schedules
+        >>> schedule = schedules.from_log_snr([math.log(4), 0.0, -math.inf])
+        >>> [round(float(abar), 4) for abar in schedule.alphas_cumprod]
+        [1.0, 0.8, 0.5, 0.0]
+    """
+    log_snr = np.asarray(log_snr, np.float64)
+    held = (np.abs(log_snr) <= 40) | (log_snr == -np.inf)
+    if log_snr.ndim != 1 or log_snr.size == 0 or not np.all(held) or not np.all(log_snr[1:] < log_snr[:-1]):
+        raise ValueError("log_snr must be a non-empty vector of falling numbers from -40 to 40; the last may be -inf")
+    log_snr = np.concatenate([[np.inf], log_snr])
+    alpha, sigma = (np.exp(-0.5 * np.logaddexp(0, l)) for l in (-log_snr, log_snr))
+    betas = np.concatenate([[0.0], -(sigma[1:] ** 2) * np.expm1(np.diff(log_snr))])
+    return _cast(betas, alpha, sigma)
+
+
+def _cast(betas, alpha, sigma):
+    """Float64 tables as a `Schedule`."""
+    return Schedule(*(jnp.asarray(table, jnp.float32) for table in (betas, alpha**2, alpha, sigma)))
 
 
 def linear(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
@@ -201,3 +241,109 @@ def cosine(num_steps: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> 
     """
     alphas_cumprod = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max))
+
+
+def sigmoid(
+    num_steps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, clip_min: float = 1e-9
+) -> Schedule:
+    """alphabar falling as a piece of a sigmoid: gently at both ends, and earlier or later as `start`, `end` and `tau` say.
+
+        alphabar_t = max(clip_min, (v_T - v_t) / (v_T - v_0)),   v_t = sigmoid((start + (end - start) t / T) / tau)
+                                                           Jabri, Fleet and Chen 2022; Chen 2023 (noise scheduling)
+
+    Args:
+      num_steps: T.
+      start: where on the sigmoid level 0 is.
+      end: where level T is, above `start`.
+      tau: temperature, above 0; a smaller one is steeper in the middle.
+      clip_min: least alphabar, reached at level T; 0 makes it a zero terminal signal-to-noise ratio.
+
+    Returns:
+      `Schedule` with T + 1 levels.
+
+    Raises:
+      ValueError: `start` is not below `end`, tau not above 0, T below 1, or two levels have the same alphabar.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> round(float(schedules.sigmoid(100).alphas_cumprod[50]), 4)  # halfway by symmetry
+        0.5
+    """
+    if not (start < end and tau > 0):
+        raise ValueError(f"start={start} must be below end={end}, and tau={tau} above 0")
+    v = 1 / (1 + np.exp(-np.linspace(start, end, num_steps + 1) / tau))
+    alphas_cumprod = np.maximum((v[-1] - v) / (v[-1] - v[0]), clip_min)
+    if not np.all(np.diff(alphas_cumprod) < 0):
+        raise ValueError(f"levels repeat with tau={tau}, clip_min={clip_min}: take a larger tau or a smaller clip_min")
+    return from_betas(1 - alphas_cumprod[1:] / alphas_cumprod[:-1])
+
+
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The schedule with alpha shifted and scaled so that level T is pure noise and level 1 stays (Lin et al. 2024, alg. 1).
+
+        alpha'_t = alpha_1 (alpha_t - alpha_T) / (alpha_1 - alpha_T)   for t >= 1
+
+    Train and sample with kind "v" or "x0": at level T "eps" says nothing about x0.
+
+    Args:
+      schedule: noise schedule of at least two levels; not traced.
+
+    Returns:
+      `Schedule` of the same length, alpha[T] = 0 and betas[T] = 1.
+
+    Raises:
+      ValueError: the schedule has a single level.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> schedule = schedules.zero_terminal_snr(schedules.from_betas([0.36, 0.36, 0.36]))  # 0.8, 0.64, 0.512
+        >>> [round(float(alpha), 4) for alpha in schedule.alpha]
+        [1.0, 0.8, 0.3556, 0.0]
+    """
+    if schedule.num_steps < 2:
+        raise ValueError("a single level cannot both stay and move: give a schedule of at least two levels")
+    betas, alpha = (np.asarray(table, np.float64) for table in (schedule.betas, schedule.alpha))
+    # By its falls alpha_{t-1} - alpha_t, all of which are positive: differences of float32 tables would lose digits.
+    fall = alpha[:-1] * betas[1:] / (1 + alpha[1:] / alpha[:-1])
+    fall[1:] *= (1 - fall[0]) / fall[1:].sum()
+    alpha = np.append(np.cumsum(fall[::-1])[::-1], 0.0)
+    sigma = np.append(0.0, np.sqrt(np.cumsum(fall) * (1 + alpha[1:])))  # (1 - alpha) (1 + alpha)
+    betas = np.append(0.0, fall * (alpha[:-1] + alpha[1:]) / alpha[:-1] ** 2)
+    return _cast(betas, alpha, sigma)
+
+
+def shift(schedule: Schedule, factor: float) -> Schedule:
+    """The schedule for images of another size, whose pixels repeat the same signal more (or less) often.
+
+        log_snr'_t = log_snr_t - 2 log(factor)        Hoogeboom, Heek and Salimans 2023 (simple diffusion), section 3.1
+
+    As a ratio it is sigma' / alpha' = factor sigma / alpha, which holds at clean data and at pure noise too.
+
+    Args:
+      schedule: noise schedule; not traced.
+      factor: new side / old side, above 0.
+
+    Returns:
+      `Schedule` of the same length.
+
+    Raises:
+      ValueError: a factor that is not a finite number above 0.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import schedules
+        >>> schedule = schedules.from_log_snr([2.0, 1.0, 0.0])
+        >>> levels = schedules.shift(schedule, 2.0)(jnp.arange(4))  # lower by 2 log(2) = 1.3863
+        >>> [round(float(l), 4) for l in levels.log_snr]
+        [inf, 0.6137, -0.3863, -1.3863]
+    """
+    if not 0 < factor < np.inf:
+        raise ValueError(f"factor={factor} must be a finite number above 0, such as new side / old side")
+    betas, _, alpha, sigma = (np.asarray(table, np.float64) for table in schedule)
+    size = np.hypot(alpha, factor * sigma)
+    # beta = sigma_t^2 (1 - snr_t / snr_{t-1}), and the ratio stays: no difference of near-equal numbers.
+    betas = np.minimum(betas * (factor / size) ** 2, 1.0)  # what rounding of the tables left above 1
+    return _cast(betas, alpha / size, factor * sigma / size)

@@ -1,5 +1,7 @@
 """Noise schedules: against diffusers' tables, float64 formulas, and their own promises."""
 
+import decimal
+import math
 import pathlib
 
 import chex
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from jaxdiff import schedules
+from jaxdiff import schedules, testing
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "tables.npz")
 MAKERS = {"linear": schedules.linear, "scaled_linear": schedules.scaled_linear, "cosine": schedules.cosine}
@@ -119,3 +121,186 @@ def test_log_snr_of_a_level():
     )
     assert schedule(0).log_snr == np.inf
     assert PURE_NOISE(4).log_snr == -np.inf
+
+
+# Sigmoid, zero terminal signal-to-noise, shift and log-SNR: what they should be, as alphabar in float64 from level 0 on
+
+
+def linear_abar(T):
+    return np.cumprod(np.append(1.0, 1 - np.linspace(1e-4, 0.02, T)))
+
+
+def cosine_abar(T):
+    f = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.cumprod(np.append(1.0, 1 - np.minimum(1 - f[1:] / f[:-1], 0.999)))
+
+
+def sigmoid_abar(T, start=-3, end=3, tau=1.0, clip_min=1e-9):
+    """A difference of sigmoids is sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2))."""
+    x = (start + (end - start) * np.arange(T + 1) / T) / (2 * tau)
+    x0, x1 = start / (2 * tau), end / (2 * tau)
+    return np.clip(np.sinh(x1 - x) * np.cosh(x0) / (np.sinh(x1 - x0) * np.cosh(x)), clip_min, 1)
+
+
+def zero_terminal_abar(abar):
+    """Lin et al. 2024, algorithm 1."""
+    root = np.sqrt(abar[1:])
+    return np.append(1.0, ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)
+
+
+def shifted_abar(abar, factor):
+    """sigmoid(log_snr - 2 log(factor)), written as odds."""
+    return abar / (abar + factor**2 * (1 - abar))
+
+
+LOG_SNR = np.linspace(9.0, -7.0, 1000) + 0.005 * np.sin(np.arange(1000))
+NEW = {  # of 1000 levels each, to share compilations
+    "sigmoid": (schedules.sigmoid(), sigmoid_abar(1000)),
+    "sigmoid of other ends": (schedules.sigmoid(1000, 0.0, 3.0, 0.7), sigmoid_abar(1000, 0, 3, 0.7)),
+    "sigmoid to nothing": (schedules.sigmoid(1000, clip_min=0), sigmoid_abar(1000, clip_min=0)),
+    "zero terminal linear": (schedules.zero_terminal_snr(schedules.linear()), zero_terminal_abar(linear_abar(1000))),
+    "zero terminal cosine": (schedules.zero_terminal_snr(schedules.cosine()), zero_terminal_abar(cosine_abar(1000))),
+    "zero terminal sigmoid": (schedules.zero_terminal_snr(schedules.sigmoid()), zero_terminal_abar(sigmoid_abar(1000))),
+    "shifted linear": (schedules.shift(schedules.linear(), 4.0), shifted_abar(linear_abar(1000), 4)),
+    "shifted back": (schedules.shift(schedules.linear(), 0.25), shifted_abar(linear_abar(1000), 0.25)),
+    "shifted zero terminal": (
+        schedules.shift(schedules.zero_terminal_snr(schedules.linear()), 2),
+        shifted_abar(zero_terminal_abar(linear_abar(1000)), 2),
+    ),
+    "log-SNR": (schedules.from_log_snr(LOG_SNR), np.append(1.0, 1 / (1 + np.exp(-LOG_SNR)))),
+    "log-SNR to nothing": (
+        schedules.from_log_snr(np.append(LOG_SNR[:-1], -np.inf)),
+        np.concatenate([[1.0], 1 / (1 + np.exp(-LOG_SNR[:-1])), [0.0]]),
+    ),
+}
+new = pytest.mark.parametrize("schedule, abar", NEW.values(), ids=NEW)
+
+
+@new
+def test_new_schedules_are_schedules(schedule, abar):
+    assert schedule.num_steps == len(abar) - 1
+    assert {leaf.dtype for leaf in jax.tree.leaves(schedule)} == {np.dtype("float32")}
+    betas = np.asarray(schedule.betas)
+    assert betas[0] == 0 and np.all((betas[1:] > 0) & (betas[1:] <= 1))
+    testing.check_schedule(schedule)
+
+
+@new
+def test_new_tables_keep_their_digits(schedule, abar):
+    """Every table to a few roundings of float32, relatively, at both ends; those made of float32 tables, too.
+
+    By the formula as it is written, from float32 tables, sigma of a zero terminal schedule is up to 5e-4 off.
+    """
+    close = lambda table, want: np.testing.assert_allclose(table[1:], want[1:], rtol=1e-6)
+    close(schedule.alphas_cumprod, abar)
+    close(schedule.alpha, np.sqrt(abar))
+    close(schedule.sigma, np.sqrt(1 - abar))
+    close(schedule.betas, np.append(0.0, 1 - abar[1:] / abar[:-1]))
+
+
+@new
+def test_new_schedules_are_linear_in_the_angle_between_levels(schedule, abar):
+    """In all their digits, next to pure noise, too, where the cosine of a float32 angle has few."""
+    angle, T = np.arctan2(np.sqrt(1 - abar), np.sqrt(abar)), len(abar) - 1
+    low = np.concatenate([np.arange(0, T, max(1, T // 50)), [1, T - 1]])
+    w = np.random.default_rng(0).integers(1, 16, low.shape) / 16  # float32 holds low + w
+    want = (1 - w) * angle[low] + w * angle[low + 1]
+    alpha, sigma = schedule(jnp.asarray(low + w, jnp.float32))
+    np.testing.assert_allclose(alpha, np.cos(want), rtol=2e-6)
+    np.testing.assert_allclose(sigma, np.sin(want), rtol=2e-6)
+    t = jnp.arange(T + 1)
+    chex.assert_trees_all_equal(schedule(t.astype(jnp.float32)), schedule(t))
+
+
+def test_sigmoid_ends_where_it_is_clipped():
+    assert float(schedules.sigmoid().alphas_cumprod[-1]) == pytest.approx(1e-9)
+    assert float(schedules.sigmoid(clip_min=1e-4).alphas_cumprod[-1]) == pytest.approx(1e-4)
+    nothing = schedules.sigmoid(clip_min=0.0)
+    assert (float(nothing.alpha[-1]), float(nothing.betas[-1])) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("T", [1000, 400])
+@pytest.mark.parametrize("name", MAKERS)
+def test_zero_terminal_is_diffusers(name, T):
+    schedule = schedules.zero_terminal_snr(MAKERS[name](T))
+    for table in ("betas", "alphas_cumprod"):
+        theirs = GOLDEN[f"zero_terminal/{name}/{T}/{table}"]
+        np.testing.assert_allclose(getattr(schedule, table)[1:], theirs, rtol=1e-5, atol=1e-12)
+
+
+def test_zero_terminal_keeps_the_first_level_and_itself():
+    linear = schedules.linear()
+    once = schedules.zero_terminal_snr(linear)
+    np.testing.assert_allclose([x[1] for x in once], [x[1] for x in linear], rtol=2e-7)
+    assert tuple(map(float, once(1000))) == (0.0, 1.0) and float(once.betas[-1]) == 1
+    chex.assert_trees_all_close(schedules.zero_terminal_snr(once), once, rtol=1e-6, atol=0)
+
+
+def test_shift_is_what_averaging_pixels_undoes():
+    """2 x 2 pixels of one color, noised by the schedule for twice the side and averaged, are the small image's x_t."""
+    small = schedules.cosine(100)
+    large, t = schedules.shift(small, 2.0), jnp.arange(1, 101)
+    (alpha, sigma), (alpha_2, sigma_2) = small(t), large(t)
+    np.testing.assert_allclose((sigma_2 / 2) / alpha_2, sigma / alpha, rtol=1e-6)
+    np.testing.assert_allclose(large(t).log_snr, small(t).log_snr - 2 * math.log(2), rtol=1e-5, atol=1e-5)
+
+
+def test_shifts_multiply():
+    schedule = schedules.zero_terminal_snr(schedules.linear(100))
+    thrice = schedules.shift(schedules.shift(schedules.shift(schedule, 4), 0.5), 3)
+    chex.assert_trees_all_close(thrice, schedules.shift(schedule, 6.0), rtol=1e-6, atol=0)
+    chex.assert_trees_all_close(schedules.shift(schedule, 1.0), schedule, rtol=2e-7, atol=0)
+
+
+def test_log_snr_of_any_size_keeps_its_digits():
+    """Against decimals of 60 digits; 1 - alphabar would be 0 in float64 at the first."""
+    log_snr = [40, 39.875, 20, 0.5, 0.25, -10, -30, -30.125, -40]
+    schedule = schedules.from_log_snr([*log_snr, -np.inf])
+    with decimal.localcontext(prec=60):
+        abar = [1 / (1 + (-decimal.Decimal(l)).exp()) for l in log_snr]
+        ratios = [b / a for a, b in zip([1, *abar], [*abar, 0])]
+        want = {
+            "betas": [float(1 - ratio) for ratio in ratios],
+            "alphas_cumprod": [*map(float, abar), 0.0],
+            "alpha": [*(float(a.sqrt()) for a in abar), 0.0],
+            "sigma": [*(float((1 - a).sqrt()) for a in abar), 1.0],
+        }
+    for name, table in want.items():
+        np.testing.assert_allclose(getattr(schedule, name)[1:], table, rtol=1e-7, err_msg=name)
+    testing.check_schedule(schedule)
+
+
+def test_one_level_may_go_straight_to_pure_noise():
+    chex.assert_trees_all_equal(schedules.from_log_snr([-np.inf]), schedules.from_betas([1.0]))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: schedules.sigmoid(start=3, end=-3), "start=3 must be below end=-3"),
+        (lambda: schedules.sigmoid(tau=0.0), "tau=0.0 above 0"),
+        (lambda: schedules.sigmoid(tau=0.01), "take a larger tau"),
+        (lambda: schedules.sigmoid(clip_min=0.1), "smaller clip_min"),
+        (lambda: schedules.zero_terminal_snr(schedules.from_betas([0.5])), "at least two levels"),
+        (lambda: schedules.shift(schedules.linear(10), 0.0), "factor=0.0 must be a finite number above 0"),
+        (lambda: schedules.shift(schedules.linear(10), -2), "above 0"),
+        (lambda: schedules.shift(schedules.linear(10), np.inf), "finite"),
+        (lambda: schedules.shift(schedules.linear(10), np.nan), "finite"),
+    ],
+)
+def test_what_is_no_schedule_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "log_snr",
+    [
+        *([], 1.0, [[1.0]], [1.0, 1.0], [1.0, 2.0], [1.0, np.nan], [np.nan], [np.inf, 1.0], [41.0, 0.0], [0.0, -41.0]),
+        *([0.0, -np.inf, -np.inf], [-np.inf, 0.0]),
+    ],
+    ids=str,
+)
+def test_log_snr_that_does_not_fall_is_refused(log_snr):
+    with pytest.raises(ValueError, match="falling numbers from -40 to 40; the last may be -inf"):
+        schedules.from_log_snr(log_snr)

@@ -2,10 +2,12 @@
 
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.timesteps import SPACINGS, grid
+from jaxdiff import samplers, schedules, testing
+from jaxdiff.timesteps import SPACINGS, grid, grid_by_sigma
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "grids.npz")
 
@@ -88,3 +90,126 @@ def test_an_unknown_spacing_is_refused_and_the_nearest_named(typo, meant):
 def test_what_cannot_be_walked_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         grid(*arguments)
+
+
+# Spaced by sigma / alpha
+
+
+def ratio(schedule, levels):
+    alpha, sigma = (np.asarray(x, np.float64) for x in schedule(jnp.asarray(levels)))
+    return sigma / alpha
+
+
+BY_SIGMA = {
+    "linear": schedules.linear(),
+    "scaled_linear": schedules.scaled_linear(),
+    "log-SNR": schedules.from_log_snr(np.linspace(10, -12, 1000)),
+    "shifted": schedules.shift(schedules.linear(), 4.0),
+    "fine": schedules.scaled_linear(4096, 0.0002, 0.003),
+}
+everywhere = pytest.mark.parametrize("schedule", BY_SIGMA.values(), ids=BY_SIGMA)
+
+
+def test_karras_spacing_is_edms():
+    """What EDM's code visits for sigma from 80 to 0.002 in 18 steps, the default of its CIFAR-10 models."""
+    published = [80.0, 57.586, 40.7856, 28.3748, 19.3525, 12.9099, 8.4010, 5.3150, 3.2567]
+    published += [1.9233, 1.0883, 0.5853, 0.2964, 0.1395, 0.0599, 0.0229, 0.0075, 0.0020]
+    schedule = schedules.from_log_snr(-2 * np.linspace(np.log(0.002), np.log(80), 1000))
+    levels = grid_by_sigma(schedule, 18, "karras", end=0)
+    assert levels.dtype == np.float32 and levels.shape == (19,) and levels[-1] == 0
+    np.testing.assert_allclose(ratio(schedule, levels[:-1]), published, rtol=1e-4, atol=5e-5)
+
+
+@everywhere
+@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("rho", [3.0, 7.0])
+@pytest.mark.parametrize("N", [2, 7, 50])
+def test_karras_spacing_is_even_in_a_root(schedule, N, rho, end):
+    levels = grid_by_sigma(schedule, N, "karras", rho=rho, end=end)
+    visited = levels if end else levels[:-1]
+    roots = ratio(schedule, visited) ** (1 / rho)
+    # relative 1e-4 of sigma / alpha; as a root, less
+    np.testing.assert_allclose(roots, np.linspace(roots[0], roots[-1], len(roots)), rtol=1e-4 / rho)
+    assert (levels[0], visited[-1], levels[-1]) == (schedule.num_steps, 1, end)
+
+
+@everywhere
+@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("N", [2, 7, 50])
+def test_exponential_spacing_is_even_in_log_snr(schedule, N, end):
+    levels = grid_by_sigma(schedule, N, "exponential", end=end)
+    visited = levels if end else levels[:-1]
+    logs = np.log(ratio(schedule, visited))
+    np.testing.assert_allclose(logs, np.linspace(logs[0], logs[-1], len(logs)), atol=1e-4)
+    assert (levels[0], visited[-1], levels[-1]) == (schedule.num_steps, 1, end)
+
+
+@pytest.mark.parametrize("make", [schedules.cosine, schedules.sigmoid])
+def test_a_long_last_step_is_spaced_as_closely_as_float32_levels_can(make):
+    """31 or 547 times the noise from level 999 to 1000, between which float32 levels are 6e-5 apart."""
+    schedule = make()
+    low, high = ratio(schedule, [999, 1000])
+    levels = grid_by_sigma(schedule, 20)
+    roots = ratio(schedule, levels) ** (1 / 7)
+    np.testing.assert_allclose(roots, np.linspace(roots[0], roots[-1], 21), rtol=high / low * 3.1e-5 / 7 + 1e-6)
+    assert 4 < np.sum(levels > 999) < 16
+
+
+def test_karras_with_a_large_rho_is_exponential():
+    schedule = schedules.linear()
+    exponential = grid_by_sigma(schedule, 10, "exponential")
+    np.testing.assert_allclose(grid_by_sigma(schedule, 10, "karras", rho=1e6), exponential, rtol=1e-4)
+
+
+def test_by_sigma_from_a_start():
+    schedule = schedules.linear()
+    levels = grid_by_sigma(schedule, 5, "exponential", start=600.5)
+    assert (levels[0], levels[-1]) == (600.5, 1)
+    logs = np.log(ratio(schedule, levels))
+    np.testing.assert_allclose(logs, np.linspace(logs[0], logs[-1], 6), atol=1e-4)
+    pure_noise = schedules.zero_terminal_snr(schedule)
+    assert grid_by_sigma(pure_noise, 5, start=999)[0] == 999
+    assert grid_by_sigma(pure_noise, 5, start=999.5)[0] == 999.5
+    np.testing.assert_array_equal(grid_by_sigma(schedule, 1), [1000, 1])
+    np.testing.assert_array_equal(grid_by_sigma(schedule, 1, end=0), [1000, 0])
+    np.testing.assert_array_equal(grid_by_sigma(schedule, 1, start=1, end=0), [1, 0])
+
+
+def test_a_sampler_walks_it():
+    """On data that is a single point DDIM keeps the noise it began with, whatever the levels."""
+    schedule, data = schedules.linear(), testing.gaussian([3.0], 0.0)
+    eps = jnp.array([[-1.0], [0.5]])
+    levels = grid_by_sigma(schedule, 6, start=700.25)
+    alpha, sigma = schedule(jnp.asarray(levels))
+    x_T = alpha[0] * 3 + sigma[0] * eps
+    x, _ = samplers.sample(None, samplers.ddim(), data.denoiser(schedule), schedule, levels, x_T)
+    np.testing.assert_allclose(x, alpha[-1] * 3 + sigma[-1] * eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "exponential"])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ({"start": 0.5}, "start=0.5 must be a level from 1 to 1000"),
+        ({"start": 1000.5}, "start=1000.5"),
+        ({"start": np.nan}, "start=nan"),
+        ({"end": 2}, "end=2 either 1 or 0"),
+        ({"rho": 0.0}, "rho=0.0 must be above 0"),
+        ({"start": 1}, "repeat a level"),
+        ({"start": 1.001, "num_steps": 10000}, "repeat a level"),
+        ({"schedule": schedules.zero_terminal_snr(schedules.linear())}, "infinite at level 1000.*such as at 999"),
+        ({"schedule": schedules.zero_terminal_snr(schedules.linear()), "start": 1000}, "infinite"),
+    ],
+)
+def test_what_cannot_be_spaced_is_refused(spacing, options, message):
+    with pytest.raises(ValueError, match=message):
+        grid_by_sigma(**({"schedule": schedules.linear(), "num_steps": 10, "spacing": spacing} | options))
+
+
+def test_names_and_numbers_that_are_not_read_are_refused():
+    schedule = schedules.linear(10)
+    with pytest.raises(ValueError, match="unknown spacing 'karas': did you mean 'karras'"):
+        grid_by_sigma(schedule, 5, "karas")
+    with pytest.raises(ValueError, match=r"rho=5.0 must be above 0, and left at 7 with spacings other than 'karras'"):
+        grid_by_sigma(schedule, 5, "exponential", rho=5.0)

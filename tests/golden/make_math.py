@@ -26,6 +26,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 HERE = pathlib.Path(__file__).parent
 SCHEDULES = {
@@ -196,6 +197,9 @@ def main():
             scheduler = DDPMScheduler(num_train_timesteps=T, **SCHEDULES[name])
             tables[f"{name}/{T}/betas"] = scheduler.betas.numpy()
             tables[f"{name}/{T}/alphas_cumprod"] = scheduler.alphas_cumprod.numpy()
+            betas = rescale_zero_terminal_snr(scheduler.betas.double())
+            tables[f"zero_terminal/{name}/{T}/betas"] = betas.float().numpy()
+            tables[f"zero_terminal/{name}/{T}/alphas_cumprod"] = torch.cumprod(1.0 - betas, 0).float().numpy()
     for spacing, T, N, offset in [
         *(("leading", 1000, N, o) for N in (1, 3, 7, 20, 50, 300, 999) for o in (0, 1)),
         *(("leading", 400, N, 0) for N in (7, 50, 400)),
