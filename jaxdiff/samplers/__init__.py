@@ -3,5 +3,34 @@
 from jaxdiff.samplers.base import Sampler, State, keys_for, noise, normal, parts, sample
 from jaxdiff.samplers.ddim import ddim
 from jaxdiff.samplers.ddpm import ddpm
+from jaxdiff.samplers.dpmpp import dpmpp_2m
+from jaxdiff.samplers.euler_ancestral import euler_ancestral
+from jaxdiff.samplers.heun import heun
+from jaxdiff.samplers.lcm import lcm
+from jaxdiff.samplers.ode import probability_flow, probability_flow_fixed
+from jaxdiff.samplers.pndm import pndm
+from jaxdiff.samplers.sde import euler_maruyama, predictor_corrector, reverse_diffusion
+from jaxdiff.samplers.unipc import unipc
 
-__all__ = ["Sampler", "State", "ddim", "ddpm", "keys_for", "noise", "normal", "parts", "sample"]
+__all__ = [
+    "Sampler",
+    "State",
+    "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "euler_ancestral",
+    "euler_maruyama",
+    "heun",
+    "keys_for",
+    "lcm",
+    "noise",
+    "normal",
+    "parts",
+    "pndm",
+    "predictor_corrector",
+    "probability_flow",
+    "probability_flow_fixed",
+    "reverse_diffusion",
+    "sample",
+    "unipc",
+]

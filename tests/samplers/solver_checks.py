@@ -1,0 +1,143 @@
+"""What the tests of several solvers share: diffusers' runs, and what holds of every sampler."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxdiff import process, samplers, schedules, testing
+from jaxdiff.timesteps import grid
+from jaxdiff.types import Prediction
+
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "solvers.npz")
+STABLE = schedules.scaled_linear()
+LINEAR = schedules.linear(100)
+NO_SIGNAL = schedules.from_betas([*np.linspace(1e-3, 0.2, 39), 1.0])  # zero signal-to-noise at level 40
+KEY = jax.random.key(0)
+state_x = lambda state, prediction: state.x
+
+
+def toy(x_t, t, cond=None):
+    """The nonlinear guess of eps that the files were made with."""
+    eps = jnp.tanh(0.8 * x_t) + 0.3 * jnp.sin(6.0 * t / 1000)
+    return process.predict_from("eps", STABLE, eps, x_t, t)
+
+
+def published(case):
+    """Levels, x at each level, and noise of each step (None if there is none) of one of diffusers' runs."""
+    noise = GOLDEN[f"{case}:noise"] if f"{case}:noise" in GOLDEN else None
+    return GOLDEN[f"{case}:levels"], GOLDEN[f"{case}:x"], noise
+
+
+def assert_run_is_published(case, sampler):
+    """A deterministic sampler visits the same x as diffusers' run."""
+    levels, want, _ = published(case)
+    x_T = jnp.asarray(want[0], jnp.float32)
+    _, visited = samplers.sample(None, sampler, Partial(toy), STABLE, levels, x_T, collect=state_x)
+    np.testing.assert_allclose(visited, want[1:], rtol=1e-4, atol=1e-4)
+
+
+def assert_steps_are_published(case, move):
+    """A sampler of x_s = move(prediction, x, t, s, z), with the noise of diffusers' run, visits the same x."""
+    levels, want, noise = published(case)
+    x, visited = jnp.asarray(want[0], jnp.float32), []
+    for t, s, z in zip(levels[:-1], levels[1:], jnp.asarray(noise, jnp.float32)):
+        x = move(toy(x, int(t)), x, int(t), int(s), z)
+        visited.append(x)
+    np.testing.assert_allclose(visited, want[1:], rtol=1e-4, atol=1e-4)
+
+
+def assert_order(sampler, order, counts):
+    """The order of convergence to a Gaussian's exact flow, between two levels where sigma/alpha is of order one.
+
+    There a grid even in levels is smooth in any variable. At level 1, where sigma rises as a square root, it is not, and
+    the orders seen on a whole path are lower.
+    """
+    schedule, data = schedules.cosine(4096), testing.gaussian([1.0, -0.5], [0.5, 0.1])
+    x_T = samplers.noise(samplers.keys_for(KEY, 256), (2,))
+    exact, errors = data.flow(schedule, x_T, 3072, 1024), []
+    for count in counts:
+        levels = jnp.linspace(3072.0, 1024.0, count + 1)
+        x, _ = samplers.sample(None, sampler, data.denoiser(schedule), schedule, levels, x_T)
+        errors.append(float(jnp.sqrt(jnp.mean((x - exact) ** 2))))
+    measured = testing.order_of(counts, errors)
+    assert abs(measured - order) < 0.25, (
+        f"errors {errors} over {counts} steps fall at order {measured:.2f}, not {order}"
+    )
+
+
+def count_traces(make, *arguments):
+    """How often the denoiser is traced in calls with each of the arguments, everything made anew each time.
+
+    Args:
+      make: argument -> Sampler.
+      arguments: other numbers of the sampler; the levels, x_T, schedule, weights and key change along with them.
+    """
+    traces, counts = [], []
+
+    def denoise(w, x_t, t, cond):
+        traces.append(1)
+        x0 = jnp.tanh(w * x_t) + cond
+        alpha, sigma = LINEAR(t)
+        return Prediction(x0, (x_t - alpha * x0) / sigma)
+
+    changes = [(LINEAR, grid(100, 5)), (schedules.cosine(100), grid(100, 5, "leading", end=0)), (LINEAR, grid(100, 5))]
+    for i, (argument, (schedule, levels)) in enumerate(zip(arguments, changes, strict=True)):
+        before = len(traces)
+        x_T, cond = jnp.full([2, 3], 1.0 + i), jnp.full([2, 3], 0.1 * i)
+        denoiser = Partial(denoise, jnp.float32(0.5 + i))
+        x, _ = samplers.sample(jax.random.key(i), make(argument), denoiser, schedule, levels, x_T, cond)
+        assert np.all(np.isfinite(x))
+        counts.append(len(traces) - before)
+    return counts
+
+
+def assert_parts_are_the_whole(sampler):
+    """What a sampler remembers is handed on from part to part."""
+    x_T = samplers.noise(samplers.keys_for(KEY, 2), (3,))
+    arguments = KEY, sampler, Partial(toy), STABLE, grid(1000, 6), x_T
+    *_, (x, _) = samplers.parts(*arguments, size=2)
+    np.testing.assert_allclose(x, samplers.sample(*arguments)[0], rtol=1e-4, atol=1e-4)
+
+
+def in_v(w, schedule, x_t, t, cond=None):
+    """Says v, as it must at zero signal-to-noise, and at level 0, where nothing was trained, NaN with slopes of NaN."""
+    v = jnp.sin(w * x_t) * jnp.where(t < 1, jnp.nan, 1.0)
+    return process.predict_from("v", schedule, v, x_t, t)
+
+
+def assert_all_ends_work(sampler):
+    """Ends at 0 and 1, from zero signal-to-noise and not: finite, and so are gradients; under vmap the same."""
+
+    def total(w, schedule, x_T, levels):
+        x, _ = samplers.sample(KEY, sampler, Partial(in_v, w, schedule), schedule, levels, x_T)
+        return jnp.square(x).sum(), x
+
+    x_T, w = samplers.noise(samplers.keys_for(KEY, 2), (3,)), jnp.float32(0.8)
+    levels = jnp.array([[40, 27, 13, 5, 0], [40, 27, 13, 5, 1]])
+    derive = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
+    for schedule in (schedules.linear(40), NO_SIGNAL):
+        xs = []
+        for row in levels:
+            (_, x), slopes = derive(w, schedule, x_T, row)
+            assert np.all(np.isfinite(x)), f"not finite over {row}"
+            assert all(np.all(np.isfinite(slope)) for slope in jax.tree.leaves(slopes)), f"slope not finite over {row}"
+            assert float(slopes[0]) != 0 and np.all(np.asarray(slopes[2]) != 0)
+            xs.append(x)
+    rows = lambda w: jax.vmap(lambda row: total(w, NO_SIGNAL, x_T, row))(levels)
+    together, slope = jax.jit(lambda w: (rows(w)[1], jax.grad(lambda w: rows(w)[0].sum())(w)))(w)
+    np.testing.assert_allclose(together, xs, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(slope), "under vmap the slope is not finite"
+
+
+def assert_float_levels_work(sampler):
+    """The float 27.0 is the level 27, and levels lie between, from zero signal-to-noise down to 0 and to 1."""
+    x_T = samplers.noise(samplers.keys_for(KEY, 2), (3,))
+    guess = Partial(in_v, jnp.float32(0.8), NO_SIGNAL)
+    run = lambda *levels: samplers.sample(KEY, sampler, guess, NO_SIGNAL, jnp.array(levels), x_T)[0]
+    for end in (0, 1):
+        whole, same, below = run(40, 27, 13, end), run(40.0, 27.0, 13.0, float(end)), run(40.0, 26.9, 13.0, float(end))
+        np.testing.assert_allclose(whole, same, rtol=1e-4, atol=1e-4)
+        assert np.all(np.isfinite(below)) and 1e-4 < np.max(np.abs(below - whole)) < 0.3

@@ -1,0 +1,109 @@
+"""Heun's method: against diffusers, the exact flow, and EDM's algorithm 2 in float64."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import solver_checks
+from solver_checks import KEY, NO_SIGNAL, STABLE
+
+from jaxdiff import samplers, schedules, testing
+from jaxdiff.samplers.heun import PURE_NOISE, Churn, _raise, heun, slope_gain
+
+
+def test_it_is_second_order_and_exact_on_points():
+    testing.check_sampler(heun(), order=2)
+
+
+def test_inside_the_path_it_is_second_order():
+    solver_checks.assert_order(heun(), 2, [8, 32])
+
+
+def test_a_whole_run_is_diffusers():
+    solver_checks.assert_run_is_published("heun", heun())
+
+
+def test_with_churn_the_marginals_are_right():
+    testing.check_sampler(heun(churn=0.2), order=1, stochastic=True)
+
+
+def algorithm_2(x, levels, zs, gamma, s_min, s_max, s_noise):
+    """EDM's loop in its own variables, float64; x at the last level."""
+    eps = lambda x, t: np.tanh(0.8 * x) + 0.3 * np.sin(6.0 * t / 1000)
+    abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    angles = np.concatenate([[0.0], np.arccos(np.sqrt(abar))])
+    angle = lambda t: np.interp(t, np.arange(1001), angles)
+    y = x / np.cos(angle(levels[0]))
+    for t, s, z in zip(levels[:-1], levels[1:], zs):
+        w, w_s = np.tan(angle(t)), np.tan(angle(s))
+        share = min(gamma, np.sqrt(2) - 1) if s_min <= w <= s_max else 0.0
+        w_up = w + share * w
+        y_up = y + np.sqrt(w_up**2 - w**2) * s_noise * z
+        t_up = np.interp(np.arctan(w_up), angles, np.arange(1001))
+        slope = eps(y_up * np.cos(np.arctan(w_up)), t_up)
+        y = y_up + (w_s - w_up) * slope
+        if w_s > 0:
+            y = y_up + (w_s - w_up) * (slope + eps(y * np.cos(np.arctan(w_s)), s)) / 2
+    return y * np.cos(angle(levels[-1]))
+
+
+@pytest.mark.parametrize("churn", [(0.2, 0.0, np.inf, 1.0), (0.9, 0.0, np.inf, 1.003), (0.3, 0.5, 3.0, 1.0)])
+@pytest.mark.parametrize("levels", [[900, 600, 250, 40, 0], [900, 600, 250, 40, 1]])
+def test_churn_is_that_of_algorithm_2(churn, levels):
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    sampler, state, zs = heun(*churn), samplers.State(jnp.asarray(x, jnp.float32)), []
+    step = jax.jit(lambda keys, state, t, s: sampler.step(keys, solver_checks.toy, STABLE, state, t, s, None))
+    for i, (t, s) in enumerate(itertools.pairwise(levels)):
+        keys = samplers.keys_for(jax.random.fold_in(KEY, i), 4)
+        state, _ = step(keys, state, t, s)
+        zs.append(np.asarray(samplers.normal(keys, (3,)), np.float64))
+    np.testing.assert_allclose(state.x, algorithm_2(x, levels, zs, *churn), rtol=1e-4, atol=2e-4)
+
+
+def test_churn_finds_the_level_whose_noise_is_raised():
+    x = jnp.ones([1, 2])
+    raised = lambda t, churn: float(_raise(Churn(*map(jnp.float32, churn)), STABLE, x, jnp.int32(t), 0 * x)[1])
+    for t, gamma in ((3, 0.01), (40, 0.4), (500, 0.1), (900, 0.2)):
+        up = raised(t, (gamma, 0.0, np.inf, 1.0))
+        (alpha, sigma), (alpha_up, sigma_up) = STABLE(t), STABLE(up)
+        np.testing.assert_allclose(sigma_up / alpha_up, (1 + gamma) * sigma / alpha, rtol=1e-4)
+    assert raised(990, (0.4, 0.0, np.inf, 1.0)) == 1000  # there is nothing above T
+    assert raised(500, (0.4, 5.0, np.inf, 1.0)) == 500 == raised(500, (0.4, 0.0, 1.0, 1.0))
+
+
+def test_out_of_a_level_without_signal_the_step_is_eulers():
+    assert float(slope_gain(NO_SIGNAL, 40, 20)) == 0
+    cosine = schedules.cosine(1000)
+    assert float(cosine(1000).sigma / cosine(1000).alpha) > PURE_NOISE
+    assert float(slope_gain(cosine, 1000, 500)) == 0 != float(slope_gain(cosine, 999, 500))
+    (a_t, b_t), (a_s, b_s) = (map(float, STABLE(t)) for t in (600, 300))
+    np.testing.assert_allclose(slope_gain(STABLE, 600, 300), a_s * (b_s / a_s - b_t / a_t), rtol=1e-5)
+
+
+@pytest.mark.parametrize("churn", [0.0, 0.3])
+def test_all_ends_work(churn):
+    solver_checks.assert_all_ends_work(heun(churn))
+
+
+def test_float_levels_work():
+    solver_checks.assert_float_levels_work(heun())
+
+
+def test_other_values_compile_nothing():
+    for make in (lambda churn: heun(churn, 0.1 * churn, 10 + churn, 1 + churn), lambda churn: heun()):
+        first, *later = solver_checks.count_traces(make, 0.1, 0.2, np.float64(0.4))
+        assert first > 0 and later == [0, 0]
+
+
+def test_churn_0_is_left_out_whatever_number_it_is():
+    trees = [jax.tree.structure(heun(churn)) for churn in (0, 0.0, np.float32(0), jnp.zeros([]))]
+    assert trees == 4 * [jax.tree.structure(heun())] and jax.tree.structure(heun(0.1)) != trees[0]
+
+
+def test_churn_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"churn=-0\.1 must be at least 0"):
+        heun(-0.1)
+    with pytest.raises(ValueError, match="random key"):
+        samplers.sample(None, heun(0.1), solver_checks.toy, STABLE, np.array([900, 500, 0]), jnp.ones([1, 2]))

@@ -1,0 +1,86 @@
+"""UniPC: against diffusers, the exact flow, and its integrals in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import solver_checks
+
+from jaxdiff import samplers, testing
+from jaxdiff.samplers.unipc import _moment, _solve, unipc
+
+
+@pytest.mark.parametrize("order, variant", [(2, "bh2"), (3, "bh2")])
+def test_it_is_of_second_order_at_least_and_exact_on_points(order, variant):
+    testing.check_sampler(unipc(order, variant), order=2)
+
+
+@pytest.mark.parametrize(
+    "order, variant, counts",
+    [(1, "bh2", [8, 32]), (2, "bh1", [16, 64]), (2, "bh2", [16, 64]), (3, "bh2", [4, 16])],
+)
+def test_inside_the_path_the_corrector_adds_an_order(order, variant, counts):
+    solver_checks.assert_order(unipc(order, variant), order + 1, counts)
+
+
+CASES = {
+    "unipc/bh1 to 1": (2, "bh1"),
+    "unipc/bh2": (2, "bh2"),
+    "unipc/bh2 to 1": (2, "bh2"),
+    "unipc/order 1": (1, "bh2"),
+    "unipc/order 3": (3, "bh2"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_whole_run_is_diffusers(case):
+    solver_checks.assert_run_is_published(case, unipc(*CASES[case]))
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3])
+def test_the_moments_are_those_integrals(k):
+    """By Gauss-Legendre quadrature in float64, from tiny steps to huge ones."""
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    u, du = (nodes + 1) / 2, weights / 2
+    for h in (1e-3, 0.03, 0.3, 0.99, 1.01, 3.0, 10.0):
+        want = np.sum(h * np.exp(-(1 - u) * h) * u**k * du)
+        np.testing.assert_allclose(_moment(k, jnp.float32(h)), want, rtol=3e-6)
+
+
+@pytest.mark.parametrize("u", [[-0.7], [1.0, -1.3], [1.0, -0.8, -2.1]])
+def test_the_weights_solve_their_equations(u):
+    b = [0.3, -1.2, 0.7][: len(u)]
+    want = np.linalg.solve(np.vander(u, increasing=True).T, b)
+    np.testing.assert_allclose(_solve(u, b), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order, variant", [(1, "bh2"), (2, "bh1"), (3, "bh2")])
+def test_all_ends_work(order, variant):
+    solver_checks.assert_all_ends_work(unipc(order, variant))
+
+
+def test_parts_are_the_whole():
+    solver_checks.assert_parts_are_the_whole(unipc(3))
+
+
+def test_float_levels_work():
+    solver_checks.assert_float_levels_work(unipc())
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_other_values_compile_nothing(order):
+    first, *later = solver_checks.count_traces(lambda _: unipc(order), 0, 1, 2)
+    assert first > 0 and later == [0, 0]
+
+
+def test_other_orders_and_variants_are_refused():
+    with pytest.raises(ValueError, match="order=4 must be 1, 2 or 3"):
+        unipc(4)
+    with pytest.raises(ValueError, match="did you mean 'bh2'"):
+        unipc(variant="b2")
+
+
+def test_the_prediction_is_that_at_x_before_correction():
+    levels, x_T = np.array([900, 600, 300, 1]), jnp.ones([1, 2])
+    collect = lambda state, prediction: (state.x, prediction.x0)
+    _, (xs, x0s) = samplers.sample(None, unipc(), solver_checks.toy, solver_checks.STABLE, levels, x_T, collect=collect)
+    np.testing.assert_allclose(x0s[1], solver_checks.toy(xs[0], 600).x0, rtol=1e-4)
