@@ -249,7 +249,7 @@ def runs_here(net: UNetConfig) -> UNetConfig:
 def parse_sample(default: Sample, args: list[str], prog: str) -> SampleFlags:
     """The flags of `jaxdiff sample`; what belongs to the run's sampler is kept only where that sampler is."""
     options = {name: getattr(default, name) for name in draw.OPTIONS}
-    flags = parse(SampleFlags, SampleFlags(dataclasses.replace(default, eta=None, variance=None)), args, prog)
+    flags = parse(SampleFlags, SampleFlags(dataclasses.replace(default, **dict.fromkeys(options))), args, prog)
     if flags.sample.sampler != default.sampler:
         return flags
     typed = {name: getattr(flags.sample, name) for name in options}

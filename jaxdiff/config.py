@@ -14,6 +14,7 @@ import typeguard
 from etils import epath
 
 from jaxdiff import schedules
+from jaxdiff.denoise import check_kind
 from jaxdiff.errors import unknown
 from jaxdiff.nets.unet import UNetConfig
 
@@ -45,17 +46,32 @@ class Diffusion:
       schedule: noise schedule.
       num_steps: number of levels T.
       predict: what the network outputs.
-      weighting: how much each level counts in the loss.
+      weighting: how much each level counts in the squared error, see `objectives.weightings`.
+      shift: new side / old side of images that repeat the signal of smaller ones, see `schedules.shift`; 1 is none.
+      zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; for predict "v" and "x0".
+      objective: "denoising"; "hybrid", which also teaches a variance; or "bound", the variational bound itself. A network
+        says a variance where net.out_channels is twice the image's.
+      levels: how the level of an example is drawn, see `objectives.levels`.
+      offset_noise: see `objectives.denoising`; 0 is none.
+      input_perturbation: see `objectives.denoising`; 0 is none.
     """
 
-    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear"
     num_steps: int = 1000
     predict: Literal["eps", "x0", "v", "score"] = "eps"
-    weighting: Literal["simple", "min_snr"] = "simple"
+    weighting: Literal["simple", "min_snr", "p2", "bound", "sigmoid"] = "simple"
+    shift: float = 1.0
+    zero_snr: bool = False
+    objective: Literal["denoising", "hybrid", "bound"] = "denoising"
+    levels: Literal["uniform", "logit_normal", "stratified", "importance"] = "uniform"
+    offset_noise: float = 0.0
+    input_perturbation: float = 0.0
 
     def make_schedule(self) -> schedules.Schedule:
         """The tables that this names."""
-        return getattr(schedules, self.schedule)(self.num_steps)
+        schedule = getattr(schedules, self.schedule)(self.num_steps)
+        schedule = schedule if self.shift == 1 else schedules.shift(schedule, self.shift)
+        return schedules.zero_terminal_snr(schedule) if self.zero_snr else schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +137,18 @@ class Sample:
     """How samples are drawn.
 
     Attributes:
-      sampler: "ddim" or "ddpm".
+      sampler: "ddim", "ddpm", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm", "euler_ancestral", "euler_maruyama",
+        "reverse_diffusion", "predictor_corrector", "probability_flow", "probability_flow_fixed", or "lcm" for networks
+        distilled for it.
       steps: number of sampling steps.
-      eta: noise of DDIM, in [0, 1]; None is 0, and what DDPM has.
-      variance: of the noise of DDPM; None is "posterior", and what DDIM has.
+      eta: noise of ddim, in [0, 1]; None is 0, and what the other samplers have.
+      variance: of the noise of ddpm; None is "posterior".
+      churn: noise that heun puts back in, at least 0; None is 0.
+      order: of unipc, 1 to 3; None is 2.
+      snr: signal-to-noise ratio of predictor_corrector's Langevin steps; None is 0.16.
       clip: keep the predicted image in its range, see `jaxdiff.guidance.clip_x0`.
-      spacing: of the levels, see `jaxdiff.timesteps.grid`.
+      spacing: of the levels: "trailing", "leading", "linspace" or "quadratic", see `jaxdiff.timesteps.grid`; "karras" or
+        "exponential", see `jaxdiff.timesteps.grid_by_sigma`.
       num: how many images.
       batch_size: how many at a time.
       seed: of the noise; image i of a seed is the same whatever the batch size.
@@ -136,6 +158,9 @@ class Sample:
     steps: int = 50
     eta: float | None = None
     variance: Literal["posterior", "beta", "learned"] | None = None
+    churn: float | None = None
+    order: int | None = None
+    snr: float | None = None
     clip: bool = True
     spacing: str = "trailing"
     num: int = 64
@@ -204,13 +229,29 @@ def check(config: Config) -> None:
             raise ValueError(f"--optim.{name.replace('_', '-')}={value} must be at least {low} and below {high}")
     config.net.check_platform(jax.default_backend())
     config.net.check_image(config.data.image_shape)
-    image_channels = config.data.image_shape[-1]
-    if config.net.out_channels != image_channels:
-        raise ValueError(
-            f"--net.out-channels={config.net.out_channels} must be the {image_channels} channels of the images"
-        )
+    _check_diffusion(config)
     if config.net.vector_dim:
         raise ValueError(f"--net.vector-dim={config.net.vector_dim} must be 0: no data set brings vectors")
+
+
+def _check_diffusion(config):
+    """The forward process, the objective and the channels of the output go together."""
+    d, channels, image_channels = config.diffusion, config.net.out_channels, config.data.image_shape[-1]
+    fitting = {"denoising": (1,), "hybrid": (2,), "bound": (1, 2)}[d.objective]
+    if channels not in [n * image_channels for n in fitting]:
+        wanted = " or ".join(str(n * image_channels) for n in fitting)
+        raise ValueError(
+            f"--net.out-channels={channels} must be {wanted} for images of {image_channels} channels and the objective "
+            f"{d.objective!r}"
+        )
+    if d.objective == "bound" and (d.weighting != "simple" or d.offset_noise or d.input_perturbation):
+        raise ValueError(
+            "--diffusion.weighting, --diffusion.offset-noise and --diffusion.input-perturbation are not for the objective "
+            "'bound': choose 'denoising' or 'hybrid', or leave them out"
+        )
+    if min(d.offset_noise, d.input_perturbation) < 0:
+        raise ValueError("--diffusion.offset-noise and --diffusion.input-perturbation must be at least 0")
+    check_kind(d.predict, d.make_schedule())
 
 
 def indivisible(what: str, size: int, device_count: int) -> ValueError:

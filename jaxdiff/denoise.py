@@ -64,26 +64,72 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
         >>> denoise(jnp.ones([2, 28, 28, 1]), 500, None).x0.shape
         (2, 28, 28, 1)
     """
+    check_kind(predict, schedule)
+    return Partial(_denoise, Static(apply), Static(predict), params, schedule)
+
+
+def read_output(predict: str, schedule: Schedule, output: Array, aux: Aux, x_t: Array, t) -> Prediction:
+    """What a network's output says of a batch; the second half of 2C channels is its variance.
+
+    Args:
+      predict: what the network was trained to output, "eps", "x0", "v" or "score".
+      schedule: noise schedule it was trained with.
+      output: [B, ..., C] or [B, ..., 2C].
+      aux: what else it said.
+      x_t: its input, [B, ..., C].
+      t: level, scalar or [B].
+
+    Returns:
+      `Prediction` with leaves of the shape of x_t.
+
+    Raises:
+      ValueError: unknown kind; an output that has neither x_t's shape nor twice its channels.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff.denoise import read_output
+        >>> schedule = jaxdiff.schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> said = read_output("x0", schedule, jnp.array([[2.0, 0.5]]), jaxdiff.types.Aux(), jnp.array([[2.2]]), 1)
+        >>> round(float(said.eps[0, 0]), 4), float(said.aux.variance[0, 0])
+        (1.0, 0.5)
+    """
+    channels = x_t.shape[-1]
+    if output.shape == (*x_t.shape[:-1], 2 * channels):
+        output, aux = output[..., :channels], aux._replace(variance=output[..., channels:])
+    if output.shape != x_t.shape:
+        raise ValueError(f"the network's output {output.shape} is not of the images' shape {x_t.shape}")
+    t = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
+    kind = functools.partial(predict_from, predict)
+    return jax.vmap(kind, in_axes=(None, 0, 0, 0))(schedule, output, x_t, t)._replace(aux=aux)
+
+
+def check_kind(predict: str, schedule: Schedule) -> None:
+    """Refuses a kind of prediction that the schedule cannot be used with.
+
+    Args:
+      predict: "eps", "x0", "v" or "score".
+      schedule: noise schedule; a traced one is taken to fit.
+
+    Raises:
+      ValueError: unknown kind; "eps" or "score" with zero terminal signal-to-noise ratio.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> from jaxdiff.denoise import check_kind
+        >>> check_kind("v", schedules.zero_terminal_snr(schedules.linear()))
+    """
     if predict not in KINDS:
         raise unknown("kind of prediction", predict, KINDS)
-    if predict in ("eps", "score") and _ends_in_pure_noise(schedule):
+    last = jnp.asarray(schedule.alpha)[-1]
+    if predict in ("eps", "score") and not isinstance(last, jax.core.Tracer) and float(last) == 0.0:
         raise ValueError(
             f"predict={predict!r} cannot start from zero signal-to-noise: use 'v' or 'x0' with this schedule"
         )
-    return Partial(_denoise, Static(apply), Static(predict), params, schedule)
 
 
 def _denoise(apply: Static, predict: Static, params, schedule, x_t: Array, t, cond=None) -> Prediction:
     output, aux = apply.value(params, x_t, t, cond)
-    channels = x_t.shape[-1]
-    if output.shape[-1] == 2 * channels:
-        aux = aux._replace(variance=output[..., channels:])
-        output = output[..., :channels]
-    t = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
-    kind = functools.partial(predict_from, predict.value)
-    return jax.vmap(kind, in_axes=(None, 0, 0, 0))(schedule, output, x_t, t)._replace(aux=aux)
-
-
-def _ends_in_pure_noise(schedule: Schedule) -> bool:
-    last = jnp.asarray(schedule.alpha)[-1]
-    return not isinstance(last, jax.core.Tracer) and float(last) == 0.0
+    return read_output(predict.value, schedule, output, aux, x_t, t)

@@ -1,5 +1,6 @@
 """Drawing many images from a trained network, over all devices, with progress."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -15,13 +16,27 @@ from jaxdiff.errors import unknown
 from jaxdiff.eval.images import to_uint8
 from jaxdiff.guidance import clip_x0
 from jaxdiff.nets.unet import UNet
+from jaxdiff.schedules import Schedule
 from jaxdiff.types import Cond
 
 SAMPLERS = {
-    "ddim": lambda sample: samplers.ddim(sample.eta or 0.0),
-    "ddpm": lambda sample: samplers.ddpm(sample.variance or "posterior"),
+    "ddim": samplers.ddim,
+    "ddpm": samplers.ddpm,
+    "heun": samplers.heun,
+    "dpmpp_2m": samplers.dpmpp_2m,
+    "dpmpp_2m_sde": functools.partial(samplers.dpmpp_2m, sde=True),
+    "unipc": samplers.unipc,
+    "pndm": samplers.pndm,
+    "euler_ancestral": samplers.euler_ancestral,
+    "euler_maruyama": samplers.euler_maruyama,
+    "reverse_diffusion": samplers.reverse_diffusion,
+    "predictor_corrector": samplers.predictor_corrector,
+    "probability_flow": samplers.probability_flow,
+    "probability_flow_fixed": samplers.probability_flow_fixed,
+    "lcm": samplers.lcm,
 }
-OPTIONS = {"eta": "ddim", "variance": "ddpm"}  # fields of `Sample` that one sampler alone has
+# Fields of `Sample` that one sampler alone has; None is its own default.
+OPTIONS = {"eta": "ddim", "variance": "ddpm", "churn": "heun", "order": "unipc", "snr": "predictor_corrector"}
 
 
 def make_sampler(sample: Sample) -> samplers.Sampler:
@@ -32,13 +47,29 @@ def make_sampler(sample: Sample) -> samplers.Sampler:
     """
     if sample.sampler not in SAMPLERS:
         raise unknown("sampler", sample.sampler, SAMPLERS)
-    for option, owner in OPTIONS.items():
-        if getattr(sample, option) is not None and sample.sampler != owner:
+    given = {option: getattr(sample, option) for option in OPTIONS if getattr(sample, option) is not None}
+    for option, value in given.items():
+        if sample.sampler != OPTIONS[option]:
             raise ValueError(
-                f"{option}={getattr(sample, option)} is for the sampler {owner}, and this one is {sample.sampler}: "
-                f"choose {owner}, or set {option} to None"
+                f"{option}={value} is for the sampler {OPTIONS[option]}, and this one is {sample.sampler}: "
+                f"choose {OPTIONS[option]}, or set {option} to None"
             )
-    return SAMPLERS[sample.sampler](sample)
+    return SAMPLERS[sample.sampler](**given)
+
+
+def sampling_levels(sample: Sample, schedule: Schedule) -> np.ndarray:
+    """The grid of levels that is named, down to clean data.
+
+    Raises:
+      ValueError: unknown spacing, or a number of steps for which there is no such grid.
+    """
+    T = schedule.num_steps
+    if sample.spacing in timesteps.SIGMA_SPACINGS:
+        # From T - 1: at T there may be no signal, and some schedules' last step is longer than all the others together.
+        return timesteps.grid_by_sigma(schedule, sample.steps, sample.spacing, start=T - 1, end=0)
+    if sample.spacing not in timesteps.SPACINGS:
+        raise unknown("spacing", sample.spacing, [*timesteps.SPACINGS, *timesteps.SIGMA_SPACINGS])
+    return timesteps.grid(T, sample.steps, sample.spacing)
 
 
 def check(config: Config) -> None:
@@ -48,7 +79,7 @@ def check(config: Config) -> None:
       ValueError: one line that says what to change.
     """
     make_sampler(config.sample)
-    timesteps.grid(config.diffusion.num_steps, config.sample.steps, config.sample.spacing)
+    sampling_levels(config.sample, config.diffusion.make_schedule())
     if config.sample.num < 1 or config.sample.batch_size < 1:
         raise ValueError("the number of images and the batch size must be at least 1")
     if config.sample.batch_size % jax.local_device_count():
@@ -80,7 +111,7 @@ def batches(
     """
     sample, diffusion = config.sample, config.diffusion
     sampler, schedule = make_sampler(sample), diffusion.make_schedule()
-    levels = timesteps.grid(diffusion.num_steps, sample.steps, sample.spacing)
+    levels = sampling_levels(sample, schedule)
     mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     denoise = denoiser(network(UNet(config.net)), params, schedule, diffusion.predict)

@@ -1,5 +1,24 @@
 """Objectives: what a network is trained to do; one loss per example."""
 
-from jaxdiff.objectives.denoising import WEIGHTINGS, denoising, min_snr, simple, to_unit_range
+from jaxdiff.objectives.denoising import denoising
+from jaxdiff.objectives.levels import Levels, importance, logit_normal, stratified, uniform
+from jaxdiff.objectives.noising import to_unit_range
+from jaxdiff.objectives.vlb import variational_bound
+from jaxdiff.objectives.weightings import WEIGHTINGS, bound, min_snr, p2, sigmoid, simple
 
-__all__ = ["WEIGHTINGS", "denoising", "min_snr", "simple", "to_unit_range"]
+__all__ = [
+    "WEIGHTINGS",
+    "Levels",
+    "bound",
+    "denoising",
+    "importance",
+    "logit_normal",
+    "min_snr",
+    "p2",
+    "sigmoid",
+    "simple",
+    "stratified",
+    "to_unit_range",
+    "uniform",
+    "variational_bound",
+]

@@ -74,11 +74,38 @@ def make_optimizer(config: Config):
 
 def make_step(config: Config):
     """The training step on all devices, `train.steps_per_call` updates in each call; see `parallel.data_parallel`."""
-    apply = denoise.network(UNet(config.net))
-    weighting = objectives.WEIGHTINGS[config.diffusion.weighting]
-    loss_fn = objectives.denoising(apply, config.diffusion.make_schedule(), config.diffusion.predict, weighting)
-    step = make_train_step(loss_fn, make_optimizer(config), config.optim.ema_decay, config.train.accumulate)
+    step = make_train_step(make_loss(config), make_optimizer(config), config.optim.ema_decay, config.train.accumulate)
     return parallel.data_parallel(scanned(step))
+
+
+def make_loss(config: Config):
+    """The objective that the config names, inside of `parallel.data_parallel`; see `objectives`."""
+    d, apply, levels = config.diffusion, denoise.network(UNet(config.net)), make_levels(config)
+    if d.objective == "bound":
+        says_variance = config.net.out_channels == 2 * config.data.image_shape[-1]
+        variance = "learned" if says_variance else "posterior"
+        return objectives.variational_bound(apply, d.make_schedule(), d.predict, variance, levels=levels)
+    return objectives.denoising(
+        apply,
+        d.make_schedule(),
+        d.predict,
+        objectives.WEIGHTINGS[d.weighting],
+        levels=levels,
+        bound_weight=0.001 if d.objective == "hybrid" else 0.0,
+        offset_noise=d.offset_noise,
+        input_perturbation=d.input_perturbation,
+    )
+
+
+def make_levels(config: Config) -> objectives.Levels:
+    """How the levels that examples are trained at are drawn."""
+    makers = {
+        "uniform": objectives.uniform,
+        "logit_normal": objectives.logit_normal,
+        "stratified": lambda: objectives.stratified(_key(config, 2), config.train.batch_size),
+        "importance": lambda: objectives.importance(axis_name=parallel.AXIS),
+    }
+    return makers[config.diffusion.levels]()
 
 
 def compiled(config: Config, state: TrainState, key, batch) -> tuple[Callable, float | None, float]:
@@ -99,7 +126,7 @@ def compiled(config: Config, state: TrainState, key, batch) -> tuple[Callable, f
 
 def step_key(config: Config) -> jax.Array:
     """The key of noise and dropout, of which `make_step` folds a step's; initialisation has its own, by another fold."""
-    return jax.random.fold_in(jax.random.key(config.train.seed), 1)
+    return _key(config, 1)
 
 
 def new_params(config: Config, key):
@@ -120,10 +147,19 @@ def param_shapes(config: Config):
 
 def new_state(config: Config) -> TrainState:
     """The state before the first step, as NumPy arrays."""
-    key = jax.random.fold_in(jax.random.key(config.train.seed), 0)
-    return jax.device_get(jax.jit(lambda key: init(new_params(config, key), make_optimizer(config)))(key))
+    return jax.device_get(jax.jit(_init, static_argnums=0)(config, _key(config, 0)))
 
 
 def state_shapes(config: Config) -> TrainState:
     """Structure, shapes and dtypes of the state, computing nothing."""
-    return jax.eval_shape(lambda: init(new_params(config, jax.random.key(0)), make_optimizer(config)))
+    return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+
+
+def _init(config, key):
+    extra = make_levels(config).init(config.diffusion.num_steps)
+    return init(new_params(config, key), make_optimizer(config), extra)
+
+
+def _key(config, use):
+    """Key of initialisation (0), of noise and dropout (1), and of what a batch's levels share (2)."""
+    return jax.random.fold_in(jax.random.key(config.train.seed), use)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
+from jaxdiff import samplers, schedules
+from jaxdiff.config import Sample
 from jaxdiff.eval import draw
 from jaxdiff.train import setup
 
@@ -46,3 +48,31 @@ def test_the_sampling_program_is_kept_for_the_next_run():
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
     assert list(Path(jax.config.jax_compilation_cache_dir).glob("jit__steps-*"))
+
+
+def test_every_sampler_has_a_name_on_the_command_line():
+    library = {name for name in samplers.__all__ if name in vars(samplers) and name[0].islower()}
+    library -= {"keys_for", "noise", "normal", "parts", "sample"}
+    assert library == set(draw.SAMPLERS) - {"dpmpp_2m_sde"}
+    for name in draw.SAMPLERS:
+        assert isinstance(draw.make_sampler(Sample(sampler=name)), samplers.Sampler)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "predictor_corrector", "probability_flow", "unipc"])
+def test_samplers_by_name_draw_from_a_network(name):
+    config = config_with(sampler=name, spacing="karras", num=8)
+    params = setup.new_state(config).params
+    images = draw.draw(config, params)
+    assert images.shape == (8, 28, 28, 1) and len(np.unique(images)) > 1
+
+
+@pytest.mark.parametrize("spacing", ["karras", "exponential"])
+def test_levels_by_sigma_begin_below_pure_noise(spacing):
+    schedule = schedules.zero_terminal_snr(schedules.linear(50))
+    levels = draw.sampling_levels(Sample(steps=4, spacing=spacing), schedule)
+    assert (
+        levels.shape == (5,) and levels[0] == pytest.approx(49) and levels[-2] == pytest.approx(1) and levels[-1] == 0
+    )
+    ratios = schedule(levels[:-1]).sigma / schedule(levels[:-1]).alpha
+    if spacing == "exponential":
+        np.testing.assert_allclose(ratios[1:] / ratios[:-1], np.full(3, (ratios[-1] / ratios[0]) ** (1 / 3)), rtol=1e-3)

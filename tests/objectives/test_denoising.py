@@ -42,20 +42,6 @@ def test_a_network_that_says_nothing_pays_one_for_eps():
     chex.assert_trees_all_equal(metrics["loss"], loss)
 
 
-def test_levels_are_uniform_over_1_to_T():
-    seen = {}
-
-    def spy(params, x_t, t, cond, keys=None):
-        seen["t"] = np.asarray(t)
-        return jnp.zeros_like(x_t), Aux()
-
-    run(spy)
-    assert seen["t"].min() == 1 and seen["t"].max() == 100
-    counts = np.bincount(seen["t"], minlength=101)[1:]
-    chi_square = ((counts - len(KEYS) / 100) ** 2 / (len(KEYS) / 100)).sum()
-    assert chi_square < 160  # 99 degrees of freedom: probability 1e-4
-
-
 def test_uint8_images_are_scaled():
     chex.assert_trees_all_close(
         objectives.to_unit_range(np.array([0, 255, 51], np.uint8)), np.array([-1.0, 1.0, -0.6], np.float32), atol=1e-6
@@ -66,18 +52,8 @@ def test_uint8_images_are_scaled():
 def test_weighting_multiplies():
     silent = lambda params, x_t, t, cond, keys=None: (jnp.zeros_like(x_t), Aux())
     plain, _ = run(silent)
-    weighted, _ = run(silent, weighting=lambda level, predict: 3.0 * jnp.ones_like(level.alpha))
+    weighted, _ = run(silent, weighting=lambda schedule, t, predict: 3.0 * jnp.ones(t.shape))
     chex.assert_trees_all_close(weighted, 3 * plain, rtol=1e-6)
-
-
-def test_min_snr_weighs_the_same_error_alike_for_every_kind():
-    """A small error d in x0 is one of d alpha / sigma in eps, d / sigma in v, d alpha / sigma^2 in the score."""
-    level = SCHEDULE(jnp.arange(1, 101))
-    alpha, sigma = (np.asarray(x, np.float64) for x in level)
-    wanted = np.minimum((alpha / sigma) ** 2, 5.0)
-    for predict, error in {"x0": 1.0, "eps": alpha / sigma, "v": 1 / sigma, "score": alpha / sigma**2}.items():
-        found = np.asarray(objectives.min_snr(level, predict)) * np.square(error)
-        np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 def test_dropped_conditions_become_the_null_one():
@@ -95,14 +71,116 @@ def test_dropped_conditions_become_the_null_one():
     np.testing.assert_array_equal(seen["label"][~dropped], label[~dropped])
 
 
-def test_an_output_of_another_shape_is_refused():
-    both = lambda params, x_t, t, cond, keys=None: (jnp.concatenate([x_t, x_t], axis=-1), Aux())  # with a variance
+def test_offset_noise_moves_all_of_a_channel():
+    """eps = z + 0.5 z_c has variance 1.25, of which two pixels of a channel share 0.25 and two channels nothing."""
+    seen = {}
+
+    def spy(params, x_t, t, cond, keys=None):
+        alpha, sigma = (table[:, None, None, None] for table in SCHEDULE(t))
+        seen["eps"] = np.asarray((x_t - alpha * 0.5) / sigma)
+        return jnp.asarray(seen["eps"]), Aux()
+
+    loss, _ = run(spy, image=jnp.full([len(KEYS), 2, 2, 2], 0.5), offset_noise=0.5)
+    assert float(loss.max()) < 1e-8, "the offset is not part of what is to be found"
+    within = np.cov(seen["eps"][:, 0, 0, 0], seen["eps"][:, 1, 1, 0])
+    across = np.cov(seen["eps"][:, 0, 0, 0], seen["eps"][:, 0, 0, 1])
+    noise = 5 * 1.25 / np.sqrt(len(KEYS))
+    np.testing.assert_allclose(within, [[1.25, 0.25], [0.25, 1.25]], atol=np.sqrt(2) * noise)
+    assert abs(across[0, 1]) < noise
+
+
+def test_a_perturbed_input_is_noisier_than_what_is_to_be_found():
+    """A network that says the noise that it sees, eps + 0.3 xi, is 0.3 xi away."""
+
+    def noise_seen(params, x_t, t, cond, keys=None):
+        alpha, sigma = (table[:, None, None, None] for table in SCHEDULE(t))
+        return (x_t - alpha * 0.5) / sigma, Aux()
+
+    loss, _ = run(noise_seen, input_perturbation=0.3)
+    assert float(loss.mean()) == pytest.approx(0.09, abs=5 * 0.09 * np.sqrt(2 / (4 * len(KEYS))))
+
+
+def test_losses_are_weighed_by_how_their_level_was_drawn():
+    odd = objectives.Levels(
+        init=lambda T: jnp.zeros(()),
+        draw=lambda extra, keys, index, T: (jnp.full(len(keys), 7), jnp.full(len(keys), 4.0)),
+        update=lambda extra, index, t, loss: extra + loss.sum(),
+    )
+    silent = lambda params, x_t, t, cond, keys=None: (jnp.zeros_like(x_t), Aux())
+    loss_fn = objectives.denoising(silent, SCHEDULE, "x0", levels=odd)
+    batch = {"image": jnp.full([8, 2, 2, 1], 0.5)}
+    loss, (extra, _) = loss_fn(None, odd.init(100), KEYS[:8], batch)
+    np.testing.assert_allclose(loss, 4 * 0.25 * np.ones(8), rtol=1e-6)
+    assert float(extra) == pytest.approx(8 * 0.25)  # what it is told of is the loss before its weight
+
+
+def says(variance):
+    return lambda params, x_t, t, cond, keys=None: (
+        jnp.concatenate([params * jnp.ones_like(x_t), variance * jnp.ones_like(x_t)], -1),
+        Aux(),
+    )
+
+
+def test_the_hybrid_loss_adds_the_bound_and_no_gradient_to_the_mean():
+    image, keys = jnp.full([64, 2, 2, 1], 0.5), KEYS[:64]
+    whole = lambda weight: objectives.denoising(says(0.2), SCHEDULE, "x0", bound_weight=weight)
+    bound = objectives.variational_bound(says(0.2), SCHEDULE, "x0", "learned")
+    plain = objectives.denoising(lambda p, x, t, c, keys=None: (p * jnp.ones_like(x), Aux()), SCHEDULE, "x0")
+    loss = lambda loss_fn: jax.jit(lambda mean: loss_fn(mean, (), keys, {"image": image})[0].mean())
+    hybrid = loss(whole(0.01))(0.4)
+    np.testing.assert_allclose(hybrid, loss(plain)(0.4) + 0.01 * loss(bound)(0.4), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(loss(whole(0.01)))(0.4), jax.grad(loss(plain))(0.4), rtol=1e-5)
+    assert abs(float(jax.grad(loss(bound))(0.4))) > 1.0
+
+
+def test_the_bound_is_least_at_the_true_variance_of_a_step():
+    """Of data N(0, S): x_s given x_t has the posterior's variance and c^2 var(x_0 | x_t), c = alpha_s beta / sigma_t^2."""
+    S, t = 0.09, 3
+    alpha, sigma, betas = (np.asarray(x, np.float64) for x in (SCHEDULE.alpha, SCHEDULE.sigma, SCHEDULE.betas))
+    small = betas[t] * sigma[t - 1] ** 2 / sigma[t] ** 2
+    spread = S * sigma[t] ** 2 / (alpha[t] ** 2 * S + sigma[t] ** 2)
+    true = small + (alpha[t - 1] * betas[t] / sigma[t] ** 2) ** 2 * spread
+    raw = 2 * np.log(true / small) / np.log(betas[t] / small) - 1
+    at_t = objectives.Levels(
+        lambda T: (),
+        lambda extra, keys, index, T: (jnp.full(len(keys), t), jnp.ones(len(keys))),
+        lambda extra, *_: extra,
+    )
+
+    def network(params, x_t, level, cond, keys=None):
+        x0 = alpha[t] * S / (alpha[t] ** 2 * S + sigma[t] ** 2) * x_t
+        return jnp.concatenate([x0, params * jnp.ones_like(x_t)], -1), Aux()
+
+    image = np.sqrt(S) * jax.random.normal(jax.random.key(3), [len(KEYS), 8, 8, 1])
+    loss_fn = objectives.variational_bound(network, SCHEDULE, "x0", "learned", levels=at_t)
+    slope = jax.jit(jax.grad(lambda raw: loss_fn(raw, (), KEYS, {"image": image})[0].mean()))
+    low, middle, high = (float(slope(raw + d)) for d in (-0.3, 0.0, 0.3))
+    # The slope is 1/4 log(beta / small) T / log 2 times the relative error of the variance, here of so many draws.
+    chance = 0.25 * np.log(betas[t] / small) * SCHEDULE.num_steps / np.log(2) * np.sqrt(2 / image.size)
+    assert abs(middle) < 4 * chance and low < -20 * chance and high > 20 * chance
+
+
+def test_outputs_that_do_not_fit_are_refused():
+    batch = {"image": jnp.zeros([2, 2, 2, 1])}
+    other = lambda params, x_t, t, cond, keys=None: (jnp.concatenate([x_t, x_t, x_t], axis=-1), Aux())
     with pytest.raises(ValueError, match="is not of the images' shape"):
-        run(both)
+        run(other)
+    silent = lambda params, x_t, t, cond, keys=None: (jnp.zeros_like(x_t), Aux())
+    with pytest.raises(ValueError, match="says a variance is not for bound_weight=0"):
+        objectives.denoising(says(0.0), SCHEDULE)(1.0, (), KEYS[:2], batch)
+    with pytest.raises(ValueError, match=r"says no variance is not for bound_weight=0\.001"):
+        objectives.denoising(silent, SCHEDULE, bound_weight=0.001)(1.0, (), KEYS[:2], batch)
+    for network, variance in ((says(0.0), "posterior"), (silent, "learned")):
+        with pytest.raises(ValueError, match=f"variance='{variance}' is not for a network with"):
+            objectives.variational_bound(network, SCHEDULE, variance=variance)(1.0, (), KEYS[:2], batch)
 
 
-def test_refusals():
+@pytest.mark.parametrize("objective", [objectives.denoising, objectives.variational_bound])
+def test_refusals(objective):
     with pytest.raises(ValueError, match="unknown kind of prediction 'epsilon'"):
-        objectives.denoising(None, SCHEDULE, "epsilon")
+        objective(None, SCHEDULE, "epsilon")
     with pytest.raises(ValueError, match="drop needs a null"):
-        objectives.denoising(None, SCHEDULE, drop=0.1)
+        objective(None, SCHEDULE, drop=0.1)
+    for predict in ("eps", "score"):
+        with pytest.raises(ValueError, match="cannot start from zero signal-to-noise: use 'v' or 'x0'"):
+            objective(None, schedules.zero_terminal_snr(SCHEDULE), predict)

@@ -1,0 +1,98 @@
+"""What the objectives of a denoiser share: noised examples, and the network's reading of them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.objectives.levels import Levels
+from jaxdiff.process import q_sample
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Array, rows
+
+
+class Noised(NamedTuple):
+    """A batch at random levels; x_t = alpha_t x0 + sigma_t eps, but for a perturbation of the input.
+
+    Attributes:
+      x0: images in [-1, 1], float32 [B, H, W, C].
+      eps: the noise that is to be found again, same shape.
+      x_t: what the network sees, same shape.
+      t: levels, int32 [B].
+      weight: of each loss, for having drawn its level more or less often, float32 [B].
+      cond: a `Cond`, in which some examples' may have been replaced by the null one, or None.
+      keys: one random key per example for the network's dropout.
+    """
+
+    x0: Array
+    eps: Array
+    x_t: Array
+    t: Array
+    weight: Array
+    cond: Any
+    keys: Array
+
+
+class Noising(NamedTuple):
+    """How a batch is noised; see `objectives.denoising` for what each means."""
+
+    levels: Levels
+    null: Any = None
+    drop: float = 0.0
+    offset: float = 0.0
+    perturbation: float = 0.0
+
+
+def noised(how: Noising, schedule: Schedule, extra, keys: Array, batch) -> Noised:
+    """Draws levels and noise, and drops conditions, each example by its own key.
+
+    Args:
+      how: see `Noising`.
+      schedule: noise schedule.
+      extra: what `how.levels` remembers.
+      keys: one random key per example, [B].
+      batch: dict with "image" and perhaps "cond" and "index".
+
+    Returns:
+      `Noised`.
+    """
+    x0, cond = to_unit_range(batch["image"]), batch.get("cond")
+    level_keys, noise_keys, drop_keys, net_keys, offset_keys, input_keys = (_fold(keys, i) for i in range(6))
+    t, weight = how.levels.draw(extra, level_keys, batch.get("index"), schedule.num_steps)
+    eps = _normal(noise_keys, x0.shape[1:])
+    if how.offset:
+        shift = _normal(offset_keys, x0.shape[-1:])
+        eps = eps + how.offset * shift.reshape(-1, *(1,) * (x0.ndim - 2), x0.shape[-1])
+    seen = eps + how.perturbation * _normal(input_keys, x0.shape[1:]) if how.perturbation else eps
+    if how.drop:
+        dropped = jax.vmap(lambda key: jax.random.bernoulli(key, how.drop))(drop_keys)
+        cond = jax.tree.map(lambda no, yes: jnp.where(rows(dropped, yes), no, yes), how.null, cond)
+    x_t = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, seen)
+    return Noised(x0, eps, x_t, t, weight, cond, net_keys)
+
+
+def to_unit_range(image: Array) -> Array:
+    """uint8 images to floats in [-1, 1]: image / 127.5 - 1 (Ho et al. 2020, section 3.3).
+
+    Args:
+      image: uint8 in 0..255, any shape; anything of another type is taken to be in [-1, 1] already.
+
+    Returns:
+      float32 in [-1, 1], same shape; another type than uint8 comes back as it is.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff.objectives import to_unit_range
+        >>> to_unit_range(jnp.array([0, 255], jnp.uint8)).tolist()
+        [-1.0, 1.0]
+    """
+    return image.astype(jnp.float32) / 127.5 - 1.0 if image.dtype == jnp.uint8 else image
+
+
+def _normal(keys, shape):
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def _fold(keys, data):
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)

@@ -1,0 +1,183 @@
+r"""The variational bound, term by term, in bits per dimension. One example, scalar levels; a batch goes through `jax.vmap`.
+
+  (1)  -log p(x_0) <= L_T + sum_t L_{t-1} + L_0                            Ho et al. 2020, eq. 5
+  (2)  L_T     = KL(q(x_T | x_0) || N(0, I))
+  (3)  L_{t-1} = KL(q(x_s | x_t, x_0) || p(x_s | x_t)),   s > 0
+  (4)  L_0     = -log p(x_0 | x_t) of the last step, by a Gaussian integrated over each number's bin       eq. 13
+
+Bits per dimension are the mean over an example's numbers, divided by log 2. A term (3) or (4) is that of one draw of x_t;
+its expectation is the bound's. Levels may have any stride: the bound is then that of the shorter chain.
+"""
+
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+
+from jaxdiff.process import p_posterior, q_posterior, q_sample
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Array, Gaussian, Prediction
+
+FAR = -30.0  # standard deviations below which a tail is its asymptote
+
+
+def kl(q: Gaussian, p: Gaussian) -> Array:
+    """Kullback-Leibler divergence of two Gaussians, of each number for itself, in nats.
+
+        KL(q || p) = (rho - 1 - log rho) / 2 + (mean_q - mean_p)^2 / (2 std_p^2),   rho = (std_q / std_p)^2
+
+    Args:
+      q: mean float, any shape; std above 0, a scalar or of that shape.
+      p: likewise.
+
+    Returns:
+      float, the shape of the means; 0 or more.
+
+    Example::
+
+        >>> from jaxdiff.types import Gaussian
+        >>> from jaxdiff.objectives.variational import kl
+        >>> round(float(kl(Gaussian(1.0, 1.0), Gaussian(0.0, 2.0))), 4)  # (1/4 - 1 + log 4) / 2 + 1/8
+        0.4431
+    """
+    log_ratio = 2 * (jnp.log(q.std) - jnp.log(p.std))
+    return 0.5 * (jnp.expm1(log_ratio) - log_ratio) + 0.5 * jnp.square((q.mean - p.mean) / p.std)
+
+
+def prior_term(schedule: Schedule, x0: Array) -> Array:
+    """L_T of equation (2): what is still to be seen of x_0 at the noisiest level.
+
+        L_T = mean(alpha_T^2 x_0^2 + sigma_T^2 - 1 - log sigma_T^2) / (2 log 2)
+
+    Args:
+      schedule: noise schedule.
+      x0: clean data, float, any shape.
+
+    Returns:
+      Bits per dimension, float32 scalar; 0 where the last level is pure noise.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import schedules
+        >>> from jaxdiff.objectives.variational import prior_term
+        >>> round(float(prior_term(schedules.from_betas([0.5]), jnp.ones(3))), 4)  # (1/2 + 1/2 - 1 + log 2) / (2 log 2)
+        0.5
+        >>> float(prior_term(schedules.from_betas([0.5, 1.0]), jnp.ones(3)))
+        0.0
+    """
+    T = schedule.num_steps
+    end = Gaussian(q_sample(schedule, x0, T, jnp.zeros_like(x0)), schedule(T).sigma)
+    return _bits(kl(end, Gaussian(0.0, 1.0)))
+
+
+def decoder_nll(x0: Array, p: Gaussian, bins: int = 256) -> Array:
+    """-log of the probability that a Gaussian gives to the bin of each number, equation (4), in nats.
+
+        P(x) = integral from x - h to x + h of N(u; mean, std^2) du,   h = 1 / (bins - 1)        Ho et al. 2020, eq. 13
+
+    The first bin begins at minus infinity, the last ends at infinity. Published code approximates these integrals by a tanh
+    and cuts them at 1e-12; here they are exact, in the far tails too.
+
+    Args:
+      x0: data of `bins` values from -1 to 1, float, any shape; a number in between is the middle of a bin of its own.
+      p: mean of that shape; std above 0, a scalar or of that shape.
+      bins: how many values data can take, at least 2.
+
+    Returns:
+      float, shape of x0; 0 or more.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff.types import Gaussian
+        >>> from jaxdiff.objectives.variational import decoder_nll
+        >>> nll = decoder_nll(jnp.array([-1.0, 0.0, 1.0]), Gaussian(jnp.zeros(3), 0.5), bins=3)  # edges at -0.5, 0.5
+        >>> [round(float(p), 4) for p in jnp.exp(-nll)]  # 68% are within one standard deviation
+        [0.1587, 0.6827, 0.1587]
+    """
+    half = 1 / (bins - 1)
+    at_edge = jnp.abs(x0) > 1 - half
+    away = x0 - p.mean
+    outer = _log_ndtr((half - jnp.sign(x0) * away) / p.std)
+    inner = _log_mass(-jnp.abs(away) / p.std, 2 * half / p.std)
+    return -jnp.where(at_edge, outer, inner)
+
+
+def bound_term(
+    schedule: Schedule,
+    prediction: Prediction,
+    x0: Array,
+    x_t: Array,
+    t,
+    s,
+    above,
+    variance: str = "posterior",
+    bins: int = 256,
+) -> Array:
+    """The term of the variational bound that belongs to the step t -> s: equation (3), and (4) for s = 0.
+
+    Into level 0 the posterior has no variance, and the decoder takes that of the step before, above -> t, in its place;
+    so does "beta". "learned" interpolates its log and that of beta = sigma_t^2. This is what the code of DDPM and of
+    improved DDPM does (Ho et al. 2020; Nichol and Dhariwal 2021), which also clips x0: see `guidance.clip_x0`.
+
+    Args:
+      schedule: noise schedule.
+      prediction: the denoiser's belief at x_t, leaves of the shape of x_t.
+      x0: clean data, float, any shape.
+      x_t: a draw of q(x_t | x_0), shape of x0.
+      t: scalar level of x_t, int or float, at most T.
+      s: scalar level the step goes to, 0 <= s < t (not checked); may be traced.
+      above: scalar level that is visited before t, above t where s = 0; not read elsewhere.
+      variance: of the model's step, "posterior", "beta" or "learned"; see `process.p_posterior`.
+      bins: see `decoder_nll`.
+
+    Returns:
+      Bits per dimension, float32 scalar.
+
+    Raises:
+      ValueError: unknown variance; "learned" from a network that gives none.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff import process, schedules
+        >>> from jaxdiff.objectives.variational import bound_term
+        >>> schedule, x0 = schedules.from_betas([0.5, 0.5]), jnp.zeros(3)  # signal-to-noise ratios 1 and 1/3
+        >>> x_t = process.q_sample(schedule, x0, 2, jnp.ones(3))
+        >>> wrong = process.predict_from("x0", schedule, x0 + 1.0, x_t, 2)
+        >>> bits = bound_term(schedule, wrong, x0, x_t, 2, 1, 2)
+        >>> round(float(bits * jnp.log(2)), 4)  # (1 - 1/3) / 2 times the squared error, Kingma et al. 2021, eq. 13
+        0.3333
+    """
+    last = jnp.equal(s, 0)
+    q, p = q_posterior(schedule, x0, x_t, t, s), p_posterior(schedule, prediction, x_t, t, s, variance=variance)
+    # Of the two terms one is thrown away: the std that it gets is above 0, so that it is finite, and so is its gradient.
+    step = kl(q._replace(std=jnp.where(last, 1.0, q.std)), p._replace(std=jnp.where(last, 1.0, p.std)))
+    std = q_posterior(schedule, x0, x_t, jnp.where(last, above, t), jnp.where(last, t, s)).std
+    if variance == "learned":
+        share = (prediction.aux.variance + 1) / 2
+        std = schedule(t).sigma ** share * std ** (1 - share)
+    return _bits(jnp.where(last, decoder_nll(x0, Gaussian(p.mean, std), bins), step))
+
+
+def _bits(nats):
+    return jnp.mean(nats) / jnp.log(2.0)
+
+
+def _log_mass(center, width):
+    """log(Phi(b) - Phi(a)) for a, b = center -+ width / 2, with center at most 0."""
+    a, b = center - width / 2, center + width / 2
+    far = b < FAR
+    near_ratio = _log_ndtr(a) - _log_ndtr(b)
+    # Phi(x) ~ phi(x) / -x, where Phi(a) and Phi(b) have too few digits for their difference.
+    far_ratio = width * center + jnp.log(jnp.where(far, b / a, 1.0))
+    ratio = jnp.where(far, far_ratio, near_ratio)
+    return _log_ndtr(b) + jnp.log(-jnp.expm1(ratio))
+
+
+def _log_ndtr(x):
+    """log Phi(x), in the far tail by its asymptote: the gradient of jax's own loses its digits there."""
+    far = x < FAR
+    y = jnp.where(far, x, FAR)
+    asymptote = -0.5 * jnp.square(y) - jnp.log(-y) - 0.5 * jnp.log(2 * jnp.pi) - 1 / jnp.square(y)
+    return jnp.where(far, asymptote, log_ndtr(jnp.where(far, FAR, x)))

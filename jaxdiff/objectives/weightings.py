@@ -1,0 +1,193 @@
+r"""How much a level counts in the loss: functions w(schedule, t, predict) -> [B] that multiply the squared error.
+
+An error d of x0 is one of d alpha / sigma in eps, of d / sigma in v and of d alpha / sigma^2 in the score, so that a weight
+W of the x0 error is, for the error of
+
+  (1)  x0: W,   eps: W / snr,   v: W / (snr + 1),   score: W sigma^2 / snr,   snr = alpha^2 / sigma^2
+
+The variational bound of equal steps (Kingma et al. 2021, VDM, eq. 13) gives level t
+
+  (2)  W_t = T/2 (snr_{t-1} - snr_t) for t > 1,   W_1 = T / (2 sigma_1^2)
+
+whose mean over t is the sum of the bound's terms; at level 1, a decoder N(x0, sigma_1^2) instead of DDPM's discretised one.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.errors import unknown
+from jaxdiff.process import KINDS
+from jaxdiff.schedules import Schedule, read
+from jaxdiff.types import Array
+
+
+def simple(schedule: Schedule, t: Array, predict: str) -> Array:
+    """DDPM's L_simple: every level counts the same, w = 1 (Ho et al. 2020, eq. 14).
+
+    Args:
+      schedule: noise schedule; it makes no difference.
+      t: levels, int [B].
+      predict: what the network outputs; it makes no difference.
+
+    Returns:
+      Ones, float32 [B].
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff.objectives import weightings
+        >>> weightings.simple(jaxdiff.schedules.linear(), jnp.array([1, 1000]), "eps").tolist()
+        [1.0, 1.0]
+    """
+    del schedule, predict
+    return jnp.ones(jnp.shape(t), jnp.float32)
+
+
+def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> Array:
+    """The x0 error weighted by min(snr, gamma), in terms of the network's target (Hang et al. 2023, section 3.4).
+
+    Levels at which the image is almost clean then count less, which is soon learnt well enough, and its shape more.
+
+    Args:
+      schedule: noise schedule.
+      t: levels in 1..T, int [B]; for "eps" and "score" those with some signal.
+      predict: what the network outputs, "eps", "x0", "v" or "score".
+      gamma: the largest weight of the x0 error; another one by `functools.partial`.
+
+    Returns:
+      w, float32 [B].
+
+    Raises:
+      ValueError: unknown kind.
+
+    Example::
+
+        >>> import jaxdiff
+        >>> from jaxdiff.objectives import weightings
+        >>> schedule = jaxdiff.schedules.from_betas([0.36])  # alpha = 0.8, sigma = 0.6, snr = 16 / 9
+        >>> kinds = ("x0", "eps", "v", "score")
+        >>> {kind: round(float(weightings.min_snr(schedule, 1, kind, gamma=1.0)), 4) for kind in kinds}
+        {'x0': 1.0, 'eps': 0.5625, 'v': 0.36, 'score': 0.2025}
+    """
+    return _for_kind(predict, jnp.minimum(_snr(schedule, t), gamma), schedule, t)
+
+
+def p2(schedule: Schedule, t: Array, predict: str, k: float = 1.0, gamma: float = 1.0) -> Array:
+    """The eps error weighted by 1 / (k + snr)^gamma: less for the finest detail (Choi et al. 2022, "P2").
+
+    Args:
+      schedule: noise schedule.
+      t: levels in 1..T, int [B]; for "score" those with some signal.
+      predict: what the network outputs, "eps", "x0", "v" or "score".
+      k: the paper's, above 0, which bounds the weight.
+      gamma: the paper's, 0 for no weighting of eps; both by `functools.partial`.
+
+    Returns:
+      w, float32 [B].
+
+    Raises:
+      ValueError: unknown kind.
+
+    Example::
+
+        >>> import jaxdiff
+        >>> from jaxdiff.objectives import weightings
+        >>> schedule = jaxdiff.schedules.from_betas([0.36])  # snr = 16 / 9
+        >>> round(float(weightings.p2(schedule, 1, "eps")), 4)  # 9 / 25
+        0.36
+    """
+    snr = _snr(schedule, t)
+    return _for_kind(predict, snr / (k + snr) ** gamma, schedule, t)
+
+
+def bound(schedule: Schedule, t: Array, predict: str) -> Array:
+    """The weights that make the loss the variational bound, in nats per number but for what does not depend on x0.
+
+        W_t = T/2 (snr_{t-1} - snr_t),   W_1 = T / (2 sigma_1^2)         Kingma et al. 2021 (VDM), eq. 13
+
+    Its mean over uniform levels is sum_t L_{t-1} with the posterior's variance ("fixed-small") in every step and a Gaussian
+    of variance sigma_1^2 in the last; `objectives.variational_bound` has DDPM's discretised decoder and learned variances.
+    The weights span many orders of magnitude: draw levels by `levels.importance`.
+
+    Args:
+      schedule: noise schedule.
+      t: levels in 1..T, int [B]; for "eps" and "score" those with some signal.
+      predict: what the network outputs, "eps", "x0", "v" or "score".
+
+    Returns:
+      w, float32 [B].
+
+    Raises:
+      ValueError: unknown kind.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff.objectives import weightings
+        >>> schedule = jaxdiff.schedules.from_betas([0.5, 0.5])  # snr = 1 and 1/3
+        >>> [round(float(w), 4) for w in weightings.bound(schedule, jnp.array([1, 2]), "x0")]
+        [2.0, 0.6667]
+    """
+    return _for_kind(predict, _bound(schedule, t), schedule, t)
+
+
+def sigmoid(schedule: Schedule, t: Array, predict: str, bias: float = 2.0) -> Array:
+    """The bound weighted by sigmoid(bias - log snr): the more, the noisier (Kingma and Gao 2023).
+
+        W_t = sigmoid(bias - log snr_t) T/2 (snr_{t-1} - snr_t)
+
+    Weights that fall with the signal-to-noise ratio are a bound on noised data, whatever the schedule.
+
+    Args:
+      schedule: noise schedule.
+      t: levels in 1..T, int [B]; for "eps" and "score" those with some signal.
+      predict: what the network outputs, "eps", "x0", "v" or "score".
+      bias: log snr of the level at which the weight is one half; another one by `functools.partial`.
+
+    Returns:
+      w, float32 [B].
+
+    Raises:
+      ValueError: unknown kind.
+
+    Example::
+
+        >>> import jaxdiff
+        >>> from jaxdiff.objectives import weightings
+        >>> schedule = jaxdiff.schedules.from_betas([0.5, 0.5])
+        >>> round(float(weightings.sigmoid(schedule, 1, "x0", bias=0.0)), 4)  # half the bound's 2
+        1.0
+    """
+    return _for_kind(predict, jax.nn.sigmoid(bias - schedule(t).log_snr) * _bound(schedule, t), schedule, t)
+
+
+WEIGHTINGS = {"simple": simple, "min_snr": min_snr, "p2": p2, "bound": bound, "sigmoid": sigmoid}
+
+
+def _snr(schedule, t):
+    alpha, sigma = schedule(t)
+    return jnp.square(alpha / sigma)
+
+
+def _for_kind(predict, weight, schedule, t):
+    """Equation (1)."""
+    alpha, sigma = schedule(t)
+    if predict == "x0":
+        return weight
+    if predict == "eps":
+        return weight * jnp.square(sigma / alpha)
+    if predict == "v":
+        return weight * jnp.square(sigma)
+    if predict == "score":
+        return weight * jnp.square(jnp.square(sigma) / alpha)
+    raise unknown("kind of prediction", predict, KINDS)
+
+
+def _bound(schedule, t):
+    """W of equation (2); snr_{t-1} - snr_t = snr_{t-1} beta_t / sigma_t^2, no difference of near-equal numbers."""
+    t = jnp.asarray(t)
+    beta, sigma = read(schedule.betas, t), schedule(t).sigma
+    above = jnp.where(t > 1, _snr(schedule, jnp.maximum(t - 1, 1)) * beta, 1.0)
+    return schedule.num_steps / 2 * above / jnp.square(sigma)

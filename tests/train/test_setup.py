@@ -1,0 +1,81 @@
+"""What a config says of the objective is what is trained, resumed and sampled from."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from helpers import tiny_config
+
+from jaxdiff import cli, denoise, objectives, schedules
+from jaxdiff.config import Diffusion, check
+from jaxdiff.nets.unet import UNet
+from jaxdiff.train import loop, setup
+
+
+def config_with(out_channels=1, sample=None, **diffusion):
+    config = tiny_config()
+    return dataclasses.replace(
+        config,
+        net=dataclasses.replace(config.net, out_channels=out_channels),
+        diffusion=Diffusion(**{"schedule": "linear", "num_steps": 50, "predict": "v"} | diffusion),
+        sample=dataclasses.replace(config.sample, **(sample or {})),
+    )
+
+
+def test_the_schedule_is_shifted_then_ended_in_noise():
+    made = Diffusion("cosine", 20, shift=2.0, zero_snr=True, predict="v").make_schedule()
+    wanted = schedules.zero_terminal_snr(schedules.shift(schedules.cosine(20), 2.0))
+    jax.tree.map(np.testing.assert_array_equal, made, wanted)
+
+
+@pytest.mark.parametrize("name", Diffusion.__dataclass_fields__["weighting"].type.__args__)
+def test_every_weighting_by_name_is_its_function(name):
+    assert objectives.WEIGHTINGS[name] is getattr(objectives, name)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        config_with(weighting="p2", levels="logit_normal", offset_noise=0.1, input_perturbation=0.1),
+        config_with(schedule="sigmoid", objective="bound", levels="stratified"),
+    ],
+    ids=["denoising", "bound"],
+)
+def test_the_loss_is_that_of_the_objective(config):
+    """Against the objective called with these options, on one device."""
+    d, apply = config.diffusion, denoise.network(UNet(config.net))
+    draws = setup.make_levels(config)
+    wanted = {
+        "denoising": lambda: objectives.denoising(
+            apply, d.make_schedule(), "v", objectives.p2, levels=draws, offset_noise=0.1, input_perturbation=0.1
+        ),
+        "bound": lambda: objectives.variational_bound(apply, d.make_schedule(), "v", levels=draws),
+    }[d.objective]()
+    check(config)
+    params, keys = setup.new_state(config).params, jax.random.split(jax.random.key(3), 8)
+    image = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
+    batch = {"image": image, "index": np.arange(8)}
+    run = jax.jit(lambda loss_fn: loss_fn(params, (), keys, batch)[0], static_argnums=0)
+    np.testing.assert_array_equal(run(setup.make_loss(config)), run(wanted))
+
+
+def test_learned_variance_trains_by_importance_resumes_and_is_sampled_from(tmp_path):
+    """The hybrid loss end to end; what the levels remember is part of the state, and goes on where it was."""
+    config = config_with(2, {"sampler": "ddpm", "variance": "learned"}, objective="hybrid", levels="importance")
+    half = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
+    loop.train(half, tmp_path / "run")
+    state = loop.train(config, tmp_path / "run", resume=True)
+    assert state.extra.losses.shape == (51, 10)
+    assert float(state.extra.counts.sum()) == 4 * 16 and float(state.extra.losses.min()) >= 0
+    cli.main(["sample", str(tmp_path / "run"), "--num", "8"])
+
+
+def test_zero_terminal_snr_works_with_v_end_to_end(tmp_path):
+    config = config_with(zero_snr=True, weighting="min_snr")
+    assert float(config.diffusion.make_schedule().alpha[50]) == 0.0
+    state = loop.train(config, tmp_path / "run")
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
+    cli.main(["sample", str(tmp_path / "run"), "--num", "8", "--npz", "--sampler", "dpmpp_2m"])
+    images = np.load(tmp_path / "run" / "samples" / "dpmpp_2m_trailing_3_seed0.npz")["images"]
+    assert images.std() > 1  # neither not finite nor all the same
