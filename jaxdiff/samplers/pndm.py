@@ -39,7 +39,8 @@ def pndm() -> Sampler:
     The second and third step use the formulas of lower order, and the first the mean of eps at both of its ends, for which
     it asks the denoiser once more (a first step out of a level without signal or into level 0 is DDIM's). The weights are
     those of steps that are even in sigma/alpha, whatever the grid, so that it is of second order, and not fourth, where
-    steps change slowly, and of first near level 1, where they do not; the error is small all the same.
+    steps change slowly from one to the next. On steps even in levels, whose last ones do not, it is seen to be of first
+    order, and yet very close: it was made for them.
 
     Returns:
       `Sampler`.

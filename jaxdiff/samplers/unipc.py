@@ -41,8 +41,8 @@ def unipc(order: int = 2, variant: str = "bh2") -> Sampler:
     x0_s, too, and moves x_s before the next step leaves it. Through two points c is set to B(h) / 2, as the paper does.
 
     Where lambda is infinite fewer points are used: the first step, the one out of a level of zero signal-to-noise ratio,
-    and the one into level 0 are DDIM's. It is of order p + 1 where steps in lambda are small; the first and the last
-    steps of grids even in levels are not, and the order seen over a whole path is about 2. End at level 0 when steps are
+    and the one into level 0 are DDIM's. It is of order p + 1 on grids that are smooth in lambda, such as Karras';
+    the last steps of grids even in levels are not, and the order seen there is about 2. End these at level 0 when steps are
     few: a last step to level 1 spans so much of lambda that its extrapolation costs more than it gains.
 
     Args:

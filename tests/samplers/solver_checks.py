@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff import process, samplers, schedules, testing
+from jaxdiff import process, samplers, schedules
 from jaxdiff.timesteps import grid
 from jaxdiff.types import Prediction
 
@@ -47,25 +47,6 @@ def assert_steps_are_published(case, move):
         x = move(toy(x, int(t)), x, int(t), int(s), z)
         visited.append(x)
     np.testing.assert_allclose(visited, want[1:], rtol=1e-4, atol=1e-4)
-
-
-def assert_order(sampler, order, counts):
-    """The order of convergence to a Gaussian's exact flow, between two levels where sigma/alpha is of order one.
-
-    There a grid even in levels is smooth in any variable. At level 1, where sigma rises as a square root, it is not, and
-    the orders seen on a whole path are lower.
-    """
-    schedule, data = schedules.cosine(4096), testing.gaussian([1.0, -0.5], [0.5, 0.1])
-    x_T = samplers.noise(samplers.keys_for(KEY, 256), (2,))
-    exact, errors = data.flow(schedule, x_T, 3072, 1024), []
-    for count in counts:
-        levels = jnp.linspace(3072.0, 1024.0, count + 1)
-        x, _ = samplers.sample(None, sampler, data.denoiser(schedule), schedule, levels, x_T)
-        errors.append(float(jnp.sqrt(jnp.mean((x - exact) ** 2))))
-    measured = testing.order_of(counts, errors)
-    assert abs(measured - order) < 0.25, (
-        f"errors {errors} over {counts} steps fall at order {measured:.2f}, not {order}"
-    )
 
 
 def count_traces(make, *arguments):

@@ -14,10 +14,6 @@ def test_it_is_second_order_and_exact_on_points():
     testing.check_sampler(dpmpp_2m(), order=2)
 
 
-def test_inside_the_path_it_is_second_order():
-    solver_checks.assert_order(dpmpp_2m(), 2, [16, 64])
-
-
 def test_the_sde_has_the_right_marginals():
     testing.check_sampler(dpmpp_2m(sde=True), order=1, stochastic=True)
 

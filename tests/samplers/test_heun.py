@@ -17,10 +17,6 @@ def test_it_is_second_order_and_exact_on_points():
     testing.check_sampler(heun(), order=2)
 
 
-def test_inside_the_path_it_is_second_order():
-    solver_checks.assert_order(heun(), 2, [8, 32])
-
-
 def test_a_whole_run_is_diffusers():
     solver_checks.assert_run_is_published("heun", heun())
 

@@ -13,16 +13,12 @@ from jaxdiff.types import Prediction
 
 
 def test_it_converges_to_the_flow_and_is_exact_on_points():
-    testing.check_sampler(pndm(), order=1)
-
-
-def test_inside_the_path_it_is_second_order():
-    solver_checks.assert_order(pndm(), 2, [16, 64])
+    testing.check_sampler(pndm(), order=2)
 
 
 def test_the_whole_path_is_far_closer_than_ddims():
-    """Its first-order remainder, of the uneven steps near level 1, is small."""
-    ours, ddims = (testing.flow_errors(sampler, [32]) for sampler in (pndm(), samplers.ddim()))
+    """On steps even in levels, for which it was made."""
+    ours, ddims = (testing.flow_errors(sampler, [32], spacing="trailing") for sampler in (pndm(), samplers.ddim()))
     assert ours < ddims / 30
 
 

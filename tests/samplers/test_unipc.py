@@ -9,17 +9,9 @@ from jaxdiff import samplers, testing
 from jaxdiff.samplers.unipc import _moment, _solve, unipc
 
 
-@pytest.mark.parametrize("order, variant", [(2, "bh2"), (3, "bh2")])
-def test_it_is_of_second_order_at_least_and_exact_on_points(order, variant):
-    testing.check_sampler(unipc(order, variant), order=2)
-
-
-@pytest.mark.parametrize(
-    "order, variant, counts",
-    [(1, "bh2", [8, 32]), (2, "bh1", [16, 64]), (2, "bh2", [16, 64]), (3, "bh2", [4, 16])],
-)
-def test_inside_the_path_the_corrector_adds_an_order(order, variant, counts):
-    solver_checks.assert_order(unipc(order, variant), order + 1, counts)
+@pytest.mark.parametrize("order, variant", [(1, "bh2"), (2, "bh1"), (2, "bh2"), (3, "bh2")])
+def test_the_corrector_adds_an_order_and_it_is_exact_on_points(order, variant):
+    testing.check_sampler(unipc(order, variant), order=order + 1)
 
 
 CASES = {

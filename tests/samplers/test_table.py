@@ -1,0 +1,105 @@
+"""The table of docs/samplers.md: every sampler is in it, and its numbers are what they are now."""
+
+import importlib.util
+import inspect
+import pathlib
+
+import numpy as np
+import pytest
+
+from jaxdiff import samplers
+
+ROOT = pathlib.Path(__file__).parents[2]
+spec = importlib.util.spec_from_file_location("benchmark_of_samplers", ROOT / "benchmarks" / "samplers.py")
+benchmark = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark)
+
+
+def rows(page: str) -> dict[str, dict[str, str]]:
+    """The table's cells by sampler and column, absent ones left out."""
+    head, _, *lines = page.split(benchmark.BEGIN)[1].split(benchmark.END)[0].strip().splitlines()
+    cut = lambda line: [cell.strip() for cell in line.strip("|").split(" | ")]
+    assert cut(head) == ["sampler", *benchmark.HEADS.values()]
+    cells = {name.strip("`"): dict(zip(benchmark.HEADS, rest, strict=True)) for name, *rest in map(cut, lines)}
+    return {name: {head: cell for head, cell in line.items() if cell != "-"} for name, line in cells.items()}
+
+
+TABLE = rows(benchmark.PAGE.read_text())
+
+
+def missing(table):
+    """Samplers that are exported and have no row."""
+    makers = {name: getattr(samplers, name) for name in samplers.__all__}
+    exported = {name for name, f in makers.items() if inspect.isfunction(f) and returns_sampler(f)}
+    assert exported >= {"ddim", "lcm", "predictor_corrector"}
+    return exported - {row.split("(")[0] for row in table}
+
+
+def returns_sampler(f):
+    return inspect.signature(f).return_annotation in (samplers.Sampler, "Sampler")
+
+
+def test_no_sampler_is_missing():
+    assert missing(TABLE) == set()
+    assert list(TABLE) == list(benchmark.ROWS), "run python benchmarks/samplers.py --write"
+    assert missing({name: row for name, row in TABLE.items() if name != "lcm()"}) == {"lcm"}
+
+
+@pytest.mark.parametrize("name", benchmark.ROWS)
+def test_the_numbers_are_measured_again(name):
+    """Errors to the two digits that are written, or to what float32 leaves; orders to what that makes of them."""
+    found, stated = benchmark.cells(name), TABLE[name]
+    assert set(found) == set(stated)
+    adaptive = name == "probability_flow()"  # where rounding may decide on a step
+    for column, cell in found.items():
+        off = abs(float(cell) - float(stated[column]))
+        if column == "evaluations":
+            assert off <= (12 if adaptive else 0), column
+        elif column.startswith("order"):
+            assert off < 0.1, column
+        elif column == "golden":
+            assert off < 1e-5, column
+        else:
+            assert off < 0.06 * float(stated[column]) + (5e-5 if adaptive else 5e-6), column
+
+
+STATED = {  # by the papers: orders of the flow's solvers
+    "ddim()": 1,
+    "heun()": 2,
+    "dpmpp_2m()": 2,
+    "unipc(order=1)": 2,
+    "unipc()": 3,
+    'unipc(variant="bh1")': 3,
+    "unipc(order=3)": 4,
+    "pndm()": 2,
+    "probability_flow_fixed()": 2,
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_the_orders_are_those_of_the_papers(name):
+    assert abs(float(TABLE[name]["order karras"]) - STATED[name]) < 0.16
+
+
+@pytest.mark.parametrize("name", [name for name, row in benchmark.ROWS.items() if row.draws and len(row.steps) == 2])
+def test_samplers_with_noise_are_of_first_order_or_more(name):
+    """From 32 to 128 steps ancestral sampling is on its way there."""
+    assert float(TABLE[name]["order karras"]) > 0.8
+
+
+def test_all_that_diffusers_has_agree_with_it():
+    golden = {name: float(row["golden"]) for name, row in TABLE.items() if "golden" in row}
+    assert len(golden) == 15 and max(golden.values()) < 1e-4
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_moments_of_an_affine_map_are_found(noisy):
+    """x = a + b x_T + c_1 z_1 + c_2 z_2, and what is not so is refused."""
+    rng = np.random.default_rng(0)
+    x_T, z = rng.standard_normal([64, 2]), noisy * rng.standard_normal([2, 64, 2])
+    x = 0.3 - 2.0 * x_T + 0.5 * z[0] + 0.1 * z[1]
+    mean, var = benchmark.affine_moments(x, x_T, z if noisy else [], np.array([1.0, 0.0]), np.diag([0.5, 2.0]))
+    np.testing.assert_allclose(mean, [-1.7, 0.3])
+    np.testing.assert_allclose(var, np.array([2.0, 8.0]) + 0.26 * noisy)
+    with pytest.raises(AssertionError, match="not affine"):
+        benchmark.affine_moments(np.square(x), x_T, z if noisy else [], np.zeros(2), np.eye(2))
