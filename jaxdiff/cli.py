@@ -1,10 +1,11 @@
-"""The command line: `jaxdiff train` and `jaxdiff sample`."""
+"""The command line: `jaxdiff train`, `jaxdiff sample` and `jaxdiff eval`."""
 
 import argparse
 import contextlib
 import dataclasses
 import difflib
 import io
+import json
 import logging
 import os
 import re
@@ -24,7 +25,8 @@ from jaxdiff import config as configs
 from jaxdiff import progress, xla
 from jaxdiff.config import Config, Sample
 from jaxdiff.errors import unknown
-from jaxdiff.eval import draw, images
+from jaxdiff.eval import draw, images, report
+from jaxdiff.eval.report import Measure
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.train import checkpoint, hosts, loop, rundir, setup
 from jaxdiff.train.stop import Stopped
@@ -34,10 +36,11 @@ USAGE = """jaxdiff: diffusion models in JAX
 
   jaxdiff train CONFIG [--run-dir DIR] [--resume] [--train.steps N] ...   train a model
   jaxdiff sample RUN [--sampler ddim] [--steps 50] [--num 64] ...         draw images from a trained model
+  jaxdiff eval RUN [--metrics nll] [--source digits:test] ...             measure it on data that it has not seen
 
 CONFIG is one of {configs}, or the path of a Python file that defines get_config().
 RUN is a directory that 'jaxdiff train' has written, such as runs/digits.
-'jaxdiff train CONFIG --help' and 'jaxdiff sample RUN --help' list all flags.
+'jaxdiff train CONFIG --help' lists all flags of training, and so do the others.
 Set JAXDIFF_TRACEBACK=1 to see where an error came from.
 """
 
@@ -88,6 +91,21 @@ class SampleFlags:
     individual: bool = False
     npz: bool = False
     animation: Path | None = None
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalFlags:
+    """Measures a trained model on data that it has not seen.
+
+    Attributes:
+      measure: what, and on what.
+      out: the report (.json) to write; by default a new file in RUN/eval.
+      overwrite: replace a report that is there.
+    """
+
+    measure: Annotated[Measure, tyro.conf.arg(name="")] = Measure()
+    out: Path | None = None
     overwrite: bool = False
 
 
@@ -157,6 +175,7 @@ def dispatch(args: list[str]) -> None:
     commands = {
         "train": (train, "a config, such as digits"),
         "sample": (sample, "a run directory, such as runs/digits"),
+        "eval": (evaluate, "a run directory, such as runs/digits"),
     }
     command, *rest = args
     if command not in commands:
@@ -236,6 +255,39 @@ def sample(run: str, args: list[str]) -> None:
         print(f"{what:<12} {path}")
 
 
+def evaluate(run: str, args: list[str]) -> None:
+    """`jaxdiff eval RUN ...`."""
+    config = configs.read_run(run)
+    flags = parse(EvalFlags, EvalFlags(), args, f"jaxdiff eval {run}")
+    config = dataclasses.replace(config, net=runs_here(config.net))
+    measure = report.complete(flags.measure, config)
+    path = report_path(flags, measure, epath.Path(run) / "eval")
+    restored = checkpoint.restore_ema(rundir.checkpoints(run), setup.param_shapes(config))
+    with progress.bar("measuring", report.work(measure), "steps") as tick:
+        found = report.measured(config, restored.tree, measure, tick)
+    about = {"run": str(run), "step": restored.step, "weights": "EMA", "trained_on": config.data.source}
+    about |= {"source": measure.source, "num": measure.num, "seed": measure.seed}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about | {"metrics": found}, indent=2) + "\n")
+    for name, numbers in found.items():
+        for what, value in numbers.items():
+            print(f"{name:<9} {what:<15} {f'{value:.4f}' if isinstance(value, float) else value}")
+    print(f"of {measure.num} examples of {measure.source}, EMA weights of step {restored.step}")
+    print(f"report    {path}")
+
+
+def report_path(flags: EvalFlags, measure: Measure, directory: epath.Path) -> epath.Path:
+    """Where the report goes.
+
+    Raises:
+      FileExistsError: something is there already and is not to be overwritten.
+      ValueError: a file name that does not end in .json, or whose directory is missing.
+    """
+    if flags.out is None:
+        return unused(directory / f"{measure.metrics.replace(',', '_')}_seed{measure.seed}.json", flags.overwrite)
+    return writable(epath.Path(flags.out), (".json",), flags.overwrite)
+
+
 def runs_here(net: UNetConfig) -> UNetConfig:
     """The same network with a program for attention that these devices have; its parameters know nothing of that."""
     try:
@@ -266,10 +318,7 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     """
     s = flags.sample
     default = directory / f"{s.sampler}_{s.spacing}_{s.steps}_seed{s.seed}.png"
-    grid, again = epath.Path(flags.out or default), 1
-    while flags.out is None and grid.exists() and not flags.overwrite:
-        again += 1
-        grid = default.with_stem(f"{default.stem}_{again}")
+    grid = epath.Path(flags.out) if flags.out else unused(default, flags.overwrite)
     paths = {"grid": grid}
     if flags.individual:
         paths["individual"] = grid.with_suffix("")
@@ -278,14 +327,33 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     if flags.animation:
         paths["animation"] = flags.animation
     endings = {"grid": (".png",), "animation": (".gif", ".webp")}
-    for what, path in paths.items():
-        if path.suffix.lower() not in endings.get(what, (path.suffix.lower(),)):
-            raise ValueError(f"{path} must end in {' or '.join(endings[what])}")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
-        if path.exists() and not flags.overwrite:
-            raise FileExistsError(f"{path} is there already: add --overwrite to replace it, or choose another name")
-    return paths
+    return {what: writable(path, endings.get(what), flags.overwrite) for what, path in paths.items()}
+
+
+def unused(path: epath.Path, overwrite: bool) -> epath.Path:
+    """The path, or with a number behind it the first that is not there yet."""
+    free, again = path, 1
+    while free.exists() and not overwrite:
+        again += 1
+        free = path.with_stem(f"{path.stem}_{again}")
+    return free
+
+
+def writable(path: epath.Path, endings: tuple[str, ...] | None, overwrite: bool) -> epath.Path:
+    """The path, if it may be written.
+
+    Raises:
+      FileExistsError: something is there already and is not to be overwritten.
+      FileNotFoundError: its directory is missing.
+      ValueError: it has none of the endings.
+    """
+    if endings and path.suffix.lower() not in endings:
+        raise ValueError(f"{path} must end in {' or '.join(endings)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already: add --overwrite to replace it, or choose another name")
+    return path
 
 
 def parse(flags: type, default, args: list[str], prog: str):

@@ -17,7 +17,7 @@ from jaxdiff.eval.images import to_uint8
 from jaxdiff.guidance import clip_x0
 from jaxdiff.nets.unet import UNet
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Cond
+from jaxdiff.types import Cond, Denoiser
 
 SAMPLERS = {
     "ddim": samplers.ddim,
@@ -109,14 +109,11 @@ def batches(
     Yields:
       uint8 [B, H, W, C], and with `frames` uint8 [N, B, H, W, C], else None.
     """
-    sample, diffusion = config.sample, config.diffusion
-    sampler, schedule = make_sampler(sample), diffusion.make_schedule()
+    sample, schedule = config.sample, config.diffusion.make_schedule()
+    sampler = make_sampler(sample)
     levels = sampling_levels(sample, schedule)
+    denoise = make_denoiser(config, params, schedule, sample.clip)
     mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    denoise = denoiser(network(UNet(config.net)), params, schedule, diffusion.predict)
-    if sample.clip:
-        denoise = clip_x0(denoise, schedule)
     size = part_size(sample.steps)
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
@@ -133,6 +130,14 @@ def batches(
             if tick is not None:
                 tick(size)
         yield to_uint8(x[:count]), np.concatenate(pictures) if frames else None
+
+
+def make_denoiser(config: Config, params, schedule: Schedule, clip: bool) -> Denoiser:
+    """The denoiser that a config's network is, with its parameters on all local devices."""
+    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    denoise = denoiser(network(UNet(config.net)), params, schedule, config.diffusion.predict)
+    return clip_x0(denoise, schedule) if clip else denoise
 
 
 def draw(config: Config, params, tick: Callable[[int], None] | None = None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from jaxdiff.objectives.denoising import denoising
 from jaxdiff.objectives.levels import Levels, importance, logit_normal, stratified, uniform
 from jaxdiff.objectives.noising import to_unit_range
-from jaxdiff.objectives.vlb import variational_bound
+from jaxdiff.objectives.variational import variational_bound
 from jaxdiff.objectives.weightings import WEIGHTINGS, bound, min_snr, p2, sigmoid, simple
 
 __all__ = [

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxdiff.denoise import check_kind, read_output
 from jaxdiff.objectives.levels import Levels, uniform
 from jaxdiff.objectives.noising import Noising, noised
-from jaxdiff.objectives.vlb import level_terms
+from jaxdiff.objectives.variational import level_terms
 from jaxdiff.objectives.weightings import simple
 from jaxdiff.process import target_for
 from jaxdiff.schedules import Schedule

@@ -162,8 +162,8 @@ def importance(history: int = 10, mix: float = 0.001, axis_name: str | None = No
         >>> draws = levels.importance(history=1)
         >>> extra = draws.update(draws.init(2), jnp.arange(2), jnp.array([1, 2]), jnp.array([0.3, 0.1]))
         >>> t, weight = draws.draw(extra, samplers.keys_for(jax.random.key(0), 10000), None, 2)
-        >>> round(float((t == 1).mean()), 1), round(float(weight[t == 1].mean()), 2)  # 3/4 of the draws, weighed by 2/3
-        (0.7, 0.67)
+        >>> round(float(weight[t == 1].mean()), 2), abs(float((t == 1).mean()) - 3 / 4) < 0.02  # 3/4 of draws, at 2/3
+        (0.67, True)
     """
     if history < 1 or not 0 < mix <= 1:
         raise ValueError(f"history={history} must be at least 1, and mix={mix} in (0, 1]")

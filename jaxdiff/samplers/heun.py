@@ -39,8 +39,8 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
     (Karras spacing), not over levels.
 
     Args:
-      churn: gamma, the paper's S_churn / N for N steps, at least 0; larger ones count as sqrt(2) - 1, and no level is raised
-        above T. The number 0 leaves churn out, which is a compilation of its own; otherwise traced.
+      churn: gamma, the paper's S_churn / N for N steps, at least 0; larger ones count as sqrt(2) - 1, and no level is
+        raised above T. The number 0 leaves churn out, which is a compilation of its own; otherwise traced.
       s_min: smallest w at which noise is put back; traced, as are the next two.
       s_max: largest such w.
       s_noise: standard deviation of z; slightly above 1 makes up for detail that denoisers remove.

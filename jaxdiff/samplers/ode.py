@@ -9,7 +9,7 @@ The three are one equation in three variables. (3) divides by nothing, so that i
 
 from typing import Any, NamedTuple
 
-import diffrax
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
@@ -57,11 +57,7 @@ def probability_flow(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 10
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=1e-3))
         True
     """
-    if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps} must be at least 1")
-    how = Static((diffrax.Tsit5() if solver is None else solver, FIRST_GUESS, max_steps))
-    tolerances = jnp.asarray(rtol, jnp.float32), jnp.asarray(atol, jnp.float32)
-    return Sampler(Partial(State), Partial(_step, how, tolerances))
+    return Sampler(Partial(State), Partial(_step, adaptive(rtol, atol, max_steps, solver)))
 
 
 def probability_flow_fixed(steps: int = 1, solver=None) -> Sampler:
@@ -91,18 +87,201 @@ def probability_flow_fixed(steps: int = 1, solver=None) -> Sampler:
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=1e-2))
         True
     """
+    return Sampler(Partial(State), Partial(_step, fixed(steps, solver)))
+
+
+class Method(NamedTuple):
+    """How an ODE is solved, from `adaptive` or `fixed`; a pytree, of which the tolerances are traced.
+
+    Attributes:
+      how: `Static` of the solver, of how many parts the first step is one, and of the greatest number of steps.
+      tolerances: (rtol, atol), or None for constant steps.
+    """
+
+    how: Static
+    tolerances: Any
+
+
+def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solver=None) -> Method:
+    """As many steps as the tolerances ask for.
+
+    Args:
+      rtol: relative tolerance of a step's error in each example, above 0; traced.
+      atol: absolute tolerance; traced.
+      max_steps: on one path, rejected ones included.
+      solver: an adaptive solver of diffrax; None is `diffrax.Tsit5()`, of order 5.
+
+    Returns:
+      `Method`.
+
+    Raises:
+      ValueError: max_steps below 1.
+
+    Example::
+
+        >>> from jaxdiff.samplers import ode
+        >>> [round(float(tolerance), 6) for tolerance in ode.adaptive(rtol=1e-5).tolerances]
+        [1e-05, 0.0001]
+    """
+    import diffrax  # takes half a second, which only those wait for who use it
+
+    if max_steps < 1:
+        raise ValueError(f"max_steps={max_steps} must be at least 1")
+    how = Static((diffrax.Tsit5() if solver is None else solver, FIRST_GUESS, max_steps))
+    return Method(how, (jnp.asarray(rtol, jnp.float32), jnp.asarray(atol, jnp.float32)))
+
+
+def fixed(steps: int = 1, solver=None) -> Method:
+    """A constant number of equal steps: the same work for all devices, and no example depends on another.
+
+    Args:
+      steps: on one path, at least 1.
+      solver: a solver of diffrax; None is `diffrax.Heun()`, of order 2, with two evaluations a step.
+
+    Returns:
+      `Method`.
+
+    Raises:
+      ValueError: steps below 1.
+
+    Example::
+
+        >>> from jaxdiff.samplers import ode
+        >>> ode.fixed(20).tolerances is None
+        True
+    """
+    import diffrax
+
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
-    how = Static((diffrax.Heun() if solver is None else solver, steps, steps))
-    return Sampler(Partial(State), Partial(_step, how, None))
+    return Method(Static((diffrax.Heun() if solver is None else solver, steps, steps)), None)
 
 
-def _step(how, tolerances, keys, denoise, schedule, state, t, s, cond):
+def integrate(method: Method, field: Partial, y, begin: Array, end: Array):
+    """Solves dy/dphi = field(phi, y) from one angle to another, for a batch.
+
+    Args:
+      method: from `adaptive` or `fixed`. An adaptive one holds the error of a step, as the root mean square over a leaf's
+        numbers, within the tolerances in each leaf of each example.
+      field: (phi scalar, y) -> dy/dphi, a `Partial` over the arrays that it reads.
+      y: pytree of float32 leaves [B, ...] at `begin`.
+      begin: scalar angle.
+      end: scalar angle, above or below `begin`.
+
+    Returns:
+      y at `end`; NaN where the method's max_steps were not enough.
+
+    Example::
+
+        >>> import math
+        >>> import jax.numpy as jnp
+        >>> from jax.tree_util import Partial
+        >>> from jaxdiff.samplers import ode
+        >>> y = ode.integrate(ode.adaptive(1e-5, 1e-5), Partial(lambda phi, y: -y), jnp.ones([1]), 0.0, 1.0)
+        >>> abs(float(y[0]) - math.exp(-1)) < 1e-4
+        True
+    """
+    import diffrax
+
+    solver, steps, max_steps = method.how.value
+    if method.tolerances is None:
+        controller = diffrax.ConstantStepSize()
+    else:
+        controller = diffrax.PIDController(*method.tolerances, norm=_largest)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(_in_steps),
+        solver,
+        t0=0.0,
+        t1=float(steps),
+        dt0=1.0,
+        y0=y,
+        args=(field, begin, (end - begin) / steps),
+        stepsize_controller=controller,
+        max_steps=max_steps,
+        throw=False,
+    )
+    ended = solution.result == diffrax.RESULTS.successful
+    return jax.tree.map(lambda y: jnp.where(ended, y[-1], jnp.nan), solution.ys)
+
+
+def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, x: Array) -> Array:
+    """The field of the probability flow, equation (3).
+
+    Args:
+      denoise: any denoiser.
+      schedule: noise schedule.
+      cond: conditions, one row per example.
+      phi: scalar angle, between those of level 1 and T.
+      x: float32 [B, ...].
+
+    Returns:
+      dx/dphi = v, shape of x.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import schedules, testing
+        >>> from jaxdiff.samplers import ode
+        >>> schedule, data = schedules.linear(), testing.gaussian([1.0], 0.0)  # x_t = cos(phi) + sin(phi) eps
+        >>> v = ode.velocity(data.denoiser(schedule), schedule, None, jnp.pi / 4, jnp.array([[2**0.5]]))  # eps = 1
+        >>> abs(float(v[0, 0])) < 1e-3  # -sin(phi) + cos(phi) eps
+        True
+    """
+    t = level_at(schedule, phi)
+    x0, eps, _ = denoise(x, t, cond)
+    return target_for("v", schedule, x0, eps, t)
+
+
+def angle_of(schedule: Schedule, t) -> Array:
+    """phi = atan2(sigma_t, alpha_t), from 0 at clean data to pi/2 at pure noise.
+
+    Args:
+      schedule: noise schedule.
+      t: int level in 0..T or float level in [0, T], any shape.
+
+    Returns:
+      float32, shape of t.
+
+    Example::
+
+        >>> import math
+        >>> from jaxdiff import schedules
+        >>> from jaxdiff.samplers import ode
+        >>> round(math.degrees(ode.angle_of(schedules.from_betas([0.5]), 1)), 3)
+        45.0
+    """
+    alpha, sigma = schedule(t)
+    return jnp.arctan2(sigma, alpha)
+
+
+def level_at(schedule: Schedule, phi) -> Array:
+    """The level at which the schedule has an angle: its interpolation inverted.
+
+    Args:
+      schedule: noise schedule.
+      phi: angle, any shape; one beyond those of levels 1 and T counts as theirs.
+
+    Returns:
+      Float levels in [1, T], shape of phi.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> from jaxdiff.samplers import ode
+        >>> schedule = schedules.linear()
+        >>> round(float(ode.level_at(schedule, ode.angle_of(schedule, 123.4))), 1)
+        123.4
+    """
+    levels = jnp.arange(1, schedule.num_steps + 1)
+    return jnp.interp(phi, angle_of(schedule, levels), levels.astype(jnp.float32))
+
+
+def _step(method, keys, denoise, schedule, state, t, s, cond):
     del keys
     prediction = denoise(state.x, t, cond)  # of no use but to `collect`: without it the compiler leaves it out
     lowest = jnp.maximum(s, 1)
-    path = _Path(denoise, schedule, cond, *(_angle(schedule, level) for level in (t, lowest)))
-    x = _integrate(how.value, tolerances, path, state.x)
+    field = Partial(velocity, denoise, schedule, cond)
+    x = integrate(method, field, state.x, angle_of(schedule, t), angle_of(schedule, lowest))
 
     def ddim(x):
         x0, eps, _ = denoise(x, lowest, cond)
@@ -112,55 +291,13 @@ def _step(how, tolerances, keys, denoise, schedule, state, t, s, cond):
     return state._replace(x=jnp.where(t >= 1, x, jnp.nan)), prediction
 
 
-class _Path(NamedTuple):
-    denoise: Denoiser
-    schedule: Schedule
-    cond: Any
-    begin: Array
-    end: Array
+def _in_steps(u, y, args):
+    """The field in the variable u, which is 0 at the begin and rises by 1 in each of the equal steps."""
+    field, begin, rate = args
+    return jax.tree.map(lambda slope: rate * slope, field(begin + rate * u, y))
 
 
-def _integrate(how, tolerances, path, x):
-    """Equation (3) over u in 0..steps, which runs evenly from the angle `path.begin` to `path.end`."""
-    solver, steps, max_steps = how
-    if tolerances is None:
-        controller = diffrax.ConstantStepSize()
-    else:
-        controller = diffrax.PIDController(*tolerances, norm=_largest)
-    rate = (path.end - path.begin) / steps
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_field),
-        solver,
-        t0=0.0,
-        t1=float(steps),
-        dt0=1.0,
-        y0=x,
-        args=(path, rate),
-        stepsize_controller=controller,
-        max_steps=max_steps,
-        throw=False,
-    )
-    return jnp.where(solution.result == diffrax.RESULTS.successful, solution.ys[-1], jnp.nan)
-
-
-def _field(u, x, args):
-    path, rate = args
-    level = _level(path.schedule, path.begin + rate * u)
-    prediction = path.denoise(x, level, path.cond)
-    return rate * target_for("v", path.schedule, prediction.x0, prediction.eps, level)
-
-
-def _angle(schedule, t):
-    alpha, sigma = schedule(t)
-    return jnp.arctan2(sigma, alpha)
-
-
-def _level(schedule, angle):
-    """The float level in [1, T] at which the schedule has this angle; its interpolation inverted."""
-    levels = jnp.arange(1, schedule.num_steps + 1)
-    return jnp.interp(angle, _angle(schedule, levels), levels.astype(jnp.float32))
-
-
-def _largest(error):
-    """The largest root mean square of an example."""
-    return jnp.sqrt(jnp.square(error).mean(range(1, error.ndim)).max())
+def _largest(errors):
+    """The largest root mean square of an example, over all leaves."""
+    each = lambda error: jnp.sqrt(jnp.square(error).mean(tuple(range(1, error.ndim)))).max()
+    return jnp.stack([each(error) for error in jax.tree.leaves(errors)]).max()

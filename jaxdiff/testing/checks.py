@@ -39,8 +39,8 @@ def flow_errors(
     """How far a deterministic sampler ends from the exact flow of a Gaussian, for several numbers of steps.
 
     From level T = 4096 of the VP-SDE's schedule to level 1, in Karras' spacing, whose steps are smooth along all of the
-    path: a solver then shows its order. On steps even in levels the last ones, near clean data, are as large in log-SNR however
-    many there are, and orders are lower.
+    path: a solver then shows its order. On steps even in levels the last ones, near clean data, are as large in log-SNR
+    however many there are, and orders are lower.
 
     Args:
       sampler: draws nothing.

@@ -1,12 +1,15 @@
 """The probability flow: against the Gaussian's exact flow, and on a mixture against RK4 in float64."""
 
 import itertools
+import subprocess
+import sys
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from jaxdiff import denoise, samplers, schedules, testing
 from jaxdiff.samplers import ode
@@ -121,10 +124,19 @@ def test_fixed_steps_between_levels_converge_too():
     assert abs(testing.order_of(counts, errors) - 2) < 0.2, errors
 
 
+def test_every_part_of_a_state_is_held_to_the_tolerances():
+    """Beside one that stands still, and of two examples, one falls: it ends where it ends alone."""
+    field = Partial(lambda phi, y: (jnp.zeros_like(y[0]), -y[1] * jnp.array([0.0, 20.0])))
+    y = jnp.ones([2, 500]), jnp.ones(2)
+    still, fell = ode.integrate(ode.adaptive(1e-5, 1e-5), field, y, 0.2, 0.7)
+    np.testing.assert_array_equal(still, 1)
+    np.testing.assert_allclose(fell, [1, np.exp(-10)], atol=1e-4)
+
+
 def test_the_angles_are_turned_back_into_levels():
     for schedule in SCHEDULES.values():
         t = jnp.linspace(1, 1000, 777)
-        np.testing.assert_allclose(ode._level(schedule, ode._angle(schedule, t)), t, rtol=2e-4)
+        np.testing.assert_allclose(ode.level_at(schedule, ode.angle_of(schedule, t)), t, rtol=2e-4)
 
 
 def by_variance(x_t, t, cond):
@@ -187,6 +199,19 @@ def test_other_values_compile_nothing():
     assert len(traces) == before
     run(probability_flow_fixed(3), np.array([1000, 0]))
     assert len(traces) > before
+
+
+def test_diffrax_is_imported_only_where_it_is_used():
+    """It takes half a second, of every start of the command line."""
+    program = """
+import sys
+import jaxdiff.samplers
+assert "diffrax" not in sys.modules
+jaxdiff.samplers.probability_flow()
+assert "diffrax" in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_gradients_are_finite_and_right():

@@ -1,0 +1,85 @@
+"""`jaxdiff eval`: its numbers are those of the likelihoods called directly, and its report says how they were made."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import tiny_config
+
+from jaxdiff import cli, data, timesteps
+from jaxdiff.eval import draw, likelihood, report
+from jaxdiff.eval.report import Measure
+from jaxdiff.objectives import to_unit_range
+from jaxdiff.train import loop, setup
+
+CONFIG = tiny_config()
+
+
+@pytest.fixture(scope="module")
+def params():
+    return setup.new_state(CONFIG).params
+
+
+def test_the_bound_is_that_of_each_example_whatever_the_batches(params):
+    ticks = []
+    measure = report.complete(Measure(num=12, batch_size=8, steps=20, seed=3), CONFIG)
+    found = report.measured(CONFIG, params, measure, ticks.append)["nll"]
+    assert sum(ticks) == report.work(measure) == 2 * 20 and len(ticks) == 20
+    source = data.load("digits:test")
+    chosen = np.random.default_rng(3).permutation(500)[:12]
+    images = np.stack([source[int(i)]["image"] for i in chosen])
+    schedule = CONFIG.diffusion.make_schedule()
+    bound = likelihood.variational_bound(
+        jax.random.key(3),
+        draw.make_denoiser(CONFIG, params, schedule, clip=True),
+        schedule,
+        timesteps.grid(50, 20),
+        to_unit_range(images),
+    )
+    assert found["bits_per_dim"] == pytest.approx(float(bound.total.mean()), rel=1e-4)
+    assert found["prior"] == pytest.approx(float(bound.prior.mean()), rel=1e-4)
+    assert found["decoder"] == pytest.approx(float(bound.steps[-1].mean()), rel=1e-4)
+    assert found["standard_error"] == pytest.approx(float(bound.total.std(ddof=1)) / np.sqrt(12), rel=1e-3)
+    assert (found["num_steps"], found["variance"], found["clip"]) == (20, "posterior", True)
+
+
+def test_the_command_writes_a_report_and_never_over_another(tmp_path, capsys):
+    run = tmp_path / "tiny"
+    loop.train(dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=2)), run)
+    args = ["eval", str(run), "--num", "8", "--batch-size", "8", "--steps", "3"]
+    cli.main([*args, "--metrics", "nll,nll_ode"])
+    path = run / "eval" / "nll_nll_ode_seed0.json"
+    written, out = json.loads(path.read_text()), capsys.readouterr().out
+    assert str(path) in out and "bits_per_dim" in out
+    about = {"run": str(run), "step": 2, "weights": "EMA", "trained_on": "digits", "source": "digits:test", "num": 8}
+    assert about.items() <= written.items() and set(written["metrics"]) == {"nll", "nll_ode"}
+    for numbers in written["metrics"].values():
+        assert np.isfinite(numbers["bits_per_dim"]) and numbers["standard_error"] > 0
+    cli.main(args)
+    cli.main(args)
+    assert {p.name for p in (run / "eval").iterdir()} == {path.name, "nll_seed0.json", "nll_seed0_2.json"}
+
+
+MISTAKES = {
+    "unknown metric": ({"metrics": "nl"}, "unknown metric 'nl': did you mean 'nll'?"),
+    "no learned variance": ({"variance": "learned"}, "needs a network that says a variance"),
+    "no examples": ({"num": 0}, "must be at least 1"),
+    "batch and devices": ({"batch_size": 12}, "does not divide by the 8 devices"),
+    "more steps than levels": ({"steps": 51}, "steps=51 must be from 2 to 50"),
+    "more examples than there are": ({"num": 501}, "digits:test has 500 examples: --num 500 takes all"),
+}
+
+
+@pytest.mark.parametrize("options, message", MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(options, message, params):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        report.measured(CONFIG, params, report.complete(Measure(**options), CONFIG), lambda count: None)
+
+
+def test_what_was_trained_on_is_not_measured_on():
+    for source in ("folder:photographs", "digits:train+test", "tfds:cifar10:test", "tfds:cifar10:all"):
+        with pytest.raises(ValueError, match="no test split was kept from"):
+            report.held_out(source)
+    assert report.held_out("tfds:imagenet_resized/64x64:0.1.0") == "tfds:imagenet_resized/64x64:0.1.0:test"
