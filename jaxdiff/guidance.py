@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Denoiser, rows
+from jaxdiff.types import Denoiser, as_partial, rows
 
 
 def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float = 1.0) -> Denoiser:
@@ -37,9 +37,7 @@ def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float =
         >>> float(x0[0, 0]), round(float(eps[0, 0]), 4)  # (2 - 0.8 * 1) / 0.6
         (1.0, 2.0)
     """
-    if not isinstance(denoise, Partial):
-        denoise = Partial(denoise)
-    return Partial(_clip, denoise, schedule, jnp.asarray(lo, jnp.float32), jnp.asarray(hi, jnp.float32))
+    return Partial(_clip, as_partial(denoise), schedule, jnp.asarray(lo, jnp.float32), jnp.asarray(hi, jnp.float32))
 
 
 def _clip(denoise, schedule, lo, hi, x_t, t, cond=None):

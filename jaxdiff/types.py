@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 Array = jax.Array
 
@@ -117,6 +118,11 @@ class Static:
 
     def __repr__(self):
         return f"Static({self.value!r})"
+
+
+def as_partial(function: Callable) -> Partial:
+    """A function as a pytree: as it is where it is one, else one without arrays, that a new function compiles anew."""
+    return function if isinstance(function, Partial) else Partial(function)
 
 
 def rows(scale: Array, x: Array) -> Array:

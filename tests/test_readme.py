@@ -97,7 +97,7 @@ def smaller(arguments: list[str]) -> list[str]:
     words = [f"{word}.py" if word in TINY else word for word in arguments]
     for flag in set(words) & set(SMALLER):
         value = words.index(flag) + 1
-        words[value] = str(int(words[value]) // SMALLER[flag])
+        words[value] = str(max(1, int(words[value]) // SMALLER[flag]))
     return words
 
 

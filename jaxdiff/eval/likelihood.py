@@ -23,9 +23,9 @@ from jax.tree_util import Partial
 from jaxdiff.errors import unknown
 from jaxdiff.objectives.variational import bound_term, prior_term
 from jaxdiff.process import VARIANCES, q_sample
-from jaxdiff.samplers import keys_for, normal, ode
+from jaxdiff.samplers import each_key, fold, normal, ode
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser
+from jaxdiff.types import Array, Denoiser, as_partial
 
 
 class Bound(NamedTuple):
@@ -138,7 +138,7 @@ def bound_terms(
         raise ValueError(
             f"a bound needs falling levels from {T} to 0 in at least 2 steps, such as grid({T}, 50), not {levels}"
         )
-    keys, denoise, steps = _keys(key, len(x0)), _partial(denoise), np.arange(1, len(levels))
+    keys, denoise, steps = each_key(key, len(x0)), as_partial(denoise), np.arange(1, len(levels))
     above = levels[np.maximum(steps - 2, 0)]  # of the first step there is none, and none is read
     for first in range(0, len(steps), size or len(steps)):
         part = slice(first, first + (size or len(steps)))
@@ -150,7 +150,7 @@ def bound_terms(
 def _bound_terms(keys, denoise, schedule, visited, x0, cond, variance):
     def body(_, step_above_t_s):
         step, above, t, s = step_above_t_s
-        eps = normal(_at(keys, step), x0.shape[1:])
+        eps = normal(fold(keys, step), x0.shape[1:])
         x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, eps)
         term = lambda prediction, x0, x_t: bound_term(schedule, prediction, x0, x_t, t, s, above, variance)
         return None, jax.vmap(term)(denoise(x_t, t, cond), x0, x_t)
@@ -204,7 +204,7 @@ def log_prob(
         True
     """
     method = ode.adaptive(1e-5, 1e-5) if method is None else method
-    return _log_prob(method, _partial(denoise), schedule, x, cond, _probes(key, trace, x.shape))
+    return _log_prob(method, as_partial(denoise), schedule, x, cond, _probes(key, trace, x.shape))
 
 
 def _probes(key, trace, shape):
@@ -217,9 +217,9 @@ def _probes(key, trace, shape):
         raise ValueError(f'trace={trace!r} must be a number of probes, at least 1, or "exact"')
     if key is None:
         raise ValueError('probes are drawn: give log_prob a random key, or trace="exact"')
-    keys = _keys(key, B)
+    keys = each_key(key, B)
     signs = jax.vmap(lambda key: jax.random.rademacher(key, shape[1:], jnp.float32))
-    return jnp.stack([signs(_at(keys, probe)) for probe in range(trace)])
+    return jnp.stack([signs(fold(keys, probe)) for probe in range(trace)])
 
 
 @jax.jit
@@ -293,17 +293,3 @@ def bits_per_dim(log_prob: Array, shape: tuple[int, ...]) -> Array:
         8.0
     """
     return -log_prob / (math.prod(shape) * math.log(2)) + math.log2(127.5)
-
-
-def _keys(key, n):
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError("key must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
-    return keys_for(key, n) if key.ndim == 0 else key
-
-
-def _at(keys, step):
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-
-
-def _partial(denoise):
-    return denoise if isinstance(denoise, Partial) else Partial(denoise)

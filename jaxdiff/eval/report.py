@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdiff import data, timesteps
+from jaxdiff import data, samplers, timesteps
 from jaxdiff.config import Config, indivisible
 from jaxdiff.errors import unknown
 from jaxdiff.eval import draw, likelihood
@@ -198,7 +198,7 @@ def _nll(measure, denoise, schedule, tick, keys, images, cond):
 
 
 def _nll_ode(measure, denoise, schedule, tick, keys, images, cond):
-    noise_keys, probe_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(2))
+    noise_keys, probe_keys = (samplers.fold(keys, i) for i in range(2))
     x = likelihood.dequantize(noise_keys, images)
     method = ode.adaptive(measure.tolerance, measure.tolerance)
     log_prob = likelihood.log_prob(probe_keys, denoise, schedule, x, cond, measure.probes, method)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxdiff.objectives.levels import Levels
 from jaxdiff.process import q_sample
+from jaxdiff.samplers import fold, normal
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, rows
 
@@ -57,13 +58,13 @@ def noised(how: Noising, schedule: Schedule, extra, keys: Array, batch) -> Noise
       `Noised`.
     """
     x0, cond = to_unit_range(batch["image"]), batch.get("cond")
-    level_keys, noise_keys, drop_keys, net_keys, offset_keys, input_keys = (_fold(keys, i) for i in range(6))
+    level_keys, noise_keys, drop_keys, net_keys, offset_keys, input_keys = (fold(keys, i) for i in range(6))
     t, weight = how.levels.draw(extra, level_keys, batch.get("index"), schedule.num_steps)
-    eps = _normal(noise_keys, x0.shape[1:])
+    eps = normal(noise_keys, x0.shape[1:])
     if how.offset:
-        shift = _normal(offset_keys, x0.shape[-1:])
+        shift = normal(offset_keys, x0.shape[-1:])
         eps = eps + how.offset * shift.reshape(-1, *(1,) * (x0.ndim - 2), x0.shape[-1])
-    seen = eps + how.perturbation * _normal(input_keys, x0.shape[1:]) if how.perturbation else eps
+    seen = eps + how.perturbation * normal(input_keys, x0.shape[1:]) if how.perturbation else eps
     if how.drop:
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, how.drop))(drop_keys)
         cond = jax.tree.map(lambda no, yes: jnp.where(rows(dropped, yes), no, yes), how.null, cond)
@@ -88,11 +89,3 @@ def to_unit_range(image: Array) -> Array:
         [-1.0, 1.0]
     """
     return image.astype(jnp.float32) / 127.5 - 1.0 if image.dtype == jnp.uint8 else image
-
-
-def _normal(keys, shape):
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-
-def _fold(keys, data):
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)

@@ -1,6 +1,6 @@
 """Samplers: how to get from noise to data, given a denoiser."""
 
-from jaxdiff.samplers.base import Sampler, State, keys_for, noise, normal, parts, sample
+from jaxdiff.samplers.base import Sampler, State, each_key, fold, keys_for, noise, normal, parts, sample
 from jaxdiff.samplers.ddim import ddim
 from jaxdiff.samplers.ddpm import ddpm
 from jaxdiff.samplers.dpmpp import dpmpp_2m
@@ -18,8 +18,10 @@ __all__ = [
     "ddim",
     "ddpm",
     "dpmpp_2m",
+    "each_key",
     "euler_ancestral",
     "euler_maruyama",
+    "fold",
     "heun",
     "keys_for",
     "lcm",

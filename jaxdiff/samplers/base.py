@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.tree_util import Partial
 
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser
+from jaxdiff.types import Array, Denoiser, as_partial
 
 
 class State(NamedTuple):
@@ -98,12 +97,54 @@ def noise(keys: Array, shape: tuple[int, ...]) -> Array:
         >>> abs(float(x_T.mean())) < 0.05, abs(float(x_T.std()) - 1) < 0.05
         (True, True)
     """
-    return normal(_at_step(keys, 0), shape)
+    return normal(fold(keys, 0), shape)
 
 
-def _at_step(keys, step):
-    """The keys of one step; steps count from 1, and 0 is the draw of x_T."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+def fold(keys: Array, use) -> Array:
+    """Other keys of the same examples: fold_in(key, use) of each, such as those of a step.
+
+    Args:
+      keys: one random key per example, [B].
+      use: what for, an int of its own for every use of the keys. In `sample` the steps count from 1, and 0 is `noise`.
+
+    Returns:
+      Keys, [B].
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import samplers
+        >>> keys = samplers.keys_for(jax.random.key(0), 4)
+        >>> bool((samplers.fold(keys, 7)[3] == jax.random.fold_in(keys[3], 7)).all())
+        True
+    """
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, use)
+
+
+def each_key(key: Array, n: int) -> Array:
+    """One key per example, from one for all of them or as they are.
+
+    Args:
+      key: a random key; or one per example, [n].
+      n: number of examples.
+
+    Returns:
+      `keys_for(key, n)` or `key`, [n].
+
+    Raises:
+      TypeError: a legacy key, made by `jax.random.PRNGKey`.
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import samplers
+        >>> keys = samplers.each_key(jax.random.key(0), 4)
+        >>> samplers.each_key(keys, 4) is keys
+        True
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError("key must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
+    return keys_for(key, n) if key.ndim == 0 else key
 
 
 def sample(
@@ -231,11 +272,8 @@ def parts(
 
 def _traced(key, sampler, denoise, timesteps, x_T):
     """A key per example, and functions as pytrees, so that they can be arguments of a compiled function."""
-    if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError("key must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
-    keys = keys_for(key, x_T.shape[0]) if key is not None and key.ndim == 0 else key
-    sampler = Sampler(*(part if isinstance(part, Partial) else Partial(part) for part in sampler))
-    return keys, sampler, denoise if isinstance(denoise, Partial) else Partial(denoise), jnp.asarray(timesteps)
+    keys = None if key is None else each_key(key, x_T.shape[0])
+    return keys, Sampler(*map(as_partial, sampler)), as_partial(denoise), jnp.asarray(timesteps)
 
 
 @jax.jit
@@ -255,7 +293,7 @@ def _steps(keys, sampler, denoise, schedule, first, timesteps, state, cond, cond
 
     def body(state, step_t_s_rows):
         step, t, s, rows = step_t_s_rows
-        step_keys = None if keys is None else _at_step(keys, step)
+        step_keys = None if keys is None else fold(keys, step)
         state, prediction = sampler.step(step_keys, denoise, schedule, state, t, s, put_back(rows))
         return state, None if collect is None else collect(state, prediction)
 

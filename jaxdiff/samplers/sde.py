@@ -16,8 +16,8 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jaxdiff.process import p_step
-from jaxdiff.samplers.base import Sampler, State, normal
-from jaxdiff.types import Static, rows
+from jaxdiff.samplers.base import Sampler, State, fold, normal
+from jaxdiff.types import Static, as_partial, rows
 
 
 def euler_maruyama() -> Sampler:
@@ -108,7 +108,7 @@ def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: 
     if corrector_steps < 1:
         raise ValueError(f"corrector_steps={corrector_steps} must be at least 1: without any, use the predictor itself")
     predictor = reverse_diffusion() if predictor is None else predictor
-    init, predict = (part if isinstance(part, Partial) else Partial(part) for part in predictor)
+    init, predict = map(as_partial, predictor)
     return Sampler(init, Partial(_predict_and_correct, Static(corrector_steps), jnp.asarray(snr, jnp.float32), predict))
 
 
@@ -145,10 +145,10 @@ def _predict_and_correct(count, snr, predict, keys, denoise, schedule, state, t,
 
     def correct(x):
         level = jnp.where(s > 0, s, t)  # under vmap both branches run, and networks do not know level 0
-        langevin = lambda j, x: _langevin(snr, _fold(keys, j), denoise, schedule, x, level, cond)
+        langevin = lambda j, x: _langevin(snr, fold(keys, j), denoise, schedule, x, level, cond)
         return lax.fori_loop(1, count.value + 1, langevin, x)
 
-    state, prediction = predict(_fold(keys, 0), denoise, schedule, state, t, s, cond)
+    state, prediction = predict(fold(keys, 0), denoise, schedule, state, t, s, cond)
     return state._replace(x=lax.cond(s > 0, correct, lambda x: x, state.x)), prediction
 
 
@@ -160,7 +160,3 @@ def _langevin(snr, keys, denoise, schedule, x, s, cond):
     z2, g2 = (jnp.square(v).sum(range(1, x.ndim)) for v in (z, g))
     e = rows(2 * kept * jnp.square(snr) * jnp.where(g2 > 0, z2 / jnp.where(g2 > 0, g2, 1.0), 0.0), x)
     return x + e * g + jnp.sqrt(2 * e) * z
-
-
-def _fold(keys, j):
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, j)
