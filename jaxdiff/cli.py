@@ -267,11 +267,12 @@ def evaluate(run: str, args: list[str]) -> None:
         found = report.measured(config, restored.tree, measure, tick)
     about = {"run": str(run), "step": restored.step, "weights": "EMA", "trained_on": config.data.source}
     about |= {"source": measure.source, "num": measure.num, "seed": measure.seed}
+    about |= {"labels_given": bool(config.net.num_classes)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(about | {"metrics": found}, indent=2) + "\n")
     for name, numbers in found.items():
         for what, value in numbers.items():
-            print(f"{name:<9} {what:<15} {f'{value:.4f}' if isinstance(value, float) else value}")
+            print(f"{name:<9} {what:<15} {f'{value:.5g}' if isinstance(value, float) else value}")
     print(f"of {measure.num} examples of {measure.source}, EMA weights of step {restored.step}")
     print(f"report    {path}")
 

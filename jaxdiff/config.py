@@ -140,7 +140,7 @@ class Sample:
       sampler: "ddim", "ddpm", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm", "euler_ancestral", "euler_maruyama",
         "reverse_diffusion", "predictor_corrector", "probability_flow", "probability_flow_fixed", or "lcm" for networks
         distilled for it.
-      steps: number of sampling steps.
+      steps: number of sampling steps; between two levels probability_flow takes as many of its own as it needs.
       eta: noise of ddim, in [0, 1]; None is 0, and what the other samplers have.
       variance: of the noise of ddpm; None is "posterior".
       churn: noise that heun puts back in, at least 0; None is 0.
@@ -148,7 +148,7 @@ class Sample:
       snr: signal-to-noise ratio of predictor_corrector's Langevin steps; None is 0.16.
       clip: keep the predicted image in its range, see `jaxdiff.guidance.clip_x0`.
       spacing: of the levels: "trailing", "leading", "linspace" or "quadratic", see `jaxdiff.timesteps.grid`; "karras" or
-        "exponential", see `jaxdiff.timesteps.grid_by_sigma`.
+        "exponential", see `jaxdiff.timesteps.grid_by_sigma`, from level T - 1.
       num: how many images.
       batch_size: how many at a time.
       seed: of the noise; image i of a seed is the same whatever the batch size.
@@ -248,6 +248,16 @@ def _check_diffusion(config):
         raise ValueError(
             "--diffusion.weighting, --diffusion.offset-noise and --diffusion.input-perturbation are not for the objective "
             "'bound': choose 'denoising' or 'hybrid', or leave them out"
+        )
+    if d.objective == "hybrid" and (d.offset_noise or d.input_perturbation):
+        raise ValueError(
+            "--diffusion.offset-noise and --diffusion.input-perturbation are not for the objective 'hybrid', whose "
+            "variance is that of plain noise: choose 'denoising', or leave them out"
+        )
+    if d.zero_snr and d.weighting in ("min_snr", "p2"):
+        raise ValueError(
+            f"--diffusion.weighting={d.weighting} gives no weight to a last level without signal, where sampling starts: "
+            "choose 'simple', 'bound' or 'sigmoid' with --diffusion.zero-snr"
         )
     if min(d.offset_noise, d.input_perturbation) < 0:
         raise ValueError("--diffusion.offset-noise and --diffusion.input-perturbation must be at least 0")

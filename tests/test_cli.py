@@ -199,6 +199,14 @@ TRAIN_MISTAKES = {
         ["digits", "--diffusion.zero-snr", "--diffusion.predict", "eps"],
         "predict='eps' cannot start from zero signal-to-noise: use 'v' or 'x0'",
     ),
+    "no weight where sampling starts": (
+        ["digits", "--diffusion.zero-snr", "--diffusion.weighting", "min_snr"],
+        "--diffusion.weighting=min_snr gives no weight to a last level without signal",
+    ),
+    "a variance of noise that is not plain": (
+        ["digits", "--diffusion.objective", "hybrid", "--net.out-channels", "2", "--diffusion.offset-noise", "0.1"],
+        "are not for the objective 'hybrid'",
+    ),
     "no shift": (["digits", "--diffusion.shift", "0"], "factor=0.0 must be a finite number above 0"),
     "vectors from nowhere": (["digits", "--net.vector-dim", "4"], "--net.vector-dim=4 must be 0"),
     "option of another sampler": (
@@ -232,7 +240,7 @@ SAMPLE_MISTAKES = {
     "variance not learned": (["--sampler", "ddpm", "--variance", "learned"], "needs a network that says a variance"),
     "order of another sampler": (["--sampler", "heun", "--order", "3"], "choose unipc, or set order to None"),
     "order that there is not": (["--sampler", "unipc", "--order", "4"], "order=4 must be 1, 2 or 3"),
-    "too many steps by sigma": (["--spacing", "karras", "--steps", "2000000"], "repeat a level: use fewer steps"),
+    "no steps by sigma": (["--spacing", "karras", "--steps", "0"], "num_steps=0 must be at least 1"),
     "grid that is no png": (["--out", "grid.jpg"], "must end in .png"),
     "animation of a wrong kind": (["--animation", "a.mp4"], "must end in .gif or .webp"),
     "missing directory": (["--out", "nowhere/grid.png"], "there is no directory nowhere"),

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, and is stored without outputs."""
+"""Every notebook runs from top to bottom, and is stored as one such run or without outputs."""
 
 import time
 from pathlib import Path
@@ -10,6 +10,7 @@ from nbclient.exceptions import CellTimeoutError
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LIMIT = 120  # seconds that all cells together may take; they should take half of it, or less
+SIZE = 1.5e6  # bytes
 
 
 def test_there_are_notebooks():
@@ -17,9 +18,14 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_is_stored_without_outputs(path):
+def test_is_stored_bare_or_as_one_whole_run(path):
+    """With the outputs of all cells, run once from top to bottom, or with none at all; never with those of some."""
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    assert code and all(not cell.outputs and cell.execution_count is None for cell in code)
+    counts = [cell.execution_count for cell in code]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert (counts == [None] * len(code) and not outputs) or counts == list(range(1, len(code) + 1))
+    assert all(output.output_type != "error" and output.get("name") != "stderr" for output in outputs)
+    assert path.stat().st_size < SIZE
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

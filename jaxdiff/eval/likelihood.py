@@ -27,6 +27,8 @@ from jaxdiff.samplers import each_key, fold, normal, ode
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Denoiser, as_partial
 
+BOUND, PROBES = 2**30, 2**30 + 1  # uses of a key that no step of a sampler has, so that they draw other numbers
+
 
 class Bound(NamedTuple):
     """The variational bound of each example and its terms, in bits per dimension.
@@ -150,7 +152,7 @@ def bound_terms(
 def _bound_terms(keys, denoise, schedule, visited, x0, cond, variance):
     def body(_, step_above_t_s):
         step, above, t, s = step_above_t_s
-        eps = normal(fold(keys, step), x0.shape[1:])
+        eps = normal(fold(fold(keys, BOUND), step), x0.shape[1:])
         x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, eps)
         term = lambda prediction, x0, x_t: bound_term(schedule, prediction, x0, x_t, t, s, above, variance)
         return None, jax.vmap(term)(denoise(x_t, t, cond), x0, x_t)
@@ -219,7 +221,7 @@ def _probes(key, trace, shape):
         raise ValueError('probes are drawn: give log_prob a random key, or trace="exact"')
     keys = each_key(key, B)
     signs = jax.vmap(lambda key: jax.random.rademacher(key, shape[1:], jnp.float32))
-    return jnp.stack([signs(fold(keys, probe)) for probe in range(trace)])
+    return jnp.stack([signs(fold(fold(keys, PROBES), probe)) for probe in range(trace)])
 
 
 @jax.jit

@@ -27,15 +27,15 @@ class Measure:
 
     Attributes:
       metrics: names, with commas between: "nll", the variational bound in bits per dimension; "nll_ode", the likelihood
-        by the probability flow.
+        by the probability flow. What follows is of all of them, or says of which.
       source: data that the network was not trained on, see `jaxdiff.data.load`; by default the test split of its own.
       num: how many examples; the seed chooses them.
       batch_size: how many at a time.
       steps: of nll: levels in the bound, all of them by default, as papers have it.
       variance: of nll: of the network's steps; by default "learned" where it says one, else "posterior".
-      clip: of nll: keep the predicted image in its range, as published code does.
-      probes: of nll_ode: random directions in which the divergence is taken.
-      tolerance: of nll_ode: relative and absolute, of the solver's steps; 1e-5 as in score SDE, 1e-3 is much faster.
+      clip: of nll: keep the predicted image in its range, as published code and, by default, this does.
+      probes: of nll_ode: random directions in which the divergence is taken, 1 by default.
+      tolerance: of nll_ode: relative and absolute, of the solver's steps; by default 1e-5, as in score SDE; 1e-3 is faster.
       seed: of the choice of examples, the noise and the probes.
     """
 
@@ -45,9 +45,9 @@ class Measure:
     batch_size: int = 64
     steps: int | None = None
     variance: Literal["posterior", "beta", "learned"] | None = None
-    clip: bool = True
-    probes: int = 1
-    tolerance: float = 1e-5
+    clip: bool | None = None
+    probes: int | None = None
+    tolerance: float | None = None
     seed: int = 0
 
 
@@ -57,10 +57,24 @@ def complete(measure: Measure, config: Config) -> Measure:
     Raises:
       ValueError: one line that says what to change.
     """
-    says_variance = config.net.out_channels == 2 * config.data.image_shape[-1]
-    for name in measure.metrics.split(","):
+    T, says_variance = config.diffusion.num_steps, config.net.out_channels == 2 * config.data.image_shape[-1]
+    defaults = {
+        "nll": {"steps": T, "variance": "learned" if says_variance else "posterior", "clip": True},
+        "nll_ode": {"probes": 1, "tolerance": 1e-5},
+    }
+    names, options = measure.metrics.split(","), {}
+    for name in names:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
+        if names.count(name) > 1:
+            raise ValueError(f"{name} stands twice in --metrics {measure.metrics}")
+    for owner, values in defaults.items():
+        for option, default in values.items():
+            given = getattr(measure, option)
+            if given is not None and owner not in names:
+                raise ValueError(f"{option}={given} is for the metric {owner}: add it to --metrics, or leave it out")
+            options[option] = default if given is None else given
+    measure = dataclasses.replace(measure, source=measure.source or held_out(config.data.source), **options)
     if measure.variance == "learned" and not says_variance:
         raise ValueError("variance='learned' needs a network that says a variance: net.out_channels twice the image's")
     if min(measure.num, measure.batch_size, measure.probes) < 1:
@@ -69,15 +83,9 @@ def complete(measure: Measure, config: Config) -> Measure:
         raise indivisible("batch_size", measure.batch_size, jax.local_device_count())
     if not measure.tolerance > 0:
         raise ValueError(f"tolerance={measure.tolerance} must be above 0")
-    T = config.diffusion.num_steps
-    if measure.steps is not None and not 2 <= measure.steps <= T:
+    if not 2 <= measure.steps <= T:
         raise ValueError(f"steps={measure.steps} must be from 2 to {T}, the number of levels")
-    return dataclasses.replace(
-        measure,
-        source=measure.source or held_out(config.data.source),
-        steps=measure.steps or T,
-        variance=measure.variance or ("learned" if says_variance else "posterior"),
-    )
+    return measure
 
 
 def held_out(source: str) -> str:
@@ -117,18 +125,24 @@ def measured(config: Config, params, measure: Measure, tick: Callable[[int], Non
       {metric: {"bits_per_dim": mean, "standard_error": of that mean, ...}}, of types that JSON has.
 
     Raises:
-      ValueError, OSError: as `jaxdiff.data.load`; fewer examples than asked for, or labels that the network lacks.
+      ValueError, OSError: as `jaxdiff.data.load`; fewer examples than asked for, or labels that the network lacks; a
+        number that is not finite, because the solver of an ODE ran out of steps.
     """
     images, cond = examples(config, measure)
     schedule, found = config.diffusion.make_schedule(), {}
     for name in measure.metrics.split(","):
         metric = METRICS[name]
-        denoise = draw.make_denoiser(config, params, schedule, clip=measure.clip and name == "nll")
+        denoise = draw.make_denoiser(config, params, schedule, clip=metric.clips and measure.clip)
         of_batch = functools.partial(metric.of, measure, denoise, schedule, tick)
         numbers = _over_batches(of_batch, measure, images, cond)
-        error = numbers["bits_per_dim"].std(ddof=1) / math.sqrt(measure.num) if measure.num > 1 else None
-        found[name] = {what: float(values.mean()) for what, values in numbers.items()}
-        found[name] |= {"standard_error": error and float(error), **metric.how(measure)}
+        bits = numbers.pop("bits_per_dim")
+        if not np.all(np.isfinite(bits)):
+            raise ValueError(
+                f"{name} is not finite: the ODE took too many steps; give a larger --tolerance, such as 1e-3"
+            )
+        error = float(bits.std(ddof=1) / math.sqrt(measure.num)) if measure.num > 1 else None
+        found[name] = {"bits_per_dim": float(bits.mean()), "standard_error": error}
+        found[name] |= {what: float(values.mean()) for what, values in numbers.items()} | metric.how(measure)
     return found
 
 
@@ -168,11 +182,13 @@ class Metric(NamedTuple):
     """One metric.
 
     Attributes:
+      clips: whether the predicted image may be kept in its range.
       of: (measure, denoise, schedule, tick, keys [B], images, cond) -> {"bits_per_dim": [B], ...}.
       work: measure -> how much it ticks for each batch.
       how: measure -> what the report says of how it was made.
     """
 
+    clips: bool
     of: Callable
     work: Callable
     how: Callable
@@ -209,11 +225,15 @@ def _nll_ode(measure, denoise, schedule, tick, keys, images, cond):
 
 METRICS = {
     "nll": Metric(
+        True,
         _nll,
         lambda measure: measure.steps,
         lambda measure: {"num_steps": measure.steps, "variance": measure.variance, "clip": measure.clip},
     ),
     "nll_ode": Metric(
-        _nll_ode, lambda measure: 1, lambda measure: {"probes": measure.probes, "tolerance": measure.tolerance}
+        False,
+        _nll_ode,
+        lambda measure: 1,
+        lambda measure: {"probes": measure.probes, "tolerance": measure.tolerance},
     ),
 }

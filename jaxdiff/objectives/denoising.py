@@ -58,7 +58,8 @@ def denoising(
       `batch["index"]`, which some `levels` need, the examples' places in the stream.
 
     Raises:
-      ValueError: unknown kind, or one that zero terminal signal-to-noise does not go with; a drop without a null. From
+      ValueError: unknown kind, or one that zero terminal signal-to-noise does not go with; a drop without a null; a
+        bound_weight with noise that is not plain. From
         loss_fn: with a drop, `null` and the batch's `cond` differ in what they have; an output that is not of the image's
         shape, or has no variance where there is a bound_weight or has one where there is none.
 
@@ -75,6 +76,10 @@ def denoising(
         [0.25, 0.25]
     """
     check_kind(predict, schedule)
+    if bound_weight and (offset_noise or input_perturbation):
+        raise ValueError(
+            "the bound is of plain noise: leave offset_noise and input_perturbation at 0 with a bound_weight"
+        )
     if drop and null is None:
         raise ValueError("drop needs a null condition to put in the place of the dropped ones")
     levels = uniform() if levels is None else levels

@@ -173,7 +173,8 @@ def importance(history: int = 10, mix: float = 0.001, axis_name: str | None = No
 
     def draw(extra, keys, index, T):
         root = jnp.sqrt(jnp.square(extra.losses[1:]).mean(1))
-        full = (extra.counts[1:] >= history).all() & (root.sum() > 0)
+        # Not quite `history`: the mean over devices of what is equal on all of them may be a rounding below it.
+        full = (extra.counts[1:] > history - 0.5).all() & (root.sum() > 0)
         share = jnp.where(full, root / jnp.where(full, root.sum(), 1.0), 1 / T)
         p = (1 - mix) * share + mix / T
         t = 1 + jax.vmap(jax.random.categorical, (0, None))(keys, jnp.log(p))

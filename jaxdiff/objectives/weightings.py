@@ -47,7 +47,8 @@ def simple(schedule: Schedule, t: Array, predict: str) -> Array:
 def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> Array:
     """The x0 error weighted by min(snr, gamma), in terms of the network's target (Hang et al. 2023, section 3.4).
 
-    Levels at which the image is almost clean then count less, which is soon learnt well enough, and its shape more.
+    Levels at which the image is almost clean then count less, which is soon learnt well enough, and its shape more. A level
+    without signal has no weight: take another weighting for zero terminal signal-to-noise.
 
     Args:
       schedule: noise schedule.
@@ -75,6 +76,8 @@ def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> A
 
 def p2(schedule: Schedule, t: Array, predict: str, k: float = 1.0, gamma: float = 1.0) -> Array:
     """The eps error weighted by 1 / (k + snr)^gamma: less for the finest detail (Choi et al. 2022, "P2").
+
+    As a weight of the x0 error it is snr / (k + snr)^gamma, which is 0 at a level without signal.
 
     Args:
       schedule: noise schedule.

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
-from jaxdiff import cli, data, timesteps
+from jaxdiff import cli, data, samplers, timesteps
 from jaxdiff.eval import draw, likelihood, report
 from jaxdiff.eval.report import Measure
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.train import loop, setup
+from jaxdiff.types import Cond
 
 CONFIG = tiny_config()
 
@@ -49,7 +50,7 @@ def test_the_command_writes_a_report_and_never_over_another(tmp_path, capsys):
     run = tmp_path / "tiny"
     loop.train(dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=2)), run)
     args = ["eval", str(run), "--num", "8", "--batch-size", "8", "--steps", "3"]
-    cli.main([*args, "--metrics", "nll,nll_ode"])
+    cli.main([*args, "--metrics", "nll,nll_ode", "--tolerance", "1e-2"])
     path = run / "eval" / "nll_nll_ode_seed0.json"
     written, out = json.loads(path.read_text()), capsys.readouterr().out
     assert str(path) in out and "bits_per_dim" in out
@@ -62,7 +63,43 @@ def test_the_command_writes_a_report_and_never_over_another(tmp_path, capsys):
     assert {p.name for p in (run / "eval").iterdir()} == {path.name, "nll_seed0.json", "nll_seed0_2.json"}
 
 
+def test_the_density_is_that_of_the_flow_called_directly():
+    """Of a network that knows labels, which are the examples' own."""
+    config = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, num_classes=10))
+    params = jax.tree.map(lambda x: x + 0.02, setup.new_state(config).params)
+    measure = report.complete(Measure("nll_ode", num=8, batch_size=8, seed=3, tolerance=1e-2, probes=2), config)
+    found = report.measured(config, params, measure, lambda count: None)["nll_ode"]
+    source, schedule = data.load("digits:test"), CONFIG.diffusion.make_schedule()
+    chosen = [source[int(i)] for i in np.random.default_rng(3).permutation(500)[:8]]
+    images, labels = (np.stack([example[what] for example in chosen]) for what in ("image", "label"))
+    keys = samplers.keys_for(jax.random.key(3), 8)
+    bits = likelihood.bits_per_dim(
+        likelihood.log_prob(
+            samplers.fold(keys, 1),
+            draw.make_denoiser(config, params, schedule, clip=False),
+            schedule,
+            likelihood.dequantize(samplers.fold(keys, 0), images),
+            Cond(label=labels.astype(np.int32)),
+            2,
+            samplers.ode.adaptive(1e-2, 1e-2),
+        ),
+        (28, 28, 1),
+    )
+    assert found["bits_per_dim"] == pytest.approx(float(bits.mean()), rel=1e-4)
+    assert (found["probes"], found["tolerance"]) == (2, 1e-2)
+
+
+def test_what_is_not_finite_is_no_report(monkeypatch, params):
+    nan = lambda measure, denoise, schedule, tick, keys, images, cond: {"bits_per_dim": np.full(len(images), np.nan)}
+    monkeypatch.setitem(report.METRICS, "nll_ode", report.METRICS["nll_ode"]._replace(of=nan))
+    with pytest.raises(ValueError, match=r"nll_ode is not finite: .* larger --tolerance"):
+        report.measured(CONFIG, params, report.complete(Measure("nll_ode"), CONFIG), lambda count: None)
+
+
 MISTAKES = {
+    "the same twice": ({"metrics": "nll,nll"}, "nll stands twice in --metrics nll,nll"),
+    "options of another metric": ({"metrics": "nll_ode", "steps": 7}, "steps=7 is for the metric nll: add it to"),
+    "probes of another metric": ({"probes": 9}, "probes=9 is for the metric nll_ode: add it to"),
     "unknown metric": ({"metrics": "nl"}, "unknown metric 'nl': did you mean 'nll'?"),
     "no learned variance": ({"variance": "learned"}, "needs a network that says a variance"),
     "no examples": ({"num": 0}, "must be at least 1"),

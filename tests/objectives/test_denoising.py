@@ -175,6 +175,12 @@ def test_outputs_that_do_not_fit_are_refused():
             objectives.variational_bound(network, SCHEDULE, variance=variance)(1.0, (), KEYS[:2], batch)
 
 
+def test_the_bound_is_of_plain_noise():
+    for noise in ({"offset_noise": 0.1}, {"input_perturbation": 0.1}):
+        with pytest.raises(ValueError, match="the bound is of plain noise"):
+            objectives.denoising(says(0.0), SCHEDULE, bound_weight=0.001, **noise)
+
+
 @pytest.mark.parametrize("objective", [objectives.denoising, objectives.variational_bound])
 def test_refusals(objective):
     with pytest.raises(ValueError, match="unknown kind of prediction 'epsilon'"):

@@ -72,7 +72,7 @@ def test_learned_variance_trains_by_importance_resumes_and_is_sampled_from(tmp_p
 
 
 def test_zero_terminal_snr_works_with_v_end_to_end(tmp_path):
-    config = config_with(zero_snr=True, weighting="min_snr")
+    config = config_with(zero_snr=True)
     assert float(config.diffusion.make_schedule().alpha[50]) == 0.0
     state = loop.train(config, tmp_path / "run")
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
