@@ -22,6 +22,7 @@ from jaxdiff import process, samplers, schedules, testing, timesteps
 from jaxdiff.samplers.dpmpp import _update as dpmpp_update
 from jaxdiff.samplers.euler_ancestral import _update as euler_ancestral_update
 from jaxdiff.samplers.lcm import _end_of_path
+from jaxdiff.testing.convergence import paths_for
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "samplers.md", ROOT / "docs" / "images" / "samplers.png"
@@ -133,51 +134,23 @@ class Measured(NamedTuple):
 def measure(row: Row, spacing: str, steps: int) -> Measured:
     """Runs a sampler from the marginal at level T to the last level."""
     levels, data = LEVELS[spacing](steps), DATA if row.affine else WIDE
-    # Twice as many paths as an affine function of x_T and all draws has coefficients.
-    paths = max(256, 2 * (steps + 2)) if row.affine else PATHS
+    paths = max(256, paths_for(steps, (2,)) * row.draws) if row.affine else PATHS
     keys = samplers.keys_for(KEY, paths)
     mean, cov = data.moments(SCHEDULE, levels[0])
     x_T = (mean + np.sqrt(np.diag(cov)) * np.asarray(samplers.noise(keys, mean.shape))).astype(np.float32)
     asked[0] = 0
-    x, _ = samplers.sample(
-        keys if row.draws else None, row.make(steps), Partial(row.denoise, data), SCHEDULE, levels, x_T
-    )
+    path = keys if row.draws else None, row.make(steps), Partial(row.denoise, data), SCHEDULE, levels, x_T
+    *_, (x, _) = samplers.parts(*path, size=FEW)  # compiled once for few and many steps
     off = np.asarray(x - data.flow(SCHEDULE, x_T, levels[0], levels[-1]), np.float64)
     if row.affine:
-        moments = affine_moments(np.asarray(x, np.float64), x_T, drawn(keys, steps) if row.draws else [], mean, cov)
+        noise = testing.noise_of_steps(keys, steps, (2,)) if row.draws else []
+        moments = testing.affine_moments(x, x_T, noise, mean, cov)
     else:
         kinds = np.asarray(x, np.float64).reshape(-1, 2)
-        moments = kinds.mean(0), kinds.var(0)
+        moments = kinds.mean(0), np.diag(kinds.var(0))
     true_mean, true_cov = data.moments(SCHEDULE, levels[-1])
-    errors = np.abs(moments[0] - true_mean[:2]), np.abs(moments[1] - np.diag(true_cov)[:2])
+    errors = np.abs(moments[0] - true_mean[:2]), np.abs(np.diag(moments[1] - true_cov[:2, :2]))
     return Measured(asked[0] / steps, float(np.max(errors)), float(np.sqrt(np.mean(off**2))))
-
-
-def drawn(keys, steps):
-    """The noise that `sample` handed to each step, [steps, paths, 2]."""
-    return np.asarray(_drawn(keys, jnp.arange(1, steps + 1)), np.float64)
-
-
-@jax.jit
-def _drawn(keys, steps):
-    of_step = lambda step: samplers.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, step), (2,))
-    return jax.lax.map(of_step, steps)
-
-
-def affine_moments(x, x_T, noise, mean, cov):
-    """Mean and variance [2] of x without chance, given those of x_T.
-
-    On Gaussian data each step is affine, so that x = a + b x_T + sum_k c_k z_k with the same numbers on every path. Least
-    squares finds them, and says if it is so; mean and variance of the sum follow.
-    """
-    means, variances = [], []
-    for d in range(2):
-        columns = np.stack([np.ones(len(x)), x_T[:, d], *(z[:, d] for z in noise)], 1)
-        a, b, *c = np.linalg.solve(columns.T @ columns, columns.T @ x[:, d])
-        assert np.abs(columns @ [a, b, *c] - x[:, d]).max() < 1e-4, "this sampler's steps are not affine"
-        means.append(a + b * mean[d])
-        variances.append(b**2 * cov[d, d] + np.sum(np.square(c)))
-    return np.array(means), np.array(variances)
 
 
 def golden_error(row: Row) -> float | None:

@@ -22,12 +22,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # XLA reads its flags once: these, and not what the command line adds in some test
 
 
-SLOWEST = ("test_kills.py", "test_hosts.py")  # minutes each, in one worker: to be begun first
+# A file is one worker's: the longest are begun first.
+SLOWEST = ("test_hosts.py", "test_kills.py", "test_cli.py", "test_loop.py", "test_notebooks.py", "test_docstrings.py")
+SLOWEST += ("test_readme.py", "test_step.py", "test_unet.py", "test_bfloat16.py")
 
 
 def pytest_collection_modifyitems(items):
     """With `--no-loadscope-reorder` files are handed to the workers in this order."""
-    items.sort(key=lambda item: item.path.name not in SLOWEST)
+    rank = {name: i for i, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(SLOWEST)))
 
 
 @pytest.fixture(autouse=True)

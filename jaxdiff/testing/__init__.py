@@ -8,17 +8,29 @@ For example::
         testing.check_sampler(my_sampler, order=2)
 """
 
-from jaxdiff.testing.checks import check_denoiser, check_sampler, check_schedule, flow_errors, order_of
+from jaxdiff.testing.checks import (
+    check_denoiser,
+    check_prediction_kind,
+    check_round_trip,
+    check_sampler,
+    check_schedule,
+)
+from jaxdiff.testing.convergence import affine_moments, flow_errors, moment_errors, noise_of_steps, order_of
 from jaxdiff.testing.oracle import Mixture, gaussian, mixture, ring
 
 __all__ = [
     "Mixture",
+    "affine_moments",
     "check_denoiser",
+    "check_prediction_kind",
+    "check_round_trip",
     "check_sampler",
     "check_schedule",
     "flow_errors",
     "gaussian",
     "mixture",
+    "moment_errors",
+    "noise_of_steps",
     "order_of",
     "ring",
 ]

@@ -1,79 +1,29 @@
 """Checks of anybody's schedules, denoisers and samplers; each raises AssertionError with a line that says what is wrong."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import samplers, schedules, timesteps
+from jaxdiff import process, samplers, schedules, timesteps
+from jaxdiff.testing.convergence import (
+    CLOUD,
+    affine_moments,
+    flow_errors,
+    levels_over,
+    moment_errors,
+    noise_of_steps,
+    order_of,
+    paths_for,
+    vp_sde,
+)
 from jaxdiff.testing.oracle import Mixture, gaussian
-from jaxdiff.types import Denoiser
+from jaxdiff.types import Denoiser, as_partial
 
 POINT = gaussian([1.5, -0.5], 0.0)
-CLOUD = gaussian([1.0, -0.5], [[0.5, 0.2], [0.2, 0.3]])
-
-
-def order_of(counts: Sequence[int], errors: Sequence[float]) -> float:
-    """The order of convergence: p where errors fall as counts^-p, by least squares on the logarithms.
-
-    Args:
-      counts: numbers of steps, [M], M at least 2.
-      errors: above 0, [M].
-
-    Returns:
-      p.
-
-    Example::
-
-        >>> from jaxdiff import testing
-        >>> round(testing.order_of([10, 20, 40], [1.0, 0.25, 0.0625]), 4)
-        2.0
-    """
-    return -float(np.polyfit(np.log(counts), np.log(errors), 1)[0])
-
-
-def flow_errors(
-    sampler: samplers.Sampler, counts: Sequence[int], data: Mixture = CLOUD, batch: int = 256, spacing: str = "karras"
-) -> np.ndarray:
-    """How far a deterministic sampler ends from the exact flow of a Gaussian, for several numbers of steps.
-
-    From level T = 4096 of the VP-SDE's schedule to level 1, in Karras' spacing, whose steps are smooth along all of the
-    path: a solver then shows its order. On steps even in levels the last ones, near clean data, are as large in log-SNR
-    however many there are, and orders are lower.
-
-    Args:
-      sampler: draws nothing.
-      counts: numbers of steps.
-      data: one Gaussian.
-      batch: how many paths.
-      spacing: "karras" or "exponential", of levels between those of the tables (float32); or, for samplers that know whole
-        levels only, "trailing", with counts that divide 4096.
-
-    Returns:
-      Root mean squares over paths and components, float64 [M].
-
-    Example::
-
-        >>> import jaxdiff
-        >>> from jaxdiff import testing
-        >>> errors = testing.flow_errors(jaxdiff.ddim(), [32, 64, 128])
-        >>> round(testing.order_of([32, 64, 128], errors))
-        1
-    """
-    schedule = schedules.linear(4096, 0.1 / 4096, 20 / 4096)
-    keys = samplers.keys_for(jax.random.key(0), batch)
-    x_T = samplers.noise(keys, data.means.shape[1:])
-    exact, denoise = data.flow(schedule, x_T, 4096, 1), data.denoiser(schedule)
-    found = []
-    for count in counts:
-        if spacing in timesteps.SIGMA_SPACINGS:
-            levels = timesteps.grid_by_sigma(schedule, count, spacing)
-        else:
-            levels = timesteps.grid(4096, count, spacing, end=1)
-        x, _ = samplers.sample(None, sampler, denoise, schedule, levels, x_T)
-        found.append(np.sqrt(np.mean(np.square(np.asarray(x - exact, np.float64)))))
-    return np.array(found)
+FLOAT32 = 1e-5  # what rounding leaves of errors after hundreds of steps
 
 
 def check_schedule(schedule, tolerance: float = 1e-5) -> None:
@@ -139,21 +89,93 @@ def check_denoiser(
     x = 1.5 * samplers.noise(samplers.keys_for(jax.random.key(0), 4), shape)
     close = lambda a, b: bool(jnp.all(jnp.abs(a - b) <= tolerance * (1 + jnp.abs(b))))
     for t in sorted({1, max(1, T // 10), max(1, T // 2), T}):
-        said = denoise(x, jnp.int32(t), cond)
+        said, each, alone = _answers(as_partial(denoise), x, jnp.int32(t), cond)
         for name in ("x0", "eps"):
             found = getattr(said, name)
             assert found.shape == x.shape, f"{name} has shape {found.shape} and x_t {x.shape}"
             assert bool(jnp.all(jnp.isfinite(found))), f"{name} is not finite at level {t}"
         alpha, sigma = schedule(t)
         assert close(alpha * said.x0 + sigma * said.eps, x), f"x_t is not alpha x0 + sigma eps at level {t}"
-        each = denoise(x, jnp.full(4, t), cond)
         assert close(each.x0, said.x0), f"one level for all and one for each differ at level {t}"
         if cond is None:
-            alone = denoise(x[:1], jnp.int32(t), cond)
             assert close(alone.x0, said.x0[:1]), f"an example depends on the others of its batch at level {t}"
         if data is not None:
-            exact = data.denoiser(schedule)(x, jnp.int32(t), cond)
+            exact, *_ = _answers(data.denoiser(schedule), x, jnp.int32(t), None)
             assert close(said.x0, exact.x0), f"x0 is not E[x_0 | x_t] at level {t}"
+
+
+@jax.jit
+def _answers(denoise, x, t, cond):
+    """With one level for all, with one for each example, and, where there is no condition, of the first example alone."""
+    alone = denoise(x[:1], t, cond) if cond is None else None
+    return denoise(x, t, cond), denoise(x, jnp.full(len(x), t), cond), alone
+
+
+def check_prediction_kind(
+    kind: str | tuple[Callable, Callable], schedule, levels=None, tolerance: float = 1e-4
+) -> None:
+    """Checks that what a network is trained to output gives back the x0 and eps that it was made of.
+
+    Args:
+      kind: one of `jaxdiff.process.KINDS`, or a pair of your own: predict(schedule, output, x_t, t) -> Prediction and
+        target(schedule, x0, eps, t) -> output, of one example and a scalar level.
+      schedule: noise schedule.
+      levels: at which the kind is defined, int [M]; None is wherever there is both signal and noise.
+      tolerance: of x0 and eps, beside what the rounding of x_t makes of them where alpha or sigma is small.
+
+    Raises:
+      AssertionError: one of them comes back different.
+
+    Example::
+
+        >>> from jaxdiff import schedules, testing
+        >>> testing.check_prediction_kind("eps", schedules.linear())
+        >>> testing.check_prediction_kind("v", schedules.zero_terminal_snr(schedules.linear()), levels=range(1001))
+    """
+    functions = (functools.partial(f, kind) for f in (process.predict_from, process.target_for))
+    predict, target = functions if isinstance(kind, str) else kind
+    if levels is None:
+        scales = schedule(jnp.arange(schedule.num_steps + 1))
+        levels = np.flatnonzero((np.asarray(scales[0]) > 0) & (np.asarray(scales[1]) > 0))
+    levels = np.asarray(levels)
+    x0, eps = samplers.normal(samplers.keys_for(jax.random.key(0), 2), (len(levels), 4))
+
+    def back(t, x0, eps):
+        return predict(schedule, target(schedule, x0, eps, t), process.q_sample(schedule, x0, t, eps), t)
+
+    said = jax.jit(jax.vmap(back))(levels, x0, eps)
+    for name, found, true, scale in zip(("x0", "eps"), said, (x0, eps), schedule(levels)):
+        off = np.abs(np.asarray(found - true, np.float64)).max(1)
+        allowed = tolerance + 1e-6 / np.maximum(np.asarray(scale), 1e-9)
+        worst = np.argmax(off / allowed)
+        assert off[worst] <= allowed[worst], f"{name} comes back off by {off[worst]:.1e} at level {levels[worst]}"
+
+
+def check_round_trip(sampler: samplers.Sampler, tolerance: float, steps: int = 128, spacing: str = "karras") -> None:
+    """Checks that a deterministic sampler which goes up as well as down comes back: from level 1 to T and to 1 again.
+
+    It says nothing of where x is in between, and a sampler that does nothing comes back, too: `check_sampler` does.
+
+    Args:
+      sampler: draws nothing.
+      tolerance: of the root mean square over paths and components, whose standard deviations are below 1.
+      steps: up, and again down. DDIM turns back to first order only: with twice the steps it is off by half as much.
+      spacing: see `flow_errors`.
+
+    Raises:
+      AssertionError: it does not come back.
+
+    Example::
+
+        >>> from jaxdiff import samplers, testing
+        >>> testing.check_round_trip(samplers.probability_flow(), tolerance=1e-3, steps=1)
+    """
+    schedule = vp_sde()
+    x_T = samplers.noise(samplers.keys_for(jax.random.key(0), 256), (2,))
+    x_1, levels = CLOUD.flow(schedule, x_T, 4096, 1), levels_over(schedule, steps, spacing)
+    run = lambda levels, x: samplers.sample(None, sampler, CLOUD.denoiser(schedule), schedule, levels, x)[0]
+    off = float(np.sqrt(np.mean(np.square(np.asarray(run(levels, run(levels[::-1], x_1)) - x_1, np.float64)))))
+    assert off < tolerance, f"after {steps} steps up and {steps} down x is off by {off:.1e}, not below {tolerance:.1e}"
 
 
 def check_sampler(
@@ -163,22 +185,23 @@ def check_sampler(
     stochastic: bool = False,
     exact_on_points: bool = True,
     spacing: str = "karras",
-    batch: int = 8192,
+    draws: Callable = samplers.normal,
 ) -> None:
-    """Checks a sampler against data of which its answer is known.
+    """Checks a sampler against data of which its answer is known; there is no Monte-Carlo noise in it.
 
     * On data that is a single point the marginals N(alpha_s mu, sigma_s^2) are met after every step, however large the
       steps (`exact_on_points`): an index off by one or another variance shows at once.
     * On a Gaussian it converges at its order: a deterministic sampler to the exact flow, path by path; a stochastic one to
-      the mean and covariance of the marginal.
+      the mean and covariance of the marginal. The latter come from `affine_moments`, so that a sampler whose steps depend
+      on x otherwise, such as `predictor_corrector`, is refused with a line that says what to do instead.
 
     Args:
       sampler: a `jaxdiff.samplers.Sampler`.
-      order: of convergence that it claims.
+      order: of convergence that it claims; a higher one passes, and so does a sampler that is exact to float32.
       stochastic: it needs a random key.
-      exact_on_points: it claims so; those that discretise a drift, such as Euler-Maruyama's, do not.
-      spacing: of the levels over which a deterministic one converges, see `flow_errors`.
-      batch: how many paths, at least 1024.
+      exact_on_points: it claims so; those that discretize a drift, such as Euler-Maruyama's, do not.
+      spacing: of the levels over which it converges, see `flow_errors`.
+      draws: what a stochastic one draws in a step, where that is not `samplers.normal(keys, shape)`; see `moment_errors`.
 
     Raises:
       AssertionError: something does not hold.
@@ -188,50 +211,54 @@ def check_sampler(
         >>> import jaxdiff
         >>> from jaxdiff import testing
         >>> testing.check_sampler(jaxdiff.ddim(), order=1)
+        >>> testing.check_sampler(jaxdiff.ddpm(), order=1, stochastic=True)
     """
-    key = jax.random.key(1) if stochastic else None
     if exact_on_points:
-        _check_on_point(sampler, key, batch)
+        _check_on_point(sampler, draws if stochastic else None)
     if stochastic:
-        _check_moments(sampler, key, order, batch)
+        for what, errors in zip(("mean", "covariance"), moment_errors(sampler, [64, 128, 256], CLOUD, spacing, draws)):
+            errors = errors.reshape(3, -1)
+            _check_fall(what, errors[:, np.abs(errors[0]).argmax()], order)
         return
     counts = [32, 64, 128]
     errors = flow_errors(sampler, counts, spacing=spacing)
     measured = order_of(counts, errors)
-    assert measured > order - 0.25, f"errors {errors} over {counts} steps fall at order {measured:.2f}, not {order}"
+    assert errors[-1] < FLOAT32 or measured > order - 0.25, (
+        f"errors {errors} over {counts} steps fall at order {measured:.2f}, not {order}"
+    )
     assert errors[-1] < 0.05, f"after {counts[-1]} steps it is still {errors[-1]:.3f} from the exact flow"
 
 
-def _check_on_point(sampler, key, batch):
+def _check_on_point(sampler, draws):
     """Mean and standard deviation after each of eight steps over sixteen levels."""
-    schedule = schedules.cosine(16)
-    levels = timesteps.grid(16, 8)
-    alpha, sigma = schedule(levels)
-    mean, z = POINT.means, samplers.noise(samplers.keys_for(jax.random.key(0), batch), (2,))
-    x_T = alpha[0] * mean + sigma[0] * z
-    _, xs = samplers.sample(
-        key, sampler, POINT.denoiser(schedule), schedule, levels, x_T, collect=lambda state, _: state.x
-    )
-    for x, s, a, b in zip(np.asarray(xs, np.float64), levels[1:], np.asarray(alpha[1:]), np.asarray(sigma[1:])):
-        allowed = 5 / np.sqrt(batch) * b + 1e-3  # five standard errors
-        off = np.abs(x.mean(0) - a * np.asarray(mean)).max()
-        assert off < allowed, f"on a single point the mean at level {s} is off by {off:.4f} (allowed {allowed:.4f})"
-        off = np.abs(x.std(0) - b).max()
-        assert off < allowed, f"on a single point the standard deviation at level {s} is off by {off:.4f} from {b:.4f}"
+    schedule, levels = schedules.cosine(16), timesteps.grid(16, 8)
+    keys = samplers.keys_for(jax.random.key(0), paths_for(8, (2,), draws or samplers.normal))
+    x_T, noise = samplers.noise(keys, (2,)), noise_of_steps(keys, 8, (2,), draws) if draws else []
+    denoise, start = POINT.denoiser(schedule), POINT.moments(schedule, 16)
+    _, xs = samplers.sample(keys if draws else None, sampler, denoise, schedule, levels, x_T, collect=_x_of)
+    for x, s in zip(xs, levels[1:]):
+        (mean, cov), (true_mean, true_cov) = affine_moments(x, x_T, noise, *start), POINT.moments(schedule, s)
+        off = np.abs(mean - true_mean).max()
+        assert off < 2e-3, f"on a single point the mean at level {s} is off by {off:.4f}"
+        std, true_std = np.sqrt(np.diag(cov)), np.sqrt(np.diag(true_cov))
+        off = np.abs(std - true_std).max()
+        assert off < 2e-3, (
+            f"on a single point the standard deviation at level {s} is off by {off:.4f} from {true_std[0]:.4f}"
+        )
 
 
-def _check_moments(sampler, key, order, batch):
-    """Mean and covariance at level 1 after 64 and 256 steps."""
-    schedule = schedules.cosine(4096)
-    mean, cov = CLOUD.moments(schedule, 1)
-    noise = 6 / np.sqrt(batch)  # of the moments of so many draws, of which the variance is below 1
-    errors = []
-    for count in (64, 256):
-        levels = timesteps.grid(4096, count, end=1)
-        x_T = samplers.noise(samplers.keys_for(jax.random.key(0), batch), (2,))
-        x, _ = samplers.sample(key, sampler, CLOUD.denoiser(schedule), schedule, levels, x_T)
-        x = np.asarray(x, np.float64)
-        errors.append(max(np.abs(x.mean(0) - mean).max(), np.abs(np.cov(x.T) - cov).max()))
-    allowed = errors[0] / 4**order * 1.5 + noise
-    assert errors[1] < allowed, f"errors of the moments {errors} after 64 and 256 steps do not fall at order {order}"
-    assert errors[1] < 0.05 + noise, f"after 256 steps the moments are still off by {errors[1]:.3f}"
+def _x_of(state, prediction):
+    return state.x
+
+
+def _check_fall(what, errors, order):
+    """Errors b + c N^-p after N = 64, 128 and 256 steps, signed: p must be as large as claimed, and b nothing."""
+    first, second = -np.diff(errors)
+    if max(abs(first), abs(second)) < FLOAT32:
+        measured, rest = np.inf, errors[-1]
+    else:
+        measured = np.log2(first / second) if first * second > 0 else -np.inf
+        rest = errors[-1] - second / (first / second - 1) if measured > 0 else np.inf
+    said = f"errors of the {what} {errors} after 64, 128 and 256 steps"
+    assert measured > order - 0.25, f"{said} fall at order {measured:.2f}, not {order}"
+    assert abs(rest) < 0.01, f"{said} go to {rest:.3f}, not to 0"

@@ -198,11 +198,8 @@ def test_what_is_collected_is_stacked_over_steps():
 
 @pytest.mark.parametrize("size, count", [(1, 6), (2, 3), (4, 2), (6, 1), (50, 1)])
 def test_parts_are_the_whole(size, count):
-    x_T, guess = (
-        samplers.noise(samplers.keys_for(KEY, 3), (2,)),
-        Partial(lambda x, t, cond: Prediction(0.5 * x, 0.8 * x)),
-    )
-    arguments = KEY, samplers.ddpm(), guess, LINEAR, grid(100, 6), x_T
+    x_T = samplers.noise(samplers.keys_for(KEY, 3), (2,))
+    arguments = KEY, samplers.ddpm(), Partial(elementwise), LINEAR, grid(100, 6), x_T
     whole, steps = samplers.sample(*arguments, collect=state_x)
     xs, collected = zip(*samplers.parts(*arguments, size=size, collect=state_x), strict=True)
     assert len(xs) == count

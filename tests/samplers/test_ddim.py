@@ -101,3 +101,20 @@ def test_the_way_can_be_cut_in_two(eta):
     if eta == 0:
         second, _ = samplers.sample(key, sampler, denoise, LINEAR, levels[2:], first)
         chex.assert_trees_all_close(second, whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [samplers.ddim(), samplers.ddim(0.5), samplers.ddim(1.0), samplers.ddpm(), samplers.ddpm("beta")],
+    ids=["eta 0", "eta 0.5", "eta 1", "fixed-small", "fixed-large"],
+)
+def test_a_single_point_is_found_in_a_single_step(sampler):
+    """By the perfect denoiser of data that is always the same, read from the score of N(alpha where, sigma^2)."""
+    key, where = jax.random.key(1), jnp.array([[0.3, -0.8, 1.0]])
+    x, _ = samplers.sample(key, sampler, Partial(of_point, where), LINEAR, grid(100, 1), X_T)
+    np.testing.assert_allclose(x, np.repeat(where, len(X_T), 0), atol=1e-5)
+
+
+def of_point(where, x_t, t, cond=None):
+    alpha, sigma = LINEAR(t)
+    return process.predict_from("score", LINEAR, -(x_t - alpha * where) / sigma**2, x_t, t)

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M), ODE and SDE: against diffusers, the exact flow, and the moments of the marginals."""
+"""DPM-Solver++(2M), ODE and SDE: against diffusers; recursions and orders: test_recursions.py, test_table.py."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,16 +6,8 @@ import pytest
 import solver_checks
 from solver_checks import KEY, LINEAR, NO_SIGNAL, STABLE
 
-from jaxdiff import process, samplers, testing
+from jaxdiff import process, samplers
 from jaxdiff.samplers.dpmpp import _init, _ratio, _update, dpmpp_2m
-
-
-def test_it_is_second_order_and_exact_on_points():
-    testing.check_sampler(dpmpp_2m(), order=2)
-
-
-def test_the_sde_has_the_right_marginals():
-    testing.check_sampler(dpmpp_2m(sde=True), order=1, stochastic=True)
 
 
 @pytest.mark.parametrize("case", ["dpmpp_2m", "dpmpp_2m/to 1"])
@@ -74,10 +66,6 @@ def test_all_ends_work(sde):
 
 def test_parts_are_the_whole():
     solver_checks.assert_parts_are_the_whole(dpmpp_2m())
-
-
-def test_float_levels_work():
-    solver_checks.assert_float_levels_work(dpmpp_2m())
 
 
 @pytest.mark.parametrize("sde", [False, True])

@@ -63,10 +63,6 @@ def test_all_ends_work():
     solver_checks.assert_all_ends_work(lcm(0.01))
 
 
-def test_float_levels_work():
-    solver_checks.assert_float_levels_work(lcm())
-
-
 def test_other_values_compile_nothing():
     first, *later = solver_checks.count_traces(lambda scaling: lcm(scaling, scaling / 20), 10, 7.5, np.float64(1.0))
     assert first > 0 and later == [0, 0]

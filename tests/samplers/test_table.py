@@ -4,7 +4,6 @@ import importlib.util
 import inspect
 import pathlib
 
-import numpy as np
 import pytest
 
 from jaxdiff import samplers
@@ -90,16 +89,3 @@ def test_samplers_with_noise_are_of_first_order_or_more(name):
 def test_all_that_diffusers_has_agree_with_it():
     golden = {name: float(row["golden"]) for name, row in TABLE.items() if "golden" in row}
     assert len(golden) == 15 and max(golden.values()) < 1e-4
-
-
-@pytest.mark.parametrize("noisy", [False, True])
-def test_the_moments_of_an_affine_map_are_found(noisy):
-    """x = a + b x_T + c_1 z_1 + c_2 z_2, and what is not so is refused."""
-    rng = np.random.default_rng(0)
-    x_T, z = rng.standard_normal([64, 2]), noisy * rng.standard_normal([2, 64, 2])
-    x = 0.3 - 2.0 * x_T + 0.5 * z[0] + 0.1 * z[1]
-    mean, var = benchmark.affine_moments(x, x_T, z if noisy else [], np.array([1.0, 0.0]), np.diag([0.5, 2.0]))
-    np.testing.assert_allclose(mean, [-1.7, 0.3])
-    np.testing.assert_allclose(var, np.array([2.0, 8.0]) + 0.26 * noisy)
-    with pytest.raises(AssertionError, match="not affine"):
-        benchmark.affine_moments(np.square(x), x_T, z if noisy else [], np.zeros(2), np.eye(2))

@@ -1,18 +1,13 @@
-"""UniPC: against diffusers, the exact flow, and its integrals in float64."""
+"""UniPC: against diffusers, and its integrals in float64; recursions and orders: test_recursions.py, test_table.py."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import solver_checks
 
-from jaxdiff import samplers, testing
+from jaxdiff import samplers
 from jaxdiff.samplers.unipc import _moment, _solve, unipc
-
-
-@pytest.mark.parametrize("order, variant", [(1, "bh2"), (2, "bh1"), (2, "bh2"), (3, "bh2")])
-def test_the_corrector_adds_an_order_and_it_is_exact_on_points(order, variant):
-    testing.check_sampler(unipc(order, variant), order=order + 1)
-
 
 CASES = {
     "unipc/bh1 to 1": (2, "bh1"),
@@ -33,9 +28,9 @@ def test_the_moments_are_those_integrals(k):
     """By Gauss-Legendre quadrature in float64, from tiny steps to huge ones."""
     nodes, weights = np.polynomial.legendre.leggauss(60)
     u, du = (nodes + 1) / 2, weights / 2
-    for h in (1e-3, 0.03, 0.3, 0.99, 1.01, 3.0, 10.0):
-        want = np.sum(h * np.exp(-(1 - u) * h) * u**k * du)
-        np.testing.assert_allclose(_moment(k, jnp.float32(h)), want, rtol=3e-6)
+    h = np.array([1e-3, 0.03, 0.3, 0.99, 1.01, 3.0, 10.0])
+    want = np.sum(h[:, None] * np.exp(-(1 - u) * h[:, None]) * u**k * du, 1)
+    np.testing.assert_allclose(jax.jit(_moment, static_argnums=0)(k, jnp.float32(h)), want, rtol=3e-6)
 
 
 @pytest.mark.parametrize("u", [[-0.7], [1.0, -1.3], [1.0, -0.8, -2.1]])
@@ -45,17 +40,13 @@ def test_the_weights_solve_their_equations(u):
     np.testing.assert_allclose(_solve(u, b), want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("order, variant", [(1, "bh2"), (2, "bh1"), (3, "bh2")])
+@pytest.mark.parametrize("order, variant", [(1, "bh2"), (3, "bh1")])
 def test_all_ends_work(order, variant):
     solver_checks.assert_all_ends_work(unipc(order, variant))
 
 
 def test_parts_are_the_whole():
-    solver_checks.assert_parts_are_the_whole(unipc(3))
-
-
-def test_float_levels_work():
-    solver_checks.assert_float_levels_work(unipc())
+    solver_checks.assert_parts_are_the_whole(unipc())
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

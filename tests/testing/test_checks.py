@@ -2,13 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from jaxdiff import Prediction, process, samplers, schedules, testing
 from jaxdiff.samplers import Sampler, State
 
 RING = testing.ring()
 SCHEDULE = schedules.linear()
+CLOUD = testing.gaussian([1.0, -0.5], [[0.5, 0.2], [0.2, 0.3]])
 
 
 def as_sampler(move):
@@ -53,9 +56,36 @@ def test_right_samplers_pass(sampler):
     testing.check_sampler(sampler, order=1)
 
 
-@pytest.mark.parametrize("sampler", [samplers.ddpm(), samplers.ddim(eta=0.3), samplers.ddim(eta=1.0)])
-def test_right_stochastic_samplers_pass(sampler):
-    testing.check_sampler(sampler, stochastic=True)
+def test_a_sampler_that_is_exact_passes():
+    """No order can be measured where errors are those of rounding."""
+
+    def step(keys, denoise, schedule, state, t, s, cond):
+        return State(CLOUD.flow(schedule, state.x, t, s)), denoise(state.x, t, cond)
+
+    testing.check_sampler(Sampler(State, step), order=5, exact_on_points=False)
+
+
+def test_right_stochastic_samplers_pass():
+    testing.check_sampler(samplers.ddpm(), stochastic=True)
+
+
+def two_draws(keys, shape):
+    return jnp.stack([samplers.normal(samplers.fold(keys, use), shape) for use in (5, 6)])
+
+
+def drawing_twice(keys, denoise, schedule, state, t, s, cond):
+    z = jnp.array([0.6, 0.8]) @ two_draws(keys, state.x.shape[1:]).reshape(2, -1)
+    prediction = denoise(state.x, t, cond)
+    return State(process.p_step(schedule, prediction, state.x, t, s, z.reshape(state.x.shape))), prediction
+
+
+def test_a_sampler_may_draw_otherwise_if_it_says_so():
+    testing.check_sampler(Sampler(State, drawing_twice), stochastic=True, draws=two_draws)
+
+
+def test_a_sampler_whose_steps_depend_on_x_is_refused():
+    with pytest.raises(AssertionError, match="compare the moments of many paths"):
+        testing.check_sampler(samplers.predictor_corrector(), stochastic=True)
 
 
 @pytest.mark.parametrize("step", [one_level_too_far, one_level_too_early])
@@ -75,6 +105,39 @@ def test_a_sampler_of_lower_order_than_it_claims_fails():
         testing.check_sampler(samplers.ddim(), order=2)
 
 
+def test_a_stochastic_sampler_of_lower_order_than_it_claims_fails():
+    with pytest.raises(AssertionError, match=r"errors of the covariance .* fall at order 0\.8\d, not 2"):
+        testing.check_sampler(samplers.ddpm(), order=2, stochastic=True)
+
+
+def biased(shift, gain, keys, denoise, schedule, state, t, s, cond):
+    """DDPM, and at the end something that no number of steps takes away."""
+    state, prediction = samplers.ddpm().step(keys, denoise, schedule, state, t, s, cond)
+    mean = jnp.asarray(CLOUD.means)
+    return State(jnp.where(s == 1, mean + shift + gain * (state.x - mean), state.x)), prediction
+
+
+BIASES = {
+    "mean": (0.08, 1.0, r"errors of the mean .* go to 0\.080, not to 0"),
+    "variance": (0.0, 1.12**0.5, r"errors of the covariance .* go to 0\.06\d, not to 0"),
+    "less than the errors": (0.0, 1.04**0.5, r"errors of the covariance .* go to 0\.02\d, not to 0"),
+}
+
+
+@pytest.mark.parametrize("shift, gain, message", BIASES.values(), ids=BIASES)
+def test_a_stochastic_sampler_that_converges_elsewhere_fails(shift, gain, message):
+    step = Partial(biased, jnp.float32(shift), jnp.float32(gain))
+    with pytest.raises(AssertionError, match=message):
+        testing.check_sampler(Sampler(Partial(State), step), stochastic=True, exact_on_points=False)
+
+
+def test_a_small_error_of_a_variance_shows_on_a_point():
+    """1% of the std of one step's noise; the wrong ones above are off by much more."""
+    move = lambda schedule, prediction, x, t, s, z: process.p_step(schedule, prediction, x, t, s, 1.01 * z)
+    with pytest.raises(AssertionError, match=r"the standard deviation at level 14 is off by 0\.00"):
+        testing.check_sampler(as_sampler(move), stochastic=True)
+
+
 def test_one_that_converges_elsewhere_fails():
     """A bias that no number of steps takes away, and that a point does not show."""
 
@@ -86,6 +149,50 @@ def test_one_that_converges_elsewhere_fails():
 
     with pytest.raises(AssertionError, match=r"fall at order|still"):
         testing.check_sampler(Sampler(State, step), order=1, exact_on_points=False)
+
+
+def up_otherwise(keys, denoise, schedule, state, t, s, cond):
+    """Heun down, DDIM up."""
+    run = lambda sampler: lambda state: sampler.step(keys, denoise, schedule, state, t, s, cond)
+    return jax.lax.cond(s > t, run(samplers.ddim()), run(samplers.heun()), state)
+
+
+def test_round_trips_come_back():
+    testing.check_round_trip(samplers.heun(), tolerance=1e-4)
+    testing.check_round_trip(samplers.ddim(), tolerance=0.04)
+    for sampler in (samplers.ddim(), Sampler(State, up_otherwise)):
+        with pytest.raises(AssertionError, match=r"after 128 steps up and 128 down x is off by [12]\.\de-02"):
+            testing.check_round_trip(sampler, tolerance=0.01)
+
+
+@pytest.mark.parametrize("kind", process.KINDS)
+def test_kinds_of_prediction_are_made_and_undone(kind):
+    testing.check_prediction_kind(kind, SCHEDULE)
+
+
+def test_v_holds_at_both_ends_where_eps_does_not():
+    schedule = schedules.zero_terminal_snr(SCHEDULE)
+    testing.check_prediction_kind("v", schedule, levels=range(1001))
+    testing.check_prediction_kind("eps", schedule)
+    with pytest.raises(AssertionError, match="x0 comes back off by nan at level 1000"):
+        testing.check_prediction_kind("eps", schedule, levels=range(1001))
+
+
+def predict_v(schedule, output, x_t, t):
+    return process.predict_from("v", schedule, output, x_t, t)
+
+
+TARGETS = {
+    "sign": (lambda schedule, x0, eps, t: -process.target_for("v", schedule, x0, eps, t), r"x0 comes back off by"),
+    "level": (lambda schedule, x0, eps, t: process.target_for("v", schedule, x0, eps, t - 1), r"x0 comes back off by"),
+    "scale": (lambda schedule, x0, eps, t: 1.001 * process.target_for("v", schedule, x0, eps, t), r"comes back off by"),
+}
+
+
+@pytest.mark.parametrize("target, message", TARGETS.values(), ids=TARGETS)
+def test_targets_that_do_not_fit_fail(target, message):
+    with pytest.raises(AssertionError, match=message):
+        testing.check_prediction_kind((predict_v, target), SCHEDULE)
 
 
 def test_right_denoisers_pass():
@@ -153,3 +260,33 @@ def test_wrong_schedules_fail(schedule, message):
 
 def test_order_of_known_errors():
     assert testing.order_of([8, 16, 32], [1.0, 1 / 8, 1 / 64]) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_moments_of_an_affine_map_are_found(noisy):
+    """x = a + B x_T + C_1 z_1 + C_2 z_2, and what is not so is refused."""
+    rng = np.random.default_rng(0)
+    x_T, *noise = rng.standard_normal([1 + 2 * noisy, 64, 2])
+    a, cov, (B, *C) = (
+        np.array([0.3, 1.0]),
+        np.array([[0.5, 0.1], [0.1, 2.0]]),
+        rng.standard_normal([1 + 2 * noisy, 2, 2]),
+    )
+    x = a + x_T @ B.T + sum(z @ c.T for z, c in zip(noise, C))
+    mean, found = testing.affine_moments(x, x_T, noise, np.array([1.0, 0.0]), cov)
+    np.testing.assert_allclose(mean, a + B[:, 0])
+    np.testing.assert_allclose(found, B @ cov @ B.T + sum(c @ c.T for c in C))
+    with pytest.raises(AssertionError, match="affine function"):
+        testing.affine_moments(np.square(x), x_T, noise, np.zeros(2), np.eye(2))
+
+
+def test_the_noise_of_steps_is_what_sample_hands_out():
+    """A sampler that adds up what it draws."""
+    keys, x_T = samplers.keys_for(jax.random.key(3), 4), jnp.zeros([4, 2])
+    add = Sampler(
+        State, lambda keys, denoise, schedule, state, t, s, cond: (State(state.x + two_draws(keys, (2,)).sum(0)), None)
+    )
+    x, _ = samplers.sample(keys, add, RING.denoiser(SCHEDULE), SCHEDULE, [9, 5, 2, 1], x_T)
+    noise = testing.noise_of_steps(keys, 3, (2,), two_draws)
+    assert noise.shape == (6, 4, 2)
+    np.testing.assert_allclose(x, noise.sum(0), atol=1e-5)

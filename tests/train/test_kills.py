@@ -11,11 +11,10 @@ import pytest
 SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 
-@pytest.mark.parametrize(
-    "devices, kills, seed", [(1, 6, 0), (8, 3, 14)]
-)  # seed 14 begins with the three asked for below
-def test_kills_change_nothing(devices, kills, seed, tmp_path):
-    numbers = {"kills": kills, "steps": 100, "devices": devices, "seed": seed, "directory": tmp_path}
+@pytest.mark.parametrize("devices", [1, 8])
+def test_kills_change_nothing(devices, tmp_path):
+    """Three kills, of the three kinds asked for below, with which seed 14 begins."""
+    numbers = {"kills": 3, "steps": 100, "devices": devices, "seed": 14, "directory": tmp_path}
     words = [str(word) for name, number in numbers.items() for word in (f"--{name}", number)]
     soak = subprocess.run([sys.executable, SOAK, *words], capture_output=True, text=True)
     assert soak.returncode == 0, soak.stdout + soak.stderr
