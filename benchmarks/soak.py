@@ -1,6 +1,6 @@
 """A run that is killed again and again, beside one that is left alone: the ends must agree in every bit.
 
-    python benchmarks/soak.py                                   # 100 kills over 1,000 steps, a quarter of an hour on two cores
+    python benchmarks/soak.py                                   # 100 kills over 1,000 steps, a quarter of an hour
     python benchmarks/soak.py --kills 3 --steps 100 --seed 14   # the short form that the tests run
 
 Trains a small U-Net on the embedded digits by `jaxdiff train --auto-resume`, each time ended by SIGKILL or SIGTERM: at a
