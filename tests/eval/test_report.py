@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny_config
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdiff import cli, data, samplers, timesteps
 from jaxdiff.eval import draw, likelihood, report
@@ -72,14 +73,15 @@ def test_the_density_is_that_of_the_flow_called_directly():
     source, schedule = data.load("digits:test"), CONFIG.diffusion.make_schedule()
     chosen = [source[int(i)] for i in np.random.default_rng(3).permutation(500)[:8]]
     images, labels = (np.stack([example[what] for example in chosen]) for what in ("image", "label"))
-    keys = samplers.keys_for(jax.random.key(3), 8)
+    over_devices = NamedSharding(jax.sharding.Mesh(jax.local_devices(), ("batch",)), PartitionSpec("batch"))
+    keys, labels = jax.device_put((samplers.keys_for(jax.random.key(3), 8), labels.astype(np.int32)), over_devices)
     bits = likelihood.bits_per_dim(
         likelihood.log_prob(
             samplers.fold(keys, 1),
             draw.make_denoiser(config, params, schedule, clip=False),
             schedule,
             likelihood.dequantize(samplers.fold(keys, 0), images),
-            Cond(label=labels.astype(np.int32)),
+            Cond(label=labels),
             2,
             samplers.ode.adaptive(1e-2, 1e-2),
         ),
