@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxdiff.denoise import check_kind, read_output
 from jaxdiff.objectives.levels import Levels, uniform
-from jaxdiff.objectives.noising import Noising, noised
+from jaxdiff.objectives.noising import Noising, checked, noised
 from jaxdiff.objectives.variational import level_terms
 from jaxdiff.objectives.weightings import simple
 from jaxdiff.process import target_for
@@ -59,9 +59,9 @@ def denoising(
 
     Raises:
       ValueError: unknown kind, or one that zero terminal signal-to-noise does not go with; a drop without a null; a
-        bound_weight with noise that is not plain. From
-        loss_fn: with a drop, `null` and the batch's `cond` differ in what they have; an output that is not of the image's
-        shape, or has no variance where there is a bound_weight or has one where there is none.
+        bound_weight with noise that is not plain. From loss_fn: with a drop, `null` and the batch's `cond` differ in what
+        they have; an output that is not of the image's shape, or has no variance where there is a bound_weight or has one
+        where there is none.
 
     Example::
 
@@ -80,10 +80,8 @@ def denoising(
         raise ValueError(
             "the bound is of plain noise: leave offset_noise and input_perturbation at 0 with a bound_weight"
         )
-    if drop and null is None:
-        raise ValueError("drop needs a null condition to put in the place of the dropped ones")
     levels = uniform() if levels is None else levels
-    noising = Noising(levels, null, drop, offset_noise, input_perturbation)
+    noising = checked(Noising(levels, null, drop, offset_noise, input_perturbation))
 
     def loss_fn(params, extra, keys, batch):
         x0, eps, x_t, t, weight, cond, net_keys = noised(noising, schedule, extra, keys, batch)

@@ -1,4 +1,4 @@
-"""What the objectives of a denoiser share: noised examples, and the network's reading of them."""
+"""What the objectives of a denoiser share: examples at random levels."""
 
 from typing import Any, NamedTuple
 
@@ -42,6 +42,17 @@ class Noising(NamedTuple):
     drop: float = 0.0
     offset: float = 0.0
     perturbation: float = 0.0
+
+
+def checked(how: Noising) -> Noising:
+    """The same, if its parts go together.
+
+    Raises:
+      ValueError: a drop without a null.
+    """
+    if how.drop and how.null is None:
+        raise ValueError("drop needs a null condition to put in the place of the dropped ones")
+    return how
 
 
 def noised(how: Noising, schedule: Schedule, extra, keys: Array, batch) -> Noised:

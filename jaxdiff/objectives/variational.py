@@ -16,7 +16,7 @@ from jax.scipy.special import log_ndtr
 from jaxdiff.denoise import check_kind, read_output
 from jaxdiff.errors import unknown
 from jaxdiff.objectives.levels import Levels, uniform
-from jaxdiff.objectives.noising import Noising, noised
+from jaxdiff.objectives.noising import Noising, checked, noised
 from jaxdiff.process import VARIANCES, p_posterior, q_posterior, q_sample
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Apply, Array, Gaussian, Prediction
@@ -213,12 +213,11 @@ def variational_bound(
     check_kind(predict, schedule)
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
-    if drop and null is None:
-        raise ValueError("drop needs a null condition to put in the place of the dropped ones")
     levels = uniform() if levels is None else levels
+    noising = checked(Noising(levels, null, drop))
 
     def loss_fn(params, extra, keys, batch):
-        x0, _, x_t, t, weight, cond, net_keys = noised(Noising(levels, null, drop), schedule, extra, keys, batch)
+        x0, _, x_t, t, weight, cond, net_keys = noised(noising, schedule, extra, keys, batch)
         output, aux = apply(params, x_t, t, cond, keys=net_keys)
         said = read_output(predict, schedule, output, aux, x_t, t)
         if (said.aux.variance is not None) != (variance == "learned"):
