@@ -14,6 +14,7 @@ import typeguard
 from etils import epath
 
 from jaxdiff import schedules
+from jaxdiff.data import augment
 from jaxdiff.denoise import check_kind
 from jaxdiff.errors import unknown
 from jaxdiff.nets.unet import UNetConfig
@@ -28,6 +29,8 @@ class Data:
       image_shape: height, width and channels of what the network sees.
       resize: fit the images of a data set to `image_shape`, as a folder's always are.
       flip: mirror each image with probability 1/2, anew every time that it is seen.
+      augment: strength with which images are slightly turned, stretched, slanted and moved, anew every time, see
+        `jaxdiff.data.augment`; 0 is none. A network with vector_dim=6 is told by how much, and draws images that are not.
       skip_broken: look through a folder first and leave out the files that cannot be read, instead of stopping at one.
     """
 
@@ -35,6 +38,7 @@ class Data:
     image_shape: tuple[int, int, int] = (28, 28, 1)
     resize: bool = False
     flip: bool = False
+    augment: float = 0.0
     skip_broken: bool = False
 
 
@@ -52,6 +56,8 @@ class Diffusion:
       objective: "denoising"; "hybrid", which also teaches a variance; or "bound", the variational bound itself. A network
         says a variance where net.out_channels is twice the image's.
       levels: how the level of an example is drawn, see `objectives.levels`.
+      drop: probability with which an example's label is replaced by the null label, so that the network is an unconditional
+        one, too (Ho and Salimans 2021); guidance needs it; about 0.1.
       offset_noise: see `objectives.denoising`; 0 is none.
       input_perturbation: see `objectives.denoising`; 0 is none.
     """
@@ -64,6 +70,7 @@ class Diffusion:
     zero_snr: bool = False
     objective: Literal["denoising", "hybrid", "bound"] = "denoising"
     levels: Literal["uniform", "logit_normal", "stratified", "importance"] = "uniform"
+    drop: float = 0.0
     offset_noise: float = 0.0
     input_perturbation: float = 0.0
 
@@ -230,8 +237,23 @@ def check(config: Config) -> None:
     config.net.check_platform(jax.default_backend())
     config.net.check_image(config.data.image_shape)
     _check_diffusion(config)
-    if config.net.vector_dim:
-        raise ValueError(f"--net.vector-dim={config.net.vector_dim} must be 0: no data set brings vectors")
+    _check_conditions(config)
+
+
+def _check_conditions(config):
+    """What the network is told goes with what the data brings."""
+    d, net, drop = config.data, config.net, config.diffusion.drop
+    if not 0 <= d.augment <= 3:
+        raise ValueError(f"--data.augment={d.augment} must lie in [0, 3]: 1 turns by up to 10 degrees")
+    if net.vector_dim and (net.vector_dim != augment.DIM or not d.augment):
+        raise ValueError(
+            f"--net.vector-dim={net.vector_dim} must be 0, or {augment.DIM} with --data.augment, whose amounts are the "
+            "only vectors that data brings"
+        )
+    if not 0 <= drop < 1:
+        raise ValueError(f"--diffusion.drop={drop} must lie in [0, 1)")
+    if drop and not net.num_classes:
+        raise ValueError(f"--diffusion.drop={drop} drops labels, and --net.num-classes=0 has none: leave it at 0")
 
 
 def _check_diffusion(config):

@@ -209,6 +209,12 @@ TRAIN_MISTAKES = {
     ),
     "no shift": (["digits", "--diffusion.shift", "0"], "factor=0.0 must be a finite number above 0"),
     "vectors from nowhere": (["digits", "--net.vector-dim", "4"], "--net.vector-dim=4 must be 0"),
+    "augmentation without end": (["digits", "--data.augment", "90"], "--data.augment=90.0 must lie in [0, 3]"),
+    "dropped labels that are not there": (["digits", "--diffusion.drop", "0.1"], "--diffusion.drop=0.1 drops labels"),
+    "every label dropped": (
+        ["digits_conditional", "--diffusion.drop", "1"],
+        "--diffusion.drop=1.0 must lie in [0, 1)",
+    ),
     "option of another sampler": (
         ["digits", "--sample.eta", "0.5"],
         "eta=0.5 is for the sampler ddim, and this one is",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
+from jaxdiff.data import augment as augmentation
 from jaxdiff.types import Cond
 
 
@@ -19,6 +20,8 @@ def batches(
     steps_per_call: int = 1,
     labels: bool = False,
     flip: bool = False,
+    augment: float = 0.0,
+    told: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
@@ -35,15 +38,17 @@ def batches(
       seed: of the order and the mirroring.
       start_step: first step to deliver.
       steps_per_call: K, how many steps are delivered at a time.
-      labels: deliver "cond" = Cond(label), int32 [K, B / P].
+      labels: deliver "cond" with Cond(label), int32 [K, B / P].
       flip: mirror each image left to right with probability 1/2, which the seed and its position decide.
+      augment: strength with which images are changed, see `jaxdiff.data.augment`; 0 is none.
+      told: deliver the amounts of that in "cond" as Cond(vector), float32 [K, B / P, 6].
       process_index: p, in 0..P - 1.
       process_count: P; must divide B.
       num_threads: that read and decode, a step's batch at a time each; None is one per core, at most 16.
 
     Yields:
       {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order (modulo 2^32),
-      "example": uint32 [K, B / P], which one of the source it is, and with `labels` "cond"}, as NumPy arrays.
+      "example": uint32 [K, B / P], which one of the source it is, and with `labels` or `told` "cond"}, as NumPy arrays.
 
     Raises:
       ValueError: B does not divide by P, or the source is empty or lacks the labels that are asked for.
@@ -71,6 +76,8 @@ def batches(
     examples = examples.map(functools.partial(_read, source, labels, num_classes))
     if flip:
         examples = examples.random_map(_flip)
+    if augment or told:
+        examples = examples.random_map(functools.partial(_augment, augment, told))
     mine = examples.map_with_index(_number)[start_step * batch_size + process_index :: process_count]
     read_ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
     steps = mine.batch(batch_size // process_count).to_iter_dataset(read_ahead)
@@ -101,6 +108,12 @@ def _read(source, labels, num_classes, i):
 
 def _flip(example, rng):
     return example | {"image": example["image"][:, ::-1]} if rng.random() < 0.5 else example
+
+
+def _augment(strength, told, example, rng):
+    amounts = augmentation.amounts(rng, strength)
+    example = example | {"image": augmentation.affine(example["image"], amounts)}
+    return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)} if told else example
 
 
 def _number(index, example):

@@ -15,7 +15,7 @@ from jaxdiff.denoise import denoiser, network
 from jaxdiff.errors import unknown
 from jaxdiff.eval.images import to_uint8
 from jaxdiff.guidance import clip_x0
-from jaxdiff.nets.unet import UNet
+from jaxdiff.nets.unet import UNet, UNetConfig
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Cond, Denoiser
 
@@ -118,7 +118,7 @@ def batches(
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
-        cond = Cond(label=indices % config.net.num_classes) if config.net.num_classes else None
+        cond = condition(config.net, indices)
         keys, cond = jax.device_put((keys, cond), NamedSharding(mesh, PartitionSpec("batch")))
         x_T = samplers.noise(keys, config.data.image_shape)
         count, pictures = min(sample.batch_size, sample.num - start), []
@@ -130,6 +130,14 @@ def batches(
             if tick is not None:
                 tick(size)
         yield to_uint8(x[:count]), np.concatenate(pictures) if frames else None
+
+
+def condition(net: UNetConfig, indices) -> Cond | None:
+    """What image i is drawn for: class i mod num_classes, and images that no augmentation has changed."""
+    if not net.num_classes and not net.vector_dim:
+        return None
+    label = indices % net.num_classes if net.num_classes else None
+    return Cond(label, jnp.zeros([len(indices), net.vector_dim]) if net.vector_dim else None)
 
 
 def make_denoiser(config: Config, params, schedule: Schedule, clip: bool) -> Denoiser:

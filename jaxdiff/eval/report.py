@@ -162,7 +162,9 @@ def examples(config: Config, measure: Measure) -> tuple[np.ndarray, Cond | None]
         raise ValueError(f"{measure.source} has {len(source.classes)} classes, and the network labels for {labels}")
     chosen = [source[i] for i in np.random.default_rng(measure.seed).permutation(len(source))[: measure.num].tolist()]
     images = np.stack([example["image"] for example in chosen])
-    return images, Cond(label=np.array([example["label"] for example in chosen], np.int32)) if labels else None
+    label = np.array([example["label"] for example in chosen], np.int32) if labels else None
+    vector = np.zeros([len(chosen), config.net.vector_dim], np.float32) if config.net.vector_dim else None
+    return images, None if label is None and vector is None else Cond(label, vector)
 
 
 def _over_batches(of_batch, measure, images, cond):

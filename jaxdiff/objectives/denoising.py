@@ -43,7 +43,8 @@ def denoising(
       schedule: noise schedule.
       predict: what the network is to output, "eps", "x0", "v" or "score".
       weighting: w, see `objectives.weightings`.
-      null: what stands for no condition: a `Cond` like the batch's, whose leaves are one example's (no batch axis).
+      null: what stands for no condition: a `Cond` whose leaves are one example's (no batch axis); what it lacks (None) is
+        never dropped.
       drop: probability, in [0, 1], with which an example's condition is replaced by `null` (Ho and Salimans 2021).
       levels: how t is drawn, see `objectives.levels`; None is uniform over 1..T.
       bound_weight: of the hybrid loss, 0.001 in the paper; 0 for a network that says no variance.
@@ -59,8 +60,8 @@ def denoising(
 
     Raises:
       ValueError: unknown kind, or one that zero terminal signal-to-noise does not go with; a drop without a null; a
-        bound_weight with noise that is not plain. From loss_fn: with a drop, `null` and the batch's `cond` differ in what
-        they have; an output that is not of the image's shape, or has no variance where there is a bound_weight or has one
+        bound_weight with noise that is not plain. From loss_fn: with a drop, the batch's `cond` lacks what
+        `null` has; an output that is not of the image's shape, or has no variance where there is a bound_weight or has one
         where there is none.
 
     Example::

@@ -78,9 +78,44 @@ def noised(how: Noising, schedule: Schedule, extra, keys: Array, batch) -> Noise
     seen = eps + how.perturbation * normal(input_keys, x0.shape[1:]) if how.perturbation else eps
     if how.drop:
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, how.drop))(drop_keys)
-        cond = jax.tree.map(lambda no, yes: jnp.where(rows(dropped, yes), no, yes), how.null, cond)
+        cond = without(dropped, how.null, cond)
     x_t = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, seen)
     return Noised(x0, eps, x_t, t, weight, cond, net_keys)
+
+
+def without(dropped: Array, null, cond):
+    """The conditions of a batch, some of which become the null one.
+
+    Args:
+      dropped: whose conditions, bool [B].
+      null: a `Cond` of one example, without a batch axis; what it lacks (None) is kept in `cond` as it is.
+      cond: `Cond` of the batch.
+
+    Returns:
+      A `Cond` like `cond`.
+
+    Raises:
+      ValueError: `cond` lacks what `null` has.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond
+        >>> from jaxdiff.objectives.noising import without
+        >>> cond = Cond(label=jnp.array([3, 7]), vector=jnp.ones([2, 1]))
+        >>> without(jnp.array([True, False]), Cond(label=10), cond).label.tolist()
+        [10, 7]
+    """
+
+    def one(no, yes):
+        if yes is None:
+            raise ValueError("the null condition has something that the batch's condition has not: give both the same")
+        return jnp.where(rows(dropped, yes), no, yes)
+
+    def kept(no, yes):
+        return yes if no is None else jax.tree.map(one, no, yes, is_leaf=lambda x: x is None)
+
+    return jax.tree.map(kept, null, cond or type(null)(), is_leaf=lambda x: x is None)
 
 
 def to_unit_range(image: Array) -> Array:

@@ -46,6 +46,8 @@ def batches(config: Config, source, start: int) -> Iterator[tuple[dict, np.ndarr
         steps_per_call=T.steps_per_call,
         labels=bool(config.net.num_classes),
         flip=config.data.flip,
+        augment=config.data.augment,
+        told=bool(config.net.vector_dim),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -81,15 +83,18 @@ def make_step(config: Config):
 def make_loss(config: Config):
     """The objective that the config names, inside of `parallel.data_parallel`; see `objectives`."""
     d, apply, levels = config.diffusion, denoise.network(UNet(config.net)), make_levels(config)
+    null = Cond(label=config.net.num_classes) if d.drop else None
     if d.objective == "bound":
         says_variance = config.net.out_channels == 2 * config.data.image_shape[-1]
         variance = "learned" if says_variance else "posterior"
-        return objectives.variational_bound(apply, d.make_schedule(), d.predict, variance, levels=levels)
+        return objectives.variational_bound(apply, d.make_schedule(), d.predict, variance, null, d.drop, levels=levels)
     return objectives.denoising(
         apply,
         d.make_schedule(),
         d.predict,
         objectives.WEIGHTINGS[d.weighting],
+        null,
+        d.drop,
         levels=levels,
         bound_weight=0.001 if d.objective == "hybrid" else 0.0,
         offset_noise=d.offset_noise,

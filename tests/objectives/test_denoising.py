@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import objectives, schedules
+from jaxdiff.objectives.noising import without
 from jaxdiff.types import Aux, Cond
 
 SCHEDULE = schedules.linear(100)
@@ -69,6 +70,19 @@ def test_dropped_conditions_become_the_null_one():
     dropped = seen["label"] == 10
     assert dropped.mean() == pytest.approx(0.25, abs=0.03)
     np.testing.assert_array_equal(seen["label"][~dropped], label[~dropped])
+
+
+def test_what_the_null_condition_lacks_is_never_dropped():
+    dropped = np.array([True, False])
+    cond = Cond(label=np.array([3, 7]), vector=np.ones((2, 4)))
+    left = without(dropped, Cond(label=10), cond)
+    assert left.label.tolist() == [10, 7] and left.vector is cond.vector
+    none = without(dropped, Cond(vector=np.zeros(4)), cond)
+    assert none.vector[:, 0].tolist() == [0, 1] and none.label is cond.label
+    with pytest.raises(ValueError, match="has something that the batch's condition has not"):
+        without(dropped, Cond(label=10), Cond(vector=np.ones((2, 4))))
+    with pytest.raises(ValueError, match="has something that the batch's condition has not"):
+        without(dropped, Cond(label=10), None)
 
 
 def test_offset_noise_moves_all_of_a_channel():
