@@ -23,6 +23,7 @@ from jaxdiff.samplers.dpmpp import _update as dpmpp_update
 from jaxdiff.samplers.euler_ancestral import _update as euler_ancestral_update
 from jaxdiff.samplers.lcm import _end_of_path
 from jaxdiff.testing.convergence import paths_for
+from jaxdiff.types import Guided
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "samplers.md", ROOT / "docs" / "images" / "samplers.png"
@@ -78,6 +79,15 @@ def lcm_step(schedule, said, state, t, s, z):
     return samplers.State(process.q_sample(schedule, _end_of_path(10.0, 0.5, said, state.x, t), s, z))
 
 
+def told_twice(sampler):
+    """A sampler of two conditions, both of which are none."""
+    return sampler._replace(step=Partial(guided_step, sampler.step))
+
+
+def guided_step(step, keys, denoise, schedule, state, t, s, cond):
+    return step(keys, denoise, schedule, state, t, s, Guided(None, None))
+
+
 class Row(NamedTuple):
     """A sampler, and how it is measured."""
 
@@ -97,6 +107,7 @@ corrected = lambda predictor: noisy(
 )
 ROWS = {
     "ddim()": Row(lambda N: samplers.ddim(), golden=("ddim/*/0.0/*",)),
+    "ddim_cfgpp(0.6)": Row(lambda N: told_twice(samplers.ddim_cfgpp(0.6))),
     "heun()": Row(lambda N: samplers.heun(), golden=("heun",)),
     "dpmpp_2m()": Row(lambda N: samplers.dpmpp_2m(), golden=("dpmpp_2m", "dpmpp_2m/to 1")),
     "unipc(order=1)": Row(lambda N: samplers.unipc(1), golden=("unipc/order 1",)),
@@ -239,7 +250,8 @@ def draw():
     """Errors against steps in Karras' spacing."""
     import matplotlib.pyplot as plt
 
-    counts, left_out = (16, 32, 64, 128), ("unipc(order=1)", 'unipc(variant="bh1")', "ddim(1.0)", "euler_ancestral()")
+    counts, left_out = (16, 32, 64, 128), ["unipc(order=1)", 'unipc(variant="bh1")', "ddim(1.0)", "euler_ancestral()"]
+    left_out += ["ddim_cfgpp(0.6)"]  # here it is ddim()
     figure, axes = plt.subplots(1, 2, figsize=(10, 5), sharey=True, layout="constrained")
     for name, row in ROWS.items():
         if len(row.steps) < 2 or name in left_out:

@@ -7,17 +7,19 @@ import math
 import re
 import typing
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import typeguard
+import tyro
 from etils import epath
 
 from jaxdiff import schedules
 from jaxdiff.data import augment
 from jaxdiff.denoise import check_kind
 from jaxdiff.errors import unknown
-from jaxdiff.nets.unet import UNetConfig
+from jaxdiff.nets.classifier import Classifier
+from jaxdiff.nets.unet import UNet, UNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +56,10 @@ class Diffusion:
       shift: new side / old side of images that repeat the signal of smaller ones, see `schedules.shift`; 1 is none.
       zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; for predict "v" and "x0".
       objective: "denoising"; "hybrid", which also teaches a variance; or "bound", the variational bound itself. A network
-        says a variance where net.out_channels is twice the image's.
-      levels: how the level of an example is drawn, see `objectives.levels`.
+        says a variance where net.out_channels is twice the image's. "classification" trains a `nets.Classifier` of noisy
+        images of net.out_channels classes instead, whose gradients can guide.
+      levels: how the level of an example is drawn, see `objectives.levels`; "clean" is for a classifier that shall only see
+        images without noise.
       drop: probability with which an example's label is replaced by the null label, so that the network is an unconditional
         one, too (Ho and Salimans 2021); guidance needs it; about 0.1.
       offset_noise: see `objectives.denoising`; 0 is none.
@@ -68,8 +72,8 @@ class Diffusion:
     weighting: Literal["simple", "min_snr", "p2", "bound", "sigmoid"] = "simple"
     shift: float = 1.0
     zero_snr: bool = False
-    objective: Literal["denoising", "hybrid", "bound"] = "denoising"
-    levels: Literal["uniform", "logit_normal", "stratified", "importance"] = "uniform"
+    objective: Literal["denoising", "hybrid", "bound", "classification"] = "denoising"
+    levels: Literal["uniform", "logit_normal", "stratified", "importance", "clean"] = "uniform"
     drop: float = 0.0
     offset_noise: float = 0.0
     input_perturbation: float = 0.0
@@ -146,13 +150,18 @@ class Sample:
     Attributes:
       sampler: "ddim", "ddpm", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm", "euler_ancestral", "euler_maruyama",
         "reverse_diffusion", "predictor_corrector", "probability_flow", "probability_flow_fixed", or "lcm" for networks
-        distilled for it.
+        distilled for it; "ddim_cfgpp" is DDIM with the guidance of CFG++.
       steps: number of sampling steps; between two levels probability_flow takes as many of its own as it needs.
       eta: noise of ddim, in [0, 1]; None is 0, and what the other samplers have.
       variance: of the noise of ddpm; None is "posterior".
       churn: noise that heun puts back in, at least 0; None is 0.
       order: of unipc, 1 to 3; None is 2.
       snr: signal-to-noise ratio of predictor_corrector's Langevin steps; None is 0.16.
+      labels: classes to draw, such as "7", "0-9" or "1,3,5-7", image i being of the i-th of them, in turn; None is all.
+      guidance: scale of the guidance towards the label: 1 is the network as it is, 0 without the label, more is more
+        typical and less diverse; for ddim_cfgpp in [0, 1]. With a classifier it multiplies that one's gradient.
+      interval: lowest and highest level at which there is guidance (Kynkäänniemi et al. 2024); None is all.
+      rescale: share, in [0, 1], of the guided image whose contrast is brought back, see `jaxdiff.guidance.rescaled`.
       clip: keep the predicted image in its range, see `jaxdiff.guidance.clip_x0`.
       spacing: of the levels: "trailing", "leading", "linspace" or "quadratic", see `jaxdiff.timesteps.grid`; "karras" or
         "exponential", see `jaxdiff.timesteps.grid_by_sigma`, from level T - 1.
@@ -168,6 +177,10 @@ class Sample:
     churn: float | None = None
     order: int | None = None
     snr: float | None = None
+    labels: Annotated[str | None, tyro.conf.arg(aliases=["--label"])] = None
+    guidance: float = 1.0
+    interval: tuple[int, int] | None = None
+    rescale: float = 0.0
     clip: bool = True
     spacing: str = "trailing"
     num: int = 64
@@ -196,6 +209,15 @@ class Config:
     optim: Optim = Optim()
     train: Train = Train()
     sample: Sample = Sample()
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network says what is on an image, instead of drawing one."""
+        return self.diffusion.objective == "classification"
+
+    def make_net(self) -> UNet | Classifier:
+        """The network that this names."""
+        return (Classifier if self.classifies else UNet)(self.net)
 
 
 def check(config: Config) -> None:
@@ -259,6 +281,12 @@ def _check_conditions(config):
 def _check_diffusion(config):
     """The forward process, the objective and the channels of the output go together."""
     d, channels, image_channels = config.diffusion, config.net.out_channels, config.data.image_shape[-1]
+    if config.classifies:
+        return _check_classification(config)
+    if d.levels == "clean":
+        raise ValueError(
+            "--diffusion.levels=clean leaves no noise to take away: it is for the objective 'classification'"
+        )
     fitting = {"denoising": (1,), "hybrid": (2,), "bound": (1, 2)}[d.objective]
     if channels not in [n * image_channels for n in fitting]:
         wanted = " or ".join(str(n * image_channels) for n in fitting)
@@ -284,6 +312,23 @@ def _check_diffusion(config):
     if min(d.offset_noise, d.input_perturbation) < 0:
         raise ValueError("--diffusion.offset-noise and --diffusion.input-perturbation must be at least 0")
     check_kind(d.predict, d.make_schedule())
+
+
+def _check_classification(config):
+    """A classifier is told nothing, draws nothing, and has an output for each class."""
+    d, net = config.diffusion, config.net
+    if net.out_channels < 2 or net.num_classes or net.vector_dim:
+        raise ValueError(
+            f"--net.out-channels={net.out_channels} must be the number of classes, at least 2, and --net.num-classes and "
+            "--net.vector-dim 0: a classifier is not told what it is to find out"
+        )
+    if d.weighting != "simple" or d.offset_noise or d.input_perturbation or d.levels == "importance":
+        raise ValueError(
+            "--diffusion.weighting, --diffusion.offset-noise, --diffusion.input-perturbation and the levels 'importance' "
+            "are for denoising: leave them out of a 'classification'"
+        )
+    if config.train.sample_every:
+        raise ValueError(f"--train.sample-every={config.train.sample_every} must be 0: a classifier draws nothing")
 
 
 def indivisible(what: str, size: int, device_count: int) -> ValueError:

@@ -24,8 +24,8 @@ def network(module: nn.Module) -> Apply:
       module: called as `module(x_t, time, cond, keys)`, time float32 or int [B].
 
     Returns:
-      apply(params, x_t, t, cond=None, keys=None) -> (output, Aux), with x_t [B, ...], t a scalar level or [B] in 1..T, and
-      keys one random key per example for dropout, None for none.
+      apply(params, x_t, t, cond=None, keys=None) -> (output, Aux), with x_t [B, ...], t a scalar level or [B] in 1..T (a
+      judge of clean images is asked at level 0), and keys one random key per example for dropout, None for none.
     """
 
     def apply(params, x_t, t, cond=None, keys=None):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
+from jaxdiff.cli.sample import SampleFlags, parse_sampling
 from jaxdiff.train import checkpoint, loop, rundir, setup
 
 CONFIG = """
@@ -512,7 +513,7 @@ def test_a_run_without_checkpoint_or_config_is_neither_overwritten_nor_resumed(r
 
 def test_samples_of_a_run_keep_its_sampler_s_options_only_with_that_sampler():
     default = configs.Sample(sampler="ddpm", variance="beta")
-    sampled = lambda *args: cli.parse_sample(default, list(args), "jaxdiff sample run").sample
+    sampled = lambda *args: parse_sampling(SampleFlags(default), list(args), "jaxdiff sample run").sample
     assert sampled() == default
     assert sampled("--variance", "posterior").variance == "posterior"
     assert sampled("--sampler", "ddim", "--eta", "0.5") == configs.Sample(sampler="ddim", eta=0.5)

@@ -13,14 +13,16 @@ from jaxdiff import samplers, timesteps
 from jaxdiff.config import Config, Sample, indivisible
 from jaxdiff.denoise import denoiser, network
 from jaxdiff.errors import unknown
+from jaxdiff.eval import guided
+from jaxdiff.eval.guided import Guide
 from jaxdiff.eval.images import to_uint8
 from jaxdiff.guidance import clip_x0
-from jaxdiff.nets.unet import UNet, UNetConfig
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Cond, Denoiser
+from jaxdiff.types import Denoiser
 
 SAMPLERS = {
     "ddim": samplers.ddim,
+    "ddim_cfgpp": samplers.ddim_cfgpp,
     "ddpm": samplers.ddpm,
     "heun": samplers.heun,
     "dpmpp_2m": samplers.dpmpp_2m,
@@ -54,6 +56,8 @@ def make_sampler(sample: Sample) -> samplers.Sampler:
                 f"{option}={value} is for the sampler {OPTIONS[option]}, and this one is {sample.sampler}: "
                 f"choose {OPTIONS[option]}, or set {option} to None"
             )
+    if sample.sampler == "ddim_cfgpp":
+        given = {"scale": sample.guidance}
     return SAMPLERS[sample.sampler](**given)
 
 
@@ -72,12 +76,15 @@ def sampling_levels(sample: Sample, schedule: Schedule) -> np.ndarray:
     return timesteps.grid(T, sample.steps, sample.spacing)
 
 
-def check(config: Config) -> None:
+def check(config: Config, guide: Guide | None = None) -> None:
     """Refuses a way of sampling that this config's network cannot be sampled in.
 
     Raises:
       ValueError: one line that says what to change.
     """
+    if config.classifies:
+        raise ValueError("this is a classifier, which draws nothing: give it as --classifier to guide another network")
+    guided.check(config, guide)
     make_sampler(config.sample)
     sampling_levels(config.sample, config.diffusion.make_schedule())
     if config.sample.num < 1 or config.sample.batch_size < 1:
@@ -94,17 +101,22 @@ def num_steps(config: Config) -> int:
 
 
 def batches(
-    config: Config, params, tick: Callable[[int], None] | None = None, frames: bool = False
+    config: Config,
+    params,
+    tick: Callable[[int], None] | None = None,
+    frames: bool = False,
+    guide: Guide | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Draws `config.sample.num` images, a batch at a time; image i of a seed is the same whatever the batch size.
 
-    Where the network takes labels, image i is of class i mod num_classes.
+    Where there are labels, image i is of the i-th of `guided.labels`, in turn.
 
     Args:
       config: network, process, and how to sample.
       params: parameters to draw from (for a trained run, its EMA).
       tick: called after every few steps with how many they were.
       frames: give the predicted x0 of every step, too.
+      guide: a classifier that guides, if there is one.
 
     Yields:
       uint8 [B, H, W, C], and with `frames` uint8 [N, B, H, W, C], else None.
@@ -112,13 +124,13 @@ def batches(
     sample, schedule = config.sample, config.diffusion.make_schedule()
     sampler = make_sampler(sample)
     levels = sampling_levels(sample, schedule)
-    denoise = make_denoiser(config, params, schedule, sample.clip)
+    denoise = make_denoiser(config, params, schedule, sample.clip, guide)
     mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
     size = part_size(sample.steps)
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
-        cond = condition(config.net, indices)
+        cond = guided.condition(config, indices, guide)
         keys, cond = jax.device_put((keys, cond), NamedSharding(mesh, PartitionSpec("batch")))
         x_T = samplers.noise(keys, config.data.image_shape)
         count, pictures = min(sample.batch_size, sample.num - start), []
@@ -132,25 +144,42 @@ def batches(
         yield to_uint8(x[:count]), np.concatenate(pictures) if frames else None
 
 
-def condition(net: UNetConfig, indices) -> Cond | None:
-    """What image i is drawn for: class i mod num_classes, and images that no augmentation has changed."""
-    if not net.num_classes and not net.vector_dim:
-        return None
-    label = indices % net.num_classes if net.num_classes else None
-    return Cond(label, jnp.zeros([len(indices), net.vector_dim]) if net.vector_dim else None)
+def make_denoiser(
+    config: Config, params, schedule: Schedule, clip: bool, guide: Guide | None = None, unguided: bool = False
+) -> Denoiser:
+    """The denoiser that a config's network is, with its parameters on all local devices.
 
-
-def make_denoiser(config: Config, params, schedule: Schedule, clip: bool) -> Denoiser:
-    """The denoiser that a config's network is, with its parameters on all local devices."""
+    Args:
+      config: of the network, and how it is sampled.
+      params: its parameters.
+      schedule: its noise schedule.
+      clip: keep the predicted image in its range.
+      guide: a classifier that guides, if there is one.
+      unguided: without the guidance that the config asks for.
+    """
     mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    denoise = denoiser(network(UNet(config.net)), params, schedule, config.diffusion.predict)
+    denoise = denoiser(network(config.make_net()), params, schedule, config.diffusion.predict)
+    if not unguided:
+        guide = guide and guide._replace(log_prob=jax.device_put(guide.log_prob, NamedSharding(mesh, PartitionSpec())))
+        denoise = guided.guided(denoise, schedule, config.sample, guide)
     return clip_x0(denoise, schedule) if clip else denoise
 
 
-def draw(config: Config, params, tick: Callable[[int], None] | None = None) -> np.ndarray:
+def draw(config: Config, params, tick: Callable[[int], None] | None = None, guide: Guide | None = None) -> np.ndarray:
     """All images of `batches`, uint8 [num, H, W, C]."""
-    return np.concatenate([images for images, _ in batches(config, params, tick)])
+    return np.concatenate([images for images, _ in batches(config, params, tick, guide=guide)])
+
+
+def layout(config: Config, guide: Guide | None = None) -> np.ndarray:
+    """Which image stands where on a sheet, int [rows, columns], -1 for none: a row of each class of several."""
+    num, classes = config.sample.num, len(guided.labels(config, guide))
+    if classes > 1 and num >= 2 * classes:
+        places = np.arange(math.ceil(num / classes) * classes).reshape(-1, classes).T
+    else:
+        columns = math.ceil(math.sqrt(num))
+        places = np.arange(math.ceil(num / columns) * columns).reshape(-1, columns)
+    return np.where(places < num, places, -1)
 
 
 def part_size(steps: int) -> int:

@@ -35,6 +35,22 @@ def grid(images: np.ndarray, columns: int | None = None, pad: int = 2) -> np.nda
     return sheet
 
 
+def arranged(images: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Images in the order in which `grid` lays them out by rows.
+
+    Args:
+      images: uint8 [..., N, H, W, C].
+      places: which of them stands where, int [rows, columns]; -1 is none, which is white.
+
+    Returns:
+      uint8 [..., rows * columns, H, W, C].
+    """
+    places = places.reshape(-1)
+    shown = np.take(images, places, axis=-4)
+    shown[..., places < 0, :, :, :] = 255
+    return shown
+
+
 def to_pil(image: np.ndarray, scale: int = 1) -> Image.Image:
     """uint8 [H, W, 1 or 3] as a picture, each pixel enlarged to a square of `scale` pixels."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

@@ -270,18 +270,8 @@ class UNet(nn.Module):
         Raises:
           ValueError: an image that cannot be halved often enough, or conditions that the config does not have.
         """
-        cfg, dtype = self.config, jnp.dtype(self.config.dtype)
-        cfg.check_image(x.shape)
-        emb = (*self._embed(t, cond or Cond()), keys)
-
-        x = space_to_depth(x, cfg.patch)
-        x = Conv(cfg.channels[0], dtype=dtype, name="conv_in")(x)
-        skips, depth = [x], len(cfg.channels)
-        for i, features in enumerate(cfg.channels):
-            block = DownBlock(features, i in cfg.attention, i == depth - 1, cfg, name=f"down_blocks_{i}")
-            x, new = block(x, *emb)
-            skips += new
-        x = MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, *emb)
+        cfg, dtype, depth = self.config, jnp.dtype(self.config.dtype), len(self.config.channels)
+        x, skips, emb = way_down(cfg, x, t, cond, keys)
         for i, features in enumerate(cfg.channels[::-1]):
             level = depth - 1 - i
             block = UpBlock(features, level in cfg.attention, level == 0, cfg, name=f"up_blocks_{i}")
@@ -290,22 +280,50 @@ class UNet(nn.Module):
         x = Conv(cfg.out_channels * cfg.patch**2, init=zeros_init, dtype=dtype, name="conv_out")(x)
         return depth_to_space(x, cfg.patch).astype(jnp.float32)
 
-    def _embed(self, t, cond):
-        """Embeddings of time and of the conditions that multiply (None if there are none), [B, 4 channels[0]]."""
-        cfg, dtype = self.config, jnp.dtype(self.config.dtype)
-        _check(cfg, cond)
-        size = 4 * cfg.channels[0]
-        time = timestep_embedding(t, cfg.channels[0], cfg.flip_sin_to_cos, cfg.freq_shift)
-        time = _MLP(size, dtype, name="time_embedding")(time)
-        context = []
-        if cfg.num_classes:
-            table = nn.Embed(cfg.num_classes + 1, size, dtype=dtype, name="class_embedding")
-            context.append(table(cond.label))
-        if cfg.vector_dim:
-            context.append(_MLP(size, dtype, name="vector_embedding")(cond.vector))
-        if cfg.context_mode == "add" or not context:
-            return nn.silu(sum(context, start=time)), None
-        return nn.silu(time), nn.silu(sum(context))
+
+def way_down(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array | None):
+    """The U-Net from its entry to its bottom, its parts being submodules of the module that calls this.
+
+    Args:
+      cfg: see `UNetConfig`.
+      x: noisy images [B, H, W, C].
+      t: network times [B].
+      cond: label [B] and vector [B, vector_dim], each present exactly if the config has it.
+      keys: one random key per example for dropout; None is no dropout.
+
+    Returns:
+      (the bottom [B, h, w, channels[-1]], what the way up reads, the embeddings and keys that blocks are called with).
+
+    Raises:
+      ValueError: an image that cannot be halved often enough, or conditions that the config does not have.
+    """
+    cfg.check_image(x.shape)
+    emb = (*_embed(cfg, t, cond or Cond()), keys)
+    x = space_to_depth(x, cfg.patch)
+    x = Conv(cfg.channels[0], dtype=jnp.dtype(cfg.dtype), name="conv_in")(x)
+    skips, depth = [x], len(cfg.channels)
+    for i, features in enumerate(cfg.channels):
+        block = DownBlock(features, i in cfg.attention, i == depth - 1, cfg, name=f"down_blocks_{i}")
+        x, new = block(x, *emb)
+        skips += new
+    return MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, *emb), skips, emb
+
+
+def _embed(cfg, t, cond):
+    """Embeddings of time and of the conditions that multiply (None if there are none), [B, 4 channels[0]]."""
+    _check(cfg, cond)
+    size, dtype = 4 * cfg.channels[0], jnp.dtype(cfg.dtype)
+    time = timestep_embedding(t, cfg.channels[0], cfg.flip_sin_to_cos, cfg.freq_shift)
+    time = _MLP(size, dtype, name="time_embedding")(time)
+    context = []
+    if cfg.num_classes:
+        table = nn.Embed(cfg.num_classes + 1, size, dtype=dtype, name="class_embedding")
+        context.append(table(cond.label))
+    if cfg.vector_dim:
+        context.append(_MLP(size, dtype, name="vector_embedding")(cond.vector))
+    if cfg.context_mode == "add" or not context:
+        return nn.silu(sum(context, start=time)), None
+    return nn.silu(time), nn.silu(sum(context))
 
 
 class _MLP(nn.Module):
@@ -325,6 +343,6 @@ def _check(cfg: UNetConfig, cond: Cond) -> None:
     takes = {"label": bool(cfg.num_classes), "vector": bool(cfg.vector_dim)}
     for name, value in cond._asdict().items():
         if value is not None and not takes.get(name):
-            raise ValueError(f"this U-Net takes no {name}: its config has no use for cond.{name}")
+            raise ValueError(f"this network takes no {name}: its config has no use for cond.{name}")
         if value is None and takes.get(name):
-            raise ValueError(f"this U-Net needs cond.{name} [B]")
+            raise ValueError(f"this network needs cond.{name} [B]")

@@ -1,7 +1,8 @@
 """Objectives: what a network is trained to do; one loss per example."""
 
+from jaxdiff.objectives.classification import classification
 from jaxdiff.objectives.denoising import denoising
-from jaxdiff.objectives.levels import Levels, importance, logit_normal, stratified, uniform
+from jaxdiff.objectives.levels import Levels, clean, importance, logit_normal, stratified, uniform
 from jaxdiff.objectives.noising import to_unit_range
 from jaxdiff.objectives.variational import variational_bound
 from jaxdiff.objectives.weightings import WEIGHTINGS, bound, min_snr, p2, sigmoid, simple
@@ -10,6 +11,8 @@ __all__ = [
     "WEIGHTINGS",
     "Levels",
     "bound",
+    "classification",
+    "clean",
     "denoising",
     "importance",
     "logit_normal",

@@ -19,7 +19,7 @@ class Levels(NamedTuple):
 
     Attributes:
       init: T -> extra, what is remembered before the first step; () if nothing.
-      draw: (extra, keys [B], index int [B] or None, T) -> (t int32 [B] in 1..T, weight float32 [B] of each loss).
+      draw: (extra, keys [B], index int [B] or None, T) -> (t int32 [B] in 0..T, weight float32 [B] of each loss).
       update: (extra, index, t, loss [B] before the weight) -> extra.
     """
 
@@ -59,6 +59,28 @@ def uniform() -> Levels:
     def draw(extra, keys, index, T):
         t = jax.vmap(lambda key: jax.random.randint(key, (), 1, T + 1))(keys)
         return t, jnp.ones(t.shape, jnp.float32)
+
+    return Levels(_nothing, draw, _keep)
+
+
+def clean() -> Levels:
+    """No noise at all, t = 0: for a network that is to judge clean images.
+
+    Returns:
+      `Levels` that remember nothing; their weights are 1.
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import samplers
+        >>> from jaxdiff.objectives import levels
+        >>> t, weight = levels.clean().draw((), samplers.keys_for(jax.random.key(0), 3), None, 10)
+        >>> t.tolist(), weight.tolist()
+        ([0, 0, 0], [1.0, 1.0, 1.0])
+    """
+
+    def draw(extra, keys, index, T):
+        return jnp.zeros(len(keys), jnp.int32), jnp.ones(len(keys), jnp.float32)
 
     return Levels(_nothing, draw, _keep)
 

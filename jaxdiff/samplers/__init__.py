@@ -1,6 +1,7 @@
 """Samplers: how to get from noise to data, given a denoiser."""
 
 from jaxdiff.samplers.base import Sampler, State, each_key, fold, keys_for, noise, normal, parts, sample
+from jaxdiff.samplers.cfgpp import ddim_cfgpp
 from jaxdiff.samplers.ddim import ddim
 from jaxdiff.samplers.ddpm import ddpm
 from jaxdiff.samplers.dpmpp import dpmpp_2m
@@ -16,6 +17,7 @@ __all__ = [
     "Sampler",
     "State",
     "ddim",
+    "ddim_cfgpp",
     "ddpm",
     "dpmpp_2m",
     "each_key",

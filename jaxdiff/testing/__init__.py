@@ -16,9 +16,10 @@ from jaxdiff.testing.checks import (
     check_schedule,
 )
 from jaxdiff.testing.convergence import affine_moments, flow_errors, moment_errors, noise_of_steps, order_of
-from jaxdiff.testing.oracle import Mixture, gaussian, mixture, ring
+from jaxdiff.testing.oracle import Labeled, Mixture, gaussian, labeled, mixture, ring
 
 __all__ = [
+    "Labeled",
     "Mixture",
     "affine_moments",
     "check_denoiser",
@@ -28,6 +29,7 @@ __all__ = [
     "check_schedule",
     "flow_errors",
     "gaussian",
+    "labeled",
     "mixture",
     "moment_errors",
     "noise_of_steps",

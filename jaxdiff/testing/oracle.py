@@ -8,7 +8,9 @@ For data x_0 ~ sum_k w_k N(mu_k, S_k) every marginal of the forward process is s
   (3)  E[. | x_t] = sum_k p(k | x_t) E[. | x_t, k],   grad log q(x_t) = -E[eps | x_t] / sigma_t
   (4)  for one Gaussian the probability flow takes x_t to x_s = alpha_s mu + C_s^(1/2) C_t^(-1/2) (x_t - alpha_t mu)
 
-(2) and (3) are what a perfect network would say, so that a sampler's error is its own.
+(2) and (3) are what a perfect network would say, so that a sampler's error is its own. Where the components have classes,
+
+  (5)  q(x_t, y) = sum_{k of class y} w_k N(alpha_t mu_k, C_k),   p(y | x_t) = q(x_t, y) / q(x_t)
 """
 
 from typing import NamedTuple
@@ -116,6 +118,84 @@ class Mixture(NamedTuple):
         return alpha * mean, alpha**2 * (within + between) + sigma**2 * np.eye(len(mean))
 
 
+class Labeled(NamedTuple):
+    """A mixture whose components have classes; a pytree.
+
+    Attributes:
+      data: the mixture.
+      classes: class of each component, int [K]; the largest plus 1 is the null label, which stands for all of them.
+    """
+
+    data: Mixture
+    classes: Array
+
+    def denoiser(self, schedule: Schedule) -> Denoiser:
+        """The optimal denoiser of the class that is asked for, equations (2) and (3) over its components.
+
+        Args:
+          schedule: noise schedule.
+
+        Returns:
+          Denoiser of x_t [B, ...] whose examples have D numbers. It reads `cond.label`, int [B], and says NaN where no
+          class has it; without a condition it is that of all data.
+        """
+        return Partial(_denoise_labeled, self, schedule)
+
+    def log_posterior(self, schedule: Schedule) -> Partial:
+        """The optimal classifier of noisy examples, as `guidance.classifier` reads it, equation (5).
+
+        Args:
+          schedule: noise schedule.
+
+        Returns:
+          (x_t [B, ...], t, cond) -> log p(y | x_t), float32 [B], where y is `cond.label`; 0 for the null label, -inf where
+          no class has it.
+        """
+        return Partial(_log_posterior, self, schedule)
+
+    def weights_of(self, label: Array) -> Array:
+        """The weights of the components of a class, and 0 for others; [K], label a scalar."""
+        kept = (self.classes == label) | (label == jnp.max(self.classes) + 1)
+        return jnp.where(kept, self.data.weights, 0.0)
+
+
+def labeled(data: Mixture, classes) -> Labeled:
+    """Classes for the components of a mixture: an oracle of conditional generation and of classifiers.
+
+    Args:
+      data: a mixture of K components.
+      classes: class of each component, int [K], all of 0..C - 1; C is the null label.
+
+    Returns:
+      `Labeled`.
+
+    Raises:
+      ValueError: not one class per component, or a class that none has.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond, schedules, testing
+        >>> from jaxdiff.testing.oracle import labeled
+        >>> schedule = schedules.from_betas([0.36])  # alpha = 0.8, sigma = 0.6
+        >>> two = labeled(testing.mixture([1, 1], [[-1.0], [1.0]], [0.0, 0.0]), [0, 1])  # the points -1 and 1
+        >>> x_t, cond = jnp.full([3, 1], 0.45), Cond(label=jnp.array([0, 1, 2]))
+        >>> x0 = two.denoiser(schedule)(x_t, 1, cond).x0  # -1, 1, and tanh(1) for both of them
+        >>> [round(float(x), 4) for x in x0[:, 0]]
+        [-1.0, 1.0, 0.7616]
+        >>> p = jnp.exp(two.log_posterior(schedule)(x_t, 1, cond))  # (1 -+ tanh(1)) / 2
+        >>> [round(float(x), 4) for x in p]
+        [0.1192, 0.8808, 1.0]
+    """
+    classes = np.asarray(classes, np.int32)
+    known = np.unique(classes)
+    if classes.shape != data.weights.shape or not np.array_equal(known, np.arange(len(known))):
+        raise ValueError(
+            f"classes {classes.tolist()} must be one for each of {len(data.weights)} components, counted from 0"
+        )
+    return Labeled(data, classes)
+
+
 def mixture(weights, means, covs) -> Mixture:
     """A mixture of Gaussians.
 
@@ -207,9 +287,28 @@ def _denoise(data, schedule, x_t, t, cond):
     return Prediction(x0.reshape(x_t.shape), eps.reshape(x_t.shape))
 
 
-def _over_examples(one, schedule, x_t, t):
+def _denoise_labeled(labeled, schedule, x_t, t, cond=None):
+    if cond is None:
+        return _denoise(labeled.data, schedule, x_t, t, None)
+
+    def one(level, x, label):
+        return _posterior(labeled.data._replace(weights=labeled.weights_of(label)), level, x)[1:]
+
+    x0, eps = _over_examples(one, schedule, x_t, t, cond.label)
+    return Prediction(x0.reshape(x_t.shape), eps.reshape(x_t.shape))
+
+
+def _log_posterior(labeled, schedule, x_t, t, cond):
+    def one(level, x, label):
+        joint = _posterior(labeled.data._replace(weights=labeled.weights_of(label)), level, x)[0]
+        return joint - _posterior(labeled.data, level, x)[0]
+
+    return _over_examples(one, schedule, x_t, t, cond.label)
+
+
+def _over_examples(one, schedule, x_t, t, *rest):
     level = schedule(jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1]))
-    return jax.vmap(one)(level, x_t.reshape(x_t.shape[0], -1))
+    return jax.vmap(one)(level, x_t.reshape(x_t.shape[0], -1), *rest)
 
 
 def _posterior(data: Mixture, level: AlphaSigma, x: Array):

@@ -92,7 +92,8 @@ def opened(config: Config, directory: epath.Path, profile: int) -> Source:
             f"--train.log-examples appends to files, which {directory} does not allow: choose a local --run-dir"
         )
     configs.check(config)
-    draw.check(config)
+    if not config.classifies:
+        draw.check(config)
     return setup.open_source(config)
 
 
@@ -245,7 +246,7 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
             if done % T.log_every == 0 or last:
                 watched.check()  # outside of the attempt: all processes raise it
                 alarm.attempt(watched.flush, done)
-            drawing = last or (T.sample_every and done % T.sample_every == 0)
+            drawing = not run.config.classifies and (last or (T.sample_every and done % T.sample_every == 0))
             if done % T.save_every == 0 or drawing:  # before drawing, in which a signal may come or memory run out
                 save()
             if drawing:
@@ -281,5 +282,7 @@ def draw_samples(run: Run, done: int, state: TrainState, writer, stopping: Stop)
         log.info("no samples of step %d were drawn", done)
         return
     (run.directory / "samples").mkdir(exist_ok=True)
-    images.save_grid(run.directory / "samples" / f"step_{done:07d}.png", sheet)
-    writer.image(done, "samples", images.grid(sheet))
+    places = draw.layout(run.config)
+    sheet = images.arranged(sheet, places)
+    images.save_grid(run.directory / "samples" / f"step_{done:07d}.png", sheet, places.shape[1])
+    writer.image(done, "samples", images.grid(sheet, places.shape[1]))

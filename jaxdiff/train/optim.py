@@ -33,8 +33,8 @@ def optimizer(
     Muon (Jordan 2024) replaces the momentum of each matrix by the nearest orthogonal one, so that all directions learn
     at the same pace; scaled to the size of Adam's updates (Liu et al. 2025), so that rates carry over. Kernels of
     convolutions are matrices from their taps and input channels to their output channels. The first and the last
-    convolution and everything that is no kernel are left to AdamW with Nesterov momentum, as its authors advise. It knows
-    them by their names, so that parameters must be nested dicts, as flax makes them.
+    convolution, the head of a classifier and everything that is no kernel are left to AdamW with Nesterov momentum, as its
+    authors advise. It knows them by their names, so that parameters must be nested dicts, as flax makes them.
 
     Args:
       learning_rate: the highest rate.
@@ -113,6 +113,6 @@ def _first_moment_as(dtype, state):
 def _as_matrix(path, leaf):
     """Which axes of a kernel are its input, the last being its output; None for what is no inner kernel."""
     names = [entry.key for entry in path]
-    if names[-1] != "kernel" or names[0] in ("conv_in", "conv_out"):
+    if names[-1] != "kernel" or {"conv_in", "conv_out", "head"} & set(names):
         return None
     return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxdiff import data, denoise, objectives
 from jaxdiff.config import Config
-from jaxdiff.nets.unet import UNet
 from jaxdiff.train import optim, parallel, speed
 from jaxdiff.train.state import TrainState, init
 from jaxdiff.train.step import make_train_step, scanned
@@ -23,14 +22,16 @@ def open_source(config: Config):
     Raises:
       ValueError, OSError: as `jaxdiff.data.load`; no labels, or more of them than the network knows.
     """
-    d, labels = config.data, config.net.num_classes
+    d, flag = config.data, "--net.out-channels" if config.classifies else "--net.num-classes"
+    labels = config.net.out_channels if config.classifies else config.net.num_classes
     source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
     if labels and not source.classes:
-        raise ValueError(f"{source.unlabelled}: --net.num-classes 0 trains without labels")
+        otherwise = "" if config.classifies else f": {flag} 0 trains without labels"
+        raise ValueError(f"{source.unlabelled}{otherwise}")
     if labels and len(source.classes) > labels:
         raise ValueError(
             f"{d.source} has {len(source.classes)} classes, and the network labels for {labels}: "
-            f"--net.num-classes {len(source.classes)}"
+            f"{flag} {len(source.classes)}"
         )
     return source
 
@@ -44,7 +45,7 @@ def batches(config: Config, source, start: int) -> Iterator[tuple[dict, np.ndarr
         seed=T.seed,
         start_step=start,
         steps_per_call=T.steps_per_call,
-        labels=bool(config.net.num_classes),
+        labels=bool(config.net.num_classes) or config.classifies,
         flip=config.data.flip,
         augment=config.data.augment,
         told=bool(config.net.vector_dim),
@@ -82,7 +83,9 @@ def make_step(config: Config):
 
 def make_loss(config: Config):
     """The objective that the config names, inside of `parallel.data_parallel`; see `objectives`."""
-    d, apply, levels = config.diffusion, denoise.network(UNet(config.net)), make_levels(config)
+    d, apply, levels = config.diffusion, denoise.network(config.make_net()), make_levels(config)
+    if config.classifies:
+        return objectives.classification(apply, d.make_schedule(), levels=levels)
     null = Cond(label=config.net.num_classes) if d.drop else None
     if d.objective == "bound":
         says_variance = config.net.out_channels == 2 * config.data.image_shape[-1]
@@ -106,6 +109,7 @@ def make_levels(config: Config) -> objectives.Levels:
     """How the levels that examples are trained at are drawn."""
     makers = {
         "uniform": objectives.uniform,
+        "clean": objectives.clean,
         "logit_normal": objectives.logit_normal,
         "stratified": lambda: objectives.stratified(_key(config, 2), config.train.batch_size),
         "importance": lambda: objectives.importance(axis_name=parallel.AXIS),
@@ -142,7 +146,7 @@ def new_params(config: Config, key):
         vector=np.zeros((1, net.vector_dim), np.float32) if net.vector_dim else None,
     )
     x = np.zeros((1, *config.data.image_shape), np.float32)
-    return UNet(net).init(key, x, np.zeros(1, np.int32), cond)["params"]
+    return config.make_net().init(key, x, np.zeros(1, np.int32), cond)["params"]
 
 
 def param_shapes(config: Config):

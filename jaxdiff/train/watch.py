@@ -131,8 +131,9 @@ def line(numbers: dict[str, float]) -> str:
     """The numbers of a flush in a line."""
     peak = f"{numbers['share_of_peak']:.0%}" if "share_of_peak" in numbers else "unknown share"
     flops = f"{numbers['teraflops_per_device']:.3g}" if "teraflops_per_device" in numbers else "unknown"
+    right = f"  {numbers['accuracy']:.1%} right" if "accuracy" in numbers else ""
     return (
-        f"loss {numbers['loss']:.4f}  {1e3 * numbers['seconds_per_step']:.3g} ms/step  "
+        f"loss {numbers['loss']:.4f}{right}  {1e3 * numbers['seconds_per_step']:.3g} ms/step  "
         f"{numbers['images_per_second_per_device']:.3g} images/s/device  {flops} TFLOP/s ({peak} of peak)  "
         f"{numbers['memory_gib']:.1f} GiB  data {1e3 * numbers['data_wait_per_step']:.3g} ms, "
         f"{numbers['data_late']:.0%} late"

@@ -10,7 +10,7 @@ from helpers import tiny_config
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdiff import cli, data, samplers, timesteps
-from jaxdiff.eval import draw, likelihood, report
+from jaxdiff.eval import bits, draw, likelihood, report
 from jaxdiff.eval.report import Measure
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.train import loop, setup
@@ -28,7 +28,7 @@ def test_the_bound_is_that_of_each_example_whatever_the_batches(params):
     ticks = []
     measure = report.complete(Measure(num=12, batch_size=8, steps=20, seed=3), CONFIG)
     found = report.measured(CONFIG, params, measure, ticks.append)["nll"]
-    assert sum(ticks) == report.work(measure) == 2 * 20 and len(ticks) == 20
+    assert sum(ticks) == report.work(CONFIG, measure) == 2 * 20 and len(ticks) == 20
     source = data.load("digits:test")
     chosen = np.random.default_rng(3).permutation(500)[:12]
     images = np.stack([source[int(i)]["image"] for i in chosen])
@@ -93,7 +93,7 @@ def test_the_density_is_that_of_the_flow_called_directly():
 
 def test_what_is_not_finite_is_no_report(monkeypatch, params):
     nan = lambda measure, denoise, schedule, tick, keys, images, cond: {"bits_per_dim": np.full(len(images), np.nan)}
-    monkeypatch.setitem(report.METRICS, "nll_ode", report.METRICS["nll_ode"]._replace(of=nan))
+    monkeypatch.setitem(bits.METRICS, "nll_ode", bits.METRICS["nll_ode"]._replace(of=nan))
     with pytest.raises(ValueError, match=r"nll_ode is not finite: .* larger --tolerance"):
         report.measured(CONFIG, params, report.complete(Measure("nll_ode"), CONFIG), lambda count: None)
 

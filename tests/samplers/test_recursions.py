@@ -18,6 +18,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jaxdiff import denoise, process, samplers, schedules, testing, timesteps
+from jaxdiff.samplers.cfgpp import ddim_cfgpp
 from jaxdiff.samplers.dpmpp import dpmpp_2m
 from jaxdiff.samplers.euler_ancestral import euler_ancestral
 from jaxdiff.samplers.heun import heun
@@ -26,7 +27,7 @@ from jaxdiff.samplers.ode import probability_flow_fixed
 from jaxdiff.samplers.pndm import pndm
 from jaxdiff.samplers.sde import euler_maruyama, reverse_diffusion
 from jaxdiff.samplers.unipc import unipc
-from jaxdiff.types import Aux
+from jaxdiff.types import Aux, Guided
 
 T, N, D = 1000, 6, 2
 ABAR = np.concatenate([[1.0], np.cumprod(1 - np.linspace(1e-4, 0.02, T))])
@@ -47,6 +48,7 @@ LEVELS = {
 }
 CASES = list(itertools.product(DATA, LEVELS))
 RAW = np.array([0.4, -0.5])  # what the network says of the variance of each component
+MOVED = np.array([0.6, -0.4])  # by how much the mean of conditional data lies elsewhere
 
 
 # The schedule in float64; between levels by interpolation in the angle.
@@ -78,8 +80,8 @@ def beta_of(t, s):
     return 1 - alpha(t) ** 2 / alpha(s) ** 2
 
 
-# The papers' formulas. believe(x, t) is E[x_0 | x_t = x] and E[eps | x_t = x]; `levels` are those visited so far, t and s
-# the last two; z is the step's draw. Each returns x_s and what is remembered.
+# The papers' formulas. believe(x, t) is E[x_0 | x_t = x] and E[eps | x_t = x], with MOVED those of conditional data;
+# `levels` are those visited so far, t and s the last two; z is the step's draw. Each returns x_s and what is remembered.
 
 
 def ddpm(variance, believe, levels, x, z, memory):
@@ -98,6 +100,15 @@ def ddim(eta, believe, levels, x, z, memory):
     x0, eps = believe(x, t)
     std = eta * sigma(s) / sigma(t) * np.sqrt(beta_of(t, s))
     return alpha(s) * x0 + np.sqrt(sigma(s) ** 2 - std**2) * eps + std * z, []
+
+
+def cfg_pp(scale, believe, levels, x, z, memory):
+    """Chung et al. 2024, algorithm 2."""
+    *_, t, s = levels
+    (_, cond), (_, uncond) = believe(x, t, MOVED), believe(x, t)
+    eps = uncond + scale * (cond - uncond)
+    x0 = (x - sigma(t) * eps) / alpha(t)
+    return alpha(s) * x0 + sigma(s) * uncond, []
 
 
 def maruyama(believe, levels, x, z, memory):
@@ -213,6 +224,16 @@ def consistency(believe, levels, x, z, memory):
     return alpha(s) * end + sigma(s) * z, []
 
 
+def told(sampler):
+    """The sampler, with a condition at every step that moves the mean."""
+    return sampler._replace(step=Partial(guided_step, sampler.step))
+
+
+def guided_step(step, keys, denoise, schedule, state, t, s, cond):
+    cond, uncond = (jnp.broadcast_to(jnp.float32(by), state.x.shape) for by in (MOVED, 0 * MOVED))
+    return step(keys, denoise, schedule, state, t, s, Guided(cond, uncond))
+
+
 EVERY = {  # sampler, formula, how many things are remembered
     "ddpm posterior": (samplers.ddpm, Partial(ddpm, "posterior"), 0),
     "ddpm beta": (lambda: samplers.ddpm("beta"), Partial(ddpm, "beta"), 0),
@@ -220,6 +241,7 @@ EVERY = {  # sampler, formula, how many things are remembered
     "ddim 0": (samplers.ddim, Partial(ddim, 0.0), 0),
     "ddim 0.3": (lambda: samplers.ddim(0.3), Partial(ddim, 0.3), 0),
     "ddim 1": (lambda: samplers.ddim(1.0), Partial(ddim, 1.0), 0),
+    "ddim_cfgpp": (lambda: told(ddim_cfgpp(0.6)), Partial(cfg_pp, 0.6), 0),
     "probability_flow_fixed": (probability_flow_fixed, flow, 0),
     "euler_maruyama": (euler_maruyama, maruyama, 0),
     "reverse_diffusion": (reverse_diffusion, reversed_chain, 0),
@@ -242,9 +264,9 @@ def recursion(formula, slots, data, levels):
     mean, cov = data
     n = D * (1 + slots)
 
-    def believe(x, t):
+    def believe(x, t, moved=0.0):
         """E[x_0 | x_t] = m + alpha S C^-1 (x_t - alpha m) and E[eps | x_t], C = alpha^2 S + sigma^2."""
-        m = mean[:, None] * np.eye(n + 1 + D)[n]
+        m = (mean + moved)[:, None] * np.eye(n + 1 + D)[n]
         from_mean = np.linalg.solve(alpha(t) ** 2 * cov + sigma(t) ** 2 * np.eye(D), x - alpha(t) * m)
         return m + alpha(t) * cov @ from_mean, sigma(t) * from_mean
 
@@ -279,13 +301,17 @@ def moments(formula, slots, data, spacing):
 
 @functools.cache
 def network(kind):
-    """A network whose parameters are the data's mean, axes and variances along them, and which is always right."""
+    """A network whose parameters are the data's mean, axes and variances along them, and which is always right.
+
+    A condition moves the mean.
+    """
 
     def apply(params, x, t, cond, keys=None):
         mean, axes, variances = params
+        mean = mean[None] if cond is None else mean[None] + cond
         alpha, sigma = SCHEDULE(t)
-        away = (x - (alpha * mean)[None]) @ axes / (alpha**2 * variances + sigma**2)[None]
-        x0, eps = mean[None] + alpha * (away * variances[None]) @ axes.T, sigma * away @ axes.T
+        away = (x - alpha * mean) @ axes / (alpha**2 * variances + sigma**2)[None]
+        x0, eps = mean + alpha * (away * variances[None]) @ axes.T, sigma * away @ axes.T
         said = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "score": -away @ axes.T}[kind]
         return jnp.concatenate([said, jnp.broadcast_to(jnp.float32(RAW), x.shape)], -1), Aux()
 
@@ -294,8 +320,9 @@ def network(kind):
 
 def of_all_kinds(data, x, t, cond):
     """The first paths by the network that says eps, the next ones by that of x0, and so on."""
-    parts = zip(process.KINDS, jnp.split(x, len(process.KINDS)))
-    said = [denoise.denoiser(network(kind), data, SCHEDULE, kind)(part, t, cond) for kind, part in parts]
+    split = lambda rows: jnp.split(rows, len(process.KINDS))
+    parts = zip(process.KINDS, split(x), [None] * len(process.KINDS) if cond is None else split(cond))
+    said = [denoise.denoiser(network(kind), data, SCHEDULE, kind)(part, t, cond) for kind, part, cond in parts]
     return jax.tree.map(lambda *rows: jnp.concatenate(rows), *said)
 
 
@@ -349,9 +376,10 @@ def test_the_draws_are_independent_standard_normals():
 
 
 # What the recursions must be by theory: the formulas above are held to it, and so the samplers.
-NOT_EXACT = {  # on a single point: another variance, a drift or an angle discretised, or no solver
+NOT_EXACT = {  # on a single point: another variance, a drift or an angle discretised, two points, or no solver
     "ddpm beta",
     "ddpm learned",
+    "ddim_cfgpp",
     "euler_maruyama",
     "reverse_diffusion",
     "probability_flow_fixed",

@@ -7,6 +7,8 @@ import pytest
 from scipy import stats
 
 from jaxdiff import process, samplers, schedules, testing
+from jaxdiff.testing.oracle import labeled
+from jaxdiff.types import Cond
 
 SCHEDULE = schedules.linear(100, 1e-3, 0.2)
 COVS = [[[0.5, 0.2, 0.0], [0.2, 0.3, 0.1], [0.0, 0.1, 0.8]], np.diag([0.1, 0.2, 0.3]), np.eye(3)]
@@ -112,7 +114,51 @@ def test_a_point_and_the_ends_are_finite(t):
     assert bool(jnp.all(said.x0 == 2.0)) and bool(jnp.all(jnp.isfinite(said.eps)))
 
 
+CLASSES = np.array([1, 0, 1])  # of the three, and 2 is the null label
+LABELED = labeled(THREE, CLASSES)
+of_class = jax.jit(lambda x, t, cond: LABELED.denoiser(SCHEDULE)(x, t, cond))
+log_posterior = jax.jit(lambda x, t, cond: LABELED.log_posterior(SCHEDULE)(x, t, cond))
+
+
+@pytest.mark.parametrize("t", LEVELS)
+def test_a_class_is_the_mixture_of_its_components_and_the_null_label_all_of_them(t):
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(9, 3)), jnp.float32)
+    first = testing.gaussian([2, 1, -1], COVS[1])
+    second = testing.mixture([0.5, 0.2], [[0, 0, 0], [-1, 3, 0.5]], [COVS[0], COVS[2]])
+    label = jnp.arange(9) % 3
+    said = of_class(x, t, Cond(label=label))
+    for y, data in enumerate((first, second, THREE)):
+        expected = denoise(data, x[y::3], t)
+        np.testing.assert_allclose(said.x0[y::3], expected.x0, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(said.eps[y::3], expected.eps, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(of_class(x, t, None).x0, denoise(THREE, x, t).x0, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [0, *LEVELS])
+def test_the_posterior_of_a_class_is_bayes_rule(t):
+    """With SciPy's densities."""
+    x = np.random.default_rng(4).normal(size=(8, 3))
+    alpha, sigma = scales(t)
+    each = [
+        w
+        * stats.multivariate_normal(alpha * np.array(mu, float), alpha**2 * np.array(cov) + sigma**2 * np.eye(3)).pdf(x)
+        for w, mu, cov in zip([0.5, 0.3, 0.2], [[0, 0, 0], [2, 1, -1], [-1, 3, 0.5]], COVS)
+    ]
+    label = np.arange(8) % 3
+    joint = np.select([label == 0, label == 1], [each[1], each[0] + each[2]], sum(each))
+    log_p = log_posterior(jnp.asarray(x, jnp.float32), t, Cond(label=label))
+    np.testing.assert_allclose(log_p, np.log(joint / sum(each)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_label_that_is_no_class_is_seen():
+    cond, x = Cond(label=jnp.array([3, -1])), jnp.ones([2, 3])
+    assert np.all(np.isnan(of_class(x, 37, cond).x0))
+    assert np.all(log_posterior(x, 37, cond) == -np.inf)
+
+
 MISTAKES = {
+    "classes": (lambda: labeled(THREE, [0, 1]), "one for each of 3 components"),
+    "gap": (lambda: labeled(THREE, [0, 2, 0]), "counted from 0"),
     "weights": (lambda: testing.mixture([1, 0], [[0.0], [1.0]], [1, 1]), "above 0"),
     "means": (lambda: testing.mixture([1, 1], [[0.0]], [1]), r"\[K, D\]"),
     "covs": (lambda: testing.mixture([1], [[0.0, 1.0]], [[1.0, 1.0, 1.0]]), r"\[K, D, D\]"),

@@ -213,7 +213,8 @@ def test_gradients_are_clipped_by_their_global_norm():
 def test_muon_orthogonalises_inner_kernels_and_leaves_the_rest_to_adam():
     key, rate = jax.random.key(0), 0.01
     gradients = {
-        "conv_in": {"kernel": jax.random.normal(key, (3, 3, 4, 8))},
+        "encoder": {"conv_in": {"kernel": jax.random.normal(key, (3, 3, 4, 8))}},
+        "head": {"kernel": jax.random.normal(key, (8, 3))},
         "mid": {"conv": {"kernel": jax.random.normal(key, (3, 3, 4, 8)), "bias": jnp.array([1.0, -2.0])}},
     }
     params = jax.tree.map(jnp.zeros_like, gradients)
@@ -223,10 +224,10 @@ def test_muon_orthogonalises_inner_kernels_and_leaves_the_rest_to_adam():
     # The Newton-Schulz polynomial brings every singular value between 0.68 and 1.14; 0.2 sqrt(36) gives Adam's size.
     scale = rate * 0.2 * 6
     assert 0.6 * scale < singular.min() and singular.max() < 1.2 * scale
-    others = updates["conv_in"]["kernel"], updates["mid"]["conv"]["bias"]
-    signs = gradients["conv_in"]["kernel"], gradients["mid"]["conv"]["bias"]
+    rest = lambda tree: (tree["encoder"]["conv_in"]["kernel"], tree["head"]["kernel"], tree["mid"]["conv"]["bias"])
     nesterov = 1 + 0.9 * (1 - 0.9) / (1 - 0.9**2)  # Adam's first step is the rate; Nesterov's looks one step ahead
-    chex.assert_trees_all_close(others, jax.tree.map(lambda g: -rate * nesterov * jnp.sign(g), signs), rtol=1e-4)
+    wanted = jax.tree.map(lambda g: -rate * nesterov * jnp.sign(g), rest(gradients))
+    chex.assert_trees_all_close(rest(updates), wanted, rtol=1e-4)
 
 
 def nbytes(tree):

@@ -1,0 +1,23 @@
+"""A classifier of noisy digits, whose gradients guide an unconditional network to a label.
+
+jaxdiff train digits_classifier
+"""
+
+from jaxdiff import UNetConfig
+from jaxdiff.config import Config, Data, Diffusion, Optim, Train
+
+
+def get_config() -> Config:
+    """Learns from the split that generators learn from, at all levels of their schedule."""
+    return Config(
+        name="digits_classifier",
+        data=Data(source="digits", image_shape=(28, 28, 1), augment=1.0),
+        net=UNetConfig(
+            out_channels=10, channels=(32, 64), blocks=1, attention=(1,), head_dim=32, patch=2, groups=8, dropout=0.1
+        ),
+        diffusion=Diffusion(schedule="cosine", num_steps=1000, objective="classification"),
+        optim=Optim(
+            method="muon", learning_rate=2e-3, warmup=50, decay_to=0.02, ema_decay=0.995, b2=0.99, weight_decay=0.01
+        ),
+        train=Train(steps=3000, batch_size=64, steps_per_call=10, log_every=50, save_every=500),
+    )

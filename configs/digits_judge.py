@@ -1,0 +1,31 @@
+"""A classifier of clean digits that judges drawn ones: its features are what distances between sets of digits are taken in.
+
+jaxdiff train digits_judge
+"""
+
+from jaxdiff import UNetConfig
+from jaxdiff.config import Config, Data, Diffusion, Optim, Train
+
+
+def get_config() -> Config:
+    """Learns from the split that no generator sees."""
+    return Config(
+        name="digits_judge",
+        data=Data(source="digits:judge", image_shape=(28, 28, 1), augment=1.0),
+        net=UNetConfig(
+            out_channels=10,
+            channels=(32, 64),
+            blocks=1,
+            attention=(),
+            mid_attention=False,
+            head_dim=32,
+            patch=2,
+            groups=8,
+            dropout=0.1,
+        ),
+        diffusion=Diffusion(schedule="cosine", num_steps=1000, objective="classification", levels="clean"),
+        optim=Optim(
+            method="muon", learning_rate=2e-3, warmup=50, decay_to=0.02, ema_decay=0.99, b2=0.99, weight_decay=0.01
+        ),
+        train=Train(steps=2000, batch_size=64, steps_per_call=10, log_every=50, save_every=500),
+    )

@@ -1,0 +1,29 @@
+"""Files that commands write: never over one that is there, unless that is asked for."""
+
+from etils import epath
+
+
+def unused(path: epath.Path, overwrite: bool) -> epath.Path:
+    """The path, or with a number behind it the first that is not there yet."""
+    free, again = path, 1
+    while free.exists() and not overwrite:
+        again += 1
+        free = path.with_stem(f"{path.stem}_{again}")
+    return free
+
+
+def writable(path: epath.Path, endings: tuple[str, ...] | None, overwrite: bool) -> epath.Path:
+    """The path, if it may be written.
+
+    Raises:
+      FileExistsError: something is there already and is not to be overwritten.
+      FileNotFoundError: its directory is missing.
+      ValueError: it has none of the endings.
+    """
+    if endings and path.suffix.lower() not in endings:
+        raise ValueError(f"{path} must end in {' or '.join(endings)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} is there already: add --overwrite to replace it, or choose another name")
+    return path

@@ -1,0 +1,47 @@
+"""`jaxdiff export` and `jaxdiff pretrained`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from etils import epath
+
+from jaxdiff import pretrained as models
+from jaxdiff.cli.files import writable
+from jaxdiff.cli.flags import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """Writes a model's averaged weights and its config as one file, which the other commands take in place of a run.
+
+    Attributes:
+      out: the file (.safetensors) to write; by default NAME.safetensors, NAME being the run's.
+      dtype: of the weights in the file; float16 takes half the room.
+      overwrite: replace a file that is there.
+    """
+
+    out: Path | None = None
+    dtype: Literal["float16", "float32"] = "float16"
+    overwrite: bool = False
+
+
+def export(run: str, args: list[str]) -> None:
+    """`jaxdiff export RUN ...`."""
+    flags = parse(ExportFlags, ExportFlags(), args, f"jaxdiff export {run}")
+    model = models.load(run)
+    path = writable(epath.Path(flags.out or f"{model.config.name}.safetensors"), (".safetensors",), flags.overwrite)
+    models.write(path, model, flags.dtype)
+    print(f"weights      {path}")
+
+
+def pretrained(args: list[str]) -> None:
+    """`jaxdiff pretrained`."""
+    if args:
+        raise ValueError(f"jaxdiff pretrained takes no arguments, and was given {' '.join(args)}")
+    for name in models.names():
+        model = models.load(name)
+        what = "classifier" if model.config.classifies else "generator"
+        size = (models.SHIPPED / f"{name}.safetensors").stat().st_size / 1e6
+        about = f"{what} of {model.config.data.source}, made by jaxdiff train {model.config.name}"
+        print(f"{name:<18} {size:4.1f} MB  {about}, {model.about['step']} steps")

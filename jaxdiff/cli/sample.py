@@ -1,0 +1,124 @@
+"""`jaxdiff sample`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from etils import epath
+
+from jaxdiff import pretrained, progress
+from jaxdiff.cli.files import unused, writable
+from jaxdiff.cli.flags import parse
+from jaxdiff.config import Config, Sample
+from jaxdiff.eval import draw, images
+from jaxdiff.eval.guided import Guide, make_guide
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags:
+    """Draws images from a trained model. What is not given is as in the model's config.
+
+    Attributes:
+      sample: how to draw.
+      classifier: a classifier of noisy images that leads to the labels: its run, its file or its name.
+      out: the grid (.png) to write; by default a new file in RUN/samples, or in samples where the model is no run. Where
+        there are several classes, each has a row.
+      individual: also write each image as a PNG of its own, in a directory named as the grid.
+      npz: also write all images as one uint8 array `images`, in an .npz named as the grid.
+      animation: also show how the images came to be, in a .gif or .webp at this path.
+      overwrite: replace files that are there.
+    """
+
+    sample: Annotated[Sample, tyro.conf.arg(name="")]
+    classifier: str | None = None
+    out: Path | None = None
+    individual: bool = False
+    npz: bool = False
+    animation: Path | None = None
+    overwrite: bool = False
+
+
+def sample(name: str, args: list[str]) -> None:
+    """`jaxdiff sample MODEL ...`."""
+    model = pretrained.load(name)
+    flags = parse_sampling(SampleFlags(model.config.sample), args, f"jaxdiff sample {name}")
+    config = dataclasses.replace(model.config, sample=flags.sample)
+    guide = load_guide(config, flags.classifier)
+    draw.check(config, guide)
+    paths = output_paths(flags, samples_of(model))
+    with progress.bar("sampling", draw.num_steps(config), "steps") as tick:
+        parts = list(draw.batches(config, model.params, tick, frames="animation" in paths, guide=guide))
+    drawn, places = np.concatenate([part for part, _ in parts]), draw.layout(config, guide)
+    images.save_grid(paths["grid"], images.arranged(drawn, places), places.shape[1])
+    if "individual" in paths:
+        images.save_each(paths["individual"], drawn)
+    if "npz" in paths:
+        np.savez_compressed(paths["npz"], images=drawn)
+    if "animation" in paths:
+        frames = images.arranged(np.concatenate([frames for _, frames in parts], axis=1), places)
+        images.save_animation(paths["animation"], frames, places.shape[1])
+    for what, path in paths.items():
+        print(f"{what:<12} {path}")
+
+
+def load_guide(config: Config, classifier: str | None) -> Guide | None:
+    """The classifier that guides, if one is named.
+
+    Raises:
+      ValueError, OSError: as `pretrained.load` and `guided.make_guide`.
+    """
+    if classifier is None:
+        return None
+    model = pretrained.load(classifier)
+    return make_guide(config, model.config, model.params)
+
+
+def samples_of(model: pretrained.Model) -> epath.Path:
+    """Where a model's samples go: into its run, or into a directory here."""
+    directory = epath.Path(model.about["run"]) / "samples" if "run" in model.about else epath.Path("samples")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def parse_sampling(flags, args: list[str], prog: str):
+    """Such flags as a person typed them; of `flags.sample`, what belongs to one sampler is kept only where that one is.
+
+    Args:
+      flags: the default, a dataclass with a field `sample`.
+      args: what was typed.
+      prog: the command, for its help.
+    """
+    default = flags.sample
+    options = {name: getattr(default, name) for name in draw.OPTIONS}
+    bare = dataclasses.replace(flags, sample=dataclasses.replace(default, **dict.fromkeys(options)))
+    flags = parse(type(flags), bare, args, prog)
+    if flags.sample.sampler != default.sampler:
+        return flags
+    typed = {name: getattr(flags.sample, name) for name in options}
+    kept = {name: options[name] if value is None else value for name, value in typed.items()}
+    return dataclasses.replace(flags, sample=dataclasses.replace(flags.sample, **kept))
+
+
+def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.Path]:
+    """What will be written where.
+
+    Raises:
+      FileExistsError: something is there already and is not to be overwritten.
+      ValueError: a file name whose ending is not a kind of file that is written, or whose directory is missing.
+    """
+    s = flags.sample
+    about = "" if s.labels is None else f"_label{s.labels}"
+    about += "" if s.guidance == 1 else f"_guidance{s.guidance:g}"
+    default = directory / f"{s.sampler}_{s.spacing}_{s.steps}{about}_seed{s.seed}.png"
+    grid = epath.Path(flags.out) if flags.out else unused(default, flags.overwrite)
+    paths = {"grid": grid}
+    if flags.individual:
+        paths["individual"] = grid.with_suffix("")
+    if flags.npz:
+        paths["npz"] = grid.with_suffix(".npz")
+    if flags.animation:
+        paths["animation"] = flags.animation
+    endings = {"grid": (".png",), "animation": (".gif", ".webp")}
+    return {what: writable(path, endings.get(what), flags.overwrite) for what, path in paths.items()}

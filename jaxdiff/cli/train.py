@@ -1,0 +1,88 @@
+"""`jaxdiff train`."""
+
+import argparse
+import dataclasses
+import logging
+import shlex
+from typing import Annotated
+
+import jax
+import tyro
+from etils import epath
+
+from jaxdiff import config as configs
+from jaxdiff.cli.flags import parse
+from jaxdiff.config import Config
+from jaxdiff.train import checkpoint, hosts, loop, rundir
+from jaxdiff.train.stop import Stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """Trains a diffusion model. What is not given is as in the config.
+
+    Attributes:
+      config: the fields of the config.
+      run_dir: where everything is written, also gs://bucket/run; runs/NAME by default.
+      resume: go on from the newest checkpoint of the run that is there.
+      auto_resume: as --resume where there is a run, and start one where there is none; for jobs that are started again.
+      profile: trace so many steps into RUN/profile, for TensorBoard's profile plugin or Perfetto.
+      coordinator: host:port of process 0, where several processes train together outside of a TPU pod or SLURM.
+      num_processes: how many processes train together.
+      process_id: which of them this is, from 0.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run_dir: str | None = None
+    resume: bool = False
+    auto_resume: bool = False
+    profile: int = 0
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def train(name: str, args: list[str]) -> None:
+    """`jaxdiff train CONFIG ...`."""
+    default, prog = configs.load(name), f"jaxdiff train {name}"
+    run, resume = where(args, default.name)
+    if resume:  # with what the run was made with, and not with what the config has become since
+        default = configs.read_run(run)
+    flags = parse(TrainFlags, TrainFlags(default), args, prog)
+    made, steps = (checkpoint.steps(rundir.checkpoints(run)) or [0])[0], flags.config.train.steps
+    if resume and flags.auto_resume and made >= steps:
+        print(f"{run} is complete: it has made its {steps} steps")
+        return
+    hosts.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+    if not hosts.is_main():
+        logging.getLogger("jaxdiff").setLevel(logging.WARNING)
+    try:
+        loop.train(flags.config, run, resume, flags.profile)
+    except Stopped as stopped:
+        again = shlex.join(["jaxdiff", "train", name, "--run-dir", run, "--resume"])
+        again += " (on every host, as before)" if jax.process_count() > 1 else ""
+        raise Stopped(f"{stopped}; to go on: {again}", stopped.signum) from None
+    if not hosts.is_main():
+        return
+    for drawn in sorted(epath.Path(run).glob("samples/step_*.png"))[-1:]:
+        print(f"samples      {drawn}")
+    print(f"checkpoints  {rundir.checkpoints(run)}")
+    print(f"curves       tensorboard --logdir {run}")
+    if flags.profile:
+        print(f"profile      {epath.Path(run) / 'profile'}")
+    more = "accuracy     jaxdiff eval" if flags.config.classifies else "more images  jaxdiff sample"
+    print(f"{more} {run}")
+
+
+def where(args: list[str], name: str) -> tuple[str, bool]:
+    """The run's directory, and whether it is to be resumed: known before the flags are, whose defaults depend on it.
+
+    Decided before this process joins the others, none of which has then written anything.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--run-dir", "--run_dir", nargs="?")  # tyro takes both spellings
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--auto-resume", "--auto_resume", action="store_true")
+    known, _ = first.parse_known_args(args)
+    run = known.run_dir or f"runs/{name}"
+    return run, known.resume or (known.auto_resume and rundir.holds_run(run))

@@ -1,0 +1,138 @@
+"""Bits per dimension of images: metrics by name, over batches that are spread over all devices."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxdiff import samplers, timesteps
+from jaxdiff.config import Config
+from jaxdiff.eval import draw, guided, likelihood
+from jaxdiff.objectives import to_unit_range
+from jaxdiff.objectives.variational import prior_term
+from jaxdiff.samplers import ode
+
+
+def measured(config: Config, params, measure, real: list[dict], tick: Callable[[int], None]) -> dict:
+    """Those of `measure.metrics` that are bits per dimension.
+
+    Args:
+      config: of the run that the network was trained in.
+      params: its parameters.
+      measure: a complete `report.Measure`.
+      real: examples, {"image": uint8 [H, W, C], "label": int}.
+      tick: called after every part of the work with how much it was, `work` in all.
+
+    Returns:
+      {metric: {"bits_per_dim": mean, "standard_error": of that mean, ...}}.
+
+    Raises:
+      ValueError: a number that is not finite, because the solver of an ODE ran out of steps.
+    """
+    schedule, found, net = config.diffusion.make_schedule(), {}, config.net
+    images = np.stack([example["image"] for example in real])
+    label = np.array([example["label"] for example in real], np.int32) if net.num_classes else None
+    cond = guided.told(net, label, len(real))
+    for name in named(measure):
+        metric = METRICS[name]
+        denoise = draw.make_denoiser(config, params, schedule, clip=metric.clips and measure.clip, unguided=True)
+        of_batch = functools.partial(metric.of, measure, denoise, schedule, tick)
+        numbers = _over_batches(of_batch, measure, images, cond)
+        bits = numbers.pop("bits_per_dim")
+        if not np.all(np.isfinite(bits)):
+            raise ValueError(
+                f"{name} is not finite: the ODE took too many steps; give a larger --tolerance, such as 1e-3"
+            )
+        error = float(bits.std(ddof=1) / math.sqrt(measure.num)) if measure.num > 1 else None
+        found[name] = {"bits_per_dim": float(bits.mean()), "standard_error": error}
+        found[name] |= {what: float(values.mean()) for what, values in numbers.items()} | metric.how(measure)
+    return found
+
+
+def named(measure) -> list[str]:
+    """Those of the metrics that are bits per dimension."""
+    return [name for name in measure.metrics.split(",") if name in METRICS]
+
+
+def work(measure) -> int:
+    """How much `measured` ticks in all."""
+    return math.ceil(measure.num / measure.batch_size) * sum(METRICS[name].work(measure) for name in named(measure))
+
+
+def _over_batches(of_batch, measure, images, cond):
+    """{what: float64 [num]} of of_batch(keys, images, cond) -> {what: [B]}; the last batch is filled up, then cut."""
+    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
+    parts, key = [], jax.random.key(measure.seed)
+    for start in range(0, measure.num, measure.batch_size):
+        rows = np.arange(start, start + measure.batch_size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+        batch = jax.tree.map(lambda x: x[rows % measure.num], (images, cond))  # noqa: B023
+        numbers = of_batch(*jax.device_put((keys, *batch), NamedSharding(mesh, PartitionSpec("batch"))))
+        parts.append(jax.tree.map(lambda x: np.asarray(x, np.float64)[: measure.num - start], numbers))  # noqa: B023
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+
+class Metric(NamedTuple):
+    """One metric.
+
+    Attributes:
+      clips: whether the predicted image may be kept in its range.
+      of: (measure, denoise, schedule, tick, keys [B], images, cond) -> {"bits_per_dim": [B], ...}.
+      work: measure -> how much it ticks for each batch.
+      how: measure -> what the report says of how it was made.
+    """
+
+    clips: bool
+    of: Callable
+    work: Callable
+    how: Callable
+
+
+def _nll(measure, denoise, schedule, tick, keys, images, cond):
+    levels = timesteps.grid(schedule.num_steps, measure.steps)
+    size = draw.part_size(measure.steps)
+    terms = []
+    for part in likelihood.bound_terms(
+        keys, denoise, schedule, levels, to_unit_range(images), cond, measure.variance, size=size
+    ):
+        terms.append(jax.block_until_ready(part))
+        tick(size)
+    terms = jnp.concatenate(terms)
+    prior = jax.vmap(prior_term, (None, 0))(schedule, to_unit_range(images))
+    return {
+        "bits_per_dim": prior + terms.sum(0),
+        "prior": prior,
+        "between": terms[:-1].sum(0),
+        "decoder": terms[-1],
+    }
+
+
+def _nll_ode(measure, denoise, schedule, tick, keys, images, cond):
+    noise_keys, probe_keys = (samplers.fold(keys, i) for i in range(2))
+    x = likelihood.dequantize(noise_keys, images)
+    method = ode.adaptive(measure.tolerance, measure.tolerance)
+    log_prob = likelihood.log_prob(probe_keys, denoise, schedule, x, cond, measure.probes, method)
+    bits = likelihood.bits_per_dim(jax.block_until_ready(log_prob), images.shape[1:])
+    tick(1)
+    return {"bits_per_dim": bits}
+
+
+METRICS = {
+    "nll": Metric(
+        True,
+        _nll,
+        lambda measure: measure.steps,
+        lambda measure: {"num_steps": measure.steps, "variance": measure.variance, "clip": measure.clip},
+    ),
+    "nll_ode": Metric(
+        False,
+        _nll_ode,
+        lambda measure: 1,
+        lambda measure: {"probes": measure.probes, "tolerance": measure.tolerance},
+    ),
+}

@@ -1,0 +1,109 @@
+"""How good drawn images are: beside as many real ones, in the features of a judge that has seen neither."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jaxdiff import data
+from jaxdiff.config import Config
+from jaxdiff.eval import draw, fid, guided
+from jaxdiff.eval.features import Features, Gathered, gathered
+from jaxdiff.eval.guided import Guide
+
+NEEDS_JUDGE = ("fid", "kid", "precision_recall", "inception_score", "accuracy")
+NAMES = (*NEEDS_JUDGE, "nearest")
+
+
+def named(config: Config, measure) -> list[str]:
+    """Those of the metrics that are of drawn images, of which a classifier has none."""
+    return [name for name in measure.metrics.split(",") if name in NAMES and not config.classifies]
+
+
+def work(config: Config, measure) -> int:
+    """How much `measured` ticks in all."""
+    return draw.num_steps(sampled(config, measure)) if named(config, measure) else 0
+
+
+def sampled(config: Config, measure) -> Config:
+    """The config with as many images to draw as are measured."""
+    how = {"num": measure.num, "batch_size": measure.batch_size, "seed": measure.seed}
+    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **how))
+
+
+def measured(
+    config: Config,
+    params,
+    measure,
+    real: list[dict],
+    tick: Callable[[int], None],
+    judge: Features | None = None,
+    guide: Guide | None = None,
+) -> dict:
+    """Those of `measure.metrics` that are of drawn images.
+
+    Where images are drawn by label, they are of all classes in turn, or of those of `config.sample.labels`, whatever the
+    labels of the real ones are.
+
+    Args:
+      config: of the run that the network was trained in, and how it is sampled.
+      params: its parameters.
+      measure: a complete `report.Measure`.
+      real: as many real examples, {"image": uint8 [H, W, C], ...}.
+      tick: called after every part of the work with how much it was, `work` in all.
+      judge: of all but "nearest".
+      guide: a classifier that guides, if there is one.
+
+    Returns:
+      {metric: {what: number, ...}}.
+    """
+    config, names = sampled(config, measure), named(config, measure)
+    drawn = (images for images, _ in draw.batches(config, params, tick, guide=guide))
+    images = [example["image"] for example in real]
+    found = {}
+    if "nearest" in names:
+        drawn = list(drawn)
+        found["nearest"] = remembered(config, np.concatenate(drawn), np.stack(images))
+    if judge is None:
+        return found
+    labels = guided.labels(config, guide)
+    judged = gathered(judge, _batched(images, measure.batch_size)), gathered(judge, drawn)
+    return found | compared(names, *judged, np.array(labels)[np.arange(measure.num) % len(labels)] if labels else None)
+
+
+def compared(names: list[str], real: Gathered, drawn: Gathered, labels: np.ndarray | None) -> dict:
+    """Metrics of what a judge says of real images and of drawn ones, which were drawn for such labels."""
+    found, n = {}, len(drawn.classes)
+    if "fid" in names:
+        found["fid"] = {"fid": fid.frechet(real.moments, drawn.moments)}
+    if "kid" in names:
+        distance = fid.kernel_distance(real.kept, drawn.kept)
+        found["kid"] = {"kid": distance.value, "standard_error": distance.standard_error}
+    if "precision_recall" in names:
+        found["precision_recall"] = fid.precision_recall(real.kept, drawn.kept)._asdict()
+    if "inception_score" in names:
+        found["inception_score"] = {
+            what: fid.inception_score(x.score) for what, x in (("drawn", drawn), ("real", real))
+        }
+    if "accuracy" in names:
+        right = drawn.classes == labels
+        found["accuracy"] = {"accuracy": float(right.mean()), "standard_error": float(right.std() / math.sqrt(n))}
+    return found
+
+
+def remembered(config: Config, drawn: np.ndarray, real: np.ndarray) -> dict:
+    """Distances of drawn and of real images to the nearest training image: a generator that remembers is nearer."""
+    source = data.load(config.data.source, config.data.image_shape, resize=config.data.resize)
+    train = np.stack([source[i]["image"] for i in range(len(source))])
+    found = {}
+    for what, images in (("drawn", drawn), ("real", real)):
+        distances = fid.nearest(images / 255.0, train / 255.0)
+        for share in (5, 25, 50):
+            found[f"{what}_{share}%"] = float(np.percentile(distances, share))
+    return found
+
+
+def _batched(images: list[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), size):
+        yield np.stack(images[start : start + size])

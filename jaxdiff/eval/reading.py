@@ -1,0 +1,62 @@
+"""How much of noisy images a classifier reads right, level by level."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import samplers
+from jaxdiff.config import Config
+from jaxdiff.denoise import network
+from jaxdiff.objectives import to_unit_range
+from jaxdiff.process import q_sample
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the noisiest level
+
+
+def asked_levels(config: Config) -> list[int]:
+    """At which levels a classifier is asked: 0 only, if it was trained on clean images."""
+    T = config.diffusion.num_steps
+    return [0] if config.diffusion.levels == "clean" else [max(1, round(share * T)) for share in SHARES]
+
+
+def work(config: Config, measure) -> int:
+    """How much `measured` ticks in all."""
+    return math.ceil(measure.num / measure.batch_size) * len(asked_levels(config))
+
+
+def measured(config: Config, params, measure, real: list[dict], tick: Callable[[int], None]) -> dict:
+    """The accuracy of a classifier.
+
+    Args:
+      config: of the run that it was trained in.
+      params: its parameters.
+      measure: a complete `report.Measure`.
+      real: examples that it has not seen, {"image": uint8 [H, W, C], "label": int}.
+      tick: called after every batch of a level.
+
+    Returns:
+      {"accuracy": {"level_LEVEL": share that is read right, ...}}.
+    """
+    images, labels = (np.stack([example[what] for example in real]) for what in ("image", "label"))
+    schedule, apply = config.diffusion.make_schedule(), network(config.make_net())
+
+    @jax.jit
+    def guesses(params, keys, images, t):
+        x0 = to_unit_range(images)
+        x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, samplers.normal(keys, x0.shape[1:]))
+        return apply(params, x_t, t)[0].argmax(-1)
+
+    key, found = jax.random.key(measure.seed), {}
+    for level in asked_levels(config):
+        right = []
+        for start in range(0, measure.num, measure.batch_size):
+            rows = np.arange(start, start + measure.batch_size)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
+            said = np.asarray(guesses(params, keys, images[rows % measure.num], level))
+            right.append((said == labels[rows % measure.num])[: measure.num - start])
+            tick(1)
+        found[f"level_{level}"] = float(np.concatenate(right).mean())
+    return {"accuracy": found}

@@ -1,0 +1,25 @@
+"""Transforms of denoisers: Denoiser -> Denoiser, so that no sampler ever learns of them."""
+
+from jaxdiff.guidance.cfg import cfg, extrapolate, halves, on_cond, on_uncond
+from jaxdiff.guidance.gradient import by_gradient, classifier, label_log_prob
+from jaxdiff.guidance.limits import rescaled, rescaled_cfg, within
+from jaxdiff.guidance.threshold import clip_x0, dynamic_threshold
+from jaxdiff.guidance.weights import early, late
+
+__all__ = [
+    "by_gradient",
+    "cfg",
+    "classifier",
+    "clip_x0",
+    "dynamic_threshold",
+    "early",
+    "extrapolate",
+    "halves",
+    "label_log_prob",
+    "late",
+    "on_cond",
+    "on_uncond",
+    "rescaled",
+    "rescaled_cfg",
+    "within",
+]

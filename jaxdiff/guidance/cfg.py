@@ -1,0 +1,246 @@
+"""Two predictions, the better one and the worse, and a third one beyond the better: classifier-free guidance, autoguidance.
+
+A scale s stands in bad + s (good - bad). Papers that write (1 + w) good - w bad have s = 1 + w.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff.guidance.weights import Weight, as_weight, weight_at
+from jaxdiff.types import Array, Cond, Denoiser, Guided, Prediction, as_partial, rows
+
+
+def extrapolate(good: Denoiser, bad: Denoiser, scale: Weight) -> Denoiser:
+    """Goes from a worse prediction through a better one and beyond, as autoguidance does with a weaker model.
+
+        x0 = x0_bad + s (x0_good - x0_bad),   eps likewise        Karras et al. 2024 (autoguidance)
+
+    Both are called, one after the other, with the same condition.
+
+    Args:
+      good: the better denoiser.
+      bad: the worse one, such as a smaller network, or one that was trained for a shorter time.
+      scale: s; a number, one per example [B], or a function t -> s. Traced, but for the Python number 1, which is `good`
+        alone, and 0, which is `bad`.
+
+    Returns:
+      `Denoiser`, a pytree, which keeps the `aux` of `good`.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> schedule = jaxdiff.schedules.linear()
+        >>> says = lambda x0: lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, x0 + 0 * x_t, x_t, t)
+        >>> denoise = jaxdiff.guidance.extrapolate(says(2.0), says(1.5), 3.0)
+        >>> float(denoise(jnp.zeros([1, 1]), 500, None).x0[0, 0])  # 1.5 + 3 * 0.5
+        3.0
+    """
+    if _is(scale, 1):
+        return as_partial(good)
+    if _is(scale, 0):
+        return as_partial(bad)
+    return Partial(_extrapolate, as_partial(good), as_partial(bad), as_weight(scale))
+
+
+def on_cond(denoise: Denoiser) -> Denoiser:
+    """The denoiser on the wanted half of a `Guided`.
+
+    Args:
+      denoise: any denoiser.
+
+    Returns:
+      `Denoiser`, a pytree, for conditions that are a `Guided`; with any other it raises ValueError.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Guided, Prediction, guidance
+        >>> denoise = guidance.on_cond(lambda x_t, t, cond: Prediction(cond + x_t, x_t))
+        >>> denoise(jnp.zeros([1, 1]), 5, Guided(jnp.ones([1, 1]), None)).x0.tolist()
+        [[1.0]]
+    """
+    return Partial(_on_cond, as_partial(denoise))
+
+
+def on_uncond(denoise: Denoiser) -> Denoiser:
+    """The denoiser on the other half of a `Guided`.
+
+    With `Guided(Cond(label=y), None)` it hides a label from an unconditional network; `classifier` around it still sees it.
+
+    Args:
+      denoise: any denoiser.
+
+    Returns:
+      `Denoiser`, a pytree, for conditions that are a `Guided`; with any other it raises ValueError.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Guided, Prediction, guidance
+        >>> denoise = guidance.on_uncond(lambda x_t, t, cond: Prediction(cond + x_t, x_t))
+        >>> denoise(jnp.zeros([1, 1]), 5, Guided(None, jnp.ones([1, 1]))).x0.tolist()
+        [[1.0]]
+    """
+    return Partial(_on_uncond, as_partial(denoise))
+
+
+def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
+    """Classifier-free guidance: away from the unconditional prediction, through the conditional one.
+
+        eps = eps_uncond + s (eps_cond - eps_uncond),   x0 likewise        Ho and Salimans 2021, eq. 6, with w = s - 1
+
+    Its condition is a `Guided(cond, uncond)`, where `uncond` holds the null label, or what is *not* wanted (a negative
+    condition). Both halves run as one batch of 2B, see `halves`.
+
+    Args:
+      denoise: a denoiser whose network was trained with conditions that were dropped now and then.
+      scale: s; a number, one per example [B], or a function t -> s. Traced, but for the Python number 1, which is the
+        conditional prediction alone, and 0, which is the unconditional one: half the work.
+
+    Returns:
+      `Denoiser`, a pytree, which keeps the `aux` of the conditional half; ValueError where its condition is no `Guided`.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff import Cond, Guided, guidance
+        >>> schedule = jaxdiff.schedules.linear()
+        >>> def denoise(x_t, t, cond):  # class y is the number y, and class 9 stands for all of them
+        ...     x0 = jnp.where(cond.label == 9, 4.5, cond.label)[:, None]
+        ...     return jaxdiff.process.predict_from("x0", schedule, x0, x_t, jnp.asarray(t))
+        >>> cond = Guided(Cond(label=jnp.array([5, 3])), Cond(label=jnp.array([9, 9])))
+        >>> guidance.cfg(denoise, 3.0)(jnp.zeros([2, 1]), 500, cond).x0.tolist()  # 4.5 + 3 * 0.5, 4.5 - 3 * 1.5
+        [[6.0], [0.0]]
+
+    A negative condition, and a scale that falls with the level::
+
+        >>> cond = Guided(Cond(label=jnp.array([5, 3])), Cond(label=jnp.array([4, 4])))  # anything but a 4
+        >>> guidance.cfg(denoise, lambda t: 1 + t / 500)(jnp.zeros([2, 1]), 500, cond).x0.tolist()  # 4 + 2, 4 - 2
+        [[6.0], [2.0]]
+    """
+    if _is(scale, 1):
+        return on_cond(denoise)
+    if _is(scale, 0):
+        return on_uncond(denoise)
+    return Partial(_cfg, as_partial(denoise), as_weight(scale))
+
+
+def halves(denoise: Denoiser, x_t: Array, t, cond: Guided) -> tuple[Prediction, Prediction]:
+    """Both predictions of a `Guided`; as one call on 2B rows where its halves have the same structure and shapes.
+
+    Where they do not, as when one is None, it is two calls.
+
+    Args:
+      denoise: any denoiser.
+      x_t: float [B, ...].
+      t: level, scalar or [B].
+      cond: both conditions.
+
+    Returns:
+      Prediction on `cond.cond`, and on `cond.uncond`.
+
+    Raises:
+      ValueError: `cond` is not a `Guided`.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Guided, Prediction, guidance
+        >>> shapes = []
+        >>> def denoise(x_t, t, cond):
+        ...     shapes.append(x_t.shape)
+        ...     return Prediction(cond + x_t, x_t)
+        >>> cond, uncond = guidance.halves(denoise, jnp.zeros([2, 1]), 5, Guided(jnp.ones([2, 1]), jnp.zeros([2, 1])))
+        >>> shapes, cond.x0.tolist(), uncond.x0.tolist()
+        ([(4, 1)], [[1.0], [1.0]], [[0.0], [0.0]])
+    """
+    good, bad = _guided(cond)
+    if not _alike(good, bad):
+        return denoise(x_t, t, good), denoise(x_t, t, bad)
+    twice = lambda first, second: jnp.concatenate([first, second])
+    t = t if jnp.ndim(t) == 0 else twice(t, t)
+    said, count = denoise(twice(x_t, x_t), t, jax.tree.map(twice, good, bad)), x_t.shape[0]
+    return jax.tree.map(lambda x: x[:count], said), jax.tree.map(lambda x: x[count:], said)
+
+
+def blend(good: Prediction, bad: Prediction, scale: Array) -> Prediction:
+    """bad + scale (good - bad), with the `aux` of `good`; x_t = alpha x0 + sigma eps holds, for it is linear.
+
+    Args:
+      good: prediction with leaves [B, ...].
+      bad: the same.
+      scale: scalar or [B].
+
+    Returns:
+      `Prediction`.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Prediction
+        >>> from jaxdiff.guidance.cfg import blend
+        >>> one = jnp.ones([1, 1])
+        >>> blend(Prediction(2 * one, one), Prediction(one, one), 3.0).x0.tolist()
+        [[4.0]]
+    """
+    mix = lambda good, bad: bad + rows(scale, good) * (good - bad)
+    return Prediction(mix(good.x0, bad.x0), mix(good.eps, bad.eps), good.aux)
+
+
+def wanted(cond: Any) -> Cond | None:
+    """What is asked for: the first half of a `Guided`, and any other condition itself.
+
+    Args:
+      cond: a `Guided` or anything else.
+
+    Returns:
+      A condition.
+
+    Example::
+
+        >>> from jaxdiff import Guided
+        >>> from jaxdiff.guidance.cfg import wanted
+        >>> wanted(Guided("a cat", "")), wanted("a cat")
+        ('a cat', 'a cat')
+    """
+    return cond.cond if isinstance(cond, Guided) else cond
+
+
+def _is(scale, value):
+    """Whether it is this Python number; one that is traced is not looked at."""
+    return isinstance(scale, int | float) and scale == value
+
+
+def _guided(cond) -> Guided:
+    if not isinstance(cond, Guided):
+        raise ValueError(
+            "this denoiser reads two conditions: give cond=jaxdiff.Guided(cond, uncond), uncond with the null label"
+        )
+    return cond
+
+
+def _alike(good, bad):
+    """Whether two conditions have the same structure, and leaves of the same shapes."""
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(half)] for half in (good, bad)]
+    return jax.tree.structure(good) == jax.tree.structure(bad) and shapes[0] == shapes[1]
+
+
+def _extrapolate(good, bad, scale, x_t, t, cond=None):
+    return blend(good(x_t, t, cond), bad(x_t, t, cond), weight_at(scale, t))
+
+
+def _on_cond(denoise, x_t, t, cond=None):
+    return denoise(x_t, t, _guided(cond).cond)
+
+
+def _on_uncond(denoise, x_t, t, cond=None):
+    return denoise(x_t, t, _guided(cond).uncond)
+
+
+def _cfg(denoise, scale, x_t, t, cond=None):
+    return blend(*halves(denoise, x_t, t, cond), weight_at(scale, t))

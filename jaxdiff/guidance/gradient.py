@@ -1,0 +1,155 @@
+"""Guidance by the gradient of something that looks at the image: a classifier, or any objective.
+
+A direction g, the gradient with respect to x_t of what is to rise, changes a prediction to
+
+  (1)  eps' = eps - w sigma_t g,   x0' = x0 + w (sigma_t^2 / alpha_t) g
+
+which keeps x_t = alpha_t x0' + sigma_t eps'. At zero signal-to-noise (alpha_t = 0) x_t is eps, and nothing can be changed.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff.guidance.cfg import wanted
+from jaxdiff.guidance.weights import Weight, as_weight, weight_at
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Apply, Denoiser, Static, as_partial, rows
+
+
+def classifier(denoise: Denoiser, log_prob: Callable, schedule: Schedule, scale: Weight) -> Denoiser:
+    """Classifier guidance: up the gradient of log p(y | x_t) of a classifier of noisy images.
+
+        eps' = eps - s sigma_t grad_{x_t} log p(y | x_t)        Dhariwal and Nichol 2021, algorithm 2
+
+    and x0' with it, by equation (1). If the classifier is exact, then around an unconditional denoiser s = 1 gives what a
+    conditional one would say, and any s what `cfg` says; around a conditional one s is that of `cfg` less 1.
+
+    Args:
+      denoise: any denoiser. One that takes no labels is hidden from them by `on_uncond`, with conditions
+        `Guided(Cond(label=y), None)`.
+      log_prob: (x_t, t, cond) -> log p(y | x_t) [B], in which example i depends on x_t[i] only; such as `label_log_prob`.
+        Of a `Guided` it sees the first half.
+      schedule: noise schedule.
+      scale: s; a number, one per example [B], or a function t -> s; traced.
+
+    Returns:
+      `Denoiser`, a pytree; as it was where alpha_t = 0. ValueError where log_prob is not one number per example.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond, Guided, guidance, schedules, testing
+        >>> schedule = schedules.linear()
+        >>> data = testing.mixture([1, 1], [[-1.0], [1.0]], [0.1, 0.1])
+        >>> positive = testing.gaussian([1.0], 0.1)  # the class y, of which p(y | x_t) = q(x_t | y) q(y) / q(x_t)
+        >>> def log_prob(x_t, t, cond):
+        ...     return positive.log_prob(schedule, x_t, t) - data.log_prob(schedule, x_t, t)
+        >>> denoise = guidance.classifier(data.denoiser(schedule), log_prob, schedule, 1.0)
+        >>> x_t = jnp.array([[-0.5], [0.3]])
+        >>> of_class = positive.denoiser(schedule)(x_t, 300, None)
+        >>> bool(jnp.allclose(denoise(x_t, 300, None).x0, of_class.x0, atol=1e-4))
+        True
+    """
+    return Partial(_classifier, as_partial(denoise), as_partial(log_prob), schedule, as_weight(scale))
+
+
+def label_log_prob(apply: Apply, params) -> Partial:
+    """What a classifier of noisy images says of the label that is asked for, as `classifier` reads it.
+
+        log p(y | x_t) = log softmax(logits)_y
+
+    Args:
+      apply: classifier as a function of its parameters: (params, x_t, t, None) -> (logits [B, classes], Aux).
+      params: its parameters.
+
+    Returns:
+      (x_t [B, ...], t, cond) -> float32 [B], a pytree. y is `cond.label`, and it raises ValueError where there is none; NaN
+      where y is above the last class.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond, guidance
+        >>> from jaxdiff.types import Aux
+        >>> apply = lambda params, x_t, t, cond: (x_t, Aux())  # the pixels are the logits
+        >>> log_prob = guidance.label_log_prob(apply, None)
+        >>> p = jnp.exp(log_prob(jnp.log(jnp.array([[1.0, 3.0]])), 5, Cond(label=jnp.array([1]))))
+        >>> round(float(p[0]), 4)
+        0.75
+    """
+    return Partial(_label_log_prob, Static(apply), params)
+
+
+def by_gradient(denoise: Denoiser, objective: Callable, schedule: Schedule, strength: Weight) -> Denoiser:
+    """Ascends any differentiable objective of the predicted image, through the network.
+
+        eps' = eps - w(t) sigma_t grad_{x_t} objective(x0(x_t, t))        Bansal et al. 2023 (forward universal guidance)
+
+    and x0' with it, by equation (1); the paper descends a loss, which is minus the objective. The strength w says when it
+    acts: `late` on texture, `early` on shape.
+
+    Args:
+      denoise: any denoiser, differentiable with respect to x_t.
+      objective: (x0 [B, ...], t, cond) -> [B], what is to rise, in which example i depends on x0[i] only. Of a `Guided` it
+        sees the first half.
+      schedule: noise schedule.
+      strength: w; a function of t such as `late(schedule, scale)`, a number, or one per example [B]; traced.
+
+    Returns:
+      `Denoiser`, a pytree; as it was where alpha_t = 0. ValueError where objective is not one number per example.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import guidance, process, schedules
+        >>> schedule = schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> half = lambda x_t, t, cond: process.predict_from("x0", schedule, 0.5 * x_t, x_t, t)
+        >>> brightness = lambda x0, t, cond: x0.sum(1)  # d x0 / d x_t = 0.5 is its gradient
+        >>> denoise = guidance.by_gradient(half, brightness, schedule, 2.0)
+        >>> x0, eps, _ = denoise(jnp.array([[1.0]]), 1, None)
+        >>> round(float(x0[0, 0]), 4), round(float(eps[0, 0]), 4)  # 0.5 + 2 * 0.5 * 0.45, 1 - 2 * 0.5 * 0.6
+        (0.95, 0.4)
+    """
+    return Partial(_by_gradient, as_partial(denoise), as_partial(objective), schedule, as_weight(strength))
+
+
+def _classifier(denoise, log_prob, schedule, scale, x_t, t, cond=None):
+    total = lambda x: _total(log_prob(x, t, wanted(cond)), x)
+    return _moved(denoise(x_t, t, cond), jax.grad(total)(x_t), weight_at(scale, t), schedule, x_t, t)
+
+
+def _label_log_prob(apply, params, x_t, t, cond):
+    label = getattr(cond, "label", None)
+    if label is None:
+        raise ValueError("the classifier needs a label to lead to: give cond=jaxdiff.Cond(label=...), int [B]")
+    logits, _ = apply.value(params, x_t, t, None)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jnp.take_along_axis(log_p, jnp.asarray(label)[:, None], axis=1)[:, 0]
+
+
+def _by_gradient(denoise, objective, schedule, strength, x_t, t, cond=None):
+    def total(x):
+        prediction = denoise(x, t, cond)
+        return _total(objective(prediction.x0, t, wanted(cond)), x), prediction
+
+    gradient, prediction = jax.grad(total, has_aux=True)(x_t)
+    return _moved(prediction, gradient, weight_at(strength, t), schedule, x_t, t)
+
+
+def _total(each, x):
+    """The sum over examples, whose gradient is that of each."""
+    if jnp.shape(each) != x.shape[:1]:
+        raise ValueError(f"what guides must be one number per example, {x.shape[:1]}, and is {jnp.shape(each)}")
+    return each.sum()
+
+
+def _moved(prediction, gradient, weight, schedule, x_t, t):
+    """Equation (1), and the prediction itself where there is no signal."""
+    alpha, sigma = (rows(scale, x_t) for scale in schedule(t))
+    step = jnp.where(alpha > 0, rows(weight, x_t) * sigma * gradient, 0.0)
+    eps = prediction.eps - step
+    x0 = prediction.x0 + sigma / jnp.where(alpha > 0, alpha, 1.0) * step
+    return prediction._replace(x0=x0, eps=eps)

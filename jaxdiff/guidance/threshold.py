@@ -1,0 +1,115 @@
+"""Predicted images kept in the range of images."""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Array, Denoiser, Prediction, as_partial, rows
+
+
+def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float = 1.0) -> Denoiser:
+    """Keeps the predicted image in its range, as DDPM's sampler does (Ho et al. 2020, section 3.3 and its code).
+
+        x0' = clip(x0, lo, hi),   eps' = (x_t - alpha_t x0') / sigma_t
+
+    eps is worked out again, so that x_t = alpha_t x0' + sigma_t eps' still holds. Not for latents, which have no range, nor
+    for inversion.
+
+    Args:
+      denoise: any denoiser.
+      schedule: noise schedule it was made with.
+      lo: smallest value of clean data, at most `hi`; traced.
+      hi: largest value of clean data; traced.
+
+    Returns:
+      `Denoiser`, a pytree: (x_t [B, ...], t scalar or [B], cond) -> `Prediction` with x0 in [lo, hi], eps of the same shape
+      and `aux` as it was. At level 0 the eps of what was clipped is not finite.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> schedule = jaxdiff.schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> too_bright = lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, x_t + 1, x_t, t)
+        >>> denoise = jaxdiff.guidance.clip_x0(too_bright, schedule)
+        >>> x0, eps, _ = denoise(jnp.array([[2.0]]), 1, None)
+        >>> float(x0[0, 0]), round(float(eps[0, 0]), 4)  # (2 - 0.8 * 1) / 0.6
+        (1.0, 2.0)
+    """
+    return Partial(_clip, as_partial(denoise), schedule, jnp.asarray(lo, jnp.float32), jnp.asarray(hi, jnp.float32))
+
+
+def dynamic_threshold(denoise: Denoiser, schedule: Schedule, percentile: float = 99.5) -> Denoiser:
+    """Keeps the predicted image in [-1, 1] by its own range, which strong guidance saturates less than `clip_x0`.
+
+        x0' = clip(x0, -c, c) / c,   c = max(1, percentile of |x0|),   eps' = (x_t - alpha_t x0') / sigma_t
+                                                                     Saharia et al. 2022 (Imagen), section 2.3
+
+    Each example has its own c. Not for latents, which have no range, nor for inversion.
+
+    Args:
+      denoise: any denoiser.
+      schedule: noise schedule it was made with.
+      percentile: in (1, 100], so that Imagen's 0.995 is 99.5; traced.
+
+    Returns:
+      `Denoiser`, a pytree: (x_t [B, ...], t scalar or [B], cond) -> `Prediction` with x0 in [-1, 1], eps of the same shape
+      and `aux` as it was. At level 0 the eps of what was changed is not finite.
+
+    Raises:
+      ValueError: a percentile outside of (1, 100], where it is a number and not traced.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> schedule = jaxdiff.schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> same = lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, x_t, x_t, t)
+        >>> denoise = jaxdiff.guidance.dynamic_threshold(same, schedule, 75)
+        >>> denoise(jnp.array([[0.5, -1.0, 2.0, 0.0, 9.0]]), 1, None).x0.tolist()  # c = 2
+        [[0.25, -0.5, 1.0, 0.0, 1.0]]
+    """
+    if not isinstance(percentile, jax.core.Tracer) and not 1 < percentile <= 100:
+        raise ValueError(f"percentile={percentile} must lie in (1, 100]: Imagen's is 99.5")
+    return Partial(_threshold, as_partial(denoise), schedule, jnp.asarray(percentile, jnp.float32))
+
+
+def with_x0(prediction: Prediction, x0: Array, schedule: Schedule, x_t: Array, t) -> Prediction:
+    """The prediction with another x0, and an eps that goes with it: x_t = alpha x0 + sigma eps.
+
+    Args:
+      prediction: leaves [B, ...].
+      x0: the other one, same shape.
+      schedule: noise schedule.
+      x_t: what it was predicted from, same shape.
+      t: level, scalar or [B].
+
+    Returns:
+      `Prediction`; where x0 is as it was, so is eps, to the last digit.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff.guidance.threshold import with_x0
+        >>> schedule = jaxdiff.schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
+        >>> x = jnp.array([[2.0]])
+        >>> round(float(with_x0(jaxdiff.Prediction(x, 0 * x), x / 2, schedule, x, 1).eps[0, 0]), 4)
+        2.0
+    """
+    alpha, sigma = jax.tree.map(lambda scale: rows(scale, x_t), schedule(t))
+    eps = jnp.where(x0 == prediction.x0, prediction.eps, (x_t - alpha * x0) / sigma)
+    return prediction._replace(x0=x0, eps=eps)
+
+
+def _clip(denoise, schedule, lo, hi, x_t, t, cond=None):
+    prediction = denoise(x_t, t, cond)
+    return with_x0(prediction, jnp.clip(prediction.x0, lo, hi), schedule, x_t, t)
+
+
+def _threshold(denoise, schedule, percentile, x_t, t, cond=None):
+    prediction = denoise(x_t, t, cond)
+    size = jnp.abs(prediction.x0).reshape(x_t.shape[0], -1)
+    c = rows(jnp.maximum(1.0, jnp.percentile(size, percentile, axis=1)), x_t)
+    return with_x0(prediction, jnp.clip(prediction.x0, -c, c) / c, schedule, x_t, t)

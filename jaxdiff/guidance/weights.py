@@ -1,0 +1,101 @@
+"""Weights of guidance: a number, one per example, or a function of the level."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Array, as_partial
+
+Weight = float | Array | Callable[[Array], Array]
+
+
+def as_weight(weight: Weight) -> Array | Partial:
+    """A weight as a pytree of float32 arrays, so that another number is not another compilation.
+
+    Args:
+      weight: a number, one per example [B], or t -> weight.
+
+    Returns:
+      An array, or the function as `Partial`.
+
+    Example::
+
+        >>> from jaxdiff.guidance.weights import as_weight
+        >>> as_weight(3).dtype
+        dtype('float32')
+    """
+    return as_partial(weight) if callable(weight) else jnp.asarray(weight, jnp.float32)
+
+
+def weight_at(weight: Array | Partial, t) -> Array:
+    """A weight at a level.
+
+    Args:
+      weight: from `as_weight`.
+      t: level, scalar or [B].
+
+    Returns:
+      float32, scalar or [B].
+
+    Example::
+
+        >>> from jaxdiff.guidance.weights import as_weight, weight_at
+        >>> weight = as_weight(lambda t: t / 100)
+        >>> weight_at(weight, 50)
+        0.5
+    """
+    return weight(t) if callable(weight) else weight
+
+
+def late(schedule: Schedule, scale: float) -> Partial:
+    """A weight that acts late in sampling, where the noise is low: on texture.
+
+        t -> scale sqrt(alphabar_t)
+
+    Args:
+      schedule: noise schedule.
+      scale: of the weight; traced.
+
+    Returns:
+      t -> weight, a pytree.
+
+    Example::
+
+        >>> from jaxdiff import guidance, schedules
+        >>> weight = guidance.late(schedules.linear(), 2.0)
+        >>> [round(float(weight(t)), 2) for t in (1, 500, 1000)]
+        [2.0, 0.56, 0.01]
+    """
+    return Partial(_late, schedule, jnp.asarray(scale, jnp.float32))
+
+
+def early(schedule: Schedule, scale: float) -> Partial:
+    """A weight that acts early in sampling, where the noise is high: on shape.
+
+        t -> scale sqrt(1 - alphabar_t)
+
+    Args:
+      schedule: noise schedule.
+      scale: of the weight; traced.
+
+    Returns:
+      t -> weight, a pytree.
+
+    Example::
+
+        >>> from jaxdiff import guidance, schedules
+        >>> weight = guidance.early(schedules.linear(), 2.0)
+        >>> [round(float(weight(t)), 2) for t in (1, 500, 1000)]
+        [0.02, 1.92, 2.0]
+    """
+    return Partial(_early, schedule, jnp.asarray(scale, jnp.float32))
+
+
+def _late(schedule, scale, t):
+    return scale * schedule(t).alpha
+
+
+def _early(schedule, scale, t):
+    return scale * schedule(t).sigma

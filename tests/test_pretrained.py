@@ -1,0 +1,107 @@
+"""Files of weights: what is written is read again, and what does not fit is refused."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from helpers import tiny_config
+
+from jaxdiff import cli, pretrained
+from jaxdiff.pretrained import Model
+from jaxdiff.train import loop, setup
+
+ABOUT = {"step": 4, "weights": "EMA", "trained_on": "digits"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(tiny_config(), setup.new_state(tiny_config()).params, ABOUT)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_what_is_written_is_read_again(model, dtype, tmp_path):
+    pretrained.write(tmp_path / "tiny.safetensors", model, dtype)
+    again = pretrained.load(str(tmp_path / "tiny.safetensors"))
+    assert again.config == model.config and again.about == {"model": "tiny"} | ABOUT
+    rounded = jax.tree.map(lambda x: np.asarray(x).astype(dtype).astype(np.float32), model.params)
+    jax.tree.map(np.testing.assert_array_equal, again.params, rounded)
+    assert {x.dtype for x in jax.tree.leaves(again.params)} == {np.dtype("float32")}
+
+
+def test_a_run_and_its_file_are_the_same_model(tmp_path, capsys):
+    config = tiny_config(steps=2)
+    state = loop.train(config, tmp_path / "run")
+    run = pretrained.load(str(tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, run.params, state.ema)
+    out = tmp_path / "tiny.safetensors"
+    cli.main(["export", str(tmp_path / "run"), "--out", str(out), "--dtype", "float32"])
+    assert str(out) in capsys.readouterr().out
+    file = pretrained.load(str(out))
+    jax.tree.map(np.testing.assert_array_equal, file.params, state.ema)
+    assert file.about == {"model": "tiny", "step": 2, "weights": "EMA", "trained_on": "digits"}
+    x_t = jax.random.normal(jax.random.key(0), [1, 28, 28, 1])
+    np.testing.assert_array_equal(file.denoiser()(x_t, 25).x0, run.denoiser()(x_t, 25).x0)
+    with pytest.raises(SystemExit):
+        cli.main(["export", str(tmp_path / "run"), "--out", str(out)])
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def changed(model, tmp_path, change):
+    """A file of the model, changed."""
+    path = tmp_path / "tiny.safetensors"
+    pretrained.write(path, model)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata, flat = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    change(metadata, flat)
+    path.write_bytes(safetensors.numpy.save(flat, metadata))
+    return str(path)
+
+
+BROKEN = {
+    "missing": (lambda about, flat: flat.pop("conv_in/bias"), "1 of its weights, the first being conv_in/bias"),
+    "left over": (lambda about, flat: flat.update(x=np.zeros(1, np.float16)), "the first being x"),
+    "mis-shaped": (lambda about, flat: flat.update({"conv_in/bias": np.zeros(3, np.float16)}), "being conv_in/bias"),
+    "of another library": (lambda about, flat: about.clear(), "does not say what network it is of"),
+    "of a later version": (
+        lambda about, flat: about.update(config=json.dumps(json.loads(about["config"]) | {"tempo": 1})),
+        "unknown field of the config in",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_does_not_fit(model, change, message, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        pretrained.load(changed(model, tmp_path, change))
+
+
+def test_mistakes(model, tmp_path, capsys):
+    (tmp_path / "x.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="is no file of weights"):
+        pretrained.load(str(tmp_path / "x.safetensors"))
+    with pytest.raises(FileNotFoundError):
+        pretrained.load(str(tmp_path / "absent.safetensors"))
+    with pytest.raises(ValueError, match="unknown model 'digit': did you mean 'digits'"):
+        pretrained.load("digit")
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        pretrained.load(str(tmp_path))
+    large = model._replace(params=jax.tree.map(lambda x: x + 1e6, model.params))
+    with pytest.raises(ValueError, match="not finite as float16: choose float32"):
+        pretrained.write(tmp_path / "large.safetensors", large)
+    classifies = dataclasses.replace(model.config.diffusion, objective="classification")
+    with pytest.raises(ValueError, match="a classifier is no denoiser"):
+        model._replace(config=dataclasses.replace(model.config, diffusion=classifies)).denoiser()
+    with pytest.raises(SystemExit):
+        cli.main(["pretrained", "digits"])
+    assert "takes no arguments" in capsys.readouterr().err
+
+
+def test_the_command_lists_what_ships(capsys):
+    cli.main(["pretrained"])
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == pretrained.names() and "digits_judge" in listed
