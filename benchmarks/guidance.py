@@ -16,15 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff import data, pretrained, progress
-from jaxdiff.eval import draw, features, fid, images
+from jaxdiff.eval import draw, features, fid, images, neighbors
 from jaxdiff.eval.guided import make_guide
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "guidance.md", ROOT / "docs" / "images"
 BEGIN, END = "<!-- written by benchmarks/guidance.py -->\n", "<!-- end of what it writes -->\n"
-STEPS, NUM, BATCH = 50, 1000, 100
-SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
-CHOSEN = 2.0  # what `jaxdiff sample digits` takes
+STEPS, NUM, BATCH = 50, 1000, 40
+SCALES = (0.0, 1.0, 1.1, 1.2, 1.5, 2.0, 4.0, 8.0)
 
 
 class Kind(NamedTuple):
@@ -37,10 +36,9 @@ class Kind(NamedTuple):
 
 KINDS = [
     *(Kind(f"cfg {scale:g}", {"guidance": scale}) for scale in SCALES),
+    *(Kind(f"classifier {scale:g}", {"guidance": scale}, classifier=True) for scale in (0.0, 4.0)),
     Kind("cfg 4, levels 200 to 800 only", {"guidance": 4.0, "interval": (200, 800)}),
-    Kind("cfg 4, rescaled by 0.7", {"guidance": 4.0, "rescale": 0.7}),
-    *(Kind(f"CFG++ {scale:g}", {"sampler": "ddim_cfgpp", "guidance": scale}) for scale in (0.3, 0.6, 1.0)),
-    *(Kind(f"classifier {scale:g}", {"guidance": scale}, classifier=True) for scale in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)),
+    Kind("CFG++ 0.6", {"sampler": "ddim_cfgpp", "guidance": 0.6}),
 ]
 
 
@@ -57,13 +55,13 @@ def gather(judge, drawn):
 def compare(judge, drawn, others, train):
     """What is known of drawn images beside others of the same number."""
     a, b = gather(judge, others), gather(judge, drawn)
-    precision, recall = fid.precision_recall(a.kept, b.kept)
+    precision, recall = neighbors.precision_recall(a.kept, b.kept)
     return {
         "accuracy": float((b.classes == np.arange(len(drawn)) % 10).mean()),
         "fid": fid.frechet(a.moments, b.moments),
         "precision": precision,
         "recall": recall,
-        "nearest": [float(np.percentile(fid.nearest(drawn / 255, train / 255), q)) for q in (5, 50)],
+        "nearest": [float(np.percentile(neighbors.nearest(drawn / 255, train / 255), q)) for q in (5, 50)],
     }
 
 
@@ -84,14 +82,14 @@ def measure(args):
     judge_model = pretrained.load("digits_judge")
     judge = features.classifier_features(judge_model.config.net, judge_model.params, "digits_judge")
     model, classifier, plain = (pretrained.load(name) for name in (args.model, args.classifier, args.unconditional))
-    found = json.loads(args.kept.read_text()) if args.kept.exists() else {}
+    found = kept(args.kept, {name: load.about for name, load in (("model", model), ("classifier", classifier))})
     rng = np.random.default_rng(0)
     train, held = (rng.permutation(real(*splits))[:NUM] for splits in (("train",), ("judge", "test")))
     everything = real("train")
     if "floor" not in found:
         found["floor"] = compare(judge, train, held, everything)
         found["floor"]["nearest"] = [
-            float(np.percentile(fid.nearest(held / 255, everything / 255), q)) for q in (5, 50)
+            float(np.percentile(neighbors.nearest(held / 255, everything / 255), q)) for q in (5, 50)
         ]
         test = data.load("digits:test")
         labels = np.array([test[i]["label"] for i in range(len(test))])
@@ -100,12 +98,31 @@ def measure(args):
         if kind.name not in found:
             drawn = draw_by(kind, model, classifier, plain)
             found[kind.name] = compare(judge, drawn, held, everything)
-            args.kept.parent.mkdir(parents=True, exist_ok=True)
             args.kept.write_text(json.dumps(found, indent=1))
-            if args.write and kind.name in ("cfg 0", "cfg 1", f"cfg {CHOSEN:g}", "cfg 8"):
-                sheet = drawn[:80].reshape(8, 10, *drawn.shape[1:]).swapaxes(0, 1).reshape(80, *drawn.shape[1:])
-                images.save_grid(PICTURES / f"guidance_{kind.name.split()[1]}.png", sheet, 8)
     return found
+
+
+def kept(path, about):
+    """What was measured before, of the same models.
+
+    Raises:
+      ValueError: it is of others.
+    """
+    found = json.loads(path.read_text()) if path.exists() else {"about": about}
+    if found["about"] != about:
+        raise ValueError(f"{path} holds numbers of {found['about']}, and not of {about}: choose another --kept")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def pictures(model):
+    """Ten rows of digits without guidance, with the one that is chosen, and with too much."""
+    for scale in (1.0, 3.0, 8.0):
+        sample = dataclasses.replace(model.config.sample, steps=STEPS, num=80, batch_size=80, guidance=scale)
+        config = dataclasses.replace(model.config, sample=sample)
+        places = draw.layout(config)
+        drawn = images.arranged(draw.draw(config, model.params), places)
+        images.save_grid(PICTURES / f"guidance_{scale:g}.png", drawn, places.shape[1])
 
 
 def table(found):
@@ -165,6 +182,7 @@ def main():
         before, rest = PAGE.read_text().split(BEGIN)
         PAGE.write_text(before + BEGIN + written + END + rest.split(END)[1])
         plot(found)
+        pictures(pretrained.load(args.model))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from guidance import gather, real
+from guidance import gather, kept, real
 
 from jaxdiff import pretrained, progress
 from jaxdiff.eval import draw, features, fid
@@ -35,7 +35,7 @@ def measure(args):
     """{way: {steps: FID}}, and the floor, from what is kept or anew."""
     judge_model, model = pretrained.load("digits_judge"), pretrained.load(args.model)
     judge = features.classifier_features(judge_model.config.net, judge_model.params, "digits_judge")
-    found = json.loads(args.kept.read_text()) if args.kept.exists() else {}
+    found = kept(args.kept, {"model": model.about, "num": args.num})
     rng = np.random.default_rng(0)
     train, held = (rng.permutation(real(*splits))[: args.num] for splits in (("train",), ("judge", "test")))
     held = gather(judge, held)
@@ -45,12 +45,11 @@ def measure(args):
             if str(steps) in found.setdefault(way, {}):
                 continue
             how = {"eta": None, "variance": None, "spacing": "trailing", "guidance": 1.0, "labels": None} | options
-            sample = dataclasses.replace(model.config.sample, steps=steps, num=args.num, batch_size=125, seed=2, **how)
+            sample = dataclasses.replace(model.config.sample, steps=steps, num=args.num, batch_size=64, seed=2, **how)
             config = dataclasses.replace(model.config, sample=sample)
             with progress.bar(f"{way}, {steps} steps", draw.num_steps(config), "steps") as tick:
                 drawn = gather(judge, draw.draw(config, model.params, tick))
             found[way][str(steps)] = fid.frechet(held.moments, drawn.moments)
-            args.kept.parent.mkdir(parents=True, exist_ok=True)
             args.kept.write_text(json.dumps(found, indent=1))
     return found
 
@@ -83,7 +82,7 @@ def plot(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="digits")
-    parser.add_argument("--num", type=int, default=500)
+    parser.add_argument("--num", type=int, default=256)
     parser.add_argument("--kept", type=Path, default=Path("runs/steps.json"))
     parser.add_argument("--write", action="store_true", help="write the table and the picture into docs/")
     args = parser.parse_args()

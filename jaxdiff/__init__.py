@@ -1,5 +1,7 @@
 """jaxdiff: diffusion models in JAX, as pure functions."""
 
+import importlib
+
 from jaxdiff import guidance, nets, objectives, process, samplers, schedules, timesteps, types
 from jaxdiff.denoise import denoiser, network
 from jaxdiff.nets.unet import UNet, UNetConfig
@@ -21,6 +23,7 @@ __all__ = [
     "nets",
     "network",
     "objectives",
+    "pretrained",
     "process",
     "sample",
     "samplers",
@@ -28,3 +31,10 @@ __all__ = [
     "timesteps",
     "types",
 ]
+
+
+def __getattr__(name):
+    """Imports `jaxdiff.pretrained` when it is first asked for: what it reads runs with takes seconds to import."""
+    if name == "pretrained":
+        return importlib.import_module("jaxdiff.pretrained")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -274,7 +274,7 @@ def _check_conditions(config):
         )
     if not 0 <= drop < 1:
         raise ValueError(f"--diffusion.drop={drop} must lie in [0, 1)")
-    if drop and not net.num_classes:
+    if drop and not net.num_classes and not config.classifies:
         raise ValueError(f"--diffusion.drop={drop} drops labels, and --net.num-classes=0 has none: leave it at 0")
 
 
@@ -322,11 +322,14 @@ def _check_classification(config):
             f"--net.out-channels={net.out_channels} must be the number of classes, at least 2, and --net.num-classes and "
             "--net.vector-dim 0: a classifier is not told what it is to find out"
         )
-    if d.weighting != "simple" or d.offset_noise or d.input_perturbation or d.levels == "importance":
-        raise ValueError(
-            "--diffusion.weighting, --diffusion.offset-noise, --diffusion.input-perturbation and the levels 'importance' "
-            "are for denoising: leave them out of a 'classification'"
-        )
+    others = {"predict": "eps", "weighting": "simple", "offset_noise": 0.0, "input_perturbation": 0.0, "drop": 0.0}
+    for field, default in others.items():
+        if getattr(d, field) != default:
+            raise ValueError(
+                f"--diffusion.{field.replace('_', '-')} is for denoising: leave it out of a 'classification'"
+            )
+    if d.levels == "importance":
+        raise ValueError("--diffusion.levels=importance is for denoising: choose 'uniform' for a 'classification'")
     if config.train.sample_every:
         raise ValueError(f"--train.sample-every={config.train.sample_every} must be 0: a classifier draws nothing")
 

@@ -21,6 +21,7 @@ from jaxdiff.train import checkpoint, rundir, setup
 from jaxdiff.types import Apply, Denoiser
 
 SHIPPED = Path(__file__).parent / "weights"
+ABOUT = ("step", "weights", "trained_on")
 
 
 class Model(NamedTuple):
@@ -100,7 +101,7 @@ def load(name: str) -> Model:
         return read(SHIPPED / f"{name}.safetensors")
     if epath.Path(name).exists() or "/" in name:
         configs.read_run(name)  # which says what is missing
-    raise unknown("model", name, [*names(), "or the directory of a run"])
+    raise unknown("model", name, names())
 
 
 def read(path: epath.PathLike) -> Model:
@@ -123,8 +124,11 @@ def read(path: epath.PathLike) -> Model:
     wrong = [key for key in {**like, **flat} if getattr(like.get(key), "shape", None) != np.shape(flat.get(key))]
     if wrong:
         raise ValueError(f"{path} does not fit its own config: {len(wrong)} of its weights, the first being {wrong[0]}")
-    model = json.loads(metadata["about"])
-    return Model(config, traverse_util.unflatten_dict(flat, sep="/"), {"model": Path(path).stem} | model)
+    said = json.loads(metadata["about"])
+    if not isinstance(said, dict) or not set(ABOUT) <= set(said):
+        raise ValueError(f"{path} does not say {', '.join(ABOUT)}: give a file that jaxdiff export has written")
+    about = {"model": Path(path).stem} | {key: said[key] for key in ABOUT}
+    return Model(config, traverse_util.unflatten_dict(flat, sep="/"), about)
 
 
 def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
@@ -139,10 +143,11 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
       ValueError: weights that are too large for the dtype.
     """
     flat = traverse_util.flatten_dict(model.params, sep="/")
-    flat = {key: np.ascontiguousarray(np.asarray(value).astype(dtype)) for key, value in flat.items()}
+    with np.errstate(over="ignore"):  # of which is told below
+        flat = {key: np.ascontiguousarray(np.asarray(value).astype(dtype)) for key, value in flat.items()}
     if not all(np.isfinite(value).all() for value in flat.values()):
         raise ValueError(f"some weights are not finite as {dtype}: choose float32")
-    about = {key: model.about[key] for key in ("step", "weights", "trained_on")}
+    about = {key: model.about[key] for key in ABOUT}
     metadata = {"config": json.dumps(dataclasses.asdict(model.config)), "about": json.dumps(about)}
     epath.Path(path).write_bytes(safetensors.numpy.save(flat, metadata))
 

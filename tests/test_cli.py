@@ -14,7 +14,8 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
-from jaxdiff.cli.sample import SampleFlags, parse_sampling
+from jaxdiff.cli.sample import SampleFlags
+from jaxdiff.cli.sampling import parse_sampling
 from jaxdiff.train import checkpoint, loop, rundir, setup
 
 CONFIG = """

@@ -10,8 +10,11 @@ import pytest
 import safetensors
 import safetensors.numpy
 from helpers import tiny_config
+from PIL import Image
 
 from jaxdiff import cli, pretrained
+from jaxdiff import config as configs
+from jaxdiff.eval import features
 from jaxdiff.pretrained import Model
 from jaxdiff.train import loop, setup
 
@@ -67,11 +70,21 @@ BROKEN = {
     "left over": (lambda about, flat: flat.update(x=np.zeros(1, np.float16)), "the first being x"),
     "mis-shaped": (lambda about, flat: flat.update({"conv_in/bias": np.zeros(3, np.float16)}), "being conv_in/bias"),
     "of another library": (lambda about, flat: about.clear(), "does not say what network it is of"),
+    "of nobody knows what": (lambda about, flat: about.update(about="{}"), "does not say step, weights, trained_on"),
+    "of a list": (lambda about, flat: about.update(about="[1]"), "does not say step, weights, trained_on"),
     "of a later version": (
         lambda about, flat: about.update(config=json.dumps(json.loads(about["config"]) | {"tempo": 1})),
         "unknown field of the config in",
     ),
 }
+
+
+def test_a_file_does_not_say_where_its_samples_go(model, tmp_path):
+    lie = {"about": json.dumps(ABOUT | {"run": str(tmp_path / "elsewhere"), "model": "other"})}
+    assert (
+        pretrained.load(changed(model, tmp_path, lambda about, flat: about.update(lie))).about
+        == {"model": "tiny"} | ABOUT
+    )
 
 
 @pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
@@ -99,6 +112,29 @@ def test_mistakes(model, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["pretrained", "digits"])
     assert "takes no arguments" in capsys.readouterr().err
+
+
+def test_what_ships_is_what_its_config_says():
+    for name, config in (("digits", "digits_conditional"), ("digits_classifier",) * 2, ("digits_judge",) * 2):
+        assert pretrained.load(name).config == configs.load(config)
+
+
+def test_the_shipped_digits_are_read_by_the_shipped_judge_and_guided_by_the_shipped_classifier(
+    tmp_path, monkeypatch, capsys
+):
+    """By what people type: labels and guidance, and without labels a classifier's."""
+    monkeypatch.chdir(tmp_path)
+    args = ["--num", "16", "--batch-size", "16", "--steps", "10", "--npz"]
+    cli.main(["sample", "digits", "--label", "3,7", "--guidance", "2", *args])
+    assert "samples/ddim_trailing_10_label3,7_guidance2_seed0.png" in capsys.readouterr().out
+    cli.main(["sample", "digits", "--labels", "4", "--classifier", "digits_classifier", "--out", "led.png", *args])
+    model = pretrained.load("digits_judge")
+    judge = features.classifier_features(model.config.net, model.params, "digits_judge")
+    drawn = np.load("samples/ddim_trailing_10_label3,7_guidance2_seed0.npz")["images"]
+    assert (judge.of(drawn)[1].argmax(1) == np.tile([3, 7], 8)).sum() >= 15
+    assert (judge.of(np.load("led.npz")["images"])[1].argmax(1) == 4).sum() >= 15
+    sheet = np.asarray(Image.open("samples/ddim_trailing_10_label3,7_guidance2_seed0.png"))
+    assert sheet.shape[1] > 3 * sheet.shape[0]  # a row of each
 
 
 def test_the_command_lists_what_ships(capsys):

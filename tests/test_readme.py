@@ -1,5 +1,6 @@
 """What the documentation shows runs: its Python as it stands, its lines of jaxdiff in small; others name what exists."""
 
+import dataclasses
 import itertools
 import re
 import shlex
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from helpers import tiny_config
 from PIL import Image
 
-from jaxdiff import cli
+from jaxdiff import cli, config, pretrained
+from jaxdiff.train import setup
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -71,37 +74,58 @@ def test_shell_names_what_exists(path):
                 assert all((ROOT / script).is_file() for script in scripts), where
 
 
-TINY = {  # in place of the configs that ship
-    "digits": """
-import dataclasses
-from helpers import tiny_config
+def tiny(name: str, image=(28, 28, 1), net=None, diffusion=None, source="digits") -> config.Config:
+    """A config that trains in seconds, in the place of one that ships."""
+    small = tiny_config()
+    net = {"out_channels": image[-1]} | (net or {})
+    return dataclasses.replace(
+        small,
+        name=name,
+        data=config.Data(source, image),
+        net=dataclasses.replace(small.net, **net),
+        diffusion=config.Diffusion(**{"num_steps": 50} | (diffusion or {})),
+    )
 
-def get_config():
-    return dataclasses.replace(tiny_config(), name="digits")
-""",
-    "folder_small": """
-import dataclasses
-from helpers import tiny_config
-from jaxdiff import config
 
-def get_config():
-    tiny = dataclasses.replace(tiny_config(), name="folder_small", data=config.Data("folder:photos", (32, 32, 3)))
-    return dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, out_channels=3))
-""",
+CLASSES = {"out_channels": 10}
+TINY = {
+    "digits": tiny("digits"),
+    "digits_conditional": tiny("digits_conditional", net={"num_classes": 10}, diffusion={"drop": 0.1}),
+    "digits_classifier": tiny("digits_classifier", net=CLASSES, diffusion={"objective": "classification"}),
+    "digits_judge": tiny("digits_judge", net=CLASSES, diffusion={"objective": "classification", "levels": "clean"}),
+    "folder_small": tiny("folder_small", (32, 32, 3), source="folder:photos"),
 }
+SHIPPED = {"digits": "digits_conditional", "digits_classifier": "digits_classifier", "digits_judge": "digits_judge"}
 SMALLER = {"--train.steps": 375, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
+FEW = {  # what is added where it is not said
+    "sample": {"--num": "16", "--batch-size": "16", "--steps": "2"},
+    "eval": {"--num": "16", "--batch-size": "16", "--sample.steps": "2"},
+}
 
 
 def smaller(arguments: list[str]) -> list[str]:
-    """The arguments of jaxdiff with few steps and images, and a tiny config in place of `digits`."""
-    words = [f"{word}.py" if word in TINY else word for word in arguments]
+    """The arguments of jaxdiff with few steps and images, and a tiny config in place of those that are trained."""
+    command, *words = arguments
+    if command == "train":
+        words = [f"{word}.py" if word in TINY else word for word in words]
     for flag in set(words) & set(SMALLER):
         value = words.index(flag) + 1
         words[value] = str(max(1, int(words[value]) // SMALLER[flag]))
-    return words
+    few = FEW.get(command, {}) | ({"--steps": "2"} if command == "eval" and "nll" in words else {})
+    return [command, *words, *(word for flag, n in few.items() if flag not in words for word in (flag, n))]
 
 
-def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch):
+@pytest.fixture
+def tiny_models(tmp_path, monkeypatch):
+    """Untrained models in the place of those that ship."""
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
+    about = {"step": 0, "weights": "EMA", "trained_on": "digits"}
+    for name, of in SHIPPED.items():
+        model = pretrained.Model(TINY[of], setup.new_state(TINY[of]).params, about)
+        pretrained.write(tmp_path / f"{name}.safetensors", model)
+
+
+def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models):
     """In the order in which they stand, each block in a directory of its own."""
     ran = 0
     for i, block in enumerate(block for path in FILES for block in blocks(path.read_text())):
@@ -109,7 +133,8 @@ def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch):
             directory = tmp_path / str(i)
             directory.mkdir()
             monkeypatch.chdir(directory)
-            for name, text in TINY.items():
+            for name, small in TINY.items():
+                text = f"from jaxdiff import config\nget_config = lambda: config.from_json({config.to_json(small)!r})\n"
                 Path(f"{name}.py").write_text(text)
             make_photos(Path("photos"))
             for words in commands(block.body):

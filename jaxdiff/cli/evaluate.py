@@ -10,12 +10,12 @@ from etils import epath
 
 from jaxdiff import pretrained, progress
 from jaxdiff.cli.files import unused, writable
-from jaxdiff.cli.sample import load_guide, parse_sampling
+from jaxdiff.cli.sampling import load_guide, parse_sampling
 from jaxdiff.config import Config, Sample
 from jaxdiff.eval import draw, features, guided, quality, report
 from jaxdiff.eval.features import Features
 from jaxdiff.eval.guided import Guide
-from jaxdiff.eval.report import Measure
+from jaxdiff.eval.measure import DRAWN, JUDGED, Measure, complete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class EvalFlags:
     """Measures a trained model on data that it has not seen.
 
     Attributes:
-      sample: how images are drawn, where drawn ones are measured.
+      sample: how images are drawn, where drawn ones are measured; their number, batch size and seed are those below.
       classifier: a classifier of noisy images that leads those to labels, see `jaxdiff sample`.
       measure: what, and on what.
       out: the report (.json) to write; by default a new file in RUN/eval.
@@ -40,11 +40,14 @@ class EvalFlags:
 def evaluate(name: str, args: list[str]) -> None:
     """`jaxdiff eval MODEL ...`."""
     model = pretrained.load(name)
-    flags = parse_sampling(EvalFlags(model.config.sample), args, f"jaxdiff eval {name}")
+    default = EvalFlags(model.config.sample)
+    flags = parse_sampling(default, args, f"jaxdiff eval {name}")
     config = dataclasses.replace(model.config, sample=flags.sample)
     guide = load_guide(config, flags.classifier)
-    measure = report.complete(flags.measure, config, guide)
-    if quality.named(config, measure):
+    measure = complete(flags.measure, config, guide)
+    drawn = not config.classifies and measure.named(DRAWN)
+    check_sampling(flags, default.sample, bool(drawn))
+    if drawn:
         draw.check(quality.sampled(config, measure), guide)
     judge = load_judge(measure, config, guide)
     path = report_path(flags, measure, epath.Path(model.about.get("run", ".")) / "eval")
@@ -52,7 +55,7 @@ def evaluate(name: str, args: list[str]) -> None:
         found = report.measured(config, model.params, measure, tick, judge, guide)
     about = model.about | {"source": measure.source, "num": measure.num, "seed": measure.seed}
     about |= {"labels_given": bool(config.net.num_classes)}
-    if quality.named(config, measure):
+    if drawn:
         about |= {"judge": judge and judge.name, "classifier": flags.classifier}
         about |= {"sample": dataclasses.asdict(quality.sampled(config, measure).sample)}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,13 +67,27 @@ def evaluate(name: str, args: list[str]) -> None:
     print(f"report    {path}")
 
 
+def check_sampling(flags: EvalFlags, default: Sample, drawn: bool) -> None:
+    """Refuses flags of sampling that would make no difference.
+
+    Raises:
+      ValueError: nothing is drawn, or the flag is one of `Measure`'s.
+    """
+    for field in ("num", "batch_size", "seed"):
+        if getattr(flags.sample, field) != getattr(default, field):
+            flag = field.replace("_", "-")
+            raise ValueError(f"--sample.{flag} is --{flag} here, which is of real and of drawn images")
+    if not drawn and (flags.sample != default or flags.classifier):
+        raise ValueError(f"--sample and --classifier are for {', '.join(DRAWN)} of drawn images: leave them out")
+
+
 def load_judge(measure: Measure, config: Config, guide: Guide | None) -> Features | None:
     """The network that judges drawn images, if there are any to judge.
 
     Raises:
       ValueError, OSError: there is none; it is no classifier, reads other images, or knows other classes than are drawn.
     """
-    if not set(quality.named(config, measure)) & set(quality.NEEDS_JUDGE):
+    if config.classifies or not measure.named(JUDGED):
         return None
     if measure.inception:
         return features.inception(measure.inception)
@@ -79,13 +96,15 @@ def load_judge(measure: Measure, config: Config, guide: Guide | None) -> Feature
             f"{measure.metrics} needs a judge: --inception WEIGHTS (see benchmarks/convert_inception.py), or --judge with "
             "a classifier of such images"
         )
-    judge = pretrained.load(measure.judge or "digits_judge")
-    if not judge.config.classifies or judge.config.data.image_shape != config.data.image_shape:
-        raise ValueError(f"--judge {measure.judge} must be a classifier of images {config.data.image_shape}")
+    name, shape = measure.judge or "digits_judge", config.data.image_shape
+    judge = pretrained.load(name)
+    if not judge.config.classifies or judge.config.data.image_shape != shape:
+        raise ValueError(f"--judge {name} must be a classifier of images {shape}: train one, or take --inception")
     classes = guided.num_classes(config, guide)
-    if "accuracy" in quality.named(config, measure) and judge.config.net.out_channels != classes:
-        raise ValueError(f"--judge {measure.judge} must know the {classes} classes that are drawn")
-    return features.classifier_features(judge.config.net, judge.params, str(measure.judge or "digits_judge"))
+    if measure.named(("accuracy",)) and judge.config.net.out_channels != classes:
+        raise ValueError(f"--judge {name} must know the {classes} classes that are drawn: leave accuracy out")
+    learned_from = judge.about["trained_on"]
+    return features.classifier_features(judge.config.net, judge.params, f"{name}, which learned from {learned_from}")
 
 
 def report_path(flags: EvalFlags, measure: Measure, directory: epath.Path) -> epath.Path:

@@ -30,14 +30,16 @@ def export(run: str, args: list[str]) -> None:
     """`jaxdiff export RUN ...`."""
     flags = parse(ExportFlags, ExportFlags(), args, f"jaxdiff export {run}")
     model = models.load(run)
-    path = writable(epath.Path(flags.out or f"{model.config.name}.safetensors"), (".safetensors",), flags.overwrite)
+    path = writable(
+        epath.Path(flags.out or f"{Path(model.config.name).name}.safetensors"), (".safetensors",), flags.overwrite
+    )
     models.write(path, model, flags.dtype)
     print(f"weights      {path}")
 
 
 def pretrained(args: list[str]) -> None:
     """`jaxdiff pretrained`."""
-    if args:
+    if args and args[0] not in ("-h", "--help"):
         raise ValueError(f"jaxdiff pretrained takes no arguments, and was given {' '.join(args)}")
     for name in models.names():
         model = models.load(name)

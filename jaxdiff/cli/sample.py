@@ -10,10 +10,9 @@ from etils import epath
 
 from jaxdiff import pretrained, progress
 from jaxdiff.cli.files import unused, writable
-from jaxdiff.cli.flags import parse
-from jaxdiff.config import Config, Sample
+from jaxdiff.cli.sampling import load_guide, parse_sampling
+from jaxdiff.config import Sample
 from jaxdiff.eval import draw, images
-from jaxdiff.eval.guided import Guide, make_guide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,42 +62,9 @@ def sample(name: str, args: list[str]) -> None:
         print(f"{what:<12} {path}")
 
 
-def load_guide(config: Config, classifier: str | None) -> Guide | None:
-    """The classifier that guides, if one is named.
-
-    Raises:
-      ValueError, OSError: as `pretrained.load` and `guided.make_guide`.
-    """
-    if classifier is None:
-        return None
-    model = pretrained.load(classifier)
-    return make_guide(config, model.config, model.params)
-
-
 def samples_of(model: pretrained.Model) -> epath.Path:
     """Where a model's samples go: into its run, or into a directory here."""
-    directory = epath.Path(model.about["run"]) / "samples" if "run" in model.about else epath.Path("samples")
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
-def parse_sampling(flags, args: list[str], prog: str):
-    """Such flags as a person typed them; of `flags.sample`, what belongs to one sampler is kept only where that one is.
-
-    Args:
-      flags: the default, a dataclass with a field `sample`.
-      args: what was typed.
-      prog: the command, for its help.
-    """
-    default = flags.sample
-    options = {name: getattr(default, name) for name in draw.OPTIONS}
-    bare = dataclasses.replace(flags, sample=dataclasses.replace(default, **dict.fromkeys(options)))
-    flags = parse(type(flags), bare, args, prog)
-    if flags.sample.sampler != default.sampler:
-        return flags
-    typed = {name: getattr(flags.sample, name) for name in options}
-    kept = {name: options[name] if value is None else value for name, value in typed.items()}
-    return dataclasses.replace(flags, sample=dataclasses.replace(flags.sample, **kept))
+    return epath.Path(model.about["run"]) / "samples" if "run" in model.about else epath.Path("samples")
 
 
 def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.Path]:
@@ -112,6 +78,8 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     about = "" if s.labels is None else f"_label{s.labels}"
     about += "" if s.guidance == 1 else f"_guidance{s.guidance:g}"
     default = directory / f"{s.sampler}_{s.spacing}_{s.steps}{about}_seed{s.seed}.png"
+    if not flags.out:
+        directory.mkdir(parents=True, exist_ok=True)
     grid = epath.Path(flags.out) if flags.out else unused(default, flags.overwrite)
     paths = {"grid": grid}
     if flags.individual:

@@ -35,7 +35,7 @@ def batches(
       source: random-access data set of {"image": uint8 [H, W, C], "label": int}, with `len` and `[i]`, such as a
         `jaxdiff.data.Source`; "label" is read only with `labels`.
       batch_size: B, over all processes.
-      seed: of the order and the mirroring.
+      seed: of the order, the mirroring and the augmentation.
       start_step: first step to deliver.
       steps_per_call: K, how many steps are delivered at a time.
       labels: deliver "cond" with Cond(label), int32 [K, B / P].

@@ -13,18 +13,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxdiff import samplers, timesteps
 from jaxdiff.config import Config
 from jaxdiff.eval import draw, guided, likelihood
+from jaxdiff.eval.measure import BITS, Measure
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.objectives.variational import prior_term
 from jaxdiff.samplers import ode
 
 
-def measured(config: Config, params, measure, real: list[dict], tick: Callable[[int], None]) -> dict:
+def measured(config: Config, params, measure: Measure, real: list[dict], tick: Callable[[int], None]) -> dict:
     """Those of `measure.metrics` that are bits per dimension.
 
     Args:
       config: of the run that the network was trained in.
       params: its parameters.
-      measure: a complete `report.Measure`.
+      measure: from `measure.complete`.
       real: examples, {"image": uint8 [H, W, C], "label": int}.
       tick: called after every part of the work with how much it was, `work` in all.
 
@@ -38,7 +39,7 @@ def measured(config: Config, params, measure, real: list[dict], tick: Callable[[
     images = np.stack([example["image"] for example in real])
     label = np.array([example["label"] for example in real], np.int32) if net.num_classes else None
     cond = guided.told(net, label, len(real))
-    for name in named(measure):
+    for name in measure.named(BITS):
         metric = METRICS[name]
         denoise = draw.make_denoiser(config, params, schedule, clip=metric.clips and measure.clip, unguided=True)
         of_batch = functools.partial(metric.of, measure, denoise, schedule, tick)
@@ -54,14 +55,11 @@ def measured(config: Config, params, measure, real: list[dict], tick: Callable[[
     return found
 
 
-def named(measure) -> list[str]:
-    """Those of the metrics that are bits per dimension."""
-    return [name for name in measure.metrics.split(",") if name in METRICS]
-
-
-def work(measure) -> int:
+def work(measure: Measure) -> int:
     """How much `measured` ticks in all."""
-    return math.ceil(measure.num / measure.batch_size) * sum(METRICS[name].work(measure) for name in named(measure))
+    return math.ceil(measure.num / measure.batch_size) * sum(
+        METRICS[name].work(measure) for name in measure.named(BITS)
+    )
 
 
 def _over_batches(of_batch, measure, images, cond):

@@ -174,7 +174,7 @@ def draw(config: Config, params, tick: Callable[[int], None] | None = None, guid
 def layout(config: Config, guide: Guide | None = None) -> np.ndarray:
     """Which image stands where on a sheet, int [rows, columns], -1 for none: a row of each class of several."""
     num, classes = config.sample.num, len(guided.labels(config, guide))
-    if classes > 1 and num >= 2 * classes:
+    if 1 < classes <= num:
         places = np.arange(math.ceil(num / classes) * classes).reshape(-1, classes).T
     else:
         columns = math.ceil(math.sqrt(num))

@@ -2,12 +2,10 @@ r"""How alike two sets of images are, by what a network says of each image: rows
 
   (1)  FID = |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^{1/2})                          Heusel et al. 2017, eq. 6
   (2)  KID = E k(x, x') + E k(y, y') - 2 E k(x, y),   k(x, y) = (x . y / D + 1)^3           Binkowski et al. 2018, section 4
-  (3)  precision: part of the fake rows that are within radius_k of some real row,
-       recall: part of the real rows that are within radius_k of some fake row        Kynkaanniemi et al. 2019, eq. 1, 2
-  (4)  IS = exp(E KL(p(y|x) || p(y)))                                                      Salimans et al. 2016, section 4
+  (3)  IS = exp(E KL(p(y|x) || p(y)))                                                      Salimans et al. 2016, section 4
 
-(1) and (4) are worked out from sums, `Moments` and `Score`, that are added up batch by batch, so that no features are kept.
-(2) and (3) compare rows with rows, block by block; give them as many as memory holds. All in float64 on the host.
+(1) and (3) are worked out from sums, `Moments` and `Score`, that are added up batch by batch, so that no features are kept.
+(2) compares rows with rows, block by block; give it as many as memory holds. All in float64 on the host.
 """
 
 from typing import NamedTuple
@@ -50,7 +48,7 @@ def moments(features) -> Moments:
         >>> both.n, both.mean.tolist(), fid.covariance(both).tolist()
         (3, [2.0, 2.0], [[4.0, 3.0], [3.0, 3.0]])
     """
-    x = _rows(features)
+    x = rows(features)
     mean = x.mean(0)
     deviations = x - mean
     return Moments(len(x), mean, deviations.T @ deviations)
@@ -127,7 +125,7 @@ def frechet(a: Moments, b: Moments) -> float:
         >>> abs(fid.frechet(a, b) - 4) < 0.3  # two dimensions of 1 for the means and (1 - 2)^2 for the deviations
         True
     """
-    _check_sizes(a.mean, b.mean)
+    check_sizes(a.mean, b.mean)
     S_1, S_2 = covariance(a), covariance(b)
     values, vectors = np.linalg.eigh(S_1)
     R = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
@@ -170,8 +168,8 @@ def kernel_distance(x, y) -> Distance:
         >>> abs(found.value) < 3 * found.standard_error
         True
     """
-    x, y = _rows(x), _rows(y)
-    _check_sizes(x[0], y[0])
+    x, y = rows(x), rows(y)
+    check_sizes(x[0], y[0])
     M, N = len(x), len(y)
     if min(M, N) < 3:
         raise ValueError(f"a kernel distance needs at least 3 rows of features on each side, not {M} and {N}")
@@ -200,105 +198,6 @@ def _kernel_sums(x, y):
         over_y[start : start + BLOCK] = values.sum(1)
         over_x += values.sum(0)
     return over_y, over_x
-
-
-class PrecisionRecall(NamedTuple):
-    """How much of what is drawn is like the data, and how much of the data is like something drawn; both in [0, 1]."""
-
-    precision: float
-    recall: float
-
-
-def precision_recall(real, fake, k: int = 3) -> PrecisionRecall:
-    """Precision and recall by nearest neighbours, equation (3).
-
-    radius_k of a row is its distance to its k-th nearest neighbour in its own set, itself not counted. Both numbers depend
-    on how many rows there are: compare numbers of equal M and N only, M = N by custom.
-
-    Args:
-      real: features, real [M, D], M more than k.
-      fake: features, real [N, D], N more than k.
-      k: which neighbour; 3 as published.
-
-    Returns:
-      `PrecisionRecall`.
-
-    Raises:
-      ValueError: too few rows, features of different sizes, k below 1, or a number that is not finite.
-
-    Example::
-
-        >>> import numpy as np
-        >>> from jaxdiff.eval import fid
-        >>> real = np.random.default_rng(0).normal(size=(500, 2))
-        >>> fake = real[np.argsort(real[:, 0])][:250]  # only one half of the data is ever drawn
-        >>> found = fid.precision_recall(real, fake)
-        >>> found.precision, 0.4 < found.recall < 0.7
-        (1.0, True)
-    """
-    real, fake = _rows(real), _rows(fake)
-    _check_sizes(real[0], fake[0])
-    if not 1 <= k < min(len(real), len(fake)):
-        raise ValueError(f"k={k} must be at least 1 and less than the number of rows, {len(real)} and {len(fake)}")
-    return PrecisionRecall(_covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k)))
-
-
-def _radii(x, k):
-    """Squared distance of each row to its k-th nearest neighbour."""
-    radii = np.empty(len(x))
-    for start, squares in _squared_distances(x, x):
-        own = np.arange(len(squares))
-        squares[own, start + own] = np.inf
-        radii[start : start + BLOCK] = np.partition(squares, k - 1, axis=1)[:, k - 1]
-    return radii
-
-
-def _covered(x, y, radii):
-    """Part of the rows of x that are within the radius of some row of y."""
-    return float(sum((squares <= radii).any(1).sum() for _, squares in _squared_distances(x, y)) / len(x))
-
-
-def _squared_distances(x, y):
-    """Yields where each block of x begins, and the squares of its distances to y, [BLOCK, N]."""
-    center = y.mean(0)  # about which fewer digits are lost
-    x, y = x - center, y - center
-    squares = (y * y).sum(1)
-    for start in range(0, len(x), BLOCK):
-        part = x[start : start + BLOCK]
-        yield start, np.maximum((part * part).sum(1)[:, None] + squares - 2 * part @ y.T, 0.0)
-
-
-def nearest(images, others) -> np.ndarray:
-    """Distance of each image to the nearest of the others, sqrt(sum of squared differences of pixels).
-
-    Samples that were only remembered are nearer to training images than unseen data is.
-
-    Args:
-      images: [N, ...] of any real type, taken as the numbers they are.
-      others: [M, ...] of the same shape but for M.
-
-    Returns:
-      float64 [N].
-
-    Raises:
-      ValueError: images of different shapes, none at all, or a number that is not finite.
-
-    Example::
-
-        >>> import numpy as np
-        >>> from jaxdiff.eval import fid
-        >>> fid.nearest(np.array([[0, 0], [3, 4]], np.uint8), np.array([[0, 0], [255, 255]], np.uint8)).tolist()
-        [0.0, 5.0]
-    """
-    images, others = np.asarray(images), np.asarray(others)
-    if images.shape[1:] != others.shape[1:]:
-        raise ValueError(f"images of {images.shape[1:]} and {others.shape[1:]} cannot be compared: give them one shape")
-    x, y = (_rows(pixels.reshape(len(pixels), -1)) for pixels in (images, others))
-    found = np.empty(len(x))
-    for start, squares in _squared_distances(x, y):
-        closest = y[squares.argmin(1)]  # of which the difference itself is taken: exact where it is 0
-        found[start : start + BLOCK] = np.linalg.norm(x[start : start + BLOCK] - closest, axis=1)
-    return found
 
 
 class Score(NamedTuple):
@@ -333,7 +232,7 @@ def score(probabilities) -> Score:
         >>> fid.score([[1.0, 0.0], [0.5, 0.5]]).p.tolist()
         [1.5, 0.5]
     """
-    p = _rows(probabilities)
+    p = rows(probabilities)
     if p.min() < 0 or not np.allclose(p.sum(1), 1, atol=1e-3):
         raise ValueError("probabilities of classes must be at least 0 and sum to 1: give softmax(logits)")
     return Score(len(p), p.sum(0), float(_p_log_p(p).sum()))
@@ -359,7 +258,7 @@ def add(a: Score, b: Score) -> Score:
 
 
 def inception_score(total: Score) -> float:
-    """Inception score, equation (4), of all images as one set.
+    """Inception score, equation (3), of all images as one set.
 
     Published ones are mostly means over 10 sets of 5,000 images, which is a little less than that of all 50,000.
 
@@ -383,8 +282,12 @@ def _p_log_p(p):
     return p * np.log(np.where(p > 0, p, 1.0))
 
 
-def _rows(x):
-    """x as finite float64 [B, D]."""
+def rows(x):
+    """x as finite float64 [B, D].
+
+    Raises:
+      ValueError: another rank, no rows, or a number that is not finite.
+    """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or not x.size:
         raise ValueError(f"features must be an array [B, D] with at least one row, not of shape {list(x.shape)}")
@@ -393,6 +296,7 @@ def _rows(x):
     return x
 
 
-def _check_sizes(x, y):
+def check_sizes(x, y):
+    """Raises ValueError unless two rows have the same length."""
     if x.shape != y.shape:
         raise ValueError(f"features of {x.size} and {y.size} numbers cannot be compared: take both from one network")

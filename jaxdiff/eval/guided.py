@@ -1,5 +1,6 @@
 """What is drawn, and how it is guided there: from the words of a config to a condition and a denoiser."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -119,8 +120,8 @@ def check(config: Config, guide: Guide | None = None) -> None:
         )
     if s.labels is not None:
         parse_labels(s.labels, classes)
-    if not s.guidance >= 0:
-        raise ValueError(f"--guidance={s.guidance} must be at least 0: less would lead away from the label")
+    if not 0 <= s.guidance < math.inf:
+        raise ValueError(f"--guidance={s.guidance} must be at least 0 and finite: less would lead away from the label")
     if scaled and not classes:
         raise ValueError(
             f"--guidance={s.guidance} needs labels to lead to: this network has none, so give a --classifier"
@@ -138,8 +139,11 @@ def check(config: Config, guide: Guide | None = None) -> None:
         raise ValueError(
             "--interval and --rescale are of guidance by --guidance or --classifier: add one, or leave them out"
         )
-    if s.interval and not 0 <= s.interval[0] <= s.interval[1]:
-        raise ValueError(f"--interval {s.interval[0]} {s.interval[1]} must be two levels, the lower one first")
+    T = config.diffusion.num_steps
+    if s.interval and not 1 <= s.interval[0] <= s.interval[1] <= T:
+        raise ValueError(
+            f"--interval {s.interval[0]} {s.interval[1]} must be two levels in 1..{T}, the lower one first"
+        )
 
 
 def guided(denoise: Denoiser, schedule: Schedule, sample: Sample, guide: Guide | None = None) -> Denoiser:

@@ -1,6 +1,7 @@
-"""How good drawn images are: beside as many real ones, in the features of a judge that has seen neither."""
+"""How good drawn images are: beside as many real ones, in the features of a judge that no generator learned from."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterator
 
@@ -8,25 +9,20 @@ import numpy as np
 
 from jaxdiff import data
 from jaxdiff.config import Config
-from jaxdiff.eval import draw, fid, guided
+from jaxdiff.eval import draw, fid, guided, neighbors
 from jaxdiff.eval.features import Features, Gathered, gathered
 from jaxdiff.eval.guided import Guide
+from jaxdiff.eval.measure import DRAWN, Measure
 
-NEEDS_JUDGE = ("fid", "kid", "precision_recall", "inception_score", "accuracy")
-NAMES = (*NEEDS_JUDGE, "nearest")
-
-
-def named(config: Config, measure) -> list[str]:
-    """Those of the metrics that are of drawn images, of which a classifier has none."""
-    return [name for name in measure.metrics.split(",") if name in NAMES and not config.classifies]
+log = logging.getLogger("jaxdiff")
 
 
-def work(config: Config, measure) -> int:
+def work(config: Config, measure: Measure) -> int:
     """How much `measured` ticks in all."""
-    return draw.num_steps(sampled(config, measure)) if named(config, measure) else 0
+    return draw.num_steps(sampled(config, measure)) if measure.named(DRAWN) else 0
 
 
-def sampled(config: Config, measure) -> Config:
+def sampled(config: Config, measure: Measure) -> Config:
     """The config with as many images to draw as are measured."""
     how = {"num": measure.num, "batch_size": measure.batch_size, "seed": measure.seed}
     return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **how))
@@ -35,7 +31,7 @@ def sampled(config: Config, measure) -> Config:
 def measured(
     config: Config,
     params,
-    measure,
+    measure: Measure,
     real: list[dict],
     tick: Callable[[int], None],
     judge: Features | None = None,
@@ -49,7 +45,7 @@ def measured(
     Args:
       config: of the run that the network was trained in, and how it is sampled.
       params: its parameters.
-      measure: a complete `report.Measure`.
+      measure: from `measure.complete`.
       real: as many real examples, {"image": uint8 [H, W, C], ...}.
       tick: called after every part of the work with how much it was, `work` in all.
       judge: of all but "nearest".
@@ -58,10 +54,11 @@ def measured(
     Returns:
       {metric: {what: number, ...}}.
     """
-    config, names = sampled(config, measure), named(config, measure)
+    config, names, found = sampled(config, measure), measure.named(DRAWN), {}
+    if not names:
+        return found
     drawn = (images for images, _ in draw.batches(config, params, tick, guide=guide))
     images = [example["image"] for example in real]
-    found = {}
     if "nearest" in names:
         drawn = list(drawn)
         found["nearest"] = remembered(config, np.concatenate(drawn), np.stack(images))
@@ -74,14 +71,19 @@ def measured(
 
 def compared(names: list[str], real: Gathered, drawn: Gathered, labels: np.ndarray | None) -> dict:
     """Metrics of what a judge says of real images and of drawn ones, which were drawn for such labels."""
-    found, n = {}, len(drawn.classes)
+    found, n, kept = {}, len(drawn.classes), len(drawn.kept)
     if "fid" in names:
-        found["fid"] = {"fid": fid.frechet(real.moments, drawn.moments)}
+        dim = len(drawn.moments.mean)
+        if n <= dim:
+            log.warning(
+                "fid of %d images in %d features: too few for a covariance, so compare at this number only", n, dim
+            )
+        found["fid"] = {"fid": fid.frechet(real.moments, drawn.moments), "n": n}
     if "kid" in names:
         distance = fid.kernel_distance(real.kept, drawn.kept)
-        found["kid"] = {"kid": distance.value, "standard_error": distance.standard_error}
+        found["kid"] = {"kid": distance.value, "standard_error": distance.standard_error, "n": kept}
     if "precision_recall" in names:
-        found["precision_recall"] = fid.precision_recall(real.kept, drawn.kept)._asdict()
+        found["precision_recall"] = neighbors.precision_recall(real.kept, drawn.kept)._asdict() | {"n": kept}
     if "inception_score" in names:
         found["inception_score"] = {
             what: fid.inception_score(x.score) for what, x in (("drawn", drawn), ("real", real))
@@ -92,16 +94,15 @@ def compared(names: list[str], real: Gathered, drawn: Gathered, labels: np.ndarr
     return found
 
 
-def remembered(config: Config, drawn: np.ndarray, real: np.ndarray) -> dict:
+def remembered(config: Config, drawn: np.ndarray, real: np.ndarray, block: int = 1000) -> dict:
     """Distances of drawn and of real images to the nearest training image: a generator that remembers is nearer."""
-    source = data.load(config.data.source, config.data.image_shape, resize=config.data.resize)
-    train = np.stack([source[i]["image"] for i in range(len(source))])
-    found = {}
-    for what, images in (("drawn", drawn), ("real", real)):
-        distances = fid.nearest(images / 255.0, train / 255.0)
-        for share in (5, 25, 50):
-            found[f"{what}_{share}%"] = float(np.percentile(distances, share))
-    return found
+    d, nearest = config.data, {}
+    source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
+    for start in range(0, len(source), block):
+        train = np.stack([source[i]["image"] for i in range(start, min(start + block, len(source)))]) / 255.0
+        for what, images in (("drawn", drawn), ("real", real)):
+            nearest[what] = np.minimum(nearest.get(what, np.inf), neighbors.nearest(images / 255.0, train))
+    return {f"{what}_{q}%": float(np.percentile(nearest[what], q)) for what in nearest for q in (5, 25, 50)}
 
 
 def _batched(images: list[np.ndarray], size: int) -> Iterator[np.ndarray]:

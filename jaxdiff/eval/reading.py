@@ -6,10 +6,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdiff import samplers
 from jaxdiff.config import Config
 from jaxdiff.denoise import network
+from jaxdiff.eval.measure import Measure
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.process import q_sample
 
@@ -22,18 +24,18 @@ def asked_levels(config: Config) -> list[int]:
     return [0] if config.diffusion.levels == "clean" else [max(1, round(share * T)) for share in SHARES]
 
 
-def work(config: Config, measure) -> int:
+def work(config: Config, measure: Measure) -> int:
     """How much `measured` ticks in all."""
     return math.ceil(measure.num / measure.batch_size) * len(asked_levels(config))
 
 
-def measured(config: Config, params, measure, real: list[dict], tick: Callable[[int], None]) -> dict:
+def measured(config: Config, params, measure: Measure, real: list[dict], tick: Callable[[int], None]) -> dict:
     """The accuracy of a classifier.
 
     Args:
       config: of the run that it was trained in.
       params: its parameters.
-      measure: a complete `report.Measure`.
+      measure: from `measure.complete`.
       real: examples that it has not seen, {"image": uint8 [H, W, C], "label": int}.
       tick: called after every batch of a level.
 
@@ -49,13 +51,16 @@ def measured(config: Config, params, measure, real: list[dict], tick: Callable[[
         x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, samplers.normal(keys, x0.shape[1:]))
         return apply(params, x_t, t)[0].argmax(-1)
 
+    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     key, found = jax.random.key(measure.seed), {}
     for level in asked_levels(config):
         right = []
         for start in range(0, measure.num, measure.batch_size):
             rows = np.arange(start, start + measure.batch_size)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
-            said = np.asarray(guesses(params, keys, images[rows % measure.num], level))
+            batch = jax.device_put((keys, images[rows % measure.num]), NamedSharding(mesh, PartitionSpec("batch")))
+            said = np.asarray(guesses(params, *batch, level))
             right.append((said == labels[rows % measure.num])[: measure.num - start])
             tick(1)
         found[f"level_{level}"] = float(np.concatenate(right).mean())

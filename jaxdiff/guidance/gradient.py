@@ -67,7 +67,7 @@ def label_log_prob(apply: Apply, params) -> Partial:
 
     Returns:
       (x_t [B, ...], t, cond) -> float32 [B], a pytree. y is `cond.label`, and it raises ValueError where there is none; NaN
-      where y is above the last class.
+      where y is no class.
 
     Example::
 
@@ -127,7 +127,8 @@ def _label_log_prob(apply, params, x_t, t, cond):
         raise ValueError("the classifier needs a label to lead to: give cond=jaxdiff.Cond(label=...), int [B]")
     logits, _ = apply.value(params, x_t, t, None)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return jnp.take_along_axis(log_p, jnp.asarray(label)[:, None], axis=1)[:, 0]
+    label = jnp.where(jnp.asarray(label) < 0, logits.shape[1], label)  # NaN, and not counted from the end
+    return jnp.take_along_axis(log_p, label[:, None], axis=1)[:, 0]
 
 
 def _by_gradient(denoise, objective, schedule, strength, x_t, t, cond=None):

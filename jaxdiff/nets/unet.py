@@ -318,7 +318,8 @@ def _embed(cfg, t, cond):
     context = []
     if cfg.num_classes:
         table = nn.Embed(cfg.num_classes + 1, size, dtype=dtype, name="class_embedding")
-        context.append(table(cond.label))
+        # What is out of range is NaN, also what is below 0, which would be counted from the end.
+        context.append(table(jnp.where(cond.label < 0, cfg.num_classes + 1, cond.label)))
     if cfg.vector_dim:
         context.append(_MLP(size, dtype, name="vector_embedding")(cond.vector))
     if cfg.context_mode == "add" or not context:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from jaxdiff.eval import fid
+from jaxdiff.eval import fid, neighbors
 
 D = 6
 
@@ -133,15 +133,15 @@ def test_precision_and_recall_are_those_of_comparing_everything(k):
     precision = (apart(fake, real) <= radius(real)).any(1).mean()
     recall = (apart(real, fake) <= radius(fake)).any(1).mean()
     assert 0 < recall < 1 and 0 < precision < 1 and precision != recall
-    assert fid.precision_recall(real, fake, k) == pytest.approx((precision, recall), abs=1e-12)
+    assert neighbors.precision_recall(real, fake, k) == pytest.approx((precision, recall), abs=1e-12)
 
 
 def test_dropping_a_mode_costs_recall_and_noise_costs_precision():
     first, second = drawn(0, 50), 100 + drawn(1, 50)
     both = np.concatenate([first, second])
-    assert fid.precision_recall(both, first) == (1.0, 0.5)
-    assert fid.precision_recall(first, both) == (0.5, 1.0)
-    assert fid.precision_recall(first, second) == (0.0, 0.0)
+    assert neighbors.precision_recall(both, first) == (1.0, 0.5)
+    assert neighbors.precision_recall(first, both) == (0.5, 1.0)
+    assert neighbors.precision_recall(first, second) == (0.0, 0.0)
 
 
 def test_nearest_is_the_smallest_distance_and_exactly_zero_for_a_copy():
@@ -149,7 +149,7 @@ def test_nearest_is_the_smallest_distance_and_exactly_zero_for_a_copy():
     images, others = (rng.integers(0, 256, (n, 4, 4, 1), np.uint8) for n in (23, 40))
     images[5] = others[33]
     differences = images[:, None].astype(float) - others[None]
-    found = fid.nearest(images, others)
+    found = neighbors.nearest(images, others)
     np.testing.assert_allclose(found, np.sqrt((differences**2).sum((2, 3, 4))).min(1), rtol=1e-12)
     assert found[5] == 0 and np.delete(found, 5).min() > 0
 
@@ -175,9 +175,9 @@ def test_inception_score_of_what_is_known():
         (lambda: fid.frechet(fid.moments(drawn(0, 5, 2)), fid.moments(drawn(0, 5, 3))), "one network"),
         (lambda: fid.kernel_distance(drawn(0, 2), drawn(0, 9)), "at least 3 rows"),
         (lambda: fid.kernel_distance(drawn(0, 5, 2), drawn(0, 5, 3)), "one network"),
-        (lambda: fid.precision_recall(drawn(0, 3), drawn(0, 9)), "k=3 must be"),
-        (lambda: fid.precision_recall(drawn(0, 9), drawn(0, 9), k=0), "k=0 must be"),
-        (lambda: fid.nearest(np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 3))), "one shape"),
+        (lambda: neighbors.precision_recall(drawn(0, 3), drawn(0, 9)), "k=3 must be"),
+        (lambda: neighbors.precision_recall(drawn(0, 9), drawn(0, 9), k=0), "k=0 must be"),
+        (lambda: neighbors.nearest(np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4, 3))), "one shape"),
         (lambda: fid.score([[3.0, -2.0]]), "softmax"),
         (lambda: fid.score([[0.5, 0.1]]), "softmax"),
     ],

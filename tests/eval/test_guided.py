@@ -115,7 +115,7 @@ def test_a_sheet_has_a_row_of_each_class():
     sheet = draw.layout(config_with(labels="4,7", num=5))
     assert sheet.tolist() == [[0, 2, 4], [1, 3, -1]]
     assert draw.layout(config_with(labels="7", num=5)).tolist() == [[0, 1, 2], [3, 4, -1]]
-    assert draw.layout(config_with(num=12)).shape == (3, 4)  # no two of each
+    assert draw.layout(config_with(num=9)).shape == (3, 3)  # there are ten classes
     drawn = np.arange(5, dtype=np.uint8)[:, None, None, None]
     assert images.arranged(drawn, sheet).ravel().tolist() == [0, 2, 4, 1, 3, 255]
     frames = np.stack([drawn, drawn + 10])
@@ -128,6 +128,8 @@ MISTAKES = {
     "label of the classifier": (config_with(0, labels="0-10"), GUIDE, "must lie in 0-9"),
     "range that falls": (config_with(labels="7-3"), None, "ranges go up"),
     "no number": (config_with(labels="seven"), None, "must be numbers and ranges"),
+    "scale without end": (config_with(guidance=float("inf")), None, "at least 0 and finite"),
+    "interval beyond the levels": (config_with(guidance=3.0, interval=(1, 51)), None, "two levels in 1..50"),
     "negative scale": (config_with(guidance=-1.0), None, "--guidance=-1.0 must be at least 0"),
     "scale that is no number": (config_with(guidance=float("nan")), None, "must be at least 0"),
     "nothing to lead to": (config_with(0, guidance=3.0), None, "this network has none, so give a --classifier"),

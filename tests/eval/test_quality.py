@@ -10,8 +10,8 @@ from helpers import TINY, tiny_config
 
 from jaxdiff import cli, data, denoise, pretrained
 from jaxdiff.config import Diffusion, Train
-from jaxdiff.eval import draw, features, fid, quality, reading, report
-from jaxdiff.eval.report import Measure
+from jaxdiff.eval import draw, features, fid, measure, neighbors, quality, reading, report
+from jaxdiff.eval.measure import Measure
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.train import loop, setup
 
@@ -29,16 +29,16 @@ def test_the_metrics_are_those_of_what_is_drawn(judge):
     """Accuracy, distances and moments, worked out from the images themselves."""
     params = jax.tree.map(lambda x: x + 0.02, setup.new_state(CONFIG).params)
     names = "fid,kid,precision_recall,inception_score,accuracy,nearest"
-    measure, ticks = report.complete(Measure(names, num=NUM, batch_size=16, seed=5), CONFIG), []
-    found = report.measured(CONFIG, params, measure, ticks.append, judge)
-    assert sum(ticks) == report.work(CONFIG, measure) == 3 * CONFIG.sample.steps
-    drawn = draw.draw(quality.sampled(CONFIG, measure), params)
+    asked, ticks = measure.complete(Measure(names, num=NUM, batch_size=16, seed=5), CONFIG), []
+    found = report.measured(CONFIG, params, asked, ticks.append, judge)
+    assert sum(ticks) == report.work(CONFIG, asked) == 3 * CONFIG.sample.steps
+    drawn = draw.draw(quality.sampled(CONFIG, asked), params)
     test = data.load("digits:test")
     real = np.stack([test[int(i)]["image"] for i in np.random.default_rng(5).permutation(500)[:NUM]])
     (a, _), (b, said) = (jax.device_get(judge.of(x)) for x in (real, drawn))
     assert found["fid"]["fid"] == pytest.approx(fid.frechet(fid.moments(a), fid.moments(b)), rel=1e-4)
     assert found["kid"]["kid"] == pytest.approx(fid.kernel_distance(a, b).value, rel=1e-4)
-    assert found["precision_recall"] == fid.precision_recall(a, b)._asdict()
+    assert found["precision_recall"] == neighbors.precision_recall(a, b)._asdict() | {"n": NUM}
     assert found["inception_score"]["drawn"] == pytest.approx(fid.inception_score(fid.score(said)), rel=1e-4)
     assert found["accuracy"]["accuracy"] == (said.argmax(1) == np.arange(NUM) % 10).mean()
     train = data.load("digits")
@@ -59,8 +59,8 @@ def test_real_digits_are_read_and_are_near_one_another(judge):
     )
     assert (real.classes == labels).mean() >= 0.97
     assert fid.frechet(real.moments, other.moments) < 0.02 * fid.frechet(real.moments, noise.moments)
-    assert fid.precision_recall(real.kept, other.kept).recall > 0.8
-    assert fid.precision_recall(real.kept, noise.kept).recall < 0.1
+    assert neighbors.precision_recall(real.kept, other.kept).recall > 0.8
+    assert neighbors.precision_recall(real.kept, noise.kept).recall < 0.1
 
 
 def classifier_config(levels="uniform"):
@@ -83,7 +83,7 @@ def test_a_classifier_trains_and_is_measured_level_by_level(tmp_path, capsys):
     chosen = [test[int(i)] for i in np.random.default_rng(0).permutation(500)[:50]]
     clean = to_unit_range(np.stack([example["image"] for example in chosen]).astype(np.uint8))
     logits, _ = denoise.network(config.make_net())(state.ema, jax.numpy.asarray(clean), 1)
-    right = (logits.argmax(-1) == np.array([example["label"] for example in chosen])).mean()
+    right = float((logits.argmax(-1) == np.array([example["label"] for example in chosen])).mean())
     assert written["level_1"] == pytest.approx(right, abs=0.05)  # level 1 has next to no noise
     with pytest.raises(SystemExit):
         cli.main(["sample", str(run)])
@@ -102,18 +102,23 @@ def test_a_judge_of_clean_images_is_only_asked_about_those():
         (["--metrics", "fid", "--judge", "a", "--inception", "b"], "are two judges: choose one"),
         (["--judge", "digits_judge"], "--judge and --inception are for fid, kid"),
         (["--metrics", "fid", "--judge", "run"], "must be a classifier of images (28, 28, 1)"),
-        (["--metrics", "fid", "--inception", "absent.safetensors"], "absent.safetensors"),
+        (["--metrics", "fid", "--inception", "absent.safetensors"], "No such file or directory"),
+        (["--metrics", "nearest", "--judge", "digits_judge"], "--judge and --inception are for fid, kid"),
+        (["--metrics", "kid", "--num", "3"], "--num 3 must be at least 4"),
+        (["--sample.steps", "9"], "--sample and --classifier are for fid"),
+        (["--metrics", "fid", "--sample.num", "9"], "--sample.num is --num here"),
         (["--metrics", "fid", "--sample.guidance", "3"], "guidance needs a network that also draws without its label"),
     ],
 )
-def test_mistakes(args, message, trained, capsys):
+def test_mistakes(args, message, model, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["eval", str(trained), *(str(trained) if arg == "run" else arg for arg in args)])
+        cli.main(["eval", str(model), *(str(model) if arg == "run" else arg for arg in args)])
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("runs") / "tiny"
-    loop.train(dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=2)), directory)
-    return directory
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    about = {"step": 0, "weights": "EMA", "trained_on": "digits"}
+    pretrained.write(path, pretrained.Model(CONFIG, setup.new_state(CONFIG).params, about))
+    return path

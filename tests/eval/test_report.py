@@ -10,8 +10,8 @@ from helpers import tiny_config
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdiff import cli, data, samplers, timesteps
-from jaxdiff.eval import bits, draw, likelihood, report
-from jaxdiff.eval.report import Measure
+from jaxdiff.eval import bits, draw, likelihood, measure, report
+from jaxdiff.eval.measure import Measure
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.train import loop, setup
 from jaxdiff.types import Cond
@@ -26,9 +26,9 @@ def params():
 
 def test_the_bound_is_that_of_each_example_whatever_the_batches(params):
     ticks = []
-    measure = report.complete(Measure(num=12, batch_size=8, steps=20, seed=3), CONFIG)
-    found = report.measured(CONFIG, params, measure, ticks.append)["nll"]
-    assert sum(ticks) == report.work(CONFIG, measure) == 2 * 20 and len(ticks) == 20
+    asked = measure.complete(Measure(num=12, batch_size=8, steps=20, seed=3), CONFIG)
+    found = report.measured(CONFIG, params, asked, ticks.append)["nll"]
+    assert sum(ticks) == report.work(CONFIG, asked) == 2 * 20 and len(ticks) == 20
     source = data.load("digits:test")
     chosen = np.random.default_rng(3).permutation(500)[:12]
     images = np.stack([source[int(i)]["image"] for i in chosen])
@@ -68,8 +68,8 @@ def test_the_density_is_that_of_the_flow_called_directly():
     """Of a network that knows labels, which are the examples' own."""
     config = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, num_classes=10))
     params = jax.tree.map(lambda x: x + 0.02, setup.new_state(config).params)
-    measure = report.complete(Measure("nll_ode", num=8, batch_size=8, seed=3, tolerance=1e-2, probes=2), config)
-    found = report.measured(config, params, measure, lambda count: None)["nll_ode"]
+    asked = measure.complete(Measure("nll_ode", num=8, batch_size=8, seed=3, tolerance=1e-2, probes=2), config)
+    found = report.measured(config, params, asked, lambda count: None)["nll_ode"]
     source, schedule = data.load("digits:test"), CONFIG.diffusion.make_schedule()
     chosen = [source[int(i)] for i in np.random.default_rng(3).permutation(500)[:8]]
     images, labels = (np.stack([example[what] for example in chosen]) for what in ("image", "label"))
@@ -95,7 +95,7 @@ def test_what_is_not_finite_is_no_report(monkeypatch, params):
     nan = lambda measure, denoise, schedule, tick, keys, images, cond: {"bits_per_dim": np.full(len(images), np.nan)}
     monkeypatch.setitem(bits.METRICS, "nll_ode", bits.METRICS["nll_ode"]._replace(of=nan))
     with pytest.raises(ValueError, match=r"nll_ode is not finite: .* larger --tolerance"):
-        report.measured(CONFIG, params, report.complete(Measure("nll_ode"), CONFIG), lambda count: None)
+        report.measured(CONFIG, params, measure.complete(Measure("nll_ode"), CONFIG), lambda count: None)
 
 
 MISTAKES = {
@@ -114,11 +114,11 @@ MISTAKES = {
 @pytest.mark.parametrize("options, message", MISTAKES.values(), ids=MISTAKES)
 def test_mistakes(options, message, params):
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
-        report.measured(CONFIG, params, report.complete(Measure(**options), CONFIG), lambda count: None)
+        report.measured(CONFIG, params, measure.complete(Measure(**options), CONFIG), lambda count: None)
 
 
 def test_what_was_trained_on_is_not_measured_on():
     for source in ("folder:photographs", "digits:train+test", "tfds:cifar10:test", "tfds:cifar10:all"):
         with pytest.raises(ValueError, match="no test split was kept from"):
-            report.held_out(source)
-    assert report.held_out("tfds:imagenet_resized/64x64:0.1.0") == "tfds:imagenet_resized/64x64:0.1.0:test"
+            measure.held_out(source)
+    assert measure.held_out("tfds:imagenet_resized/64x64:0.1.0") == "tfds:imagenet_resized/64x64:0.1.0:test"

@@ -114,6 +114,7 @@ def test_null_label_is_one_more_row():
     params = shaken(config, Cond(label=np.array([0, 1])))
     assert params["params"]["class_embedding"]["embedding"].shape[0] == 4
     chex.assert_tree_all_finite(run(config, Cond(label=np.array([3, 3])), params))
+    assert np.isnan(run(config, Cond(label=np.array([-1, 4])), params)).all()  # not counted from the end, nor cut
 
 
 def test_dropout_needs_keys_to_act():

@@ -226,3 +226,10 @@ def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(tmp_path, m
         for call in range(1, 6):
             after(call, jnp.zeros(1))
     assert caplog.text.count("the trace cannot be written to") == 1
+
+
+def test_the_line_of_a_classifier_says_what_it_gets_right():
+    numbers = dict.fromkeys(("seconds_per_step", "images_per_second_per_device", "memory_gib"), 1.0)
+    numbers |= {"data_wait_per_step": 0.0, "data_late": 0.0, "loss": 0.5}
+    assert "right" not in watch.line(numbers)
+    assert watch.line(numbers | {"accuracy": 0.915}).startswith("loss 0.5000  91.5% right")

@@ -220,6 +220,7 @@ def test_mistakes(make, message):
         make()
 
 
-def test_a_label_above_the_last_class_is_not_a_number():
-    log_p = say(guidance.label_log_prob(logits, W), X, 5, Cond(LABELS + 1))
-    assert np.isnan(log_p).tolist() == (LABELS == 3).tolist()
+def test_of_a_label_that_is_no_class_nothing_is_said():
+    above, below = (say(guidance.label_log_prob(logits, W), X, 5, Cond(LABELS + step)) for step in (1, -1))
+    assert np.isnan(above).tolist() == (LABELS == 3).tolist()
+    assert np.isnan(below).tolist() == (LABELS == 0).tolist()
