@@ -33,6 +33,8 @@ def main():
     parser.add_argument("published", type=Path)
     parser.add_argument("result", type=Path)
     args = parser.parse_args()
+    if args.result.exists():
+        raise SystemExit(f"{args.result} is there already: choose another name")
     state = torch.load(args.published, map_location="cpu", weights_only=True)
     params = converted({name: tensor.numpy() for name, tensor in state.items()})
     wrong = inception.differences({name: tensor.shape for name, tensor in params.items()})

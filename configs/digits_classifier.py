@@ -1,6 +1,11 @@
-"""A classifier of noisy digits, whose gradients guide an unconditional network to a label.
+"""A classifier of noisy digits, whose gradients guide an unconditional network to a label. It ships as `digits_classifier`.
 
-jaxdiff train digits_classifier
+    jaxdiff train digits_classifier
+    jaxdiff eval runs/digits_classifier --num 500
+    jaxdiff sample runs/digits --labels 0-9 --classifier runs/digits_classifier --guidance 4    # of `jaxdiff train digits`
+
+A quarter of an hour of training on two cores of an AMD EPYC with other work beside it. Of the 500 test digits it then read
+97.8% at level 1, 97.4% at 250, 96.0% at 500, 75.6% at 750, and of pure noise, at level 1000, 9.0%.
 """
 
 from jaxdiff import UNetConfig

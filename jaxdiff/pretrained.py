@@ -69,8 +69,8 @@ def load(name: str) -> Model:
     """A trained model.
 
     Args:
-      name: a directory that `jaxdiff train` has written, also gs://bucket/run; a .safetensors file that `jaxdiff export`
-        has written; or one of `names()`.
+      name: a directory that `jaxdiff train` has written, also gs://bucket/run, which is looked for first; a .safetensors
+        file that `jaxdiff export` has written; or one of `names()`.
 
     Returns:
       `Model`.
