@@ -3,54 +3,42 @@
     python benchmarks/steps.py            # prints the table; about an hour on two cores
     python benchmarks/steps.py --write    # writes it into docs/samplers.md, and docs/images/steps.png
 
-The shipped conditional network, without guidance, from the same noise every time; FID in the features of the shipped
-digits_judge, beside as many digits that the network has not seen. The claims are those of Song et al. 2021 (DDIM), table 1.
-What has been measured is kept in --kept, so that a run that was stopped goes on.
+The shipped conditional network, without guidance, from the same noise every time; FID in the features of the shipped judge,
+beside the 2,500 digits that the network has not seen. The claims are those of Song et al. 2021 (DDIM), table 1.
+Drawn images are kept, so that a run that was stopped goes on.
 """
 
 import argparse
-import dataclasses
-import json
 from pathlib import Path
 
-import numpy as np
-from guidance import gather, kept, real
+from drawn import BATCH, HELD_OUT, drawn, judge, judged, real
 
-from jaxdiff import pretrained, progress
-from jaxdiff.eval import draw, features, fid
+from jaxdiff import pretrained
+from jaxdiff.eval import fid
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "samplers.md", ROOT / "docs" / "images" / "steps.png"
 BEGIN, END = "<!-- written by benchmarks/steps.py -->\n", "<!-- end of the steps -->\n"
 STEPS = (5, 10, 20, 50, 100, 250, 1000)
 WAYS = {
-    "DDIM, eta 0": {"sampler": "ddim", "eta": 0.0},
-    "DDIM, eta 0.5": {"sampler": "ddim", "eta": 0.5},
-    "DDIM, eta 1": {"sampler": "ddim", "eta": 1.0},
+    "DDIM, eta 0": {"eta": 0.0},
+    "DDIM, eta 0.5": {"eta": 0.5},
+    "DDIM, eta 1": {"eta": 1.0},
     "DDPM, fixed-large": {"sampler": "ddpm", "variance": "beta"},
 }
 
 
 def measure(args):
-    """{way: {steps: FID}}, and the floor, from what is kept or anew."""
-    judge_model, model = pretrained.load("digits_judge"), pretrained.load(args.model)
-    judge = features.classifier_features(judge_model.config.net, judge_model.params, "digits_judge")
-    found = kept(args.kept, {"model": model.about, "num": args.num})
-    rng = np.random.default_rng(0)
-    train, held = (rng.permutation(real(*splits))[: args.num] for splits in (("train",), ("judge", "test")))
-    held = gather(judge, held)
-    found["floor"] = fid.frechet(held.moments, gather(judge, train).moments)
+    """{way: {steps: FID}}, and the floor: as many training images."""
+    by, model = judge(), pretrained.load(args.model)
+    held = judged(by, real(*HELD_OUT)).moments
+    found = {"floor": fid.frechet(held, judged(by, real("train", num=args.num)).moments)} | {way: {} for way in WAYS}
     for steps in STEPS:  # the cheap ones first
         for way, options in WAYS.items():
-            if str(steps) in found.setdefault(way, {}):
-                continue
-            how = {"eta": None, "variance": None, "spacing": "trailing", "guidance": 1.0, "labels": None} | options
-            sample = dataclasses.replace(model.config.sample, steps=steps, num=args.num, batch_size=64, seed=2, **how)
-            config = dataclasses.replace(model.config, sample=sample)
-            with progress.bar(f"{way}, {steps} steps", draw.num_steps(config), "steps") as tick:
-                drawn = gather(judge, draw.draw(config, model.params, tick))
-            found[way][str(steps)] = fid.frechet(held.moments, drawn.moments)
-            args.kept.write_text(json.dumps(found, indent=1))
+            how = {"steps": steps, "num": args.num, "batch_size": BATCH, "seed": 2} | options
+            sheet = drawn(args.kept, f"{way}, {steps} steps", model, **how)
+            found[way][str(steps)] = fid.frechet(held, judged(by, sheet).moments)
+            print(way, steps, found[way][str(steps)], flush=True)
     return found
 
 
@@ -60,7 +48,8 @@ def table(found, num):
     for way in WAYS:
         lines.append(f"| {way} | " + " | ".join(f"{found[way][str(steps)]:.2f}" for steps in STEPS) + " |")
     return (
-        "\n".join(lines) + f"\n\nOf {num} images each; of as many real ones, the floor, it is {found['floor']:.2f}.\n"
+        "\n".join(lines)
+        + f"\n\nOf {num} images each; of as many training images, the floor, it is {found['floor']:.2f}.\n"
     )
 
 
@@ -82,8 +71,8 @@ def plot(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="digits")
-    parser.add_argument("--num", type=int, default=256)
-    parser.add_argument("--kept", type=Path, default=Path("runs/steps.json"))
+    parser.add_argument("--num", type=int, default=500)
+    parser.add_argument("--kept", type=Path, default=Path("runs/drawn"), help="where drawn images are kept")
     parser.add_argument("--write", action="store_true", help="write the table and the picture into docs/")
     args = parser.parse_args()
     found = measure(args)
