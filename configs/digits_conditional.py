@@ -5,8 +5,8 @@
 
 An hour of training on two cores of an AMD EPYC with other work beside it (up to 160 images/s). 99.0% of 1,000 samples, by
 DDIM in 50 steps at a guidance of 1.1, were then read as their label by `digits_judge`, 98.0% without guidance; FID 1.07,
-beside 0.89 between training images and held-out ones; recall 0.85; and they are no nearer to the training images than held-out
-digits are (docs/guidance.md).
+beside 0.89 between training images and held-out ones; recall 0.85; and they are no nearer to the training images than
+held-out digits are (docs/guidance.md).
 """
 
 from jaxdiff import UNetConfig

@@ -5,6 +5,10 @@ A direction g, the gradient with respect to x_t of what is to rise, changes a pr
   (1)  eps' = eps - w sigma_t g,   x0' = x0 + w (sigma_t^2 / alpha_t) g
 
 which keeps x_t = alpha_t x0' + sigma_t eps'. At zero signal-to-noise (alpha_t = 0) x_t is eps, and nothing can be changed.
+
+An exact gradient falls with alpha_t. That of a trained network does not quite, and where alpha_t is nearly 0, as at the
+last level of `schedules.cosine`, its error in x0 is without bound: put `clip_x0` around it, or leave those levels out by
+`within`.
 """
 
 from collections.abc import Callable
