@@ -83,7 +83,7 @@ def tiny(name: str, image=(28, 28, 1), net=None, diffusion=None, source="digits"
         name=name,
         data=config.Data(source, image),
         net=dataclasses.replace(small.net, **net),
-        diffusion=config.Diffusion(**{"num_steps": 50} | (diffusion or {})),
+        diffusion=config.Diffusion(**(diffusion or {})),
     )
 
 
@@ -99,7 +99,7 @@ SHIPPED = {"digits": "digits_conditional", "digits_classifier": "digits_classifi
 SMALLER = {"--train.steps": 375, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
 FEW = {  # what is added where it is not said
     "sample": {"--num": "16", "--batch-size": "16", "--steps": "2"},
-    "eval": {"--num": "16", "--batch-size": "16", "--sample.steps": "2"},
+    "eval": {"--num": "16", "--batch-size": "16"},
 }
 
 
@@ -111,7 +111,9 @@ def smaller(arguments: list[str]) -> list[str]:
     for flag in set(words) & set(SMALLER):
         value = words.index(flag) + 1
         words[value] = str(max(1, int(words[value]) // SMALLER[flag]))
-    few = FEW.get(command, {}) | ({"--steps": "2"} if command == "eval" and "nll" in words else {})
+    few = dict(FEW.get(command, {}))
+    if command == "eval" and "--metrics" in words:
+        few["--steps" if "nll" in words else "--sample.steps"] = "2"
     return [command, *words, *(word for flag, n in few.items() if flag not in words for word in (flag, n))]
 
 
