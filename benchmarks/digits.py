@@ -18,7 +18,7 @@ from sklearn.neural_network import MLPClassifier
 
 from jaxdiff import config as configs
 from jaxdiff import data
-from jaxdiff.eval import draw
+from jaxdiff.eval import draw, neighbors
 from jaxdiff.train import checkpoint, setup
 
 COPIES = 9  # of each digit that the reader learns from, beside the digit itself
@@ -47,7 +47,7 @@ def main():
         sure = probability.max(1) >= 0.9
         counts = np.bincount(probability.argmax(1)[sure], minlength=10)
         print(f"{name}: {sure.mean():.1%} read with probability >= 0.9; of each digit {counts.tolist()}")
-        print(f"  distance to the nearest training image: median {np.median(nearest(images, train)):.2f}")
+        print(f"  distance to the nearest training image: median {np.median(neighbors.nearest(images, train)):.2f}")
     print(
         f"  ({config.sample.sampler}, {config.sample.steps} steps, {config.sample.spacing}, seed {args.seed}, EMA weights)"
     )
@@ -70,12 +70,6 @@ def distorted(images, seed):
         return ndimage.affine_transform(image, matrix, middle - matrix @ middle + rng.uniform(-1.5, 1.5, 2), order=1)
 
     return np.stack([one(image) for image in images.reshape(-1, 28, 28)]).reshape(images.shape)
-
-
-def nearest(images, others):
-    """Euclidean distance of each image to the nearest of the others."""
-    square = (images**2).sum(1)[:, None] - 2 * images @ others.T + (others**2).sum(1)
-    return np.sqrt(np.maximum(square.min(1), 0))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawn import judge
 from jax.tree_util import Partial
 
 import jaxdiff
 from jaxdiff import data, guidance, pretrained, samplers, timesteps, xla
-from jaxdiff.eval import features, images
+from jaxdiff.eval import images
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "guidance.md", ROOT / "docs" / "images" / "gradient.png"
@@ -107,15 +108,15 @@ def settled(plain: Drawn, drawn: Drawn) -> np.ndarray:
     return (change * change[-1:]).sum((1, 2, 3, 4)) / np.square(change[-1]).sum()
 
 
-def judged(judge, x) -> tuple[np.ndarray, np.ndarray]:
+def read(by, x) -> tuple[np.ndarray, np.ndarray]:
     """Class and certainty of digits, by the judge."""
-    _, p = jax.jit(judge.of)(images.to_uint8(x))
+    _, p = jax.jit(by.of)(images.to_uint8(x))
     return np.asarray(p.argmax(1)), np.asarray(p.max(1))
 
 
-def row(judge, name: str, plain: Drawn, x, mask=None, path: Drawn | None = None) -> str:
+def row(by, name: str, plain: Drawn, x, mask=None, path: Drawn | None = None) -> str:
     """One line of the table."""
-    (before, _), (now, p) = judged(judge, plain.x), judged(judge, x)
+    (before, _), (now, p) = read(by, plain.x), read(by, x)
     cells = [f"{(ink(mask, x) - ink(mask, plain.x)).mean():+.3f}" if mask is not None else "-"]
     change = x - plain.x
     cells += [f"{np.sqrt(np.square(change).mean()):.2f}", f"{coarse(change):.0%}"] if change.any() else ["-", "-"]
@@ -124,14 +125,14 @@ def row(judge, name: str, plain: Drawn, x, mask=None, path: Drawn | None = None)
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def table(judge, plain: Drawn, wanted: dict[str, Goal], found: dict[tuple[str, str], tuple[float, Drawn]]) -> str:
+def table(by, plain: Drawn, wanted: dict[str, Goal], found: dict[tuple[str, str], tuple[float, Drawn]]) -> str:
     """The numbers as Markdown."""
     heads = ["", "rise of the objective", "rms change", "of it coarse", f"of it predicted at t = {LEVELS[SOON]}"]
     heads += ["read as another digit", "read with p >= 0.9"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", row(judge, "unguided", plain, plain.x)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", row(by, "unguided", plain, plain.x)]
     for (goal, when), (scale, drawn) in found.items():
-        lines.append(row(judge, f"{goal}, `{when}`, scale {scale:.2g}", plain, drawn.x, wanted[goal].mask, drawn))
-    lines.append(row(judge, "*other noise, for comparison*", plain, np.roll(plain.x, 1, axis=0)))
+        lines.append(row(by, f"{goal}, `{when}`, scale {scale:.2g}", plain, drawn.x, wanted[goal].mask, drawn))
+    lines.append(row(by, "*other noise, for comparison*", plain, np.roll(plain.x, 1, axis=0)))
     return "\n".join(lines) + "\n"
 
 
@@ -160,12 +161,11 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the table and the picture into docs/")
     args = parser.parse_args()
     xla.tune_cpu()
-    model, judge = pretrained.load(args.model), pretrained.load("digits_judge")
-    judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
+    model = pretrained.load(args.model)
     plain = draw(model)
     wanted = goals()
     found = {(name, when): matched(model, goal, when, plain) for name, goal in wanted.items() for when in WEIGHTS}
-    written = table(judge, plain, wanted, found)
+    written = table(judge(), plain, wanted, found)
     print(written)
     if args.write:
         before, rest = PAGE.read_text().split(BEGIN)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdiff import samplers, timesteps
 from jaxdiff.config import Config
 from jaxdiff.eval import draw, guided, likelihood
 from jaxdiff.eval.measure import BITS, Measure
+from jaxdiff.eval.spread import over_batches
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.objectives.variational import prior_term
 from jaxdiff.samplers import ode
@@ -43,7 +43,8 @@ def measured(config: Config, params, measure: Measure, real: list[dict], tick: C
         metric = METRICS[name]
         denoise = draw.make_denoiser(config, params, schedule, clip=metric.clips and measure.clip, unguided=True)
         of_batch = functools.partial(metric.of, measure, denoise, schedule, tick)
-        numbers = _over_batches(of_batch, measure, images, cond)
+        numbers = over_batches(of_batch, measure.num, measure.batch_size, measure.seed, (images, cond))
+        numbers = {what: values.astype(np.float64) for what, values in numbers.items()}
         bits = numbers.pop("bits_per_dim")
         if not np.all(np.isfinite(bits)):
             raise ValueError(
@@ -62,25 +63,12 @@ def work(measure: Measure) -> int:
     )
 
 
-def _over_batches(of_batch, measure, images, cond):
-    """{what: float64 [num]} of of_batch(keys, images, cond) -> {what: [B]}; the last batch is filled up, then cut."""
-    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
-    parts, key = [], jax.random.key(measure.seed)
-    for start in range(0, measure.num, measure.batch_size):
-        rows = np.arange(start, start + measure.batch_size)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-        batch = jax.tree.map(lambda x: x[rows % measure.num], (images, cond))  # noqa: B023
-        numbers = of_batch(*jax.device_put((keys, *batch), NamedSharding(mesh, PartitionSpec("batch"))))
-        parts.append(jax.tree.map(lambda x: np.asarray(x, np.float64)[: measure.num - start], numbers))  # noqa: B023
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-
-
 class Metric(NamedTuple):
     """One metric.
 
     Attributes:
       clips: whether the predicted image may be kept in its range.
-      of: (measure, denoise, schedule, tick, keys [B], images, cond) -> {"bits_per_dim": [B], ...}.
+      of: (measure, denoise, schedule, tick, keys [B], (images, cond)) -> {"bits_per_dim": [B], ...}.
       work: measure -> how much it ticks for each batch.
       how: measure -> what the report says of how it was made.
     """
@@ -91,7 +79,8 @@ class Metric(NamedTuple):
     how: Callable
 
 
-def _nll(measure, denoise, schedule, tick, keys, images, cond):
+def _nll(measure, denoise, schedule, tick, keys, examples):
+    images, cond = examples
     levels = timesteps.grid(schedule.num_steps, measure.steps)
     size = draw.part_size(measure.steps)
     terms = []
@@ -110,7 +99,8 @@ def _nll(measure, denoise, schedule, tick, keys, images, cond):
     }
 
 
-def _nll_ode(measure, denoise, schedule, tick, keys, images, cond):
+def _nll_ode(measure, denoise, schedule, tick, keys, examples):
+    images, cond = examples
     noise_keys, probe_keys = (samplers.fold(keys, i) for i in range(2))
     x = likelihood.dequantize(noise_keys, images)
     method = ode.adaptive(measure.tolerance, measure.tolerance)

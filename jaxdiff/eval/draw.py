@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdiff import samplers, timesteps
 from jaxdiff.config import Config, Sample, indivisible
@@ -16,6 +15,7 @@ from jaxdiff.errors import unknown
 from jaxdiff.eval import guided
 from jaxdiff.eval.guided import Guide
 from jaxdiff.eval.images import to_uint8
+from jaxdiff.eval.spread import replicated, split
 from jaxdiff.guidance import clip_x0
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Denoiser
@@ -125,13 +125,12 @@ def batches(
     sampler = make_sampler(sample)
     levels = sampling_levels(sample, schedule)
     denoise = make_denoiser(config, params, schedule, sample.clip, guide)
-    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
     size = part_size(sample.steps)
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
         cond = guided.condition(config, indices, guide)
-        keys, cond = jax.device_put((keys, cond), NamedSharding(mesh, PartitionSpec("batch")))
+        keys, cond = split((keys, cond))
         x_T = samplers.noise(keys, config.data.image_shape)
         count, pictures = min(sample.batch_size, sample.num - start), []
         arguments = keys, sampler, denoise, schedule, levels, x_T, cond
@@ -157,11 +156,9 @@ def make_denoiser(
       guide: a classifier that guides, if there is one.
       unguided: without the guidance that the config asks for.
     """
-    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    denoise = denoiser(network(config.make_net()), params, schedule, config.diffusion.predict)
+    denoise = denoiser(network(config.make_net()), replicated(params), schedule, config.diffusion.predict)
     if not unguided:
-        guide = guide and guide._replace(log_prob=jax.device_put(guide.log_prob, NamedSharding(mesh, PartitionSpec())))
+        guide = guide and guide._replace(log_prob=replicated(guide.log_prob))
         denoise = guided.guided(denoise, schedule, config.sample, guide)
     return clip_x0(denoise, schedule) if clip else denoise
 

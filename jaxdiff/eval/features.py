@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from jaxdiff.denoise import network
 from jaxdiff.eval import fid
+from jaxdiff.eval.spread import replicated, split
 from jaxdiff.nets.classifier import Encoder
 from jaxdiff.nets.inception import InceptionV3, load_inception, preprocess
 from jaxdiff.nets.layers import Dense
@@ -151,12 +151,11 @@ def gathered(
         >>> found.moments.mean.tolist(), found.classes.tolist(), round(fid.inception_score(found.score), 4)
         ([75.0, 12.5], [0, 0, 0, 1], 1.7548)
     """
-    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
-    of = jax.device_put(as_partial(features.of), NamedSharding(mesh, PartitionSpec()))
+    of, devices = replicated(as_partial(features.of)), jax.local_device_count()
     rng, places, size, so_far = np.random.default_rng(seed), np.empty(0), 0, None
     for images in batches:
-        size = max(size, math.ceil(len(images) / mesh.size) * mesh.size)
-        rows, probabilities = _judged(of, images, size, mesh)
+        size = max(size, math.ceil(len(images) / devices) * devices)
+        rows, probabilities = _judged(of, images, size)
         found = Gathered(fid.moments(rows), fid.score(probabilities), rows, probabilities.argmax(1))
         so_far = found if so_far is None else _together(so_far, found)
         # The place of each row in a random order of all: those of the lowest are kept.
@@ -171,12 +170,12 @@ def gathered(
     return so_far
 
 
-def _judged(of, images, size, mesh):
+def _judged(of, images, size):
     """Features and probabilities of a batch that is filled up to a size that the devices divide, then cut."""
     if not len(images):
         raise ValueError("a batch has no images: leave it out")
     filled = np.asarray(images)[np.arange(size) % len(images)]
-    found = _run(of, jax.device_put(filled, NamedSharding(mesh, PartitionSpec("batch"))))
+    found = _run(of, split(filled))
     return [np.asarray(x, np.float32)[: len(images)] for x in found]
 
 

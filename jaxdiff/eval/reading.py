@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdiff import samplers
 from jaxdiff.config import Config
 from jaxdiff.denoise import network
 from jaxdiff.eval.measure import Measure
+from jaxdiff.eval.spread import over_batches, replicated
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.process import q_sample
 
@@ -51,17 +50,14 @@ def measured(config: Config, params, measure: Measure, real: list[dict], tick: C
         x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, samplers.normal(keys, x0.shape[1:]))
         return apply(params, x_t, t)[0].argmax(-1)
 
-    mesh = jax.sharding.Mesh(jax.local_devices(), ("batch",))
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    key, found = jax.random.key(measure.seed), {}
+    params, found = replicated(params), {}
     for level in asked_levels(config):
-        right = []
-        for start in range(0, measure.num, measure.batch_size):
-            rows = np.arange(start, start + measure.batch_size)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
-            batch = jax.device_put((keys, images[rows % measure.num]), NamedSharding(mesh, PartitionSpec("batch")))
-            said = np.asarray(guesses(params, *batch, level))
-            right.append((said == labels[rows % measure.num])[: measure.num - start])
+
+        def of_batch(keys, images, level=level):
+            guess = jax.block_until_ready(guesses(params, keys, images, level))
             tick(1)
-        found[f"level_{level}"] = float(np.concatenate(right).mean())
+            return guess
+
+        guess = over_batches(of_batch, measure.num, measure.batch_size, measure.seed, images)
+        found[f"level_{level}"] = float((guess == labels).mean())
     return {"accuracy": found}

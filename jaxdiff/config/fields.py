@@ -1,0 +1,208 @@
+"""What a run is made of: frozen dataclasses that configs/NAME.py fill in and the command line overrides."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxdiff import schedules
+from jaxdiff.nets.classifier import Classifier
+from jaxdiff.nets.unet import UNet, UNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where examples come from.
+
+    Attributes:
+      source: "digits[:SPLIT]", "tfds:NAME[:SPLIT]" or "folder:PATH", see `jaxdiff.data.load`.
+      image_shape: height, width and channels of what the network sees.
+      resize: fit the images of a data set to `image_shape`, as a folder's always are.
+      flip: mirror each image with probability 1/2, anew every time that it is seen.
+      augment: strength with which images are slightly turned, stretched, slanted and moved, anew every time, see
+        `jaxdiff.data.augment`; 0 is none. A network with vector_dim=6 is told by how much, and draws images that are not.
+      skip_broken: look through a folder first and leave out the files that cannot be read, instead of stopping at one.
+    """
+
+    source: str = "digits"
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    resize: bool = False
+    flip: bool = False
+    augment: float = 0.0
+    skip_broken: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """The forward process and what the network predicts.
+
+    Attributes:
+      schedule: noise schedule.
+      num_steps: number of levels T.
+      predict: what the network outputs.
+      weighting: how much each level counts in the squared error, see `objectives.weightings`.
+      shift: new side / old side of images that repeat the signal of smaller ones, see `schedules.shift`; 1 is none.
+      zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; for predict "v" and "x0".
+      objective: "denoising"; "hybrid", which also teaches a variance; or "bound", the variational bound itself. A network
+        says a variance where net.out_channels is twice the image's. "classification" trains a `nets.Classifier` of noisy
+        images of net.out_channels classes instead, whose gradients can guide.
+      levels: how the level of an example is drawn, see `objectives.levels`; "clean" is for a classifier that shall only see
+        images without noise.
+      drop: probability with which an example's label is replaced by the null label, so that the network is an unconditional
+        one, too (Ho and Salimans 2021); guidance needs it; about 0.1.
+      offset_noise: see `objectives.denoising`; 0 is none.
+      input_perturbation: see `objectives.denoising`; 0 is none.
+    """
+
+    schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear"
+    num_steps: int = 1000
+    predict: Literal["eps", "x0", "v", "score"] = "eps"
+    weighting: Literal["simple", "min_snr", "p2", "bound", "sigmoid"] = "simple"
+    shift: float = 1.0
+    zero_snr: bool = False
+    objective: Literal["denoising", "hybrid", "bound", "classification"] = "denoising"
+    levels: Literal["uniform", "logit_normal", "stratified", "importance", "clean"] = "uniform"
+    drop: float = 0.0
+    offset_noise: float = 0.0
+    input_perturbation: float = 0.0
+
+    def make_schedule(self) -> schedules.Schedule:
+        """The tables that this names."""
+        schedule = getattr(schedules, self.schedule)(self.num_steps)
+        schedule = schedule if self.shift == 1 else schedules.shift(schedule, self.shift)
+        return schedules.zero_terminal_snr(schedule) if self.zero_snr else schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimizer; see `jaxdiff.train.optim.optimizer`.
+
+    Attributes:
+      method: "adamw", or "muon", which learns more per step and takes a little longer for each.
+      learning_rate: the highest rate.
+      warmup: steps of the linear rise.
+      decay_to: share of the rate left at the end of the cosine; 1 is a constant rate.
+      clip: largest global norm of the gradient.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      weight_decay: decoupled weight decay.
+      moment_dtype: in which the first moment is kept; the second, whose changes bfloat16 would round away, is float32.
+      ema_decay: of the average of the parameters that samples are drawn from.
+    """
+
+    method: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 2e-4
+    warmup: int = 500
+    decay_to: float = 1.0
+    clip: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    ema_decay: float = 0.9999
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Length and rhythm of training, in steps.
+
+    Attributes:
+      steps: updates in all.
+      batch_size: examples per update, over all devices of all hosts.
+      accumulate: parts that each device's examples are worked through in, one after the other, to save memory.
+      steps_per_call: updates scanned inside one compiled call; divides the other numbers of steps.
+      seed: of initialisation, order of the data, noise and dropout.
+      log_every: between fetches of the metrics.
+      sample_every: between sample grids; 0 draws one at the end only.
+      save_every: between checkpoints.
+      keep: checkpoints kept, at least 2.
+      log_examples: write which examples of the data each step saw into `examples_P.tsv`, P the process.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    accumulate: int = 1
+    steps_per_call: int = 1
+    seed: int = 0
+    log_every: int = 50
+    sample_every: int = 0
+    save_every: int = 1000
+    keep: int = 2
+    log_examples: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """How samples are drawn.
+
+    Attributes:
+      sampler: "ddim", "ddpm", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm", "euler_ancestral", "euler_maruyama",
+        "reverse_diffusion", "predictor_corrector", "probability_flow", "probability_flow_fixed", or "lcm" for networks
+        distilled for it; "ddim_cfgpp" is DDIM with the guidance of CFG++.
+      steps: number of sampling steps; between two levels probability_flow takes as many of its own as it needs.
+      eta: noise of ddim, in [0, 1]; None is 0, and what the other samplers have.
+      variance: of the noise of ddpm; None is "posterior".
+      churn: noise that heun puts back in, at least 0; None is 0.
+      order: of unipc, 1 to 3; None is 2.
+      snr: signal-to-noise ratio of predictor_corrector's Langevin steps; None is 0.16.
+      labels: classes to draw, such as "7", "0-9" or "1,3,5-7", image i being of the i-th of them, in turn; None is all.
+      guidance: scale of the guidance towards the label: 1 is the network as it is, 0 without the label, more is more
+        typical and less diverse; for ddim_cfgpp in [0, 1]. With a classifier it multiplies that one's gradient.
+      interval: lowest and highest level at which there is guidance (Kynkäänniemi et al. 2024); None is all.
+      rescale: share, in [0, 1], of the guided image whose contrast is brought back, see `jaxdiff.guidance.rescaled`.
+      clip: keep the predicted image in its range, see `jaxdiff.guidance.clip_x0`.
+      spacing: of the levels: "trailing", "leading", "linspace" or "quadratic", see `jaxdiff.timesteps.grid`; "karras" or
+        "exponential", see `jaxdiff.timesteps.grid_by_sigma`, from level T - 1.
+      num: how many images.
+      batch_size: how many at a time.
+      seed: of the noise; image i of a seed is the same whatever the batch size.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 50
+    eta: float | None = None
+    variance: Literal["posterior", "beta", "learned"] | None = None
+    churn: float | None = None
+    order: int | None = None
+    snr: float | None = None
+    labels: Annotated[str | None, tyro.conf.arg(aliases=["--label"])] = None
+    guidance: float = 1.0
+    interval: tuple[int, int] | None = None
+    rescale: float = 0.0
+    clip: bool = True
+    spacing: str = "trailing"
+    num: int = 64
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run; `config.json` in the run's directory holds it.
+
+    Attributes:
+      name: of the run; its directory is runs/NAME unless another is given.
+      data: where examples come from.
+      net: shape of the network.
+      diffusion: the forward process and what the network predicts.
+      optim: the optimizer.
+      train: length and rhythm of training.
+      sample: how samples are drawn.
+    """
+
+    name: str = "run"
+    data: Data = Data()
+    net: UNetConfig = UNetConfig()
+    diffusion: Diffusion = Diffusion()
+    optim: Optim = Optim()
+    train: Train = Train()
+    sample: Sample = Sample()
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network says what is on an image, instead of drawing one."""
+        return self.diffusion.objective == "classification"
+
+    def make_net(self) -> UNet | Classifier:
+        """The network that this names."""
+        return (Classifier if self.classifies else UNet)(self.net)
