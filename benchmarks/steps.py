@@ -62,7 +62,8 @@ def measure(args):
     """{(way, steps): Score}, and under "floor" that of as many training images."""
     by, model, held = judge(), pretrained.load(args.model), real(*HELD_OUT)
     held = [judged(by, held).moments, fid.moments(patches(held).reshape(-1, PATCH**2))]
-    found = {"floor": score(by, held, real("train", num=args.num))}
+    train = real("train", num=args.num)
+    found = {"floor": score(by, held, train.reshape(10, -1, *train.shape[1:]).swapaxes(0, 1).reshape(train.shape))}
     ways = [WAYS[i] for i in args.only]
     for way, steps in [(way, steps) for steps in STEPS for way in ways if steps in way.steps]:  # the cheap ones first
         how = {"steps": steps, "num": args.num, "batch_size": BATCH, "seed": 2} | way.options
@@ -73,11 +74,11 @@ def measure(args):
 
 
 def score(by, held, images) -> Score:
-    """How far images are from held-out ones; standard errors by 20 bootstraps."""
+    """How far images are from held-out ones, image i being of label i % 10; standard errors by 20 bootstraps."""
     kinds = [judged(by, images).kept[:, None], patches(images)]  # [n, rows of each, D]
     of = lambda which: [fid.frechet(h, fid.moments(np.concatenate(kind[which]))) for h, kind in zip(held, kinds)]
-    draws = np.random.default_rng(0).integers(0, len(images), (20, len(images)))
-    return Score(*of(slice(None)), *np.std([of(draw) for draw in draws], axis=0, ddof=1))
+    draws = 10 * np.random.default_rng(0).integers(0, len(images) // 10, (20, len(images) // 10, 10)) + np.arange(10)
+    return Score(*of(slice(None)), *np.std([of(draw.ravel()) for draw in draws], axis=0, ddof=1))
 
 
 def patches(images):
