@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 from jax.tree_util import Partial
 
 from jaxdiff.errors import unknown
@@ -20,6 +21,10 @@ def network(module: nn.Module) -> Apply:
     Networks trained on T levels are conditioned on t - 1 in 0..T - 1, as published checkpoints expect; this subtraction
     is written here and nowhere else. Equal modules give the same function, so that they share compilations.
 
+    A `cond.attention_edit` is a callable pytree (probabilities [B, H, Q, K], `nets.transformer.Site`, levels [B]) ->
+    probabilities. Where there is one, all attention goes through it, and `Aux.maps` holds the cross-attention, edited and
+    averaged over heads [B, Q, K], by the name of its site; under jit, maps that nobody looks at are not kept.
+
     Args:
       module: called as `module(x_t, time, cond, keys)`, time float32 or int [B].
 
@@ -30,9 +35,18 @@ def network(module: nn.Module) -> Apply:
 
     def apply(params, x_t, t, cond=None, keys=None):
         time = jnp.broadcast_to(jnp.asarray(t) - 1, x_t.shape[:1])
-        return module.apply({"params": params}, x_t, time, cond, keys), Aux()
+        if cond is None or cond.attention_edit is None:
+            return module.apply({"params": params}, x_t, time, cond, keys), Aux()
+        cond = cond._replace(attention_edit=Partial(_edit_at, cond.attention_edit, time + 1))
+        output, said = module.apply({"params": params}, x_t, time, cond, keys, mutable="maps")
+        maps = {path[:-1]: maps for path, maps in traverse_util.flatten_dict(said.get("maps", {})).items()}
+        return output, Aux(maps={"/".join(path): averaged for path, averaged in maps.items()})
 
     return apply
+
+
+def _edit_at(edit, t, probabilities, site):
+    return edit(probabilities, site, t)
 
 
 def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> Denoiser:

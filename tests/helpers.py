@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import re
 import struct
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxdiff import UNet, UNetConfig, network, objectives, schedules
@@ -86,3 +88,23 @@ def read_scalars(run) -> dict[str, dict[int, float]]:
         for value in event.summary.value:
             scalars.setdefault(value.tag, {})[event.step] = value.simple_value
     return scalars
+
+
+def load_golden(name: str) -> tuple[dict[str, np.ndarray], dict]:
+    """What is in a file of tests/golden, and the parameters that it holds, under this library's names."""
+    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
+        golden = dict(file)
+    weights = {key.removeprefix("weights/"): value for key, value in golden.items() if key.startswith("weights/")}
+    return golden, from_published(weights)
+
+
+def from_published(weights):
+    """Renames and transposes: down_blocks.0.resnets.1.conv1.weight -> down_blocks_0/resnets_1/conv1/kernel."""
+    params = {}
+    for name, value in weights.items():
+        *module, kind = re.sub(r"\.(\d+)", r"_\1", name).split(".")
+        if kind == "weight":
+            kind = "scale" if value.ndim == 1 else "kernel"
+            value = {1: value, 2: value.T, 4: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value}[value.ndim]
+        params[(*module, kind)] = np.asarray(value, np.float32)
+    return {"params": traverse_util.unflatten_dict(params)}

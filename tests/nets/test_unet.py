@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 import chex
 import jax
@@ -10,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from helpers import load_golden
 
 from jaxdiff import xla
 from jaxdiff.nets.unet import UNet, UNetConfig
 from jaxdiff.types import Cond
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 SMALL = UNetConfig(out_channels=2, channels=(8, 16), blocks=1, attention=(1,), groups=4)
 X = np.random.default_rng(0).standard_normal((2, 8, 8, 2)).astype(np.float32)
 T = np.array([3, 700])
@@ -38,8 +37,18 @@ def test_ddpm_s_cifar10_network_has_its_parameters():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 35_746_307
 
 
+LATENT = {
+    "context_dim": 6,
+    "attention": (0,),
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0.0,
+    "eps": 1e-5,
+}
 VARIANTS = {
     "ddpm": {},
+    "stable_diffusion_1": LATENT | {"num_heads": 2},
+    "stable_diffusion_2": LATENT | {"head_dim": 8, "linear_projection": True, "image_channels": 3},
     "scale_shift": {
         "downsample_padding": 1,
         "flip_sin_to_cos": True,
@@ -51,28 +60,15 @@ VARIANTS = {
 }
 
 
-def from_published(weights):
-    """Renames and transposes: down_blocks.0.resnets.1.conv1.weight -> down_blocks_0/resnets_1/conv1/kernel."""
-    params = {}
-    for name, value in weights.items():
-        *module, kind = re.sub(r"\.(\d+)", r"_\1", name).split(".")
-        if kind == "weight":
-            kind = "scale" if value.ndim == 1 else "kernel"
-            value = {1: value, 2: value.T, 4: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value}[value.ndim]
-        params[(*module, kind)] = np.asarray(value, np.float32)
-    return {"params": traverse_util.unflatten_dict(params)}
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_output_is_diffusers_with_the_same_weights(name):
-    with np.load(GOLDEN / f"unet_{name}.npz") as file:
-        golden = dict(file)
-    params = from_published({k.removeprefix("weights/"): v for k, v in golden.items() if k.startswith("weights/")})
+    golden, params = load_golden(f"unet_{name}")
     config = dataclasses.replace(SMALL, **VARIANTS[name])
-    x = golden["x"].transpose(0, 2, 3, 1)
-    shapes = jax.eval_shape(UNet(config).init, jax.random.key(0), x, golden["t"])
+    x, image = np.split(golden["x"].transpose(0, 2, 3, 1), [2], axis=-1)
+    cond = Cond(context=golden.get("context"), image=image if config.image_channels else None)
+    shapes = jax.eval_shape(UNet(config).init, jax.random.key(0), x, golden["t"], cond)
     chex.assert_trees_all_equal_shapes(params, shapes)  # the same names, nothing missing or left over
-    y = UNet(config).apply(params, x, golden["t"])
+    y = UNet(config).apply(params, x, golden["t"], cond)
     assert np.abs(golden["y"]).max() > 0.5
     chex.assert_trees_all_close(y, golden["y"].transpose(0, 2, 3, 1), atol=1e-4)
 
@@ -177,7 +173,7 @@ CUDNN = {"attention_kernel": "cudnn", "dtype": "bfloat16"}
 def test_cudnn_is_asked_for_by_name_and_in_16_bits(monkeypatch):
     asked = []
 
-    def instead(q, k, v, implementation):
+    def instead(q, k, v, mask, implementation):
         asked.append((implementation, q.shape, {x.dtype for x in (q, k, v)}))
         return q
 

@@ -1,0 +1,125 @@
+"""The shape of a U-Net, and what cannot be one."""
+
+import dataclasses
+import math
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a `UNet`. The defaults are DDPM's for CIFAR-10 (35,746,307 parameters).
+
+    Attributes:
+      out_channels: channels of the output; twice the image's where the variance is learned.
+      channels: channels of each resolution, finest first; each must be divisible by `groups`.
+      blocks: residual blocks per resolution on the way down (one more on the way up).
+      attention: resolutions that have attention, as positions in `channels`.
+      mid_attention: attention at the bottom.
+      head_dim: channels per attention head; None is as `num_heads` says.
+      num_heads: attention heads at each resolution, where head_dim is None.
+      context_dim: width of the context; above 0 every attention is a transformer, whose pixels also attend to the context.
+      context_length: how many tokens of context there are; 0 is any number.
+      transformer_blocks: in a row, in each transformer.
+      linear_projection: whether a transformer begins and ends in linear layers, as in Stable Diffusion 2, or in 1x1
+        convolutions, as in 1.
+      image_channels: channels of the picture `Cond.image` that is concatenated to the noisy one; 0 is none.
+      groups: groups of the group norms.
+      eps: of the group norms.
+      dropout: rate inside the residual blocks, in [0, 1).
+      patch: squares of this many pixels become channels at the entry (and back at the end); 1 is none.
+      time_mode: "add" adds the time embedding in each block; "scale_shift" scales and shifts by it.
+      context_mode: "add" adds the embedded label and vector to the time embedding; "multiply" multiplies each block by
+        1 + a projection of them.
+      num_classes: labels 0..num_classes - 1, num_classes being the null label; 0 is no label.
+      vector_dim: size of the vector that conditions; 0 is none.
+      flip_sin_to_cos: cosines first in the time embedding.
+      freq_shift: 1 in DDPM's time embedding, 0 in Stable Diffusion's.
+      downsample_padding: zeros on each side before a strided convolution; 0 is one zero at the end only, as in DDPM.
+      dtype: of the computation; parameters, norms and softmax are float32.
+      remat: keep only the input of each residual block and attention for the backward pass, which works the rest out again:
+        less memory, more time.
+      attention_kernel: see `jaxdiff.nets.attention.attend`; "cudnn" needs a GPU and dtype "bfloat16".
+    """
+
+    out_channels: int = 3
+    channels: tuple[int, ...] = (128, 256, 256, 256)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1,)
+    mid_attention: bool = True
+    head_dim: int | None = None
+    num_heads: int = 1
+    context_dim: int = 0
+    context_length: int = 0
+    transformer_blocks: int = 1
+    linear_projection: bool = False
+    image_channels: int = 0
+    groups: int = 32
+    eps: float = 1e-6
+    dropout: float = 0.0
+    patch: int = 1
+    time_mode: Literal["add", "scale_shift"] = "add"
+    context_mode: Literal["add", "multiply"] = "add"
+    num_classes: int = 0
+    vector_dim: int = 0
+    flip_sin_to_cos: bool = False
+    freq_shift: float = 1.0
+    downsample_padding: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
+
+    def __post_init__(self):
+        if min(self.groups, self.num_heads, self.transformer_blocks) < 1 or (self.head_dim or 1) < 1:
+            raise ValueError(
+                f"groups={self.groups}, head_dim={self.head_dim}, num_heads={self.num_heads} and "
+                f"transformer_blocks={self.transformer_blocks} must be at least 1"
+            )
+        if min(self.context_dim, self.context_length, self.image_channels) < 0:
+            raise ValueError("context_dim, context_length and image_channels must be at least 0")
+        if self.head_dim and self.num_heads != 1:
+            raise ValueError(f"head_dim={self.head_dim} and num_heads={self.num_heads} both say it: leave one out")
+        for c in self.channels:
+            if c % self.groups:
+                common = math.gcd(*self.channels)
+                fitting = max(g for g in range(1, self.groups + 1) if not common % g)
+                raise ValueError(f"channels={c} cannot be divided into groups={self.groups}: groups={fitting} would do")
+            if self.head_dim and c % self.head_dim:
+                raise ValueError(f"channels={c} cannot be divided into heads of head_dim={self.head_dim}")
+            if c % self.num_heads:
+                raise ValueError(f"channels={c} cannot be divided into num_heads={self.num_heads}")
+        if not self.channels or not set(self.attention) <= set(range(len(self.channels))):
+            raise ValueError(f"attention={self.attention} must name positions 0..{len(self.channels) - 1} in channels")
+        if self.channels[0] % 2 or not 0 <= self.dropout < 1 or self.patch < 1 or self.blocks < 1:
+            raise ValueError("channels[0] must be even, dropout in [0, 1), patch and blocks at least 1")
+        if self.attention_kernel == "cudnn":
+            self._check_cudnn()
+
+    def _check_cudnn(self):
+        if self.dtype != "bfloat16":
+            raise ValueError(f"attention_kernel='cudnn' needs dtype='bfloat16', not {self.dtype!r}")
+        sites = [self.channels[i] for i in self.attention] + [self.channels[-1]] * self.mid_attention
+        for dim in (c // self.heads(c) for c in sites):
+            if dim % 8 or dim > 256:
+                raise ValueError(
+                    f"attention_kernel='cudnn' needs a head_dim that is a multiple of 8 up to 256, not {dim}"
+                )
+
+    def heads(self, channels: int) -> int:
+        """Attention heads where there are so many channels."""
+        return channels // self.head_dim if self.head_dim else self.num_heads
+
+    def check_platform(self, platform: str) -> None:
+        """Raises ValueError unless this network runs on such devices, named as `jax.default_backend()` names them."""
+        if self.attention_kernel == "cudnn" and platform not in ("gpu", "cuda"):
+            raise ValueError(
+                f"attention_kernel='cudnn' runs on GPUs only and this is a {platform.upper()}: choose 'plain' or 'xla'"
+            )
+
+    def check_image(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError unless images [..., H, W, C] can be halved as often as this network does."""
+        multiple = self.patch * 2 ** (len(self.channels) - 1)
+        if shape[-3] % multiple or shape[-2] % multiple:
+            raise ValueError(
+                f"images of {shape[-3]}x{shape[-2]} do not fit a U-Net with {len(self.channels)} resolutions and "
+                f"patch={self.patch}: both sides must be multiples of {multiple}"
+            )
