@@ -103,7 +103,9 @@ def from_published(weights):
     params = {}
     for name, value in weights.items():
         *module, kind = re.sub(r"\.(\d+)", r"_\1", name).split(".")
-        if kind == "weight":
+        if kind == "weight" and module[-1].endswith("embedding") and value.ndim == 2:
+            kind = "embedding"
+        elif kind == "weight":
             kind = "scale" if value.ndim == 1 else "kernel"
             value = {1: value, 2: value.T, 4: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value}[value.ndim]
         params[(*module, kind)] = np.asarray(value, np.float32)

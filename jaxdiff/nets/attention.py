@@ -11,7 +11,7 @@ from jaxdiff.nets.layers import Dense, GroupNorm, kernel_init, zeros_init
 from jaxdiff.types import Array
 
 
-def attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array, mask_BxK: Array | None = None) -> Array:
+def attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array, mask: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(D)) v, divided by the row sums last.
 
     The division then touches [Q, D] numbers and not [Q, K]. The row maximum cancels in the quotient, so no gradient goes
@@ -21,12 +21,12 @@ def attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array, mask_BxK: Ar
       q_BxQxHxD: queries.
       k_BxKxHxD: keys.
       v_BxKxHxD: values.
-      mask_BxK: which keys count, bool; None is all.
+      mask: which keys a query sees, bool, broadcastable to [B, H, Q, K] and of that rank; None is all.
 
     Returns:
       [B, Q, H, D], dtype of the values.
     """
-    scores_BxHxQxK = masked_scores(q_BxQxHxD, k_BxKxHxD, mask_BxK)
+    scores_BxHxQxK = masked_scores(q_BxQxHxD, k_BxKxHxD, mask)
     largest = lax.stop_gradient(scores_BxHxQxK.max(-1, keepdims=True))
     weights_BxHxQxK = jnp.exp(scores_BxHxQxK - largest)
     total_BxHxQ = weights_BxHxQxK.sum(-1)
@@ -36,7 +36,7 @@ def attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array, mask_BxK: Ar
     return quotient_BxQxHxD.astype(v_BxKxHxD.dtype)
 
 
-def edited(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, edit: Callable, site, mask_BxK: Array | None = None) -> tuple[Array, Array]:
+def edited(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, edit: Callable, site, mask: Array | None = None) -> tuple[Array, Array]:
     """edit(softmax(q k^T / sqrt(D)), site) v.
 
     Args:
@@ -45,21 +45,19 @@ def edited(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, edit: Callable, site, mask_BxK: Arra
       v_BxKxHxD: values.
       edit: (probabilities float32 [B, H, Q, K], site) -> probabilities.
       site: what the edit is told of where it is.
-      mask_BxK: which keys count, bool; None is all.
+      mask: which keys a query sees, bool, broadcastable to [B, H, Q, K] and of that rank; None is all.
 
     Returns:
       ([B, Q, H, D] in the dtype of the values, the probabilities as they were edited).
     """
-    p_BxHxQxK = edit(jax.nn.softmax(masked_scores(q_BxQxHxD, k_BxKxHxD, mask_BxK)), site)
+    p_BxHxQxK = edit(jax.nn.softmax(masked_scores(q_BxQxHxD, k_BxKxHxD, mask)), site)
     return jnp.einsum("bhqk,bkhd->bqhd", p_BxHxQxK.astype(v_BxKxHxD.dtype), v_BxKxHxD), p_BxHxQxK
 
 
-def masked_scores(q_BxQxHxD: Array, k_BxKxHxD: Array, mask_BxK: Array | None) -> Array:
-    """q k^T / sqrt(D) in float32 [B, H, Q, K], the lowest number there is where a key does not count."""
+def masked_scores(q_BxQxHxD: Array, k_BxKxHxD: Array, mask: Array | None) -> Array:
+    """q k^T / sqrt(D) in float32 [B, H, Q, K], the lowest number there is where a key is not seen."""
     scores_BxHxQxK = _scores(q_BxQxHxD * q_BxQxHxD.shape[-1] ** -0.5, k_BxKxHxD)
-    if mask_BxK is None:
-        return scores_BxHxQxK
-    return jnp.where(mask_BxK[:, None, None], scores_BxHxQxK, jnp.finfo(jnp.float32).min)
+    return scores_BxHxQxK if mask is None else jnp.where(mask, scores_BxHxQxK, jnp.finfo(jnp.float32).min)
 
 
 def _scores(q, k):
@@ -84,7 +82,7 @@ _low_precision_scores.defvjp(lambda q, k: (_low_precision_scores(q, k), (q, k)),
 
 
 def attend(
-    q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array, kernel: str = "plain", mask_BxK: Array | None = None
+    q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array, kernel: str = "plain", mask: Array | None = None
 ) -> Array:
     """softmax(q k^T / sqrt(D)) v by one of several programs.
 
@@ -94,7 +92,7 @@ def attend(
       v_BxKxHxD: values.
       kernel: "plain" is `attention`; "xla" and "cudnn" are those of `jax.nn.dot_product_attention`. cuDNN's keeps no [Q, K]
         in memory; it wants a GPU, a 16-bit dtype, and D a multiple of 8, at most 128, or 256 from Hopper on.
-      mask_BxK: which keys count, bool; None is all.
+      mask: which keys a query sees, bool, broadcastable to [B, H, Q, K] and of that rank; None is all.
 
     Returns:
       [B, Q, H, D], dtype of the values.
@@ -108,8 +106,7 @@ def attend(
         True
     """
     if kernel == "plain":
-        return attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, mask_BxK)
-    mask = None if mask_BxK is None else mask_BxK[:, None, None]
+        return attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, mask)
     return jax.nn.dot_product_attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, mask=mask, implementation=kernel)
 
 

@@ -71,11 +71,12 @@ class Attention(nn.Module):
             return projected.reshape(B, -1, self.heads, C // self.heads)
 
         q, k, v = split("to_q", h_BxQxC), split("to_k", read), split("to_v", read)
+        mask = context.mask[:, None, None] if cross and context.mask is not None else None
         if context.edit is None:
-            mixed = attend(q, k, v, self.kernel, context.mask if cross else None)
+            mixed = attend(q, k, v, self.kernel, mask)
         else:
             site = Site("/".join(self.path), cross, self.size)
-            mixed, p_BxHxQxK = edited(q, k, v, context.edit, site, context.mask if cross else None)
+            mixed, p_BxHxQxK = edited(q, k, v, context.edit, site, mask)
             if cross:  # averaged over heads; the last one, not a list of all
                 self.sow("maps", "map", p_BxHxQxK.mean(1), reduce_fn=lambda _, new: new, init_fn=lambda: None)
         return Dense(C, dtype=self.dtype, name="to_out_0")(mixed.reshape(B, Q, C))

@@ -40,7 +40,7 @@ def test_kl_is_diffusers_with_the_same_weights():
 
 def test_vq_is_diffusers_with_the_same_weights():
     golden, params = load_golden("autoencoder_vq")
-    words = params["params"].pop("quantize")["embedding"]["kernel"].T
+    words = params["params"].pop("quantize")["embedding"]["embedding"]
     net, x = VQAutoencoder(SMALL), nhwc(golden["x"])
     chex.assert_trees_all_equal_shapes(params, jax.eval_shape(net.init, jax.random.key(0), x))
     z = jax.jit(lambda params, x: net.apply(params, x, method="encode"))(params, x)
