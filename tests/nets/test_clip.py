@@ -43,7 +43,7 @@ def test_all_is_transformers_with_the_same_weights(activation):
     chex.assert_trees_all_close(texts, golden["text_embeds"], atol=1e-5)
     chex.assert_trees_all_close(images, golden["image_embeds"], atol=1e-5)
     chex.assert_trees_all_close(scale * texts @ images.T, golden["logits"], atol=1e-3)
-    assert np.ptp(golden["logits"]) > 1 and np.abs(golden["text"] - golden["penultimate"]).max() > 0.1
+    assert np.ptp(golden["logits"]) > 0.3 and np.abs(golden["text"] - golden["penultimate"]).max() > 0.1
 
 
 def test_published_sizes():
