@@ -9,13 +9,14 @@ from collections.abc import Callable
 class Source:
     """Examples at random access: `len(source)` of them, `source[i]` being {"image": uint8 [H, W, C], "label": int}.
 
-    There is a "label", a position in `classes`, only where there are classes.
+    There is a "label", a position in `classes`, only where there are classes, and a "caption" only where `captioned`.
 
     Attributes:
       read: gives example i; it is called from several threads at once.
       size: number of examples.
       image_shape: H, W and C.
       classes: names of the labels; () where there are none.
+      captioned: whether each has a "caption", a text.
       unlabelled: why there are none, for the error that says so.
       skipped: files that were left out because they cannot be read.
       identity: a number that another set or order of examples would not have, such as a checksum of their names.
@@ -33,6 +34,7 @@ class Source:
     size: int
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
+    captioned: bool = False
     unlabelled: str = dataclasses.field(default="the data set has no labels", repr=False)
     skipped: tuple[str, ...] = ()
     identity: int = 0

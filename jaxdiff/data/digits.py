@@ -60,14 +60,14 @@ def load(split: str, image_shape: tuple[int, int, int] | None, resize: bool) -> 
     return data_sets.examples(prepare(data_sets.data_dir()), "digits", split or "train", image_shape, resize)
 
 
-def prepare(data_dir: epath.PathLike) -> Digits:
-    """The digits, prepared on first use; by several processes at once if need be."""
+def prepare(data_dir: epath.PathLike, kind=Digits) -> tfds.core.DatasetBuilder:
+    """The digits, or what else is made of them, prepared on first use; by several processes at once if need be."""
     tfds.disable_progress_bar()
-    builder = Digits(file_format="array_record", data_dir=data_dir)
+    builder = kind(file_format="array_record", data_dir=data_dir)
     try:
         builder.download_and_prepare()
     except OSError:  # another process was faster
-        builder = Digits(file_format="array_record", data_dir=data_dir)
+        builder = kind(file_format="array_record", data_dir=data_dir)
         if not builder.info.splits:
             raise
     return builder

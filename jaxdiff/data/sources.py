@@ -8,7 +8,12 @@ from etils import epath
 from jaxdiff.data import fit
 from jaxdiff.data.base import Source, remembered
 
-KINDS = {"digits": "digits[:SPLIT]", "tfds": "tfds:NAME[:SPLIT]", "folder": "folder:PATH"}
+KINDS = {
+    "digits": "digits[:SPLIT]",
+    "captioned": "captioned[:SPLIT]",
+    "tfds": "tfds:NAME[:SPLIT]",
+    "folder": "folder:PATH",
+}
 
 
 def load(
@@ -24,6 +29,7 @@ def load(
       source: one of
 
         * "digits[:SPLIT]": the embedded digits, prepared on first use (see `jaxdiff.data.digits.Digits`);
+        * "captioned[:SPLIT]": the same in colour and with captions (see `jaxdiff.data.captioned.CaptionedDigits`);
         * "tfds:NAME[:SPLIT]": what tensorflow-datasets has prepared as array_record, read without TensorFlow, NAME being
           in its notation, such as "cifar10" or "imagenet_resized/64x64:0.1.0";
         * "folder:PATH": the PNG, JPEG and WebP files below a folder, here or on gs://; where it is made of folders, their

@@ -83,15 +83,21 @@ def data_dir() -> epath.Path:
     return epath.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def examples(builder, name: str, split: str, image_shape: tuple[int, int, int] | None, resize: bool) -> Source:
+def examples(
+    builder, name: str, split: str, image_shape: tuple[int, int, int] | None, resize: bool, extra: tuple[str, ...] = ()
+) -> Source:
     """A split of a prepared data set, its images fitted to `image_shape` if `resize` says so.
+
+    What is in `extra` are class labels that examples have, too.
 
     Raises:
       ValueError: the split, an image feature or the shape is not there.
     """
     check_split(builder.info.splits, name, split)
     features = builder.info.features
-    image, label = image_feature(features, name), label_feature(features)
+    image, label, caption = image_feature(features, name), label_feature(features), caption_feature(features)
+    labels = dict.fromkeys(extra) | ({"label": label} if label else {})
+    labels = {to: of or to for to, of in labels.items()}
     image_shape = fitting_shape(features[image].shape, name, image_shape, resize)
     skip = {key: tfds.decode.SkipDecoding() for key in features if isinstance(features[key], tfds.features.Image)}
     where = f"{split} of {name} in {builder.data_dir}"
@@ -101,22 +107,24 @@ def examples(builder, name: str, split: str, image_shape: tuple[int, int, int] |
     except RuntimeError as error:  # of the file format's reader
         raise ValueError(f"{where} cannot be opened ({error}): remove it and prepare it anew") from error
     return Source(
-        functools.partial(_read, records, image, label, image_shape, not resize, where),
+        functools.partial(_read, records, image, labels, caption, image_shape, not resize, where),
         size,
         image_shape,
         classes=tuple(features[label].names) if label else (),
         identity=zlib.crc32(f"{builder.info.full_name} {split}".encode()),
+        captioned=caption is not None,
         unlabelled=f"{name} has no labels (its features are {', '.join(sorted(features))})",
     )
 
 
-def _read(records, image, label, image_shape, exact, where, i):
+def _read(records, image, labels, caption, image_shape, exact, where, i):
     try:
         record = records[i]
         example = {"image": fit.decode(record[image], image_shape, exact=exact)}
     except (ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"record {i} of {where} cannot be read ({error}): remove it and prepare it anew") from error
-    return example | ({"label": int(record[label])} if label else {})
+    example |= {to: int(record[of]) for to, of in labels.items()}
+    return example | ({"caption": record[caption].decode()} if caption else {})
 
 
 def check_split(splits, name: str, split: str) -> None:
@@ -159,6 +167,12 @@ def label_feature(features) -> str | None:
     """The class label called "label", or the only class label that there is."""
     labels = [key for key in features if isinstance(features[key], tfds.features.ClassLabel) and features[key].names]
     return "label" if "label" in labels else labels[0] if len(labels) == 1 else None
+
+
+def caption_feature(features) -> str | None:
+    """The text called "caption", or the only text that there is."""
+    texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
+    return "caption" if "caption" in texts else texts[0] if len(texts) == 1 else None
 
 
 def fitting_shape(own, name: str, image_shape: tuple[int, int, int] | None, resize: bool) -> tuple[int, int, int]:

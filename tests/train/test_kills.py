@@ -6,15 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_kills_change_nothing(devices, tmp_path):
+def test_kills_change_nothing(tmp_path):
     """Three kills, of the three kinds asked for below, with which seed 14 begins."""
-    numbers = {"kills": 3, "steps": 100, "devices": devices, "seed": 14, "directory": tmp_path}
+    numbers = {"kills": 3, "steps": 100, "devices": 8, "seed": 14, "directory": tmp_path}
     words = [str(word) for name, number in numbers.items() for word in (f"--{name}", number)]
     soak = subprocess.run([sys.executable, SOAK, *words], capture_output=True, text=True)
     assert soak.returncode == 0, soak.stdout + soak.stderr

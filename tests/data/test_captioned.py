@@ -1,0 +1,93 @@
+"""The digits in colour: what is left out, and that pictures and captions show what the features say."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from jaxdiff import data
+from jaxdiff.data import captioned
+from jaxdiff.data.captioned import COLOURS, NAMES, WORDS
+
+
+@pytest.fixture(scope="module")
+def examples():
+    sources = {split: data.load(f"captioned:{split}") for split in ("judge", "test", "unseen")}
+    return {split: [source[i] for i in range(0, len(source), 4)] for split, source in sources.items()}
+
+
+def combination(example):
+    return example["label"], example["colour"], example["background"]
+
+
+def test_sizes_and_splits():
+    sizes = {split: len(data.load(f"captioned:{split}")) for split in captioned.SPLITS}
+    assert sizes == {"train": 20_000, "judge": 4_000, "test": 1_000, "unseen": 1_000}
+    source = data.load("captioned:test")
+    assert source.image_shape == (32, 32, 3) and source.classes == WORDS and source.captioned
+
+
+def test_one_combination_in_ten_is_left_out_and_all_of_its_parts_are_elsewhere():
+    seen, unseen = ([tuple(row) for row in part.tolist()] for part in captioned.combinations())
+    kinds = range(len(COLOURS))
+    assert sorted(seen + unseen) == [c for c in itertools.product(range(10), kinds, kinds) if c[1] != c[2]]
+    assert 0.09 < len(unseen) / len(seen + unseen) < 0.11
+    for a, b in itertools.combinations(range(3), 2):
+        pairs = {(c[a], c[b]) for c in unseen}
+        assert pairs <= {(c[a], c[b]) for c in seen}
+    assert [{c[i] for c in unseen} for i in range(3)] == [set(range(10)), set(kinds), set(kinds)]
+
+
+def test_left_out_combinations_are_in_their_split_alone(examples):
+    left_out = {tuple(row) for row in captioned.combinations()[1].tolist()}
+    assert {combination(example) for example in examples["unseen"]} <= left_out
+    assert len({combination(example) for example in examples["unseen"]}) > 30
+    train = data.load("captioned")
+    for part in (examples["judge"], examples["test"], [train[i] for i in range(0, 20_000, 20)]):
+        assert not left_out & {combination(example) for example in part}
+
+
+def nearest_colour(pixel):
+    return int(np.abs(np.array(list(COLOURS.values())) - np.asarray(pixel)[None]).sum(1).argmin())
+
+
+def test_pictures_show_what_the_features_say(examples):
+    for example in examples["test"]:
+        image, back = example["image"].astype(int), np.array(list(COLOURS.values())[example["background"]])
+        assert nearest_colour(np.median(image.reshape(-1, 3), axis=0)) == example["background"]
+        ink = np.abs(image - back).sum(-1)
+        assert nearest_colour(image.reshape(-1, 3)[ink.argmax()]) == example["colour"]
+        rows, columns = (np.flatnonzero((ink > 20).any(axis)) for axis in (1, 0))
+        assert np.ptp(rows) < captioned.SIZES[NAMES["size"][example["size"]]] + 1
+        down, right = list(captioned.PLACES.values())[example["place"]]
+        room = 30 - captioned.SIZES[NAMES["size"][example["size"]]]
+        assert abs(rows[0] - 1 - down * room) <= 2
+        assert {0: columns[0] <= 3, 1: columns[-1] >= 28, 0.5: abs(columns.mean() - 15.5) < 3}[right]
+
+
+def test_captions_name_what_the_features_say(examples):
+    kinds = set()
+    for example in examples["judge"]:
+        text = f" {example['caption']} ".replace(",", " ")
+        assert f" {WORDS[example['label']]} " in text or f" {example['label']} " in text
+        for name in ("colour", "background"):
+            assert f" {NAMES[name][example[name]]} " in text
+        assert all(NAMES["size"][example["size"]] in text for word in NAMES["size"] if word in text)
+        assert all(NAMES["place"][example["place"]] in text for word in NAMES["place"] if word in text)
+        kinds.add(text.replace(NAMES["colour"][example["colour"]], "").split()[0])
+    assert len({example["caption"] for example in examples["judge"]}) > 800 and len(kinds) > 3
+
+
+def test_preparing_again_gives_the_same_bits(tmp_path):
+    from jaxdiff.data import digits
+
+    class Few(captioned.CaptionedDigits):
+        name = "few"
+
+        def _split_generators(self, dl_manager):
+            return {"test": self._examples(2, *captioned.SPLITS["test"])}
+
+    again = digits.prepare(tmp_path, Few).as_data_source("test", file_format="array_record")
+    source = data.load("captioned:test")
+    found = sorted((row["caption"].decode(), row["image"].tobytes()) for row in again)
+    assert found == sorted((source[i]["caption"], source[i]["image"].tobytes()) for i in range(len(source)))
