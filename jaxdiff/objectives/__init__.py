@@ -1,6 +1,8 @@
 """Objectives: what a network is trained to do; one loss per example."""
 
+from jaxdiff.objectives.autoencoder import kl_autoencoder, vq_autoencoder
 from jaxdiff.objectives.classification import classification
+from jaxdiff.objectives.contrastive import contrastive
 from jaxdiff.objectives.denoising import denoising
 from jaxdiff.objectives.levels import Levels, clean, importance, logit_normal, stratified, uniform
 from jaxdiff.objectives.noising import to_unit_range
@@ -13,8 +15,10 @@ __all__ = [
     "bound",
     "classification",
     "clean",
+    "contrastive",
     "denoising",
     "importance",
+    "kl_autoencoder",
     "logit_normal",
     "min_snr",
     "p2",
@@ -24,4 +28,5 @@ __all__ = [
     "to_unit_range",
     "uniform",
     "variational_bound",
+    "vq_autoencoder",
 ]

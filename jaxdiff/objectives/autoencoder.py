@@ -1,0 +1,167 @@
+"""Objectives of autoencoders: latents near a normal distribution, or words of a codebook.
+
+(1)  KL:  L = |x - D(z)|^p / n + w KL(q(z | x) || N(0, 1)) / n,  z ~ q(z | x)          Rombach et al. 2022, appendix G
+(2)  VQ:  L = |x - D(z_q)|^p / n + b |z_e - sg(z_q)|^2 / m                              van den Oord et al. 2017, eq. 3
+     with n and m the numbers in an image and in its latent
+(3)  with a critic C:  + w_C (-C(x')) and max(0, 1 - C(x)) + max(0, 1 + C(x')), x' what was decoded     Esser et al. 2021
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from jaxdiff.nets.kl_vae import KLAutoencoder, divergence
+from jaxdiff.nets.vq_vae import VQAutoencoder, moved, perplexity, quantize
+from jaxdiff.objectives.noising import to_unit_range
+from jaxdiff.samplers import normal
+from jaxdiff.types import Array
+
+Error = Literal["l1", "l2"]
+
+
+def kl_autoencoder(
+    net: KLAutoencoder,
+    kl_weight: float = 1e-6,
+    error: Error = "l2",
+    critic: nn.Module | None = None,
+    critic_weight: float = 0.0,
+) -> Callable:
+    """The objective of a `KLAutoencoder`, equation (1).
+
+    Args:
+      net: the autoencoder.
+      kl_weight: w, at least 0.
+      error: "l1" is p = 1, as published; "l2" is p = 2.
+      critic: images -> scores, such as a `PatchCritic`, against which it is trained, equation (3); None is none.
+      critic_weight: w_C, at least 0.
+
+    Returns:
+      loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), metrics "loss", "psnr" in dB and "kl" in
+      nats, float32 [B]. `params` are the autoencoder's, with a critic {"autoencoder": ..., "critic": ...};
+      `batch["image"]` is uint8 [B, H, W, C], or float already in [-1, 1].
+
+    Raises:
+      ValueError: a weight below 0, or one of a critic without a critic.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff import objectives
+        >>> from jaxdiff.nets.autoencoder import AutoencoderConfig
+        >>> from jaxdiff.nets.kl_vae import KLAutoencoder
+        >>> net = KLAutoencoder(AutoencoderConfig(channels=(8, 16), blocks=1, groups=4))
+        >>> x = jnp.zeros([2, 8, 8, 3])
+        >>> params = jax.jit(net.init)(jax.random.key(0), x)["params"]
+        >>> keys = jaxdiff.samplers.keys_for(jax.random.key(1), 2)
+        >>> loss, _ = jax.jit(objectives.kl_autoencoder(net))(params, (), keys, {"image": x})
+        >>> loss.shape
+        (2,)
+    """
+    if kl_weight < 0:
+        raise ValueError(f"kl_weight={kl_weight} must be at least 0")
+    judged = _with_critic(critic, critic_weight)
+
+    def loss_fn(params, extra, keys, batch):
+        own = params if critic is None else params["autoencoder"]
+        x = to_unit_range(batch["image"])
+        q = net.apply({"params": own}, x, method="encode")
+        decoded = net.apply({"params": own}, q.mean + q.std * normal(keys, q.mean.shape[1:]), method="decode")
+        kl = divergence(q)
+        loss = _error(x, decoded, error) + kl_weight * kl / x[0].size + judged(params, x, decoded)
+        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded), "kl": kl})
+
+    return loss_fn
+
+
+def vq_autoencoder(
+    net: VQAutoencoder,
+    commitment: float = 0.25,
+    decay: float = 0.99,
+    dead: float = 1.0,
+    error: Error = "l2",
+    critic: nn.Module | None = None,
+    critic_weight: float = 0.0,
+    axis_name: str | None = None,
+) -> Callable:
+    """The objective of a `VQAutoencoder`, equation (2), and the codebook's moving averages.
+
+    Args:
+      net: the autoencoder.
+      commitment: b, at least 0.
+      decay: of the codebook's running sums, see `vq_vae.moved`.
+      dead: a word to which fewer latents fall, by its running count, begins again as one of them; 0 is never.
+      error: see `kl_autoencoder`.
+      critic: see `kl_autoencoder`.
+      critic_weight: see `kl_autoencoder`.
+      axis_name: of the devices over which the codebook's sums are taken.
+
+    Returns:
+      loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), `extra` being a `vq_vae.Codebook`; metrics
+      "loss", "psnr" in dB and "perplexity" of the running counts, float32 [B]. `batch["index"]`, the position of each
+      example, chooses what dead words become.
+
+    Raises:
+      ValueError: a commitment below 0, a decay outside of [0, 1), or a weight of a critic without one.
+    """
+    if commitment < 0 or not 0 <= decay < 1:
+        raise ValueError(f"commitment={commitment} must be at least 0 and decay={decay} in [0, 1)")
+    judged = _with_critic(critic, critic_weight)
+
+    def loss_fn(params, extra, keys, batch):
+        own = params if critic is None else params["autoencoder"]
+        x = to_unit_range(batch["image"])
+        z = net.apply({"params": own}, x, method="encode")
+        z_q, index = quantize(extra.words, z)
+        decoded = net.apply({"params": own}, z_q, method="decode")
+        commit = _mean(jnp.square(z - lax.stop_gradient(z_q)))
+        loss = _error(x, decoded, error) + commitment * commit + judged(params, x, decoded)
+        first = batch["index"].min()  # which no other batch has: the same key on all devices
+        first = first if axis_name is None else lax.pmin(first, axis_name)
+        key = jax.random.fold_in(jax.random.key(0), first)
+        extra = moved(extra, key, lax.stop_gradient(z), index, decay, dead, axis_name)
+        used = jnp.broadcast_to(perplexity(extra.count), loss.shape)
+        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded), "perplexity": used})
+
+    return loss_fn
+
+
+def psnr(x: Array, y: Array) -> Array:
+    """Peak signal-to-noise ratio of images in [-1, 1], 10 log10(4 / mean (x - y)^2), in dB; [B, ...] -> [B].
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff.objectives.autoencoder import psnr
+        >>> psnr(jnp.zeros([1, 2]), jnp.full([1, 2], 0.2)).round(3).tolist()
+        [20.0]
+    """
+    return 10 * jnp.log10(4 / jnp.maximum(_mean(jnp.square(x - y)), 1e-12))
+
+
+def _error(x, decoded, error):
+    return _mean(jnp.abs(x - decoded) if error == "l1" else jnp.square(x - decoded))
+
+
+def _mean(x):
+    return x.mean(tuple(range(1, x.ndim)))
+
+
+def _with_critic(critic, weight):
+    """(params, x, decoded) -> what a critic adds to the loss, equation (3); each side learns from its own term alone."""
+    if weight < 0 or (weight and critic is None):
+        raise ValueError(f"critic_weight={weight} must be at least 0, and 0 without a critic")
+    if critic is None:
+        return lambda params, x, decoded: 0.0
+
+    def judged(params, x, decoded):
+        score = lambda params, x: critic.apply({"params": params}, x)
+        deceived = -_mean(score(lax.stop_gradient(params["critic"]), decoded))
+        real, fake = (score(params["critic"], of) for of in (x, lax.stop_gradient(decoded)))
+        return weight * deceived + _mean(nn.relu(1 - real)) + _mean(nn.relu(1 + fake))
+
+    return judged

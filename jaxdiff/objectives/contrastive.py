@@ -1,0 +1,60 @@
+"""The objective of CLIP: each text finds its image among all, and each image its text (Radford et al. 2021, figure 3).
+
+(1)  L_i = -1/2 log softmax_j(s t_i . x_j)[i] - 1/2 log softmax_j(s x_i . t_j)[i],   s = exp(logit_scale), at most 100
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxdiff.nets.clip import CLIP
+from jaxdiff.objectives.noising import to_unit_range
+
+LARGEST_SCALE = 100.0
+
+
+def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
+    """The objective of a `CLIP`, equation (1), over the examples of all devices.
+
+    Args:
+      net: both transformers.
+      axis_name: of the devices, whose texts and images are all compared.
+
+    Returns:
+      loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), metrics "loss", "accuracy" (1 where a text
+      finds its image) and "scale", float32 [B]. `batch["tokens"]` is int [B, L]; `batch["image"]` is uint8 [B, H, W, C], or
+      float already in [-1, 1].
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.nets.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
+        >>> from jaxdiff.objectives import contrastive
+        >>> tower = {"width": 8, "layers": 1, "heads": 2}
+        >>> text = TextConfig(**tower, vocabulary=20, length=5, end_token=19)
+        >>> net = CLIP(CLIPConfig(text, VisionConfig(**tower, size=8, patch=4), projection=4))
+        >>> batch = {"tokens": jnp.array([[1, 2, 19, 19, 19]] * 4), "image": jnp.zeros([4, 8, 8, 3])}
+        >>> params = jax.jit(net.init)(jax.random.key(0), batch["tokens"], batch["image"])["params"]
+        >>> loss, _ = contrastive(net)(params, (), None, batch)  # of four that are all the same
+        >>> jnp.exp(loss).round(4).tolist()
+        [4.0, 4.0, 4.0, 4.0]
+    """
+
+    def loss_fn(params, extra, keys, batch):
+        del keys  # nothing is random
+        texts, images, scale = net.apply({"params": params}, batch["tokens"], to_unit_range(batch["image"]))
+        scale, first = jnp.minimum(scale, LARGEST_SCALE), 0
+        all_texts, all_images = texts, images
+        if axis_name is not None:
+            all_texts, all_images = (lax.all_gather(x, axis_name, tiled=True) for x in (texts, images))
+            first = lax.axis_index(axis_name) * len(texts)
+        own = first + jnp.arange(len(texts))
+        by_text, by_image = scale * texts @ all_images.T, scale * images @ all_texts.T
+        losses = [optax.softmax_cross_entropy_with_integer_labels(logits, own) for logits in (by_text, by_image)]
+        loss = 0.5 * (losses[0] + losses[1])
+        found = (by_text.argmax(1) == own).astype(jnp.float32)
+        return loss, (extra, {"loss": loss, "accuracy": found, "scale": jnp.broadcast_to(scale, loss.shape)})
+
+    return loss_fn
