@@ -110,12 +110,17 @@ def plot(found):
     for axis, (field, title) in zip(axes, TITLES.items()):
         for way, marker in zip(WAYS, "os^DoD"):
             style = {"linestyle": ":", "fillstyle": "none"} if way.options["clip"] else {}
-            values = [getattr(found[way.name, steps], field) for steps in way.steps]
-            axis.loglog(way.steps, values, marker=marker, label=way.name, **style)
+            scores = [found[way.name, steps] for steps in way.steps]
+            values, errors = ([getattr(score, of) for score in scores] for of in (field, f"{field}_error"))
+            bars = axis.errorbar(way.steps, values, errors, marker=marker, label=way.name, elinewidth=0.6, **style)
+            bars[2][0].set_alpha(0.6)
         axis.axhline(getattr(found["floor"], field), color="grey", linestyle="--", label="real digits")
-        axis.set(xlabel="steps S", ylabel=title, xticks=STEPS, xticklabels=STEPS)
+        axis.set(xlabel="steps S", ylabel=title, xscale="log", xticks=STEPS, xticklabels=STEPS)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
+    axes[0].set(ylim=(0, None))
+    axes[1].set(yscale="log", yticks=(5, 10, 20, 50), yticklabels=(5, 10, 20, 50))
+    axes[1].minorticks_off()
     axes[1].legend(frameon=False)
     figure.savefig(PICTURE, dpi=110)
 
