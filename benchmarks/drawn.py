@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxdiff import data, pretrained, progress
@@ -39,7 +41,8 @@ def drawn(directory: Path, title: str, model: pretrained.Model, guide=None, guid
     """Images that a model draws, uint8 [num, 28, 28, 1]: those that are kept of exactly this, or new ones."""
     plain = {"sampler": "ddim", "eta": None, "variance": None, "spacing": "trailing", "guidance": 1.0, "labels": None}
     config = dataclasses.replace(model.config, sample=dataclasses.replace(model.config.sample, **plain | sample))
-    what = {"model": model.about, "guide": guide_about, "sample": dataclasses.asdict(config.sample)}
+    weights = [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(model.params)]
+    what = {"model": model.about, "weights": weights, "guide": guide_about, "sample": dataclasses.asdict(config.sample)}
     what = json.dumps(what, sort_keys=True)
     path = directory / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.npz"
     if path.exists():

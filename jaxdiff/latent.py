@@ -165,7 +165,7 @@ def _tiled(tile, overlap, decode, z):
 
 def _starts(size, tile, overlap):
     """Where squares begin that cover a side, the last one ending with it."""
-    return [*range(0, size - tile, tile - overlap), size - tile]
+    return [*range(0, size - tile, max(1, tile - overlap)), size - tile]
 
 
 def _ramp(size, overlap):

@@ -68,7 +68,7 @@ def blocks(z):
     return jnp.concatenate([z, 2 * z], -1).repeat(2, 1).repeat(2, 2)
 
 
-@pytest.mark.parametrize("tile, overlap", [(4, 0), (4, 1), (5, 3), (3, 2), (20, 5), (1, 0)])
+@pytest.mark.parametrize("tile, overlap", [(4, 0), (4, 1), (5, 3), (3, 2), (20, 5), (20, 9), (1, 0)])
 @pytest.mark.parametrize("shape", [(9, 6), (4, 11)])
 def test_tiles_of_a_decoder_without_neighbours_are_the_whole(tile, overlap, shape):
     z = jax.random.normal(jax.random.key(0), (2, *shape, 3))

@@ -61,6 +61,11 @@ def _check_conditions(config):
             f"--net.vector-dim={net.vector_dim} must be 0, or {augment.DIM} with --data.augment, whose amounts are the "
             "only vectors that data brings"
         )
+    if net.context_dim or net.image_channels:
+        raise ValueError(
+            f"--net.context-dim={net.context_dim} and --net.image-channels={net.image_channels} must be 0: data brings "
+            "neither texts nor pictures yet"
+        )
     if not 0 <= drop < 1:
         raise ValueError(f"--diffusion.drop={drop} must lie in [0, 1)")
     if drop and not net.num_classes and not config.classifies:

@@ -16,10 +16,10 @@ class Source:
       size: number of examples.
       image_shape: H, W and C.
       classes: names of the labels; () where there are none.
-      captioned: whether each has a "caption", a text.
       unlabelled: why there are none, for the error that says so.
       skipped: files that were left out because they cannot be read.
       identity: a number that another set or order of examples would not have, such as a checksum of their names.
+      captioned: whether each has a "caption", a text.
 
     Example::
 
@@ -34,10 +34,10 @@ class Source:
     size: int
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
-    captioned: bool = False
     unlabelled: str = dataclasses.field(default="the data set has no labels", repr=False)
     skipped: tuple[str, ...] = ()
     identity: int = 0
+    captioned: bool = False
 
     def __len__(self) -> int:
         return self.size

@@ -57,15 +57,15 @@ SPLITS = {
 def combinations() -> tuple[np.ndarray, np.ndarray]:
     """(digit, colour, background) [N, 3] that are in "train", "judge" and "test", and those that are only in "unseen".
 
-    One in ten is left out, four or five of each digit; all digits, colours and backgrounds, and most of their pairs, are in
-    both.
+    One in ten is left out, four or five of each digit's 42; all digits, colours and backgrounds, and most of their pairs,
+    are in both.
     """
     kinds = range(len(COLOURS))
     every = np.array([c for c in itertools.product(range(10), kinds, kinds) if c[1] != c[2]])
     out = np.zeros(len(every), bool)
     for digit in range(10):
         own = np.flatnonzero(every[:, 0] == digit)
-        out[np.random.default_rng(digit).permutation(own)[: 4 + digit % 2 - (digit == 9)]] = True
+        out[np.random.default_rng(digit).permutation(own)[: 4 + (digit < 2)]] = True
     return every[~out], every[out]
 
 

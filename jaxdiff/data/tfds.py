@@ -96,8 +96,7 @@ def examples(
     check_split(builder.info.splits, name, split)
     features = builder.info.features
     image, label, caption = image_feature(features, name), label_feature(features), caption_feature(features)
-    labels = dict.fromkeys(extra) | ({"label": label} if label else {})
-    labels = {to: of or to for to, of in labels.items()}
+    labels = {name: name for name in extra} | ({"label": label} if label else {})
     image_shape = fitting_shape(features[image].shape, name, image_shape, resize)
     skip = {key: tfds.decode.SkipDecoding() for key in features if isinstance(features[key], tfds.features.Image)}
     where = f"{split} of {name} in {builder.data_dir}"
@@ -121,10 +120,10 @@ def _read(records, image, labels, caption, image_shape, exact, where, i):
     try:
         record = records[i]
         example = {"image": fit.decode(record[image], image_shape, exact=exact)}
+        example |= {"caption": record[caption].decode()} if caption else {}
     except (ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"record {i} of {where} cannot be read ({error}): remove it and prepare it anew") from error
-    example |= {to: int(record[of]) for to, of in labels.items()}
-    return example | ({"caption": record[caption].decode()} if caption else {})
+    return example | {to: int(record[of]) for to, of in labels.items()}
 
 
 def check_split(splits, name: str, split: str) -> None:
@@ -170,9 +169,9 @@ def label_feature(features) -> str | None:
 
 
 def caption_feature(features) -> str | None:
-    """The text called "caption", or the only text that there is."""
-    texts = [key for key in features if isinstance(features[key], tfds.features.Text)]
-    return "caption" if "caption" in texts else texts[0] if len(texts) == 1 else None
+    """The text called "caption" or "text"; others may be names of files, or numbers."""
+    texts = [key for key in ("caption", "text") if key in features and isinstance(features[key], tfds.features.Text)]
+    return texts[0] if texts else None
 
 
 def fitting_shape(own, name: str, image_shape: tuple[int, int, int] | None, resize: bool) -> tuple[int, int, int]:

@@ -106,7 +106,7 @@ class Gathered(NamedTuple):
       moments: of all features, for `fid.frechet`.
       score: sums over all probabilities, for `fid.inception_score`.
       kept: features of some images, all if there are few; float32 [min(N, keep), D], for `fid.kernel_distance` and
-        `fid.precision_recall`.
+        `neighbors.precision_recall`.
       classes: the likeliest class of each image, int [N].
     """
 

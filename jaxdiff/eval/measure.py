@@ -141,7 +141,8 @@ def held_out(source: str) -> str:
 
         dataset, version, split = tfds.parse(name)
         kind = f"tfds:{dataset}" + ("" if "*" in version else f":{version}")
-    if kind == "folder" or "test" in split or "all" in split:
+    seen = {part.split("[")[0].strip() for part in split.split("+")}
+    if kind == "folder" or seen & {"test", "all"}:
         raise ValueError(f"no test split was kept from {source}: give data that was not trained on by --source")
     return f"{kind}:test"
 

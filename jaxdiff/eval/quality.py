@@ -12,14 +12,15 @@ from jaxdiff.config import Config
 from jaxdiff.eval import draw, fid, guided, neighbors
 from jaxdiff.eval.features import Features, Gathered, gathered
 from jaxdiff.eval.guided import Guide
-from jaxdiff.eval.measure import DRAWN, Measure
+from jaxdiff.eval.measure import DRAWN, JUDGED, Measure
 
 log = logging.getLogger("jaxdiff")
 
 
 def work(config: Config, measure: Measure) -> int:
     """How much `measured` ticks in all."""
-    return draw.num_steps(sampled(config, measure)) if measure.named(DRAWN) else 0
+    judged = math.ceil(measure.num / measure.batch_size) if measure.named(JUDGED) else 0  # batches of real images
+    return judged + (draw.num_steps(sampled(config, measure)) if measure.named(DRAWN) else 0)
 
 
 def sampled(config: Config, measure: Measure) -> Config:
@@ -65,7 +66,7 @@ def measured(
     if judge is None:
         return found
     labels = guided.labels(config, guide)
-    judged = gathered(judge, _batched(images, measure.batch_size)), gathered(judge, drawn)
+    judged = gathered(judge, _batched(images, measure.batch_size), lambda _: tick(1)), gathered(judge, drawn)
     return found | compared(names, *judged, np.array(labels)[np.arange(measure.num) % len(labels)] if labels else None)
 
 

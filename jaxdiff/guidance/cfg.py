@@ -99,7 +99,8 @@ def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
     Args:
       denoise: a denoiser whose network was trained with conditions that were dropped now and then.
       scale: s; a number, one per example [B], or a function t -> s. Traced, but for the Python number 1, which is the
-        conditional prediction alone, and 0, which is the unconditional one: half the work.
+        conditional prediction alone, and 0, which is the unconditional one: half the work. Below 0 it leads away from
+        the condition.
 
     Returns:
       `Denoiser`, a pytree, which keeps the `aux` of the conditional half; ValueError where its condition is no `Guided`.

@@ -28,6 +28,8 @@ class AutoencoderConfig:
       mid_attention: self-attention at the bottom.
       patch: squares of this many pixels become channels at the entry (and back at the end); 1 is none.
       dtype: of the computation; parameters, norms and softmax are float32.
+      remat: see `UNetConfig`.
+      attention_kernel: see `UNetConfig`.
     """
 
     image_channels: int = 3
@@ -38,10 +40,12 @@ class AutoencoderConfig:
     mid_attention: bool = True
     patch: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
 
     def __post_init__(self):
-        if min(self.image_channels, self.latent_channels) < 1:
-            raise ValueError("image_channels and latent_channels must be at least 1")
+        if min(self.image_channels, self.latent_channels, self.patch, self.blocks) < 1:
+            raise ValueError("image_channels, latent_channels, patch and blocks must be at least 1")
         self.unet()  # which checks the others
 
     @property
@@ -72,10 +76,12 @@ class AutoencoderConfig:
             groups=self.groups,
             patch=self.patch,
             dtype=self.dtype,
+            remat=self.remat,
+            attention_kernel=self.attention_kernel,
         )
 
 
-class Encoder(nn.Module):
+class ImageEncoder(nn.Module):
     """Images [B, H, W, C] -> [B, h, w, features], the sides divided by `config.factor`."""
 
     config: AutoencoderConfig
@@ -93,7 +99,7 @@ class Encoder(nn.Module):
         return Conv(self.features, dtype=dtype, name="conv_out")(x)
 
 
-class Decoder(nn.Module):
+class ImageDecoder(nn.Module):
     """Latents [B, h, w, latent_channels] -> float32 images [B, H, W, C]."""
 
     config: AutoencoderConfig

@@ -5,100 +5,16 @@
 (3)  similarity = exp(s) cos(W_t text, W_i image)                            figure 3
 """
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdiff.nets.attention import attend
+from jaxdiff.nets.clip_config import CLIPConfig, TextConfig, VisionConfig
 from jaxdiff.nets.layers import Dense
 from jaxdiff.types import Array
-
-PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of [0, 1]
-
-
-def _check_tower(config):
-    if min(config.width, config.layers, config.heads) < 1 or config.width % config.heads:
-        raise ValueError(f"width={config.width} must be a multiple of heads={config.heads}, and layers at least 1")
-    if config.activation not in ("quick_gelu", "gelu"):
-        raise ValueError(f"activation={config.activation!r} must be 'quick_gelu' or 'gelu'")
-
-
-@dataclasses.dataclass(frozen=True)
-class TextConfig:
-    """Shape of a text transformer. The defaults are those of OpenAI's ViT-L/14, which Stable Diffusion 1 reads.
-
-    Attributes:
-      width: channels of a token.
-      layers: blocks.
-      heads: attention heads of each.
-      activation: "quick_gelu", x sigmoid(1.702 x), in OpenAI's weights; "gelu" in OpenCLIP's.
-      vocabulary: how many tokens there are.
-      length: how many tokens a text has, filled up.
-      end_token: the end of a text, at whose first place the whole is read.
-    """
-
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    vocabulary: int = 49408
-    length: int = 77
-    end_token: int = 49407
-
-    def __post_init__(self):
-        _check_tower(self)
-        if not 0 <= self.end_token < self.vocabulary:
-            raise ValueError(f"end_token={self.end_token} must be below vocabulary={self.vocabulary}")
-
-
-@dataclasses.dataclass(frozen=True)
-class VisionConfig:
-    """Shape of an image transformer. The defaults are those of OpenAI's ViT-L/14.
-
-    Attributes:
-      width: channels of a token.
-      layers: blocks.
-      heads: attention heads of each.
-      activation: see `TextConfig`.
-      size: side of the images in pixels.
-      patch: side of the squares that become tokens.
-      mean: of each channel in [0, 1], which is taken off.
-      std: of each channel, by which it is divided.
-    """
-
-    width: int = 1024
-    layers: int = 24
-    heads: int = 16
-    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    size: int = 224
-    patch: int = 14
-    mean: tuple[float, ...] = PIXEL_MEAN
-    std: tuple[float, ...] = PIXEL_STD
-
-    def __post_init__(self):
-        _check_tower(self)
-        if self.patch < 1 or self.size % self.patch:
-            raise ValueError(f"size={self.size} must be a multiple of patch={self.patch}")
-        if len(self.mean) != len(self.std):
-            raise ValueError(f"mean={self.mean} and std={self.std} must be of the same channels")
-
-
-@dataclasses.dataclass(frozen=True)
-class CLIPConfig:
-    """Shape of a `CLIP`.
-
-    Attributes:
-      text: of the text transformer.
-      vision: of the image transformer.
-      projection: size of the space in which they meet.
-    """
-
-    text: TextConfig = TextConfig()
-    vision: VisionConfig = VisionConfig()
-    projection: int = 768
 
 
 class Read(NamedTuple):
@@ -123,11 +39,11 @@ class Block(nn.Module):
     def __call__(self, h: Array, mask: Array | None) -> Array:
         """h [B, L, C] -> [B, L, C]; mask [1, 1, L, L] says which tokens see which."""
         C = h.shape[-1]
-        h = h + SelfAttention(self.heads, name="self_attn")(nn.LayerNorm(1e-5, name="layer_norm1")(h), mask)
+        h = h + TokenAttention(self.heads, name="self_attn")(nn.LayerNorm(1e-5, name="layer_norm1")(h), mask)
         return h + MLP(4 * C, self.activation, name="mlp")(nn.LayerNorm(1e-5, name="layer_norm2")(h))
 
 
-class SelfAttention(nn.Module):
+class TokenAttention(nn.Module):
     """Attention of tokens to tokens, of many heads."""
 
     heads: int
@@ -191,7 +107,7 @@ class TextTransformer(nn.Module):
             Diffusion 2 with a whole text transformer of OpenCLIP-H, whose published copy lacks that block.
 
         Returns:
-          `Read`; `pooled` is of all blocks, at the first end token.
+          `Read`; `pooled` is of all blocks, at the first end token, and NaN where there is none.
 
         Raises:
           ValueError: texts of another length, or more blocks left out than there are.
@@ -205,7 +121,8 @@ class TextTransformer(nn.Module):
         after = self.encoder(self.embeddings(tokens), past)
         last, read = (self.final_layer_norm(h) for h in (after[-1], after[-1 - skip]))
         end = (tokens == cfg.end_token).argmax(1)
-        return Read(read, last[jnp.arange(B), end])
+        ends = (tokens == cfg.end_token).any(1)[:, None]
+        return Read(read, jnp.where(ends, last[jnp.arange(B), end], jnp.nan))
 
 
 class _TextEmbeddings(nn.Module):
@@ -324,7 +241,7 @@ def normalized(x: Array, config: VisionConfig) -> Array:
     """Images as a `VisionTransformer` reads them.
 
     Args:
-      x: [B, H, W, C] in [-1, 1], of any size; sides are scaled by bicubic interpolation where they differ.
+      x: [B, H, W, C] in [-1, 1], of any size: the square in the middle is cut out, and scaled by bicubic interpolation.
       config: of the transformer.
 
     Returns:
@@ -333,11 +250,13 @@ def normalized(x: Array, config: VisionConfig) -> Array:
     Raises:
       ValueError: images of other channels.
     """
-    B, _, _, C = x.shape
+    B, H, W, C = x.shape
     if len(config.mean) != C:
         raise ValueError(f"images of {C} channels: this transformer reads {len(config.mean)}")
-    x = 0.5 * (jnp.asarray(x, jnp.float32) + 1)
-    if x.shape[1:3] != (config.size, config.size):
+    side = min(H, W)
+    top, left = (H - side) // 2, (W - side) // 2
+    x = 0.5 * (jnp.asarray(x, jnp.float32)[:, top : top + side, left : left + side] + 1)
+    if side != config.size:
         x = jnp.clip(jax.image.resize(x, (B, config.size, config.size, C), "bicubic"), 0, 1)
     mean, std = (jnp.array(of, jnp.float32).reshape(1, 1, 1, C) for of in (config.mean, config.std))
     return (x - mean) / std

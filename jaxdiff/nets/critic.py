@@ -32,7 +32,14 @@ class PatchCritic(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Images [B, H, W, C] in [-1, 1] -> scores, float32 [B, h, w, 1]."""
+        """Images [B, H, W, C] in [-1, 1] -> scores, float32 [B, h, w, 1].
+
+        Raises:
+          ValueError: images that are too small for so many layers.
+        """
+        smallest = 3 * 2**self.layers
+        if min(x.shape[1:3]) < smallest:
+            raise ValueError(f"images of {x.shape[1]}x{x.shape[2]} are too small for a critic: at least {smallest}")
         for i in range(self.layers + 1):
             stride = 2 if i < self.layers else 1
             x = Conv(self.channels * min(2**i, 8), size=4, stride=stride, padding=(1, 1), name=f"conv_{i}")(x)

@@ -7,7 +7,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxdiff.nets.autoencoder import AutoencoderConfig, Decoder, Encoder
+from jaxdiff.nets.autoencoder import AutoencoderConfig, ImageDecoder, ImageEncoder
 from jaxdiff.nets.layers import Conv
 from jaxdiff.types import Array, Gaussian
 
@@ -39,8 +39,8 @@ class KLAutoencoder(nn.Module):
 
     def setup(self):
         channels, dtype = self.config.latent_channels, jnp.dtype(self.config.dtype)
-        self.encoder = Encoder(self.config, 2 * channels)
-        self.decoder = Decoder(self.config)
+        self.encoder = ImageEncoder(self.config, 2 * channels)
+        self.decoder = ImageDecoder(self.config)
         self.quant_conv = Conv(2 * channels, size=1, dtype=dtype)
         self.post_quant_conv = Conv(channels, size=1, dtype=dtype)
 

@@ -52,7 +52,7 @@ class Attention(nn.Module):
       heads: how many; they divide the channels.
       size: height and width of the image whose pixels ask.
       dtype: of the computation.
-      kernel: see `attend`; where there is an edit or a mask, it is "plain".
+      kernel: see `attend`; where there is an edit, it is "plain".
     """
 
     heads: int

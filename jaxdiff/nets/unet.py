@@ -283,6 +283,11 @@ def _check(cfg: UNetConfig, cond: Cond) -> None:
         "image": ("H", "W", cfg.image_channels) if cfg.image_channels else None,
     }
     with_context = ("context_mask", "attention_edit") if cfg.context_dim else ()
+    if cond.context is not None and cond.context_mask is not None:
+        if jnp.shape(cond.context_mask) != jnp.shape(cond.context)[:2]:
+            raise ValueError(
+                f"cond.context_mask {jnp.shape(cond.context_mask)} must be of the tokens {jnp.shape(cond.context)[:2]}"
+            )
     for name, value in cond._asdict().items():
         shape = shapes.get(name)
         if value is not None and shape is None and name not in with_context:

@@ -76,6 +76,12 @@ class UNetConfig:
             )
         if min(self.context_dim, self.context_length, self.image_channels) < 0:
             raise ValueError("context_dim, context_length and image_channels must be at least 0")
+        if self.context_dim and not self.attention and not self.mid_attention:
+            raise ValueError(f"context_dim={self.context_dim} is read by attention: add some, or leave it at 0")
+        if not self.context_dim and (self.context_length or self.transformer_blocks != 1 or self.linear_projection):
+            raise ValueError(
+                "context_length, transformer_blocks and linear_projection are of networks with context_dim"
+            )
         if self.head_dim and self.num_heads != 1:
             raise ValueError(f"head_dim={self.head_dim} and num_heads={self.num_heads} both say it: leave one out")
         for c in self.channels:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from jaxdiff.nets.autoencoder import AutoencoderConfig, Decoder, Encoder
+from jaxdiff.nets.autoencoder import AutoencoderConfig, ImageDecoder, ImageEncoder
 from jaxdiff.nets.layers import Conv
 from jaxdiff.types import Array
 
@@ -43,8 +43,8 @@ class VQAutoencoder(nn.Module):
 
     def setup(self):
         channels, dtype = self.config.latent_channels, jnp.dtype(self.config.dtype)
-        self.encoder = Encoder(self.config, channels)
-        self.decoder = Decoder(self.config)
+        self.encoder = ImageEncoder(self.config, channels)
+        self.decoder = ImageDecoder(self.config)
         self.quant_conv = Conv(channels, size=1, dtype=dtype)
         self.post_quant_conv = Conv(channels, size=1, dtype=dtype)
 
@@ -85,7 +85,9 @@ def quantize(words: Array, z: Array) -> tuple[Array, Array]:
         ([[1.0, 1.0]], [1])
     """
     flat = z.reshape(-1, z.shape[-1])
-    distance = jnp.square(words).sum(1)[None] - 2 * flat @ words.T  # and |z|^2, the same for all words
+    # In full precision also on TPUs, where two words are near; |z|^2 is the same for all words.
+    products = jnp.matmul(flat, words.T, precision=lax.Precision.HIGHEST)
+    distance = jnp.square(words).sum(1)[None] - 2 * products
     index = distance.argmin(1).reshape(z.shape[:-1])
     return z + lax.stop_gradient(words[index] - z), index
 
@@ -134,12 +136,12 @@ def moved(
         count, total = lax.psum((count, total), axis_name)
         flat = lax.all_gather(flat, axis_name).reshape(-1, D)
     count, total = (decay * old + (1 - decay) * new for old, new in ((book.count, count), (book.total, total)))
+    others, start = flat[jax.random.randint(key, [K], 0, len(flat))], dead + 1.0  # not to be dead at once again
     alive = count >= dead
-    others = flat[jax.random.randint(key, [K], 0, len(flat))]
-    count = jnp.where(alive, count, 1.0)
-    total = jnp.where(alive[:, None], total, others)
-    # Kept from 0 for words that no latent has fallen to for long.
-    return Codebook(total / jnp.maximum(count, 1e-6)[:, None], count, total)
+    count = jnp.where(alive, count, start)
+    total = jnp.where(alive[:, None], total, start * others)
+    words = jnp.where(count[:, None] > 1e-6, total / jnp.maximum(count, 1e-6)[:, None], book.words)
+    return Codebook(words, count, total)
 
 
 def perplexity(count: Array) -> Array:

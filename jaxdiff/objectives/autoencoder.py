@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxdiff.errors import unknown
 from jaxdiff.nets.kl_vae import KLAutoencoder, divergence
 from jaxdiff.nets.vq_vae import VQAutoencoder, moved, perplexity, quantize
 from jaxdiff.objectives.noising import to_unit_range
@@ -21,6 +22,7 @@ from jaxdiff.samplers import normal
 from jaxdiff.types import Array
 
 Error = Literal["l1", "l2"]
+ERRORS = {"l1": jnp.abs, "l2": jnp.square}
 
 
 def kl_autoencoder(
@@ -37,7 +39,7 @@ def kl_autoencoder(
       kl_weight: w, at least 0.
       error: "l1" is p = 1, as published; "l2" is p = 2.
       critic: images -> scores, such as a `PatchCritic`, against which it is trained, equation (3); None is none.
-      critic_weight: w_C, at least 0.
+      critic_weight: w_C; above 0 with a critic, whose own loss is then a metric "critic".
 
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), metrics "loss", "psnr" in dB and "kl" in
@@ -45,7 +47,7 @@ def kl_autoencoder(
       `batch["image"]` is uint8 [B, H, W, C], or float already in [-1, 1].
 
     Raises:
-      ValueError: a weight below 0, or one of a critic without a critic.
+      ValueError: an unknown error, a weight below 0, or a critic without its weight, or the other way round.
 
     Example::
 
@@ -64,7 +66,7 @@ def kl_autoencoder(
     """
     if kl_weight < 0:
         raise ValueError(f"kl_weight={kl_weight} must be at least 0")
-    judged = _with_critic(critic, critic_weight)
+    distance, judged = ERRORS[_known(error)], _with_critic(critic, critic_weight)
 
     def loss_fn(params, extra, keys, batch):
         own = params if critic is None else params["autoencoder"]
@@ -72,8 +74,9 @@ def kl_autoencoder(
         q = net.apply({"params": own}, x, method="encode")
         decoded = net.apply({"params": own}, q.mean + q.std * normal(keys, q.mean.shape[1:]), method="decode")
         kl = divergence(q)
-        loss = _error(x, decoded, error) + kl_weight * kl / x[0].size + judged(params, x, decoded)
-        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded), "kl": kl})
+        loss, told = judged(params, x, decoded)
+        loss += _mean(distance(x - decoded)) + kl_weight * kl / x[0].size
+        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded), "kl": kl} | told)
 
     return loss_fn
 
@@ -102,15 +105,15 @@ def vq_autoencoder(
 
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), `extra` being a `vq_vae.Codebook`; metrics
-      "loss", "psnr" in dB and "perplexity" of the running counts, float32 [B]. `batch["index"]`, the position of each
-      example, chooses what dead words become.
+      "loss", "psnr" in dB and "perplexity" of the running counts, float32 [B]. The key of the first example of all devices
+      chooses what dead words become.
 
     Raises:
-      ValueError: a commitment below 0, a decay outside of [0, 1), or a weight of a critic without one.
+      ValueError: as `kl_autoencoder`; a commitment below 0, or a decay outside of [0, 1).
     """
     if commitment < 0 or not 0 <= decay < 1:
         raise ValueError(f"commitment={commitment} must be at least 0 and decay={decay} in [0, 1)")
-    judged = _with_critic(critic, critic_weight)
+    distance, judged = ERRORS[_known(error)], _with_critic(critic, critic_weight)
 
     def loss_fn(params, extra, keys, batch):
         own = params if critic is None else params["autoencoder"]
@@ -119,15 +122,20 @@ def vq_autoencoder(
         z_q, index = quantize(extra.words, z)
         decoded = net.apply({"params": own}, z_q, method="decode")
         commit = _mean(jnp.square(z - lax.stop_gradient(z_q)))
-        loss = _error(x, decoded, error) + commitment * commit + judged(params, x, decoded)
-        first = batch["index"].min()  # which no other batch has: the same key on all devices
-        first = first if axis_name is None else lax.pmin(first, axis_name)
-        key = jax.random.fold_in(jax.random.key(0), first)
-        extra = moved(extra, key, lax.stop_gradient(z), index, decay, dead, axis_name)
+        loss, told = judged(params, x, decoded)
+        loss += _mean(distance(x - decoded)) + commitment * commit
+        extra = moved(extra, _first(keys, axis_name), lax.stop_gradient(z), index, decay, dead, axis_name)
         used = jnp.broadcast_to(perplexity(extra.count), loss.shape)
-        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded), "perplexity": used})
+        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded), "perplexity": used} | told)
 
     return loss_fn
+
+
+def _first(keys, axis_name):
+    """The key of the first example of all devices, which is the same on one device and on many."""
+    if axis_name is None:
+        return keys[0]
+    return jax.random.wrap_key_data(lax.all_gather(jax.random.key_data(keys[0]), axis_name)[0])
 
 
 def psnr(x: Array, y: Array) -> Array:
@@ -143,8 +151,10 @@ def psnr(x: Array, y: Array) -> Array:
     return 10 * jnp.log10(4 / jnp.maximum(_mean(jnp.square(x - y)), 1e-12))
 
 
-def _error(x, decoded, error):
-    return _mean(jnp.abs(x - decoded) if error == "l1" else jnp.square(x - decoded))
+def _known(error):
+    if error not in ERRORS:
+        raise unknown("error", error, ERRORS)
+    return error
 
 
 def _mean(x):
@@ -152,16 +162,17 @@ def _mean(x):
 
 
 def _with_critic(critic, weight):
-    """(params, x, decoded) -> what a critic adds to the loss, equation (3); each side learns from its own term alone."""
-    if weight < 0 or (weight and critic is None):
-        raise ValueError(f"critic_weight={weight} must be at least 0, and 0 without a critic")
+    """(params, x, decoded) -> (what a critic adds to the loss, equation (3), metrics); each learns from its own term."""
+    if (weight > 0) != (critic is not None) or weight < 0:
+        raise ValueError(f"critic_weight={weight} must be above 0 with a critic, and 0 without one")
     if critic is None:
-        return lambda params, x, decoded: 0.0
+        return lambda params, x, decoded: (0.0, {})
 
     def judged(params, x, decoded):
         score = lambda params, x: critic.apply({"params": params}, x)
         deceived = -_mean(score(lax.stop_gradient(params["critic"]), decoded))
         real, fake = (score(params["critic"], of) for of in (x, lax.stop_gradient(decoded)))
-        return weight * deceived + _mean(nn.relu(1 - real)) + _mean(nn.relu(1 + fake))
+        hinge = _mean(nn.relu(1 - real)) + _mean(nn.relu(1 + fake))
+        return weight * deceived + hinge, {"critic": hinge}
 
     return judged

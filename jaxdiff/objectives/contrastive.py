@@ -45,7 +45,8 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
     def loss_fn(params, extra, keys, batch):
         del keys  # nothing is random
         texts, images, scale = net.apply({"params": params}, batch["tokens"], to_unit_range(batch["image"]))
-        scale, first = jnp.minimum(scale, LARGEST_SCALE), 0
+        # Cut where it is used, and not in its gradient, so that it comes back.
+        scale, first = scale + lax.stop_gradient(jnp.minimum(scale, LARGEST_SCALE) - scale), 0
         all_texts, all_images = texts, images
         if axis_name is not None:
             all_texts, all_images = (lax.all_gather(x, axis_name, tiled=True) for x in (texts, images))

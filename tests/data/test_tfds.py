@@ -172,6 +172,17 @@ def test_without_labels(home):
         data.batches(source, 5, labels=True)
 
 
+def test_texts_called_caption_are_captions_and_others_are_not(home):
+    image, text = tfds.features.Image(shape=(4, 4, 3)), tfds.features.Text()
+    rows = [{"image": png(noise(4, 4, 3)), "caption": "a grey cat", "id": "x_1"}]
+    prepare(home, {"image": image, "caption": text, "id": text}, rows, name="captioned_cats")
+    prepare(home, {"image": image, "id": text}, [{"image": png(noise(4, 4, 3)), "id": "x_1"}], name="numbered_cats")
+    source = data.load("tfds:captioned_cats")
+    assert source.captioned and source[0]["caption"] == "a grey cat"
+    source = data.load("tfds:numbered_cats")
+    assert not source.captioned and "caption" not in source[0]
+
+
 def test_a_label_of_no_class_is_refused_when_labels_are_read(home):
     prepare(home, FEATURES, [*LABELLED, {"image": png(IMAGES[0]), "label": -1}])
     source = data.load("tfds:tiny")

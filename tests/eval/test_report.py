@@ -92,7 +92,7 @@ def test_the_density_is_that_of_the_flow_called_directly():
 
 
 def test_what_is_not_finite_is_no_report(monkeypatch, params):
-    nan = lambda measure, denoise, schedule, tick, keys, images, cond: {"bits_per_dim": np.full(len(images), np.nan)}
+    nan = lambda measure, denoise, schedule, tick, keys, examples: {"bits_per_dim": np.full(len(keys), np.nan)}
     monkeypatch.setitem(bits.METRICS, "nll_ode", bits.METRICS["nll_ode"]._replace(of=nan))
     with pytest.raises(ValueError, match=r"nll_ode is not finite: .* larger --tolerance"):
         report.measured(CONFIG, params, measure.complete(Measure("nll_ode"), CONFIG), lambda count: None)

@@ -70,6 +70,14 @@ def test_words_see_only_those_before_them():
 def test_images_of_another_size_are_scaled():
     even = jnp.full([1, 30, 20, 3], 0.5)
     chex.assert_trees_all_close(normalized(even, VISION), normalized(even[:, :12, :12], VISION), atol=1e-5)
+    wide = jnp.arange(18.0).reshape(1, 1, 18, 1) / 18 * jnp.ones([1, 12, 1, 3])
+    chex.assert_trees_all_close(normalized(wide, VISION), normalized(wide[:, :, 3:15], VISION), atol=1e-5)
+
+
+def test_a_text_without_an_end_is_read_as_nothing():
+    net, tokens = TextTransformer(TEXT), np.array([[28, 1, 2, 3, 4, 5, 6], [28, 1, 29, 29, 29, 29, 29]])
+    pooled = net.init_with_output(jax.random.key(0), tokens)[0].pooled
+    assert np.isnan(pooled[0]).all() and np.isfinite(pooled[1]).all()
 
 
 @pytest.mark.parametrize(

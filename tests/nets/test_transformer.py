@@ -136,6 +136,7 @@ def test_checkpointing_changes_neither_outputs_nor_gradients_and_lets_edits_thro
         (Cond(), r"needs cond.context \[B, L, 6\]"),
         (Cond(context=CONTEXT[..., :5]), r"needs cond.context \[B, L, 6\], and this one is \(3, 5, 5\)"),
         (Cond(context=CONTEXT, label=jnp.zeros(3, int)), "takes no label"),
+        (Cond(context=CONTEXT, context_mask=jnp.ones([3, 1], bool)), r"must be of the tokens \(3, 5\)"),
         (Cond(context=CONTEXT, image=X), "takes no image"),
     ],
 )
@@ -158,6 +159,8 @@ def test_attention_cannot_be_edited_where_there_is_no_context():
         ({"num_heads": 2, "head_dim": 4}, "leave one out"),
         ({"context_dim": -1}, "at least 0"),
         ({"transformer_blocks": 0}, "at least 1"),
+        ({"attention": (), "mid_attention": False}, "read by attention"),
+        ({"context_dim": 0, "context_length": 77}, "networks with context_dim"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(options, words):

@@ -1,0 +1,88 @@
+"""The shapes of CLIP's transformers, and what cannot be one."""
+
+import dataclasses
+from typing import Literal
+
+PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of [0, 1]
+
+
+def _check_tower(config):
+    if min(config.width, config.layers, config.heads) < 1 or config.width % config.heads:
+        raise ValueError(f"width={config.width} must be a multiple of heads={config.heads}, and layers at least 1")
+    if config.activation not in ("quick_gelu", "gelu"):
+        raise ValueError(f"activation={config.activation!r} must be 'quick_gelu' or 'gelu'")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Shape of a text transformer. The defaults are those of OpenAI's ViT-L/14, which Stable Diffusion 1 reads.
+
+    Attributes:
+      width: channels of a token.
+      layers: blocks.
+      heads: attention heads of each.
+      activation: "quick_gelu", x sigmoid(1.702 x), in OpenAI's weights; "gelu" in OpenCLIP's.
+      vocabulary: how many tokens there are.
+      length: how many tokens a text has, filled up.
+      end_token: the end of a text, at whose first place the whole is read.
+    """
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    vocabulary: int = 49408
+    length: int = 77
+    end_token: int = 49407
+
+    def __post_init__(self):
+        _check_tower(self)
+        if not 0 <= self.end_token < self.vocabulary:
+            raise ValueError(f"end_token={self.end_token} must be below vocabulary={self.vocabulary}")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Shape of an image transformer. The defaults are those of OpenAI's ViT-L/14.
+
+    Attributes:
+      width: channels of a token.
+      layers: blocks.
+      heads: attention heads of each.
+      activation: see `TextConfig`.
+      size: side of the images in pixels.
+      patch: side of the squares that become tokens.
+      mean: of each channel in [0, 1], which is taken off.
+      std: of each channel, by which it is divided.
+    """
+
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    size: int = 224
+    patch: int = 14
+    mean: tuple[float, ...] = PIXEL_MEAN
+    std: tuple[float, ...] = PIXEL_STD
+
+    def __post_init__(self):
+        _check_tower(self)
+        if self.patch < 1 or self.size % self.patch:
+            raise ValueError(f"size={self.size} must be a multiple of patch={self.patch}")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean={self.mean} and std={self.std} must be of the same channels")
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """Shape of a `CLIP`.
+
+    Attributes:
+      text: of the text transformer.
+      vision: of the image transformer.
+      projection: size of the space in which they meet.
+    """
+
+    text: TextConfig = TextConfig()
+    vision: VisionConfig = VisionConfig()
+    projection: int = 768
