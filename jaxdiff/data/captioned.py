@@ -150,7 +150,7 @@ def caption(rng: np.random.Generator, label: int, colour: int, background: int, 
         >>> import numpy as np
         >>> from jaxdiff.data import captioned
         >>> captioned.caption(np.random.default_rng(2), label=7, colour=0, background=2, size=0, place=1)
-        'a red 7, top right, the background is blue'
+        'a red seven on a blue background'
     """
     words = {"colour": colour, "background": background, "size": size, "place": place}
     words = {name: NAMES[name][n] for name, n in words.items()}
