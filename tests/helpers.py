@@ -55,11 +55,11 @@ def with_dropout(rate: float) -> UNetConfig:
 
 
 def damage(run: Path, step: int) -> None:
-    """Changes one bit in the middle of a run's checkpoint."""
-    path = max((run / "checkpoints" / str(step) / "rest").rglob("d/*"), key=lambda path: path.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    """Changes one bit in the middle of each file of a run's checkpoint: a single file may hold what is read no more."""
+    for path in (run / "checkpoints" / str(step) / "rest").rglob("d/*"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
 
 
 def fill(disk: Path) -> None:
