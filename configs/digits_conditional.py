@@ -33,5 +33,5 @@ def get_config() -> Config:
         diffusion=Diffusion(schedule="cosine", num_steps=1000, predict="v", drop=0.1),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.999, b2=0.99),
         train=Train(steps=12000, batch_size=32, steps_per_call=10, log_every=50, sample_every=2000, save_every=500),
-        sample=Sample(sampler="ddim", steps=50, num=80, batch_size=80),
+        sample=Sample(sampler="ddim", steps=50, num=40, batch_size=40),
     )
