@@ -58,11 +58,9 @@ class ResBlock(nn.Module):
             # In float32 for the gradient of the gain, see `plus`.
             h = (h.astype(jnp.float32) * (1 + gain[:, None, None])).astype(dtype)
         scale_shift = None
-        if told.time is None:
-            pass
-        elif cfg.time_mode == "add":
+        if told.time is not None and cfg.time_mode == "add":
             h = plus(h, Dense(self.features, dtype=dtype, name="time_emb_proj")(told.time)[:, None, None])
-        else:
+        elif told.time is not None:
             scale_shift = jnp.split(Dense(2 * self.features, dtype=dtype, name="time_emb_proj")(told.time), 2, axis=-1)
         h = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="norm2")(h, scale_shift))
         h = Dropout(cfg.dropout, name="dropout")(h, told.keys)

@@ -66,19 +66,13 @@ def kl_autoencoder(
     """
     if kl_weight < 0:
         raise ValueError(f"kl_weight={kl_weight} must be at least 0")
-    distance, judged = ERRORS[_known(error)], _with_critic(critic, critic_weight)
 
-    def loss_fn(params, extra, keys, batch):
-        own = params if critic is None else params["autoencoder"]
-        x = to_unit_range(batch["image"])
-        q = net.apply({"params": own}, x, method="encode")
-        decoded = net.apply({"params": own}, q.mean + q.std * normal(keys, q.mean.shape[1:]), method="decode")
-        kl = divergence(q)
-        loss, told = judged(params, x, decoded)
-        loss += _mean(distance(x - decoded)) + kl_weight * kl / x[0].size
-        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded), "kl": kl} | told)
+    def through(params, extra, keys, x):
+        q = net.apply({"params": params}, x, method="encode")
+        z, kl = q.mean + q.std * normal(keys, q.mean.shape[1:]), divergence(q)
+        return net.apply({"params": params}, z, method="decode"), kl_weight * kl / x[0].size, extra, {"kl": kl}
 
-    return loss_fn
+    return _reconstruction(through, error, critic, critic_weight)
 
 
 def vq_autoencoder(
@@ -113,20 +107,31 @@ def vq_autoencoder(
     """
     if commitment < 0 or not 0 <= decay < 1:
         raise ValueError(f"commitment={commitment} must be at least 0 and decay={decay} in [0, 1)")
-    distance, judged = ERRORS[_known(error)], _with_critic(critic, critic_weight)
+
+    def through(params, book, keys, x):
+        z = net.apply({"params": params}, x, method="encode")
+        z_q, index = quantize(book.words, z)
+        commit = _mean(jnp.square(z - lax.stop_gradient(z_q)))
+        book = moved(book, _first(keys, axis_name), lax.stop_gradient(z), index, decay, dead, axis_name)
+        used = jnp.broadcast_to(perplexity(book.count), commit.shape)
+        return net.apply({"params": params}, z_q, method="decode"), commitment * commit, book, {"perplexity": used}
+
+    return _reconstruction(through, error, critic, critic_weight)
+
+
+def _reconstruction(through, error, critic, critic_weight):
+    """The loss of through(params, extra, keys, x) -> (decoded, what its latents add, extra, metrics)."""
+    if error not in ERRORS:
+        raise unknown("error", error, ERRORS)
+    judged = _with_critic(critic, critic_weight)
 
     def loss_fn(params, extra, keys, batch):
-        own = params if critic is None else params["autoencoder"]
         x = to_unit_range(batch["image"])
-        z = net.apply({"params": own}, x, method="encode")
-        z_q, index = quantize(extra.words, z)
-        decoded = net.apply({"params": own}, z_q, method="decode")
-        commit = _mean(jnp.square(z - lax.stop_gradient(z_q)))
-        loss, told = judged(params, x, decoded)
-        loss += _mean(distance(x - decoded)) + commitment * commit
-        extra = moved(extra, _first(keys, axis_name), lax.stop_gradient(z), index, decay, dead, axis_name)
-        used = jnp.broadcast_to(perplexity(extra.count), loss.shape)
-        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded), "perplexity": used} | told)
+        own = params if critic is None else params["autoencoder"]
+        decoded, added, extra, said = through(own, extra, keys, x)
+        of_critic, told = judged(params, x, decoded)
+        loss = _mean(ERRORS[error](x - decoded)) + added + of_critic
+        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded)} | said | told)
 
     return loss_fn
 
@@ -149,12 +154,6 @@ def psnr(x: Array, y: Array) -> Array:
         [20.0]
     """
     return 10 * jnp.log10(4 / jnp.maximum(_mean(jnp.square(x - y)), 1e-12))
-
-
-def _known(error):
-    if error not in ERRORS:
-        raise unknown("error", error, ERRORS)
-    return error
 
 
 def _mean(x):

@@ -144,7 +144,6 @@ def new_params(config: Config, key):
     cond = Cond(
         label=np.zeros(1, np.int32) if net.num_classes else None,
         vector=np.zeros((1, net.vector_dim), np.float32) if net.vector_dim else None,
-        context=np.zeros((1, net.context_length or 1, net.context_dim), np.float32) if net.context_dim else None,
     )
     x = np.zeros((1, *config.data.image_shape), np.float32)
     return config.make_net().init(key, x, np.zeros(1, np.int32), cond)["params"]
