@@ -19,7 +19,7 @@ from sklearn.neural_network import MLPClassifier
 from jaxdiff import config as configs
 from jaxdiff import data
 from jaxdiff.eval import draw, neighbors
-from jaxdiff.train import checkpoint, setup
+from jaxdiff.train import checkpoint, initial
 
 COPIES = 9  # of each digit that the reader learns from, beside the digit itself
 
@@ -33,7 +33,7 @@ def main():
 
     config = configs.read_run(args.run)
     config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, num=args.num, seed=args.seed))
-    params = checkpoint.restore_ema(args.run / "checkpoints", setup.param_shapes(config)).tree
+    params = checkpoint.restore_ema(args.run / "checkpoints", initial.param_shapes(config)).tree
     drawn = draw.draw(config, params).reshape(args.num, -1) / 255.0
     (judge, labels), (test, truth), (train, _) = (split(name) for name in ("judge", "test", "train"))
 

@@ -21,7 +21,7 @@ from tensorboardX.proto.event_pb2 import Event
 from jaxdiff import config as configs
 from jaxdiff import xla
 from jaxdiff.cli import use_compilation_cache
-from jaxdiff.train import loop, parallel, setup
+from jaxdiff.train import initial, loop, parallel, setup
 
 
 def main():
@@ -57,7 +57,7 @@ def main():
 def step_alone(config):
     """A call that carries its own state, donated from call to call, on one batch."""
     batch, _ = next(setup.batches(config, setup.open_source(config), 0))
-    held, key = [parallel.replicate(setup.new_state(config))], setup.step_key(config)
+    held, key = [parallel.replicate(initial.new_state(config))], initial.step_key(config)
     step, _, _ = setup.compiled(config, held[0], key, batch)
 
     def call():

@@ -17,7 +17,7 @@ import numpy as np
 from jaxdiff import config as configs
 from jaxdiff import xla
 from jaxdiff.cli import use_compilation_cache
-from jaxdiff.train import setup
+from jaxdiff.train import initial, setup
 
 SWITCHES = {
     "as it is": {},
@@ -53,13 +53,13 @@ def changed(config, changes):
 def measure(config):
     """Bytes of temporary arrays and of the state."""
     T, D = config.train, jax.local_device_count()
-    state = setup.state_shapes(config)
+    state = initial.state_shapes(config)
     batch = {
         "image": jax.ShapeDtypeStruct((D, 1, T.batch_size, *config.data.image_shape), np.uint8),
         "index": jax.ShapeDtypeStruct((D, 1, T.batch_size), np.uint32),
     }
     replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((D, *x.shape), x.dtype), state)
-    program = setup.make_step(config).lower(replicated, setup.step_key(config), batch).compile()
+    program = setup.make_step(config).lower(replicated, initial.step_key(config), batch).compile()
     return program.memory_analysis().temp_size_in_bytes, sum(
         math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)
     )

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxdiff import config as configs
-from jaxdiff.train import checkpoint, rundir, setup
+from jaxdiff.train import checkpoint, initial, rundir, setup
 
 CONFIG = """
 from jaxdiff import UNetConfig
@@ -162,7 +162,7 @@ def made(run):
 def compare(alone, killed, steps):
     """What differs, as text."""
     config = configs.read_run(alone)
-    states = [checkpoint.restore(rundir.checkpoints(run), setup.state_shapes(config)) for run in (alone, killed)]
+    states = [checkpoint.restore(rundir.checkpoints(run), initial.state_shapes(config)) for run in (alone, killed)]
     assert [state.step for state in states] == [steps, steps]
     leaves = [jax.tree.leaves_with_path(state.tree) for state in states]
     for (path, a), (_, b) in zip(*leaves, strict=True):

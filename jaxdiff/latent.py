@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from jaxdiff.nets.kl_vae import KLAutoencoder
 from jaxdiff.nets.vq_vae import VQAutoencoder, quantize
 from jaxdiff.samplers import normal
+from jaxdiff.text.encode import TextEncoder
 from jaxdiff.types import Array, Static
 
 
@@ -27,6 +28,18 @@ class Codec(NamedTuple):
 
     encode: Partial
     decode: Partial
+
+
+class Ends(NamedTuple):
+    """What stands at the two ends of a diffusion: texts go in, images come out; None is none.
+
+    Attributes:
+      codec: of the latents that are diffused.
+      reads: from texts to what the network's cross-attention reads.
+    """
+
+    codec: Codec | None = None
+    reads: TextEncoder | None = None
 
 
 def kl_codec(net: KLAutoencoder, params, factor: float = 0.18215) -> Codec:

@@ -16,7 +16,7 @@ from jaxdiff import cli
 from jaxdiff import config as configs
 from jaxdiff.cli.sample import SampleFlags
 from jaxdiff.cli.sampling import parse_sampling
-from jaxdiff.train import checkpoint, loop, rundir, setup
+from jaxdiff.train import checkpoint, initial, loop, rundir, setup
 
 CONFIG = """
 from helpers import tiny_config
@@ -436,7 +436,7 @@ def test_a_loss_that_is_not_finite_ends_with_3_and_keeps_what_is_good(tmp_path, 
     command = ["train", tmp_path / "mine.py", "--run-dir", run, "--train.steps", "8", "--optim.learning-rate", "1e38"]
     said = fails(capsys, *command, code=3)
     assert re.search(r"is (nan|inf) at step \d", said) and "lower --optim.learning-rate" in said
-    kept = checkpoint.restore(run / "checkpoints", setup.state_shapes(tiny_config()))
+    kept = checkpoint.restore(run / "checkpoints", initial.state_shapes(tiny_config()))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept.tree))
     cli.main(["train", "digits", "--run-dir", str(run), "--resume", "--optim.learning-rate", "0.001"])
     assert checkpoint.steps(run / "checkpoints")[0] == 8

@@ -16,14 +16,14 @@ from jaxdiff import cli, pretrained
 from jaxdiff import config as configs
 from jaxdiff.eval import features
 from jaxdiff.pretrained import Model
-from jaxdiff.train import loop, setup
+from jaxdiff.train import initial, loop
 
 ABOUT = {"step": 4, "weights": "EMA", "trained_on": "digits"}
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Model(tiny_config(), setup.new_state(tiny_config()).params, ABOUT)
+    return Model(tiny_config(), initial.new_state(tiny_config()).params, ABOUT)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

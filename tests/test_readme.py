@@ -12,7 +12,7 @@ from helpers import tiny_config
 from PIL import Image
 
 from jaxdiff import cli, config, pretrained
-from jaxdiff.train import setup
+from jaxdiff.train import initial
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -123,7 +123,7 @@ def tiny_models(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
     about = {"step": 0, "weights": "EMA", "trained_on": "digits"}
     for name, of in SHIPPED.items():
-        model = pretrained.Model(TINY[of], setup.new_state(TINY[of]).params, about)
+        model = pretrained.Model(TINY[of], initial.new_state(TINY[of]).params, about)
         pretrained.write(tmp_path / f"{name}.safetensors", model)
 
 

@@ -1,6 +1,7 @@
 """`jaxdiff sample`."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -42,24 +43,31 @@ class SampleFlags:
 def sample(name: str, args: list[str]) -> None:
     """`jaxdiff sample MODEL ...`."""
     model = pretrained.load(name)
-    flags = parse_sampling(SampleFlags(model.config.sample), args, f"jaxdiff sample {name}")
+    flags = parse_sampling(SampleFlags(model.config.sample), prompted(args), f"jaxdiff sample {name}")
     config = dataclasses.replace(model.config, sample=flags.sample)
     guide = load_guide(config, flags.classifier)
     draw.check(config, guide)
     paths = output_paths(flags, samples_of(model))
     with progress.bar("sampling", draw.num_steps(config), "steps") as tick:
-        parts = list(draw.batches(config, model.params, tick, frames="animation" in paths, guide=guide))
+        parts = list(draw.batches(config, model.params, tick, "animation" in paths, guide, model.ends))
     drawn, places = np.concatenate([part for part, _ in parts]), draw.layout(config, guide)
-    images.save_grid(paths["grid"], images.arranged(drawn, places), places.shape[1])
+    about = places.shape[1], config.sample.prompts
+    images.save_grid(paths["grid"], images.arranged(drawn, places), *about)
     if "individual" in paths:
         images.save_each(paths["individual"], drawn)
     if "npz" in paths:
         np.savez_compressed(paths["npz"], images=drawn)
     if "animation" in paths:
         frames = images.arranged(np.concatenate([frames for _, frames in parts], axis=1), places)
-        images.save_animation(paths["animation"], frames, places.shape[1])
+        images.save_animation(paths["animation"], frames, *about)
     for what, path in paths.items():
         print(f"{what:<12} {path}")
+
+
+def prompted(args: list[str]) -> list[str]:
+    """The arguments, with what comes before the first flag as --prompts."""
+    first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    return ["--prompts", *args[:first], *args[first:]] if first else args
 
 
 def samples_of(model: pretrained.Model) -> epath.Path:
@@ -76,6 +84,7 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     """
     s = flags.sample
     about = "" if s.labels is None else f"_label{s.labels}"
+    about += "".join(f"_{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for prompt in s.prompts[:1])
     about += "" if s.guidance == 1 else f"_guidance{s.guidance:g}"
     default = directory / f"{s.sampler}_{s.spacing}_{s.steps}{about}_seed{s.seed}.png"
     if not flags.out:

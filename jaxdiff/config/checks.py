@@ -4,9 +4,12 @@ import math
 
 import jax
 
-from jaxdiff.config.fields import Config
+from jaxdiff.config.fields import Config, Latent, Reconstruction
 from jaxdiff.data import augment
 from jaxdiff.denoise import check_kind
+from jaxdiff.nets.autoencoder import AutoencoderConfig
+from jaxdiff.nets.clip import CLIPConfig
+from jaxdiff.nets.unet import UNetConfig
 
 
 def check(config: Config) -> None:
@@ -45,10 +48,78 @@ def check(config: Config) -> None:
     for name, low, high in (("b1", 0, 1), ("b2", 0, 1), ("decay_to", 0, math.inf), ("weight_decay", 0, math.inf)):
         if not low <= (value := getattr(optim, name)) < high:
             raise ValueError(f"--optim.{name.replace('_', '-')}={value} must be at least {low} and below {high}")
-    config.net.check_platform(jax.default_backend())
-    config.net.check_image(config.data.image_shape)
-    _check_diffusion(config)
-    _check_conditions(config)
+    _check_parts(config)
+    if isinstance(config.net, UNetConfig):
+        config.net.check_platform(jax.default_backend())
+        _check_latent(config)
+        config.net.check_image(config.shape)
+        _check_diffusion(config)
+        _check_conditions(config)
+    elif isinstance(config.net, AutoencoderConfig):
+        _check_autoencoder(config)
+    elif isinstance(config.net, CLIPConfig):
+        _check_clip(config)
+    else:
+        raise ValueError("a text transformer alone cannot be trained: a CLIP trains one, beside one of images")
+
+
+def _check_parts(config):
+    """What is not of this kind of network is left as it is."""
+    whose = {"reconstruction": AutoencoderConfig} | dict.fromkeys(("diffusion", "latent", "sample"), UNetConfig)
+    for part, kind in whose.items():
+        if not isinstance(config.net, kind) and getattr(config, part) != getattr(Config(), part):
+            raise ValueError(f"--{part} is for networks of {kind.__name__}, and this is {type(config.net).__name__}")
+    if config.data.tokenizer is not None and not isinstance(config.net, CLIPConfig):
+        raise ValueError("--data.tokenizer is for a CLIP: a U-Net reads texts as the CLIP of --latent.text does")
+    if config.train.sample_every and not config.draws:
+        raise ValueError(f"--train.sample-every={config.train.sample_every} must be 0: this network draws nothing")
+
+
+def _check_latent(config):
+    """What stands at the two ends of a diffusion goes with its network; the models themselves are not looked at."""
+    L, d, net = config.latent, config.data, config.net
+    if config.classifies and Latent() != L:
+        raise ValueError("--latent is for denoising: leave it out of a 'classification'")
+    if (L.codec is None) != (L.shape is None):
+        raise ValueError("--latent.codec and --latent.shape go together: name both, or leave both out")
+    if bool(L.text) != bool(net.context_dim):
+        raise ValueError(
+            f"--net.context-dim={net.context_dim} is the width of the texts that --latent.text={L.text} reads: give both, "
+            "or neither"
+        )
+    if L.skip < 0 or (L.skip and not L.text):
+        raise ValueError(f"--latent.skip={L.skip} must be blocks of the text transformer of --latent.text")
+    if L != Latent() and (d.flip or d.augment):
+        raise ValueError(
+            "--data.flip and --data.augment cannot go with --latent: images and captions are read by its models once, "
+            "before training"
+        )
+    if L.codec and config.sample.clip:
+        raise ValueError("--sample.clip keeps images in their range, which latents have not: --sample.no-clip")
+
+
+def _check_autoencoder(config):
+    """An autoencoder gives back what it sees, by the rules of one kind of latents."""
+    net, r, default = config.net, config.reconstruction, Reconstruction()
+    net.unet().check_platform(jax.default_backend())
+    net.latent_shape(config.data.image_shape)
+    others = ("kl_weight",) if r.words else ("commitment", "decay", "dead")
+    for field in others:
+        if getattr(r, field) != getattr(default, field):
+            kind = "without" if r.words else "with"
+            flag = field.replace("_", "-")
+            raise ValueError(f"--reconstruction.{flag} is for autoencoders {kind} a codebook (--reconstruction.words)")
+    if r.words == 1 or min(r.words, r.kl_weight, r.commitment, r.dead, r.critic_weight) < 0 or not 0 <= r.decay < 1:
+        raise ValueError(
+            "--reconstruction needs weights of at least 0, a decay in [0, 1), and no codebook or one of 2 words or more"
+        )
+
+
+def _check_clip(config):
+    """A CLIP sees images of three channels, or as many as it normalises, with texts."""
+    channels, C = len(config.net.vision.mean), config.data.image_shape[-1]
+    if channels != C:
+        raise ValueError(f"--net.vision.mean is of {channels} channels, and --data.image-shape has {C}")
 
 
 def _check_conditions(config):
@@ -61,20 +132,20 @@ def _check_conditions(config):
             f"--net.vector-dim={net.vector_dim} must be 0, or {augment.DIM} with --data.augment, whose amounts are the "
             "only vectors that data brings"
         )
-    if net.context_dim or net.image_channels:
-        raise ValueError(
-            f"--net.context-dim={net.context_dim} and --net.image-channels={net.image_channels} must be 0: data brings "
-            "neither texts nor pictures yet"
-        )
+    if net.image_channels:
+        raise ValueError(f"--net.image-channels={net.image_channels} must be 0: data brings no second picture")
     if not 0 <= drop < 1:
         raise ValueError(f"--diffusion.drop={drop} must lie in [0, 1)")
-    if drop and not net.num_classes and not config.classifies:
-        raise ValueError(f"--diffusion.drop={drop} drops labels, and --net.num-classes=0 has none: leave it at 0")
+    if drop and not net.num_classes and not net.context_dim and not config.classifies:
+        raise ValueError(
+            f"--diffusion.drop={drop} drops labels and texts, and this network has none: leave it at 0, or give it "
+            "--net.num-classes or --latent.text"
+        )
 
 
 def _check_diffusion(config):
     """The forward process, the objective and the channels of the output go together."""
-    d, channels, image_channels = config.diffusion, config.net.out_channels, config.data.image_shape[-1]
+    d, channels, image_channels = config.diffusion, config.net.out_channels, config.shape[-1]
     if config.classifies:
         return _check_classification(config)
     if d.levels == "clean":
@@ -85,8 +156,8 @@ def _check_diffusion(config):
     if channels not in [n * image_channels for n in fitting]:
         wanted = " or ".join(str(n * image_channels) for n in fitting)
         raise ValueError(
-            f"--net.out-channels={channels} must be {wanted} for images of {image_channels} channels and the objective "
-            f"{d.objective!r}"
+            f"--net.out-channels={channels} must be {wanted} for {'latents' if config.latent.codec else 'images'} of "
+            f"{image_channels} channels and the objective {d.objective!r}"
         )
     if d.objective == "bound" and (d.weighting != "simple" or d.offset_noise or d.input_perturbation):
         raise ValueError(
@@ -111,10 +182,10 @@ def _check_diffusion(config):
 def _check_classification(config):
     """A classifier is told nothing, draws nothing, and has an output for each class."""
     d, net = config.diffusion, config.net
-    if net.out_channels < 2 or net.num_classes or net.vector_dim:
+    if net.out_channels < 2 or net.num_classes or net.vector_dim or net.context_dim:
         raise ValueError(
-            f"--net.out-channels={net.out_channels} must be the number of classes, at least 2, and --net.num-classes and "
-            "--net.vector-dim 0: a classifier is not told what it is to find out"
+            f"--net.out-channels={net.out_channels} must be the number of classes, at least 2, and --net.num-classes, "
+            "--net.vector-dim and --net.context-dim 0: a classifier is not told what it is to find out"
         )
     others = {"predict": "eps", "weighting": "simple", "offset_noise": 0.0, "input_perturbation": 0.0, "drop": 0.0}
     for field, default in others.items():
@@ -124,8 +195,6 @@ def _check_classification(config):
             )
     if d.levels == "importance":
         raise ValueError("--diffusion.levels=importance is for denoising: choose 'uniform' for a 'classification'")
-    if config.train.sample_every:
-        raise ValueError(f"--train.sample-every={config.train.sample_every} must be 0: a classifier draws nothing")
 
 
 def indivisible(what: str, size: int, device_count: int) -> ValueError:

@@ -4,10 +4,15 @@ import dataclasses
 from typing import Annotated, Literal
 
 import tyro
+from flax import linen as nn
 
 from jaxdiff import schedules
+from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.classifier import Classifier
+from jaxdiff.nets.clip import CLIP, CLIPConfig, TextConfig, TextTransformer
+from jaxdiff.nets.kl_vae import KLAutoencoder
 from jaxdiff.nets.unet import UNet, UNetConfig
+from jaxdiff.nets.vq_vae import VQAutoencoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Data:
       augment: strength with which images are slightly turned, stretched, slanted and moved, anew every time, see
         `jaxdiff.data.augment`; 0 is none. A network with vector_dim=6 is told by how much, and draws images that are not.
       skip_broken: look through a folder first and leave out the files that cannot be read, instead of stopping at one.
+      tokenizer: folder of a published tokenizer that a `CLIP` reads the captions with; None learns one from them.
     """
 
     source: str = "digits"
@@ -30,6 +36,7 @@ class Data:
     flip: bool = False
     augment: float = 0.0
     skip_broken: bool = False
+    tokenizer: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,49 @@ class Diffusion:
         schedule = getattr(schedules, self.schedule)(self.num_steps)
         schedule = schedule if self.shift == 1 else schedules.shift(schedule, self.shift)
         return schedules.zero_terminal_snr(schedule) if self.zero_snr else schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """What stands at the two ends of a diffusion: texts before it, and an autoencoder between it and the images.
+
+    Models are named as `pretrained.load` takes them: those that ship, files, runs. A run keeps copies of them.
+
+    Attributes:
+      codec: the autoencoder in whose latent space the diffusion takes place; None is none, a diffusion of pixels.
+      shape: height, width and channels of the latents of an image of data.image_shape; None without a codec.
+      text: the CLIP whose text transformer reads the captions, for a network with net.context_dim; None is none.
+      skip: how many of that transformer's last blocks are left out: 0 in Stable Diffusion 1, 1 in 2.
+    """
+
+    codec: str | None = None
+    shape: tuple[int, int, int] | None = None
+    text: str | None = None
+    skip: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """What an autoencoder learns from, see `objectives.kl_autoencoder` and `objectives.vq_autoencoder`.
+
+    Attributes:
+      words: of the codebook; 0 is none, and latents that are kept near a normal distribution.
+      kl_weight: how much they are; without a codebook.
+      commitment: weight of the distance between latents and their words; with a codebook.
+      decay: of the codebook's running sums; with a codebook.
+      dead: words to which fewer latents fall begin again as one of them; with a codebook.
+      error: "l1" as published, or "l2".
+      critic_weight: weight of a critic of patches against which the autoencoder is trained, see `nets.critic.PatchCritic`;
+        0 is none.
+    """
+
+    words: int = 0
+    kl_weight: float = 1e-6
+    commitment: float = 0.25
+    decay: float = 0.99
+    dead: float = 1.0
+    error: Literal["l1", "l2"] = "l1"
+    critic_weight: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +196,8 @@ class Sample:
       order: of unipc, 1 to 3; None is 2.
       snr: signal-to-noise ratio of predictor_corrector's Langevin steps; None is 0.16.
       labels: classes to draw, such as "7", "0-9" or "1,3,5-7", image i being of the i-th of them, in turn; None is all.
+      prompts: texts to draw, image i being of the i-th of them, in turn; for networks that read texts.
+      negative: text to lead away from, with guidance; the empty one is no text at all.
       guidance: scale of the guidance towards the label: 1 is the network as it is, 0 without the label, more is more
         typical and less diverse; for ddim_cfgpp in [0, 1]. With a classifier it multiplies that one's gradient.
       interval: lowest and highest level at which there is guidance (Kynkäänniemi et al. 2024); None is all.
@@ -166,6 +218,8 @@ class Sample:
     order: int | None = None
     snr: float | None = None
     labels: Annotated[str | None, tyro.conf.arg(aliases=["--label"])] = None
+    prompts: tuple[str, ...] = ()
+    negative: str = ""
     guidance: float = 1.0
     interval: tuple[int, int] | None = None
     rescale: float = 0.0
@@ -176,6 +230,9 @@ class Sample:
     seed: int = 0
 
 
+Net = UNetConfig | AutoencoderConfig | CLIPConfig | TextConfig
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run; `config.json` in the run's directory holds it.
@@ -183,26 +240,43 @@ class Config:
     Attributes:
       name: of the run; its directory is runs/NAME unless another is given.
       data: where examples come from.
-      net: shape of the network.
-      diffusion: the forward process and what the network predicts.
+      net: shape of the network, which also says of what kind it is: a U-Net, an autoencoder or a CLIP.
+      diffusion: the forward process and what the network predicts; of a U-Net.
+      latent: what stands at its two ends; of a U-Net.
+      reconstruction: what it learns from; of an autoencoder.
       optim: the optimizer.
       train: length and rhythm of training.
-      sample: how samples are drawn.
+      sample: how samples are drawn; of a U-Net.
     """
 
     name: str = "run"
     data: Data = Data()
-    net: UNetConfig = UNetConfig()
+    net: Annotated[Net, tyro.conf.AvoidSubcommands] = UNetConfig()
     diffusion: Diffusion = Diffusion()
+    latent: Latent = Latent()
+    reconstruction: Reconstruction = Reconstruction()
     optim: Optim = Optim()
     train: Train = Train()
     sample: Sample = Sample()
+
+    @property
+    def draws(self) -> bool:
+        """Whether images can be drawn from the network."""
+        return isinstance(self.net, UNetConfig) and not self.classifies
 
     @property
     def classifies(self) -> bool:
         """Whether the network says what is on an image, instead of drawing one."""
         return self.diffusion.objective == "classification"
 
-    def make_net(self) -> UNet | Classifier:
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of what a U-Net sees: images, or latents."""
+        return self.latent.shape or self.data.image_shape
+
+    def make_net(self) -> nn.Module:
         """The network that this names."""
-        return (Classifier if self.classifies else UNet)(self.net)
+        kinds = {CLIPConfig: CLIP, TextConfig: TextTransformer}
+        kinds[AutoencoderConfig] = VQAutoencoder if self.reconstruction.words else KLAutoencoder
+        kinds[UNetConfig] = Classifier if self.classifies else UNet
+        return kinds[type(self.net)](self.net)

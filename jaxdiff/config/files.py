@@ -46,7 +46,8 @@ def load(name: str) -> Config:
         config = module.get_config() if hasattr(module, "get_config") else None
     except TypeError as error:
         field = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-        parts = {part.__name__: part for part in (Config, *typing.get_type_hints(Config).values())}
+        kinds = [kind for part in typing.get_type_hints(Config).values() for kind in (*typing.get_args(part), part)]
+        parts = {part.__name__: part for part in (Config, *filter(dataclasses.is_dataclass, kinds))}
         if not field or field[1] not in parts:
             raise
         raise unknown(f"field of {field[1]} in {path}:", field[2], typing.get_type_hints(parts[field[1]])) from None
@@ -92,12 +93,14 @@ def from_json(text: str, where: str = "config") -> Config:
 def _build(cls, values, where):
     if not isinstance(values, dict):
         raise ValueError(f"{where} must hold fields, not {values!r}")
-    types, fields = typing.get_type_hints(cls), {}
+    types, fields = typing.get_type_hints(cls), {}  # without what is noted beside a type
     for name, value in values.items():
         if name not in types:
             raise unknown(f"field of {where}:", name, types)
-        if dataclasses.is_dataclass(types[name]):
-            value = _build(types[name], value, f"{where}.{name}")
+        kinds = [kind for kind in (typing.get_args(types[name]) or [types[name]]) if dataclasses.is_dataclass(kind)]
+        if kinds:  # of several, such as networks, the one that has the most of these fields
+            kind = max(kinds, key=lambda kind: len(set(value) & set(typing.get_type_hints(kind))))
+            value = _build(kind, value, f"{where}.{name}")
         fields[name] = _checked(tuple(value) if isinstance(value, list) else value, types[name], f"{where}.{name}")
     return cls(**fields)
 

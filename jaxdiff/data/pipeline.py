@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -22,6 +22,8 @@ def batches(
     flip: bool = False,
     augment: float = 0.0,
     told: bool = False,
+    contexts: bool = False,
+    tokenize: Callable[[list[str]], np.ndarray] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
@@ -32,8 +34,8 @@ def batches(
     processes; process p of P reads positions p, p + P, ... of them.
 
     Args:
-      source: random-access data set of {"image": uint8 [H, W, C], "label": int}, with `len` and `[i]`, such as a
-        `jaxdiff.data.Source`; "label" is read only with `labels`.
+      source: random-access data set of {"image": uint8 [H, W, C] or latents, "label": int, "caption": str, "context": float
+        [L, D]}, with `len` and `[i]`, such as a `jaxdiff.data.Source`; all but "image" are read only where asked for.
       batch_size: B, over all processes.
       seed: of the order, the mirroring and the augmentation.
       start_step: first step to deliver.
@@ -42,13 +44,16 @@ def batches(
       flip: mirror each image left to right with probability 1/2, which the seed and its position decide.
       augment: strength with which images are changed, see `jaxdiff.data.augment`; 0 is none.
       told: deliver the amounts of that in "cond" as Cond(vector), float32 [K, B / P, 6].
+      contexts: deliver texts that were read before in "cond" as Cond(context), float32 [K, B / P, L, D].
+      tokenize: texts -> int32 [B, L], such as a `text.tokenizer.Tokenizer`; deliver captions as "tokens".
       process_index: p, in 0..P - 1.
       process_count: P; must divide B.
       num_threads: that read and decode, a step's batch at a time each; None is one per core, at most 16.
 
     Yields:
       {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order (modulo 2^32),
-      "example": uint32 [K, B / P], which one of the source it is, and with `labels` or `told` "cond"}, as NumPy arrays.
+      "example": uint32 [K, B / P], which one of the source it is, with `labels`, `told` or `contexts` "cond", and with
+      `tokenize` "tokens", int32 [K, B / P, L]}, as NumPy arrays.
 
     Raises:
       ValueError: B does not divide by P, or the source is empty or lacks the labels that are asked for.
@@ -73,7 +78,7 @@ def batches(
     threads = num_threads or min(16, os.cpu_count() or 1)
 
     examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    examples = examples.map(functools.partial(_read, source, labels, num_classes))
+    examples = examples.map(functools.partial(_read, source, labels, num_classes, contexts, tokenize))
     if flip:
         examples = examples.random_map(_flip)
     if augment or told:
@@ -96,14 +101,18 @@ def check_labels(source) -> int | None:
     raise ValueError(getattr(source, "unlabelled", "the examples have no labels"))
 
 
-def _read(source, labels, num_classes, i):
-    example = source[i]
+def _read(source, labels, num_classes, contexts, tokenize, i):
+    example, cond = source[i], Cond()
     chosen = {"image": example["image"], "example": np.uint32(i)}
     if labels:
         if num_classes and not 0 <= example["label"] < num_classes:
             raise ValueError(f"example {i} has label {example['label']}, and there are only 0..{num_classes - 1}")
-        chosen["cond"] = Cond(label=np.int32(example["label"]))
-    return chosen
+        cond = cond._replace(label=np.int32(example["label"]))
+    if contexts:
+        cond = cond._replace(context=example["context"])
+    if tokenize:
+        chosen["tokens"] = tokenize([example["caption"]])[0]
+    return chosen | {"cond": cond} if labels or contexts else chosen
 
 
 def _flip(example, rng):

@@ -17,6 +17,7 @@ from jaxdiff.eval.guided import Guide
 from jaxdiff.eval.images import to_uint8
 from jaxdiff.eval.spread import replicated, split
 from jaxdiff.guidance import clip_x0
+from jaxdiff.latent import Codec, Ends
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Denoiser
 
@@ -84,6 +85,10 @@ def check(config: Config, guide: Guide | None = None) -> None:
     """
     if config.classifies:
         raise ValueError("this is a classifier, which draws nothing: give it as --classifier to guide another network")
+    if not config.draws:
+        raise ValueError(
+            f"this is an autoencoder or a CLIP ({type(config.net).__name__}), which draws nothing by itself"
+        )
     guided.check(config, guide)
     make_sampler(config.sample)
     sampling_levels(config.sample, config.diffusion.make_schedule())
@@ -91,7 +96,7 @@ def check(config: Config, guide: Guide | None = None) -> None:
         raise ValueError("the number of images and the batch size must be at least 1")
     if config.sample.batch_size % jax.local_device_count():
         raise indivisible("batch_size", config.sample.batch_size, jax.local_device_count())
-    if config.sample.variance == "learned" and config.net.out_channels == config.data.image_shape[-1]:
+    if config.sample.variance == "learned" and config.net.out_channels == config.shape[-1]:
         raise ValueError("variance='learned' needs a network that says a variance: net.out_channels twice the image's")
 
 
@@ -106,10 +111,11 @@ def batches(
     tick: Callable[[int], None] | None = None,
     frames: bool = False,
     guide: Guide | None = None,
+    ends: Ends = Ends(),
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Draws `config.sample.num` images, a batch at a time; image i of a seed is the same whatever the batch size.
 
-    Where there are labels, image i is of the i-th of `guided.labels`, in turn.
+    Where there are labels or prompts, image i is of the i-th of them, in turn.
 
     Args:
       config: network, process, and how to sample.
@@ -117,6 +123,7 @@ def batches(
       tick: called after every few steps with how many they were.
       frames: give the predicted x0 of every step, too.
       guide: a classifier that guides, if there is one.
+      ends: what reads the prompts, and makes images of latents.
 
     Yields:
       uint8 [B, H, W, C], and with `frames` uint8 [N, B, H, W, C], else None.
@@ -125,22 +132,22 @@ def batches(
     sampler = make_sampler(sample)
     levels = sampling_levels(sample, schedule)
     denoise = make_denoiser(config, params, schedule, sample.clip, guide)
-    size = part_size(sample.steps)
+    size, texts, decode = part_size(sample.steps), guided.texts(config, ends.reads), decoder(ends.codec)
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
-        cond = guided.condition(config, indices, guide)
+        cond = guided.condition(config, indices, guide, texts)
         keys, cond = split((keys, cond))
-        x_T = samplers.noise(keys, config.data.image_shape)
+        x_T = samplers.noise(keys, config.shape)
         count, pictures = min(sample.batch_size, sample.num - start), []
         arguments = keys, sampler, denoise, schedule, levels, x_T, cond
         for x, x0s in samplers.parts(*arguments, size=size, collect=_x0 if frames else None):
             if frames:
-                pictures.append(to_uint8(x0s[:, :count]))
+                pictures.append(np.stack([to_uint8(decode(x0)[:count]) for x0 in x0s]))
             jax.block_until_ready(x)
             if tick is not None:
                 tick(size)
-        yield to_uint8(x[:count]), np.concatenate(pictures) if frames else None
+        yield to_uint8(decode(x)[:count]), np.concatenate(pictures) if frames else None
 
 
 def make_denoiser(
@@ -163,14 +170,33 @@ def make_denoiser(
     return clip_x0(denoise, schedule) if clip else denoise
 
 
-def draw(config: Config, params, tick: Callable[[int], None] | None = None, guide: Guide | None = None) -> np.ndarray:
+def decoder(codec: Codec | None) -> Callable:
+    """From what is diffused to images, on all local devices."""
+    if codec is None:
+        return lambda x: x
+    decode = replicated(codec.decode)
+    return lambda z: _called(decode, z)
+
+
+@jax.jit
+def _called(function, x):
+    return function(x)
+
+
+def draw(
+    config: Config,
+    params,
+    tick: Callable[[int], None] | None = None,
+    guide: Guide | None = None,
+    ends: Ends = Ends(),
+) -> np.ndarray:
     """All images of `batches`, uint8 [num, H, W, C]."""
-    return np.concatenate([images for images, _ in batches(config, params, tick, guide=guide)])
+    return np.concatenate([images for images, _ in batches(config, params, tick, guide=guide, ends=ends)])
 
 
 def layout(config: Config, guide: Guide | None = None) -> np.ndarray:
-    """Which image stands where on a sheet, int [rows, columns], -1 for none: a row of each class of several."""
-    num, classes = config.sample.num, len(guided.labels(config, guide))
+    """Which image stands where on a sheet, int [rows, columns], -1 for none: a row of each class or prompt of several."""
+    num, classes = config.sample.num, len(config.sample.prompts or guided.labels(config, guide))
     if 1 < classes <= num:
         places = np.arange(math.ceil(num / classes) * classes).reshape(-1, classes).T
     else:

@@ -13,6 +13,7 @@ from jaxdiff.config import Config, Sample
 from jaxdiff.denoise import network
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.schedules import Schedule
+from jaxdiff.text.encode import TextEncoder
 from jaxdiff.types import Array, Cond, Denoiser, Guided
 
 
@@ -64,6 +65,26 @@ def make_guide(config: Config, classifier: Config, params) -> Guide:
     return Guide(log_prob, classifier.net.out_channels)
 
 
+class Texts(NamedTuple):
+    """What is asked for in words, as the network reads it.
+
+    Attributes:
+      wanted: contexts of the prompts [P, L, D].
+      negative: context of what is led away from [L, D].
+    """
+
+    wanted: Array
+    negative: Array
+
+
+def texts(config: Config, reads: TextEncoder | None) -> Texts | None:
+    """The prompts of a config as contexts; None of a network that reads no texts."""
+    if reads is None:
+        return None
+    contexts = reads([*config.sample.prompts, config.sample.negative])
+    return Texts(contexts[:-1], contexts[-1])
+
+
 def num_classes(config: Config, guide: Guide | None) -> int:
     """How many classes can be asked for; 0 is none."""
     return guide.num_classes if guide else config.net.num_classes
@@ -111,7 +132,7 @@ def check(config: Config, guide: Guide | None = None) -> None:
     Raises:
       ValueError: one line that says what to change.
     """
-    s, classes = config.sample, num_classes(config, guide)
+    s, classes, reads = config.sample, num_classes(config, guide), bool(config.latent.text)
     cfgpp, scaled = s.sampler == "ddim_cfgpp", s.guidance != 1 and guide is None
     if s.labels is not None and not classes:
         raise ValueError(
@@ -120,16 +141,26 @@ def check(config: Config, guide: Guide | None = None) -> None:
         )
     if s.labels is not None:
         parse_labels(s.labels, classes)
+    if (s.prompts or s.negative) and not reads:
+        raise ValueError("prompts are for networks that read texts, and this one does not: leave them out")
+    if reads and not s.prompts:
+        raise ValueError(
+            'this network draws what it is told: give it a prompt, such as "a red seven on a blue background"'
+        )
+    if s.num < len(s.prompts):
+        raise ValueError(f"--num={s.num} images are too few for {len(s.prompts)} prompts: ask for one of each at least")
+    if s.negative and s.guidance == 1 and not cfgpp:
+        raise ValueError("--negative is what guidance leads away from: add --guidance 3, or leave it out")
     if not 0 <= s.guidance < math.inf:
         raise ValueError(f"--guidance={s.guidance} must be at least 0 and finite: less would lead away from the label")
-    if scaled and not classes:
+    if scaled and not classes and not reads:
         raise ValueError(
-            f"--guidance={s.guidance} needs labels to lead to: this network has none, so give a --classifier"
+            f"--guidance={s.guidance} needs labels or prompts to lead to: this network has none, so give a --classifier"
         )
     if (scaled or cfgpp) and not config.diffusion.drop:
         raise ValueError(
-            "guidance needs a network that also draws without its label: train it with --diffusion.drop 0.1, or give a "
-            "--classifier"
+            "guidance needs a network that also draws without its label or prompt: train it with --diffusion.drop 0.1, or "
+            "give a --classifier"
         )
     if cfgpp and (guide or s.guidance > 1):
         raise ValueError(f"ddim_cfgpp takes a --guidance in [0, 1], not {s.guidance}, and no --classifier")
@@ -164,30 +195,36 @@ def guided(denoise: Denoiser, schedule: Schedule, sample: Sample, guide: Guide |
     return guidance.within(strong, plain, *sample.interval) if sample.interval else strong
 
 
-def condition(config: Config, indices: Array, guide: Guide | None = None) -> Cond | Guided | None:
-    """What images are drawn for: image i for the i-th of `labels`, in turn, and as no augmentation has changed it.
+def condition(
+    config: Config, indices: Array, guide: Guide | None = None, texts: Texts | None = None
+) -> Cond | Guided | None:
+    """What images are drawn for: image i for the i-th label and prompt, in turn, and as no augmentation has changed it.
 
     Args:
       config: of the network, and how it is sampled.
       indices: which images, int [B].
       guide: the classifier, if there is one.
+      texts: the prompts, for a network that reads texts.
 
     Returns:
       A `Cond`; a `Guided` where there is guidance, whose other half is what the network itself is told; or None.
     """
     wanted, net = labels(config, guide), config.net
     label = jnp.asarray(wanted, jnp.int32)[indices % len(wanted)] if wanted else None
-    hears = told(net, label, len(indices))
+    context = texts.wanted[indices % len(texts.wanted)] if texts else None
+    hears = told(net, label, len(indices), context)
     if guide:
         return Guided(Cond(label=label), hears)
     if config.sample.guidance == 1 and config.sample.sampler != "ddim_cfgpp":
         return hears
-    return Guided(hears, hears._replace(label=jnp.full_like(label, net.num_classes)))
+    nothing = None if hears.label is None else jnp.full_like(label, net.num_classes)
+    negative = None if context is None else jnp.broadcast_to(texts.negative, context.shape)
+    return Guided(hears, hears._replace(label=nothing, context=negative))
 
 
-def told(net: UNetConfig, label: Array | None, count: int) -> Cond | None:
-    """What a network is told of unaugmented images of such labels [count]; None if it takes nothing."""
-    if not net.num_classes and not net.vector_dim:
+def told(net: UNetConfig, label: Array | None, count: int, context: Array | None = None) -> Cond | None:
+    """What a network is told of unaugmented images of such labels [count] and texts; None if it takes nothing."""
+    if not net.num_classes and not net.vector_dim and not net.context_dim:
         return None
     vector = np.zeros([count, net.vector_dim], np.float32) if net.vector_dim else None
-    return Cond(label if net.num_classes else None, vector)
+    return Cond(label if net.num_classes else None, vector, context)

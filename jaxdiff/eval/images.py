@@ -2,11 +2,12 @@
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from etils import epath
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 
 def to_uint8(images) -> np.ndarray:
@@ -57,10 +58,46 @@ def to_pil(image: np.ndarray, scale: int = 1) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def save_grid(path: epath.PathLike, images: np.ndarray, columns: int | None = None) -> Path:
-    """Writes uint8 images [N, H, W, C] as one PNG, small images enlarged so that they can be seen."""
+def sheet(images: np.ndarray, columns: int | None = None, titles: Sequence[str] = ()) -> Image.Image:
+    """Images in rows as one picture, small ones enlarged so that they can be seen.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      columns: images per row; about sqrt(N) by default.
+      titles: each stands above its share of the rows, of which each has equally many.
+    """
+    scale = max(1, 64 // images.shape[2])
+    parts = [to_pil(grid(part, columns), scale) for part in np.split(images, max(1, len(titles)))]
+    if not titles:
+        return parts[0]
+    width = parts[0].width
+    bands = [band for title, part in zip(titles, parts) for band in (_title(title, width, part.mode), part)]
+    whole = Image.new(parts[0].mode, (width, sum(band.height for band in bands)), "white")
+    top = 0
+    for band in bands:
+        whole.paste(band, (0, top))
+        top += band.height
+    return whole
+
+
+def _title(text, width, mode, size=13, pad=4):
+    """A text on white, in as many lines as it needs."""
+    font, lines = ImageFont.load_default(size), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width - 2 * pad:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    band = Image.new(mode, (width, len(lines) * (size + pad) + pad), "white")
+    ImageDraw.Draw(band).multiline_text((pad, pad // 2), "\n".join(lines), "black", font, spacing=pad)
+    return band
+
+
+def save_grid(path: epath.PathLike, images: np.ndarray, columns: int | None = None, titles: Sequence[str] = ()) -> Path:
+    """Writes uint8 images [N, H, W, C] as one PNG, see `sheet`."""
     file = io.BytesIO()
-    to_pil(grid(images, columns), scale=max(1, 64 // images.shape[2])).save(file, "PNG")
+    sheet(images, columns, titles).save(file, "PNG")
     epath.Path(path).write_bytes(file.getvalue())
     return path
 
@@ -73,10 +110,11 @@ def save_each(directory: Path, images: np.ndarray) -> Path:
     return directory
 
 
-def save_animation(path: Path, frames: np.ndarray, columns: int | None = None, milliseconds: int = 60) -> Path:
-    """Writes frames [F, N, H, W, C] of grids as an animated .gif or .webp that rests on the last."""
-    scale = max(1, 64 // frames.shape[3])
-    pictures = [to_pil(grid(frame, columns), scale) for frame in frames]
+def save_animation(
+    path: Path, frames: np.ndarray, columns: int | None = None, titles: Sequence[str] = (), milliseconds: int = 60
+) -> Path:
+    """Writes frames [F, N, H, W, C] of grids, see `sheet`, as an animated .gif or .webp that rests on the last."""
+    pictures = [sheet(frame, columns, titles) for frame in frames]
     durations = [milliseconds] * (len(pictures) - 1) + [1500]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return path

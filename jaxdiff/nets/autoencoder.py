@@ -27,6 +27,7 @@ class AutoencoderConfig:
       groups: groups of the group norms.
       mid_attention: self-attention at the bottom.
       patch: squares of this many pixels become channels at the entry (and back at the end); 1 is none.
+      scaling_factor: by which a diffusion multiplies the latents, so that they are near unit variance; see `latent`.
       dtype: of the computation; parameters, norms and softmax are float32.
       remat: see `UNetConfig`.
       attention_kernel: see `UNetConfig`.
@@ -39,6 +40,7 @@ class AutoencoderConfig:
     groups: int = 32
     mid_attention: bool = True
     patch: int = 1
+    scaling_factor: float = 0.18215
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
@@ -46,6 +48,8 @@ class AutoencoderConfig:
     def __post_init__(self):
         if min(self.image_channels, self.latent_channels, self.patch, self.blocks) < 1:
             raise ValueError("image_channels, latent_channels, patch and blocks must be at least 1")
+        if not self.scaling_factor > 0:
+            raise ValueError(f"scaling_factor={self.scaling_factor} must be above 0")
         self.unet()  # which checks the others
 
     @property

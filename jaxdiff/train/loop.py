@@ -7,14 +7,18 @@ import json
 import logging
 from typing import NamedTuple
 
+import numpy as np
 from etils import epath
 
 from jaxdiff import config as configs
+from jaxdiff import pretrained
 from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.eval import draw, images
-from jaxdiff.train import checkpoint, disk, hosts, parallel, rundir, setup, watch
+from jaxdiff.train import checkpoint, disk, hosts, initial, parallel, rundir, setup, watch
 from jaxdiff.train.alarm import Alarm
+from jaxdiff.train.encode import encoded
+from jaxdiff.train.parts import Parts, open_parts
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.stop import Asked, Stop, Stopped
 
@@ -50,14 +54,16 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     hosts.check_same(
         {"run": str(run), "resume": resume, "profile": profile} | dataclasses.asdict(config), "how they were started"
     )
-    source = hosts.together(lambda: opened(config, directory, profile), "the data is open")
-    run = Run(config, directory, source)
+    source, parts = hosts.together(lambda: opened(config, directory, profile), "the data is open")
+    source = encoded(config, source, parts)
+    run = Run(config, directory, source, parts)
     hosts.check_same({"data": position(run, 0)}, "the data is the same")
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stop())
         hosts.on_main(lambda: stack.enter_context(claimed(directory, resume)), f"{directory} is there")
         stack.enter_context(disk.told(directory, lambda: newest(directory)))
-        state = restore(run) if resume else setup.new_state(config)
+        state = restore(run) if resume else initial.new_state(config)
+        hosts.on_main(lambda: pretrained.keep(directory, parts.models, parts.tokenizer), "what it works with is kept")
         hosts.on_main(lambda: rundir.write_config(directory, config), "the config is written")
         saver = hosts.together(lambda: stack.enter_context(contextlib.closing(Saver(run))), "checkpoints can be saved")
         try:
@@ -72,15 +78,16 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
 
 
 class Run(NamedTuple):
-    """What is trained, where that is kept, and on which examples."""
+    """What is trained, where that is kept, on which examples, and by what they are read."""
 
     config: Config
     directory: epath.Path
     source: Source
+    parts: Parts
 
 
-def opened(config: Config, directory: epath.Path, profile: int) -> Source:
-    """The data, if all that is asked for can be done.
+def opened(config: Config, directory: epath.Path, profile: int) -> tuple[Source, Parts]:
+    """The data, and what reads it, if all that is asked for can be done.
 
     Raises:
       ValueError, OSError: as `train`.
@@ -92,9 +99,10 @@ def opened(config: Config, directory: epath.Path, profile: int) -> Source:
             f"--train.log-examples appends to files, which {directory} does not allow: choose a local --run-dir"
         )
     configs.check(config)
-    if not config.classifies:
+    if config.draws:
         draw.check(config)
-    return setup.open_source(config)
+    source = setup.open_source(config)
+    return source, open_parts(config, source, directory)
 
 
 @contextlib.contextmanager
@@ -120,7 +128,7 @@ def restore(run: Run) -> TrainState:
     checkpoints, config = rundir.checkpoints(run.directory), run.config
     before = hosts.together(lambda: configs.read_run(run.directory), "the run's config is read")
     rundir.check_same(before, config)
-    state, about, step, corrupt = checkpoint.restore(checkpoints, setup.state_shapes(config))
+    state, about, step, corrupt = checkpoint.restore(checkpoints, initial.state_shapes(config))
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
     rundir.check_rest(step, config.train)
     check_examples(config, about["data"], position(run, step))
@@ -211,10 +219,10 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
     """
     T, start = run.config.train, int(state.step)
     ends = range(start + T.steps_per_call, T.steps + 1, T.steps_per_call)
-    done, state, key = start, parallel.replicate(state), setup.step_key(run.config)
+    done, state, key = start, parallel.replicate(state), initial.step_key(run.config)
     with (
         Alarm() as alarm,
-        contextlib.closing(setup.batches(run.config, run.source, start)) as stream,
+        contextlib.closing(setup.batches(run.config, run.source, start, run.parts)) as stream,
         watch.progress(start, T.steps) as show,
         watch.events(run.directory, start) as writer,
         watch.examples(run.directory, T.log_examples) as note,
@@ -225,7 +233,7 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         first = next(batches, None)
         alarm.settle("the first examples are read")
         step, flops, seconds = hosts.together(
-            lambda: setup.compiled(run.config, state, key, first[0]), "it is compiled"
+            lambda: setup.compiled(run.config, state, key, first[0], run.parts), "it is compiled"
         )
         watched = watch.Log(writer, show, T.batch_size, flops, seconds, start)
         batches = itertools.chain([first], batches)
@@ -246,7 +254,7 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
             if done % T.log_every == 0 or last:
                 watched.check()  # outside of the attempt: all processes raise it
                 alarm.attempt(watched.flush, done)
-            drawing = not run.config.classifies and (last or (T.sample_every and done % T.sample_every == 0))
+            drawing = run.config.draws and (last or (T.sample_every and done % T.sample_every == 0))
             if done % T.save_every == 0 or drawing:  # before drawing, in which a signal may come or memory run out
                 save()
             if drawing:
@@ -277,12 +285,13 @@ def draw_samples(run: Run, done: int, state: TrainState, writer, stopping: Stop)
     if not hosts.is_main():
         return
     try:
-        sheet = draw.draw(run.config, parallel.first(state.ema), stopping.tick)
+        sheet = draw.draw(run.config, parallel.first(state.ema), stopping.tick, ends=run.parts.ends)
     except Asked:
         log.info("no samples of step %d were drawn", done)
         return
     (run.directory / "samples").mkdir(exist_ok=True)
     places = draw.layout(run.config)
     sheet = images.arranged(sheet, places)
-    images.save_grid(run.directory / "samples" / f"step_{done:07d}.png", sheet, places.shape[1])
-    writer.image(done, "samples", images.grid(sheet, places.shape[1]))
+    about = places.shape[1], run.config.sample.prompts
+    images.save_grid(run.directory / "samples" / f"step_{done:07d}.png", sheet, *about)
+    writer.image(done, "samples", np.asarray(images.sheet(sheet, *about).convert("RGB")))

@@ -11,7 +11,7 @@ from helpers import tiny_config
 from jaxdiff import samplers, schedules
 from jaxdiff.config import Sample
 from jaxdiff.eval import draw
-from jaxdiff.train import setup
+from jaxdiff.train import initial
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def config_with(**sample):
 
 def test_ticks_add_up_to_all_steps():
     config, ticks = config_with(num=12, batch_size=8, steps=20), []
-    params = setup.new_state(config).params
+    params = initial.new_state(config).params
     drawn = list(draw.batches(config, params, ticks.append, frames=True))
     assert ticks == [2] * 20 and sum(ticks) == draw.num_steps(config)
     assert [images.shape[0] for images, _ in drawn] == [8, 4]
@@ -39,7 +39,7 @@ def test_ticks_add_up_to_all_steps():
 
 def test_the_sampling_program_is_kept_for_the_next_run():
     config = config_with(steps=7)
-    params = setup.new_state(config).params
+    params = initial.new_state(config).params
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.clear_caches()
@@ -61,7 +61,7 @@ def test_every_sampler_has_a_name_on_the_command_line():
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "predictor_corrector", "probability_flow", "unipc"])
 def test_samplers_by_name_draw_from_a_network(name):
     config = config_with(sampler=name, spacing="karras", num=8)
-    params = setup.new_state(config).params
+    params = initial.new_state(config).params
     images = draw.draw(config, params)
     assert images.shape == (8, 28, 28, 1) and len(np.unique(images)) > 1
 

@@ -13,7 +13,7 @@ from jaxdiff.config import Diffusion, Train
 from jaxdiff.eval import draw, features, fid, measure, neighbors, quality, reading, report
 from jaxdiff.eval.measure import Measure
 from jaxdiff.objectives import to_unit_range
-from jaxdiff.train import loop, setup
+from jaxdiff.train import initial, loop
 
 NUM = 40
 CONFIG = dataclasses.replace(tiny_config(), net=dataclasses.replace(TINY, num_classes=10))
@@ -27,7 +27,7 @@ def judge():
 
 def test_the_metrics_are_those_of_what_is_drawn(judge):
     """Accuracy, distances and moments, worked out from the images themselves."""
-    params = jax.tree.map(lambda x: x + 0.02, setup.new_state(CONFIG).params)
+    params = jax.tree.map(lambda x: x + 0.02, initial.new_state(CONFIG).params)
     names = "fid,kid,precision_recall,inception_score,accuracy,nearest"
     asked, ticks = measure.complete(Measure(names, num=NUM, batch_size=16, seed=5), CONFIG), []
     found = report.measured(CONFIG, params, asked, ticks.append, judge)
@@ -120,5 +120,5 @@ def test_mistakes(args, message, model, capsys):
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     about = {"step": 0, "weights": "EMA", "trained_on": "digits"}
-    pretrained.write(path, pretrained.Model(CONFIG, setup.new_state(CONFIG).params, about))
+    pretrained.write(path, pretrained.Model(CONFIG, initial.new_state(CONFIG).params, about))
     return path

@@ -13,7 +13,7 @@ from jaxdiff import cli, data, samplers, timesteps
 from jaxdiff.eval import bits, draw, likelihood, measure, report
 from jaxdiff.eval.measure import Measure
 from jaxdiff.objectives import to_unit_range
-from jaxdiff.train import loop, setup
+from jaxdiff.train import initial, loop
 from jaxdiff.types import Cond
 
 CONFIG = tiny_config()
@@ -21,7 +21,7 @@ CONFIG = tiny_config()
 
 @pytest.fixture(scope="module")
 def params():
-    return setup.new_state(CONFIG).params
+    return initial.new_state(CONFIG).params
 
 
 def test_the_bound_is_that_of_each_example_whatever_the_batches(params):
@@ -67,7 +67,7 @@ def test_the_command_writes_a_report_and_never_over_another(tmp_path, capsys):
 def test_the_density_is_that_of_the_flow_called_directly():
     """Of a network that knows labels, which are the examples' own."""
     config = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, num_classes=10))
-    params = jax.tree.map(lambda x: x + 0.02, setup.new_state(config).params)
+    params = jax.tree.map(lambda x: x + 0.02, initial.new_state(config).params)
     asked = measure.complete(Measure("nll_ode", num=8, batch_size=8, seed=3, tolerance=1e-2, probes=2), config)
     found = report.measured(config, params, asked, lambda count: None)["nll_ode"]
     source, schedule = data.load("digits:test"), CONFIG.diffusion.make_schedule()

@@ -19,7 +19,7 @@ from helpers import damage, fill, tiny_config
 from PIL import Image
 
 from jaxdiff import data
-from jaxdiff.train import checkpoint, hosts, rundir, setup
+from jaxdiff.train import checkpoint, hosts, initial, rundir
 
 CONFIG = """
 from helpers import tiny_config
@@ -87,7 +87,7 @@ def train(place, run, processes, *args, config="mine.py", **options):
 
 def state(place, run):
     config = tiny_config()
-    return checkpoint.restore(rundir.checkpoints(place / run), setup.state_shapes(config))
+    return checkpoint.restore(rundir.checkpoints(place / run), initial.state_shapes(config))
 
 
 def newest(run):
@@ -107,10 +107,9 @@ def test_two_processes_of_four_devices_equal_one_of_eight(trained, place):
     one, two = state(place, "one"), state(place, "two")
     assert one.step == two.step == 50
     chex.assert_trees_all_close(one.tree, two.tree, rtol=1e-5, atol=1e-5)
-    initial = jax.device_get(setup.new_state(tiny_config()))
+    first = jax.device_get(initial.new_state(tiny_config()))
     assert (
-        max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one.tree.params), jax.tree.leaves(initial.params)))
-        > 0.1
+        max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(one.tree.params), jax.tree.leaves(first.params))) > 0.1
     )
 
 

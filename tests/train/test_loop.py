@@ -13,7 +13,7 @@ from helpers import damage, fill, read_events, read_scalars, tiny_config
 from PIL import Image
 
 from jaxdiff import config as configs
-from jaxdiff.train import checkpoint, loop, parallel, rundir, setup, watch
+from jaxdiff.train import checkpoint, initial, loop, parallel, rundir, setup, watch
 from jaxdiff.train.stop import Stop, Stopped
 
 
@@ -33,14 +33,14 @@ def test_leaves_config_checkpoints_pictures_and_events(run):
 
 
 def newest(directory, config=None):
-    return checkpoint.restore(rundir.checkpoints(directory), setup.state_shapes(config or tiny_config()))
+    return checkpoint.restore(rundir.checkpoints(directory), initial.state_shapes(config or tiny_config()))
 
 
 def test_restores_what_was_saved(run):
     directory, state = run
     found = newest(directory)
     chex.assert_trees_all_equal(found.tree, state)
-    ema = checkpoint.restore_ema(rundir.checkpoints(directory), setup.param_shapes(tiny_config()))
+    ema = checkpoint.restore_ema(rundir.checkpoints(directory), initial.param_shapes(tiny_config()))
     chex.assert_trees_all_equal(ema.tree, state.ema)
     assert configs.from_json(json.dumps(found.about["config"])) == tiny_config()
     identity = setup.open_source(tiny_config()).identity
@@ -215,8 +215,8 @@ def test_accumulation_does_not_change_the_count_of_flops():
     for parts in (1, 2):
         config = tiny_config(accumulate=parts)
         batch, _ = next(setup.batches(config, setup.open_source(config), 0))
-        state = parallel.replicate(setup.new_state(config))
-        counts.append(setup.compiled(config, state, setup.step_key(config), batch)[1])
+        state = parallel.replicate(initial.new_state(config))
+        counts.append(setup.compiled(config, state, initial.step_key(config), batch)[1])
     assert counts[0] == counts[1] > 0
 
 

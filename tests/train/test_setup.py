@@ -10,7 +10,7 @@ from helpers import tiny_config
 from jaxdiff import cli, denoise, objectives, schedules
 from jaxdiff.config import Diffusion, check
 from jaxdiff.nets.unet import UNet
-from jaxdiff.train import loop, setup
+from jaxdiff.train import initial, loop, setup
 
 
 def config_with(out_channels=1, sample=None, **diffusion):
@@ -45,7 +45,7 @@ def test_every_weighting_by_name_is_its_function(name):
 def test_the_loss_is_that_of_the_objective(config):
     """Against the objective called with these options, on one device."""
     d, apply = config.diffusion, denoise.network(UNet(config.net))
-    draws = setup.make_levels(config)
+    draws = initial.make_levels(config)
     wanted = {
         "denoising": lambda: objectives.denoising(
             apply, d.make_schedule(), "v", objectives.p2, levels=draws, offset_noise=0.1, input_perturbation=0.1
@@ -53,7 +53,7 @@ def test_the_loss_is_that_of_the_objective(config):
         "bound": lambda: objectives.variational_bound(apply, d.make_schedule(), "v", levels=draws),
     }[d.objective]()
     check(config)
-    params, keys = setup.new_state(config).params, jax.random.split(jax.random.key(3), 8)
+    params, keys = initial.new_state(config).params, jax.random.split(jax.random.key(3), 8)
     image = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
     batch = {"image": image, "index": np.arange(8)}
     run = jax.jit(lambda loss_fn: loss_fn(params, (), keys, batch)[0], static_argnums=0)

@@ -1,0 +1,25 @@
+"""A CLIP of captioned digits, whose texts `captioned_latent` draws from. It ships as `captioned_clip`.
+
+jaxdiff train captioned_clip
+"""
+
+from jaxdiff.config import Config, Data, Optim, Train
+from jaxdiff.nets.clip import CLIPConfig, TextConfig, VisionConfig
+
+
+def get_config() -> Config:
+    """Two small transformers."""
+    tower = {"width": 96, "layers": 3, "heads": 4}
+    return Config(
+        name="captioned_clip",
+        data=Data(source="captioned", image_shape=(32, 32, 3), augment=1.0),
+        net=CLIPConfig(
+            text=TextConfig(**tower, vocabulary=640, length=24, end_token=513),
+            vision=VisionConfig(**tower | {"layers": 4}, size=32, patch=4),
+            projection=64,
+        ),
+        optim=Optim(
+            method="muon", learning_rate=2e-3, warmup=100, decay_to=0.02, ema_decay=0.995, b2=0.99, weight_decay=0.01
+        ),
+        train=Train(steps=4000, batch_size=64, steps_per_call=10, log_every=50, save_every=500),
+    )

@@ -1,0 +1,62 @@
+"""Texts as what a U-Net's cross-attention reads."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jax.tree_util import Partial
+
+from jaxdiff.nets.clip import TextTransformer
+from jaxdiff.text.tokenizer import Tokenizer
+from jaxdiff.types import Array, Static
+
+
+class TextEncoder(NamedTuple):
+    """A tokenizer and the transformer that was trained with it.
+
+    Attributes:
+      tokenizer: texts -> int32 [B, L].
+      embed: tokens -> float32 [B, L, D], a pytree.
+    """
+
+    tokenizer: Tokenizer
+    embed: Partial
+
+    def __call__(self, texts: Sequence[str]) -> Array:
+        """Texts -> context [B, L, D]; what is too long is cut, and the log says what."""
+        return self.embed(self.tokenizer(texts))
+
+
+def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -> TextEncoder:
+    """What reads texts for a U-Net.
+
+    Args:
+      tokenizer: of texts.
+      net: the text transformer.
+      params: its parameters.
+      skip: how many of its last blocks are left out: 0 in Stable Diffusion 1, 1 in 2.
+
+    Raises:
+      ValueError: the transformer reads other tokens than the tokenizer says.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.nets.clip import TextConfig, TextTransformer
+        >>> from jaxdiff.text import encode, tokenizer
+        >>> words = tokenizer.train(["a red seven"], size=600, length=6)
+        >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=words.end))
+        >>> params = net.init(jax.random.key(0), jnp.zeros([1, 6], jnp.int32))["params"]
+        >>> encode.encoder(words, net, params)(["a red one", ""]).shape
+        (2, 6, 8)
+    """
+    cfg = net.config
+    if tokenizer.size > cfg.vocabulary or tokenizer.length != cfg.length or tokenizer.end != cfg.end_token:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.size} words, {tokenizer.length} to a text, its end being {tokenizer.end}; the "
+            f"transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
+        )
+    return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static(skip)))
+
+
+def _embed(net, params, skip, tokens):
+    return net.value.apply({"params": params}, tokens, skip.value).tokens

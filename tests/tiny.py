@@ -1,0 +1,51 @@
+"""Tiny autoencoders, CLIPs and diffusions between them, trained in seconds."""
+
+from helpers import tiny_config
+
+from jaxdiff import UNetConfig
+from jaxdiff.config import Config, Data, Diffusion, Latent, Reconstruction, Sample
+from jaxdiff.nets.autoencoder import AutoencoderConfig
+from jaxdiff.nets.clip import CLIPConfig, TextConfig, VisionConfig
+
+DATA = Data("captioned:test", (32, 32, 3))
+
+
+def tiny_autoencoder(words: int = 0, critic_weight: float = 0.0, **train) -> Config:
+    """Images 32x32x3 -> latents 8x8x2."""
+    return Config(
+        name="tiny_autoencoder",
+        data=DATA,
+        net=AutoencoderConfig(3, (4, 8), 1, 2, groups=4, mid_attention=False, patch=2, scaling_factor=1.0),
+        reconstruction=Reconstruction(words=words, critic_weight=critic_weight),
+        **rest(train),
+    )
+
+
+def tiny_clip(**train) -> Config:
+    """Texts of 24 tokens, 8 wide."""
+    tower = {"width": 8, "layers": 2, "heads": 2}
+    text = TextConfig(**tower, vocabulary=640, length=24, end_token=513)
+    net = CLIPConfig(text, VisionConfig(**tower, size=32, patch=8), 4)
+    return Config(name="tiny_clip", data=DATA, net=net, **rest(train))
+
+
+def tiny_latent(codec, text, **train) -> Config:
+    """Draws the latents of a `tiny_autoencoder` from the texts of a `tiny_clip`."""
+    net = UNetConfig(
+        out_channels=2, channels=(8,), blocks=1, attention=(0,), groups=4, context_dim=8, context_length=24
+    )
+    sample = Sample(prompts=("a red seven", "4"), guidance=2.0, steps=3, clip=False, num=8, batch_size=8)
+    return Config(
+        name="tiny_latent",
+        data=DATA,
+        net=net,
+        diffusion=Diffusion("cosine", 50, "v", drop=0.1),
+        latent=Latent(codec and str(codec), codec and (8, 8, 2), text and str(text)),
+        sample=sample,
+        **rest(train),
+    )
+
+
+def rest(train):
+    config = tiny_config(**train)
+    return {"optim": config.optim, "train": config.train}
