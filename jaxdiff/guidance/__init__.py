@@ -1,6 +1,7 @@
 """Transforms of denoisers: Denoiser -> Denoiser, so that no sampler ever learns of them."""
 
 from jaxdiff.guidance.cfg import cfg, extrapolate, halves, on_cond, on_uncond
+from jaxdiff.guidance.clip import clip_similarity
 from jaxdiff.guidance.gradient import by_gradient, classifier, label_log_prob
 from jaxdiff.guidance.limits import rescaled, rescaled_cfg, within
 from jaxdiff.guidance.threshold import clip_x0, dynamic_threshold
@@ -10,6 +11,7 @@ __all__ = [
     "by_gradient",
     "cfg",
     "classifier",
+    "clip_similarity",
     "clip_x0",
     "dynamic_threshold",
     "early",

@@ -1,0 +1,58 @@
+"""What a CLIP knows without having been told: classes by their descriptions, and how well images go with texts.
+
+(1)  class = argmax_k cos(image, mean_j text_kj / |mean_j text_kj|)                   Radford et al. 2021, section 3.1.4
+(2)  CLIP score = cos(image, text)              Hessel et al. 2021 report 2.5 max(cos, 0); text-to-image papers mostly this
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.eval.spread import over_batches, replicated
+from jaxdiff.nets.clip import CLIP
+from jaxdiff.objectives import to_unit_range
+from jaxdiff.text.tokenizer import Tokenizer
+
+
+def embed_images(net: CLIP, params, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Images, uint8 [N, H, W, C] -> float32 [N, projection], of length 1."""
+    params, encode = replicated(params), _jitted(net, "encode_image")
+    return over_batches(lambda _, x: encode(params, to_unit_range(x)), len(images), batch_size, 0, images)
+
+
+def embed_texts(net: CLIP, params, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+    """Texts -> float32 [N, projection], of length 1."""
+    params, encode = replicated(params), _jitted(net, "encode_text")
+    return over_batches(lambda _, tokens: encode(params, tokens), len(texts), batch_size, 0, tokenizer(texts))
+
+
+def embed_classes(net: CLIP, params, tokenizer: Tokenizer, descriptions: Sequence[Sequence[str]]) -> np.ndarray:
+    """Classes, each by several descriptions, equation (1) -> float32 [K, projection], of length 1."""
+    ends = np.cumsum([len(texts) for texts in descriptions])
+    texts = embed_texts(net, params, tokenizer, [text for texts in descriptions for text in texts])
+    means = np.stack([part.mean(0) for part in np.split(texts, ends[:-1])])
+    return means / np.linalg.norm(means, axis=-1, keepdims=True)
+
+
+def classify(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The class of each image, equation (1): float32 [N, projection], [K, projection] -> int [N].
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.eval import zero_shot
+        >>> zero_shot.classify(np.array([[1.0, 0.0], [0.6, 0.8]]), np.array([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [0, 1]
+    """
+    return (images @ classes.T).argmax(-1)
+
+
+def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """How well each image goes with its text, equation (2): float32 [N, projection] of both -> [N] in [-1, 1]."""
+    return (images * texts).sum(-1)
+
+
+def _jitted(net, method):
+    return jax.jit(lambda params, x: jnp.asarray(net.apply({"params": params}, x, method=method)))
