@@ -20,6 +20,7 @@ class Source:
       skipped: files that were left out because they cannot be read.
       identity: a number that another set or order of examples would not have, such as a checksum of their names.
       captioned: whether each has a "caption", a text.
+      uncaptioned: why they have none, for the error that says so.
 
     Example::
 
@@ -38,6 +39,7 @@ class Source:
     skipped: tuple[str, ...] = ()
     identity: int = 0
     captioned: bool = False
+    uncaptioned: str = dataclasses.field(default="the data set has no captions", repr=False)
 
     def __len__(self) -> int:
         return self.size

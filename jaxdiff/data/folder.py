@@ -1,6 +1,7 @@
 """A person's own images: the files below a folder."""
 
 import functools
+import json
 import logging
 import os
 import zlib
@@ -32,24 +33,27 @@ def load(path: str, image_shape: tuple[int, int, int] | None, skip_broken: bool)
     if image_shape is None:
         raise ValueError(f"the images of folder:{path} have no shape of their own: give an image_shape")
     root = epath.Path(path).expanduser()
-    names = list_images(root)
+    names, others = list_images(root)
+    captions, uncaptioned = captions_of(names, others, root)
     classes, unlabelled = classes_of(names, root)
     broken = find_broken(root, names, image_shape) if skip_broken else {}
     report(broken, len(names), root)
     names = [name for name in names if name not in broken]
     return Source(
-        functools.partial(_read, root, names, classes, image_shape),
+        functools.partial(_read, root, names, classes, captions, image_shape),
         len(names),
         image_shape,
         classes,
         unlabelled,
         skipped=tuple(os.fspath(root / name) for name in broken),
-        identity=zlib.crc32("\n".join(names).encode()),
+        identity=zlib.crc32("\n".join([*names, *(captions[name] for name in names if captions)]).encode()),
+        captioned=bool(captions),
+        uncaptioned=uncaptioned,
     )
 
 
-def list_images(root: epath.Path) -> list[str]:
-    """Paths below a folder, "/" between their parts, in an order that is the same on every machine.
+def list_images(root: epath.Path) -> tuple[list[str], list[str]]:
+    """Paths of images below a folder, and of other files, "/" between their parts, in an order that is always the same.
 
     Raises:
       ValueError: there is none.
@@ -70,7 +74,7 @@ def list_images(root: epath.Path) -> list[str]:
         raise ValueError(f"there is no image in {root}{found}: {read}")
     if images := [name for name in others if name.lower().endswith(OTHERS)]:
         log.warning("%d images in %s are not used, such as %s: %s", len(images), root, images[0], read)
-    return names
+    return names, others
 
 
 def walk(folder: epath.Path, prefix: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
@@ -99,7 +103,55 @@ def classes_of(names: Sequence[str], root: epath.Path) -> tuple[tuple[str, ...],
     )
 
 
-def _read(root, names, classes, image_shape, i):
+def captions_of(names: Sequence[str], others: Sequence[str], root: epath.Path) -> tuple[dict[str, str], str]:
+    """What is said of each image, and why there is nothing where not all have a caption.
+
+    That is "text" (or "caption") in the line of `metadata.jsonl` whose "file_name" is the image's path below the folder;
+    without that file, it is what stands in a .txt beside the image.
+
+    Raises:
+      ValueError: a `metadata.jsonl` that cannot be read as that.
+    """
+    beside = {name: f"{os.path.splitext(name)[0]}.txt" for name in names}
+    texts = sorted(set(others) & set(beside.values()))
+    if "metadata.jsonl" in others:
+        table = root / "metadata.jsonl"
+        found, where = read_table(table), f"in no line of {table}"
+    elif texts:
+        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as threads:
+            said = dict(zip(texts, threads.map(lambda text: (root / text).read_text().strip(), texts)))
+        found = {name: said[text] for name, text in beside.items() if text in said}
+        where = "without a .txt beside them"
+    else:
+        return {}, f"there are no captions in {root}: neither a .txt beside each image, nor a metadata.jsonl"
+    missing = [name for name in names if name not in found]
+    if missing:
+        return {}, f"{len(missing)} of the {len(names)} images in {root} are {where}, such as {missing[0]}"
+    return found, ""
+
+
+def read_table(path: epath.Path) -> dict[str, str]:
+    """The captions in a `metadata.jsonl`, by file name.
+
+    Raises:
+      ValueError: a line that is not {"file_name": ..., "text": ...}.
+    """
+    found = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            said = json.loads(line)
+            text = said["text"] if "text" in said else said["caption"]
+            found[said["file_name"]] = text + ""
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'line {number} of {path} is not {{"file_name": "...", "text": "..."}} ({error or "it is something else"})'
+            ) from error
+    return found
+
+
+def _read(root, names, classes, captions, image_shape, i):
     try:
         image = read_image(root / names[i], image_shape)
     except ValueError as error:
@@ -107,7 +159,8 @@ def _read(root, names, classes, image_shape, i):
             f"{error}: put a sound file in its place; a new run can also do without it, or leave out all such files by "
             "--data.skip-broken"
         ) from error
-    return {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})
+    example = {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})
+    return example | ({"caption": captions[names[i]]} if captions else {})
 
 
 def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarray:

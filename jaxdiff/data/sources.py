@@ -33,7 +33,7 @@ def load(
         * "tfds:NAME[:SPLIT]": what tensorflow-datasets has prepared as array_record, read without TensorFlow, NAME being
           in its notation, such as "cifar10" or "imagenet_resized/64x64:0.1.0";
         * "folder:PATH": the PNG, JPEG and WebP files below a folder, here or on gs://; where it is made of folders, their
-          names are the labels.
+          names are the labels. Captions are in a .txt beside each, or in the "text" of a `metadata.jsonl`, by "file_name".
 
         SPLIT is "train", "train[:80%]", "train+test" and so on, and "train" if it is left out.
       image_shape: height, width and channels; None is the data set's own.

@@ -112,6 +112,7 @@ def examples(
         classes=tuple(features[label].names) if label else (),
         identity=zlib.crc32(f"{builder.info.full_name} {split}".encode()),
         captioned=caption is not None,
+        uncaptioned=f"{name} has no captions (its features are {', '.join(sorted(features))})",
         unlabelled=f"{name} has no labels (its features are {', '.join(sorted(features))})",
     )
 

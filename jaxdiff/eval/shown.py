@@ -117,7 +117,11 @@ def right(images: np.ndarray, asked: Sequence[dict], read_digits) -> dict[str, f
     said = [read(image) for image in images]
     digits = read_digits(np.stack([one.digit for one in said])[..., None])
     names = [name for name in NAMES if name in asked[0]]
-    found = {name: np.array([getattr(one, name) for one in said]) for name in names if name != "label"} | {"label": digits}
+    found = {name: np.array([getattr(one, name) for one in said]) for name in names if name != "label"} | {
+        "label": digits
+    }
     hits = {name: found[name] == np.array([one[name] for one in asked]) for name in names}
     both = {"colours": hits["colour"] & hits["background"]} if {"colour", "background"} <= set(names) else {}
-    return {name: float(np.mean(hit)) for name, hit in (hits | both | {"all": np.all(list(hits.values()), axis=0)}).items()}
+    return {
+        name: float(np.mean(hit)) for name, hit in (hits | both | {"all": np.all(list(hits.values()), axis=0)}).items()
+    }

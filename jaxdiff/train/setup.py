@@ -30,7 +30,7 @@ def open_source(config: Config):
     d, flag, labels = config.data, "--net.out-channels" if config.classifies else "--net.num-classes", classes(config)
     source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
     if (config.latent.text or isinstance(config.net, CLIPConfig)) and not source.captioned:
-        raise ValueError(f"{d.source} has no captions, which this network learns from: see docs/training.md")
+        raise ValueError(f"{source.uncaptioned}, and this network learns from captions")
     if labels and not source.classes:
         otherwise = "" if config.classifies else f": {flag} 0 trains without labels"
         raise ValueError(f"{source.unlabelled}{otherwise}")

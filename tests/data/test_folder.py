@@ -1,6 +1,7 @@
 """The images of a folder: which, in what order, with what labels, and what happens with broken ones."""
 
 import itertools
+import json
 import os
 import random
 import re
@@ -70,13 +71,13 @@ def test_files_come_sorted_with_their_folders_as_labels(photos):
 
 
 def test_the_order_is_not_that_in_which_the_disk_lists_them(photos, monkeypatch):
-    expected = folder.list_images(epath.Path(photos))
+    expected = folder.list_images(epath.Path(photos))[0]
     kind = type(epath.Path(photos))
     original = kind.iterdir
     for seed in range(3):
         shuffle = lambda self, seed=seed: random.Random(seed).sample(found := sorted(original(self)), len(found))
         monkeypatch.setattr(kind, "iterdir", shuffle)
-        assert folder.list_images(epath.Path(photos)) == expected
+        assert folder.list_images(epath.Path(photos))[0] == expected
     assert expected == sorted(expected) and expected[0] == "Dogs/10.png"
 
 
@@ -242,3 +243,54 @@ def test_a_bucket(photos, bucket):
     assert data.load("folder:gs://lent/photos", SHAPE, skip_broken=True).skipped == ("gs://lent/photos/cats/c.jpg",)
     with pytest.raises(FileNotFoundError, match="gs://lent/nothing is not there"):
         data.load("folder:gs://lent/nothing", SHAPE)
+
+
+def captioned(root, how):
+    """Two pictures, one of them in a folder, with captions."""
+    texts = {"a.png": "a grey square", "deep/b.png": "an umlaut: ü"}
+    for i, name in enumerate(texts):
+        put(root / name, 10 * i)
+    if how == "beside":
+        for name, text in texts.items():
+            (root / name).with_suffix(".txt").write_text(f" {text}\n")
+        return
+    key = {"table": "text", "other word": "caption"}[how]
+    lines = [json.dumps({"file_name": name, key: text, "more": 1}) for name, text in texts.items()]
+    (root / "metadata.jsonl").write_text("\n".join(lines) + "\n\n")
+
+
+@pytest.mark.parametrize("how", ["beside", "table", "other word"])
+def test_captions(tmp_path, how):
+    captioned(tmp_path, how)
+    source = data.load(f"folder:{tmp_path}", SHAPE)
+    assert source.captioned
+    assert [example["caption"] for example in source] == ["a grey square", "an umlaut: ü"]
+
+
+def test_changed_captions_are_another_source(tmp_path):
+    captioned(tmp_path, "beside")
+    before = data.load(f"folder:{tmp_path}", SHAPE).identity
+    (tmp_path / "a.txt").write_text("a black square")
+    assert data.load(f"folder:{tmp_path}", SHAPE).identity != before
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda root: (root / "a.txt").unlink(), "1 of the 2 images .* are without a .txt beside them, such as a.png"),
+        (lambda root: [path.unlink() for path in root.rglob("*.txt")], "there are no captions in .*: neither"),
+        (lambda root: (root / "metadata.jsonl").write_text("{}"), "line 1 of .*metadata.jsonl is not"),
+        (
+            lambda root: (root / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}'),
+            "1 of the 2 images .* are in no line of .*metadata.jsonl, such as deep/b.png",
+        ),
+        (lambda root: (root / "metadata.jsonl").write_text('{"file_name": "a.png", "text": 3}'), "line 1 of .* is not"),
+    ],
+)
+def test_captions_that_are_missing_or_broken(tmp_path, change, why):
+    captioned(tmp_path, "beside")
+    change(tmp_path)
+    with pytest.raises(ValueError, match=why):
+        source = data.load(f"folder:{tmp_path}", SHAPE)
+        assert not source.captioned and "caption" not in source[0]
+        raise ValueError(source.uncaptioned)
