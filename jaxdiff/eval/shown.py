@@ -3,7 +3,7 @@
 (1)  x = back + a (front - back),  a in [0, 1]          each pixel lies between two colours of the palette
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -103,25 +103,40 @@ def _as_mnist(ink):
     return np.round(ndimage.shift(digit, (round(down), round(right)), order=0)).astype(np.uint8)
 
 
-def right(images: np.ndarray, asked: Sequence[dict], read_digits) -> dict[str, float]:
+def asked_for(example: dict) -> dict[str, int]:
+    """Of an example of the captioned digits, what its caption says: always the digit and the colours.
+
+    Example::
+
+        >>> from jaxdiff.eval import shown
+        >>> example = {"caption": "a small red 7 on a blue background", "label": 7, "colour": 0, "background": 2, "size": 0}
+        >>> shown.asked_for(example | {"place": 3})
+        {'label': 7, 'colour': 0, 'background': 2, 'size': 0}
+    """
+    free = [name for name in ("size", "place") if NAMES[name][example[name]] not in example["caption"]]
+    return {name: example[name] for name in NAMES if name not in free}
+
+
+def right(images: np.ndarray, asked: Sequence[dict], read_digits: Callable) -> dict[str, float]:
     """The shares of pictures that show what was asked for.
 
     Args:
       images: uint8 [N, 32, 32, 3].
-      asked: for each its "label" and any of "colour", "background", "size" and "place", as positions in `NAMES`.
+      asked: for each its "label", "colour" and "background", and perhaps "size" and "place", as positions in `NAMES`.
       read_digits: uint8 [N, 28, 28, 1] -> int [N], such as a judge's reading.
 
     Returns:
-      The share of each of those, of "colours" (both the digit's and the background's) and of "all".
+      The share of each of those among those who were asked for it, of "colours" (both of them right), and of "all" that
+      was asked for.
     """
     said = [read(image) for image in images]
-    digits = read_digits(np.stack([one.digit for one in said])[..., None])
-    names = [name for name in NAMES if name in asked[0]]
-    found = {name: np.array([getattr(one, name) for one in said]) for name in names if name != "label"} | {
-        "label": digits
+    found = {name: [getattr(one, name) for one in said] for name in NAMES if name != "label"}
+    found["label"] = read_digits(np.stack([one.digit for one in said])[..., None])
+    hits = {
+        name: np.array([found[name][i] == one[name] if name in one else True for i, one in enumerate(asked)])
+        for name in NAMES
     }
-    hits = {name: found[name] == np.array([one[name] for one in asked]) for name in names}
-    both = {"colours": hits["colour"] & hits["background"]} if {"colour", "background"} <= set(names) else {}
-    return {
-        name: float(np.mean(hit)) for name, hit in (hits | both | {"all": np.all(list(hits.values()), axis=0)}).items()
-    }
+    counted = {name: np.array([name in one for one in asked]) for name in NAMES}
+    shares = {name: float(hits[name][counted[name]].mean()) for name in NAMES if counted[name].any()}
+    both = hits["colour"] & hits["background"]
+    return shares | {"colours": float(both.mean()), "all": float(np.all(list(hits.values()), axis=0).mean())}
