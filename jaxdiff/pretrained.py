@@ -242,7 +242,7 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
     for name, part in model.parts.items():
         flat |= {f"{name}:{key}": value for key, value in traverse_util.flatten_dict(part.params, sep="/").items()}
     with np.errstate(over="ignore"):  # of which is told below
-        flat = {key: np.ascontiguousarray(np.asarray(value).astype(dtype)) for key, value in flat.items()}
+        flat = {key: np.asarray(value).astype(dtype, order="C") for key, value in flat.items()}
     if not all(np.isfinite(value).all() for value in flat.values()):
         raise ValueError(f"some weights are not finite as {dtype}: choose float32")
     metadata = _metadata(model)

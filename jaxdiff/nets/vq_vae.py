@@ -84,7 +84,7 @@ def quantize(words: Array, z: Array) -> tuple[Array, Array]:
         >>> z_q.tolist(), index.tolist()
         ([[1.0, 1.0]], [1])
     """
-    flat = z.reshape(-1, z.shape[-1])
+    words, flat = jnp.asarray(words), z.reshape(-1, z.shape[-1])
     # In full precision also on TPUs, where two words are near; |z|^2 is the same for all words.
     products = jnp.matmul(flat, words.T, precision=lax.Precision.HIGHEST)
     distance = jnp.square(words).sum(1)[None] - 2 * products
