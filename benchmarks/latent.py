@@ -12,19 +12,19 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import UNet, UNetConfig, data, denoiser, network, pretrained, samplers, schedules, timesteps
+from jaxdiff import Cond, UNet, data, network, objectives, pretrained, samplers, schedules
 from jaxdiff.config import load as load_config
 from jaxdiff.data import captioned
 from jaxdiff.eval import draw, images, neighbors, shown, zero_shot
 from jaxdiff.nets.vq_vae import perplexity, quantize
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.objectives.autoencoder import psnr
-from jaxdiff.types import Cond
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "latent.md", ROOT / "docs" / "images"
@@ -59,7 +59,9 @@ def autoencoders(args):
             said = f"{used:.1%} of {words} words used, perplexity {spread:.0f}"
             numbers, fewer = index[0].size, f"{x[0].size * 8 / (index[0].size * np.log2(words)):.0f} times fewer bits"
         at = f"{numbers} {'words' if words else 'numbers'}"
-        lines.append(f"| `{name}` | {at} | {fewer} | {quality.mean():.2f} dB | {np.percentile(quality, 5):.2f} dB | {said} |")
+        lines.append(
+            f"| `{name}` | {at} | {fewer} | {quality.mean():.2f} dB | {np.percentile(quality, 5):.2f} dB | {said} |"
+        )
         rows.append(images.to_uint8(again[:10]))
         print(lines[-1], f"std of the latents {z.std():.4f}", flush=True)
     if args.write:
@@ -72,7 +74,9 @@ def descriptions(name):
     rng = np.random.default_rng(0)
     found = []
     for n in range(len(captioned.NAMES[name])):
-        drawn = [{of: int(rng.integers(len(names))) for of, names in captioned.NAMES.items()} | {name: n} for _ in range(200)]
+        drawn = [
+            {of: int(rng.integers(len(names))) for of, names in captioned.NAMES.items()} | {name: n} for _ in range(200)
+        ]
         # A template that does not say it says nothing of it.
         texts = [captioned.caption(rng, **one) for one in drawn if one["colour"] != one["background"]]
         word = captioned.NAMES[name][n]
@@ -136,8 +140,97 @@ def text_to_image(args):
     return "\n".join(lines) + "\n"
 
 
+class Cost(NamedTuple):
+    """Of one image: FLOPs and seconds of a call and of a training step, and the bytes that the latter works in."""
+
+    flops: float
+    seconds: float
+    train_flops: float
+    train_seconds: float
+    train_bytes: float
+
+
+def cost_of(net, shape, batch, runs=5):
+    """What a network costs on images or latents of that shape."""
+    apply, schedule = network(UNet(net)), schedules.cosine(1000)
+    loss_fn = objectives.denoising(apply, schedule, "v")
+    cond = Cond(context=np.zeros([batch, net.context_length, net.context_dim], np.float32))
+    x = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
+    params = jax.jit(UNet(net).init)(jax.random.key(0), x[:1], np.zeros(1), jax.tree.map(lambda leaf: leaf[:1], cond))[
+        "params"
+    ]
+    keys = samplers.keys_for(jax.random.key(1), batch)
+    call = jax.jit(lambda params: apply(params, x, 500, cond)[0]).lower(params).compile()
+    gradient = jax.grad(lambda params: loss_fn(params, (), keys, {"image": x, "cond": cond})[0].mean())
+    train = jax.jit(gradient).lower(params).compile()
+    seconds = {call: [], train: []}
+    for run in range(runs + 1):
+        for program, found in seconds.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(params))
+            found += [time.perf_counter() - start] if run else []  # the first is warming up
+    flops = [program.cost_analysis()["flops"] / batch for program in (call, train)]
+    middle = [float(np.median(found)) / batch for found in seconds.values()]
+    return Cost(flops[0], middle[0], flops[1], middle[1], train.memory_analysis().temp_size_in_bytes / batch)
+
+
+def flops_of(net, shape):
+    """FLOPs of one call of a network that is too large to be run here, as its program is written."""
+    cond = Cond(context=jax.ShapeDtypeStruct((1, net.context_length, net.context_dim), jnp.float32))
+    x, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    params = jax.eval_shape(UNet(net).init, jax.random.key(0), x, t, cond)["params"]
+    return jax.jit(network(UNet(net))).lower(params, x, t, cond).cost_analysis()["flops"]
+
+
 def cost(args):
-    raise NotImplementedError
+    """The same network on latents and on the pixels that they stand for."""
+    del args
+    config = load_config("captioned_latent")
+    nets = {
+        "latents": (config.net, config.shape),
+        "pixels": (dataclasses.replace(config.net, out_channels=3), config.data.image_shape),
+    }
+    found = {name: cost_of(*one, batch=16) for name, one in nets.items()}
+    lines = [
+        "| `captioned_latent`'s network on | GFLOP a call | ms a call | GFLOP a training step | ms a training step | MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = found | {"*pixels / latents*": Cost(*(b / a for a, b in zip(found["latents"], found["pixels"])))}
+    for name, one in rows.items():
+        scaled = one if "/" in name else Cost(*(x * by for x, by in zip(one, (1e-9, 1e3, 1e-9, 1e3, 2**-20))))
+        at = f"{name} {'x'.join(map(str, nets[name][1]))}" if name in nets else name
+        lines.append(f"| {at} | " + " | ".join(f"{x:.3g}" for x in scaled) + " |")
+    large = load_config("stable_diffusion_1")
+    net = dataclasses.replace(large.net, remat=False)
+    latents, pixels = (
+        flops_of(net, large.shape),
+        flops_of(dataclasses.replace(net, out_channels=3), large.data.image_shape),
+    )
+    lines += [
+        "",
+        f"Stable Diffusion 1's network: {latents / 1e12:.3g} TFLOP a call on latents 64x64x4, {pixels / 1e12:.3g} TFLOP on "
+        f"the 512x512x3 pixels that they stand for: {pixels / latents:.0f} times as many.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 SECTIONS = {"autoencoders": autoencoders, "clip": clip, "drawn": text_to_image, "cost": cost}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="captioned")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
+    parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
+    args = parser.parse_args()
+    for name in args.only or SECTIONS:
+        written = SECTIONS[name](args)
+        print(written, flush=True)
+        if args.write:
+            begin, end = f"<!-- {name}: written by benchmarks/latent.py -->\n", f"<!-- end of {name} -->\n"
+            before, rest = PAGE.read_text().split(begin)
+            PAGE.write_text(before + begin + written + end + rest.split(end)[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -12,10 +12,10 @@ def get_config() -> Config:
     tower = {"width": 96, "layers": 3, "heads": 4}
     return Config(
         name="captioned_clip",
-        data=Data(source="captioned", image_shape=(32, 32, 3), augment=1.0),
+        data=Data(source="captioned", image_shape=(32, 32, 3), augment=1.0, wrong=4),
         net=CLIPConfig(
             text=TextConfig(**tower, vocabulary=640, length=24, end_token=513),
-            vision=VisionConfig(**tower | {"layers": 4}, size=32, patch=4),
+            vision=VisionConfig(**tower | {"layers": 4}, size=32, patch=4, stem=(48, 96)),
             projection=64,
         ),
         optim=Optim(

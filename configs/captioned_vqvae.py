@@ -1,6 +1,6 @@
 """An autoencoder of captioned digits whose latents are words of a codebook: 32x32x3 to 8x8 of 256 words.
 
-    jaxdiff train captioned_vqvae
+jaxdiff train captioned_vqvae
 """
 
 from jaxdiff.config import Config, Data, Optim, Reconstruction, Train

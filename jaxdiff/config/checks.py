@@ -71,6 +71,8 @@ def _check_parts(config):
             raise ValueError(f"--{part} is for networks of {kind.__name__}, and this is {type(config.net).__name__}")
     if config.data.tokenizer is not None and not isinstance(config.net, CLIPConfig):
         raise ValueError("--data.tokenizer is for a CLIP: a U-Net reads texts as the CLIP of --latent.text does")
+    if config.data.wrong < 0 or (config.data.wrong and not isinstance(config.net, CLIPConfig)):
+        raise ValueError(f"--data.wrong={config.data.wrong} must be wrong captions for a CLIP, or 0")
     if config.train.sample_every and not config.draws:
         raise ValueError(f"--train.sample-every={config.train.sample_every} must be 0: this network draws nothing")
 

@@ -27,6 +27,8 @@ class Data:
       augment: strength with which images are slightly turned, stretched, slanted and moved, anew every time, see
         `jaxdiff.data.augment`; 0 is none. A network with vector_dim=6 is told by how much, and draws images that are not.
       skip_broken: look through a folder first and leave out the files that cannot be read, instead of stopping at one.
+      wrong: how many captions that are almost right, but wrong, a `CLIP` is to tell from the right one beside those of the
+        other images (hard negatives); for sources that make such, as the captioned digits do.
       tokenizer: folder of a published tokenizer that a `CLIP` reads the captions with; None learns one from them.
     """
 
@@ -36,6 +38,7 @@ class Data:
     flip: bool = False
     augment: float = 0.0
     skip_broken: bool = False
+    wrong: int = 0
     tokenizer: str | None = None
 
 

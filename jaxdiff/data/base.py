@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -21,6 +23,7 @@ class Source:
       identity: a number that another set or order of examples would not have, such as a checksum of their names.
       captioned: whether each has a "caption", a text.
       uncaptioned: why they have none, for the error that says so.
+      wrong: (example, NumPy generator) -> a text that is almost its caption, but wrong; None where no such can be made.
 
     Example::
 
@@ -40,6 +43,7 @@ class Source:
     identity: int = 0
     captioned: bool = False
     uncaptioned: str = dataclasses.field(default="the data set has no captions", repr=False)
+    wrong: Callable[[dict, np.random.Generator], str] | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self.size

@@ -1,6 +1,8 @@
 """The digits in colour, with captions: what a picture shows is known, so what a prompt asked for can be measured."""
 
+import dataclasses
 import itertools
+import re
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -158,7 +160,31 @@ def caption(rng: np.random.Generator, label: int, colour: int, background: int, 
     return TEMPLATES[rng.integers(len(TEMPLATES))].format(digit=digit, **words)
 
 
+def wrong(example: dict, rng: np.random.Generator) -> str:
+    """The caption with one word changed, so that it is wrong: every other time the digit, else anything that it says.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.data import captioned
+        >>> example = {"caption": "a red seven on white", "label": 7, "colour": 0, "background": 5, "size": 0, "place": 3}
+        >>> [captioned.wrong(example, np.random.default_rng(seed)) for seed in (1, 2)]
+        ['a red seven on blue', 'a red five on white']
+    """
+    words = {name: NAMES[name][example[name]] for name in NAMES}
+    if not re.search(rf"\b{words['label']}\b", example["caption"]):
+        words["label"] = str(example["label"])
+    said = [name for name in NAMES if name != "label" and words[name] in example["caption"]]
+    name = "label" if rng.random() < 0.5 else said[rng.integers(len(said))]
+    numeral = words["label"].isdigit() and name == "label"
+    others = [str(n) for n in range(10)] if numeral else NAMES[name]
+    taken = {words[other] for other in ("colour", "background", name)}
+    others = [other for other in others if other not in taken]
+    return re.sub(rf"\b{words[name]}\b", others[rng.integers(len(others))], example["caption"])
+
+
 def load(split: str, image_shape: tuple[int, int, int] | None, resize: bool) -> Source:
     """Opens a split of the captioned digits, see `jaxdiff.data.load`."""
     builder = digits.prepare(data_sets.data_dir(), CaptionedDigits)
-    return data_sets.examples(builder, "captioned_digits", split or "train", image_shape, resize, extra=tuple(NAMES))
+    source = data_sets.examples(builder, "captioned_digits", split or "train", image_shape, resize, extra=tuple(NAMES))
+    return dataclasses.replace(source, wrong=wrong)

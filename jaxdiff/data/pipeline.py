@@ -24,6 +24,7 @@ def batches(
     told: bool = False,
     contexts: bool = False,
     tokenize: Callable[[list[str]], np.ndarray] | None = None,
+    wrong: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
@@ -46,6 +47,7 @@ def batches(
       told: deliver the amounts of that in "cond" as Cond(vector), float32 [K, B / P, 6].
       contexts: deliver texts that were read before in "cond" as Cond(context), float32 [K, B / P, L, D].
       tokenize: texts -> int32 [B, L], such as a `text.tokenizer.Tokenizer`; deliver captions as "tokens".
+      wrong: deliver so many texts that are almost the caption, but wrong, as "wrong", for sources that make such.
       process_index: p, in 0..P - 1.
       process_count: P; must divide B.
       num_threads: that read and decode, a step's batch at a time each; None is one per core, at most 16.
@@ -53,7 +55,7 @@ def batches(
     Yields:
       {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order (modulo 2^32),
       "example": uint32 [K, B / P], which one of the source it is, with `labels`, `told` or `contexts` "cond", and with
-      `tokenize` "tokens", int32 [K, B / P, L]}, as NumPy arrays.
+      `tokenize` "tokens", int32 [K, B / P, L], and "wrong" [K, B / P, wrong, L]}, as NumPy arrays.
 
     Raises:
       ValueError: B does not divide by P, or the source is empty or lacks the labels that are asked for.
@@ -78,7 +80,9 @@ def batches(
     threads = num_threads or min(16, os.cpu_count() or 1)
 
     examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    examples = examples.map(functools.partial(_read, source, labels, num_classes, contexts, tokenize))
+    examples = examples.map(functools.partial(_read, source, labels, num_classes, contexts, tokenize, bool(wrong)))
+    if wrong:
+        examples = examples.random_map(functools.partial(_wrong, source, tokenize, wrong))
     if flip:
         examples = examples.random_map(_flip)
     if augment or told:
@@ -101,7 +105,7 @@ def check_labels(source) -> int | None:
     raise ValueError(getattr(source, "unlabelled", "the examples have no labels"))
 
 
-def _read(source, labels, num_classes, contexts, tokenize, i):
+def _read(source, labels, num_classes, contexts, tokenize, wrong, i):
     example, cond = source[i], Cond()
     chosen = {"image": example["image"], "example": np.uint32(i)}
     if labels:
@@ -112,7 +116,13 @@ def _read(source, labels, num_classes, contexts, tokenize, i):
         cond = cond._replace(context=example["context"])
     if tokenize:
         chosen["tokens"] = tokenize([example["caption"]])[0]
+    if wrong:
+        chosen["wrong"] = example  # for `_wrong`
     return chosen | {"cond": cond} if labels or contexts else chosen
+
+
+def _wrong(source, tokenize, count, example, rng):
+    return example | {"wrong": tokenize([source.wrong(example["wrong"], rng) for _ in range(count)])}
 
 
 def _flip(example, rng):

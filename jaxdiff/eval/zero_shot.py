@@ -4,6 +4,7 @@
 (2)  CLIP score = cos(image, text)              Hessel et al. 2021 report 2.5 max(cos, 0); text-to-image papers mostly this
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -54,5 +55,6 @@ def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     return (images * texts).sum(-1)
 
 
+@functools.cache
 def _jitted(net, method):
     return jax.jit(lambda params, x: jnp.asarray(net.apply({"params": params}, x, method=method)))

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdiff.nets.attention import attend
-from jaxdiff.nets.clip_config import CLIPConfig, TextConfig, VisionConfig
-from jaxdiff.nets.layers import Dense
+from jaxdiff.nets.clip_config import STEM_GROUPS, CLIPConfig, TextConfig, VisionConfig
+from jaxdiff.nets.layers import Conv, Dense, GroupNorm
 from jaxdiff.types import Array
 
 
@@ -200,7 +200,11 @@ class _VisionEmbeddings(nn.Module):
         cfg, (B, H, W, C) = self.config, x.shape
         if (H, W, C) != (cfg.size, cfg.size, len(cfg.mean)):
             raise ValueError(f"images of {H}x{W}x{C}: this transformer reads {cfg.size}x{cfg.size}x{len(cfg.mean)}")
-        patches = nn.Conv(cfg.width, (cfg.patch, cfg.patch), cfg.patch, "VALID", use_bias=False, name="patch_embedding")
+        for i, channels in enumerate(cfg.stem):
+            x = Conv(channels, stride=2, padding=(1, 1), name=f"stem_{i}")(x)
+            x = nn.relu(GroupNorm(STEM_GROUPS, 1e-5, name=f"stem_norm_{i}")(x))
+        side = 1 if cfg.stem else cfg.patch
+        patches = nn.Conv(cfg.width, (side, side), side, "VALID", use_bias=False, name="patch_embedding")
         squares = patches(x).reshape(B, -1, cfg.width)
         whole = self.param("class_embedding", _normal(cfg.width**-0.5), (cfg.width,))
         h = jnp.concatenate([jnp.broadcast_to(whole[None, None], (B, 1, cfg.width)), squares], axis=1)

@@ -5,6 +5,8 @@ from typing import Literal
 
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of [0, 1]
 
+STEM_GROUPS = 8  # of the group norms between the convolutions of a stem
+
 
 def _check_tower(config):
     if min(config.width, config.layers, config.heads) < 1 or config.width % config.heads:
@@ -52,6 +54,8 @@ class VisionConfig:
       activation: see `TextConfig`.
       size: side of the images in pixels.
       patch: side of the squares that become tokens.
+      stem: channels of 3x3 convolutions, each of which halves the sides, that make the squares in place of one large
+        convolution: small networks learn from far fewer images so (Xiao et al. 2021); () is none, as published.
       mean: of each channel in [0, 1], which is taken off.
       std: of each channel, by which it is divided.
     """
@@ -62,6 +66,7 @@ class VisionConfig:
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     size: int = 224
     patch: int = 14
+    stem: tuple[int, ...] = ()
     mean: tuple[float, ...] = PIXEL_MEAN
     std: tuple[float, ...] = PIXEL_STD
 
@@ -69,6 +74,11 @@ class VisionConfig:
         _check_tower(self)
         if self.patch < 1 or self.size % self.patch:
             raise ValueError(f"size={self.size} must be a multiple of patch={self.patch}")
+        if self.stem and (2 ** len(self.stem) != self.patch or any(c % STEM_GROUPS for c in self.stem)):
+            raise ValueError(
+                f"stem={self.stem} must halve the sides down to squares of patch={self.patch}, by channels that are "
+                f"multiples of {STEM_GROUPS}"
+            )
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean={self.mean} and std={self.std} must be of the same channels")
 

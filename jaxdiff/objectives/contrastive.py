@@ -1,6 +1,8 @@
 """The objective of CLIP: each text finds its image among all, and each image its text (Radford et al. 2021, figure 3).
 
 (1)  L_i = -1/2 log softmax_j(s t_i . x_j)[i] - 1/2 log softmax_j(s x_i . t_j)[i],   s = exp(logit_scale), at most 100
+(2)  among the t_j of the second softmax there may be texts that are almost right of x_i, but wrong: "hard negatives"
+                                                                                        Yuksekgonul et al. 2023, NegCLIP
 """
 
 from collections.abc import Callable
@@ -25,7 +27,7 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), metrics "loss", "accuracy" (1 where a text
       finds its image) and "scale", float32 [B]. `batch["tokens"]` is int [B, L]; `batch["image"]` is uint8 [B, H, W, C], or
-      float already in [-1, 1].
+      float already in [-1, 1]; `batch["wrong"]`, if there, is int [B, M, L], texts that are wrong of their image.
 
     Example::
 
@@ -53,6 +55,11 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
             first = lax.axis_index(axis_name) * len(texts)
         own = first + jnp.arange(len(texts))
         by_text, by_image = scale * texts @ all_images.T, scale * images @ all_texts.T
+        if "wrong" in batch:
+            M, L = batch["wrong"].shape[1:]
+            wrong = net.apply({"params": params}, batch["wrong"].reshape(-1, L), method="encode_text")
+            wrong = jnp.einsum("bd,bmd->bm", images, wrong.reshape(-1, M, wrong.shape[-1]))
+            by_image = jnp.concatenate([by_image, scale * wrong], axis=1)
         losses = [optax.softmax_cross_entropy_with_integer_labels(logits, own) for logits in (by_text, by_image)]
         loss = 0.5 * (losses[0] + losses[1])
         found = (by_text.argmax(1) == own).astype(jnp.float32)

@@ -31,6 +31,8 @@ def open_source(config: Config):
     source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
     if (config.latent.text or isinstance(config.net, CLIPConfig)) and not source.captioned:
         raise ValueError(f"{source.uncaptioned}, and this network learns from captions")
+    if d.wrong and not source.wrong:
+        raise ValueError(f"--data.wrong={d.wrong} is for sources that make wrong captions, and {d.source} does not")
     if labels and not source.classes:
         otherwise = "" if config.classifies else f": {flag} 0 trains without labels"
         raise ValueError(f"{source.unlabelled}{otherwise}")
@@ -64,6 +66,7 @@ def batches(config: Config, source, start: int, parts: Parts = Parts()) -> Itera
         told=isinstance(config.net, UNetConfig) and bool(config.net.vector_dim),
         contexts=bool(config.latent.text),
         tokenize=parts.tokenizer,
+        wrong=config.data.wrong,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

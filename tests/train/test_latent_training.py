@@ -1,0 +1,215 @@
+"""Autoencoders, CLIPs and the diffusions between them, from a config to a file of weights."""
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_autoencoder, tiny_clip, tiny_latent
+
+from jaxdiff import cli, data, pretrained
+from jaxdiff import config as configs
+from jaxdiff.data import tfds
+from jaxdiff.data.captioned import SIDE
+from jaxdiff.eval import draw
+from jaxdiff.nets.clip import TextConfig
+from jaxdiff.train import encode, initial, loop, setup
+from jaxdiff.train.parts import open_parts
+
+
+def untrained(config, path, words=None):
+    """Writes a model as it is before training."""
+    state = initial.new_state(config)
+    about = {"step": 0, "weights": "EMA", "trained_on": config.data.source}
+    model = pretrained.Model(config, initial.weights(config, state.ema, state.extra), about, tokenizer=words)
+    pretrained.write(path, model, "float32")
+    return path
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """Files of an autoencoder and of a CLIP."""
+    folder, clip = tmp_path_factory.mktemp("ends"), tiny_clip()
+    words = open_parts(clip, setup.open_source(clip), folder).tokenizer
+    return untrained(tiny_autoencoder(), folder / "vae.safetensors"), untrained(
+        clip, folder / "clip.safetensors", words
+    )
+
+
+@pytest.fixture(scope="module")
+def run(ends, tmp_path_factory):
+    """A run of a diffusion between them."""
+    folder = tmp_path_factory.mktemp("latent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(folder / "data"))
+        (folder / "data").mkdir()
+        shutil.copytree(data_dir(), folder / "data" / "captioned_digits")
+        loop.train(tiny_latent(*ends), folder / "run")
+        yield folder / "run"
+
+
+def data_dir():
+    data.load("captioned")
+    return tfds.data_dir() / "captioned_digits"
+
+
+def test_a_run_keeps_what_it_works_with(run, ends, tmp_path):
+    model = pretrained.load(str(run))
+    assert sorted(model.parts) == ["codec", "text"] and (run / "samples" / "step_0000004.png").exists()
+    vae, clip = (pretrained.load(str(path)) for path in ends)
+    chex.assert_trees_all_equal(model.parts["codec"].params, vae.params)
+    chex.assert_trees_all_equal(model.parts["text"].params, clip.params["text_model"])
+    assert isinstance(model.parts["text"].config.net, TextConfig)
+    pretrained.write(tmp_path / "whole.safetensors", model, "float32")
+    whole = pretrained.load(str(tmp_path / "whole.safetensors"))
+    chex.assert_trees_all_equal(draw.draw(whole.config, whole.params, ends=whole.ends), drawn(model))
+    assert whole.about["trained_on"] == "captioned:test"
+
+
+def drawn(model, **sample):
+    config = dataclasses.replace(model.config, sample=dataclasses.replace(model.config.sample, **sample))
+    return draw.draw(config, model.params, ends=model.ends)
+
+
+def test_what_is_drawn_depends_on_prompt_negative_and_guidance(run):
+    model = pretrained.load(str(run))
+    model = model._replace(params=jax.tree.map(lambda x: x + 0.05, model.params))  # the last layer began with zeros
+    first = drawn(model)
+    for change in ({"prompts": ("a blue six", "4")}, {"negative": "a blue six"}, {"guidance": 5.0}, {"seed": 1}):
+        assert (drawn(model, **change) != first).any(), change
+    same = drawn(model, num=3)
+    chex.assert_trees_all_equal(same, first[:3])
+    chex.assert_trees_all_equal(drawn(model, prompts=("4",), num=8)[1::2], first[1::2])  # image i is of prompt i % 2
+
+
+def test_a_run_goes_on_with_what_it_kept(run, ends, tmp_path):
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    config = tiny_latent(*ends, steps=6)
+    resumed = loop.train(config, again, resume=True)
+    assert int(resumed.step) == 6
+
+
+def test_encoded_once(run, ends):
+    config = tiny_latent(*ends)
+    source = setup.open_source(config)
+    parts = open_parts(config, source, run)
+    folder = tfds.data_dir() / "encoded" / encode.identity(config, source, parts)
+    assert folder.exists()
+    latents = encode.encoded(config, source, parts)
+    codec, reads = parts.ends
+    for i in (0, 77, 999):
+        z = codec.encode(np.asarray(source[i]["image"], np.float32)[None] / 127.5 - 1)[0]
+        chex.assert_trees_all_close(latents[i]["image"], z, atol=2e-3)
+        chex.assert_trees_all_close(latents[i]["context"], reads([source[i]["caption"]])[0], atol=2e-3)
+        assert latents[i]["label"] == source[i]["label"]
+    assert latents.image_shape == (8, 8, 2) and len(latents) == 1000
+    other = parts._replace(models=parts.models | {"codec": changed(parts.models["codec"])})
+    assert encode.identity(config, source, other) != encode.identity(config, source, parts)
+
+
+def changed(model):
+    return model._replace(params=jax.tree.map(lambda x: x + 1e-3, model.params))
+
+
+def test_a_codebook_travels_with_its_network(tmp_path):
+    config = tiny_autoencoder(words=16, steps=2)
+    state = loop.train(config, tmp_path / "run")
+    model = pretrained.load(str(tmp_path / "run"))
+    chex.assert_trees_all_equal(model.params["quantize"]["embedding"], state.extra.words)
+    assert not np.array_equal(state.extra.words, initial.new_state(config).extra.words)
+    x = np.zeros([1, SIDE, SIDE, 3], np.float32)
+    assert model.codec.decode(model.codec.encode(x)).shape == x.shape
+
+
+def test_a_critic_does_not(tmp_path):
+    config = tiny_autoencoder(critic_weight=0.1)
+    shapes = jax.eval_shape(lambda: initial.new_params(config, jax.random.key(0)))
+    assert set(shapes) == {"autoencoder", "critic"}
+    untrained(config, tmp_path / "vae.safetensors")
+    assert set(pretrained.load(str(tmp_path / "vae.safetensors")).params) == set(shapes["autoencoder"])
+
+
+def test_a_clip_learns_its_words(tmp_path):
+    loop.train(tiny_clip(steps=2), tmp_path / "run")
+    model = pretrained.load(str(tmp_path / "run"))
+    assert model.reads(["a red seven"]).shape == (1, 24, 8)
+    assert len(model.tokenizer.words("a small purple seven on a yellow background")) == 8
+    kept = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
+    assert kept["length"] == 24
+
+
+SIX = {"shape": (8, 8, 6)}
+
+
+def refused(config):
+    configs.check(config)
+    open_parts(config, setup.open_source(config), "nowhere")
+
+
+def change(config, **parts):
+    """The config with some fields of some parts changed."""
+    return dataclasses.replace(
+        config, **{name: dataclasses.replace(getattr(config, name), **fields) for name, fields in parts.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"latent": SIX, "net": {"out_channels": 6}}, "makes latents .8, 8, 2. of images .* change it, and --net.out"),
+        ({"latent": SIX}, "--net.out-channels=2 must be 6 for latents of 6 channels"),
+        ({"latent": {"shape": None}}, "--latent.codec and --latent.shape go together"),
+        ({"latent": {"text": None}}, "--net.context-dim=8 is the width of the texts"),
+        ({"latent": {"codec": "digits"}}, "--latent.codec digits is no autoencoder"),
+        ({"latent": {"text": "digits"}}, "digits_conditional reads no texts"),
+        ({"latent": {"skip": 2}}, "--latent.skip=2 must leave some of the 2 blocks"),
+        ({"net": {"context_length": 77}}, "says texts as 24x8, and the network reads --net.context-length 77"),
+        ({"data": {"flip": True}}, "--data.flip and --data.augment cannot go with --latent"),
+        ({"data": {"source": "digits", "resize": True}}, "digits has no captions"),
+        ({"data": {"image_shape": (30, 30, 3), "resize": True}}, "divides sides by 4, which images of 30x30"),
+        ({"sample": {"clip": True}}, "--sample.no-clip"),
+    ],
+)
+def test_ends_that_do_not_fit(ends, parts, why):
+    with pytest.raises(ValueError, match=why):
+        refused(change(tiny_latent(*ends), **parts))
+
+
+@pytest.mark.parametrize(
+    ("config", "parts", "why"),
+    [
+        (tiny_autoencoder(), {"diffusion": {"num_steps": 10}}, "--diffusion is for networks of UNetConfig"),
+        (tiny_autoencoder(), {"sample": {"num": 10}}, "--sample is for networks of UNetConfig"),
+        (tiny_autoencoder(), {"data": {"image_shape": (30, 30, 3)}}, "divides sides by 4, which images of 30x30"),
+        (tiny_autoencoder(words=8), {"reconstruction": {"kl_weight": 0.1}}, "kl-weight is for autoencoders without"),
+        (tiny_autoencoder(), {"reconstruction": {"decay": 0.1}}, "decay is for autoencoders with a codebook"),
+        (tiny_autoencoder(), {"reconstruction": {"words": 1}}, "no codebook or one of 2 words or more"),
+        (tiny_autoencoder(), {"train": {"sample_every": 2}}, "--train.sample-every=2 must be 0"),
+        (tiny_autoencoder(), {"data": {"tokenizer": "there"}}, "--data.tokenizer is for a CLIP"),
+        (tiny_clip(), {"reconstruction": {"words": 8}}, "--reconstruction is for networks of AutoencoderConfig"),
+        (tiny_clip(), {"data": {"image_shape": (32, 32, 1)}}, "--net.vision.mean is of 3 channels"),
+        (tiny_clip(), {"data": {"tokenizer": "/nowhere"}}, "/nowhere has no vocab.json"),
+    ],
+)
+def test_configs_that_cannot_be(config, parts, why):
+    with pytest.raises((ValueError, FileNotFoundError), match=why):
+        refused(change(config, **parts))
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (["a red seven", "--labels", "3"], "--labels 3 is for networks that were trained with labels"),
+        (["--negative", "blue", "--guidance", "1"], "--negative is what guidance leads away from"),
+        (["a", "b", "c", "--num", "2"], "--num=2 images are too few for 3 prompts"),
+        (["a red seven", "--clip"], "latents"),
+    ],
+)
+def test_prompts_that_cannot_be(run, args, why, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sample", str(run), *args])
+    assert stop.value.code == 2 and why in capsys.readouterr().err
