@@ -1,0 +1,117 @@
+"""Tokens as transformers' CLIPTokenizer has them (tests/golden/make_tokenizer.py), and what else a tokenizer does."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxdiff.text import tokenizer
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """As published models have it."""
+    (tmp_path / "vocab.json").write_text(json.dumps(GOLDEN["vocab"]))
+    merges = ["#version: 0.2", *(" ".join(pair) for pair in GOLDEN["merges"])]
+    (tmp_path / "merges.txt").write_text("\n".join(merges) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", range(len(GOLDEN["texts"])))
+def test_words_are_those_of_transformers(folder, number):
+    said = tokenizer.load(folder, 20)
+    assert said.words(GOLDEN["texts"][number]) == GOLDEN["words"][number]
+
+
+def test_texts_are_cut_and_filled_up_as_those_of_transformers(folder):
+    said = tokenizer.load(folder, 20)(GOLDEN["texts"])
+    assert said.dtype == np.int32
+    np.testing.assert_array_equal(said, GOLDEN["ids"])
+
+
+def test_what_is_cut_is_said(folder, caplog):
+    short = tokenizer.load(folder, 5)
+    with caplog.at_level(logging.WARNING, "jaxdiff"):
+        short(["a red seven"])
+        assert not caplog.text
+        short(["a red seven on a blue background"])
+    assert "'on a blue background' was cut" in caplog.text and "'a red seven '" in caplog.text
+
+
+@pytest.mark.parametrize("pad", ["!", {"content": "!", "lstrip": False}])
+def test_stable_diffusion_2_fills_up_with_another_token(folder, pad):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}))
+    said = tokenizer.load(folder, 6)
+    row = said(["a"])[0].tolist()
+    assert row == [said.start, GOLDEN["vocab"]["a</w>"], said.end, *[GOLDEN["vocab"]["!"]] * 3]
+
+
+def test_end_tokens_in_a_text_are_letters(folder):
+    said = tokenizer.load(folder, 20)
+    assert not {said.start, said.end} & set(said.words(f"{tokenizer.START} a {tokenizer.END}"))
+
+
+def test_places_of_words(folder):
+    said = tokenizer.load(folder, 20)
+    text = "a red seven, then another red thing"
+    tokens = said([text])[0]
+    red = said.places(text, "red")
+    assert [int(tokens[place]) for place in red] == said.words("red") * 2
+    several = said.places("a thought-through 45", "45")
+    assert [int(said(["a thought-through 45"])[0][place]) for place in several] == said.words("45") and len(
+        several
+    ) == 2
+    for absent in ("blue", ""):
+        with pytest.raises(ValueError, match="does not hold"):
+            said.places(text, absent)
+
+
+def test_learned_tokenizers_say_any_text_and_are_the_same_each_time():
+    texts = ["a red seven on a blue background", "a blue seven"] * 3
+    one, again = (tokenizer.train(texts, 560, 12) for _ in range(2))
+    assert tokenizer.to_json(one) == tokenizer.to_json(again)
+    assert len(one.words("a red seven on a blue background")) == 7 and one.end == 513 and one.start == 512
+    strange = "日本 👍 Ünïcode 'tis"
+    names = "".join(one.model.id_to_token(i) for i in one.words(strange)).replace("</w>", "")
+    assert len(names) == len(strange.lower().replace(" ", "").encode())  # a sign for each byte
+    assert max(one.words(strange)) < one.size <= 560
+
+
+def test_json_is_the_inverse(folder):
+    said = tokenizer.load(folder, 9)
+    again = tokenizer.from_json(tokenizer.to_json(said))
+    np.testing.assert_array_equal(again(GOLDEN["texts"]), said(GOLDEN["texts"]))
+    assert (again.length, again.fill, again.size) == (said.length, said.fill, said.size)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "why"),
+    [
+        (lambda f: (f / "merges.txt").unlink(), FileNotFoundError, "has no merges.txt: give the folder 'tokenizer'"),
+        (lambda f: (f / "vocab.json").unlink(), FileNotFoundError, "has no vocab.json"),
+        (lambda f: (f / "vocab.json").write_text("{"), ValueError, "holds no tokenizer of CLIP's kind"),
+        (lambda f: (f / "vocab.json").write_text('{"a": 0}'), ValueError, r"lack <\|startoftext\|>"),
+        (lambda f: (f / "merges.txt").write_text("a b c"), ValueError, "holds no tokenizer of CLIP's kind"),
+        (lambda f: (f / "tokenizer_config.json").write_text('{"pad_token": "?!"}'), ValueError, r"lack \?!"),
+    ],
+)
+def test_folders_that_hold_no_tokenizer(folder, spoil, error, why):
+    spoil(folder)
+    with pytest.raises(error, match=why):
+        tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"vocab": {"a": 0}, "merges": [], "length": 3, "fill": "a"}'])
+def test_text_that_is_no_tokenizer(text):
+    with pytest.raises(ValueError, match="this is no tokenizer"):
+        tokenizer.from_json(text)
+
+
+@pytest.mark.parametrize("size, length", [(513, 8), (600, 2)])
+def test_sizes_that_cannot_be(size, length):
+    with pytest.raises(ValueError, match="must be at least 514"):
+        tokenizer.train(["a"], size, length)
