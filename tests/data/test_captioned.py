@@ -1,6 +1,7 @@
 """The digits in colour: what is left out, and that pictures and captions show what the features say."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -91,3 +92,35 @@ def test_preparing_again_gives_the_same_bits(tmp_path):
     source = data.load("captioned:test")
     found = sorted((row["caption"].decode(), row["image"].tobytes()) for row in again)
     assert found == sorted((source[i]["caption"], source[i]["image"].tobytes()) for i in range(len(source)))
+
+
+def test_wrong_captions_differ_in_one_thing_that_was_said(examples):
+    rng, changed = np.random.default_rng(0), []
+    for example in examples["judge"]:
+        text = captioned.wrong(example, rng)
+        before, after = (re.sub(",", "", one) for one in (example["caption"], text))
+        for name in ("colour", "background", "size", "place"):
+            for word in NAMES[name]:
+                before, after = (one.replace(word, f"<{name}>") for one in (before, after))
+        digit = re.compile(rf"\b({'|'.join(WORDS)}|\d)\b")
+        assert digit.sub("<digit>", before) == digit.sub("<digit>", after)  # the same template
+        assert text != example["caption"]
+        own = digit.search(example["caption"])[0], digit.search(text)[0]
+        assert own[0].isdigit() == own[1].isdigit()
+        changed.append(own[0] != own[1])
+        colours = [word for word in NAMES["colour"] if f" {word}" in f" {text}"]
+        assert len(colours) == 2  # the digit never has the colour of its background
+    assert 0.4 < np.mean(changed) < 0.6
+
+
+def test_wrong_captions_reach_the_batches():
+    source, words = data.load("captioned:test"), {}
+    tokenize = lambda texts: np.array([[words.setdefault(text, len(words))] for text in texts], np.int32)
+    batch = next(data.batches(source, 50, tokenize=tokenize, wrong=3))
+    named = {number: text for text, number in words.items()}
+    assert batch["tokens"].shape == (1, 50, 1) and batch["wrong"].shape == (1, 50, 3, 1)
+    for i, right, wrong in zip(batch["example"][0], batch["tokens"][0], batch["wrong"][0]):
+        assert named[right[0]] == source[i]["caption"]
+        assert all(named[one] != source[i]["caption"] for one in wrong[:, 0])
+    again = next(data.batches(source, 50, tokenize=tokenize, wrong=3))
+    np.testing.assert_array_equal(again["wrong"], batch["wrong"])  # the seed and the position decide

@@ -32,3 +32,18 @@ def test_animation_has_all_frames(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (4, 2, 8, 8, 1), np.uint8)
     for name in ("a.gif", "a.webp"):
         assert Image.open(images.save_animation(tmp_path / name, frames)).n_frames == 4
+
+
+def test_titles_stand_above_their_rows(tmp_path):
+    drawn = np.zeros((4, 64, 64, 3), np.uint8)
+    drawn[2:] = 200
+    long = "a large purple two on a yellow background, in the middle of the picture"
+    sheet = np.asarray(images.sheet(drawn, 2, ["short", long]))
+    plain = np.asarray(images.sheet(drawn, 2))
+    assert sheet.shape[1] == plain.shape[1] == 134
+    first, second = (np.flatnonzero((sheet[:, 10] == value).all(-1)) for value in (0, 200))
+    assert len(second) == 64 and second[0] - first[-1] > 3 * 13  # the long one takes several lines
+    title = sheet[: np.flatnonzero((sheet[:, 10] == 0).all(-1))[0] - 2]
+    assert (title < 100).any() and title.shape[0] < 25  # there are letters, in one line
+    grey = images.sheet(drawn[..., :1], 2, ["one", "two"])
+    assert grey.mode == "L"

@@ -206,3 +206,19 @@ def test_psnr_of_a_known_error():
 def test_impossible_weights_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_wrong_texts_are_more_to_tell_apart():
+    """Equation (2) of the contrastive objective, by hand."""
+    params = shaken(NET, TOKENS, X)
+    wrong = np.stack([np.roll(TOKENS, 1, 0), np.roll(TOKENS, 3, 0), np.roll(TOKENS, 5, 0)], 1)
+    encode = lambda tokens: np.asarray(NET.apply({"params": params}, tokens, method="encode_text"), np.float64)
+    images = np.asarray(NET.apply({"params": params}, X, method="encode_image"), np.float64)
+    scale = float(np.exp(params["logit_scale"]))
+    log_softmax = lambda x: np.diag(x - np.log(np.exp(x).sum(1, keepdims=True)))
+    texts = encode(TOKENS)
+    more = np.stack([[images[i] @ one for one in encode(wrong[i])] for i in range(len(X))])
+    by_image = scale * np.concatenate([images @ texts.T, more], 1)
+    wanted = -0.5 * (log_softmax(scale * texts @ images.T) + log_softmax(by_image))
+    loss, _ = jax.jit(objectives.contrastive(NET))(params, (), None, {"tokens": TOKENS, "image": X, "wrong": wrong})
+    chex.assert_trees_all_close(loss, wanted.astype(np.float32), rtol=1e-4)
