@@ -96,8 +96,6 @@ def _check_latent(config):
             "--data.flip and --data.augment cannot go with --latent: images and captions are read by its models once, "
             "before training"
         )
-    if L.codec and config.sample.clip:
-        raise ValueError("--sample.clip keeps images in their range, which latents have not: --sample.no-clip")
 
 
 def _check_autoencoder(config):

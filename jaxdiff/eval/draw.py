@@ -96,6 +96,8 @@ def check(config: Config, guide: Guide | None = None) -> None:
         raise ValueError("the number of images and the batch size must be at least 1")
     if config.sample.batch_size % jax.local_device_count():
         raise indivisible("batch_size", config.sample.batch_size, jax.local_device_count())
+    if config.latent.codec and config.sample.clip:
+        raise ValueError("--clip keeps images in their range, and latents have none: leave it out (--no-clip)")
     if config.sample.variance == "learned" and config.net.out_channels == config.shape[-1]:
         raise ValueError("variance='learned' needs a network that says a variance: net.out_channels twice the image's")
 
