@@ -1,5 +1,6 @@
 """What the documentation shows runs: its Python as it stands, its lines of jaxdiff in small; others name what exists."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -10,9 +11,11 @@ from typing import NamedTuple
 import pytest
 from helpers import tiny_config
 from PIL import Image
+from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 
 from jaxdiff import cli, config, pretrained
-from jaxdiff.train import initial
+from jaxdiff.text import tokenizer
+from jaxdiff.train import checkpoint, initial, loop, rundir
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -94,8 +97,14 @@ TINY = {
     "digits_classifier": tiny("digits_classifier", net=CLASSES, diffusion={"objective": "classification"}),
     "digits_judge": tiny("digits_judge", net=CLASSES, diffusion={"objective": "classification", "levels": "clean"}),
     "folder_small": tiny("folder_small", (32, 32, 3), source="folder:photos"),
+    "captioned_vae": tiny_autoencoder(),
+    "captioned_vqvae": tiny_autoencoder(words=8),
+    "captioned_clip": tiny_clip(),
+    "captioned_latent": tiny_latent("captioned_vae", "captioned_clip"),
 }
-SHIPPED = {"digits": "digits_conditional", "digits_classifier": "digits_classifier", "digits_judge": "digits_judge"}
+TINY |= {name: dataclasses.replace(small, name=name) for name, small in TINY.items()}
+SHIPPED = {name: name for name in ("digits_classifier", "digits_judge", "captioned_vae", "captioned_clip")}
+SHIPPED |= {"digits": "digits_conditional", "captioned": "captioned_latent"}
 SMALLER = {"--train.steps": 375, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
 FEW = {  # what is added where it is not said
     "sample": {"--num": "16", "--batch-size": "16", "--steps": "2"},
@@ -110,7 +119,7 @@ def smaller(arguments: list[str]) -> list[str]:
         words = [f"{word}.py" if word in TINY else word for word in words]
     for flag in set(words) & set(SMALLER):
         value = words.index(flag) + 1
-        words[value] = str(max(1, int(words[value]) // SMALLER[flag]))
+        words[value] = str(max(2, int(words[value]) // SMALLER[flag]))
     few = dict(FEW.get(command, {}))
     if command == "eval" and "--metrics" in words:
         few["--steps" if "nll" in words else "--sample.steps"] = "2"
@@ -121,14 +130,30 @@ def smaller(arguments: list[str]) -> list[str]:
 def tiny_models(tmp_path, monkeypatch):
     """Untrained models in the place of those that ship."""
     monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
-    about = {"step": 0, "weights": "EMA", "trained_on": "digits"}
+    about, made = {"step": 0, "weights": "EMA", "trained_on": "digits"}, {}
     for name, of in SHIPPED.items():
-        model = pretrained.Model(TINY[of], initial.new_state(TINY[of]).params, about)
+        words = tokenizer.train(["a red seven"], 600, 24) if name == "captioned_clip" else None
+        made[name] = pretrained.Model(TINY[of], initial.new_state(TINY[of]).params, about, {}, words)
+    ends = {"codec": made["captioned_vae"], "text": pretrained.text_of(made["captioned_clip"])}
+    made["captioned"] = made["captioned"]._replace(parts=ends)
+    for name, model in made.items():
         pretrained.write(tmp_path / f"{name}.safetensors", model)
 
 
+def begun(small: config.Config, run: str, resume: bool, profile: int) -> None:
+    """What training leaves behind, without a step of it: everything is checked, and a run is there."""
+    _, parts = loop.opened(small, run, profile)
+    rundir.claim(run, resume)
+    pretrained.keep(run, parts.models, parts.tokenizer)
+    rundir.write_config(run, small)
+    state = initial.new_state(small)
+    with contextlib.closing(checkpoint.manager(rundir.checkpoints(run))) as manager:
+        checkpoint.save(manager, state._replace(step=state.step + small.train.steps), {})
+
+
 def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models):
-    """In the order in which they stand, each block in a directory of its own."""
+    """In the order in which they stand, each block in a directory of its own; tests/test_cli.py really trains."""
+    monkeypatch.setattr(loop, "train", begun)
     ran = 0
     for i, block in enumerate(block for path in FILES for block in blocks(path.read_text())):
         if block.words[:1] == ["bash"]:
