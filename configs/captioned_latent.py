@@ -15,18 +15,18 @@ def get_config() -> Config:
         data=Data(source="captioned", image_shape=(32, 32, 3)),
         net=UNetConfig(
             out_channels=6,
-            channels=(96, 128),
+            channels=(64, 96),
             blocks=1,
             attention=(0, 1),
             head_dim=32,
-            context_dim=96,
+            context_dim=64,
             context_length=24,
             groups=16,
         ),
         diffusion=Diffusion(schedule="cosine", num_steps=1000, predict="v", drop=0.1),
         latent=Latent(codec="captioned_vae", shape=(8, 8, 6), text="captioned_clip"),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.999, b2=0.99),
-        train=Train(steps=12000, batch_size=32, steps_per_call=10, log_every=50, save_every=500),
+        train=Train(steps=6000, batch_size=64, steps_per_call=10, log_every=50, save_every=500),
         sample=Sample(
             prompts=(
                 "a small red seven on a blue background",

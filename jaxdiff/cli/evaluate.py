@@ -45,16 +45,16 @@ def evaluate(name: str, args: list[str]) -> None:
     config = dataclasses.replace(model.config, sample=flags.sample)
     guide = load_guide(config, flags.classifier)
     measure = complete(flags.measure, config, guide)
-    drawn = not config.classifies and measure.named(DRAWN)
+    drawn = config.draws and measure.named(DRAWN)
     check_sampling(flags, default.sample, bool(drawn))
     if drawn:
         draw.check(quality.sampled(config, measure), guide)
     judge = load_judge(measure, config, guide)
     path = report_path(flags, measure, epath.Path(model.about.get("run", ".")) / "eval")
     with progress.bar("measuring", report.work(config, measure), "steps") as tick:
-        found = report.measured(config, model.params, measure, tick, judge, guide)
+        found = report.measured(config, model.params, measure, tick, judge, guide, model.tokenizer)
     about = model.about | {"source": measure.source, "num": measure.num, "seed": measure.seed}
-    about |= {"labels_given": bool(config.net.num_classes)}
+    about |= {"labels_given": bool(config.draws and config.classes)}
     if drawn:
         about |= {"judge": judge and judge.name, "classifier": flags.classifier}
         about |= {"sample": dataclasses.asdict(quality.sampled(config, measure).sample)}
@@ -87,7 +87,7 @@ def load_judge(measure: Measure, config: Config, guide: Guide | None) -> Feature
     Raises:
       ValueError, OSError: there is none; it is no classifier, reads other images, or knows other classes than are drawn.
     """
-    if config.classifies or not measure.named(JUDGED):
+    if not config.draws or not measure.named(JUDGED):
         return None
     if measure.inception:
         return features.inception(measure.inception)

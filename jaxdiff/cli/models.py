@@ -43,7 +43,6 @@ def pretrained(args: list[str]) -> None:
         raise ValueError(f"jaxdiff pretrained takes no arguments, and was given {' '.join(args)}")
     for name in models.names():
         model = models.load(name)
-        what = "classifier" if model.config.classifies else "generator"
         size = (models.SHIPPED / f"{name}.safetensors").stat().st_size / 1e6
-        about = f"{what} of {model.config.data.source}, made by jaxdiff train {model.config.name}"
+        about = f"{model.config.kind} of {model.config.data.source}, made by jaxdiff train {model.config.name}"
         print(f"{name:<18} {size:4.1f} MB  {about}, {model.about['step']} steps")

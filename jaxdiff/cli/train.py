@@ -70,7 +70,7 @@ def train(name: str, args: list[str]) -> None:
     print(f"curves       tensorboard --logdir {run}")
     if flags.profile:
         print(f"profile      {epath.Path(run) / 'profile'}")
-    more = "accuracy     jaxdiff eval" if flags.config.classifies else "more images  jaxdiff sample"
+    more = "more images  jaxdiff sample" if flags.config.draws else "its numbers  jaxdiff eval"
     print(f"{more} {run}")
 
 

@@ -263,9 +263,23 @@ class Config:
     sample: Sample = Sample()
 
     @property
+    def kind(self) -> Literal["generator", "classifier", "autoencoder", "CLIP"]:
+        """What sort of network it is; a text transformer alone counts as the CLIP that it is a half of."""
+        if isinstance(self.net, UNetConfig):
+            return "classifier" if self.classifies else "generator"
+        return "autoencoder" if isinstance(self.net, AutoencoderConfig) else "CLIP"
+
+    @property
     def draws(self) -> bool:
         """Whether images can be drawn from the network."""
-        return isinstance(self.net, UNetConfig) and not self.classifies
+        return self.kind == "generator"
+
+    @property
+    def classes(self) -> int:
+        """How many labels the network is told, or tells; 0 is none."""
+        if not isinstance(self.net, UNetConfig):
+            return 0
+        return self.net.out_channels if self.classifies else self.net.num_classes
 
     @property
     def classifies(self) -> bool:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxdiff import data
-from jaxdiff.config import Config, indivisible
+from jaxdiff.config import Config, Latent, indivisible
 from jaxdiff.errors import unknown
 from jaxdiff.eval import guided
 from jaxdiff.eval.guided import Guide
@@ -25,7 +25,8 @@ class Measure:
       metrics: names, with commas between. "nll", the variational bound in bits per dimension, the default; "nll_ode", the
         likelihood by the probability flow. Of drawn images beside as many real ones: "fid", "kid", "precision_recall",
         "inception_score", "accuracy" (how many are read as their label) and "nearest" (distances to training images). Of a
-        classifier: "accuracy". What follows is of all of them, or says of which.
+        classifier: "accuracy". Of an autoencoder: "psnr", "latents" and, with one, "codebook". Of a CLIP: "retrieval", how
+        many of the `num` texts find their image, and images their text. What follows is of all of them, or says of which.
       source: data that the network was not trained on, see `jaxdiff.data.load`; by default the test split of its own.
       num: how many examples, and how many images are drawn; the seed chooses them.
       batch_size: how many at a time.
@@ -64,12 +65,12 @@ def complete(measure: Measure, config: Config, guide: Guide | None = None) -> Me
     Raises:
       ValueError: one line that says what to change.
     """
-    known = ("accuracy",) if config.classifies else (*BITS, *DRAWN)
+    kind, known = config.kind, metrics_of(config)
     measure = dataclasses.replace(measure, metrics=measure.metrics or known[0])
     names = measure.metrics.split(",")
     for name in names:
         if name not in known:
-            raise unknown("metric of a classifier:" if config.classifies else "metric", name, known)
+            raise unknown("metric" if kind == "generator" else f"metric of {kind}s:", name, known)
         if names.count(name) > 1:
             raise ValueError(f"{name} stands twice in --metrics {measure.metrics}")
     options = _options(measure, config)
@@ -79,9 +80,30 @@ def complete(measure: Measure, config: Config, guide: Guide | None = None) -> Me
     return measure
 
 
+def metrics_of(config: Config) -> tuple[str, ...]:
+    """The metrics that a network can be measured by, the default first.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if config.kind == "generator" and config.latent != Latent():
+        raise ValueError(
+            "jaxdiff eval measures networks that draw pixels, and without words: benchmarks/latent.py shows how to measure "
+            "others"
+        )
+    codebook = ("codebook",) if config.reconstruction.words else ()
+    return {
+        "generator": (*BITS, *DRAWN),
+        "classifier": ("accuracy",),
+        "autoencoder": ("psnr", "latents", *codebook),
+        "CLIP": ("retrieval",),
+    }[config.kind]
+
+
 def _options(measure, config):
     """What belongs to one metric alone, filled in, and refused beside others."""
-    d, says_variance = config.diffusion, config.net.out_channels == 2 * config.data.image_shape[-1]
+    d = config.diffusion
+    says_variance = config.kind == "generator" and config.net.out_channels == 2 * config.data.image_shape[-1]
     defaults = {
         "nll": {"steps": d.num_steps, "variance": "learned" if says_variance else "posterior", "clip": True},
         "nll_ode": {"probes": 1, "tolerance": 1e-5},
@@ -107,13 +129,13 @@ def _check_numbers(measure, config):
         raise ValueError(f"tolerance={measure.tolerance} must be above 0")
     if not 2 <= measure.steps <= config.diffusion.num_steps:
         raise ValueError(f"steps={measure.steps} must be from 2 to {config.diffusion.num_steps}, the number of levels")
-    if measure.num < 4 and not config.classifies and measure.named(JUDGED):
+    if measure.num < 4 and config.draws and measure.named(JUDGED):
         raise ValueError(f"--num {measure.num} must be at least 4: distances are taken to the third neighbour")
 
 
 def _check_judge(measure, config, guide):
     """Drawn images need somebody to judge them, and nothing else does."""
-    judged, judges = not config.classifies and measure.named(JUDGED), [measure.judge, measure.inception]
+    judged, judges = config.draws and measure.named(JUDGED), [measure.judge, measure.inception]
     if not judged and any(judges):
         raise ValueError(f"--judge and --inception are for {', '.join(JUDGED)} of drawn images: leave them out")
     if all(judges):
@@ -154,10 +176,12 @@ def chosen(config: Config, measure: Measure) -> list[dict]:
       ValueError, OSError: as `jaxdiff.data.load`; fewer of them than asked for, or labels that the network lacks, where
         those are needed.
     """
-    d, labels = config.data, config.net.out_channels if config.classifies else config.net.num_classes
+    d, labels = config.data, config.classes
     source = data.load(measure.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
     if len(source) < measure.num:
         raise ValueError(f"{measure.source} has {len(source)} examples: --num {len(source)} takes all of them")
+    if config.kind == "CLIP" and not source.captioned:
+        raise ValueError(f"{source.uncaptioned}, and a CLIP is measured by captions")
     needed = labels and (config.classifies or measure.named(BITS))
     if needed and len(source.classes) not in range(1, labels + 1):
         raise ValueError(f"{measure.source} has {len(source.classes)} classes, and the network labels for {labels}")

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from jaxdiff.config import Config
-from jaxdiff.eval import bits, quality, reading
+from jaxdiff.eval import bits, quality, reading, reconstruction, zero_shot
 from jaxdiff.eval.features import Features
 from jaxdiff.eval.guided import Guide
 from jaxdiff.eval.measure import Measure, chosen
+from jaxdiff.text.tokenizer import Tokenizer
 
 
 def measured(
@@ -16,6 +17,7 @@ def measured(
     tick: Callable[[int], None],
     judge: Features | None = None,
     guide: Guide | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> dict:
     """The metrics of a network.
 
@@ -26,6 +28,7 @@ def measured(
       tick: called after every part of the work with how much it was, `work` in all.
       judge: of drawn images.
       guide: a classifier that guides them, if there is one.
+      tokenizer: of a CLIP.
 
     Returns:
       {metric: {what: number, ...}}, of types that JSON has.
@@ -35,14 +38,20 @@ def measured(
         number that is not finite.
     """
     real = chosen(config, measure)
-    if config.classifies:
+    if config.kind == "classifier":
         return reading.measured(config, params, measure, real, tick)
+    if config.kind == "autoencoder":
+        return reconstruction.measured(config, params, measure, real, tick)
+    if config.kind == "CLIP":
+        return zero_shot.measured(config, params, tokenizer, measure, real, tick)
     found = bits.measured(config, params, measure, real, tick)
     return found | quality.measured(config, params, measure, real, tick, judge, guide)
 
 
 def work(config: Config, measure: Measure) -> int:
     """How much `measured` ticks in all."""
-    if config.classifies:
+    if config.kind == "classifier":
         return reading.work(config, measure)
+    if config.kind != "generator":
+        return reconstruction.work(measure)
     return bits.work(measure) + quality.work(config, measure)

@@ -5,22 +5,33 @@
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.config import Config
+from jaxdiff.eval.measure import Measure
 from jaxdiff.eval.spread import over_batches, replicated
 from jaxdiff.nets.clip import CLIP
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.text.tokenizer import Tokenizer
 
 
-def embed_images(net: CLIP, params, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Images, uint8 [N, H, W, C] -> float32 [N, projection], of length 1."""
+def embed_images(
+    net: CLIP, params, images: np.ndarray, batch_size: int = 64, tick: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """Images, uint8 [N, H, W, C] -> float32 [N, projection], of length 1; `tick` is called after every batch."""
     params, encode = replicated(params), _jitted(net, "encode_image")
-    return over_batches(lambda _, x: encode(params, to_unit_range(x)), len(images), batch_size, 0, images)
+
+    def of_batch(_, x):
+        said = jax.block_until_ready(encode(params, to_unit_range(x)))
+        if tick is not None:
+            tick(1)
+        return said
+
+    return over_batches(of_batch, len(images), batch_size, 0, images)
 
 
 def embed_texts(net: CLIP, params, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
@@ -53,6 +64,30 @@ def classify(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
 def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """How well each image goes with its text, equation (2): float32 [N, projection] of both -> [N] in [-1, 1]."""
     return (images * texts).sum(-1)
+
+
+def measured(
+    config: Config, params, tokenizer: Tokenizer, measure: Measure, real: list[dict], tick: Callable[[int], None]
+) -> dict:
+    """How many of some texts find their image among all, and images their text; several of one meaning can mistake another.
+
+    Args:
+      config: of the run that the CLIP was trained in.
+      params: its parameters.
+      tokenizer: with which it was trained.
+      measure: from `measure.complete`.
+      real: examples that it has not seen, {"image": uint8 [H, W, C], "caption": str}.
+      tick: called after every batch of images.
+
+    Returns:
+      {"retrieval": {"text_to_image", "image_to_text"}}, shares.
+    """
+    net, x = config.make_net(), np.stack([example["image"] for example in real])
+    images = embed_images(net, params, x, measure.batch_size, tick)
+    texts = embed_texts(net, params, tokenizer, [example["caption"] for example in real], measure.batch_size)
+    own = np.arange(len(real))
+    found = {"text_to_image": classify(texts, images) == own, "image_to_text": classify(images, texts) == own}
+    return {"retrieval": {name: float(hits.mean()) for name, hits in found.items()}}
 
 
 @functools.cache

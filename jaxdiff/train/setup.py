@@ -27,7 +27,7 @@ def open_source(config: Config):
     Raises:
       ValueError, OSError: as `jaxdiff.data.load`; no labels, or more of them than the network knows; no captions.
     """
-    d, flag, labels = config.data, "--net.out-channels" if config.classifies else "--net.num-classes", classes(config)
+    d, flag, labels = config.data, "--net.out-channels" if config.classifies else "--net.num-classes", config.classes
     source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
     if (config.latent.text or isinstance(config.net, CLIPConfig)) and not source.captioned:
         raise ValueError(f"{source.uncaptioned}, and this network learns from captions")
@@ -44,13 +44,6 @@ def open_source(config: Config):
     return source
 
 
-def classes(config: Config) -> int:
-    """How many labels the network is told, or tells; 0 is none."""
-    if not isinstance(config.net, UNetConfig):
-        return 0
-    return config.net.out_channels if config.classifies else config.net.num_classes
-
-
 def batches(config: Config, source, start: int, parts: Parts = Parts()) -> Iterator[tuple[dict, np.ndarray]]:
     """What this process's devices get in each call from step `start` on, and the numbers of those examples [K, B / P]."""
     T = config.train
@@ -60,7 +53,7 @@ def batches(config: Config, source, start: int, parts: Parts = Parts()) -> Itera
         seed=T.seed,
         start_step=start,
         steps_per_call=T.steps_per_call,
-        labels=bool(classes(config)),
+        labels=bool(config.classes),
         flip=config.data.flip,
         augment=config.data.augment,
         told=isinstance(config.net, UNetConfig) and bool(config.net.vector_dim),

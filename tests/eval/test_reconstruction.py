@@ -1,0 +1,84 @@
+"""`jaxdiff eval` of autoencoders and CLIPs: its numbers by other means, and what is refused."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_autoencoder, tiny_clip, tiny_latent
+
+from jaxdiff import cli, data, pretrained
+from jaxdiff.eval import measure, report
+from jaxdiff.eval.measure import Measure
+from jaxdiff.train import initial
+
+NUM = 24
+
+
+def chosen(seed=0):
+    source = data.load("captioned:unseen")
+    return [source[int(i)] for i in np.random.default_rng(seed).permutation(len(source))[:NUM]]
+
+
+def test_an_autoencoder_by_hand(tmp_path, capsys):
+    out = tmp_path / "report.json"
+    command = ["eval", "captioned_vqvae", "--source", "captioned:unseen", "--num", str(NUM), "--batch-size", "16"]
+    cli.main([*command, "--metrics", "psnr,codebook", "--out", str(out)])
+    found = json.loads(out.read_text())["metrics"]
+    assert set(found) == {"psnr", "codebook"}
+    model = pretrained.load("captioned_vqvae")
+    net, words = model.config.make_net(), model.params["quantize"]["embedding"]
+    x = np.stack([example["image"] for example in chosen()]) / 127.5 - 1
+    encode, decode = (
+        jax.jit(lambda x, method=method: net.apply({"params": model.params}, x, method=method))
+        for method in ("encode", "decode")
+    )
+    z = np.asarray(encode(jnp.asarray(x, jnp.float32)))
+    index = np.square(z[..., None, :] - words[None, None, None]).sum(-1).argmin(-1)
+    again = np.asarray(decode(jnp.asarray(words[index])))
+    decibel = 10 * np.log10(4 / np.square(again - x).mean((1, 2, 3)))
+    assert found["psnr"]["mean"] == pytest.approx(decibel.mean(), abs=0.01)
+    share = np.bincount(index.ravel(), minlength=len(words)) / index.size
+    assert found["codebook"]["used"] == pytest.approx((share > 0).mean())
+    entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
+    assert found["codebook"]["perplexity"] == pytest.approx(np.exp(entropy), rel=1e-4)
+
+
+def test_a_clip_by_hand():
+    model = pretrained.load("captioned_clip")
+    asked = measure.complete(Measure(source="captioned:unseen", num=NUM, batch_size=16), model.config)
+    ticks = []
+    found = report.measured(model.config, model.params, asked, ticks.append, tokenizer=model.tokenizer)["retrieval"]
+    assert sum(ticks) == report.work(model.config, asked) == 2
+    examples, net = chosen(), model.config.make_net()
+    tokens = model.tokenizer([example["caption"] for example in examples])
+    x = np.stack([example["image"] for example in examples]) / np.float32(127.5) - 1
+    texts, images, _ = jax.jit(net.apply)({"params": model.params}, tokens, x)
+    similar, own = np.asarray(texts @ images.T), np.arange(NUM)
+    assert found["text_to_image"] == (similar.argmax(1) == own).mean()
+    assert found["image_to_text"] == (similar.argmax(0) == own).mean()
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "why"),
+    [
+        (tiny_autoencoder(), {"metrics": "codebook"}, "unknown metric of autoencoders: 'codebook'"),
+        (tiny_clip(), {"metrics": "psnr"}, "unknown metric of CLIPs: 'psnr'"),
+        (tiny_latent("vae", "clip"), {}, "jaxdiff eval measures networks that draw pixels"),
+        (tiny_autoencoder(), {"judge": "digits_judge"}, "--judge and --inception are for"),
+        (tiny_autoencoder(), {"steps": 5}, "steps=5 is for the metric nll"),
+    ],
+)
+def test_what_cannot_be_measured(config, asked, why):
+    with pytest.raises(ValueError, match=why):
+        measure.complete(Measure(**{"source": "captioned:unseen", **asked}), config)
+
+
+def test_a_clip_needs_captions():
+    config = tiny_clip()
+    asked = measure.complete(Measure(source="digits:test", num=8, batch_size=8), config)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, resize=True))
+    with pytest.raises(ValueError, match="digits has no captions"):
+        report.measured(config, initial.new_state(config).params, asked, lambda n: None)
