@@ -169,7 +169,7 @@ def wrong(example: dict, rng: np.random.Generator) -> str:
         >>> from jaxdiff.data import captioned
         >>> example = {"caption": "a red seven on white", "label": 7, "colour": 0, "background": 5, "size": 0, "place": 3}
         >>> [captioned.wrong(example, np.random.default_rng(seed)) for seed in (1, 2)]
-        ['a red seven on blue', 'a red five on white']
+        ['a red seven on black', 'a red zero on white']
     """
     words = {name: NAMES[name][example[name]] for name in NAMES}
     if not re.search(rf"\b{words['label']}\b", example["caption"]):
