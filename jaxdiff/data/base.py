@@ -12,6 +12,7 @@ class Source:
     """Examples at random access: `len(source)` of them, `source[i]` being {"image": uint8 [H, W, C], "label": int}.
 
     There is a "label", a position in `classes`, only where there are classes, and a "caption" only where `captioned`.
+    `read` alone gives no caption, where that takes more reading.
 
     Attributes:
       read: gives example i; it is called from several threads at once.
@@ -21,7 +22,8 @@ class Source:
       unlabelled: why there are none, for the error that says so.
       skipped: files that were left out because they cannot be read.
       identity: a number that another set or order of examples would not have, such as a checksum of their names.
-      captioned: whether each has a "caption", a text.
+      caption: gives the caption of example i, and raises ValueError where it has none; None where there are no captions.
+      files: what is read, where that may be changed under the same name: paths.
       uncaptioned: why they have none, for the error that says so.
       wrong: (example, NumPy generator) -> a text that is almost its caption, but wrong; None where no such can be made.
 
@@ -41,7 +43,8 @@ class Source:
     unlabelled: str = dataclasses.field(default="the data set has no labels", repr=False)
     skipped: tuple[str, ...] = ()
     identity: int = 0
-    captioned: bool = False
+    caption: Callable[[int], str] | None = dataclasses.field(default=None, repr=False)
+    files: tuple = dataclasses.field(default=(), repr=False)
     uncaptioned: str = dataclasses.field(default="the data set has no captions", repr=False)
     wrong: Callable[[dict, np.random.Generator], str] | None = dataclasses.field(default=None, repr=False)
 
@@ -51,7 +54,13 @@ class Source:
     def __getitem__(self, i: int) -> dict:
         if not 0 <= i < self.size:
             raise IndexError(f"there is no example {i} among {self.size}")
-        return self.read(i)
+        example = self.read(i)
+        return example if self.caption is None or "caption" in example else example | {"caption": self.caption(i)}
+
+    @property
+    def captioned(self) -> bool:
+        """Whether each example has a "caption", a text."""
+        return self.caption is not None
 
 
 def remembered(source: Source, limit: int = 2**31) -> Source:

@@ -87,7 +87,7 @@ def load(folder: epath.PathLike, source: Source) -> Source:
     if len(records) != len(source):
         raise ValueError(f"{folder} holds {len(records)} examples, and there are {len(source)}: remove it")
     read = functools.partial(_read, records, [(name, np.dtype(kind), shape) for name, (kind, shape) in fields.items()])
-    return dataclasses.replace(source, read=read, image_shape=tuple(fields["image"][1]))
+    return dataclasses.replace(source, read=read, image_shape=tuple(fields["image"][1]), caption=None)
 
 
 def _read(records, fields, i):

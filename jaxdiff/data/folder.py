@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -34,20 +34,21 @@ def load(path: str, image_shape: tuple[int, int, int] | None, skip_broken: bool)
         raise ValueError(f"the images of folder:{path} have no shape of their own: give an image_shape")
     root = epath.Path(path).expanduser()
     names, others = list_images(root)
-    captions, uncaptioned = captions_of(names, others, root)
+    caption, uncaptioned = captions_of(names, others, root)
     classes, unlabelled = classes_of(names, root)
     broken = find_broken(root, names, image_shape) if skip_broken else {}
     report(broken, len(names), root)
     names = [name for name in names if name not in broken]
     return Source(
-        functools.partial(_read, root, names, classes, captions, image_shape),
+        functools.partial(_read, root, names, classes, image_shape),
         len(names),
         image_shape,
         classes,
         unlabelled,
         skipped=tuple(os.fspath(root / name) for name in broken),
-        identity=zlib.crc32("\n".join([*names, *(captions[name] for name in names if captions)]).encode()),
-        captioned=bool(captions),
+        identity=zlib.crc32("\n".join(names).encode()),
+        caption=caption,
+        files=tuple(root / name for name in names),
         uncaptioned=uncaptioned,
     )
 
@@ -103,41 +104,55 @@ def classes_of(names: Sequence[str], root: epath.Path) -> tuple[tuple[str, ...],
     )
 
 
-def captions_of(names: Sequence[str], others: Sequence[str], root: epath.Path) -> tuple[dict[str, str], str]:
-    """What is said of each image, and why there is nothing where not all have a caption.
+def captions_of(
+    names: Sequence[str], others: Sequence[str], root: epath.Path
+) -> tuple[Callable[[int], str] | None, str]:
+    """What gives the caption of image i, and why there is nothing where there are no captions; files are read when asked.
 
-    That is "text" (or "caption") in the line of `metadata.jsonl` whose "file_name" is the image's path below the folder;
+    A caption is "text" (or "caption") in the line of `metadata.jsonl` whose "file_name" is the image's path below the folder;
     without that file, it is what stands in a .txt beside the image.
-
-    Raises:
-      ValueError: a `metadata.jsonl` that cannot be read as that.
     """
-    beside = {name: f"{os.path.splitext(name)[0]}.txt" for name in names}
-    texts = sorted(set(others) & set(beside.values()))
+    beside = [f"{os.path.splitext(name)[0]}.txt" for name in names]
     if "metadata.jsonl" in others:
-        table = root / "metadata.jsonl"
-        found, where = read_table(table), f"in no line of {table}"
-    elif texts:
-        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as threads:
-            said = dict(zip(texts, threads.map(lambda text: (root / text).read_text().strip(), texts)))
-        found = {name: said[text] for name, text in beside.items() if text in said}
-        where = "without a .txt beside them"
-    else:
-        return {}, f"there are no captions in {root}: neither a .txt beside each image, nor a metadata.jsonl"
-    missing = [name for name in names if name not in found]
+        table = functools.cache(functools.partial(read_table, root / "metadata.jsonl"))
+        return functools.partial(_from_table, root, names, table), ""
+    texts = set(others) & set(beside)
+    if not texts:
+        return None, f"there are no captions in {root}: neither a .txt beside each image, nor a metadata.jsonl"
+    missing = [name for name, text in zip(names, beside) if text not in texts]
     if missing:
-        return {}, f"{len(missing)} of the {len(names)} images in {root} are {where}, such as {missing[0]}"
-    return found, ""
+        return (
+            None,
+            f"{len(missing)} of the {len(names)} images in {root} have no .txt beside them, such as {missing[0]}",
+        )
+    return functools.partial(_from_text, root, beside), ""
+
+
+def _from_table(root, names, table, i):
+    if names[i] not in table():
+        raise ValueError(f"{root / 'metadata.jsonl'} has no line for {names[i]}")
+    return table()[names[i]]
+
+
+def _from_text(root, beside, i):
+    try:
+        return (root / beside[i]).read_bytes().decode("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{root / beside[i]} cannot be read as UTF-8 ({error})") from error
 
 
 def read_table(path: epath.Path) -> dict[str, str]:
     """The captions in a `metadata.jsonl`, by file name.
 
     Raises:
-      ValueError: a line that is not {"file_name": ..., "text": ...}.
+      ValueError: it is not UTF-8, or has a line that is not {"file_name": ..., "text": ...}.
     """
     found = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # other ends of lines may stand within JSON
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read as UTF-8 ({error})") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -151,7 +166,7 @@ def read_table(path: epath.Path) -> dict[str, str]:
     return found
 
 
-def _read(root, names, classes, captions, image_shape, i):
+def _read(root, names, classes, image_shape, i):
     try:
         image = read_image(root / names[i], image_shape)
     except ValueError as error:
@@ -159,8 +174,7 @@ def _read(root, names, classes, captions, image_shape, i):
             f"{error}: put a sound file in its place; a new run can also do without it, or leave out all such files by "
             "--data.skip-broken"
         ) from error
-    example = {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})
-    return example | ({"caption": captions[names[i]]} if captions else {})
+    return {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})
 
 
 def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -106,7 +106,7 @@ def check_labels(source) -> int | None:
 
 
 def _read(source, labels, num_classes, contexts, tokenize, wrong, i):
-    example, cond = source[i], Cond()
+    example, cond = getattr(source, "read", source.__getitem__)(i), Cond()
     chosen = {"image": example["image"], "example": np.uint32(i)}
     if labels:
         if num_classes and not 0 <= example["label"] < num_classes:
@@ -115,9 +115,9 @@ def _read(source, labels, num_classes, contexts, tokenize, wrong, i):
     if contexts:
         cond = cond._replace(context=example["context"])
     if tokenize:
-        chosen["tokens"] = tokenize([example["caption"]])[0]
+        chosen["tokens"] = tokenize([source.caption(i)])[0]
     if wrong:
-        chosen["wrong"] = example  # for `_wrong`
+        chosen["wrong"] = source[i]  # for `_wrong`
     return chosen | {"cond": cond} if labels or contexts else chosen
 
 

@@ -111,7 +111,7 @@ def examples(
         image_shape,
         classes=tuple(features[label].names) if label else (),
         identity=zlib.crc32(f"{builder.info.full_name} {split}".encode()),
-        captioned=caption is not None,
+        caption=functools.partial(_caption, records, caption, where) if caption else None,
         uncaptioned=f"{name} has no captions (its features are {', '.join(sorted(features))})",
         unlabelled=f"{name} has no labels (its features are {', '.join(sorted(features))})",
     )
@@ -125,6 +125,13 @@ def _read(records, image, labels, caption, image_shape, exact, where, i):
     except (ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"record {i} of {where} cannot be read ({error}): remove it and prepare it anew") from error
     return example | {to: int(record[of]) for to, of in labels.items()}
+
+
+def _caption(records, caption, where, i):
+    try:
+        return records[i][caption].decode()
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(f"record {i} of {where} cannot be read ({error}): remove it and prepare it anew") from error
 
 
 def check_split(splits, name: str, split: str) -> None:
