@@ -52,7 +52,7 @@ class Model(NamedTuple):
 
     @property
     def apply(self) -> Apply:
-        """The network as a function of its parameters."""
+        """The network as a function of its parameters; of a U-Net or a classifier."""
         return network(self.config.make_net())
 
     def denoiser(self) -> Denoiser:
@@ -92,6 +92,8 @@ class Model(NamedTuple):
 
 def _text_encoder(model: Model, skip: int) -> TextEncoder:
     model = text_of(model)
+    if model.tokenizer is None:
+        raise ValueError(f"{model.config.name} has lost its tokenizer: give the run or the file that it was trained to")
     return encode.encoder(model.tokenizer, model.config.make_net(), model.params, skip)
 
 
@@ -160,13 +162,12 @@ def load(name: str) -> Model:
 def _of_run(run: epath.Path) -> Model:
     config, where = runs_here(configs.read_run(run)), rundir.checkpoints(run)
     if config.reconstruction.words:  # of which there is no average
-        step, (_, _, ema, _, extra) = (
-            (found := checkpoint.restore(where, initial.state_shapes(config))).step,
-            found.tree,
-        )
+        found = checkpoint.restore(where, initial.state_shapes(config))
+        ema, extra = found.tree.ema, found.tree.extra
     else:
-        (ema, _, step, _), extra = checkpoint.restore_ema(where, initial.param_shapes(config)), ()
-    about = {"run": str(run), "step": step, "weights": "EMA", "trained_on": config.data.source}
+        found = checkpoint.restore_ema(where, initial.param_shapes(config))
+        ema, extra = found.tree, ()
+    about = {"run": str(run), "step": found.step, "weights": "EMA", "trained_on": config.data.source}
     return Model(config, initial.weights(config, ema, extra), about, *beside(run))
 
 
@@ -179,11 +180,13 @@ def beside(run: epath.PathLike) -> tuple[dict[str, Model], Tokenizer | None]:
 
 
 def keep(run: epath.PathLike, parts: Mapping[str, Model], words: Tokenizer | None) -> None:
-    """Puts the parts of a run's model, and its tokenizer, beside its checkpoints."""
+    """Puts the parts of a run's model, and its tokenizer, beside its checkpoints; each whole or not at all."""
     for name, part in parts.items():
-        write(epath.Path(run) / f"{name}.safetensors", part, "float32")
+        write(unfinished := epath.Path(run) / f"{name}.tmp", part, "float32")
+        unfinished.replace(epath.Path(run) / f"{name}.safetensors")
     if words is not None:
-        (epath.Path(run) / "tokenizer.json").write_text(tokenizer.to_json(words))
+        (unfinished := epath.Path(run) / "tokenizer.tmp").write_text(tokenizer.to_json(words))
+        unfinished.replace(epath.Path(run) / "tokenizer.json")
 
 
 def read(path: epath.PathLike) -> Model:
@@ -193,12 +196,13 @@ def read(path: epath.PathLike) -> Model:
       FileNotFoundError: there is no such file.
       ValueError: it is none, or not of this library, or its weights are not those of its config.
     """
+    content = epath.Path(path).read_bytes()  # and not by path, which may be on gs://
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            flat = {key: file.get_tensor(key).astype(np.float32) for key in file.keys()}
+        flat = {key: value.astype(np.float32) for key, value in safetensors.numpy.load(content).items()}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is no file of weights ({error})") from None
+    header = 8 + int.from_bytes(content[:8], "little")  # its length, then JSON
+    metadata = json.loads(content[8:header]).get("__metadata__", {})
     parts = {}
     for name, said in json.loads(metadata.get("parts", "{}")).items():
         own = {key.removeprefix(f"{name}:"): flat.pop(key) for key in list(flat) if key.startswith(f"{name}:")}

@@ -16,6 +16,7 @@ from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 from jaxdiff import cli, config, pretrained
 from jaxdiff.text import tokenizer
 from jaxdiff.train import checkpoint, initial, loop, rundir
+from jaxdiff.train.parts import open_parts
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -142,7 +143,7 @@ def tiny_models(tmp_path, monkeypatch):
 
 def begun(small: config.Config, run: str, resume: bool, profile: int) -> None:
     """What training leaves behind, without a step of it: everything is checked, and a run is there."""
-    _, parts = loop.opened(small, run, profile)
+    parts = open_parts(small, loop.opened(small, run, profile), run if resume else None)
     rundir.claim(run, resume)
     pretrained.keep(run, parts.models, parts.tokenizer)
     rundir.write_config(run, small)

@@ -40,7 +40,7 @@ def tiny_latent(codec, text, **train) -> Config:
         data=DATA,
         net=net,
         diffusion=Diffusion("cosine", 50, "v", drop=0.1),
-        latent=Latent(codec and str(codec), codec and (8, 8, 2), text and str(text)),
+        latent=Latent(codec and str(codec), codec and (8, 8, 2), text=text and str(text)),
         sample=sample,
         **rest(train),
     )

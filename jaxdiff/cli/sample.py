@@ -67,6 +67,8 @@ def sample(name: str, args: list[str]) -> None:
 def prompted(args: list[str]) -> list[str]:
     """The arguments, with what comes before the first flag as --prompts."""
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    if first and any(arg.split("=")[0] == "--prompts" for arg in args):
+        raise ValueError("prompts stand right behind the model, or behind --prompts, and not in both places")
     return ["--prompts", *args[:first], *args[first:]] if first else args
 
 

@@ -71,6 +71,13 @@ def _check_parts(config):
             raise ValueError(f"--{part} is for networks of {kind.__name__}, and this is {type(config.net).__name__}")
     if config.data.tokenizer is not None and not isinstance(config.net, CLIPConfig):
         raise ValueError("--data.tokenizer is for a CLIP: a U-Net reads texts as the CLIP of --latent.text does")
+    if not 0 <= config.data.augment <= 3:
+        raise ValueError(f"--data.augment={config.data.augment} must lie in [0, 3]: 1 turns by up to 10 degrees")
+    if config.train.accumulate > 1 and (isinstance(config.net, CLIPConfig) or config.reconstruction.words):
+        raise ValueError(
+            "--train.accumulate would change what is learned: a CLIP compares all examples of a batch, and a codebook "
+            "moves with each part of it"
+        )
     if config.data.wrong < 0 or (config.data.wrong and not isinstance(config.net, CLIPConfig)):
         raise ValueError(f"--data.wrong={config.data.wrong} must be wrong captions for a CLIP, or 0")
     if config.train.sample_every and not config.draws:
@@ -84,6 +91,8 @@ def _check_latent(config):
         raise ValueError("--latent is for denoising: leave it out of a 'classification'")
     if (L.codec is None) != (L.shape is None):
         raise ValueError("--latent.codec and --latent.shape go together: name both, or leave both out")
+    if L.factor is not None and not (L.codec and L.factor > 0):
+        raise ValueError(f"--latent.factor={L.factor} must be above 0, and goes with --latent.codec")
     if bool(L.text) != bool(net.context_dim):
         raise ValueError(
             f"--net.context-dim={net.context_dim} is the width of the texts that --latent.text={L.text} reads: give both, "
@@ -125,8 +134,6 @@ def _check_clip(config):
 def _check_conditions(config):
     """What the network is told goes with what the data brings."""
     d, net, drop = config.data, config.net, config.diffusion.drop
-    if not 0 <= d.augment <= 3:
-        raise ValueError(f"--data.augment={d.augment} must lie in [0, 3]: 1 turns by up to 10 degrees")
     if net.vector_dim and (net.vector_dim != augment.DIM or not d.augment):
         raise ValueError(
             f"--net.vector-dim={net.vector_dim} must be 0, or {augment.DIM} with --data.augment, whose amounts are the "

@@ -92,12 +92,14 @@ class Latent:
     Attributes:
       codec: the autoencoder in whose latent space the diffusion takes place; None is none, a diffusion of pixels.
       shape: height, width and channels of the latents of an image of data.image_shape; None without a codec.
+      factor: scaling factor of the latents, in place of the autoencoder's own; None is that.
       text: the CLIP whose text transformer reads the captions, for a network with net.context_dim; None is none.
       skip: how many of that transformer's last blocks are left out: 0 in Stable Diffusion 1, 1 in 2.
     """
 
     codec: str | None = None
     shape: tuple[int, int, int] | None = None
+    factor: float | None = None
     text: str | None = None
     skip: int = 0
 

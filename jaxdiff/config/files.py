@@ -46,8 +46,7 @@ def load(name: str) -> Config:
         config = module.get_config() if hasattr(module, "get_config") else None
     except TypeError as error:
         field = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-        kinds = [kind for part in typing.get_type_hints(Config).values() for kind in (*typing.get_args(part), part)]
-        parts = {part.__name__: part for part in (Config, *filter(dataclasses.is_dataclass, kinds))}
+        parts = {part.__name__: part for part in _parts(Config)}
         if not field or field[1] not in parts:
             raise
         raise unknown(f"field of {field[1]} in {path}:", field[2], typing.get_type_hints(parts[field[1]])) from None
@@ -90,6 +89,15 @@ def from_json(text: str, where: str = "config") -> Config:
     return _build(Config, json.loads(text), where)
 
 
+def _parts(cls):
+    """A dataclass and those that its fields are of, and theirs."""
+    yield cls
+    for kind in typing.get_type_hints(cls).values():
+        for one in typing.get_args(kind) or [kind]:
+            if dataclasses.is_dataclass(one):
+                yield from _parts(one)
+
+
 def _build(cls, values, where):
     if not isinstance(values, dict):
         raise ValueError(f"{where} must hold fields, not {values!r}")
@@ -98,6 +106,8 @@ def _build(cls, values, where):
         if name not in types:
             raise unknown(f"field of {where}:", name, types)
         kinds = [kind for kind in (typing.get_args(types[name]) or [types[name]]) if dataclasses.is_dataclass(kind)]
+        if kinds and not isinstance(value, dict):
+            raise ValueError(f"{where}.{name} must hold fields, not {value!r}")
         if kinds:  # of several, such as networks, the one that has the most of these fields
             kind = max(kinds, key=lambda kind: len(set(value) & set(typing.get_type_hints(kind))))
             value = _build(kind, value, f"{where}.{name}")

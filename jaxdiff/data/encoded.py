@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import json
+import uuid
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -12,48 +14,79 @@ from etils import epath
 
 from jaxdiff.data.base import Source
 
-ABOUT = "about.json"
+ABOUT, SIZE = "about.json", 4096
 
 
-def write_part(folder: epath.PathLike, part: int, examples: Iterable[dict[str, np.ndarray]]) -> dict:
-    """Writes one file of consecutive examples.
+class Part(NamedTuple):
+    """Consecutive examples that are one file.
+
+    Attributes:
+      number: of the file, in the order of the examples.
+      examples: which they are.
+    """
+
+    number: int
+    examples: range
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def parts(count: int, size: int = SIZE) -> list[Part]:
+    """How so many examples are divided into files.
+
+    Example::
+
+        >>> from jaxdiff.data import encoded
+        >>> [(part.number, part.examples) for part in encoded.parts(10_000)]
+        [(0, range(0, 4096)), (1, range(4096, 8192)), (2, range(8192, 10000))]
+    """
+    return [Part(n, range(at, min(at + size, count))) for n, at in enumerate(range(0, count, size))]
+
+
+def write_part(folder: epath.PathLike, part: Part, examples: Iterable[dict[str, np.ndarray]]) -> None:
+    """Writes one file, whole or not at all.
 
     Args:
       folder: that is there.
-      part: number of the file, in the order of the examples.
-      examples: dicts of arrays, of the same names, shapes and dtypes in each.
-
-    Returns:
-      The names with their dtypes and shapes, for `complete`.
-
-    Raises:
-      ValueError: there is no example.
+      part: which of its files.
+      examples: those of the part: dicts of arrays, of the same names, shapes and dtypes in each.
     """
-    fields, writer = {}, ArrayRecordWriter(str(epath.Path(folder) / f"{part:05d}.array_record"), "group_size:1")
+    path, fields = _path(folder, part), {}
+    unfinished = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")  # another run may be writing the same
+    writer = ArrayRecordWriter(str(unfinished), "group_size:1")
     try:
         for example in examples:
             fields = fields or {name: [value.dtype.name, list(value.shape)] for name, value in example.items()}
             writer.write(b"".join(np.ascontiguousarray(example[name]).tobytes() for name in fields))
-    finally:
         writer.close()
-    if not fields:
-        raise ValueError("there are no examples to encode")
-    return fields
+        path.with_suffix(".json").write_text(json.dumps(fields))
+        unfinished.replace(path)
+    finally:
+        if writer.is_open():
+            writer.close()
+        unfinished.unlink(missing_ok=True)
 
 
-def complete(folder: epath.PathLike, fields: dict, **about) -> None:
-    """Says, beside its files, that a folder is whole, and what it holds."""
-    (epath.Path(folder) / ABOUT).write_text(json.dumps({"fields": fields} | about))
+def is_there(folder: epath.PathLike, part: Part) -> bool:
+    """Whether a file has been written."""
+    return _path(folder, part).exists()
+
+
+def _path(folder, part):
+    return epath.Path(folder) / f"{part.number:06d}.array_record"
+
+
+def complete(folder: epath.PathLike) -> None:
+    """Says, beside its files, that a folder is whole, and what its examples hold."""
+    fields = (epath.Path(folder) / "000000.json").read_text()
+    (unfinished := epath.Path(folder) / f"{uuid.uuid4().hex}.tmp").write_text(fields)
+    unfinished.replace(epath.Path(folder) / ABOUT)
 
 
 def is_complete(folder: epath.PathLike) -> bool:
     """Whether all of its files have been written."""
     return (epath.Path(folder) / ABOUT).exists()
-
-
-def about(folder: epath.PathLike) -> dict:
-    """What `complete` has said."""
-    return json.loads((epath.Path(folder) / ABOUT).read_text())
 
 
 def load(folder: epath.PathLike, source: Source) -> Source:
@@ -77,12 +110,14 @@ def load(folder: epath.PathLike, source: Source) -> Source:
         >>> from jaxdiff.data import Source, encoded
         >>> grey = Source(lambda i: {"image": np.full([2, 2, 1], i, np.uint8)}, 3, (2, 2, 1))
         >>> folder = tempfile.mkdtemp()
-        >>> fields = encoded.write_part(folder, 0, ({"image": np.full([1, 1, 4], i, np.float16)} for i in range(3)))
-        >>> encoded.complete(folder, fields)
+        >>> (part,) = encoded.parts(3)
+        >>> encoded.write_part(folder, part, ({"image": np.full([1, 1, 4], i, np.float16)} for i in part.examples))
+        >>> encoded.complete(folder)
         >>> encoded.load(folder, grey)[2]["image"].ravel().tolist()
         [2.0, 2.0, 2.0, 2.0]
     """
-    folder, fields = epath.Path(folder), about(folder)["fields"]
+    folder = epath.Path(folder)
+    fields = json.loads((folder / ABOUT).read_text())
     records = ArrayRecordDataSource([str(path) for path in sorted(folder.glob("*.array_record"))])
     if len(records) != len(source):
         raise ValueError(f"{folder} holds {len(records)} examples, and there are {len(source)}: remove it")

@@ -109,8 +109,8 @@ def captions_of(
 ) -> tuple[Callable[[int], str] | None, str]:
     """What gives the caption of image i, and why there is nothing where there are no captions; files are read when asked.
 
-    A caption is "text" (or "caption") in the line of `metadata.jsonl` whose "file_name" is the image's path below the folder;
-    without that file, it is what stands in a .txt beside the image.
+    A caption is "text" (or "caption") in that line of `metadata.jsonl` whose "file_name" is the image's path below the
+    folder; without that file, it is what stands in a .txt beside the image.
     """
     beside = [f"{os.path.splitext(name)[0]}.txt" for name in names]
     if "metadata.jsonl" in others:

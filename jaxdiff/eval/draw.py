@@ -127,9 +127,17 @@ def batches(
       guide: a classifier that guides, if there is one.
       ends: what reads the prompts, and makes images of latents.
 
+    Raises:
+      ValueError: the config names an end that `ends` lacks.
+
     Yields:
       uint8 [B, H, W, C], and with `frames` uint8 [N, B, H, W, C], else None.
     """
+    missing = [
+        name for name, end in (("codec", ends.codec), ("text", ends.reads)) if getattr(config.latent, name) and not end
+    ]
+    if missing:
+        raise ValueError(f"this network needs its {' and '.join(missing)}: hand over the `ends` of its model")
     sample, schedule = config.sample, config.diffusion.make_schedule()
     sampler = make_sampler(sample)
     levels = sampling_levels(sample, schedule)

@@ -1,5 +1,6 @@
 """What is drawn, and how it is guided there: from the words of a config to a condition and a denoiser."""
 
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.schedules import Schedule
 from jaxdiff.text.encode import TextEncoder
 from jaxdiff.types import Array, Cond, Denoiser, Guided
+
+log = logging.getLogger("jaxdiff")
 
 
 class Guide(NamedTuple):
@@ -42,6 +45,10 @@ def make_guide(config: Config, classifier: Config, params) -> Guide:
     """
     if not classifier.classifies:
         raise ValueError(f"{classifier.name} is no classifier: train one with --diffusion.objective classification")
+    if config.latent.codec:
+        raise ValueError(
+            "a classifier of images cannot lead a diffusion of latents: see guidance.by_gradient for what can"
+        )
     if classifier.data.image_shape != config.data.image_shape:
         raise ValueError(
             f"the classifier reads images {classifier.data.image_shape} and the network draws {config.data.image_shape}: "
@@ -81,7 +88,10 @@ def texts(config: Config, reads: TextEncoder | None) -> Texts | None:
     """The prompts of a config as contexts; None of a network that reads no texts."""
     if reads is None:
         return None
-    contexts = reads([*config.sample.prompts, config.sample.negative])
+    wanted = [*config.sample.prompts, config.sample.negative]
+    for kept, cut in filter(None, map(reads.tokenizer.cut, wanted)):
+        log.warning("only %d tokens of a prompt are read: %r, and %r is cut", reads.tokenizer.length - 2, kept, cut)
+    contexts = reads(wanted)
     return Texts(contexts[:-1], contexts[-1])
 
 
@@ -145,7 +155,8 @@ def check(config: Config, guide: Guide | None = None) -> None:
         raise ValueError("prompts are for networks that read texts, and this one does not: leave them out")
     if reads and not s.prompts:
         raise ValueError(
-            'this network draws what it is told: give it a prompt, such as "a red seven on a blue background"'
+            'this network draws what it is told: give it a prompt, such as "a red seven on a blue background" (in training '
+            "--sample.prompts)"
         )
     if s.num < len(s.prompts):
         raise ValueError(f"--num={s.num} images are too few for {len(s.prompts)} prompts: ask for one of each at least")

@@ -99,7 +99,8 @@ def vq_autoencoder(
 
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), `extra` being a `vq_vae.Codebook`; metrics
-      "loss", "psnr" in dB and "perplexity" of the running counts, float32 [B]. The key of the first example of all devices
+      "loss", "psnr" in dB, "perplexity" of the running counts and "used", the share of them of at least 1, float32 [B].
+      The key of the first example of all devices
       chooses what dead words become.
 
     Raises:
@@ -114,7 +115,8 @@ def vq_autoencoder(
         commit = _mean(jnp.square(z - lax.stop_gradient(z_q)))
         book = moved(book, _first(keys, axis_name), lax.stop_gradient(z), index, decay, dead, axis_name)
         used = jnp.broadcast_to(perplexity(book.count), commit.shape)
-        return net.apply({"params": params}, z_q, method="decode"), commitment * commit, book, {"perplexity": used}
+        said = {"perplexity": used, "used": jnp.broadcast_to((book.count >= 1).mean(), commit.shape)}
+        return net.apply({"params": params}, z_q, method="decode"), commitment * commit, book, said
 
     return _reconstruction(through, error, critic, critic_weight)
 

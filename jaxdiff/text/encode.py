@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
+import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff.nets.clip import TextTransformer
@@ -22,8 +24,12 @@ class TextEncoder(NamedTuple):
     embed: Partial
 
     def __call__(self, texts: Sequence[str]) -> Array:
-        """Texts -> context [B, L, D]; what is too long is cut, and the log says what."""
-        return self.embed(self.tokenizer(texts))
+        """Texts -> context [B, L, D]; what is too long is cut, see `Tokenizer.cut`."""
+        tokens = self.tokenizer(texts)
+        filled = np.resize(
+            tokens, (-(-len(texts) // 8) * 8, tokens.shape[1])
+        )  # so that few numbers of texts compile anew
+        return _called(self.embed, filled)[: len(texts)]
 
 
 def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -> TextEncoder:
@@ -56,6 +62,11 @@ def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -
             f"transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
         )
     return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static(skip)))
+
+
+@jax.jit
+def _called(function, x):
+    return function(x)
 
 
 def _embed(net, params, skip, tokens):

@@ -5,15 +5,12 @@
 
 import dataclasses
 import json
-import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
 from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, trainers
-
-log = logging.getLogger("jaxdiff")
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # OpenAI's pattern: English contractions, runs of letters, single digits, runs of other signs.
@@ -61,7 +58,7 @@ class Tokenizer:
         return self.model.encode(text, add_special_tokens=False).ids
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Tokens of texts; what does not fit is cut, and the log says what.
+        """Tokens of texts; what does not fit is cut, which `cut` tells.
 
         Args:
           texts: any number B, also empty ones.
@@ -71,13 +68,17 @@ class Tokenizer:
         """
         rows = np.full((len(texts), self.length), self.fill, np.int32)
         for row, text in zip(rows, texts):
-            said = self.model.encode(text, add_special_tokens=False)
-            if len(said.ids) > self.length - 2:
-                at = said.offsets[self.length - 2][0]
-                log.warning("only %d tokens are read of %r: %r was cut", self.length - 2, text[:at], text[at:])
-            words = said.ids[: self.length - 2]
+            words = self.words(text)[: self.length - 2]
             row[: len(words) + 2] = [self.start, *words, self.end]
         return rows
+
+    def cut(self, text: str) -> tuple[str, str] | None:
+        """What of a text is read, and what is not because it is too long; None where all of it is."""
+        said = self.model.encode(text, add_special_tokens=False)
+        if len(said.ids) <= self.length - 2:
+            return None
+        at = said.offsets[self.length - 2][0]
+        return text[:at], text[at:]
 
     def places(self, text: str, word: str) -> list[int]:
         """Where in a text the tokens of a word are, counted from the start token at 0.
@@ -101,8 +102,8 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
     """A tokenizer as published with CLIP and Stable Diffusion.
 
     Args:
-      folder: with vocab.json and merges.txt; tokenizer_config.json says what texts are filled up with, END if it is not
-        there.
+      folder: with vocab.json and merges.txt; special_tokens_map.json or else tokenizer_config.json says what texts are
+        filled up with, END if neither does.
       length: L.
 
     Raises:
@@ -113,12 +114,13 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} has no {name}: give the folder 'tokenizer' of a published model")
-    about = folder / "tokenizer_config.json"
+    configs = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
     try:
         words = json.loads((folder / "vocab.json").read_text())
         lines = (folder / "merges.txt").read_text().splitlines()
         merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-        fill = json.loads(about.read_text()).get("pad_token", END) if about.exists() else END
+        said = [json.loads(config.read_text()) for config in configs if config.exists()]
+        fill = [END, *(one["pad_token"] for one in said if one.get("pad_token"))][-1]
         return _tokenizer(words, merges, length, fill["content"] if isinstance(fill, dict) else fill)
     except Exception as error:  # the library's own errors are of that type
         raise ValueError(f"{folder} holds no tokenizer of CLIP's kind ({error})") from error

@@ -2,10 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -21,44 +21,56 @@ from jaxdiff.eval.spread import replicated, split
 from jaxdiff.latent import Ends
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.text import tokenizer
-from jaxdiff.train import hosts
+from jaxdiff.train import disk, hosts
 from jaxdiff.train.parts import Parts
 
 log = logging.getLogger("jaxdiff")
-PER_DEVICE = 64  # examples encoded at a time
+PIXELS = 2**19  # of the images that a device encodes at a time, which are no more than MOST
+MOST = 64
+DAY = 24 * 3600  # seconds by which one process may be slower than another
 
 
-def encoded(config: Config, source: Source, parts: Parts) -> Source:
+def encoded(config: Config, source: Source, parts: Parts, tick: Callable[[], None] = lambda: None) -> Source:
     """The examples as latents and contexts; the source itself where no model reads it.
 
     They are computed once and kept in TFDS_DATA_DIR/encoded, which all processes must see, for this run and all others of
-    the same models and data; process p of P writes the p-th part of them. Latents are the likeliest ones, of `Codec.encode`
-    without keys. Both are kept as float16.
+    the same models and data, in parts that the processes share out; an encoding that was stopped goes on from the parts
+    that are there. Latents are the likeliest ones, of `Codec.encode` without keys. Both are kept as float16.
+
+    Args:
+      config: of the run.
+      source: its examples.
+      parts: the models that read them.
+      tick: called after each batch; may raise, to stop.
 
     Raises:
-      ValueError, OSError: the data cannot be read, or what was kept is not of it.
+      ValueError, OSError: the data cannot be read, there is no room, or what was kept is not of it.
     """
     if not parts.models:
         return source
     folder = data_dir() / "encoded" / identity(config, source, parts)
     if hosts.gather(str(files.is_complete(folder)), "it is known whether the data is encoded")[0] == "False":
-        _encode(config, source, parts, folder)
+        hosts.together(lambda: _encode(config, source, parts, folder, tick), "the data is encoded", timeout=DAY)
+        hosts.on_main(lambda: files.complete(folder), f"{folder} is whole")
     latents = hosts.together(lambda: files.load(folder, source), f"{folder} is open")
-    std = files.about(folder)["std"]
-    if config.latent.codec and not 0.5 < std < 2:
+    some = np.stack([latents[i]["image"] for i in range(min(len(latents), 256))]) if config.latent.codec else np.ones(1)
+    if not 0.5 < (std := float(np.sqrt(np.square(some).mean()))) < 2:
+        factor = parts.models["codec"].config.net.scaling_factor
         log.warning(
-            "the latents have a standard deviation of %.3g, not near 1: --net.scaling-factor of the autoencoder should be "
-            "%.3g times what it is",
-            std,
-            1 / std,
+            "the latents are %.3g large, where 1 is right: --latent.factor %.3g would make them so", std, factor / std
         )
     return latents
 
 
 def identity(config: Config, source: Source, parts: Parts) -> str:
-    """A name that other data or other models would not have."""
+    """A name that other data or other models would not have; of files, their sizes and times count."""
     said = hashlib.sha256(json.dumps(dataclasses.asdict(config.data)).encode())
     said.update(json.dumps([source.identity, len(source), config.latent.skip]).encode())
+    for path in source.files:
+        found = path.stat()
+        said.update(f"{path} {found.length} {found.mtime}".encode())
+    if parts.ends.reads:
+        said.update(json.dumps([source.caption(i) for i in range(len(source))]).encode())
     for name, model in sorted(parts.models.items()):
         said.update(f"{name} {json.dumps(dataclasses.asdict(model.config.net))}".encode())
         said.update(tokenizer.to_json(model.tokenizer).encode() if model.tokenizer else b"")
@@ -67,56 +79,58 @@ def identity(config: Config, source: Source, parts: Parts) -> str:
     return f"{config.data.source.split(':')[0]}-{said.hexdigest()[:16]}"
 
 
-def _encode(config, source, parts, folder):
-    """Writes the folder, each process its part of it; it is there when it is whole."""
-    me, count = jax.process_index(), jax.process_count()
-    ahead = folder.with_name(f"{folder.name}.{hosts.gather(str(os.getpid()), 'a folder is named')[0]}")
-    hosts.on_main(lambda: ahead.mkdir(parents=True), f"{ahead} is made")
-    first, last = (len(source) * p // count for p in (me, me + 1))
-    seen = []
+def _encode(config, source, parts, folder, tick):
+    """Writes those parts of the folder that are this process's and are not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = [part for part in files.parts(len(source)) if part.number % jax.process_count() == jax.process_index()]
+    missing = [part for part in mine if not files.is_there(folder, part)]
+    _tell_of_cuts(source, parts)
+    with progress.bar("encoding the data", sum(map(len, missing)), "examples", patience=2.0) as advance:
 
-    def write():
-        with progress.bar("encoding the data", last - first, "examples", patience=2.0) as advance:
-            examples = encode(config, source, parts.ends, range(first, last))
-            return files.write_part(ahead, me, _watched(examples, seen, advance))
+        def watched(examples):
+            for example in examples:
+                yield example
+                advance(1)
 
-    fields = hosts.together(write, "the data is encoded")
-    squares = [float(said) for said in hosts.gather(str(np.mean(seen)), "its latents are measured")]
-
-    def finish():
-        files.complete(ahead, fields, std=float(np.sqrt(np.mean(squares))), models=sorted(parts.models))
-        if files.is_complete(folder):  # by another run
-            ahead.rmtree()
-        else:
-            ahead.rename(folder)
-
-    hosts.on_main(finish, f"{folder} is there")
+        for part in missing:
+            examples = encode(config, source, parts.ends, part.examples, tick)
+            first = next(examples)
+            disk.check_room(folder, len(part) * sum(value.nbytes for value in first.values()))
+            files.write_part(folder, part, watched(itertools.chain([first], examples)))
 
 
-def _watched(examples, seen, advance):
-    for example in examples:
-        seen.append(np.square(example["image"].astype(np.float32)).mean())
-        advance(1)
-        yield example
+def _tell_of_cuts(source, parts):
+    """Says once that captions are longer than what is read of them, where some are."""
+    if not parts.ends.reads or not hosts.is_main():
+        return
+    words = parts.ends.reads.tokenizer
+    cut = [found for i in range(len(source)) if (found := words.cut(source.caption(i)))]
+    if cut:
+        log.warning("of %d of the %d captions the end is cut, such as %r", len(cut), len(source), cut[0][1])
 
 
-def encode(config: Config, source: Source, ends: Ends, which: range) -> Iterator[dict[str, np.ndarray]]:
+def encode(
+    config: Config, source: Source, ends: Ends, which: range, tick: Callable[[], None] = lambda: None
+) -> Iterator[dict[str, np.ndarray]]:
     """Some examples as the models at the two ends make them: {"image", "context", "label"}, what there is of them."""
-    size = PER_DEVICE * jax.local_device_count()
-    make = jax.jit(lambda codec, embed, x, tokens: (_latents(codec, x), embed and embed(tokens)))
+    H, W, _ = config.data.image_shape
+    size = max(1, min(MOST, PIXELS // (H * W))) * jax.local_device_count()
     codec, embed = replicated((ends.codec and ends.codec.encode, ends.reads and ends.reads.embed))
     with ThreadPoolExecutor() as threads:
         for start in range(which.start, which.stop, size):
+            tick()
             numbers = range(start, min(start + size, which.stop))
-            examples = list(threads.map(source.__getitem__, numbers))
-            filled = [*examples, *[examples[0]] * (size - len(examples))]
-            tokens = ends.reads.tokenizer([example["caption"] for example in filled]) if ends.reads else None
-            x = np.stack([example["image"] for example in filled])
-            images, contexts = jax.device_get(make(codec, embed, *split((x, tokens))))
-            for n, example in enumerate(examples):
+            filled = [*numbers, *[start] * (size - len(numbers))]
+            examples = list(threads.map(source.read, filled))
+            tokens = ends.reads.tokenizer([source.caption(i) for i in filled]) if ends.reads else None
+            x = np.stack([example["image"] for example in examples])
+            images, contexts = jax.device_get(_made(codec, embed, *split((x, tokens))))
+            for n in range(len(numbers)):
                 made = {"image": images[n]} | ({} if contexts is None else {"context": contexts[n].astype(np.float16)})
-                yield made | ({"label": np.int32(example["label"])} if source.classes else {})
+                yield made | ({"label": np.int32(examples[n]["label"])} if source.classes else {})
 
 
-def _latents(codec, x):
-    return x if codec is None else codec(to_unit_range(x)).astype("float16")
+@jax.jit
+def _made(codec, embed, x, tokens):
+    latents = x if codec is None else codec(to_unit_range(x)).astype("float16")
+    return latents, embed and embed(tokens)

@@ -114,7 +114,7 @@ def barrier(name: str, timeout: int = 600) -> None:
     log.info("all are here after %.1f s: %s", time.monotonic() - start, name)
 
 
-def gather(text: str, name: str) -> list[str]:
+def gather(text: str, name: str, timeout: int = 600) -> list[str]:
     """What each process says, in their order; all processes must ask, and wait for one another as at a barrier.
 
     Raises:
@@ -122,7 +122,7 @@ def gather(text: str, name: str) -> list[str]:
     """
     if jax.process_count() == 1:
         return [text]
-    barrier(name)  # the two collectives below would wait without end
+    barrier(name, timeout)  # the two collectives below would wait without end
     mine = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(mine.size))
     padded = np.pad(mine, (0, int(sizes.max()) - mine.size + 1))  # one more, for nothing cannot be gathered
@@ -130,12 +130,13 @@ def gather(text: str, name: str) -> list[str]:
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes)]
 
 
-def together(act: Callable[[], T], name: str) -> T:
+def together(act: Callable[[], T], name: str, timeout: int = 600) -> T:
     """What `act` gives here, if it succeeds in every process.
 
     Args:
-      act: may fail in one process and not in another.
+      act: may fail in one process and not in another; must not wait for other processes itself.
       name: what is done by then, for the log.
+      timeout: seconds by which one process may be slower than another.
 
     Raises:
       Exception: what it raised here.
@@ -146,7 +147,7 @@ def together(act: Callable[[], T], name: str) -> T:
         result = act()
     except Exception as error:
         failed = error
-    said = gather(_said(failed) if failed else "", name)
+    said = gather(_said(failed) if failed else "", name, timeout)
     if failed:
         raise failed
     for process, text in enumerate(said):

@@ -17,7 +17,7 @@ from jaxdiff.data import Source
 from jaxdiff.eval import draw, images
 from jaxdiff.train import checkpoint, disk, hosts, initial, parallel, rundir, setup, watch
 from jaxdiff.train.alarm import Alarm
-from jaxdiff.train.encode import encoded
+from jaxdiff.train.encode import encoded, identity
 from jaxdiff.train.parts import Parts, open_parts
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.stop import Asked, Stop, Stopped
@@ -54,17 +54,25 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     hosts.check_same(
         {"run": str(run), "resume": resume, "profile": profile} | dataclasses.asdict(config), "how they were started"
     )
-    source, parts = hosts.together(lambda: opened(config, directory, profile), "the data is open")
-    source = encoded(config, source, parts)
+    source = hosts.together(lambda: opened(config, directory, profile), "the data is open")
+    parts = open_parts(config, source, directory if resume else None)
     run = Run(config, directory, source, parts)
-    hosts.check_same({"data": position(run, 0)}, "the data is the same")
+    models = hosts.together(lambda: identity(config, source, parts), "its models are told apart")
+    hosts.check_same({"data": position(run, 0), "models": models}, "the data is the same")
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stop())
         hosts.on_main(lambda: stack.enter_context(claimed(directory, resume)), f"{directory} is there")
         stack.enter_context(disk.told(directory, lambda: newest(directory)))
         state = restore(run) if resume else initial.new_state(config)
-        hosts.on_main(lambda: pretrained.keep(directory, parts.models, parts.tokenizer), "what it works with is kept")
+        if not resume:
+            hosts.on_main(
+                lambda: pretrained.keep(directory, parts.models, parts.tokenizer), "what it works with is kept"
+            )
         hosts.on_main(lambda: rundir.write_config(directory, config), "the config is written")
+        try:
+            run = run._replace(source=encoded(config, source, parts, stopping.tick))
+        except Asked:  # what is encoded stays
+            raise KeyboardInterrupt from None
         saver = hosts.together(lambda: stack.enter_context(contextlib.closing(Saver(run))), "checkpoints can be saved")
         try:
             return steps(run, state, saver, stopping, profile)
@@ -86,8 +94,8 @@ class Run(NamedTuple):
     parts: Parts
 
 
-def opened(config: Config, directory: epath.Path, profile: int) -> tuple[Source, Parts]:
-    """The data, and what reads it, if all that is asked for can be done.
+def opened(config: Config, directory: epath.Path, profile: int) -> Source:
+    """The data, if all that is asked for can be done.
 
     Raises:
       ValueError, OSError: as `train`.
@@ -101,8 +109,7 @@ def opened(config: Config, directory: epath.Path, profile: int) -> tuple[Source,
     configs.check(config)
     if config.draws:
         draw.check(config)
-    source = setup.open_source(config)
-    return source, open_parts(config, source, directory)
+    return setup.open_source(config)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The models that a run works with and does not train: an autoencoder, a text transformer, a tokenizer."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from jaxdiff.nets.clip import CLIPConfig
 from jaxdiff.pretrained import Model
 from jaxdiff.text import tokenizer
 from jaxdiff.text.tokenizer import Tokenizer
+from jaxdiff.train import hosts
 
 
 class Parts(NamedTuple):
@@ -33,24 +35,49 @@ class Parts(NamedTuple):
     no_text: np.ndarray | None = None
 
 
-def open_parts(config: Config, source: Source, run: epath.PathLike) -> Parts:
-    """What a run works with: what it has kept, or, at its beginning, what its config names.
+def open_parts(config: Config, source: Source, run: epath.PathLike | None = None) -> Parts:
+    """What a run works with: what its config names, or, where it is gone on with, what it has kept.
+
+    Args:
+      config: of the run.
+      source: its examples.
+      run: the directory of one that is gone on with; None at its beginning.
 
     Raises:
       ValueError, OSError: there is none, or it does not go with the network or the data.
     """
-    models, words = pretrained.beside(run)
+    models, words = hosts.together(lambda: pretrained.beside(run), "what was kept is read") if run else ({}, None)
     if isinstance(config.net, CLIPConfig):
-        return Parts(tokenizer=words or make_tokenizer(config, source))
-    if "codec" not in models and config.latent.codec:
-        models["codec"] = pretrained.load(config.latent.codec)
-    if "text" not in models and config.latent.text:
-        models["text"] = pretrained.text_of(pretrained.load(config.latent.text))
+        words = hosts.together(lambda: words or make_tokenizer(config, source), "there is a tokenizer", timeout=3600)
+        return Parts(tokenizer=words)
+    L = config.latent
+    lost = [f"{name}.safetensors" for name in pretrained.PARTS if getattr(L, name) and name not in models]
+    if run and lost and (epath.Path(run) / "config.json").exists():
+        raise ValueError(f"{run} has lost its {' and '.join(lost)}, without which it cannot go on")
+    if run is None and L.codec:
+        models["codec"] = _scaled(_load(L.codec), L.factor)
+    if run is None and L.text:
+        models["text"] = pretrained.text_of(_load(L.text))
     if not models:
         return Parts()
     check(config, models)
     ends = Model(config, None, {}, models).ends
     return Parts(models, None, ends, np.asarray(ends.reads([""])[0]) if ends.reads else None)
+
+
+def _load(name):
+    """A model, in all processes; of a run they look for the newest checkpoint together."""
+    if (epath.Path(name) / "config.json").exists():
+        return pretrained.load(name)
+    return hosts.together(lambda: pretrained.load(name), f"{name} is read")
+
+
+def _scaled(codec, factor):
+    """The autoencoder with another scaling factor, if one is given."""
+    if factor is None or not isinstance(codec.config.net, AutoencoderConfig):
+        return codec
+    net = dataclasses.replace(codec.config.net, scaling_factor=factor)
+    return codec._replace(config=dataclasses.replace(codec.config, net=net))
 
 
 def check(config: Config, models: Mapping[str, Model]) -> None:
@@ -90,7 +117,8 @@ def make_tokenizer(config: Config, source: Source) -> Tokenizer:
     if config.data.tokenizer:
         words = tokenizer.load(config.data.tokenizer, cfg.length)
     else:
-        words = tokenizer.train((source[i]["caption"] for i in range(len(source))), cfg.vocabulary, cfg.length)
+        texts = [source.caption(i) for i in range(len(source))]
+        words = tokenizer.train(texts, cfg.vocabulary, cfg.length)
     if words.size > cfg.vocabulary or words.end != cfg.end_token:
         raise ValueError(
             f"the tokenizer has {words.size} tokens, its end being {words.end}: --net.text.vocabulary {words.size} "

@@ -95,6 +95,8 @@ def check_same(before: Config, now: Config) -> None:
         ("data",),
         ("net",),
         ("diffusion",),
+        ("latent",),
+        ("reconstruction",),
         ("optim", "method"),
         ("optim", "moment_dtype"),
         ("train", "seed"),

@@ -21,12 +21,21 @@ def source():
     return Source(lambda i: {"image": np.zeros([8, 12, 3], np.uint8)}, 5, (8, 12, 3), classes=tuple("abcde"))
 
 
+def written(folder, count, size=3):
+    """Examples, in files of three."""
+    for part in encoded.parts(count, size):
+        encoded.write_part(folder, part, map(made, part.examples))
+    encoded.complete(folder)
+
+
 def test_parts_are_read_in_order(tmp_path, source):
-    for part, numbers in enumerate([range(2), range(2, 5)]):  # as two processes write them
-        fields = encoded.write_part(tmp_path, part, map(made, numbers))
-        assert not encoded.is_complete(tmp_path)
-    encoded.complete(tmp_path, fields, std=1.5)
-    assert encoded.is_complete(tmp_path) and encoded.about(tmp_path)["std"] == 1.5
+    first, second = encoded.parts(5, 3)  # as two processes write them
+    for part in (second, first):
+        assert not encoded.is_there(tmp_path, part) and not encoded.is_complete(tmp_path)
+        encoded.write_part(tmp_path, part, map(made, part.examples))
+        assert encoded.is_there(tmp_path, part)
+    encoded.complete(tmp_path)
+    assert encoded.is_complete(tmp_path) and not list(tmp_path.glob("*.tmp"))
     again = encoded.load(tmp_path, source)
     assert (len(again), again.image_shape, again.classes) == (5, (2, 3, 4), source.classes)
     for i in range(5):
@@ -35,8 +44,19 @@ def test_parts_are_read_in_order(tmp_path, source):
         assert again[i]["image"].dtype == again[i]["context"].dtype == np.float32 and again[i]["label"].shape == ()
 
 
+def test_what_fails_leaves_nothing(tmp_path):
+    def failing():
+        yield made(0)
+        raise OSError("no disk")
+
+    (part,) = encoded.parts(5)
+    with pytest.raises(OSError, match="no disk"):
+        encoded.write_part(tmp_path, part, failing())
+    assert not list(tmp_path.iterdir())
+
+
 def test_they_reach_the_batches(tmp_path, source):
-    encoded.complete(tmp_path, encoded.write_part(tmp_path, 0, map(made, range(5))))
+    written(tmp_path, 5)
     batch = next(data.batches(encoded.load(tmp_path, source), 5, labels=True, contexts=True))
     order = batch["example"][0]
     np.testing.assert_array_equal(batch["image"][0], np.stack([made(i)["image"] for i in order]))
@@ -45,11 +65,6 @@ def test_they_reach_the_batches(tmp_path, source):
 
 
 def test_other_numbers_of_examples_are_refused(tmp_path, source):
-    encoded.complete(tmp_path, encoded.write_part(tmp_path, 0, map(made, range(4))))
+    written(tmp_path, 4)
     with pytest.raises(ValueError, match="holds 4 examples, and there are 5: remove it"):
         encoded.load(tmp_path, source)
-
-
-def test_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no examples"):
-        encoded.write_part(tmp_path, 0, [])

@@ -32,7 +32,7 @@ def untrained(config, path, words=None):
 def ends(tmp_path_factory):
     """Files of an autoencoder and of a CLIP."""
     folder, clip = tmp_path_factory.mktemp("ends"), tiny_clip()
-    words = open_parts(clip, setup.open_source(clip), folder).tokenizer
+    words = open_parts(clip, setup.open_source(clip)).tokenizer
     return untrained(tiny_autoencoder(), folder / "vae.safetensors"), untrained(
         clip, folder / "clip.safetensors", words
     )
@@ -137,7 +137,7 @@ def refused(config):
     configs.check(config)
     if config.draws:
         draw.check(config)
-    open_parts(config, setup.open_source(config), "nowhere")
+    open_parts(config, setup.open_source(config))
 
 
 def change(config, **parts):
