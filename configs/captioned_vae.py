@@ -1,6 +1,10 @@
 """An autoencoder of captioned digits, 32x32x3 to 8x8x6: eight times fewer numbers. It ships as `captioned_vae`.
 
-jaxdiff train captioned_vae
+    jaxdiff train captioned_vae
+    python benchmarks/latent.py --only autoencoders
+
+Twenty minutes of training on one core of an AMD EPYC, with other work on the other one (150 images/s). 34.2 dB on held-out
+images.
 """
 
 from jaxdiff.config import Config, Data, Optim, Reconstruction, Train

@@ -1,6 +1,10 @@
 """An autoencoder of captioned digits whose latents are words of a codebook: 32x32x3 to 8x8 of 256 words.
 
-jaxdiff train captioned_vqvae
+    jaxdiff train captioned_vqvae
+    python benchmarks/latent.py --only autoencoders
+
+Twenty minutes of training on one core of an AMD EPYC, with other work on the other one. 29.9 dB on held-out images, all
+words in use. It ships as `captioned_vqvae`.
 """
 
 from jaxdiff.config import Config, Data, Optim, Reconstruction, Train

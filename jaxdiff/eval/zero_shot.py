@@ -61,6 +61,37 @@ def classify(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return (images @ classes.T).argmax(-1)
 
 
+def probabilities(images: np.ndarray, texts: np.ndarray, classes: np.ndarray, scale: float) -> np.ndarray:
+    """How likely each class is, where texts say more than the class: their probabilities are summed.
+
+        p(k | image) = sum_{j of class k} softmax_j(s cos(image, text_j))
+
+    The mean of equation (1) lies between texts that differ in all else, where CLIPs that tell much apart know nothing.
+
+    Args:
+      images: float32 [N, projection].
+      texts: of all descriptions, float32 [M, projection].
+      classes: which class each is a description of, int [M], each class equally often.
+      scale: s, exp of the CLIP's logit_scale.
+
+    Returns:
+      float32 [N, K].
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.eval import zero_shot
+        >>> texts = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
+        >>> p = zero_shot.probabilities(np.array([[1.0, 0.0]]), texts, np.array([0, 0, 1, 1]), 2.0)
+        >>> p.round(2).tolist()
+        [[0.92, 0.08]]
+    """
+    logits = scale * images @ texts.T
+    likely = np.exp(logits - logits.max(1, keepdims=True))
+    likely = likely / likely.sum(1, keepdims=True)
+    return np.stack([likely[:, classes == k].sum(1) for k in range(classes.max() + 1)], axis=1)
+
+
 def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """How well each image goes with its text, equation (2): float32 [N, projection] of both -> [N] in [-1, 1]."""
     return (images * texts).sum(-1)
