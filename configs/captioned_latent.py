@@ -1,7 +1,10 @@
 """Text to image, 32x32x3 in a latent space of 8x8x6, made for two CPU cores; it ships as `captioned`.
 
-jaxdiff train captioned_latent
-jaxdiff sample runs/captioned_latent "a small red seven on a blue background" "a photo of a green 3 on white, top left"
+    jaxdiff train captioned_latent
+    jaxdiff sample runs/captioned_latent "a small red seven on a blue background" "a photo of a green 3 on white, top left"
+
+Three quarters of an hour of training on one core of an AMD EPYC, with other work on the other one (65 to 106 images/s).
+What ships read its captions by `captioned_clip` as that was after 4,000 of its 8,000 steps.
 """
 
 from jaxdiff import UNetConfig
@@ -26,7 +29,7 @@ def get_config() -> Config:
         diffusion=Diffusion(schedule="cosine", num_steps=1000, predict="v", drop=0.1),
         latent=Latent(codec="captioned_vae", shape=(8, 8, 6), text="captioned_clip"),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.999, b2=0.99),
-        train=Train(steps=6000, batch_size=64, steps_per_call=10, log_every=50, save_every=500),
+        train=Train(steps=3000, batch_size=64, steps_per_call=10, log_every=50, sample_every=500, save_every=500),
         sample=Sample(
             prompts=(
                 "a small red seven on a blue background",
@@ -34,7 +37,7 @@ def get_config() -> Config:
                 "a large purple two on a yellow background, in the middle",
                 "eight in white on black",
             ),
-            guidance=2.0,
+            guidance=3.0,
             steps=50,
             clip=False,
             num=16,
