@@ -128,7 +128,7 @@ def text_to_image(args):
         print(lines[-1], flush=True)
 
     line("*real images*", real)
-    for scale in SCALES:
+    for scale in args.scales:
         x = drawn(model, prompts, scale)
         line(f"{scale:g}", x)
         if args.write and scale == model.config.sample.guidance:
@@ -216,6 +216,7 @@ SECTIONS = {"autoencoders": autoencoders, "clip": clip, "drawn": text_to_image, 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="captioned")
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="of guidance")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
     parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
     args = parser.parse_args()
