@@ -96,8 +96,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     """An image that is NaN at one position of the stream."""
     make = setup.batches
 
-    def poisoned(config, source, start):
-        for batch, examples in make(config, source, start):
+    def poisoned(config, source, *start):
+        for batch, examples in make(config, source, *start):
             image, there = batch["image"].astype(np.float32) / 127.5 - 1, batch["index"] == 9 * 16 + 3
             yield batch | {"image": np.where(there[..., None, None, None], np.nan, image)}, examples
 
