@@ -10,7 +10,6 @@ places from pixels (`jaxdiff.eval.shown`).
 
 import argparse
 import dataclasses
-import itertools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +21,9 @@ import numpy as np
 from jaxdiff import Cond, UNet, data, network, objectives, pretrained, samplers, schedules
 from jaxdiff.config import load as load_config
 from jaxdiff.data import captioned
-from jaxdiff.eval import draw, images, neighbors, shown, zero_shot
-from jaxdiff.nets.vq_vae import perplexity, quantize
+from jaxdiff.eval import draw, features, images, measure, neighbors, report, shown, zero_shot
+from jaxdiff.eval.measure import Measure
 from jaxdiff.objectives import to_unit_range
-from jaxdiff.objectives.autoencoder import psnr
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "latent.md", ROOT / "docs" / "images"
@@ -41,47 +39,37 @@ def examples(split, num=None):
 
 
 def autoencoders(args):
-    """PSNR on held-out images, beside how much smaller the latents are."""
+    """What autoencoders give back of held-out images, beside how much smaller the latents are."""
     _, x = examples("test")
     lines = ["| | numbers per image | fewer | PSNR, mean | worst 5% | codebook |", "|---|---|---|---|---|---|"]
     rows = []
     for name in ("captioned_vae", "captioned_vqvae"):
         model = pretrained.load(name)
-        encode, decode = jax.jit(model.codec.encode), jax.jit(model.codec.decode)
-        z = np.concatenate([encode(to_unit_range(x[i : i + SIZE])) for i in range(0, len(x), SIZE)])
-        again = np.concatenate([decode(z[i : i + SIZE]) for i in range(0, len(z), SIZE)])
-        quality = np.asarray(psnr(to_unit_range(x), jnp.asarray(again)))
-        numbers, words = z[0].size, model.config.reconstruction.words
-        said, fewer = "none", f"{x[0].size / numbers:.0f} times"
+        asked = Measure(",".join(measure.metrics_of(model.config)), num=len(x), batch_size=SIZE)
+        found = report.measured(model.config, model.params, measure.complete(asked, model.config), lambda done: None)
+        z = jax.jit(model.codec.encode)(to_unit_range(x[:10]))
+        rows.append(images.to_uint8(jax.jit(model.codec.decode)(z)))
+        numbers, words, said = z[0].size, model.config.reconstruction.words, "none"
+        size, fewer = f"{numbers} numbers", f"{x[0].size / numbers:.0f} times"
         if words:
-            index = np.asarray(quantize(jnp.asarray(model.params["quantize"]["embedding"]), jnp.asarray(z))[1])
-            count = np.bincount(index.ravel(), minlength=words)
-            used, spread = (count > 0).mean(), float(perplexity(jnp.asarray(count, jnp.float32)))
-            said = f"{used:.1%} of {words} words used, perplexity {spread:.0f}"
-            numbers, fewer = index[0].size, f"{x[0].size * 8 / (index[0].size * np.log2(words)):.0f} times fewer bits"
-        at = f"{numbers} {'words' if words else 'numbers'}"
-        lines.append(
-            f"| `{name}` | {at} | {fewer} | {quality.mean():.2f} dB | {np.percentile(quality, 5):.2f} dB | {said} |"
-        )
-        rows.append(images.to_uint8(again[:10]))
-        print(lines[-1], f"std of the latents {z.std():.4f}", flush=True)
+            numbers = z[0, ..., 0].size
+            size, fewer = f"{numbers} words", f"{x[0].size * 8 / (numbers * np.log2(words)):.0f} times fewer bits"
+            book = found["codebook"]
+            said = f"{book['used']:.1%} of {words} words used, perplexity {book['perplexity']:.0f}"
+        quality = [f"{found['psnr'][what]:.2f} dB" for what in ("mean", "percentile_5")]
+        lines.append(f"| `{name}` | " + " | ".join([size, fewer, *quality, said]) + " |")
+        print(lines[-1], f"the latents are {found['latents']['root_mean_square']:.4f} large", flush=True)
     if args.write:
         images.save_grid(PICTURES / "latent_autoencoders.png", np.concatenate([x[:10], *rows]), 10)
     return "\n".join(lines) + "\n"
-
-
-def descriptions():
-    """Captions that say all there is to say, and for each what it says, int [N, 5]."""
-    said = [one for one in itertools.product(*map(range, map(len, captioned.NAMES.values()))) if one[1] != one[2]]
-    names = [{of: words[n] for (of, words), n in zip(captioned.NAMES.items(), one)} for one in said]
-    return [captioned.TEMPLATES[2].format(digit=one["label"], **one) for one in names], np.array(said)
 
 
 def clip(args):
     """What the small CLIP finds out of held-out images by descriptions alone."""
     del args
     model = pretrained.load("captioned_clip")
-    net, scale, (texts, said) = model.config.make_net(), float(np.exp(model.params["logit_scale"])), descriptions()
+    net, scale = model.config.make_net(), float(np.exp(model.params["logit_scale"]))
+    texts, said = captioned.descriptions()
     texts = zero_shot.embed_texts(net, model.params, model.tokenizer, texts, batch_size=420)
     lines = ["| | " + " | ".join(captioned.NAMES) + " |", "|---|" + "---|" * len(captioned.NAMES)]
     for split in ("test", "unseen"):
@@ -96,13 +84,6 @@ def clip(args):
     return "\n".join(lines) + "\n"
 
 
-def judge():
-    """uint8 digits [N, 28, 28, 1] -> classes [N], by digits_judge."""
-    model = pretrained.load("digits_judge")
-    read = jax.jit(lambda x: model.apply(model.params, to_unit_range(x), 0)[0].argmax(-1))
-    return lambda digits: np.asarray(read(digits))
-
-
 def drawn(model, prompts, scale, seed=1, **how):
     """One image of each prompt."""
     sample = dataclasses.replace(
@@ -113,8 +94,9 @@ def drawn(model, prompts, scale, seed=1, **how):
 
 def text_to_image(args):
     """Whether images show what was asked for, of combinations that were never trained on."""
-    model, reads, (asked, real) = pretrained.load(args.model), judge(), examples("unseen", 500)
-    _, train = examples("train")
+    model, judge = pretrained.load(args.model), pretrained.load("digits_judge")
+    judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
+    (asked, real), (_, train) = examples("unseen", 500), examples("train")
     prompts, wanted = [one["caption"] for one in asked], [shown.asked_for(one) for one in asked]
     lines = [
         "| guidance | digit | colours | size | place | all of it | nearest training image: 5%, median |",
@@ -122,7 +104,7 @@ def text_to_image(args):
     ]
 
     def line(name, x):
-        names, said = ("label", "colours", "size", "place", "all"), shown.right(x, wanted, reads)
+        names, said = ("label", "colours", "size", "place", "all"), shown.right(x, wanted, judge)
         five, half = np.percentile(neighbors.nearest(x / 255, train / 255), [5, 50])
         lines.append(f"| {name} | " + " | ".join(f"{said[n]:.1%}" for n in names) + f" | {five:.2f}, {half:.2f} |")
         print(lines[-1], flush=True)

@@ -160,6 +160,21 @@ def caption(rng: np.random.Generator, label: int, colour: int, background: int, 
     return TEMPLATES[rng.integers(len(TEMPLATES))].format(digit=digit, **words)
 
 
+def descriptions() -> tuple[list[str], np.ndarray]:
+    """All captions that say everything there is to say, and what each says: N texts, positions in `NAMES` int [N, 5].
+
+    Example::
+
+        >>> from jaxdiff.data import captioned
+        >>> texts, said = captioned.descriptions()
+        >>> len(texts), texts[7], said[7].tolist()
+        (4200, 'a large red zero on a green background, in the middle', [0, 0, 1, 1, 2])
+    """
+    said = [one for one in itertools.product(*map(range, map(len, NAMES.values()))) if one[1] != one[2]]
+    words = [{name: names[n] for (name, names), n in zip(NAMES.items(), one)} for one in said]
+    return [TEMPLATES[2].format(digit=one["label"], **one) for one in words], np.array(said)
+
+
 def wrong(example: dict, rng: np.random.Generator) -> str:
     """The caption with one word changed, so that it is wrong: every other time the digit, else anything that it says.
 

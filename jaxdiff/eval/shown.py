@@ -3,7 +3,7 @@
 (1)  x = back + a (front - back),  a in [0, 1]          each pixel lies between two colours of the palette
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from jaxdiff.data.captioned import COLOURS, NAMES, PLACES, SIDE, SIZES
+from jaxdiff.eval.features import Features, gathered
 
 PALETTE = np.array(list(COLOURS.values()), np.float64)
 INKED = 0.4  # a pixel with more ink than this belongs to the digit
@@ -117,13 +118,13 @@ def asked_for(example: dict) -> dict[str, int]:
     return {name: example[name] for name in NAMES if name not in free}
 
 
-def right(images: np.ndarray, asked: Sequence[dict], read_digits: Callable) -> dict[str, float]:
+def right(images: np.ndarray, asked: Sequence[dict], judge: Features) -> dict[str, float]:
     """The shares of pictures that show what was asked for.
 
     Args:
       images: uint8 [N, 32, 32, 3].
       asked: for each its "label", "colour" and "background", and perhaps "size" and "place", as positions in `NAMES`.
-      read_digits: uint8 [N, 28, 28, 1] -> int [N], such as a judge's reading.
+      judge: of digits uint8 [B, 28, 28, 1], by whose classes they are read.
 
     Returns:
       The share of each of those among those who were asked for it, of "colours" (both of them right), and of "all" that
@@ -131,7 +132,7 @@ def right(images: np.ndarray, asked: Sequence[dict], read_digits: Callable) -> d
     """
     said = [read(image) for image in images]
     found = {name: [getattr(one, name) for one in said] for name in NAMES if name != "label"}
-    found["label"] = read_digits(np.stack([one.digit for one in said])[..., None])
+    found["label"] = gathered(judge, [np.stack([one.digit for one in said])[..., None]]).classes
     hits = {
         name: np.array([found[name][i] == one[name] if name in one else True for i, one in enumerate(asked)])
         for name in NAMES

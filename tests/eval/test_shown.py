@@ -1,11 +1,14 @@
 """What pictures of captioned digits show."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdiff import data
 from jaxdiff.data import captioned
 from jaxdiff.eval import shown
+from jaxdiff.eval.features import Features
 
 NAMES = captioned.NAMES
 
@@ -59,7 +62,8 @@ def test_shares(examples):
     asked[1] |= {"colour": (few[1]["colour"] + 1) % 7}
     labels = np.array([example["label"] for example in few])
     labels[0] = (labels[0] + 1) % 10
-    found = shown.right(np.stack([example["image"] for example in few]), asked, lambda digits: labels)
+    judge = Features(lambda digits: (jnp.zeros([8, 1]), jax.nn.one_hot(jnp.resize(labels, 8), 10)), "of these four")
+    found = shown.right(np.stack([example["image"] for example in few]), asked, judge)
     assert found == {"label": 0.75, "colour": 0.75, "background": 1.0, "size": 0.5, "colours": 0.75, "all": 0.25}
 
 

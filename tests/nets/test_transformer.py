@@ -11,6 +11,7 @@ import pytest
 from jax.tree_util import Partial
 
 import jaxdiff
+from jaxdiff import config as configs
 from jaxdiff.nets.unet import UNet, UNetConfig
 from jaxdiff.types import Cond
 
@@ -43,18 +44,7 @@ def late_shift(shift, until, p, site, t):
     return jnp.where((t <= until)[:, None, None, None], moved, p) if site.cross else p
 
 
-STABLE_DIFFUSION_1 = UNetConfig(
-    out_channels=4,
-    channels=(320, 640, 1280, 1280),
-    attention=(0, 1, 2),
-    num_heads=8,
-    context_dim=768,
-    context_length=77,
-    eps=1e-5,
-    flip_sin_to_cos=True,
-    freq_shift=0.0,
-    downsample_padding=1,
-)
+STABLE_DIFFUSION_1 = configs.load("stable_diffusion_1").net
 STABLE_DIFFUSION_2 = dataclasses.replace(
     STABLE_DIFFUSION_1, num_heads=1, head_dim=64, context_dim=1024, linear_projection=True
 )
