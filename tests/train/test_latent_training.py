@@ -1,7 +1,10 @@
 """Autoencoders, CLIPs and the diffusions between them, from a config to a file of weights."""
 
 import dataclasses
+import functools
 import json
+import shutil
+from pathlib import Path
 
 import chex
 import jax
@@ -15,6 +18,7 @@ from jaxdiff.data import tfds
 from jaxdiff.data.captioned import SIDE
 from jaxdiff.eval import draw
 from jaxdiff.nets.clip import TextConfig
+from jaxdiff.samplers import base
 from jaxdiff.train import encode, initial, loop, setup
 from jaxdiff.train.parts import open_parts
 
@@ -40,15 +44,18 @@ def ends(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(ends, tmp_path_factory):
-    """A run of a diffusion between them."""
+    """A run of a diffusion between them, which was gone on with when their files were there no more."""
     folder = tmp_path_factory.mktemp("latent")
+    moved = [shutil.copy(path, folder) for path in ends]
     data.load("captioned:test")  # which prepares it, if need be
     (folder / "data").mkdir()
     (folder / "data" / "captioned_digits").symlink_to(tfds.data_dir() / "captioned_digits")
     with pytest.MonkeyPatch.context() as patch:  # what is encoded shall not stay
         patch.setenv("TFDS_DATA_DIR", str(folder / "data"))
-        loop.train(tiny_latent(*ends, steps=2), folder / "run")
-        assert int(loop.train(tiny_latent(*ends), folder / "run", resume=True).step) == 4  # with what it has kept
+        loop.train(tiny_latent(*moved, steps=2), folder / "run")
+        for path in moved:
+            Path(path).unlink()
+        assert int(loop.train(tiny_latent(*moved), folder / "run", resume=True).step) == 4  # with what it has kept
         yield folder / "run"
 
 
@@ -74,8 +81,10 @@ def test_what_is_drawn_depends_on_prompt_negative_and_guidance(run):
     model = pretrained.load(str(run))
     model = model._replace(params=jax.tree.map(lambda x: x + 0.05, model.params))  # the last layer began with zeros
     first = drawn(model)
+    programs = base._steps._cache_size()
     for change in ({"prompts": ("a blue six", "4")}, {"negative": "a blue six"}, {"guidance": 5.0}, {"seed": 1}):
         assert (drawn(model, **change) != first).any(), change
+    assert base._steps._cache_size() == programs
     same = drawn(model, num=3)
     chex.assert_trees_all_equal(same, first[:3])
     chex.assert_trees_all_equal(drawn(model, prompts=("4",), num=8)[1::2], first[1::2])  # image i is of prompt i % 2
@@ -87,7 +96,7 @@ def test_encoded_once(run, ends):
     parts = open_parts(config, source, run)
     folder = tfds.data_dir() / "encoded" / encode.identity(config, source, parts)
     assert folder.exists()
-    latents = encode.encoded(config, source, parts)
+    latents = encode.encoded(config, source, parts, tick=lambda: pytest.fail("they are there"))
     codec, reads = parts.ends
     for i in (0, 77, 999):
         z = codec.encode(np.asarray(source[i]["image"], np.float32)[None] / 127.5 - 1)[0]
@@ -97,6 +106,36 @@ def test_encoded_once(run, ends):
     assert latents.image_shape == (8, 8, 2) and len(latents) == 1000
     other = parts._replace(models=parts.models | {"codec": changed(parts.models["codec"])})
     assert encode.identity(config, source, other) != encode.identity(config, source, parts)
+
+
+def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
+    """Of files of 400 examples, those are made that are not there; each is as it would have been."""
+    config = tiny_latent(*ends)
+    source = setup.open_source(config)
+    parts, ticks = open_parts(config, source), []
+    monkeypatch.setattr(encode.files, "parts", functools.partial(encode.files.parts, size=400))
+    monkeypatch.setattr(encode, "PIXELS", 25 * 32 * 32)  # on 8 devices 200 at a time
+    monkeypatch.setattr(encode, "data_dir", lambda: tmp_path)
+
+    def tick():
+        ticks.append(len(list(tmp_path.glob("encoded/*/*.array_record"))))
+        if len(ticks) == 3:
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        encode.encoded(config, source, parts, tick)
+    (folder,) = (tmp_path / "encoded").iterdir()
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert ticks == [0, 0, 1] and sorted(kept) == ["000000.array_record", "000000.json"]
+    latents = encode.encoded(config, source, parts, tick)
+    assert ticks[3:] == [1, 1, 2] and len(latents) == 1000
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+    for i, one in zip((0, 399, 400, 999), encode_some(config, source, parts, (0, 399, 400, 999))):
+        chex.assert_trees_all_equal(latents[i], jax.tree.map(lambda x: x.astype(np.float32), one))
+
+
+def encode_some(config, source, parts, which):
+    return (next(encode.encode(config, source, parts.ends, range(i, i + 1))) for i in which)
 
 
 def changed(model):
@@ -182,6 +221,7 @@ def test_ends_that_do_not_fit(ends, parts, why):
         (tiny_autoencoder(), {"data": {"tokenizer": "there"}}, "--data.tokenizer is for a CLIP"),
         (tiny_clip(), {"reconstruction": {"words": 8}}, "--reconstruction is for networks of AutoencoderConfig"),
         (tiny_clip(), {"data": {"image_shape": (32, 32, 1)}}, "--net.vision.mean is of 3 channels"),
+        (tiny_clip(), {"train": {"accumulate": 2}}, "accumulate"),
         (tiny_clip(), {"data": {"tokenizer": "/nowhere"}}, "/nowhere has no vocab.json"),
     ],
 )
