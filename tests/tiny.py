@@ -1,11 +1,16 @@
 """Tiny autoencoders, CLIPs and diffusions between them, trained in seconds."""
 
+from pathlib import Path
+
 from helpers import tiny_config
 
-from jaxdiff import UNetConfig
+from jaxdiff import UNetConfig, data, pretrained
 from jaxdiff.config import Config, Data, Diffusion, Latent, Reconstruction, Sample
+from jaxdiff.data import tfds
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig, TextConfig, VisionConfig
+from jaxdiff.train import initial, setup
+from jaxdiff.train.parts import open_parts
 
 DATA = Data("captioned:test", (32, 32, 3))
 
@@ -49,3 +54,28 @@ def tiny_latent(codec, text, **train) -> Config:
 def rest(train):
     config = tiny_config(**train)
     return {"optim": config.optim, "train": config.train}
+
+
+def write_untrained(config: Config, path: Path, words=None) -> Path:
+    """Writes a model as it is before training."""
+    state = initial.new_state(config)
+    about = {"step": 0, "weights": "EMA", "trained_on": config.data.source}
+    model = pretrained.Model(config, initial.weights(config, state.ema, state.extra), about, tokenizer=words)
+    pretrained.write(path, model, "float32")
+    return path
+
+
+def write_ends(folder: Path) -> tuple[Path, Path]:
+    """Files of an autoencoder and of a CLIP, in a folder."""
+    clip = tiny_clip()
+    words = open_parts(clip, setup.open_source(clip)).tokenizer
+    vae = write_untrained(tiny_autoencoder(), folder / "vae.safetensors")
+    return vae, write_untrained(clip, folder / "clip.safetensors", words)
+
+
+def data_here(folder: Path) -> Path:
+    """A new folder for data sets that has the captioned digits, where others may be put that shall not stay."""
+    data.load("captioned:test")  # which prepares them, if need be
+    folder.mkdir()
+    (folder / "captioned_digits").symlink_to(tfds.data_dir() / "captioned_digits")
+    return folder

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from helpers import damage, fill, tiny_config
 from PIL import Image
+from tiny import data_here, write_ends
 
-from jaxdiff import data
-from jaxdiff.train import checkpoint, hosts, initial, rundir
+from jaxdiff import data, pretrained
+from jaxdiff.data import encoded
+from jaxdiff.train import checkpoint, encode, hosts, initial, rundir, setup
 
 CONFIG = """
 from helpers import tiny_config
@@ -36,6 +38,17 @@ from jaxdiff.config import Data
 def get_config():
     config = tiny_config(steps=20, batch_size=16, steps_per_call=1, log_every=10, save_every=20)
     return dataclasses.replace(config, data=Data("folder:photos", (28, 28, 1)))
+"""
+
+LATENT = """
+import functools
+from jaxdiff.data import encoded
+from tiny import tiny_latent
+
+encoded.parts = functools.partial(encoded.parts, size=400)  # three files
+
+def get_config():
+    return tiny_latent("vae.safetensors", "clip.safetensors")
 """
 
 
@@ -210,6 +223,25 @@ def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(pla
     broken.write_bytes(sound)
     assert [code for code, *_ in train(place, "ended", 2, "--resume", config="photos.py")] == [0, 0]
     assert state(place, "ended").step == 20
+
+
+def test_two_processes_share_what_is_to_be_encoded(place, monkeypatch):
+    """Each makes every other file, of what one process alone would; both train on all of them."""
+    write_ends(place)
+    (place / "latent.py").write_text(LATENT)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_here(place / "data")))
+    ended = train(place, "latent", 2, config="latent.py")
+    assert [code for code, *_ in ended] == [0, 0], ended
+    monkeypatch.chdir(place)
+    model = pretrained.load("latent")
+    assert model.about["step"] == 4 and sorted(model.parts) == ["codec", "text"]
+    source = setup.open_source(model.config)
+    (folder,) = (place / "data" / "encoded").iterdir()
+    assert len(list(folder.glob("*.array_record"))) == 3
+    made, kept = encode.encode(model.config, source, model.ends, range(len(source))), encoded.load(folder, source)
+    for i, example in enumerate(made):
+        for name, value in example.items():
+            np.testing.assert_allclose(kept[i][name], value, atol=2e-3, err_msg=f"{name} of {i}")
 
 
 def test_a_disk_that_is_full_for_process_0_ends_both(trained, place, small_disk):

@@ -10,9 +10,9 @@ import chex
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_autoencoder, tiny_clip, tiny_latent
+from tiny import data_here, tiny_autoencoder, tiny_clip, tiny_latent, write_ends, write_untrained
 
-from jaxdiff import cli, data, pretrained
+from jaxdiff import cli, pretrained
 from jaxdiff import config as configs
 from jaxdiff.data import tfds
 from jaxdiff.data.captioned import SIDE
@@ -23,23 +23,9 @@ from jaxdiff.train import encode, initial, loop, setup
 from jaxdiff.train.parts import open_parts
 
 
-def untrained(config, path, words=None):
-    """Writes a model as it is before training."""
-    state = initial.new_state(config)
-    about = {"step": 0, "weights": "EMA", "trained_on": config.data.source}
-    model = pretrained.Model(config, initial.weights(config, state.ema, state.extra), about, tokenizer=words)
-    pretrained.write(path, model, "float32")
-    return path
-
-
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
-    """Files of an autoencoder and of a CLIP."""
-    folder, clip = tmp_path_factory.mktemp("ends"), tiny_clip()
-    words = open_parts(clip, setup.open_source(clip)).tokenizer
-    return untrained(tiny_autoencoder(), folder / "vae.safetensors"), untrained(
-        clip, folder / "clip.safetensors", words
-    )
+    return write_ends(tmp_path_factory.mktemp("ends"))
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +33,8 @@ def run(ends, tmp_path_factory):
     """A run of a diffusion between them, which was gone on with when their files were there no more."""
     folder = tmp_path_factory.mktemp("latent")
     moved = [shutil.copy(path, folder) for path in ends]
-    data.load("captioned:test")  # which prepares it, if need be
-    (folder / "data").mkdir()
-    (folder / "data" / "captioned_digits").symlink_to(tfds.data_dir() / "captioned_digits")
     with pytest.MonkeyPatch.context() as patch:  # what is encoded shall not stay
-        patch.setenv("TFDS_DATA_DIR", str(folder / "data"))
+        patch.setenv("TFDS_DATA_DIR", str(data_here(folder / "data")))
         loop.train(tiny_latent(*moved, steps=2), folder / "run")
         for path in moved:
             Path(path).unlink()
@@ -156,7 +139,7 @@ def test_a_critic_does_not(tmp_path):
     config = tiny_autoencoder(critic_weight=0.1)
     shapes = jax.eval_shape(lambda: initial.new_params(config, jax.random.key(0)))
     assert set(shapes) == {"autoencoder", "critic"}
-    untrained(config, tmp_path / "vae.safetensors")
+    write_untrained(config, tmp_path / "vae.safetensors")
     assert set(pretrained.load(str(tmp_path / "vae.safetensors")).params) == set(shapes["autoencoder"])
 
 
