@@ -75,7 +75,7 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
         >>> net = jaxdiff.UNet(jaxdiff.UNetConfig(out_channels=1, channels=(32, 64), groups=8))
         >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros([1, 28, 28, 1]), jnp.zeros([1]))["params"]
         >>> denoise = jaxdiff.denoiser(jaxdiff.network(net), params, jaxdiff.schedules.linear())
-        >>> denoise(jnp.ones([2, 28, 28, 1]), 500, None).x0.shape
+        >>> jax.jit(denoise)(jnp.ones([2, 28, 28, 1]), 500, None).x0.shape
         (2, 28, 28, 1)
     """
     check_kind(predict, schedule)

@@ -61,8 +61,8 @@ def kl_codec(net: KLAutoencoder, params, factor: float = 0.18215) -> Codec:
         >>> from jaxdiff.nets.kl_vae import KLAutoencoder
         >>> net, x = KLAutoencoder(AutoencoderConfig(channels=(8, 16), blocks=1, groups=4)), jnp.zeros([2, 16, 16, 3])
         >>> codec = latent.kl_codec(net, jax.jit(net.init)(jax.random.key(0), x)["params"])
-        >>> z = codec.encode(x)
-        >>> z.shape, codec.decode(z).shape
+        >>> z = jax.jit(codec.encode)(x)
+        >>> z.shape, jax.jit(codec.decode)(z).shape
         ((2, 8, 8, 4), (2, 16, 16, 3))
     """
     factor = jnp.asarray(factor, jnp.float32)

@@ -82,9 +82,10 @@ def classifier_features(config: UNetConfig, params, name: str) -> Features:
         >>> from jaxdiff.eval import features
         >>> from jaxdiff.nets.classifier import Classifier
         >>> config = UNetConfig(out_channels=10, channels=(8, 16), blocks=1, attention=(), groups=4)
-        >>> params = Classifier(config).init(jax.random.key(0), jnp.zeros([1, 8, 8, 1]), jnp.zeros([1]))["params"]
+        >>> init = jax.jit(Classifier(config).init)
+        >>> params = init(jax.random.key(0), jnp.zeros([1, 8, 8, 1]), jnp.zeros([1]))["params"]
         >>> digits = features.classifier_features(config, params, "untrained")
-        >>> [x.shape for x in digits.of(jnp.zeros([4, 8, 8, 1], jnp.uint8))]
+        >>> [x.shape for x in jax.jit(digits.of)(jnp.zeros([4, 8, 8, 1], jnp.uint8))]
         [(4, 16), (4, 10)]
     """
     return Features(Partial(_classifier, Static(config), params), name)

@@ -174,8 +174,8 @@ class UNet(nn.Module):
         >>> from jaxdiff.nets.unet import UNet, UNetConfig
         >>> net = UNet(UNetConfig(out_channels=1, channels=(32, 64), groups=8))
         >>> x, t = jnp.zeros([4, 28, 28, 1]), jnp.arange(4)
-        >>> variables = net.init(jax.random.key(0), x, t)
-        >>> net.apply(variables, x, t).shape
+        >>> variables = jax.jit(net.init)(jax.random.key(0), x, t)
+        >>> jax.jit(net.apply)(variables, x, t).shape
         (4, 28, 28, 1)
     """
 

@@ -39,7 +39,7 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
         >>> net = CLIP(CLIPConfig(text, VisionConfig(**tower, size=8, patch=4), projection=4))
         >>> batch = {"tokens": jnp.array([[1, 2, 19, 19, 19]] * 4), "image": jnp.zeros([4, 8, 8, 3])}
         >>> params = jax.jit(net.init)(jax.random.key(0), batch["tokens"], batch["image"])["params"]
-        >>> loss, _ = contrastive(net)(params, (), None, batch)  # of four that are all the same
+        >>> loss, _ = jax.jit(contrastive(net))(params, (), None, batch)  # of four that are all the same
         >>> jnp.exp(loss).round(4).tolist()
         [4.0, 4.0, 4.0, 4.0]
     """

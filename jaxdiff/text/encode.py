@@ -51,7 +51,7 @@ def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -
         >>> from jaxdiff.text import encode, tokenizer
         >>> words = tokenizer.train(["a red seven"], size=600, length=6)
         >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=words.end))
-        >>> params = net.init(jax.random.key(0), jnp.zeros([1, 6], jnp.int32))["params"]
+        >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros([1, 6], jnp.int32))["params"]
         >>> encode.encoder(words, net, params)(["a red one", ""]).shape
         (2, 6, 8)
     """
