@@ -3,8 +3,8 @@
     jaxdiff train captioned_latent
     jaxdiff sample runs/captioned_latent "a small red seven on a blue background" "a photo of a green 3 on white, top left"
 
-Three quarters of an hour of training on one core of an AMD EPYC, with other work on the other one (65 to 106 images/s).
-What ships read its captions by `captioned_clip` as that was after 4,000 of its 8,000 steps.
+Three quarters of an hour of training on one core of an AMD EPYC, with other work on the other (110 images/s). It then draws
+the right digit in 97% of 500 images of combinations that it was never shown, and the right colours in all (docs/latent.md).
 """
 
 from jaxdiff import UNetConfig

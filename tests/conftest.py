@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = " ".join(
     [
@@ -32,6 +33,15 @@ def pytest_collection_modifyitems(items):
     """With `--no-loadscope-reorder` files are handed to the workers in this order."""
     rank = {name: i for i, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(SLOWEST)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_end():
+    """Compiled programs are let go before the kernel's limit on a process's memory maps, 65,530, at which XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 30_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from jaxdiff import data, pretrained
 from jaxdiff.data import captioned
 from jaxdiff.eval import draw, features, measure, report, shown, zero_shot
 from jaxdiff.eval.measure import Measure
+from jaxdiff.text import tokenizer
 from jaxdiff.train import parts
 
 MADE_BY = {"digits": "digits_conditional", "captioned": "captioned_latent"}  # the others are called as their configs
@@ -28,10 +30,13 @@ def test_models_are_what_their_configs_say(name):
     assert pretrained.load(name).config == configs.load(MADE_BY.get(name, name))
 
 
-def test_the_latent_config_goes_with_the_models_that_it_names():
-    config = configs.load("captioned_latent")
-    text = pretrained.text_of(pretrained.load(config.latent.text))
-    parts.check(config, {"codec": pretrained.load(config.latent.codec), "text": text})
+def test_text_to_image_works_with_the_parts_that_ship():
+    model, latent = pretrained.load("captioned"), configs.load("captioned_latent").latent
+    ends = {"codec": pretrained.load(latent.codec), "text": pretrained.text_of(pretrained.load(latent.text))}
+    parts.check(model.config, ends)
+    chex.assert_trees_all_equal(*({name: one.params for name, one in of.items()} for of in (model.parts, ends)))
+    words = [tokenizer.to_json(one["text"].tokenizer) for one in (model.parts, ends)]
+    assert words[0] == words[1]
 
 
 def test_all_weights_together_are_small():
