@@ -152,6 +152,17 @@ def cost_of(net, shape, batch, runs=5):
     return Cost(flops[0], middle[0], flops[1], middle[1], train.memory_analysis().temp_size_in_bytes / batch)
 
 
+def cost_of_decoding(shape, batch, runs=5):
+    """GFLOPs and milliseconds that an image takes to be decoded."""
+    z = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
+    decode, found = jax.jit(pretrained.load("captioned").codec.decode).lower(z).compile(), []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(decode(z))
+        found.append(time.perf_counter() - start)
+    return decode.cost_analysis()["flops"] / batch / 1e9, float(np.median(found[1:])) / batch * 1e3
+
+
 def flops_of(net, shape):
     """FLOPs of one call of a network that is too large to be run here, as its program is written."""
     cond = Cond(context=jax.ShapeDtypeStruct((1, net.context_length, net.context_dim), jnp.float32))
@@ -184,7 +195,10 @@ def cost(args):
         flops_of(net, large.shape),
         flops_of(dataclasses.replace(net, out_channels=3), large.data.image_shape),
     )
+    gflop, ms = cost_of_decoding(config.shape, batch=16)
     lines += [
+        "",
+        f"An image is decoded once, after the last of its steps: {gflop:.3g} GFLOP, {ms:.3g} ms.",
         "",
         f"Stable Diffusion 1's network: {latents / 1e12:.3g} TFLOP a call on latents 64x64x4, {pixels / 1e12:.3g} TFLOP on "
         f"the 512x512x3 pixels that they stand for: {pixels / latents:.0f} times as many.",

@@ -3,8 +3,8 @@
     jaxdiff train captioned_vae
     python benchmarks/latent.py --only autoencoders
 
-Twenty minutes of training on one core of an AMD EPYC, with other work on the other one (150 images/s). 34.2 dB on held-out
-images.
+A quarter of an hour of training on one core of an AMD EPYC, with other work on the other (150 images/s). 34.2 dB on
+held-out images.
 """
 
 from jaxdiff.config import Config, Data, Optim, Reconstruction, Train

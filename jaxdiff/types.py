@@ -120,6 +120,12 @@ class Static:
         return f"Static({self.value!r})"
 
 
+@jax.jit
+def called(function: Callable, *args):
+    """function(*args), compiled once for all functions that are pytrees of one structure, whatever their arrays hold."""
+    return function(*args)
+
+
 def as_partial(function: Callable) -> Partial:
     """A function as a pytree: as it is where it is one, else one without arrays, that a new function compiles anew."""
     return function if isinstance(function, Partial) else Partial(function)

@@ -13,7 +13,6 @@ from helpers import tiny_config
 from PIL import Image
 
 from jaxdiff import cli, pretrained
-from jaxdiff import config as configs
 from jaxdiff.eval import features
 from jaxdiff.pretrained import Model
 from jaxdiff.train import initial, loop
@@ -112,11 +111,6 @@ def test_mistakes(model, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["pretrained", "digits"])
     assert "takes no arguments" in capsys.readouterr().err
-
-
-def test_what_ships_is_what_its_config_says():
-    for name, config in (("digits", "digits_conditional"), ("digits_classifier",) * 2, ("digits_judge",) * 2):
-        assert pretrained.load(name).config == configs.load(config)
 
 
 def test_the_shipped_digits_are_read_by_the_shipped_judge_and_guided_by_the_shipped_classifier(

@@ -50,7 +50,7 @@ def test_autoencoders_give_back_held_out_images(name, least):
     asked = dataclasses.replace(asked, metrics=",".join(measure.metrics_of(model.config)))
     found = report.measured(model.config, model.params, asked, lambda n: None)
     assert found["psnr"]["mean"] >= least and 0.8 < found["latents"]["root_mean_square"] < 1.25
-    assert found.get("codebook", {"used": 1})["used"] > 0.8
+    assert not model.config.reconstruction.words or found["codebook"]["used"] > 0.8
 
 
 def test_clip_finds_digits_and_colours_of_held_out_images():
@@ -74,4 +74,4 @@ def test_text_to_image_draws_combinations_that_were_never_trained_on():
     )
     drawn = draw.draw(dataclasses.replace(model.config, sample=sample), model.params, ends=model.ends)
     found = shown.right(drawn, [shown.asked_for(one) for one in asked], judge)
-    assert found["label"] >= 0.8 and found["colours"] >= 0.9, found  # of 64: docs/latent.md has 500
+    assert found["label"] >= 0.9 and found["colours"] >= 0.95, found  # of 64: docs/latent.md has 500

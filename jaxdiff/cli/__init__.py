@@ -20,7 +20,7 @@ from jaxdiff.train.watch import NotFinite
 USAGE = """jaxdiff: diffusion models in JAX
 
   jaxdiff train CONFIG [--run-dir DIR] [--resume] [--train.steps N] ...   train a model
-  jaxdiff sample MODEL [--label 7] [--guidance 3] [--steps 50] ...        draw images from a trained model
+  jaxdiff sample MODEL ["a red seven"] [--label 7] [--guidance 3] ...     draw images from a trained model
   jaxdiff eval MODEL [--metrics nll,fid] [--source digits:test] ...       measure it on data that it has not seen
   jaxdiff export RUN [--out digits.safetensors]                           its weights as one file
   jaxdiff pretrained                                                      the models that ship with the package

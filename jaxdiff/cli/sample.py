@@ -20,11 +20,13 @@ from jaxdiff.eval import draw, images
 class SampleFlags:
     """Draws images from a trained model. What is not given is as in the model's config.
 
+    Prompts stand right behind the model, each in quotes, or behind --prompts.
+
     Attributes:
       sample: how to draw.
       classifier: a classifier of noisy images that leads to the labels: its run, its file or its name.
       out: the grid (.png) to write; by default a new file in RUN/samples, or in samples where the model is no run. Where
-        there are several classes, each has a row.
+        there are several classes or prompts, each has rows of its own.
       individual: also write each image as a PNG of its own, in a directory named as the grid.
       npz: also write all images as one uint8 array `images`, in an .npz named as the grid.
       animation: also show how the images came to be, in a .gif or .webp at this path.

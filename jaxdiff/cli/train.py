@@ -59,7 +59,8 @@ def train(name: str, args: list[str]) -> None:
     try:
         loop.train(flags.config, run, resume, flags.profile)
     except Stopped as stopped:
-        again = shlex.join(["jaxdiff", "train", name, "--run-dir", run, "--resume"])
+        resuming = ["--resume"] if rundir.holds_run(run) else []
+        again = shlex.join(["jaxdiff", "train", name, "--run-dir", run, *resuming])
         again += " (on every host, as before)" if jax.process_count() > 1 else ""
         raise Stopped(f"{stopped}; to go on: {again}", stopped.signum) from None
     if not hosts.is_main():

@@ -58,8 +58,8 @@ class Diffusion:
         images of net.out_channels classes instead, whose gradients can guide.
       levels: how the level of an example is drawn, see `objectives.levels`; "clean" is for a classifier that shall only see
         images without noise.
-      drop: probability with which an example's label is replaced by the null label, so that the network is an unconditional
-        one, too (Ho and Salimans 2021); guidance needs it; about 0.1.
+      drop: probability with which an example's label is replaced by the null label, and its caption by no text, so that the
+        network is an unconditional one, too (Ho and Salimans 2021); guidance needs it; about 0.1.
       offset_noise: see `objectives.denoising`; 0 is none.
       input_perturbation: see `objectives.denoising`; 0 is none.
     """
@@ -203,7 +203,7 @@ class Sample:
       labels: classes to draw, such as "7", "0-9" or "1,3,5-7", image i being of the i-th of them, in turn; None is all.
       prompts: texts to draw, image i being of the i-th of them, in turn; for networks that read texts.
       negative: text to lead away from, with guidance; the empty one is no text at all.
-      guidance: scale of the guidance towards the label: 1 is the network as it is, 0 without the label, more is more
+      guidance: scale of the guidance towards label or prompt: 1 is the network as it is, 0 without them, more is more
         typical and less diverse; for ddim_cfgpp in [0, 1]. With a classifier it multiplies that one's gradient.
       interval: lowest and highest level at which there is guidance (Kynkäänniemi et al. 2024); None is all.
       rescale: share, in [0, 1], of the guided image whose contrast is brought back, see `jaxdiff.guidance.rescaled`.

@@ -77,8 +77,17 @@ def _path(folder, part):
     return epath.Path(folder) / f"{part.number:06d}.array_record"
 
 
-def complete(folder: epath.PathLike) -> None:
-    """Says, beside its files, that a folder is whole, and what its examples hold."""
+def complete(folder: epath.PathLike, count: int) -> None:
+    """Says, beside its files, that a folder of so many examples is whole, and what they hold.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+    """
+    for part in parts(count):
+        if not is_there(folder, part):
+            raise FileNotFoundError(
+                f"{_path(folder, part)} was not written: set TFDS_DATA_DIR to a folder that all share"
+            )
     fields = (epath.Path(folder) / "000000.json").read_text()
     (unfinished := epath.Path(folder) / f"{uuid.uuid4().hex}.tmp").write_text(fields)
     unfinished.replace(epath.Path(folder) / ABOUT)
@@ -112,7 +121,7 @@ def load(folder: epath.PathLike, source: Source) -> Source:
         >>> folder = tempfile.mkdtemp()
         >>> (part,) = encoded.parts(3)
         >>> encoded.write_part(folder, part, ({"image": np.full([1, 1, 4], i, np.float16)} for i in part.examples))
-        >>> encoded.complete(folder)
+        >>> encoded.complete(folder, 3)
         >>> encoded.load(folder, grey)[2]["image"].ravel().tolist()
         [2.0, 2.0, 2.0, 2.0]
     """

@@ -19,7 +19,7 @@ from jaxdiff.eval.spread import replicated, split
 from jaxdiff.guidance import clip_x0
 from jaxdiff.latent import Codec, Ends
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Denoiser
+from jaxdiff.types import Denoiser, called
 
 SAMPLERS = {
     "ddim": samplers.ddim,
@@ -185,12 +185,7 @@ def decoder(codec: Codec | None) -> Callable:
     if codec is None:
         return lambda x: x
     decode = replicated(codec.decode)
-    return lambda z: _called(decode, z)
-
-
-@jax.jit
-def _called(function, x):
-    return function(x)
+    return lambda z: called(decode, z)
 
 
 def draw(

@@ -158,6 +158,10 @@ def check(config: Config, guide: Guide | None = None) -> None:
             'this network draws what it is told: give it a prompt, such as "a red seven on a blue background" (in training '
             "--sample.prompts)"
         )
+    if not all(prompt.strip() for prompt in s.prompts):
+        raise ValueError("a prompt is empty: say what to draw; --guidance 0 draws without looking at what is said")
+    if s.negative and guide:
+        raise ValueError("--negative is for the network's own guidance, and not that of a --classifier: leave one out")
     if s.num < len(s.prompts):
         raise ValueError(f"--num={s.num} images are too few for {len(s.prompts)} prompts: ask for one of each at least")
     if s.negative and s.guidance == 1 and not cfgpp:

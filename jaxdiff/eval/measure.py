@@ -11,6 +11,7 @@ from jaxdiff.config import Config, Latent, indivisible
 from jaxdiff.errors import unknown
 from jaxdiff.eval import guided
 from jaxdiff.eval.guided import Guide
+from jaxdiff.nets.clip import TextConfig
 
 BITS = ("nll", "nll_ode")  # bits per dimension of real images
 JUDGED = ("fid", "kid", "precision_recall", "inception_score", "accuracy")  # drawn images, by what a judge says of them
@@ -91,6 +92,8 @@ def metrics_of(config: Config) -> tuple[str, ...]:
             "jaxdiff eval measures networks that draw pixels, and without words: benchmarks/latent.py shows how to measure "
             "others"
         )
+    if isinstance(config.net, TextConfig):
+        raise ValueError("a text transformer alone cannot be measured: give the CLIP that it is a half of")
     codebook = ("codebook",) if config.reconstruction.words else ()
     return {
         "generator": (*BITS, *DRAWN),

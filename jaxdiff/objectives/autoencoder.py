@@ -100,8 +100,7 @@ def vq_autoencoder(
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), `extra` being a `vq_vae.Codebook`; metrics
       "loss", "psnr" in dB, "perplexity" of the running counts and "used", the share of them of at least 1, float32 [B].
-      The key of the first example of all devices
-      chooses what dead words become.
+      The key of the first example of all devices chooses what dead words become.
 
     Raises:
       ValueError: as `kl_autoencoder`; a commitment below 0, or a decay outside of [0, 1).

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff.nets.clip import TextTransformer
 from jaxdiff.text.tokenizer import Tokenizer
-from jaxdiff.types import Array, Static
+from jaxdiff.types import Array, Static, called
 
 
 class TextEncoder(NamedTuple):
@@ -26,10 +25,9 @@ class TextEncoder(NamedTuple):
     def __call__(self, texts: Sequence[str]) -> Array:
         """Texts -> context [B, L, D]; what is too long is cut, see `Tokenizer.cut`."""
         tokens = self.tokenizer(texts)
-        filled = np.resize(
-            tokens, (-(-len(texts) // 8) * 8, tokens.shape[1])
-        )  # so that few numbers of texts compile anew
-        return _called(self.embed, filled)[: len(texts)]
+        count = -(-len(texts) // 8) * 8  # so that few numbers of texts compile anew
+        filled = np.resize(tokens, (count, tokens.shape[1]))
+        return called(self.embed, filled)[: len(texts)]
 
 
 def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -> TextEncoder:
@@ -62,11 +60,6 @@ def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -
             f"transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
         )
     return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static(skip)))
-
-
-@jax.jit
-def _called(function, x):
-    return function(x)
 
 
 def _embed(net, params, skip, tokens):

@@ -84,7 +84,7 @@ class Tokenizer:
         """Where in a text the tokens of a word are, counted from the start token at 0.
 
         Raises:
-          ValueError: the text does not hold the word.
+          ValueError: the text does not hold the word, or only where it is cut.
         """
         said, wanted = self.model.encode(text, add_special_tokens=False), self.words(word)
         found = [
@@ -93,9 +93,10 @@ class Tokenizer:
             if said.ids[start : start + len(wanted)] == wanted
             for i in range(len(wanted))
         ]
-        if not found or not wanted:
-            raise ValueError(f"{text!r} does not hold {word!r}")
-        return [place for place in found if place < self.length - 1]
+        found = [place for place in found if place < self.length - 1]
+        if not found:
+            raise ValueError(f"{text!r} does not hold {word!r}, as far as it is read")
+        return found
 
 
 def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:

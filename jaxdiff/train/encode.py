@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
+from etils import epath
 from flax import traverse_util
 
 from jaxdiff import progress
@@ -44,14 +45,20 @@ def encoded(config: Config, source: Source, parts: Parts, tick: Callable[[], Non
       tick: called after each batch; may raise, to stop.
 
     Raises:
-      ValueError, OSError: the data cannot be read, there is no room, or what was kept is not of it.
+      ValueError, OSError: the data cannot be read, there is no room, not all processes see the folder, or what was kept is
+        not of the data.
     """
     if not parts.models:
         return source
-    folder = data_dir() / "encoded" / identity(config, source, parts)
+    name = hosts.together(
+        lambda: identity(config, source, parts) if hosts.is_main() else "", "the data has a name", DAY
+    )
+    folder = data_dir() / "encoded" / hosts.gather(name, "its name is known")[0]
+    hosts.on_main(lambda: folder.mkdir(parents=True, exist_ok=True), f"{folder} is there")
+    hosts.together(lambda: check_folder(folder), f"{folder} is seen")
     if hosts.gather(str(files.is_complete(folder)), "it is known whether the data is encoded")[0] == "False":
         hosts.together(lambda: _encode(config, source, parts, folder, tick), "the data is encoded", timeout=DAY)
-        hosts.on_main(lambda: files.complete(folder), f"{folder} is whole")
+        hosts.on_main(lambda: files.complete(folder, len(source)), f"{folder} is whole")
     latents = hosts.together(lambda: files.load(folder, source), f"{folder} is open")
     some = np.stack([latents[i]["image"] for i in range(min(len(latents), 256))]) if config.latent.codec else np.ones(1)
     if not 0.5 < (std := float(np.sqrt(np.square(some).mean()))) < 2:
@@ -60,6 +67,23 @@ def encoded(config: Config, source: Source, parts: Parts, tick: Callable[[], Non
             "the latents are %.3g large, where 1 is right: --latent.factor %.3g would make them so", std, factor / std
         )
     return latents
+
+
+def check_folder(folder: epath.Path) -> None:
+    """Refuses a folder in which the processes cannot share what they encode.
+
+    Raises:
+      ValueError: it is remote.
+      FileNotFoundError: it is not there, where process 0 has made it.
+    """
+    if disk.is_remote(folder):
+        raise ValueError(
+            f"{folder} is remote, and array_record is written to disks: set TFDS_DATA_DIR to one, or mount it"
+        )
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"{folder} is only seen by process 0: set TFDS_DATA_DIR to a folder that all processes see"
+        )
 
 
 def identity(config: Config, source: Source, parts: Parts) -> str:
@@ -71,17 +95,23 @@ def identity(config: Config, source: Source, parts: Parts) -> str:
         said.update(f"{path} {found.length} {found.mtime}".encode())
     if parts.ends.reads:
         said.update(json.dumps([source.caption(i) for i in range(len(source))]).encode())
+    said.update(fingerprint(parts).encode())
+    return f"{config.data.source.split(':')[0]}-{said.hexdigest()[:16]}"
+
+
+def fingerprint(parts: Parts) -> str:
+    """What other models would not have."""
+    said = hashlib.sha256()
     for name, model in sorted(parts.models.items()):
         said.update(f"{name} {json.dumps(dataclasses.asdict(model.config.net))}".encode())
         said.update(tokenizer.to_json(model.tokenizer).encode() if model.tokenizer else b"")
         for path, value in sorted(traverse_util.flatten_dict(model.params, sep="/").items()):
             said.update(path.encode() + np.ascontiguousarray(value).tobytes())
-    return f"{config.data.source.split(':')[0]}-{said.hexdigest()[:16]}"
+    return said.hexdigest()
 
 
 def _encode(config, source, parts, folder, tick):
     """Writes those parts of the folder that are this process's and are not there."""
-    folder.mkdir(parents=True, exist_ok=True)
     mine = [part for part in files.parts(len(source)) if part.number % jax.process_count() == jax.process_index()]
     missing = [part for part in mine if not files.is_there(folder, part)]
     _tell_of_cuts(source, parts)

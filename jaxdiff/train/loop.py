@@ -7,6 +7,7 @@ import json
 import logging
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -17,7 +18,7 @@ from jaxdiff.data import Source
 from jaxdiff.eval import draw, images
 from jaxdiff.train import checkpoint, disk, hosts, initial, parallel, rundir, setup, watch
 from jaxdiff.train.alarm import Alarm
-from jaxdiff.train.encode import encoded, identity
+from jaxdiff.train.encode import encoded, fingerprint
 from jaxdiff.train.parts import Parts, open_parts
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.stop import Asked, Stop, Stopped
@@ -26,7 +27,7 @@ log = logging.getLogger("jaxdiff")
 
 
 def train(config: Config, run: epath.PathLike, resume: bool = False, profile: int = 0) -> TrainState:
-    """Trains a diffusion model and leaves everything about it in a directory.
+    """Trains a network, a diffusion or one of those that stand at its ends, and leaves everything about it in a directory.
 
     A run that was stopped or killed and then resumed ends with the same bits as one that was not, on the same
     devices (GPUs must be told to be deterministic, see docs/reliability.md).
@@ -34,7 +35,8 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     Args:
       config: what to train; the same in every process.
       run: directory, local or remote (gs://bucket/run), that every process sees, for `config.json`, `checkpoints/`,
-        `samples/step_*.png` and TensorBoard events.
+        `samples/step_*.png`, TensorBoard events, and copies of what it works with (codec and text .safetensors,
+        `tokenizer.json`).
       resume: go on from the newest checkpoint in `run`.
       profile: how many steps to trace, see `watch.trace`.
 
@@ -57,8 +59,7 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     source = hosts.together(lambda: opened(config, directory, profile), "the data is open")
     parts = open_parts(config, source, directory if resume else None)
     run = Run(config, directory, source, parts)
-    models = hosts.together(lambda: identity(config, source, parts), "its models are told apart")
-    hosts.check_same({"data": position(run, 0), "models": models}, "the data is the same")
+    hosts.check_same({"data": position(run, 0), "models": fingerprint(parts)}, "the data is the same")
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stop())
         hosts.on_main(lambda: stack.enter_context(claimed(directory, resume)), f"{directory} is there")
@@ -69,10 +70,11 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
                 lambda: pretrained.keep(directory, parts.models, parts.tokenizer), "what it works with is kept"
             )
         hosts.on_main(lambda: rundir.write_config(directory, config), "the config is written")
-        try:
-            run = run._replace(source=encoded(config, source, parts, stopping.tick))
-        except Asked:  # what is encoded stays
-            raise KeyboardInterrupt from None
+        try:  # of several processes none knows here that another was asked: they stop after their first step
+            tick = stopping.tick if jax.process_count() == 1 else lambda: None
+            run = run._replace(source=encoded(config, source, parts, tick))
+        except Asked:
+            raise Stopped("stopped while the data was encoded; what was encoded is kept", stopping.signum) from None
         saver = hosts.together(lambda: stack.enter_context(contextlib.closing(Saver(run))), "checkpoints can be saved")
         try:
             return steps(run, state, saver, stopping, profile)

@@ -25,7 +25,7 @@ def written(folder, count, size=3):
     """Examples, in files of three."""
     for part in encoded.parts(count, size):
         encoded.write_part(folder, part, map(made, part.examples))
-    encoded.complete(folder)
+    encoded.complete(folder, count)
 
 
 def test_parts_are_read_in_order(tmp_path, source):
@@ -34,7 +34,7 @@ def test_parts_are_read_in_order(tmp_path, source):
         assert not encoded.is_there(tmp_path, part) and not encoded.is_complete(tmp_path)
         encoded.write_part(tmp_path, part, map(made, part.examples))
         assert encoded.is_there(tmp_path, part)
-    encoded.complete(tmp_path)
+    encoded.complete(tmp_path, 5)
     assert encoded.is_complete(tmp_path) and not list(tmp_path.glob("*.tmp"))
     again = encoded.load(tmp_path, source)
     assert (len(again), again.image_shape, again.classes) == (5, (2, 3, 4), source.classes)
@@ -53,6 +53,14 @@ def test_what_fails_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="no disk"):
         encoded.write_part(tmp_path, part, failing())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_lacks_a_file_is_not_whole(tmp_path):
+    first, _ = encoded.parts(encoded.SIZE + 1)
+    encoded.write_part(tmp_path, first, map(made, range(2)))
+    with pytest.raises(FileNotFoundError, match=r"000001\.array_record was not written: set TFDS_DATA_DIR"):
+        encoded.complete(tmp_path, encoded.SIZE + 1)
+    assert not encoded.is_complete(tmp_path)
 
 
 def test_they_reach_the_batches(tmp_path, source):

@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import TINY, tiny_config
+from jax.tree_util import Partial
 
 from jaxdiff import Cond, Guided, guidance, schedules
-from jaxdiff.config import Config, Diffusion, Sample
+from jaxdiff.config import Config, Diffusion, Latent, Sample
 from jaxdiff.eval import draw, guided, images
 from jaxdiff.eval.guided import Guide
 from jaxdiff.process import predict_from
+from jaxdiff.text import tokenizer
+from jaxdiff.text.encode import TextEncoder
 
 SCHEDULE = schedules.linear(50)
 GUIDE = Guide(lambda x_t, t, cond: -jnp.square(x_t - cond.label[:, None]).sum(-1), 10)
@@ -96,6 +99,19 @@ def test_cfgpp_guides_in_its_own_way():
     np.testing.assert_allclose(state.x, SCHEDULE(20).alpha * said.x0 + SCHEDULE(20).sigma * eps, rtol=1e-5)
 
 
+def test_a_prompt_that_is_too_long_is_cut_and_that_is_said(caplog):
+    words = tokenizer.train(["a red seven on a blue background"], 600, 7)  # of five words
+    reads = TextEncoder(words, Partial(lambda tokens: tokens[..., None]))
+    config = reading(prompts=("a red seven on a blue background", "a seven"), negative="a blue one")
+    with caplog.at_level("WARNING", "jaxdiff"):
+        found = guided.texts(config, reads)
+    assert [record.getMessage() for record in caplog.records] == [
+        "only 5 tokens of a prompt are read: 'a red seven on a ', and 'blue background' is cut"
+    ]
+    wanted = words([*config.sample.prompts, config.sample.negative])[..., None]
+    np.testing.assert_array_equal([*found.wanted, found.negative], wanted)
+
+
 def test_another_scale_compiles_nothing():
     config, count = config_with(guidance=3.0), [0]
 
@@ -111,18 +127,37 @@ def test_another_scale_compiles_nothing():
     assert count == [1]
 
 
-def test_a_sheet_has_a_row_of_each_class():
+def test_a_sheet_has_a_row_of_each_class_or_prompt():
     sheet = draw.layout(config_with(labels="4,7", num=5))
     assert sheet.tolist() == [[0, 2, 4], [1, 3, -1]]
     assert draw.layout(config_with(labels="7", num=5)).tolist() == [[0, 1, 2], [3, 4, -1]]
     assert draw.layout(config_with(num=9)).shape == (3, 3)  # there are ten classes
+    prompts = draw.layout(config_with(classes=0, prompts=("a", "b"), num=5))
+    assert prompts.tolist() == sheet.tolist()
     drawn = np.arange(5, dtype=np.uint8)[:, None, None, None]
     assert images.arranged(drawn, sheet).ravel().tolist() == [0, 2, 4, 1, 3, 255]
     frames = np.stack([drawn, drawn + 10])
     assert images.arranged(frames, sheet)[1].ravel().tolist() == [10, 12, 14, 11, 13, 255]
 
 
+READS = dataclasses.replace(
+    config_with(classes=0, diffusion=Diffusion("linear", 50, drop=0.1)), latent=Latent(text="clip")
+)
+
+
+def reading(**sample):
+    """A network that reads texts."""
+    return dataclasses.replace(READS, sample=dataclasses.replace(READS.sample, **sample))
+
+
 MISTAKES = {
+    "empty prompt": (reading(prompts=("a red seven", " ")), None, "a prompt is empty: say what to draw"),
+    "no prompt": (reading(), None, "this network draws what it is told"),
+    "classifier and negative": (
+        reading(prompts=("4",), negative="5", guidance=2.0),
+        GUIDE,
+        "--negative is for the network's own guidance",
+    ),
     "label without labels": (config_with(0, labels="7"), None, "is for networks that were trained with labels"),
     "label out of range": (config_with(labels="7,10"), None, "must lie in 0-9"),
     "label of the classifier": (config_with(0, labels="0-10"), GUIDE, "must lie in 0-9"),

@@ -66,6 +66,7 @@ def test_a_clip_by_hand():
     [
         (tiny_autoencoder(), {"metrics": "codebook"}, "unknown metric of autoencoders: 'codebook'"),
         (tiny_clip(), {"metrics": "psnr"}, "unknown metric of CLIPs: 'psnr'"),
+        (dataclasses.replace(tiny_clip(), net=tiny_clip().net.text), {}, "give the CLIP that it is a half of"),
         (tiny_latent("vae", "clip"), {}, "jaxdiff eval measures networks that draw pixels"),
         (tiny_autoencoder(), {"judge": "digits_judge"}, "--judge and --inception are for"),
         (tiny_autoencoder(), {"steps": 5}, "steps=5 is for the metric nll"),

@@ -63,6 +63,8 @@ def test_places_of_words(folder):
     assert [int(said(["a thought-through 45"])[0][place]) for place in several] == said.words("45") and len(
         several
     ) == 2
+    with pytest.raises(ValueError, match="'blue', as far as it is read"):
+        said.places("a " * 18 + "blue", "blue")
     for absent in ("blue", ""):
         with pytest.raises(ValueError, match="does not hold"):
             said.places(text, absent)

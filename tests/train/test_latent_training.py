@@ -10,9 +10,10 @@ import chex
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from tiny import data_here, tiny_autoencoder, tiny_clip, tiny_latent, write_ends, write_untrained
 
-from jaxdiff import cli, pretrained
+from jaxdiff import Cond, cli, pretrained
 from jaxdiff import config as configs
 from jaxdiff.data import tfds
 from jaxdiff.data.captioned import SIDE
@@ -21,6 +22,7 @@ from jaxdiff.nets.clip import TextConfig
 from jaxdiff.samplers import base
 from jaxdiff.train import encode, initial, loop, setup
 from jaxdiff.train.parts import open_parts
+from jaxdiff.train.stop import Asked, Stop
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,71 @@ def encode_some(config, source, parts, which):
 
 def changed(model):
     return model._replace(params=jax.tree.map(lambda x: x + 1e-3, model.params))
+
+
+def test_a_stop_while_encoding_says_how_to_go_on(ends, tmp_path, monkeypatch, capsys):
+    def asked(*_):
+        raise Asked
+
+    (tmp_path / "own.py").write_text(
+        f"from tiny import tiny_latent\nget_config = lambda: tiny_latent({str(ends[0])!r}, {str(ends[1])!r})\n"
+    )
+    monkeypatch.setattr(loop, "encoded", asked)
+    monkeypatch.setattr(Stop, "signum", 15, raising=False)
+    monkeypatch.setattr(Stop, "__init__", lambda self: setattr(self, "_before", {}))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", str(tmp_path / "own.py"), "--run-dir", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 128 + 15 and "what was encoded is kept; to go on: jaxdiff train" in said
+    assert "--resume" not in said  # for there is no checkpoint yet
+
+
+def test_encoded_data_lies_where_all_processes_see_it(ends, tmp_path, monkeypatch):
+    config = tiny_latent(*ends)
+    source = setup.open_source(config)
+    parts = open_parts(config, source)
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "data_dir", lambda: tmp_path)
+        patch.setattr(encode.hosts, "on_main", lambda act, name: None)  # as on a host with a disk of its own
+        with pytest.raises(FileNotFoundError, match="is only seen by process 0: set TFDS_DATA_DIR"):
+            encode.encoded(config, source, parts)
+    with pytest.raises(ValueError, match="is remote, and array_record is written to disks"):
+        encode.check_folder(epath.Path("gs://bucket/encoded/captioned"))
+
+
+def test_captions_are_dropped(ends):
+    """With a probability of 1 all are, so that they make no difference; the loss is that of no text."""
+    config = change(tiny_latent(*ends), diffusion={"drop": 1.0})
+    parts, keys = open_parts(config, setup.open_source(config)), jax.random.split(jax.random.key(0), 4)
+    params = jax.tree.map(lambda x: x + 0.05, initial.new_params(config, jax.random.key(1)))
+    contexts = parts.ends.reads(["a red seven", "a blue one", "3", "4"])
+
+    def loss(drop, contexts):
+        loss_fn = setup.make_loss(change(config, diffusion={"drop": drop}), parts)
+        batch = {"image": np.ones([4, 8, 8, 2], np.float32), "cond": Cond(context=contexts)}
+        return jax.jit(loss_fn)(params, (), keys, batch)[0]
+
+    none = np.broadcast_to(parts.no_text, contexts.shape)
+    chex.assert_trees_all_close(loss(1.0, contexts), loss(1.0, contexts[::-1]), loss(0.0, none), rtol=1e-5)
+    assert not np.allclose(loss(0.0, contexts), loss(0.0, none), rtol=1e-5)
+
+
+def test_another_factor_scales_the_latents(ends):
+    config = tiny_latent(*ends)
+    source, x = setup.open_source(config), np.zeros([1, SIDE, SIDE, 3], np.float32)
+    (once, _), (twice, _) = (
+        open_parts(change(config, latent={"factor": factor}), source).ends for factor in (None, 2.0)
+    )
+    np.testing.assert_allclose(twice.encode(x), 2 * once.encode(x), rtol=1e-6)  # the file says 1
+    np.testing.assert_allclose(twice.decode(2 * once.encode(x)), once.decode(once.encode(x)), rtol=1e-5)
+
+
+def test_a_run_that_lost_its_autoencoder_does_not_go_on(run, tmp_path):
+    lost = tmp_path / "lost"
+    shutil.copytree(run, lost, ignore=shutil.ignore_patterns("codec.safetensors"))
+    config = pretrained.load(str(run)).config
+    with pytest.raises(ValueError, match=r"has lost its codec\.safetensors, without which it cannot go on"):
+        open_parts(config, setup.open_source(config), lost)
 
 
 def test_a_codebook_travels_with_its_network(tmp_path):
