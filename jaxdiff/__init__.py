@@ -2,7 +2,7 @@
 
 import importlib
 
-from jaxdiff import guidance, nets, objectives, process, samplers, schedules, timesteps, types
+from jaxdiff import editing, guidance, nets, objectives, process, samplers, schedules, timesteps, types
 from jaxdiff.denoise import denoiser, network
 from jaxdiff.nets.unet import UNet, UNetConfig
 from jaxdiff.samplers import ddim, ddpm, sample
@@ -19,6 +19,7 @@ __all__ = [
     "ddim",
     "ddpm",
     "denoiser",
+    "editing",
     "guidance",
     "nets",
     "network",

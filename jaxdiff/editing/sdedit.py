@@ -1,0 +1,76 @@
+"""SDEdit: an image is noised half the way, and drawn again from there (Meng et al. 2022)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import timesteps
+from jaxdiff.process import q_sample
+from jaxdiff.samplers import Sampler, each_key, noise, sample
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Array, Denoiser
+
+
+def strength_grid(num_train_steps: int, num_steps: int, strength: float, spacing: str = "trailing") -> np.ndarray:
+    """Levels from where SDEdit begins down to clean data.
+
+    Args:
+      num_train_steps: T.
+      num_steps: how many steps to take, or, where there are fewer levels, as many as there are.
+      strength: share of the way up to T, in [0, 1]: at 0 an image stays what it is, at 1 nothing is left of it.
+      spacing: of `timesteps.grid`.
+
+    Returns:
+      int32 [N + 1]; [0] alone where the strength is 0.
+
+    Raises:
+      ValueError: a strength outside of [0, 1], or as `timesteps.grid`.
+
+    Example::
+
+        >>> from jaxdiff import editing
+        >>> editing.strength_grid(1000, 5, 0.5).tolist()
+        [500, 400, 300, 200, 100, 0]
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength} must lie in [0, 1]: 0 keeps the image, 1 draws a new one")
+    start = round(strength * num_train_steps)
+    if start == 0:
+        return np.zeros([1], np.int32)
+    return timesteps.grid(num_train_steps, min(num_steps, start), spacing, start=start)
+
+
+def sdedit(
+    key: Array, sampler: Sampler, denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=None
+) -> Array:
+    """Draws an image like one that is given: it is noised to the first level, and sampled down from there.
+
+        x_t = alpha_t x0 + sigma_t eps        Meng et al. 2022, section 3
+
+    Args:
+      key: random key, or one per example [B], of the noise and of the sampler's.
+      sampler: any; with `inpaint` around it only a part of the image is drawn anew.
+      denoise: any denoiser.
+      schedule: noise schedule.
+      timesteps: levels, falling, such as `strength_grid`'s.
+      x0: images or latents that begin it, such as a photograph or a painting of a few strokes, float32 [B, ...].
+      cond: conditions.
+
+    Returns:
+      float32 [B, ...].
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff import editing, testing
+        >>> schedule, data = jaxdiff.schedules.linear(), testing.gaussian([1.0], 0.01)
+        >>> levels, x0 = editing.strength_grid(1000, 20, 0.6), jnp.zeros([500, 1])
+        >>> x = editing.sdedit(jax.random.key(0), jaxdiff.ddim(), data.denoiser(schedule), schedule, levels, x0)
+        >>> abs(float(x.mean()) - 1) < 0.05  # what it began with is not of this data
+        True
+    """
+    keys = each_key(key, x0.shape[0])
+    eps = noise(keys, x0.shape[1:])
+    x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, jnp.asarray(timesteps)[0], eps)
+    return sample(keys, sampler, denoise, schedule, timesteps, x_t, cond)[0]

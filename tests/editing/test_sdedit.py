@@ -1,0 +1,45 @@
+"""SDEdit: where it begins, and what it keeps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import editing, samplers, schedules, testing
+from jaxdiff.process import predict_from
+
+SCHEDULE = schedules.linear(1000)
+KEY = jax.random.key(0)
+X0 = jnp.linspace(-1, 1, 12).reshape(6, 2)
+
+
+def edited(strength, denoise, x0=X0, steps=20, sampler=None):
+    levels = editing.strength_grid(1000, steps, strength)
+    return editing.sdedit(KEY, sampler or samplers.ddim(), denoise, SCHEDULE, levels, x0)
+
+
+def test_it_begins_with_the_image_noised_to_the_first_level():
+    """In one step a network that predicts what it sees gives that back."""
+    sees = lambda x_t, t, cond: predict_from("x0", SCHEDULE, x_t, x_t, t)
+    alpha, sigma = SCHEDULE(300)
+    eps = samplers.noise(samplers.keys_for(KEY, 6), (2,))
+    np.testing.assert_allclose(edited(0.3, sees, steps=1), alpha * X0 + sigma * eps, rtol=1e-5)
+
+
+def test_at_0_the_image_stays_and_at_1_nothing_of_it_does():
+    denoise = testing.gaussian([0.0, 0.5], 0.3).denoiser(SCHEDULE)
+    assert (edited(0.0, denoise) == X0).all()
+    assert editing.strength_grid(1000, 20, 1.0)[0] == 1000
+    far = [
+        np.abs(edited(strength, denoise) - edited(strength, denoise, -X0)).max() for strength in (0.1, 0.4, 0.7, 1.0)
+    ]
+    assert far == sorted(far)[::-1] and far[0] > 0.5 and far[-1] < 0.02, far  # alpha_T is 0.006
+
+
+def test_few_levels_are_as_many_steps():
+    assert editing.strength_grid(1000, 20, 0.004).tolist() == [4, 3, 2, 1, 0]
+
+
+def test_strength_lies_between_0_and_1():
+    with pytest.raises(ValueError, match=r"strength=1\.5 must lie in"):
+        editing.strength_grid(1000, 20, 1.5)
