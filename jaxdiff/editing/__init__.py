@@ -1,8 +1,33 @@
-"""Editing of images, real and drawn: functions of denoisers and transforms of samplers, of which no sampler knows."""
+"""Editing of images, real and drawn: transforms of samplers and conditions, none of which a sampler or network knows."""
 
+from jaxdiff.editing.blend import local_blend
 from jaxdiff.editing.ddib import bridge
 from jaxdiff.editing.inpaint import inpaint
 from jaxdiff.editing.inversion import ddim_inversion, invert, reconstruct
+from jaxdiff.editing.null_text import Search, null_text, null_text_parts, published
+from jaxdiff.editing.prompt_to_prompt import AttentionEdit, no_edit, pairs, refine, replace, reweight
 from jaxdiff.editing.sdedit import sdedit, strength_grid
+from jaxdiff.editing.shortcuts import direct, negative_prompt
 
-__all__ = ["bridge", "ddim_inversion", "inpaint", "invert", "reconstruct", "sdedit", "strength_grid"]
+__all__ = [
+    "AttentionEdit",
+    "Search",
+    "bridge",
+    "ddim_inversion",
+    "direct",
+    "inpaint",
+    "invert",
+    "local_blend",
+    "negative_prompt",
+    "no_edit",
+    "null_text",
+    "null_text_parts",
+    "pairs",
+    "published",
+    "reconstruct",
+    "refine",
+    "replace",
+    "reweight",
+    "sdedit",
+    "strength_grid",
+]

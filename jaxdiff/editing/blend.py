@@ -1,0 +1,82 @@
+"""Local blend: what is edited changes only where its words look (Hertz et al. 2023, section 4)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.tree_util import Partial
+
+from jaxdiff.samplers import Sampler, State
+from jaxdiff.types import Array, Static
+
+
+class Look(NamedTuple):
+    """Where words look; a pytree.
+
+    Attributes:
+      words: which tokens count in each row, 1 or 0, float [B, L].
+      source: how many rows further the source is, int [B].
+      threshold: share of the highest value above which a pixel is edited, float32.
+      start: steps before the blend begins, int32.
+    """
+
+    words: Array
+    source: Array
+    threshold: Array
+    start: Array
+
+
+def local_blend(
+    sampler: Sampler, words: Array, source: Array, size: int = 16, threshold: float = 0.3, start: int = 0
+) -> Sampler:
+    """A sampler that puts the source back where neither it nor the edited image shows the words.
+
+    Args:
+      sampler: any; the denoiser must collect attention maps, so that there is a `Cond.attention_edit`.
+      words: the tokens that are looked for, 1 or 0, float [B, L]; those of a source in its own row.
+      source: how many rows further the source is, int [B], as in `AttentionEdit`.
+      size: side of the maps that are averaged.
+      threshold: share of the highest value. Traced.
+      start: steps before the blend begins. Traced.
+
+    Returns:
+      `Sampler`; it raises ValueError where the network has no cross-attention at that size.
+    """
+    look = Look(jnp.asarray(words), jnp.asarray(source), jnp.float32(threshold), jnp.int32(start))
+    return Sampler(Partial(_init, sampler.init, look, Static(size)), Partial(_step, sampler.step, look, Static(size)))
+
+
+def _init(init, look, size, x):
+    inner = init(x)
+    return State(inner.x, (inner.memory, jnp.int32(0), jnp.zeros([x.shape[0], size.value**2, look.words.shape[1]])))
+
+
+def _step(step, look, size, keys, denoise, schedule, state, t, s, cond):
+    memory, i, maps = state.memory
+    after, said = step(keys, denoise, schedule, State(state.x, memory), t, s, cond)
+    maps = maps + at_size(said.aux.maps, size.value)
+    mask = where(maps, look, size.value, after.x.shape[1:3])
+    there = after.x[jnp.arange(after.x.shape[0]) + look.source]
+    blended = there + mask * (after.x - there)
+    return State(jnp.where(i >= look.start, blended, after.x), (after.memory, i + 1, maps)), said
+
+
+def at_size(maps: dict, size: int) -> Array:
+    """The maps of a size, averaged over sites, [B, Q, L].
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = [one for one in (maps or {}).values() if one.shape[1] == size**2]
+    if not found:
+        raise ValueError(f"no attention maps of {size}x{size}: choose another size, and give a Cond.attention_edit")
+    return sum(found) / len(found)
+
+
+def where(maps: Array, look: Look, size: int, shape: tuple[int, int]) -> Array:
+    """Where the words of a row or of its source look, 1 or 0, [B, H, W, 1]."""
+    heat = jnp.einsum("bql,bl->bq", maps, look.words).reshape(-1, size, size, 1)
+    heat = jax.image.resize(nn.max_pool(heat, (3, 3), padding="SAME"), (heat.shape[0], *shape, 1), "nearest")
+    mask = heat > look.threshold * heat.max((1, 2, 3), keepdims=True)
+    return (mask | mask[jnp.arange(mask.shape[0]) + look.source]).astype(jnp.float32)

@@ -1,0 +1,173 @@
+"""Null-text inversion: what stands for "no text" is learned for each step, so that guidance leads back to a real image.
+
+Along the path z*_T..z*_0 of an inversion without guidance, from z_T = z*_T down, each step t -> s finds
+
+(1)  null_t = argmin_null | z*_s - ddim(z_t, eps_null + w (eps_cond - eps_null), t -> s) |^2     Mokady et al. 2023, eq. 3
+
+by some steps of Adam that begin at the null of the step before, and goes on from where guidance with it leads.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.tree_util import Partial
+
+from jaxdiff.guidance.cfg import blend
+from jaxdiff.guidance.weights import Weight, as_weight, weight_at
+from jaxdiff.samplers import State, ddim
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial
+
+
+class Search(NamedTuple):
+    """How a null is looked for in each of N steps; a pytree.
+
+    Attributes:
+      most: steps of Adam, int, scalar.
+      rate: of Adam, float32 [N].
+      enough: mean squared distance at which an example's search ends, float32 [N].
+    """
+
+    most: Array
+    rate: Array
+    enough: Array
+
+
+def published(num_steps: int, most: int = 10, rate: float = 1e-2) -> Search:
+    """As published for 50 steps, spread over any number: rate 1e-2 (1 - i / 100), enough at 1e-5 + 2e-5 i, i in 0..49.
+
+    Args:
+      num_steps: N.
+      most: steps of Adam in each.
+      rate: in the first.
+
+    Example::
+
+        >>> from jaxdiff import editing
+        >>> search = editing.published(50)
+        >>> int(search.most), round(float(search.rate[10]), 4)
+        (10, 0.009)
+    """
+    i = jnp.arange(num_steps) * (50 / num_steps)
+    return Search(jnp.asarray(most, jnp.int32), rate * (1 - i / 100), 1e-5 + 2e-5 * i)
+
+
+def null_text(
+    denoise: Denoiser,
+    schedule: Schedule,
+    timesteps,
+    trajectory: Array,
+    guided: Guided,
+    scale: Weight,
+    search: Search | None = None,
+    of: str = "context",
+) -> Array:
+    """The nulls with which guidance goes back down the path of an inversion, equation (1).
+
+    Args:
+      denoise: the plain denoiser, without guidance.
+      schedule: noise schedule.
+      timesteps: levels, falling, int [N + 1].
+      trajectory: from `invert` on `guided.cond`, float32 [N + 1, B, ...].
+      guided: what the image shows, and the null from which the search begins.
+      scale: of the guidance, as in `guidance.cfg`. Traced.
+      search: see `Search`; None is `published(N)`. Each example's search ends for itself.
+      of: the leaf of `guided.uncond` that is looked for, float [B, ...]: "context", or "label" as an embedding.
+
+    Returns:
+      [N, B, ...] of that leaf. Put in its place with `cond_axes=Guided(None, Cond(context=0))`, `sample` with `cfg` of this
+      scale goes back down.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond, Guided, editing, process, schedules
+        >>> schedule, levels, x0 = schedules.cosine(), [1000, 500, 0], jnp.ones([2, 3])
+        >>> def denoise(x_t, t, cond):  # predicts the mean of its context
+        ...     return process.predict_from("x0", schedule, cond.context.mean(1), x_t, t)
+        >>> guided = Guided(Cond(context=jnp.ones([2, 4, 3])), Cond(context=jnp.zeros([2, 4, 3])))
+        >>> path = editing.invert(denoise, schedule, levels, x0, guided.cond)
+        >>> editing.null_text(denoise, schedule, levels, path, guided, 7.5).shape
+        (2, 2, 4, 3)
+    """
+    return jnp.concatenate([*null_text_parts(denoise, schedule, timesteps, trajectory, guided, scale, search, of)])
+
+
+def null_text_parts(
+    denoise: Denoiser,
+    schedule: Schedule,
+    timesteps,
+    trajectory: Array,
+    guided: Guided,
+    scale: Weight,
+    search: Search | None = None,
+    of: str = "context",
+    size: int | None = None,
+) -> Iterator[Array]:
+    """`null_text`, `size` steps at a time, so that the host can watch or stop.
+
+    Args:
+      denoise: as in `null_text`, and so are all up to `of`.
+      schedule: see there.
+      timesteps: see there.
+      trajectory: see there.
+      guided: see there.
+      scale: see there.
+      search: see there.
+      of: see there.
+      size: steps in each part, all by default. Parts of equal size are one compilation.
+
+    Yields:
+      What was found in each part, [size, B, ...].
+    """
+    levels = jnp.asarray(timesteps)
+    count = len(levels) - 1
+    search, size = search or published(count), size or count
+    carry = trajectory[0], getattr(guided.uncond, of)
+    for first in range(0, count, size):
+        which = slice(first, first + size)
+        own = search._replace(rate=search.rate[which], enough=search.enough[which])
+        pairs = levels[:-1][which], levels[1:][which], trajectory[1:][which]
+        carry, found = _steps(as_partial(denoise), schedule, carry, pairs, guided, as_weight(scale), own, of)
+        yield found
+
+
+@functools.partial(jax.jit, static_argnames="of")
+def _steps(denoise, schedule, carry, pairs, guided, scale, search, of):
+    adam = optax.scale_by_adam()
+
+    def body(carry, step):
+        (z, null), (t, s, wanted), rate, enough = carry, *step
+        good = denoise(z, t, guided.cond)
+
+        def down(null):
+            bad = denoise(z, t, guided.uncond._replace(**{of: null}))
+            led = blend(good, bad, weight_at(scale, t))
+            return ddim().step(None, Partial(_said, led), schedule, State(z), t, s, None)[0].x
+
+        def missed(null):
+            each = jnp.square(wanted - down(null)).reshape(z.shape[0], -1).mean(1)
+            return each.sum(), each
+
+        def better(search_state):
+            i, null, moments, _ = search_state
+            (_, each), slope = jax.value_and_grad(missed, has_aux=True)(null)
+            change, moments = adam.update(slope, moments)
+            going = each > enough
+            keep = lambda new, old: jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            return i + 1, keep(null - rate * change, null), moments, going.any()
+
+        unfinished = lambda search_state: (search_state[0] < search.most) & search_state[3]
+        _, null, _, _ = lax.while_loop(unfinished, better, (0, null, adam.init(null), jnp.bool_(True)))
+        return (down(null), null), null
+
+    return lax.scan(body, carry, (pairs, search.rate, search.enough))
+
+
+def _said(prediction, x_t, t, cond) -> Prediction:
+    return prediction

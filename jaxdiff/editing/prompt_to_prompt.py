@@ -1,0 +1,238 @@
+"""Prompt-to-prompt: an image is edited by its words, by attention that is taken over from the image as it was.
+
+With p the attention of the edited image at a site, p* that of the source at the same level, and M which of the source's
+words stands for which of the edited ones (Hertz et al. 2023, section 3):
+
+(1)  cross-attention    p <- w c (a p* M + (1 - a) p) + (1 - w) p       per word: a taken over, c its weight, w its window
+(2)  self-attention     p <- p*                                         while the window is open, at sites of few pixels
+
+A word swap has a = 1; a refinement a = 1 for words that were there and 0 for new ones; re-weighting has c.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.text.tokenizer import Tokenizer
+from jaxdiff.types import Array, Static, rows
+
+
+class AttentionEdit(NamedTuple):
+    """What is done to attention, row by row; a pytree that `Cond.attention_edit` takes.
+
+    Attributes:
+      source: how many rows further the source is, int [B]; 0 is the row itself.
+      mapper: M, float [B, L, L]; column j says which words of the source word j stands for.
+      share: a, float [B, L].
+      scale: c, float [B, L].
+      cross: levels above which cross-attention is edited, word by word, float [B, L].
+      own: levels above which self-attention is taken over, float [B].
+      pixels: `Static` of the most pixels of a site whose self-attention is taken over.
+    """
+
+    source: Array
+    mapper: Array
+    share: Array
+    scale: Array
+    cross: Array
+    own: Array
+    pixels: Static = Static(32 * 32)
+
+    def __call__(self, p: Array, site, t: Array) -> Array:
+        """Edited probabilities, equations (1) and (2)."""
+        there = p[jnp.arange(p.shape[0]) + self.source]
+        if site.cross:
+            per_word = lambda x: x[:, None, None]  # [B, L] -> [B, 1, 1, L]
+            a, c = per_word(self.share), per_word(self.scale)
+            taken = jnp.einsum("bhqk,bkl->bhql", there, self.mapper)
+            edited = c * (a * taken + (1 - a) * p)
+            return jnp.where(per_word(t[:, None] > self.cross), edited, p)
+        if site.size[0] * site.size[1] > self.pixels.value:
+            return p
+        return jnp.where(rows(t > self.own, p), there, p)
+
+
+def no_edit(count: int, length: int) -> AttentionEdit:
+    """Rows that stay as they are, such as sources and the half of guidance that reads no prompt.
+
+    Args:
+      count: B.
+      length: L, of the context.
+    """
+    ones = np.ones([count, length], np.float32)
+    mapper = np.broadcast_to(np.eye(length, dtype=np.float32), (count, length, length))
+    never = np.float32(np.inf)
+    return AttentionEdit(np.zeros(count, np.int32), mapper, ones, ones, never * ones, np.full(count, never))
+
+
+def replace(tokenizer: Tokenizer, source: str, target: str, **windows) -> AttentionEdit:
+    """A word swap: where words differ, the new one gets the attention of the one that it stands in the place of.
+
+    Args:
+      tokenizer: that the network's texts are read with.
+      source: the prompt of the image as it is.
+      target: the same with other words, as many.
+      **windows: see `windows`.
+
+    Returns:
+      One row, for a source one row before; `pairs` makes more of it.
+
+    Raises:
+      ValueError: another number of words.
+
+    Example::
+
+        >>> from jaxdiff import editing
+        >>> from jaxdiff.text import tokenizer
+        >>> words = tokenizer.train(["a red seven", "a green seven"], size=600, length=6)
+        >>> edit = editing.replace(words, "a red seven", "a green seven", cross=0.8)
+        >>> edit.mapper.shape, float(edit.cross[0, 2])  # until the last fifth of 1000 levels
+        ((1, 6, 6), 200.0)
+    """
+    old, new = source.split(), target.split()
+    if len(old) != len(new):
+        raise ValueError(
+            f"{source!r} has {len(old)} words and {target!r} has {len(new)}: a word swap needs as many, take a refinement"
+        )
+    mapper, at, to = np.zeros([tokenizer.length] * 2, np.float32), 0, 0
+    for here, there in ((tokenizer.words(a), tokenizer.words(b)) for a, b in zip(["", *old], ["", *new])):
+        # The start token is a word here; of words of as many tokens each stands for its own, else all for all.
+        n, m = max(1, len(here)), max(1, len(there))
+        mapper[at : at + n, to : to + m] = np.eye(n) if n == m else np.full([n, m], 1 / n)
+        at, to = at + n, to + m
+    rest = min(tokenizer.length - at, tokenizer.length - to)
+    mapper[at : at + rest, to : to + rest] = np.eye(rest)
+    return _edit(tokenizer, target, mapper, np.ones(tokenizer.length), **windows)
+
+
+def refine(tokenizer: Tokenizer, source: str, target: str, **windows) -> AttentionEdit:
+    """Words added, left out or changed: those of the longest common sequence keep their attention, new ones have their own.
+
+    Args:
+      tokenizer: that the network's texts are read with.
+      source: the prompt of the image as it is.
+      target: any other.
+      **windows: see `windows`.
+
+    Returns:
+      As `replace`.
+
+    Raises:
+      ValueError: they have no word in common.
+    """
+    old, new = ([0, *(n + 1 for n in tokenizer.words(text))] for text in (source, target))
+    pairs_ = common(old, new)
+    if len(pairs_) < 2:
+        raise ValueError(f"{source!r} and {target!r} have no word in common: nothing could be kept")
+    mapper, share = np.zeros([tokenizer.length] * 2, np.float32), np.zeros(tokenizer.length, np.float32)
+    rest = min(tokenizer.length - len(old), tokenizer.length - len(new))
+    pairs_ += [(len(old) + i, len(new) + i) for i in range(rest)]  # the ends, and what texts are filled up with
+    for i, j in pairs_:
+        if max(i, j) < tokenizer.length:
+            mapper[i, j] = share[j] = 1
+    return _edit(tokenizer, target, mapper, share, **windows)
+
+
+def common(a: list, b: list) -> list[tuple[int, int]]:
+    """Where the longest common sequence stands in both, [(i, j), ...] with a[i] == b[j].
+
+    Example::
+
+        >>> from jaxdiff.editing.prompt_to_prompt import common
+        >>> common("a red seven".split(), "a small red seven".split())
+        [(0, 0), (1, 2), (2, 3)]
+    """
+    longest = np.zeros([len(a) + 1, len(b) + 1], int)
+    for i in range(len(a) - 1, -1, -1):
+        for j in range(len(b) - 1, -1, -1):
+            longest[i, j] = longest[i + 1, j + 1] + 1 if a[i] == b[j] else max(longest[i + 1, j], longest[i, j + 1])
+    found, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
+            found.append((i, j))
+            i, j = i + 1, j + 1
+        elif longest[i + 1, j] >= longest[i, j + 1]:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def reweight(tokenizer: Tokenizer, edit: AttentionEdit, target: str, word: str, scale: float) -> AttentionEdit:
+    """The same edit with a word's attention made stronger or weaker.
+
+    Args:
+      tokenizer: that the network's texts are read with.
+      edit: from `replace` or `refine`, of a prompt with itself if that is all that changes.
+      target: the edited prompt.
+      word: in it.
+      scale: c; above 1 more of it, in (-1, 1) less, below 0 the opposite.
+
+    Raises:
+      ValueError: the prompt does not hold the word.
+    """
+    scales = np.array(edit.scale)
+    scales[:, tokenizer.places(target, word)] = scale
+    return edit._replace(scale=scales)
+
+
+def windows(
+    tokenizer: Tokenizer,
+    target: str,
+    cross: float = 0.8,
+    own: float = 0.4,
+    words: Mapping[str, float] | None = None,
+    num_steps: int = 1000,
+) -> tuple[np.ndarray, np.ndarray]:
+    """For how much of the way down from T attention is taken over: the levels above which it is.
+
+    Args:
+      tokenizer: that the network's texts are read with.
+      target: the edited prompt.
+      cross: share of the way for cross-attention, in [0, 1].
+      own: share of the way for self-attention, in [0, 1].
+      words: shares of single words, in place of `cross`.
+      num_steps: T.
+
+    Returns:
+      Levels float32 [L] for cross-attention, and a level for self-attention.
+
+    Raises:
+      ValueError: a share outside of [0, 1], or a word that is not in the prompt.
+    """
+    shares = np.full(tokenizer.length, cross, np.float64)  # 1 - 0.8 would be a little less than 0.2 in float32
+    for word, share in (words or {}).items():
+        shares[tokenizer.places(target, word)] = share
+    if not all(0 <= share <= 1 for share in (*shares, own)):
+        raise ValueError("the shares of the way for which attention is taken over must lie in [0, 1]")
+    level = lambda share: np.float32(num_steps * (1 - share))
+    return level(shares), level(own)
+
+
+def _edit(tokenizer, target, mapper, share, **kwargs):
+    cross, own = windows(tokenizer, target, **kwargs)
+    one = lambda x: np.asarray(x, np.float32)[None]
+    return AttentionEdit(np.array([-1]), one(mapper), one(share), one(np.ones_like(share)), one(cross), one(own))
+
+
+def pairs(edit: AttentionEdit, count: int) -> AttentionEdit:
+    """An edit for rows of so many sources and then as many edited images.
+
+    Args:
+      edit: one row.
+      count: of sources.
+
+    Returns:
+      2 count rows.
+
+    Example::
+
+        >>> from jaxdiff import editing
+        >>> editing.pairs(editing.no_edit(1, 6), 3).source.tolist()
+        [0, 0, 0, -3, -3, -3]
+    """
+    edited = jax.tree.map(lambda x: np.repeat(x, count, axis=0), edit)._replace(source=np.full(count, -count))
+    return jax.tree.map(lambda a, b: np.concatenate([a, b]), no_edit(count, edit.share.shape[1]), edited)

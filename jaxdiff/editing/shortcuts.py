@@ -1,0 +1,55 @@
+"""What users ask for in place of null-text inversion, because nothing is optimised."""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff.samplers import Sampler, State
+from jaxdiff.types import Array, Guided
+
+
+def negative_prompt(timesteps, guided: Guided, of: str = "context") -> Array:
+    """Negative-prompt inversion: what the image shows is what is led away from (Miyake et al. 2023).
+
+    Guidance with null = cond is no guidance, whatever the scale, so that the path of an inversion is gone back down as far
+    as DDIM does without guidance; an edited prompt is then led away from the old one.
+
+    Args:
+      timesteps: levels, int [N + 1].
+      guided: what the image shows in its first half.
+      of: the leaf, as in `null_text`.
+
+    Returns:
+      [N, B, ...] of that leaf, as `null_text` does.
+    """
+    leaf = getattr(guided.cond, of)
+    return jnp.broadcast_to(leaf, (len(timesteps) - 1, *leaf.shape))
+
+
+def direct(sampler: Sampler, trajectory: Array, source: Array) -> Sampler:
+    """Direct inversion: the rows of the source are put back on the path of the inversion (Ju et al. 2024, algorithm 1).
+
+        z_s <- step(z_t) + (z*_s - step(z_t))  in the rows of the source, which edited rows look at
+
+    Args:
+      sampler: any.
+      trajectory: from `invert` on the same levels, one row per row that is sampled, float32 [N + 1, B, ...].
+      source: which rows are of the source, bool [B].
+
+    Returns:
+      `Sampler`.
+    """
+    return Sampler(Partial(_init, sampler.init), Partial(_step, sampler.step, trajectory, jnp.asarray(source)))
+
+
+def _init(init, x):
+    inner = init(x)
+    return State(inner.x, (inner.memory, jnp.int32(0)))
+
+
+def _step(step, trajectory, source, keys, denoise, schedule, state, t, s, cond):
+    memory, i = state.memory
+    after, said = step(keys, denoise, schedule, State(state.x, memory), t, s, cond)
+    kept = jax.lax.dynamic_index_in_dim(trajectory, i + 1, keepdims=False)
+    x = jnp.where(source.reshape(-1, *[1] * (after.x.ndim - 1)), kept, after.x)
+    return State(x, (after.memory, i + 1)), said

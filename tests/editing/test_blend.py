@@ -1,0 +1,49 @@
+"""Local blend: outside of where its words look, an edited image is its source."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import Cond, editing, samplers, schedules, timesteps
+from jaxdiff.process import predict_from
+from jaxdiff.types import Aux
+
+SCHEDULE, LEVELS = schedules.cosine(1000), timesteps.grid(1000, 5)
+MAP = np.zeros([4, 16, 3], np.float32)
+MAP[0, 0, 1], MAP[1, 0, 1], MAP[2, 0, 1], MAP[3, 15, 1] = (
+    1,
+    1,
+    1,
+    1,
+)  # word 1 looks at a corner, in the last row at another
+WORD = np.tile(np.array([0.0, 1.0, 0.0], np.float32), (4, 1))
+SOURCE = np.array([0, 0, -2, -2])
+
+
+def denoise(x_t, t, cond):
+    said = predict_from("x0", SCHEDULE, cond.context, x_t, t)
+    return said._replace(aux=Aux(maps={"a": jnp.asarray(MAP), "large": jnp.ones([4, 64, 3])}))
+
+
+def drawn(size=4, **how):
+    sampler = editing.local_blend(samplers.ddim(), WORD, SOURCE, size=size, **how)
+    context = jnp.broadcast_to(jnp.arange(4.0).reshape(4, 1, 1, 1), (4, 8, 8, 1))  # row i is drawn as i
+    return samplers.sample(None, sampler, denoise, SCHEDULE, LEVELS, jnp.zeros([4, 8, 8, 1]), Cond(context=context))[0]
+
+
+def test_only_where_the_words_look_is_anything_new():
+    x = drawn()
+    corner = np.zeros([8, 8], bool)
+    corner[:4, :4] = True  # two pixels of a map of 4x4 for the neighbourhood, of 2x2 each
+    np.testing.assert_allclose(x[2, ..., 0], np.where(corner, 2, 0), atol=1e-5)
+    np.testing.assert_allclose(x[3, ..., 0], np.where(corner | corner[::-1, ::-1], 3, 1), atol=1e-5)
+    np.testing.assert_allclose(x[:2, 0, 0, 0], [0, 1], atol=1e-5)
+
+
+def test_before_its_start_nothing_is_put_back():
+    np.testing.assert_allclose(drawn(start=5)[2], 2, atol=1e-5)
+
+
+def test_maps_of_that_size_must_be_there():
+    with pytest.raises(ValueError, match="no attention maps of 5x5"):
+        drawn(size=5)

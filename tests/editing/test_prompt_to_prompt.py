@@ -1,0 +1,94 @@
+"""Prompt-to-prompt: how prompts are aligned, and what becomes of attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import editing, pretrained
+from jaxdiff.editing.prompt_to_prompt import common
+from jaxdiff.nets.transformer import Site
+
+WORDS = pretrained.load("captioned").reads.tokenizer
+SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
+CROSS, OWN = Site("cross", True, (8, 8)), Site("own", False, (8, 8))
+
+
+def attention(keys, seed=0, rows=4):
+    p = np.random.default_rng(seed).random((rows, 2, 64, keys)).astype(np.float32)
+    return jnp.asarray(p / p.sum(-1, keepdims=True))
+
+
+def test_no_edit_is_the_identity_bit_for_bit():
+    edit, t = editing.no_edit(4, 24), jnp.full(4, 500)
+    for site, keys in ((CROSS, 24), (OWN, 64)):
+        np.testing.assert_array_equal(edit(attention(keys), site, t), attention(keys))
+
+
+def test_a_swapped_word_looks_where_the_old_one_looked():
+    """In the rows behind the sources, above level 200 for all words and above 700 for the new one."""
+    edit = editing.pairs(editing.replace(WORDS, SOURCE, TARGET, cross=0.8, words={"green": 0.3}), 2)
+    p, green = attention(24), WORDS.places(TARGET, "green")
+    for level, old in ((900, range(24)), (500, sorted(set(range(24)) - set(green))), (100, [])):
+        found = edit(p, CROSS, jnp.full(4, level))
+        np.testing.assert_array_equal(found[:2], p[:2])
+        for word in range(24):
+            wanted = p[:2, ..., word] if word in old else p[2:, ..., word]
+            np.testing.assert_allclose(found[2:, ..., word], wanted, rtol=1e-5)
+
+
+def test_a_new_word_keeps_its_own_attention():
+    target = "a small red seven on a blue background"
+    edit = editing.pairs(editing.refine(WORDS, SOURCE, target, cross=1.0), 2)
+    p, new = attention(24), WORDS.places(target, "small")[0]
+    found = edit(p, CROSS, jnp.full(4, 500))
+    np.testing.assert_allclose(found[2:, ..., new], p[2:, ..., new], rtol=1e-5)
+    for word in ("red", "seven", "blue"):
+        here, there = WORDS.places(target, word)[0], WORDS.places(SOURCE, word)[0]
+        np.testing.assert_allclose(found[2:, ..., here], p[:2, ..., there], rtol=1e-5)
+
+
+def test_a_word_of_more_weight_is_looked_at_more():
+    same = editing.refine(WORDS, SOURCE, SOURCE, cross=1.0)
+    edit = editing.pairs(editing.reweight(WORDS, same, SOURCE, "red", 3.0), 2)
+    p, red = attention(24), WORDS.places(SOURCE, "red")[0]
+    found = edit(p, CROSS, jnp.full(4, 500))
+    np.testing.assert_allclose(found[2:, ..., red], 3 * p[:2, ..., red], rtol=1e-5)
+    np.testing.assert_allclose(found[2:, ..., red + 1], p[:2, ..., red + 1], rtol=1e-5)
+
+
+def test_self_attention_is_taken_over_for_a_part_of_the_way():
+    edit, p = editing.pairs(editing.replace(WORDS, SOURCE, TARGET, own=0.4), 2), attention(64)
+    np.testing.assert_array_equal(edit(p, OWN, jnp.full(4, 601))[2:], p[:2])
+    np.testing.assert_array_equal(edit(p, OWN, jnp.full(4, 600)), p)
+    np.testing.assert_array_equal(edit(p, Site("large", False, (64, 64)), jnp.full(4, 900)), p)
+
+
+def test_other_words_and_windows_compile_nothing():
+    count = [0]
+
+    @jax.jit
+    def run(edit, p, t):
+        count[0] += 1
+        return edit(p, CROSS, t)
+
+    for target, cross in ((TARGET, 0.8), ("a blue seven on a red background", 0.5)):
+        run(editing.pairs(editing.replace(WORDS, SOURCE, target, cross=cross), 2), attention(24), jnp.full(4, 500))
+    run(editing.no_edit(4, 24), attention(24), jnp.full(4, 500))
+    assert count == [1]
+
+
+def test_the_longest_common_sequence():
+    assert common(list("abcde"), list("xbcye")) == [(1, 1), (2, 2), (4, 4)]
+    assert common([], [1]) == []
+
+
+def test_what_cannot_be_aligned():
+    with pytest.raises(ValueError, match="a word swap needs as many"):
+        editing.replace(WORDS, SOURCE, "a seven")
+    with pytest.raises(ValueError, match="have no word in common"):
+        editing.refine(WORDS, "red", "seven")
+    with pytest.raises(ValueError, match="does not hold 'purple'"):
+        editing.replace(WORDS, SOURCE, TARGET, words={"purple": 0.5})
+    with pytest.raises(ValueError, match="must lie in"):
+        editing.replace(WORDS, SOURCE, TARGET, cross=1.5)
