@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from helpers import damage, fill, tiny_config
 from PIL import Image
-from tiny import data_here, write_ends
+from tiny import data_here, tiny_latent, write_ends
 
-from jaxdiff import data, pretrained
+from jaxdiff import data
 from jaxdiff.data import encoded
 from jaxdiff.train import checkpoint, encode, hosts, initial, rundir, setup
+from jaxdiff.train.parts import open_parts
 
 CONFIG = """
 from helpers import tiny_config
@@ -40,15 +41,21 @@ def get_config():
     return dataclasses.replace(config, data=Data("folder:photos", (28, 28, 1)))
 """
 
-LATENT = """
-import functools
+ENCODE = """
+import argparse, functools
 from jaxdiff.data import encoded
+from jaxdiff.train import encode, hosts, setup
+from jaxdiff.train.parts import open_parts
 from tiny import tiny_latent
 
+parser = argparse.ArgumentParser()
+for flag, kind in (("coordinator", str), ("num-processes", int), ("process-id", int)):
+    parser.add_argument(f"--{flag}", type=kind)
+hosts.initialize(**vars(parser.parse_args()))
 encoded.parts = functools.partial(encoded.parts, size=400)  # three files
-
-def get_config():
-    return tiny_latent("vae.safetensors", "clip.safetensors")
+config = tiny_latent("vae.safetensors", "clip.safetensors")
+source = setup.open_source(config)
+print(len(encode.encoded(config, source, open_parts(config, source))), "encoded")
 """
 
 
@@ -226,19 +233,17 @@ def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(pla
 
 
 def test_two_processes_share_what_is_to_be_encoded(place, monkeypatch):
-    """Each makes every other file, of what one process alone would; both train on all of them."""
-    write_ends(place)
-    (place / "latent.py").write_text(LATENT)
+    """Each makes every other file, of what one process alone would; both read all of them."""
+    ends = write_ends(place)
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_here(place / "data")))
-    ended = train(place, "latent", 2, config="latent.py")
-    assert [code for code, *_ in ended] == [0, 0], ended
-    monkeypatch.chdir(place)
-    model = pretrained.load("latent")
-    assert model.about["step"] == 4 and sorted(model.parts) == ["codec", "text"]
-    source = setup.open_source(model.config)
+    ended = finish(start(["-c", ENCODE], 2, place))
+    assert [(code, said.splitlines()[-1]) for code, said, _ in ended] == [(0, "1000 encoded")] * 2, ended
+    config = tiny_latent(*ends)
+    source = setup.open_source(config)
     (folder,) = (place / "data" / "encoded").iterdir()
     assert len(list(folder.glob("*.array_record"))) == 3
-    made, kept = encode.encode(model.config, source, model.ends, range(len(source))), encoded.load(folder, source)
+    made = encode.encode(config, source, open_parts(config, source).ends, range(len(source)))
+    kept = encoded.load(folder, source)
     for i, example in enumerate(made):
         for name, value in example.items():
             np.testing.assert_allclose(kept[i][name], value, atol=2e-3, err_msg=f"{name} of {i}")
