@@ -28,7 +28,7 @@ CONFIG = """
 from helpers import tiny_config
 
 def get_config():
-    return tiny_config(steps=50, batch_size=16, steps_per_call=5, log_every=10, save_every=25)
+    return tiny_config(steps=20, batch_size=16, steps_per_call=5, log_every=10, save_every=10)
 """
 
 PHOTOS = """
@@ -116,7 +116,7 @@ def newest(run):
 
 @pytest.fixture(scope="module")
 def trained(place):
-    """50 steps by one process of 8 devices, and by two of 4."""
+    """20 steps by one process of 8 devices, and by two of 4."""
     (alone,) = train(place, "one", 1)
     two = train(place, "two", 2)
     assert [code for code, *_ in (alone, *two)] == [0, 0, 0], (alone, two)
@@ -125,7 +125,7 @@ def trained(place):
 
 def test_two_processes_of_four_devices_equal_one_of_eight(trained, place):
     one, two = state(place, "one"), state(place, "two")
-    assert one.step == two.step == 50
+    assert one.step == two.step == 20
     chex.assert_trees_all_close(one.tree, two.tree, rtol=1e-5, atol=1e-5)
     first = jax.device_get(initial.new_state(tiny_config()))
     assert (
@@ -135,10 +135,10 @@ def test_two_processes_of_four_devices_equal_one_of_eight(trained, place):
 
 def test_process_0_alone_writes_and_draws(trained, place):
     (_, main, log), (_, other, other_log) = trained
-    assert "step_0000050.png" in main and "step 50 of 50: loss" in log and "loss" not in other_log
+    assert "step_0000020.png" in main and "step 20 of 20: loss" in log and "loss" not in other_log
     assert [line for line in other.splitlines() if "peer ranks" not in line] == []  # what Gloo says, of its threads
     assert len(list((place / "two").glob("events.*"))) == 1
-    assert sorted(path.name for path in (place / "two" / "samples").iterdir()) == ["step_0000050.png"]
+    assert sorted(path.name for path in (place / "two" / "samples").iterdir()) == ["step_0000020.png"]
 
 
 def test_barriers_are_logged_before_and_after(trained):
@@ -148,32 +148,32 @@ def test_barriers_are_logged_before_and_after(trained):
 
 @pytest.mark.parametrize("processes", [1, 4])
 def test_what_two_saved_is_resumed_by_one_and_by_four(trained, place, processes):
-    """From step 25 to 50: they end where the two did, up to the order of sums."""
+    """From step 10 to 20: they end where the two did, up to the order of sums."""
     run = f"by{processes}"
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
-    shutil.rmtree(place / run / "checkpoints" / "50")
+    shutil.rmtree(place / run / "checkpoints" / "20")
     assert [code for code, *_ in train(place, run, processes, "--resume")] == [0] * processes
-    assert state(place, run).step == 50
+    assert state(place, run).step == 20
     chex.assert_trees_all_close(state(place, run).tree, state(place, "two").tree, rtol=1e-5, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_ends_all_at_the_same_step(trained, place):
     run = "diverging"
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
-    ended = train(place, run, 2, "--resume", "--train.steps", "100", "--optim.learning-rate", "1e38")
+    ended = train(place, run, 2, "--resume", "--train.steps", "40", "--optim.learning-rate", "1e38")
     assert [code for code, *_ in ended] == [3, 3], ended
     said = {re.search(r"at step (\d+): the checkpoint of step (\d+) in", errors).groups() for _, _, errors in ended}
     assert len(said) == 1 and state(place, run).step == int(said.pop()[1])
 
 
 def test_a_damaged_checkpoint_is_passed_over_by_all(trained, place):
-    """Resumed together from step 25, they end with the same bits."""
+    """Resumed together from step 10, they end with the same bits."""
     run = "damaged"
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
-    damage(place / run, 50)
+    damage(place / run, 20)
     assert [code for code, *_ in train(place, run, 2, "--resume")] == [0, 0]
     chex.assert_trees_all_equal(state(place, run).tree, state(place, "two").tree)
-    assert (place / run / "corrupt" / "50").is_dir()
+    assert (place / run / "corrupt" / "20").is_dir()
 
 
 def test_different_configs_are_refused_by_every_process(place):
@@ -196,7 +196,7 @@ def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(traine
     run = "signal"
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
     command = ["-m", "jaxdiff", "train", "mine.py", "--run-dir", run, "--resume", "--train.log-examples"]
-    started = start([*command, "--train.steps", "4050", "--train.save-every", "5"], 2, place)
+    started = start([*command, "--train.steps", "4020", "--train.save-every", "5"], 2, place)
     log = place / run / "examples_1.tsv"
     deadline = time.monotonic() + 200
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
@@ -204,13 +204,13 @@ def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(traine
     started[1][0].send_signal(signal.SIGTERM)
     ended = finish(started)
     assert [code for code, *_ in ended] == [128 + signal.SIGTERM] * 2, ended
-    steps = [int(re.search(r"stopped after step (\d+) of 4050", errors)[1]) for _, _, errors in ended]
-    assert 50 < steps[0] == steps[1] == state(place, run).step < 4050
+    steps = [int(re.search(r"stopped after step (\d+) of 4020", errors)[1]) for _, _, errors in ended]
+    assert 20 < steps[0] == steps[1] == state(place, run).step < 4020
     assert f"jaxdiff train mine.py --run-dir {run} --resume" in ended[0][2]
 
 
 def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(place):
-    """Process 1 alone would read it in step 10; both go on once it is sound."""
+    """Process 1 alone would read it in step 10; the run goes on once it is sound."""
     (place / "photos").mkdir()
     for i, noise in enumerate(np.random.default_rng(0).integers(0, 256, (400, 28, 28), np.uint8)):
         Image.fromarray(noise).save(place / "photos" / f"{i:03}.png")
@@ -228,7 +228,7 @@ def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(pla
     assert said[1].startswith(f"jaxdiff: error: {broken.relative_to(place)} cannot be read"), said
     assert state(place, "ended").step == 9
     broken.write_bytes(sound)
-    assert [code for code, *_ in train(place, "ended", 2, "--resume", config="photos.py")] == [0, 0]
+    assert [code for code, *_ in train(place, "ended", 1, "--resume", config="photos.py")] == [0]
     assert state(place, "ended").step == 20
 
 
@@ -253,16 +253,16 @@ def test_a_disk_that_is_full_for_process_0_ends_both(trained, place, small_disk)
     run = small_disk / "run"
     subprocess.run(["cp", "-r", place / "two", run], check=True)
     command = ["-m", "jaxdiff", "train", "mine.py", "--run-dir", str(run), "--resume"]
-    started = start([*command, "--train.steps", "4050", "--train.save-every", "5"], 2, place)
+    started = start([*command, "--train.steps", "4020", "--train.save-every", "5"], 2, place)
     deadline = time.monotonic() + 200
-    while newest(run) == 50 and time.monotonic() < deadline:
+    while newest(run) == 20 and time.monotonic() < deadline:
         time.sleep(0.05)
     fill(small_disk)
     ended = finish(started)
     assert [code for code, *_ in ended] == [2, 2], ended
     said = [errors.splitlines()[-1] for _, _, errors in ended]
     assert f"no space is left for {run}" in said[0] and "process 0 says: " in said[1], said
-    assert state(place, run).step == newest(run) > 50 and f"the checkpoint of step {newest(run)} is kept" in said[0]
+    assert state(place, run).step == newest(run) > 20 and f"the checkpoint of step {newest(run)} is kept" in said[0]
 
 
 def test_a_barrier_that_not_all_reach_ends(place):
