@@ -65,7 +65,7 @@ class Cond(NamedTuple):
     """What a network is conditioned on; every leaf has one row per example, None is absent.
 
     Attributes:
-      label: class label, int [B].
+      label: class label, int [B]; or its embedding, float [B, D], see `nets.unet.label_embedding`.
       vector: real-valued context [B, C].
       context: sequence that cross-attention reads [B, L, D].
       context_mask: which positions of `context` count, bool [B, L].

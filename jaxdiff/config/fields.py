@@ -20,7 +20,8 @@ class Data:
     """Where examples come from.
 
     Attributes:
-      source: "digits[:SPLIT]", "captioned[:SPLIT]", "tfds:NAME[:SPLIT]" or "folder:PATH", see `jaxdiff.data.load`.
+      source: "digits[:SPLIT]", "outlined[:SPLIT]", "captioned[:SPLIT]", "tfds:NAME[:SPLIT]" or "folder:PATH", see
+        `jaxdiff.data.load`.
       image_shape: height, width and channels of what the network sees.
       resize: fit the images of a data set to `image_shape`, as a folder's always are.
       flip: mirror each image with probability 1/2, anew every time that it is seen.

@@ -10,6 +10,7 @@ from jaxdiff.data.base import Source, remembered
 
 KINDS = {
     "digits": "digits[:SPLIT]",
+    "outlined": "outlined[:SPLIT]",
     "captioned": "captioned[:SPLIT]",
     "tfds": "tfds:NAME[:SPLIT]",
     "folder": "folder:PATH",
@@ -29,6 +30,7 @@ def load(
       source: one of
 
         * "digits[:SPLIT]": the embedded digits, prepared on first use (see `jaxdiff.data.digits.Digits`);
+        * "outlined[:SPLIT]": the same as dark outlines on light ground;
         * "captioned[:SPLIT]": the same in colour and with captions (see `jaxdiff.data.captioned.CaptionedDigits`);
         * "tfds:NAME[:SPLIT]": what tensorflow-datasets has prepared as array_record, read without TensorFlow, NAME being
           in its notation, such as "cifar10" or "imagenet_resized/64x64:0.1.0";

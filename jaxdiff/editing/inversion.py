@@ -14,6 +14,8 @@ have as their fixed point the x_t from which it does not (Pan et al. 2023, Garib
 of x_t is multiplied by in that step, where the network says the same v.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,7 +23,7 @@ from jax.tree_util import Partial
 
 from jaxdiff.samplers import Sampler, State, ddim, sample
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser, Prediction
+from jaxdiff.types import Array, Denoiser, Prediction, rows
 
 
 def ddim_inversion(refine: int = 0) -> Sampler:
@@ -50,17 +52,34 @@ def ddim_inversion(refine: int = 0) -> Sampler:
     return Sampler(Partial(State), Partial(_step, jnp.asarray(refine, jnp.int32)))
 
 
+class Near(NamedTuple):
+    """The x_t that misses x_s least so far, by which vector and squared distance [B], and how far rounds go [B]."""
+
+    x: Array
+    missed: Array
+    distance: Array
+    damping: Array
+
+
 def _step(refine, keys, denoise, schedule, state, s, t, cond):
     """From level s up to t."""
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(s), schedule(t)
     x_s, said = state.x, denoise(state.x, t, cond)
     x0 = (x_s - sigma_s * said.eps) / alpha_s
 
-    def closer(_, x_t):
+    def closer(_, found):
+        x_t, best = found
         missed = x_s - ddim().step(None, denoise, schedule, State(x_t), t, s, cond)[0].x
-        return x_t + missed / (alpha_t * alpha_s + sigma_t * sigma_s)
+        near = Near(
+            x_t, missed, jnp.square(missed).reshape(missed.shape[0], -1).sum(1), jnp.minimum(1.0, 2 * best.damping)
+        )
+        far = best._replace(damping=best.damping / 2)
+        best = jax.tree.map(lambda a, b: jnp.where(rows(near.distance < best.distance, a), a, b), near, far)
+        return best.x + rows(best.damping, x_t) * best.missed / (alpha_t * alpha_s + sigma_t * sigma_s), best
 
-    x_t = lax.fori_loop(0, refine, closer, alpha_t * x0 + sigma_t * said.eps)
+    x_t = alpha_t * x0 + sigma_t * said.eps
+    ones = jnp.ones(x_t.shape[0])
+    x_t, _ = lax.fori_loop(0, refine, closer, (x_t, Near(x_t, jnp.zeros_like(x_t), jnp.inf * ones, ones)))
     return State(x_t), Prediction(x0, said.eps, said.aux)
 
 

@@ -50,8 +50,11 @@ def edited(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, edit: Callable, site, mask: Array | 
     Returns:
       ([B, Q, H, D] in the dtype of the values, the probabilities as they were edited).
     """
-    p_BxHxQxK = edit(jax.nn.softmax(masked_scores(q_BxQxHxD, k_BxKxHxD, mask)), site)
-    return jnp.einsum("bhqk,bkhd->bqhd", p_BxHxQxK.astype(v_BxKxHxD.dtype), v_BxKxHxD), p_BxHxQxK
+    p_BxHxQxK = jax.nn.softmax(masked_scores(q_BxQxHxD, k_BxKxHxD, mask))
+    new_BxHxQxK = edit(p_BxHxQxK, site)
+    # What the edit adds, so that an edit that changes nothing leaves the bits as they are without one.
+    added_BxQxHxD = jnp.einsum("bhqk,bkhd->bqhd", (new_BxHxQxK - p_BxHxQxK).astype(v_BxKxHxD.dtype), v_BxKxHxD)
+    return attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, mask) + added_BxQxHxD, new_BxHxQxK
 
 
 def masked_scores(q_BxQxHxD: Array, k_BxKxHxD: Array, mask: Array | None) -> Array:

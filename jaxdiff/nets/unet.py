@@ -188,7 +188,7 @@ class UNet(nn.Module):
         Args:
           x: noisy images [B, H, W, C].
           t: network times [B], level minus one.
-          cond: label [B], vector [B, vector_dim], context [B, L, context_dim] and image [B, H, W, image_channels], each
+          cond: label int [B], or its embedding (see `label_embedding`), vector [B, vector_dim], context [B, L, context_dim] and image [B, H, W, image_channels], each
             present exactly if the config has it; context_mask and attention_edit may come with a context.
           keys: one random key per example for dropout; None is no dropout.
 
@@ -239,6 +239,31 @@ def way_down(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array
     return MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, told), skips, told
 
 
+def label_embedding(params, label: Array) -> Array:
+    """What a network has learned for labels, which its `Cond.label` takes in their place: to mix them, or to look for one.
+
+    Args:
+      params: of a `UNet` with classes.
+      label: int [B], num_classes being the null label.
+
+    Returns:
+      float32 [B, 4 channels[0]].
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond, pretrained
+        >>> from jaxdiff.nets.unet import label_embedding
+        >>> digits = pretrained.load("digits")
+        >>> seven = label_embedding(digits.params, jnp.array([7]))
+        >>> x, say = jnp.zeros([1, 28, 28, 1]), digits.denoiser()
+        >>> bare = lambda label: Cond(label=label, vector=jnp.zeros([1, 6]))
+        >>> seven.shape, bool(jnp.allclose(say(x, 500, bare(seven)).x0, say(x, 500, bare(jnp.array([7]))).x0, atol=1e-5))
+        ((1, 256), True)
+    """
+    return params["class_embedding"]["embedding"][label]
+
+
 def _embed(cfg, t, cond):
     """Embeddings of time and of the conditions that multiply (None if there are none), [B, 4 channels[0]]."""
     size, dtype = 4 * cfg.channels[0], jnp.dtype(cfg.dtype)
@@ -247,8 +272,10 @@ def _embed(cfg, t, cond):
     context = []
     if cfg.num_classes:
         table = nn.Embed(cfg.num_classes + 1, size, dtype=dtype, name="class_embedding")
-        # What is out of range is NaN, also what is below 0, which would be counted from the end.
-        context.append(table(jnp.where(cond.label < 0, cfg.num_classes + 1, cond.label)))
+        if jnp.ndim(cond.label) == 2:
+            context.append(jnp.asarray(cond.label, dtype))
+        else:  # what is out of range is NaN, also what is below 0, which would be counted from the end
+            context.append(table(jnp.where(cond.label < 0, cfg.num_classes + 1, cond.label)))
     if cfg.vector_dim:
         context.append(_MLP(size, dtype, name="vector_embedding")(cond.vector))
     if cfg.context_mode == "add" or not context:
@@ -274,8 +301,9 @@ def _context(cond):
 
 def _check(cfg: UNetConfig, cond: Cond) -> None:
     """Refuses conditions that the network would ignore or cannot read, and misses those it needs."""
+    label = (4 * cfg.channels[0],) if cond.label is not None and jnp.ndim(cond.label) == 2 else ()
     shapes = {
-        "label": () if cfg.num_classes else None,
+        "label": label if cfg.num_classes else None,
         "vector": (cfg.vector_dim,) if cfg.vector_dim else None,
         "context": (cfg.context_length or "L", cfg.context_dim) if cfg.context_dim else None,
         "image": ("H", "W", cfg.image_channels) if cfg.image_channels else None,

@@ -26,7 +26,7 @@ def test_unknown_sources_say_what_was_meant(name, meant, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     with pytest.raises(ValueError) as error:
         data.load(name)
-    known = "(one of digits[:SPLIT], captioned[:SPLIT], tfds:NAME[:SPLIT], folder:PATH)"
+    known = "(one of digits[:SPLIT], outlined[:SPLIT], captioned[:SPLIT], tfds:NAME[:SPLIT], folder:PATH)"
     assert str(error.value) == f"unknown source {name!r}: did you mean {meant!r}? {known}"
 
 

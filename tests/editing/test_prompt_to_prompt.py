@@ -1,16 +1,23 @@
 """Prompt-to-prompt: how prompts are aligned, and what becomes of attention."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import editing, pretrained
+from jaxdiff import Cond, editing, pretrained, sample, samplers, timesteps
 from jaxdiff.editing.prompt_to_prompt import common
 from jaxdiff.nets.transformer import Site
 
 WORDS = pretrained.load("captioned").reads.tokenizer
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
+AS_USERS = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+}
 CROSS, OWN = Site("cross", True, (8, 8)), Site("own", False, (8, 8))
 
 
@@ -23,6 +30,19 @@ def test_no_edit_is_the_identity_bit_for_bit():
     edit, t = editing.no_edit(4, 24), jnp.full(4, 500)
     for site, keys in ((CROSS, 24), (OWN, 64)):
         np.testing.assert_array_equal(edit(attention(keys), site, t), attention(keys))
+
+
+def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_bit_for_bit():
+    model = pretrained.load("captioned")
+    z, context = jax.random.normal(jax.random.key(0), [2, *model.config.shape]), model.reads([SOURCE, TARGET])
+    schedule, levels = model.config.diffusion.make_schedule(), timesteps.grid(1000, 3)
+
+    @functools.partial(jax.jit, compiler_options=AS_USERS)
+    def draw(edit):
+        cond = Cond(context=context, attention_edit=edit)
+        return sample(None, samplers.ddim(), model.denoiser(), schedule, levels, z, cond)[0]
+
+    np.testing.assert_array_equal(draw(None), draw(editing.no_edit(2, 24)))
 
 
 def test_a_swapped_word_looks_where_the_old_one_looked():

@@ -12,7 +12,7 @@ from flax import traverse_util
 from helpers import load_golden
 
 from jaxdiff import xla
-from jaxdiff.nets.unet import UNet, UNetConfig
+from jaxdiff.nets.unet import UNet, UNetConfig, label_embedding
 from jaxdiff.types import Cond
 
 SMALL = UNetConfig(out_channels=2, channels=(8, 16), blocks=1, attention=(1,), groups=4)
@@ -111,6 +111,17 @@ def test_null_label_is_one_more_row():
     assert params["params"]["class_embedding"]["embedding"].shape[0] == 4
     chex.assert_tree_all_finite(run(config, Cond(label=np.array([3, 3])), params))
     assert np.isnan(run(config, Cond(label=np.array([-1, 4])), params)).all()  # not counted from the end, nor cut
+
+
+@pytest.mark.parametrize("mode", ["add", "multiply"])
+def test_a_label_is_its_embedding(mode):
+    """By which labels can be mixed, and one be looked for; the gradient is not lost."""
+    config = dataclasses.replace(SMALL, context_mode=mode, num_classes=3)
+    params, label = shaken(config, Cond(label=np.array([0, 1]))), np.array([2, 3])
+    rows = label_embedding(params["params"], label)
+    np.testing.assert_array_equal(run(config, Cond(label=rows), params), run(config, Cond(label=label), params))
+    slope = jax.grad(lambda rows: run(config, Cond(label=rows), params).sum())(rows)
+    assert np.abs(slope).max(1).min() > 0
 
 
 def test_dropout_needs_keys_to_act():
@@ -214,6 +225,7 @@ def test_refused_inputs():
         (SMALL, Cond(label=T), "takes no label"),
         (SMALL, Cond(context=X), "takes no context"),
         (dataclasses.replace(SMALL, num_classes=3), None, "needs cond.label"),
+        (dataclasses.replace(SMALL, num_classes=3), Cond(label=np.ones([2, 7])), r"needs cond.label \[B, 32\]"),
         (dataclasses.replace(SMALL, patch=8), None, "both sides must be multiples of 16"),
     ):
         with pytest.raises(ValueError, match=message):
