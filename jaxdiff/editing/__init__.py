@@ -4,8 +4,10 @@ from jaxdiff.editing.blend import local_blend
 from jaxdiff.editing.ddib import bridge
 from jaxdiff.editing.inpaint import inpaint
 from jaxdiff.editing.inversion import ddim_inversion, invert, reconstruct
+from jaxdiff.editing.maps import by_word, collect_maps, lit
 from jaxdiff.editing.null_text import Search, null_text, null_text_parts, published
 from jaxdiff.editing.prompt_to_prompt import AttentionEdit, no_edit, pairs, refine, replace, reweight
+from jaxdiff.editing.real import redraw
 from jaxdiff.editing.sdedit import sdedit, strength_grid
 from jaxdiff.editing.shortcuts import direct, negative_prompt
 
@@ -13,10 +15,13 @@ __all__ = [
     "AttentionEdit",
     "Search",
     "bridge",
+    "by_word",
+    "collect_maps",
     "ddim_inversion",
     "direct",
     "inpaint",
     "invert",
+    "lit",
     "local_blend",
     "negative_prompt",
     "no_edit",
@@ -25,6 +30,7 @@ __all__ = [
     "pairs",
     "published",
     "reconstruct",
+    "redraw",
     "refine",
     "replace",
     "reweight",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.tree_util import Partial
 
+from jaxdiff.editing.maps import at_size
 from jaxdiff.samplers import Sampler, State
 from jaxdiff.types import Array, Static
 
@@ -60,18 +61,6 @@ def _step(step, look, size, keys, denoise, schedule, state, t, s, cond):
     there = after.x[jnp.arange(after.x.shape[0]) + look.source]
     blended = there + mask * (after.x - there)
     return State(jnp.where(i >= look.start, blended, after.x), (after.memory, i + 1, maps)), said
-
-
-def at_size(maps: dict, size: int) -> Array:
-    """The maps of a size, averaged over sites, [B, Q, L].
-
-    Raises:
-      ValueError: there is none.
-    """
-    found = [one for one in (maps or {}).values() if one.shape[1] == size**2]
-    if not found:
-        raise ValueError(f"no attention maps of {size}x{size}: choose another size, and give a Cond.attention_edit")
-    return sum(found) / len(found)
 
 
 def where(maps: Array, look: Look, size: int, shape: tuple[int, int]) -> Array:

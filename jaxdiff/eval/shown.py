@@ -26,6 +26,7 @@ class Shown(NamedTuple):
       size: of the digit.
       place: of the digit.
       digit: uint8 [28, 28], as MNIST has it, for a classifier to read.
+      mask: bool [32, 32], the pixels that belong to the digit.
     """
 
     colour: int
@@ -33,6 +34,7 @@ class Shown(NamedTuple):
     size: int
     place: int
     digit: np.ndarray
+    mask: np.ndarray
 
 
 def read(image: np.ndarray) -> Shown:
@@ -67,14 +69,28 @@ def read(image: np.ndarray) -> Shown:
     ink = _largest(inks[front])
     rows, columns = (np.flatnonzero((ink > INKED).any(axis)) for axis in (1, 0))
     if not len(rows):
-        return Shown(front, back, 0, 0, np.zeros([28, 28], np.uint8))
+        return Shown(front, back, 0, 0, np.zeros([28, 28], np.uint8), ink > INKED)
     box = (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
     height = box[0][1] - box[0][0]
     size = int(np.argmin([abs(height - side) for side in SIZES.values()]))
     spaces = [(low, SIDE - high) for low, high in box]
     shares = np.array([low / max(1, low + high) for low, high in spaces])
     place = int(np.argmin([np.abs(shares - at).sum() for at in PLACES.values()]))
-    return Shown(front, back, size, place, _as_mnist(ink[slice(*box[0]), slice(*box[1])]))
+    return Shown(front, back, size, place, _as_mnist(ink[slice(*box[0]), slice(*box[1])]), ink > INKED)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two masks; 1 where both are empty.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.eval import shown
+        >>> shown.overlap(np.array([True, True, False]), np.array([True, False, False]))
+        0.5
+    """
+    union = (one | other).sum()
+    return float((one & other).sum() / union) if union else 1.0
 
 
 def _ink(x, back, front):

@@ -188,8 +188,9 @@ class UNet(nn.Module):
         Args:
           x: noisy images [B, H, W, C].
           t: network times [B], level minus one.
-          cond: label int [B], or its embedding (see `label_embedding`), vector [B, vector_dim], context [B, L, context_dim] and image [B, H, W, image_channels], each
-            present exactly if the config has it; context_mask and attention_edit may come with a context.
+          cond: label int [B] or its embedding (see `label_embedding`), vector [B, vector_dim], context [B, L, context_dim]
+            and image [B, H, W, image_channels], each present exactly if the config has it; context_mask and attention_edit
+            may come with a context.
           keys: one random key per example for dropout; None is no dropout.
 
         Returns:
