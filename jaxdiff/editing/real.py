@@ -1,5 +1,7 @@
 """Real images edited by their words: the path of an inversion is gone back down by source and edited image side by side."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +25,8 @@ def redraw(
     edit: AttentionEdit | None = None,
     sampler: Sampler | None = None,
     of: str = "context",
-) -> Array:
+    collect: Callable | None = None,
+):
     """Images as they were and as they are edited, from the same noise.
 
     Args:
@@ -38,9 +41,10 @@ def redraw(
       edit: of 2 B rows, from `pairs`; None leaves attention as it is.
       sampler: `ddim()` by default; such as `direct` or `local_blend` of it, for 2 B rows.
       of: the leaf that the nulls are of, as in `null_text`.
+      collect: as for `sample`, such as `collect_maps()`, which needs an edit.
 
     Returns:
-      float32 [2 B, ...]: first all sources, then all edited.
+      float32 [2 B, ...], first all sources, then all edited; and what was collected, as `sample` does.
 
     Example::
 
@@ -50,7 +54,7 @@ def redraw(
         >>> def denoise(x_t, t, cond):  # predicts the mean of its context
         ...     return process.predict_from("x0", schedule, cond.context.mean(1), x_t, t)
         >>> says = lambda number: Cond(context=jnp.full([1, 4, 3], number))
-        >>> both = editing.redraw(
+        >>> both, _ = editing.redraw(
         ...     denoise, schedule, levels, jnp.zeros([1, 3]), Guided(says(1.0), says(0.0)), says(2.0), scale=1.5
         ... )
         >>> [[round(float(x), 3) for x in row] for row in both]
@@ -67,4 +71,4 @@ def redraw(
         axes = Guided(None, Cond(**{of: 0}))
     denoise = cfg(denoise, scale)
     x_T, cond = both(x_T, x_T), Guided(cond, uncond)
-    return sample(None, sampler or ddim(), denoise, schedule, timesteps, x_T, cond, cond_axes=axes)[0]
+    return sample(None, sampler or ddim(), denoise, schedule, timesteps, x_T, cond, collect=collect, cond_axes=axes)

@@ -80,6 +80,28 @@ def sheet(images: np.ndarray, columns: int | None = None, titles: Sequence[str] 
     return whole
 
 
+def panels(shown: Sequence[tuple[str, np.ndarray]], columns: int = 4, side: int = 128) -> Image.Image:
+    """Images side by side, each below its own title.
+
+    Args:
+      shown: pairs of a title and an image uint8 [H, W, C], all of one size.
+      columns: how many stand in a row.
+      side: least width of each in pixels.
+    """
+    scale = max(1, side // shown[0][1].shape[1])
+    cells = [(title, to_pil(image, scale)) for title, image in shown]
+    width, height, mode = cells[0][1].width, cells[0][1].height, cells[0][1].mode
+    bands = [_title(title, width, mode) for title, _ in cells]
+    above, gap, columns = max(band.height for band in bands), 4, min(columns, len(cells))
+    rows = math.ceil(len(cells) / columns)
+    whole = Image.new(mode, (columns * (width + gap) + gap, rows * (above + height + gap)), "white")
+    for i, (band, (_, picture)) in enumerate(zip(bands, cells)):
+        left, top = gap + i % columns * (width + gap), i // columns * (above + height + gap)
+        whole.paste(band, (left, top + above - band.height))
+        whole.paste(picture, (left, top + above))
+    return whole
+
+
 def _title(text, width, mode, size=13, pad=4):
     """A text on white, in as many lines as it needs."""
     font, lines = ImageFont.load_default(size), [""]

@@ -5,7 +5,7 @@ from jaxdiff.guidance.clip import clip_similarity
 from jaxdiff.guidance.gradient import by_gradient, classifier, label_log_prob
 from jaxdiff.guidance.limits import rescaled, rescaled_cfg, within
 from jaxdiff.guidance.threshold import clip_x0, dynamic_threshold
-from jaxdiff.guidance.weights import early, late
+from jaxdiff.guidance.weights import early, late, stepped
 
 __all__ = [
     "by_gradient",
@@ -23,5 +23,6 @@ __all__ = [
     "on_uncond",
     "rescaled",
     "rescaled_cfg",
+    "stepped",
     "within",
 ]

@@ -93,9 +93,36 @@ def early(schedule: Schedule, scale: float) -> Partial:
     return Partial(_early, schedule, jnp.asarray(scale, jnp.float32))
 
 
+def stepped(above: float, below: float, level: float) -> Partial:
+    """A weight that is one above a level, and another from there down.
+
+    With much of it above, where shape is settled, an image is bound to its prompt more than to its noise.
+
+    Args:
+      above: weight at levels above `level`; traced, as is the other.
+      below: weight at `level` and below.
+      level: where it changes; traced.
+
+    Returns:
+      t -> weight, a pytree.
+
+    Example::
+
+        >>> from jaxdiff import guidance
+        >>> weight = guidance.stepped(20.0, 3.0, level=800)
+        >>> [float(weight(t)) for t in (900, 800, 100)]
+        [20.0, 3.0, 3.0]
+    """
+    return Partial(_stepped, *(jnp.asarray(x, jnp.float32) for x in (above, below, level)))
+
+
 def _late(schedule, scale, t):
     return scale * schedule(t).alpha
 
 
 def _early(schedule, scale, t):
     return scale * schedule(t).sigma
+
+
+def _stepped(above, below, level, t):
+    return jnp.where(t > level, above, below)

@@ -1,0 +1,465 @@
+"""Inversion and editing: what comes back, what changes, what stays, and what it costs, with the models that ship.
+
+    python benchmarks/editing.py            # prints the tables; about half an hour on two cores
+    python benchmarks/editing.py --write    # writes them into docs/editing.md, with their pictures
+    python benchmarks/editing.py --only words
+
+Images are held out: of `captioned:test` and `digits:test`. Digits are read by digits_judge, which learned from other
+digits; colours and where the digit is from pixels (`jaxdiff.eval.shown`).
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps, xla
+from jaxdiff.data import captioned
+from jaxdiff.editing import null_text as searching
+from jaxdiff.eval import features, images, neighbors, shown
+from jaxdiff.nets.unet import label_embedding
+from jaxdiff.objectives import to_unit_range
+from jaxdiff.objectives.autoencoder import psnr
+from jaxdiff.samplers import State
+
+ROOT = Path(__file__).parents[1]
+PAGE, PICTURES = ROOT / "docs" / "editing.md", ROOT / "docs" / "images"
+WINDOWS = {"cross": 0.2, "own": 1.0}  # shares of the way for which attention is taken over
+FALLING = (20.0, 3.0, 800)  # guidance above and below a level
+ONE = slice(0, 1)
+DIGITS = captioned.NAMES["label"]
+
+
+class Painter:
+    """The text-to-image model that ships, with its ends compiled."""
+
+    def __init__(self):
+        model = pretrained.load("captioned")
+        codec, self.reads = model.ends
+        self.words, self.shape, self.denoise = self.reads.tokenizer, model.config.shape, model.denoiser()
+        self.schedule = model.config.diffusion.make_schedule()
+        self.encode, self.decode = jax.jit(codec.encode), jax.jit(codec.decode)
+
+    def guided(self, captions):
+        """What images show, and nothing."""
+        context = self.reads(captions)
+        return Guided(Cond(context=context), Cond(context=jnp.broadcast_to(self.reads([""]), context.shape)))
+
+
+class Digits:
+    """The model of digits drawn by their label."""
+
+    def __init__(self, name="digits"):
+        model = pretrained.load(name)
+        self.params, self.shape, self.denoise = model.params, model.config.shape, model.denoiser()
+        self.schedule = model.config.diffusion.make_schedule()
+
+    def cond(self, labels):
+        """Labels by their embeddings, and no augmentation."""
+        return Cond(label=label_embedding(self.params, jnp.asarray(labels)), vector=jnp.zeros([len(labels), 6]))
+
+    def guided(self, labels):
+        """What images show, and the null label."""
+        return Guided(self.cond(labels), self.cond(np.full(len(labels), 10)))
+
+
+def held_out(source, num):
+    """The first examples of each digit in turn, and their images in [-1, 1]."""
+    found = data.load(source)
+    found = [found[i] for i in range(len(found))]
+    each = [[one for one in found if one["label"] == digit] for digit in range(10)]
+    found = [one for row in zip(*each) for one in row][:num]
+    return found, to_unit_range(np.stack([one["image"] for one in found]))
+
+
+def middle(run, times=3):
+    """Median seconds, after a first run."""
+    jax.block_until_ready(run())
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        found.append(time.perf_counter() - start)
+    return float(np.median(found))
+
+
+def decibels(x, y, peak):
+    """Peak signal-to-noise ratio of each row."""
+    return 10 * np.log10(peak**2 / np.square(np.asarray(x) - np.asarray(y)).reshape(len(x), -1).mean(1))
+
+
+def misses(denoise, schedule, levels, path, cond):
+    """By how much each DDIM step down misses the point of the path below, root mean square [N]."""
+    pairs = zip(path[:-1], path[1:], levels[:-1], levels[1:])
+    step = jax.jit(lambda x, t, s: samplers.ddim().step(None, denoise, schedule, State(x), t, s, cond)[0].x)
+    return np.array([float(jnp.sqrt(jnp.square(step(x, t, s) - below).mean())) for x, below, t, s in pairs])
+
+
+def inversion(args):
+    """Round trips at scale 1."""
+    lines = [
+        "| | steps | rounds | PSNR, mean | worst image | miss of a step, contraction per round |",
+        "|---|---|---|---|---|---|",
+    ]
+    painter, digits = Painter(), Digits()
+    examples, x = held_out("captioned:test", args.num)
+    z = painter.encode(x)
+    latents = painter.encode(held_out("captioned:test", 500)[1])
+    peak = float(latents.max() - latents.min())
+    some, images_ = held_out("digits:test", args.num)
+    cases = [("`captioned`", painter, z, Cond(context=painter.reads([one["caption"] for one in examples])), peak, steps)
+             for steps in (10, 20, 50, 100)]  # fmt: skip
+    cases.append(("`digits`", digits, images_, digits.cond([one["label"] for one in some]), 2.0, 50))
+    for name, model, x0, cond, highest, steps in cases:
+        levels, first = timesteps.grid(1000, steps), None
+        for rounds in (0, 1, 3, 10):
+            path = editing.invert(model.denoise, model.schedule, levels, x0, cond, refine=rounds)
+            again = editing.reconstruct(model.denoise, model.schedule, levels, path[0], cond)
+            found, missed = decibels(again, x0, highest), misses(model.denoise, model.schedule, levels, path, cond)
+            first = missed if first is None else first
+            shrinks = np.exp(np.log(missed / first).mean() / rounds) if rounds else None
+            says = f"{missed.mean():.1e}" + (f", {shrinks:.2f}" if rounds else "")
+            lines.append(f"| {name} | {steps} | {rounds} | {found.mean():.1f} dB | {found.min():.1f} dB | {says} |")
+            print(lines[-1], flush=True)
+        if steps == 50:
+            noisy = samplers.ddim(eta=1.0)
+            keys = jax.random.key(0)
+            drawn = samplers.sample(keys, noisy, model.denoise, model.schedule, levels, path[0], cond)[0]
+            found = decibels(drawn, x0, highest)
+            lines.append(
+                f"| {name}, back down with eta = 1 | 50 | 10 | {found.mean():.1f} dB | {found.min():.1f} dB | |"
+            )
+            print(lines[-1], flush=True)
+    low, high = float(latents.min()), float(latents.max())
+    lines += ["", f"Peak: the range of 500 held-out latents, {low:.2f}..{high:.2f}; of digits, [-1, 1]."]
+    return "\n".join(lines) + "\n"
+
+
+def guided(args):
+    """Reconstructions at a guidance of 7.5."""
+    lines = ["| | PSNR, mean | worst image | seconds |", "|---|---|---|---|"]
+    levels, scale = timesteps.grid(1000, 50), 7.5
+    painter = Painter()
+    examples, x = held_out("captioned:test", 16)
+    z, told = painter.encode(x), painter.guided([one["caption"] for one in examples])
+    pictures = [images.to_uint8(x)]
+
+    def line(name, x, again, seconds=""):
+        found = np.asarray(psnr(x, jnp.clip(again, -1, 1)))
+        lines.append(f"| {name} | {found.mean():.2f} dB | {found.min():.2f} dB | {seconds} |")
+        print(lines[-1], flush=True)
+        pictures.append(images.to_uint8(again))
+
+    with_scale = guidance.cfg(painter.denoise, scale)
+    invert = lambda: editing.invert(painter.denoise, painter.schedule, levels, z, told.cond)
+    path, seconds = invert(), f"{middle(invert, 1):.1f}"
+    back = lambda denoise, cond, axes=None: painter.decode(
+        editing.reconstruct(denoise, painter.schedule, levels, path[0], cond, axes)
+    )
+    axes = Guided(None, Cond(context=0))
+    line("autoencoder alone", x, painter.decode(z))
+    line("DDIM inversion, back at scale 1", x, back(painter.denoise, told.cond), seconds)
+    line("DDIM inversion, back at 7.5", x, back(with_scale, told))
+    start = time.perf_counter()
+    search = lambda: editing.null_text(painter.denoise, painter.schedule, levels, path, told, scale)
+    nulls = jax.block_until_ready(search())
+    first = time.perf_counter() - start
+    seconds = f"{middle(search, 1):.1f} ({first:.1f} with compiling)"
+    line(
+        "**null-text inversion**, published rates",
+        x,
+        back(with_scale, Guided(told.cond, Cond(context=nulls)), axes),
+        seconds,
+    )
+    nulls = editing.negative_prompt(levels, told)
+    line("negative-prompt inversion", x, back(with_scale, Guided(told.cond, Cond(context=nulls)), axes), "0")
+    sampler = editing.direct(samplers.ddim(), path, np.ones(len(z), bool))
+    kept = samplers.sample(None, sampler, with_scale, painter.schedule, levels, path[0], told)[0]
+    line("direct inversion, its source rows", x, painter.decode(kept), "0")
+    titles = ["held out", "autoencoder", "DDIM, 1", "DDIM, 7.5", "null-text", "negative-prompt", "direct"]
+
+    digits, (some, x) = Digits(), held_out("digits:test", 16)
+    told = digits.guided([one["label"] for one in some])
+    path = editing.invert(digits.denoise, digits.schedule, levels, x, told.cond)
+    with_scale = guidance.cfg(digits.denoise, scale)
+    again = lambda cond, axes=None: editing.reconstruct(with_scale, digits.schedule, levels, path[0], cond, axes)
+    count = len(pictures)
+    plain = editing.reconstruct(digits.denoise, digits.schedule, levels, path[0], told.cond)
+    line("`digits`: DDIM inversion, back at scale 1", x, plain)
+    line("`digits`: back at 7.5", x, again(told))
+    for name, rate in (("published rates", 0.01), ("10 times those rates", 0.1)):
+        nulls = editing.null_text(
+            digits.denoise, digits.schedule, levels, path, told, scale, editing.published(50, rate=rate), of="label"
+        )
+        line(f"`digits`: null-label inversion, {name}", x,
+             again(Guided(told.cond, told.uncond._replace(label=nulls)), Guided(None, Cond(label=0))))  # fmt: skip
+    if args.write:
+        images.sheet(np.concatenate(pictures[:count]), 16, titles).save(PICTURES / "editing_guided.png")
+    return "\n".join(lines) + "\n"
+
+
+def swapped(num, seed=0, of=None):
+    """Prompts that differ in the digit's colour, of combinations that both were trained on: (sources, targets, asked)."""
+    rng, allowed = np.random.default_rng(seed), {tuple(map(int, one)) for one in captioned.combinations()[0]}
+    colours, found = captioned.NAMES["colour"], []
+    while len(found) < num:
+        digit, (old, new) = (7, (0, 1)) if of == "red seven" else (int(rng.integers(10)), rng.permutation(7)[:2])
+        back, size, place = (int(rng.integers(n)) for n in (7, 2, 5))
+        if back in (old, new) or not {(digit, int(old), back), (digit, int(new), back)} <= allowed:
+            continue
+        where = captioned.NAMES["place"][place]
+        where = where if where.startswith("in") else f"in the {where}"
+        rest = f"{DIGITS[digit]} {where} on a {colours[back]} background"
+        pair = [f"a {captioned.NAMES['size'][size]} {colours[colour]} {rest}" for colour in (old, new)]
+        found.append((*pair, (digit, int(old), int(new), back)))
+    return tuple(zip(*found))
+
+
+def edits(words, sources, targets, **windows):
+    """One edit of all pairs: rows of the sources, then of the edited images."""
+    each = [editing.replace(words, *pair, **windows) for pair in zip(sources, targets)]
+    edit = jax.tree.map(lambda *rows: np.concatenate(rows), *each)._replace(source=np.full(len(each), -len(each)))
+    return jax.tree.map(lambda *rows: np.concatenate(rows), editing.no_edit(len(each), words.length), edit)
+
+
+class Judged:
+    """What pairs of pictures show, before and after."""
+
+    def __init__(self):
+        judge = pretrained.load("digits_judge")
+        self.judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
+
+    def __call__(self, pictures, asked):
+        """Shares of the pairs, and the mean overlap of their digits."""
+        said = [shown.read(one) for one in pictures]
+        digits = features.gathered(self.judge, [np.stack([one.digit for one in said])[..., None]]).classes
+        before, after = said[: len(asked)], said[len(asked) :]
+        return {
+            "changed": np.mean([one.colour == new for one, (_, _, new, _) in zip(after, asked)]),
+            "digit": np.mean(digits[: len(asked)] == digits[len(asked) :]),
+            "background": np.mean([a.background == b.background for a, b in zip(before, after)]),
+            "overlap": np.mean([shown.overlap(a.mask, b.mask) for a, b in zip(before, after)]),
+        }
+
+
+HEAD = ["| | changed | digit kept | background kept | overlap of the digits |", "|---|---|---|---|---|"]
+
+
+def row(name, found):
+    shares = " | ".join(f"{found[what]:.1%}" for what in ("changed", "digit", "background"))
+    return f"| {name} | {shares} | {found['overlap']:.3f} |"
+
+
+def words(args):
+    """Prompt-to-prompt on images that are drawn: another colour, the rest as it was."""
+    painter, judged, lines = Painter(), Judged(), list(HEAD)
+    levels, rising = timesteps.grid(1000, 50), guidance.stepped(*FALLING)
+    for kind, title in (("red seven", '"a … red seven …" -> "a … green seven …"'), (None, "any digit, any colours")):
+        sources, targets, asked = swapped(200, of=kind)
+        told, target = painter.guided(sources), Cond(context=painter.reads(targets))
+        z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 200), painter.shape)
+        for name, scale in (("20 above level 800, then 3", rising), ("3", 3.0)):
+            with_edit = edits(painter.words, sources, targets, **WINDOWS)
+            for how, edit in (("without editing", editing.no_edit(400, painter.words.length)), ("edited", with_edit)):
+                z = in_parts(painter, levels, z_T, told, target, scale, edit)
+                pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, 4)]))
+                lines.append(row(f"{title}, guidance {name}: {how}", judged(pictures, asked)))
+                print(lines[-1], flush=True)
+                if args.write and kind is None and scale is rising:
+                    rows = np.concatenate([pictures[:16], pictures[200:216]])
+                    path = PICTURES / f"editing_words_{'plain' if how == 'without editing' else 'edited'}.png"
+                    images.sheet(rows, 16, ["source", how]).save(path)
+    return "\n".join(lines) + "\n"
+
+
+def in_parts(painter, levels, z_T, told, target, scale, edit, parts=4, **how):
+    """`redraw`, some pairs at a time."""
+    count, found = len(z_T), []
+    for part in np.split(np.arange(count), parts):
+        own = rows_of(edit, np.concatenate([part, part + count]))
+        own = own._replace(source=np.where(own.source == 0, 0, -len(part)))
+        args = painter.denoise, painter.schedule, levels, z_T[part], rows_of(told, part), rows_of(target, part), scale
+        found.append(np.asarray(editing.redraw(*args, edit=own, **{name: x[:, part] for name, x in how.items()})))
+    halves = [np.split(one, 2) for one in found]
+    return np.concatenate([np.concatenate([half[i] for half in halves]) for i in (0, 1)])
+
+
+def rows_of(tree, rows):
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def real(args):
+    """The same on held-out images, through null-text inversion."""
+    painter, judged, lines = Painter(), Judged(), list(HEAD)
+    levels, rng, colours = timesteps.grid(1000, 50), np.random.default_rng(0), captioned.NAMES["colour"]
+    allowed = {tuple(map(int, one)) for one in captioned.combinations()[0]}
+    examples, x = held_out("captioned:test", args.real)
+    sources, targets, asked = [one["caption"] for one in examples], [], []
+    for one in examples:
+        digit, old, back = one["label"], one["colour"], one["background"]
+        new = rng.choice([c for c in range(7) if c not in (old, back) and (digit, c, back) in allowed])
+        targets.append(" ".join(colours[new] if word == colours[old] else word for word in one["caption"].split()))
+        asked.append((digit, old, int(new), back))
+    z, told, target = painter.encode(x), painter.guided(sources), Cond(context=painter.reads(targets))
+    edit = edits(painter.words, sources, targets, **WINDOWS)
+    path = editing.invert(painter.denoise, painter.schedule, levels, z, told.cond, refine=3)
+    parts = args.real // 25
+    for name, scale in (("7.5", 7.5), ("20 above level 800, then 3", guidance.stepped(*FALLING))):
+        search = searched(painter, levels, path, told, scale, parts)
+        for how, nulls in (("null-text", search), ("negative-prompt", editing.negative_prompt(levels, told))):
+            z = in_parts(painter, levels, path[0], told, target, scale, edit, parts, nulls=nulls)
+            pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, parts)]))
+            lines.append(row(f"{how}, guidance {name}", judged(pictures, asked)))
+            print(lines[-1], flush=True)
+            if args.write and how == "null-text":
+                rows = np.concatenate([images.to_uint8(x[:16]), pictures[:16], pictures[args.real : args.real + 16]])
+                images.sheet(rows, 16, ["held out", "reconstruction", "edited"]).save(PICTURES / "editing_real.png")
+    return "\n".join(lines) + "\n"
+
+
+def searched(painter, levels, path, told, scale, parts):
+    """`null_text`, some images at a time."""
+    found = []
+    for part in np.split(np.arange(path.shape[1]), parts):
+        args = painter.denoise, painter.schedule, levels, path[:, part], rows_of(told, part), scale
+        found.append(editing.null_text(*args))
+    return jnp.concatenate(found, axis=1)
+
+
+def bridge(args):
+    """From the digits to outlined ones and back, by models that share no image."""
+    lines = [
+        "| 50 steps | down to level | there and back, PSNR | worst image | arrives as its digit |",
+        "|---|---|---|---|---|",
+    ]
+    a, b = Digits("digits"), Digits("outlined")
+    examples, x = held_out("digits:test", 50)
+    labels = np.array([one["label"] for one in examples])
+    reader = nearest_reader()
+    pictures = [images.to_uint8(x[:20])]
+    heun = {"up": samplers.heun(), "down": samplers.heun()}
+    refined = {f"DDIM, {rounds} rounds": {"up": editing.ddim_inversion(rounds)} for rounds in (0, 3, 10)}
+    cases = [("DDIM, 0 rounds", {}, 0), *((name, how, 10) for name, how in (refined | {"Heun": heun}).items())]
+    go = lambda one, other, levels, x, how: editing.bridge(
+        one.denoise, other.denoise, one.schedule, levels, x, one.cond(labels), other.cond(labels), **how
+    )
+    for name, how, end in cases:
+        levels = timesteps.grid(1000, 50, end=end)
+        there = go(a, b, levels, x, how)
+        again = go(b, a, levels, there, how)
+        found = decibels(again, x, 2.0)
+        right = np.mean(reader(images.to_uint8(there)) == labels)
+        lines.append(f"| {name} | {end} | {found.mean():.1f} dB | {found.min():.1f} dB | {right:.0%} |")
+        print(lines[-1], flush=True)
+    pictures += [images.to_uint8(there[:20]), images.to_uint8(again[:20])]
+    levels = timesteps.grid(1000, 50)
+    cond = b.cond(np.arange(500) % 10)
+    drawn = samplers.noise(samplers.keys_for(jax.random.key(0), 500), b.shape)
+    drawn = images.to_uint8(samplers.sample(None, samplers.ddim(), b.denoise, b.schedule, levels, drawn, cond)[0])
+    train, held = (data.load(f"outlined:{split}") for split in ("judge", "test"))
+    train, held = (np.stack([source[i]["image"] for i in range(len(source))]) / 255 for source in (train, held))
+    of = {
+        name: np.percentile(neighbors.nearest(x, train), [5, 50])
+        for name, x in (("drawn", drawn / 255), ("held", held))
+    }
+    lines += [
+        "",
+        f"Nothing is remembered: the nearest training image of 500 that `outlined` draws is at {of['drawn'][0]:.2f} (5%) "
+        f"and {of['drawn'][1]:.2f} (median), that of held-out ones at {of['held'][0]:.2f} and {of['held'][1]:.2f}. "
+        f"{np.mean(reader(drawn) == np.arange(500) % 10):.1%} of them are read as their label, "
+        f"{np.mean(reader((held * 255).astype(np.uint8)) == held_labels()):.1%} of held-out ones.",
+    ]
+    if args.write:
+        images.sheet(np.concatenate(pictures), 20, ["held out", "bridged", "and back"]).save(
+            PICTURES / "editing_bridge.png"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def held_labels():
+    source = data.load("outlined:test")
+    return np.array([source[i]["label"] for i in range(len(source))])
+
+
+def nearest_reader():
+    """Reads outlined digits by the five nearest of `outlined:train`, which no model of outlined ones has seen."""
+    source = data.load("outlined:train")
+    known = np.stack([source[i]["image"] for i in range(len(source))]).reshape(len(source), -1) / 255.0
+    labels = np.array([source[i]["label"] for i in range(len(source))])
+
+    def read(pictures):
+        x = pictures.reshape(len(pictures), -1) / 255.0
+        far = (x**2).sum(1)[:, None] - 2 * x @ known.T + (known**2).sum(1)
+        votes = labels[np.argsort(far, axis=1)[:, :5]]
+        return np.array([np.bincount(one, minlength=10).argmax() for one in votes])
+
+    return read
+
+
+def cost(args):
+    """What editing takes beside drawing, in one run, and how often it compiles."""
+    del args
+    painter, levels = Painter(), timesteps.grid(1000, 50)
+    sources, targets, _ = swapped(8)
+    told, target = painter.guided(sources), Cond(context=painter.reads(targets))
+    z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 8), painter.shape)
+    run = lambda edit, scale=3.0: editing.redraw(
+        painter.denoise, painter.schedule, levels, z_T, told, target, scale, edit=edit
+    )
+    plain, found = middle(lambda: run(None), 5), []
+    edit = edits(painter.words, sources, targets, **WINDOWS)
+    found.append(
+        f"Prompt-to-prompt of 8 pairs takes {middle(lambda: run(edit), 5) / plain:.2f} times plain sampling of those rows."
+    )
+    same = np.array_equal(run(None), run(editing.no_edit(16, painter.words.length)))
+    found.append(f"An edit that changes nothing leaves the same bits: {same}.")
+    sample_count, search_count = samplers.base._sample._cache_size, searching._steps._cache_size
+    before = sample_count()
+    for cross, scale, (old, new) in itertools.product((0.1, 0.9), (2.0, 9.0), ((sources, targets), (targets, sources))):
+        told_, target_ = painter.guided(old), Cond(context=painter.reads(new))
+        own = edits(painter.words, old, new, cross=cross)
+        editing.redraw(painter.denoise, painter.schedule, levels, z_T, told_, target_, scale, edit=own)
+    found.append(f"Eight more runs with other prompts, scales and windows compiled {sample_count() - before} programs.")
+    path = editing.invert(painter.denoise, painter.schedule, levels, z_T, told.cond)
+    start = time.perf_counter()
+    jax.block_until_ready(
+        editing.null_text(painter.denoise, painter.schedule, levels, path[:, :1], rows_of(told, ONE), 7.5)
+    )
+    first, before = time.perf_counter() - start, search_count()
+    start = time.perf_counter()
+    jax.block_until_ready(
+        editing.null_text(painter.denoise, painter.schedule, levels, path[:, 1:2], rows_of(told, ONE), 5.0)
+    )
+    found.append(
+        f"Null-text inversion of one image in 50 steps: {first:.1f} s with compiling, {time.perf_counter() - start:.1f} s "
+        f"at another scale, which compiled {search_count() - before} programs."
+    )
+    return "\n".join(found) + "\n"
+
+
+SECTIONS = {"inversion": inversion, "guided": guided, "words": words, "real": real, "bridge": bridge, "cost": cost}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--num", type=int, default=48, help="images that are inverted")
+    parser.add_argument("--real", type=int, default=100, help="real images that are edited, a multiple of 25")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
+    parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
+    args = parser.parse_args()
+    xla.tune_cpu()
+    for name in args.only or SECTIONS:
+        written = SECTIONS[name](args)
+        print(written, flush=True)
+        if args.write:
+            begin, end = f"<!-- {name}: written by benchmarks/editing.py -->\n", f"<!-- end of {name} -->\n"
+            before, rest = PAGE.read_text().split(begin)
+            PAGE.write_text(before + begin + written + end + rest.split(end)[1])
+
+
+if __name__ == "__main__":
+    main()

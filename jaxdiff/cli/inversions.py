@@ -1,0 +1,75 @@
+"""Files of inversions, so that their slow part is done once: .safetensors with what they are of."""
+
+import json
+import zlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from jaxdiff.pretrained import Model
+
+
+class Inversion(NamedTuple):
+    """The path of one image up to noise, and the nulls by which guidance comes back down.
+
+    Attributes:
+      image: as it was read, uint8 [H, W, C].
+      path: from `editing.invert`, float32 [N + 1, 1, ...].
+      levels: int32 [N + 1].
+      source: what the image shows.
+      nulls: from `editing.null_text`, [N, 1, ...]; None where none were looked for.
+      about: JSON of what the nulls were looked for with.
+    """
+
+    image: np.ndarray
+    path: np.ndarray
+    levels: np.ndarray
+    source: str
+    nulls: np.ndarray | None = None
+    about: str = ""
+
+
+def fingerprint(model: Model) -> str:
+    """A number that a network with other weights, in all likelihood, does not have."""
+    found = 0
+    for leaf in jax.tree.leaves((model.params, [model.parts[name].params for name in sorted(model.parts)])):
+        found = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), found)
+    return f"{found:08x}"
+
+
+def save(path: epath.Path, inversion: Inversion, model: Model) -> None:
+    """Writes an inversion."""
+    arrays = {name: np.ascontiguousarray(value) for name in ("image", "path", "levels", "nulls")
+              if (value := getattr(inversion, name)) is not None}  # fmt: skip
+    said = {"source": inversion.source, "about": inversion.about, "model": model.config.name}
+    metadata = {"inversion": json.dumps(said | {"fingerprint": fingerprint(model)})}
+    epath.Path(path).write_bytes(safetensors.numpy.save(arrays, metadata))
+
+
+def load(path: epath.Path, model: Model) -> Inversion:
+    """Reads an inversion.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is no inversion, or one of another model; one line.
+    """
+    content = epath.Path(path).read_bytes()
+    wrong = ValueError(f"{path} is no inversion: give a file that --save-inversion has written")
+    try:
+        arrays = safetensors.numpy.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        said = json.loads(header["__metadata__"]["inversion"])
+        inversion = Inversion(
+            arrays["image"], arrays["path"], arrays["levels"], said["source"], arrays.get("nulls"), said["about"]
+        )
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        raise wrong from None
+    if said.get("fingerprint") != fingerprint(model):
+        raise ValueError(
+            f"{path} is an inversion by another model ({said.get('model')}): invert the image again with this one"
+        )
+    return inversion
