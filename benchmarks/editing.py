@@ -258,11 +258,13 @@ def words(args):
     """Prompt-to-prompt on images that are drawn: another colour, the rest as it was."""
     painter, judged, lines = Painter(), Judged(), list(HEAD)
     levels, rising = timesteps.grid(1000, 50), guidance.stepped(*FALLING)
-    for kind, title in (("red seven", '"a … red seven …" -> "a … green seven …"'), (None, "any digit, any colours")):
+    red, other = '"a … red seven …" -> "a … green seven …"', "any digit, any colours"
+    for kind, title, scales in (("red seven", red, (rising,)), (None, other, (rising, 3.0))):
         sources, targets, asked = swapped(200, of=kind)
         told, target = painter.guided(sources), Cond(context=painter.reads(targets))
         z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 200), painter.shape)
-        for name, scale in (("20 above level 800, then 3", rising), ("3", 3.0)):
+        for scale in scales:
+            name = "3" if scale == 3.0 else "20 above level 800, then 3"
             with_edit = edits(painter.words, sources, targets, **WINDOWS)
             for how, edit in (("without editing", editing.no_edit(400, painter.words.length)), ("edited", with_edit)):
                 z = in_parts(painter, levels, z_T, told, target, scale, edit)
@@ -283,7 +285,7 @@ def in_parts(painter, levels, z_T, told, target, scale, edit, parts=4, **how):
         own = rows_of(edit, np.concatenate([part, part + count]))
         own = own._replace(source=np.where(own.source == 0, 0, -len(part)))
         args = painter.denoise, painter.schedule, levels, z_T[part], rows_of(told, part), rows_of(target, part), scale
-        found.append(np.asarray(editing.redraw(*args, edit=own, **{name: x[:, part] for name, x in how.items()})))
+        found.append(np.asarray(editing.redraw(*args, edit=own, **{name: x[:, part] for name, x in how.items()})[0]))
     halves = [np.split(one, 2) for one in found]
     return np.concatenate([np.concatenate([half[i] for half in halves]) for i in (0, 1)])
 
@@ -407,9 +409,8 @@ def cost(args):
     sources, targets, _ = swapped(8)
     told, target = painter.guided(sources), Cond(context=painter.reads(targets))
     z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 8), painter.shape)
-    run = lambda edit, scale=3.0: editing.redraw(
-        painter.denoise, painter.schedule, levels, z_T, told, target, scale, edit=edit
-    )
+    args = painter.denoise, painter.schedule, levels, z_T, told, target, 3.0
+    run = lambda edit: editing.redraw(*args, edit=edit)[0]
     plain, found = middle(lambda: run(None), 5), []
     edit = edits(painter.words, sources, targets, **WINDOWS)
     found.append(
@@ -447,7 +448,7 @@ SECTIONS = {"inversion": inversion, "guided": guided, "words": words, "real": re
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=48, help="images that are inverted")
-    parser.add_argument("--real", type=int, default=100, help="real images that are edited, a multiple of 25")
+    parser.add_argument("--real", type=int, default=50, help="real images that are edited, a multiple of 25")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
     parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
     args = parser.parse_args()

@@ -9,10 +9,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import traverse_util
 from tensorboardX.proto.event_pb2 import Event
 
-from jaxdiff import UNet, UNetConfig, network, objectives, schedules
+from jaxdiff import UNet, UNetConfig, cli, network, objectives, schedules
 from jaxdiff.config import Config, Data, Diffusion, Optim, Sample, Train
 from jaxdiff.train.step import make_train_step
 
@@ -110,3 +111,14 @@ def from_published(weights):
             value = {1: value, 2: value.T, 4: value.transpose(2, 3, 1, 0) if value.ndim == 4 else value}[value.ndim]
         params[(*module, kind)] = np.asarray(value, np.float32)
     return {"params": traverse_util.unflatten_dict(params)}
+
+
+def fails(capsys, *args, code: int = 2) -> str:
+    """Runs a command that must end with that exit code; gives its error, the one line that is no report of progress."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(arg) for arg in args])
+    assert stop.value.code == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("jaxdiff: error: "), lines
+    assert not [line for line in lines[:-1] if not line.startswith("jaxdiff: ") or "error" in line], lines
+    return lines[-1]

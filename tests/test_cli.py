@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import damage, tiny_config
+from helpers import damage, fails, tiny_config
 from PIL import Image
 
 from jaxdiff import cli
@@ -41,17 +41,6 @@ def run(trained, tmp_path):
 def contents(directory: Path) -> dict:
     """Every file but the lock, which holds nothing."""
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != ".lock"}
-
-
-def fails(capsys, *args, code: int = 2) -> str:
-    """Runs a command that must end with that exit code; gives its error, the one line that is no report of progress."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(arg) for arg in args])
-    assert stop.value.code == code
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("jaxdiff: error: "), lines
-    assert not [line for line in lines[:-1] if not line.startswith("jaxdiff: ") or "error" in line], lines
-    return lines[-1]
 
 
 def test_trains_a_config_file_with_overrides(tmp_path, monkeypatch, capsys):

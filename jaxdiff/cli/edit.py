@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -239,45 +239,25 @@ def scale_of(model: Model, flags: EditFlags):
     return guidance.stepped(flags.early, flags.guidance, EARLY * model.config.diffusion.num_steps)
 
 
-def invert(model: Model, flags: EditFlags, tick) -> Inversion:
-    """The path of the image, from its file or that of an inversion."""
-    if flags.from_inversion is not None:
-        tick(flags.steps)
-        return inversions.load(flags.from_inversion, model)
-    image = read_image(flags.image, model.config.data.image_shape)
-    schedule = model.config.diffusion.make_schedule()
-    levels, cond = timesteps.grid(schedule.num_steps, flags.steps), told(model, flags.source).cond
-    path = editing.invert(model.denoiser(), schedule, levels, to_x0(model, image), cond, flags.refine)
-    tick(flags.steps)
-    return Inversion(image, np.asarray(path), levels, flags.source)
+class Plan(NamedTuple):
+    """What is to be redrawn: the two prompts, how attention is edited, and the tokens of --blend."""
+
+    source: str
+    here: Guided
+    there: Cond
+    edit: AttentionEdit | None
+    blend: np.ndarray | None
 
 
-def with_nulls(model: Model, flags: EditFlags, found: Inversion, tick) -> Inversion:
-    """The inversion with the nulls of its method, which are looked for where they are not there."""
-    of, here = leaf_of(model), told(model, found.source)
-    if flags.method != "null-text":
-        tick(flags.steps)
-    if flags.method == "negative-prompt":
-        return found._replace(nulls=editing.negative_prompt(found.levels, here, of))
-    if flags.method == "direct":
-        return found._replace(nulls=None)
-    with_what = json.dumps([getattr(flags, name) for name in ("guidance", "early", "adam", "rate")])
-    if found.nulls is not None:
-        if found.about != with_what:
-            raise ValueError(
-                f"{flags.from_inversion} was made with --guidance, --early, --adam and --rate {found.about[1:-1]}, "
-                f"which are now {with_what[1:-1]}"
-            )
-        tick(flags.steps)
-        return found
-    count = len(found.levels) - 1
-    parts, schedule = [], model.config.diffusion.make_schedule()
-    search = editing.published(count, flags.adam, flags.rate)
-    args = model.denoiser(), schedule, found.levels, jnp.asarray(found.path), here, scale_of(model, flags), search, of
-    for part in editing.null_text_parts(*args, size=min(10, count)):
-        parts.append(np.asarray(part))
-        tick(len(part))
-    return found._replace(nulls=np.concatenate(parts), about=with_what)
+def planned(model: Model, flags: EditFlags, source: str) -> Plan:
+    """All that can be wrong with prompts and words, found before anything takes long.
+
+    Raises:
+      ValueError: as `told`, `attention_edit` and `looked_for`.
+    """
+    here, there = told(model, source), told(model, flags.prompt).cond
+    edit = attention_edit(model, flags, source)
+    return Plan(source, here, there, edit, looked_for(model, flags, source))
 
 
 def attention_edit(model: Model, flags: EditFlags, source: str) -> AttentionEdit | None:
@@ -308,64 +288,118 @@ def attention_edit(model: Model, flags: EditFlags, source: str) -> AttentionEdit
     return editing.pairs(found, 1)
 
 
-def blended(sampler, model: Model, flags: EditFlags, source: str):
-    """The sampler, with --blend if there is one."""
+def looked_for(model: Model, flags: EditFlags, source: str) -> np.ndarray | None:
+    """The tokens of --blend in the source and in the prompt, 1 or 0, [2, L]; None where there are none.
+
+    Raises:
+      ValueError: one of the prompts has none of those words.
+    """
     if not flags.blend:
-        return sampler
+        return None
     words = model.reads.tokenizer
-    looked = np.zeros([2, words.length], np.float32)
-    for row, prompt in zip(looked, (source, flags.prompt)):
+    found = np.zeros([2, words.length], np.float32)
+    for row, prompt in zip(found, (source, flags.prompt)):
         places = [place for word in flags.blend if word in prompt.split() for place in words.places(prompt, word)]
         if not places:
             raise ValueError(f"--blend {' '.join(flags.blend)}: none of them is in {prompt!r}")
         row[places] = 1
-    side = min(16, model.config.shape[0] // model.config.net.patch)
-    return editing.local_blend(sampler, looked, np.array([0, -1]), size=side)
+    return found
 
 
-def redrawn(model: Model, flags: EditFlags, tick, x_T, source: str, levels, sampler=None, nulls=None):
+def invert(model: Model, flags: EditFlags, plan: Plan, image: np.ndarray) -> Inversion:
+    """The path of an image."""
+    schedule = model.config.diffusion.make_schedule()
+    levels = timesteps.grid(schedule.num_steps, flags.steps)
+    path = editing.invert(model.denoiser(), schedule, levels, to_x0(model, image), plan.here.cond, flags.refine)
+    return Inversion(image, np.asarray(path), levels, plan.source)
+
+
+def with_nulls(model: Model, flags: EditFlags, plan: Plan, found: Inversion, tick) -> Inversion:
+    """The inversion with the nulls of its method, which are looked for where they are not there.
+
+    Raises:
+      ValueError: those that are there were looked for in another way.
+    """
+    of, count = leaf_of(model), len(found.levels) - 1
+    if flags.method != "null-text":
+        tick(flags.steps)
+        nulls = editing.negative_prompt(found.levels, plan.here, of) if flags.method == "negative-prompt" else None
+        return found._replace(nulls=nulls)
+    with_what = json.dumps([getattr(flags, name) for name in ("guidance", "early", "adam", "rate")])
+    if found.nulls is not None:
+        if found.about != with_what:
+            raise ValueError(
+                f"{flags.from_inversion} was made with --guidance, --early, --adam and --rate {found.about[1:-1]}, "
+                f"which are now {with_what[1:-1]}"
+            )
+        tick(flags.steps)
+        return found
+    search, schedule, parts = (
+        editing.published(count, flags.adam, flags.rate),
+        model.config.diffusion.make_schedule(),
+        [],
+    )
+    path, scale = jnp.asarray(found.path), scale_of(model, flags)
+    args = model.denoiser(), schedule, found.levels, path, plan.here, scale, search, of
+    for part in editing.null_text_parts(*args, size=min(10, count)):
+        parts.append(np.asarray(part))
+        tick(len(part))
+    return found._replace(nulls=np.concatenate(parts), about=with_what)
+
+
+def redrawn(model: Model, flags: EditFlags, tick, plan: Plan, x_T, levels, sampler=None, nulls=None):
     """Source and edited image uint8, and panels of where each word of the prompt looked."""
-    edit = attention_edit(model, flags, source)
-    sampler = blended(sampler or samplers.ddim(), model, flags, source)
+    sampler = sampler or samplers.ddim()
+    if plan.blend is not None:
+        side = min(16, model.config.shape[0] // model.config.net.patch)
+        sampler = editing.local_blend(sampler, plan.blend, np.array([0, -1]), size=side)
     both, maps = editing.redraw(
         model.denoiser(),
         model.config.diffusion.make_schedule(),
         levels,
         x_T,
-        told(model, source),
-        told(model, flags.prompt).cond,
+        plan.here,
+        plan.there,
         scale_of(model, flags),
         nulls=nulls,
-        edit=edit,
+        edit=plan.edit,
         sampler=sampler,
         of=leaf_of(model),
-        collect=None if edit is None else editing.collect_maps(),
+        collect=None if plan.edit is None else editing.collect_maps(),
     )
     before, after = to_images(model, both)
     tick(flags.steps)
-    looked = {} if edit is None else editing.by_word(maps[:, 1], model.reads.tokenizer, flags.prompt)
+    looked = {} if plan.edit is None else editing.by_word(maps[:, 1], model.reads.tokenizer, flags.prompt)
     return before, after, [(f"where {word!r} looked", editing.lit(after, heat)) for word, heat in looked.items()]
 
 
 def by_inversion(model: Model, flags: EditFlags, tick):
     """null-text, negative-prompt and direct."""
-    found = with_nulls(model, flags, invert(model, flags, tick), tick)
+    if flags.from_inversion is None:
+        plan, image = planned(model, flags, flags.source), read_image(flags.image, model.config.data.image_shape)
+        found = invert(model, flags, plan, image)
+    else:
+        found = inversions.load(flags.from_inversion, model)
+        plan = planned(model, flags, found.source)
+    tick(flags.steps)
+    found = with_nulls(model, flags, plan, found, tick)
     path, sampler = jnp.asarray(found.path), None
     if flags.method == "direct":
         sampler = editing.direct(samplers.ddim(), jnp.concatenate([path, path], axis=1), np.array([True, False]))
     if flags.save_inversion is not None:
         nulls = found.nulls if flags.method == "null-text" else None
         inversions.save(epath.Path(flags.save_inversion), found._replace(nulls=nulls), model)
-    before, after, looked = redrawn(model, flags, tick, path[0], found.source, found.levels, sampler, found.nulls)
+    before, after, looked = redrawn(model, flags, tick, plan, path[0], found.levels, sampler, found.nulls)
     return [("input", found.image), ("reconstruction", before), *shown_edit(found.image, after), *looked]
 
 
 def drawn(model: Model, flags: EditFlags, tick):
     """p2p."""
+    plan = planned(model, flags, flags.source)
     levels = timesteps.grid(model.config.diffusion.num_steps, flags.steps)
     x_T = samplers.noise(samplers.keys_for(jax.random.key(flags.seed), 1), model.config.shape)
     tick(2 * flags.steps)
-    before, after, looked = redrawn(model, flags, tick, x_T, flags.source, levels)
+    before, after, looked = redrawn(model, flags, tick, plan, x_T, levels)
     return [("drawn", before), *shown_edit(before, after), *looked]
 
 

@@ -1,0 +1,231 @@
+"""`jaxdiff edit`, on tiny models whose weights are random."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+from helpers import fails, tiny_config
+from PIL import Image
+from tiny import tiny_latent, write_ends
+
+from jaxdiff import cli, pretrained
+from jaxdiff.cli.edit import METHODS, OPTIONS, EditFlags, cells
+from jaxdiff.train import initial
+
+SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
+ABOUT = {"model": "tiny", "step": 0, "weights": "EMA", "trained_on": "noise"}
+
+
+def random_model(config, seed=0, **parts):
+    """A model whose every weight is random."""
+    values = np.random.default_rng(seed)
+    shapes = initial.weight_shapes(config)
+    params = jax.tree.map(lambda leaf: 0.2 * values.standard_normal(leaf.shape).astype(np.float32), shapes)
+    return pretrained.Model(config, params, ABOUT, parts)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of models and images."""
+    folder, rng = tmp_path_factory.mktemp("editing"), np.random.default_rng(0)
+    ends = [pretrained.load(str(path)) for path in write_ends(folder)]
+    parts = dict(zip(("codec", "text"), ends))
+    pixels = tiny_config()
+    pixels = dataclasses.replace(pixels, net=dataclasses.replace(pixels.net, num_classes=3, vector_dim=2))
+    longer = dataclasses.replace(pixels, diffusion=dataclasses.replace(pixels.diffusion, schedule="cosine"))
+    bare = tiny_config()
+    models = {
+        "painter": random_model(tiny_latent("vae.safetensors", "clip.safetensors"), **parts),
+        "pixels": random_model(pixels),
+    }
+    models |= {"other": random_model(pixels, 1), "cosine": random_model(longer), "bare": random_model(bare)}
+    for name, model in models.items():
+        pretrained.write(folder / f"{name}.safetensors", model, "float32")
+    Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "photo.png")
+    Image.fromarray(rng.integers(0, 256, (32, 32, 4), np.uint8)).save(folder / "clear.png")
+    Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(folder / "digit.png")
+    for name, side in (("mask", 28), ("photo_mask", 32)):
+        half = np.zeros([side, side], np.uint8)
+        half[:, side // 2 :] = 255
+        Image.fromarray(half).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch, tmp_path, capsys):
+    """Runs `jaxdiff edit MODEL ...` in the folder of models; gives the files that it says it wrote."""
+    monkeypatch.chdir(place)
+
+    def edit(model, *args):
+        cli.main(
+            ["edit", f"{model}.safetensors", *map(str, args), "--out", str(tmp_path / "edited.png"), "--overwrite"]
+        )
+        said = dict(line.split() for line in capsys.readouterr().out.splitlines())
+        assert set(said) >= {"edited", "sheet"}
+        return {what: np.asarray(Image.open(path)) for what, path in said.items() if path.endswith(".png")}
+
+    return edit
+
+
+PAINTED = ("--source", SOURCE, "--prompt", TARGET, "--steps", 3)
+
+
+@pytest.mark.parametrize("method", ["null-text", "negative-prompt", "direct"])
+def test_a_photograph_is_edited_and_its_inversion_kept(run, tmp_path, method):
+    """The kept one gives the same bits, and another prompt needs no photograph."""
+    kept = tmp_path / "kept.safetensors"
+    found = run("painter", "--image", "photo.png", "--method", method, *PAINTED, "--save-inversion", kept)
+    assert found["edited"].shape == (32, 32, 3) and found["sheet"].shape[1] == 4 * 132 + 4
+    again = run("painter", "--method", method, "--prompt", TARGET, "--from-inversion", kept)
+    np.testing.assert_array_equal(again["edited"], found["edited"])
+    other = run("painter", "--method", method, "--prompt", "a small red seven", "--from-inversion", kept)
+    assert (other["edited"] != found["edited"]).any()
+
+
+def test_other_models_and_guidance_are_refused_an_inversion(run, refused, tmp_path):
+    kept = tmp_path / "kept.safetensors"
+    run("painter", "--image", "photo.png", *PAINTED, "--save-inversion", kept)
+    again = ("--prompt", TARGET, "--from-inversion", kept)
+    assert "is an inversion by another model (tiny_latent)" in refused("pixels", "--prompt", 1, *again[2:])
+    assert "made with --guidance, --early, --adam and --rate 7.5, 7.5, 10, 0.01" in refused(
+        "painter", *again, "--guidance", 3
+    )
+    assert "--source is not for --from-inversion" in refused("painter", *again, "--source", SOURCE)
+    kept.write_bytes(kept.read_bytes()[:-10])
+    assert "is no inversion" in refused("painter", *again)
+    assert "is no inversion" in refused("painter", *again[:3], "painter.safetensors")
+
+
+def test_what_is_drawn_is_edited(run):
+    args = ("--method", "p2p", *PAINTED)
+    found = run("painter", *args, "--weigh", "green=2", "--blend", "seven")
+    np.testing.assert_array_equal(
+        run("painter", *args, "--weigh", "green=2", "--blend", "seven")["edited"], found["edited"]
+    )
+    assert (run("painter", *args)["edited"] != found["edited"]).any()
+    assert (run("painter", *args, "--seed", 1)["edited"] != run("painter", *args)["edited"]).any()
+
+
+def test_strength_0_keeps_the_image_and_more_does_not(run, place):
+    digit, args = (
+        np.asarray(Image.open(place / "digit.png")),
+        ("--method", "sdedit", "--image", "digit.png", "--steps", 3),
+    )
+    np.testing.assert_array_equal(run("pixels", *args, "--prompt", 1, "--strength", 0)["edited"], digit)
+    assert (run("pixels", *args, "--prompt", 1, "--strength", 1)["edited"] != digit).any()
+
+
+@pytest.mark.parametrize("model, image, mask, prompt", [
+    ("pixels", "digit", "mask", 1), ("painter", "photo", "photo_mask", TARGET)
+])  # fmt: skip
+def test_what_the_mask_keeps_is_kept_exactly(run, place, model, image, mask, prompt):
+    args = ("--method", "inpaint", "--image", f"{image}.png", "--mask", f"{mask}.png", "--steps", 3, "--rounds", 2)
+    before, after = np.asarray(Image.open(place / f"{image}.png")), run(model, *args, "--prompt", prompt)["edited"]
+    half = before.shape[1] // 2
+    np.testing.assert_array_equal(after[:, :half], before[:, :half])
+    assert (after[:, half:] != before[:, half:]).any()
+
+
+def test_labels_lead_from_one_model_to_another(run):
+    args = ("--image", "digit.png", "--source", 0, "--steps", 4, "--prompt", 1)
+    found = run("pixels", "--method", "ddib", *args, "--to", "other.safetensors")
+    assert (run("pixels", "--method", "ddib", *args)["edited"] != found["edited"]).any()
+    assert run("pixels", "--method", "null-text", *args)["sheet"].shape[0] < 200  # one row: there are no words
+
+
+def test_latents_are_kept_where_all_of_their_pixels_are():
+    known = np.ones([4, 4, 1], bool)
+    known[0, 0] = False
+    assert cells(known, (2, 2, 6))[..., 0].tolist() == [[False, True], [True, True]]
+
+
+LOADED = functools.cache(pretrained.load)  # of models that no test changes
+
+
+@pytest.fixture
+def refused(place, monkeypatch, capsys):
+    """Runs `jaxdiff edit MODEL ...`, which must fail; gives its one line."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(pretrained, "load", LOADED)
+    return lambda model, *args: fails(capsys, "edit", f"{model}.safetensors", *args)
+
+
+PHOTO = ("--image", "photo.png", "--steps", 2)
+MISTAKES = {
+    "as many words": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "a seven", "--words", "replace"), "as many"),
+    "no word in common": (("painter", *PHOTO, "--source", "red", "--prompt", "a blue one"), "no word in common"),
+    "word to weigh": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "purple=2"), "does not hold 'purple'"),
+    "weight": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "green"), "must be WORD=SCALE"),
+    "word to blend": (("painter", *PHOTO, *PAINTED[:4], "--blend", "purple"), "none of them is in"),
+    "share": (("painter", *PHOTO, *PAINTED[:4], "--cross", 2), "must lie in [0, 1]"),
+    "size": (("painter", "--image", "digit.png", *PAINTED), "28x28"),
+    "alpha": (("painter", "--image", "clear.png", *PAINTED), "save it without alpha"),
+    "no image": (("painter", "--image", "painter.safetensors", *PAINTED), "cannot be read"),
+    "missing image": (("painter", *PAINTED), "needs --image"),
+    "image that is not there": (("painter", "--image", "gone.png", *PAINTED), "gone.png"),
+    "other method's flag": (
+        ("painter", *PHOTO, *PAINTED[:4], "--strength", 0.5),
+        "--strength is not for --method null-text",
+    ),
+    "image to p2p": (("painter", *PHOTO, *PAINTED[:4], "--method", "p2p"), "--image is not for --method p2p"),
+    "empty prompt": (("painter", *PHOTO, "--source", SOURCE, "--prompt", " "), "must say something"),
+    "long prompt": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "red " * 40), "is too long"),
+    "label": (("pixels", "--image", "digit.png", "--source", 0, "--prompt", "seven"), "must be one of 0..2"),
+    "words of labels": (
+        ("pixels", "--image", "digit.png", "--source", 0, "--prompt", 1, "--blend", "a"),
+        "--blend needs words",
+    ),
+    "neither": (("bare", "--image", "digit.png", "--source", 0, "--prompt", 1), "draws neither texts nor labels"),
+    "schedules": (
+        (
+            "pixels",
+            "--image",
+            "digit.png",
+            "--source",
+            0,
+            "--prompt",
+            1,
+            "--method",
+            "ddib",
+            "--to",
+            "cosine.safetensors",
+        ),
+        "must have one noise schedule",
+    ),
+    "mask of another size": (
+        ("pixels", "--image", "digit.png", "--prompt", 1, "--method", "inpaint", "--mask", "photo_mask.png"),
+        "32x32",
+    ),
+    "mask of nothing": (
+        ("pixels", "--image", "digit.png", "--prompt", 1, "--method", "inpaint", "--mask", "black.png"),
+        "must be bright where",
+    ),
+    "strength": (
+        ("pixels", "--image", "digit.png", "--prompt", 1, "--method", "sdedit", "--strength", 2),
+        "must lie in [0, 1]",
+    ),
+    "steps": (("painter", "--image", "photo.png", *PAINTED[:4], "--steps", 0), "--steps 0 must be at least 1"),
+    "classifier": (("vae", *PHOTO, *PAINTED[:4]), "is no denoiser"),
+}
+
+
+@pytest.mark.parametrize("args, message", MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_one_line(args, message, place, refused):
+    Image.fromarray(np.zeros([28, 28], np.uint8)).save(place / "black.png")
+    assert message in refused(*args)
+
+
+def test_nothing_is_overwritten(place, refused):
+    (place / "there.png").write_bytes(b"mine")
+    assert "is there already" in refused("painter", *PHOTO, *PAINTED[:4], "--out", "there.png")
+    assert (place / "there.png").read_bytes() == b"mine"
+
+
+def test_every_flag_is_some_method_s():
+    names = {field.name for field in dataclasses.fields(EditFlags)}
+    assert set(OPTIONS) == names - {"prompt", "method", "steps", "out", "overwrite"}
+    assert all(set(methods) <= set(METHODS) for methods, _ in OPTIONS.values())
+    assert not re.search("[A-Z]", "".join(METHODS))
