@@ -29,9 +29,8 @@ from jaxdiff.samplers import State
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "editing.md", ROOT / "docs" / "images"
 WINDOWS = {"cross": 0.2, "own": 1.0}  # shares of the way for which attention is taken over
-FALLING = (20.0, 3.0, 800)  # guidance above and below a level
+FALLING, GENTLE = (20.0, 3.0, 800), (5.0, 2.0, 800)  # guidance above and below a level
 ONE = slice(0, 1)
-DIGITS = captioned.NAMES["label"]
 
 
 class Painter:
@@ -205,18 +204,23 @@ def guided(args):
 def swapped(num, seed=0, of=None):
     """Prompts that differ in the digit's colour, of combinations that both were trained on: (sources, targets, asked)."""
     rng, allowed = np.random.default_rng(seed), {tuple(map(int, one)) for one in captioned.combinations()[0]}
-    colours, found = captioned.NAMES["colour"], []
+    found = []
     while len(found) < num:
         digit, (old, new) = (7, (0, 1)) if of == "red seven" else (int(rng.integers(10)), rng.permutation(7)[:2])
         back, size, place = (int(rng.integers(n)) for n in (7, 2, 5))
         if back in (old, new) or not {(digit, int(old), back), (digit, int(new), back)} <= allowed:
             continue
-        where = captioned.NAMES["place"][place]
-        where = where if where.startswith("in") else f"in the {where}"
-        rest = f"{DIGITS[digit]} {where} on a {colours[back]} background"
-        pair = [f"a {captioned.NAMES['size'][size]} {colours[colour]} {rest}" for colour in (old, new)]
+        shows = {"label": digit, "background": back, "size": size, "place": place}
+        pair = [described(shows | {"colour": colour}) for colour in (old, new)]
         found.append((*pair, (digit, int(old), int(new), back)))
     return tuple(zip(*found))
+
+
+def described(example):
+    """All that there is to say of an image."""
+    said = {name: names[example[name]] for name, names in captioned.NAMES.items()}
+    where = said["place"] if said["place"].startswith("in") else f"in the {said['place']}"
+    return f"a {said['size']} {said['colour']} {said['label']} {where} on a {said['background']} background"
 
 
 def edits(words, sources, targets, **windows):
@@ -297,27 +301,28 @@ def rows_of(tree, rows):
 def real(args):
     """The same on held-out images, through null-text inversion."""
     painter, judged, lines = Painter(), Judged(), list(HEAD)
-    levels, rng, colours = timesteps.grid(1000, 50), np.random.default_rng(0), captioned.NAMES["colour"]
+    levels, rng = timesteps.grid(1000, 50), np.random.default_rng(0)
     allowed = {tuple(map(int, one)) for one in captioned.combinations()[0]}
     examples, x = held_out("captioned:test", args.real)
-    sources, targets, asked = [one["caption"] for one in examples], [], []
+    targets, asked = [], []
     for one in examples:
         digit, old, back = one["label"], one["colour"], one["background"]
-        new = rng.choice([c for c in range(7) if c not in (old, back) and (digit, c, back) in allowed])
-        targets.append(" ".join(colours[new] if word == colours[old] else word for word in one["caption"].split()))
-        asked.append((digit, old, int(new), back))
-    z, told, target = painter.encode(x), painter.guided(sources), Cond(context=painter.reads(targets))
+        new = int(rng.choice([c for c in range(7) if c not in (old, back) and (digit, c, back) in allowed]))
+        targets.append(described(one | {"colour": new}))
+        asked.append((digit, old, new, back))
+    sources, z = [described(one) for one in examples], painter.encode(x)
+    told, target = painter.guided(sources), Cond(context=painter.reads(targets))
     edit = edits(painter.words, sources, targets, **WINDOWS)
-    path = editing.invert(painter.denoise, painter.schedule, levels, z, told.cond, refine=3)
-    parts = args.real // 25
-    for name, scale in (("7.5", 7.5), ("20 above level 800, then 3", guidance.stepped(*FALLING))):
+    path = editing.invert(painter.denoise, painter.schedule, levels, z, told.cond)
+    parts, gentle = args.real // 25, guidance.stepped(*GENTLE)
+    for name, scale in (("7.5", 7.5), ("5 above level 800, then 2", gentle)):
         search = searched(painter, levels, path, told, scale, parts)
         for how, nulls in (("null-text", search), ("negative-prompt", editing.negative_prompt(levels, told))):
             z = in_parts(painter, levels, path[0], told, target, scale, edit, parts, nulls=nulls)
             pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, parts)]))
             lines.append(row(f"{how}, guidance {name}", judged(pictures, asked)))
             print(lines[-1], flush=True)
-            if args.write and how == "null-text":
+            if args.write and how == "null-text" and scale is gentle:
                 rows = np.concatenate([images.to_uint8(x[:16]), pictures[:16], pictures[args.real : args.real + 16]])
                 images.sheet(rows, 16, ["held out", "reconstruction", "edited"]).save(PICTURES / "editing_real.png")
     return "\n".join(lines) + "\n"

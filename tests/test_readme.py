@@ -95,6 +95,7 @@ CLASSES = {"out_channels": 10}
 TINY = {
     "digits": tiny("digits"),
     "digits_conditional": tiny("digits_conditional", net={"num_classes": 10}, diffusion={"drop": 0.1}),
+    "outlined": tiny("outlined", net={"num_classes": 10}, diffusion={"drop": 0.1}),
     "digits_classifier": tiny("digits_classifier", net=CLASSES, diffusion={"objective": "classification"}),
     "digits_judge": tiny("digits_judge", net=CLASSES, diffusion={"objective": "classification", "levels": "clean"}),
     "folder_small": tiny("folder_small", (32, 32, 3), source="folder:photos"),
@@ -104,12 +105,14 @@ TINY = {
     "captioned_latent": tiny_latent("captioned_vae", "captioned_clip"),
 }
 TINY |= {name: dataclasses.replace(small, name=name) for name, small in TINY.items()}
-SHIPPED = {name: name for name in ("digits_classifier", "digits_judge", "captioned_vae", "captioned_clip")}
+SHIPPED = {name: name for name in ("outlined", "digits_classifier", "digits_judge", "captioned_vae", "captioned_clip")}
 SHIPPED |= {"digits": "digits_conditional", "captioned": "captioned_latent"}
+WORDS = "a small large red green blue white seven two on a blue background"  # that fit into 24 tokens
 SMALLER = {"--train.steps": 375, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
 FEW = {  # what is added where it is not said
     "sample": {"--num": "16", "--batch-size": "16", "--steps": "2"},
     "eval": {"--num": "16", "--batch-size": "16"},
+    "edit": {"--steps": "2"},
 }
 
 
@@ -133,7 +136,7 @@ def tiny_models(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
     about, made = {"step": 0, "weights": "EMA", "trained_on": "digits"}, {}
     for name, of in SHIPPED.items():
-        words = tokenizer.train(["a red seven"], 600, 24) if name == "captioned_clip" else None
+        words = tokenizer.train([WORDS], 600, 24) if name == "captioned_clip" else None
         made[name] = pretrained.Model(TINY[of], initial.new_state(TINY[of]).params, about, {}, words)
     ends = {"codec": made["captioned_vae"], "text": pretrained.text_of(made["captioned_clip"])}
     made["captioned"] = made["captioned"]._replace(parts=ends)
@@ -165,6 +168,7 @@ def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models):
                 text = f"from jaxdiff import config\nget_config = lambda: config.from_json({config.to_json(small)!r})\n"
                 Path(f"{name}.py").write_text(text)
             make_photos(Path("photos"))
+            make_pictures(Path())
             for words in commands(block.body):
                 if Path(words[0]).name == "jaxdiff":
                     cli.main(smaller(words[1:]))
@@ -176,6 +180,13 @@ def make_photos(directory: Path) -> None:
     directory.mkdir(exist_ok=True)
     for i in range(3):
         Image.new("RGB", (50, 40), (80 * i, 0, 0)).save(directory / f"{i}.png")
+
+
+def make_pictures(directory: Path) -> None:
+    """What the lines of `jaxdiff edit` edit."""
+    Image.new("RGB", (32, 32), "blue").save(directory / "in.png")
+    for name, mode in (("seven", "L"), ("hole", "L")):
+        Image.linear_gradient(mode).resize((28, 28)).save(directory / f"{name}.png")
 
 
 @pytest.mark.parametrize("path", FILES, ids=id_of)

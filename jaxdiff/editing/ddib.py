@@ -26,7 +26,7 @@ def bridge(
       denoise_a: of the model whose data is given.
       denoise_b: of the model into whose data it is translated.
       schedule: the noise schedule of both.
-      timesteps: levels, falling.
+      timesteps: levels, falling. Better down to T / 100 than to 0: the last step to clean data cannot be undone.
       x0: data of the first at the last level, float32 [B, ...].
       cond_a: conditions of the first.
       cond_b: conditions of the second.
