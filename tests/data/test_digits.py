@@ -90,3 +90,13 @@ def test_several_processes_may_prepare_them_at_once(tmp_path):
     environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path)}
     processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
+
+
+def test_outlined_ones_are_the_same_digits_in_another_style():
+    """Dark where light and dark meet, and nowhere else."""
+    plain, outlined = (data.load(f"{source}:test") for source in ("digits", "outlined"))
+    (images, labels), (lines, same) = arrays(plain), arrays(outlined)
+    np.testing.assert_array_equal(labels, same)
+    flat = np.stack([np.roll(images, shift, axis) == images for axis in (1, 2) for shift in (-1, 1)]).all(0)
+    assert (lines[flat] == 255).all() and (lines[images == 255] == 255).all() and (lines < 64).mean() > 0.02
+    assert plain.identity != outlined.identity

@@ -10,7 +10,7 @@ import pytest
 import jaxdiff
 from jaxdiff import editing, samplers, schedules, testing, timesteps
 from jaxdiff.denoise import denoiser
-from jaxdiff.process import target_for
+from jaxdiff.process import predict_from, target_for
 from jaxdiff.samplers import base
 from jaxdiff.types import Aux
 
@@ -52,6 +52,16 @@ def test_each_round_brings_it_nearer():
     errors = [missed(50, refine) for refine in (0, 1, 3, 10)]
     assert all(near < far / 1.5 for far, near in itertools.pairwise(errors)), errors
     assert missed(50, 100) < 1e-5
+
+
+def test_rounds_never_lead_away():
+    """A step that triples what it is given: plain rounds would miss by twice as much each time, damped ones by half."""
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = SCHEDULE(450), SCHEDULE(500)
+    slope = (3 - alpha_s / alpha_t) / (sigma_s - alpha_s * sigma_t / alpha_t)
+    denoise = lambda x_t, t, cond: predict_from("eps", SCHEDULE, slope * x_t, x_t, t)
+    paths = [editing.invert(denoise, SCHEDULE, [500, 450], X0, refine=refine) for refine in (0, 1, 2, 4, 8, 16)]
+    misses = [float(np.abs(3 * path[0] - X0).max()) for path in paths]
+    assert misses[-1] < 1e-2 * misses[0] and misses[-1] < misses[-2] < misses[-3] < misses[0], misses
 
 
 def of_kind(kind, schedule):

@@ -1,0 +1,78 @@
+"""Images redrawn from their inversion, and where words looked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import Cond, Guided, Prediction, editing, pretrained, schedules, timesteps
+from jaxdiff.process import predict_from
+from jaxdiff.samplers import base
+from jaxdiff.types import Aux
+
+SCHEDULE = schedules.cosine(1000)
+LEVELS = timesteps.grid(1000, 20)
+X0 = jax.random.normal(jax.random.key(0), [4, 2])
+WORDS = pretrained.load("captioned").reads.tokenizer
+
+
+def told(context, by="context"):
+    """A toy's prompt, in the leaf that it reads."""
+    return Cond(context=context[:, None]) if by == "context" else Cond(label=context)
+
+
+def denoise_by(by):
+    """x0 is half of what is told and half of what is seen."""
+
+    def denoise(x_t, t, cond):
+        said = cond.context[:, 0] if by == "context" else cond.label
+        return predict_from("x0", SCHEDULE, (said + x_t) / 2, x_t, t)
+
+    return denoise
+
+
+@pytest.mark.parametrize("by", ["context", "label"])
+def test_the_source_comes_back_by_its_nulls_and_the_edited_goes_elsewhere(by):
+    denoise, guided = denoise_by(by), Guided(told(X0, by), told(0 * X0, by))
+    path = editing.invert(denoise, SCHEDULE, LEVELS, X0, guided.cond)
+    search = editing.published(20, most=200, rate=0.05)._replace(enough=jnp.full(20, 1e-9))
+    nulls = editing.null_text(denoise, SCHEDULE, LEVELS, path, guided, 3.0, search, of=by)
+    args = denoise, SCHEDULE, LEVELS, path[0], guided
+    both, _ = editing.redraw(*args, told(-X0, by), 3.0, nulls=nulls, of=by)
+    np.testing.assert_allclose(both[:4], X0, atol=0.02)
+    assert np.abs(both[4:] - X0).mean() > 0.5
+    plain, _ = editing.redraw(*args, told(-X0, by), 3.0)
+    assert np.abs(plain[:4] - X0).max() > 0.1
+    same, _ = editing.redraw(*args, guided.cond, 3.0, nulls=nulls, of=by)
+    np.testing.assert_allclose(same[4:], same[:4], atol=1e-6)
+
+
+def test_another_prompt_and_scale_compile_nothing():
+    denoise, guided = jax.tree_util.Partial(denoise_by("context")), Guided(told(X0), told(0 * X0))
+    run = lambda target, scale: editing.redraw(denoise, SCHEDULE, LEVELS, X0, guided, told(target), scale)
+    run(-X0, 2.0)
+    before = base._sample._cache_size()
+    run(X0 + 1, 7.5)
+    assert base._sample._cache_size() == before
+
+
+def test_maps_are_averaged_over_sites_of_a_size():
+    maps = {"a": jnp.full([1, 4, 3], 0.2), "b": jnp.full([1, 4, 3], 0.4), "c": jnp.full([1, 16, 3], 0.5)}
+    collect = lambda size: editing.collect_maps(size)(None, Prediction(None, None, Aux(maps=maps)))
+    np.testing.assert_allclose(collect(2), np.full([1, 4, 3], 0.3))
+    np.testing.assert_allclose(collect(None), maps["c"])
+    with pytest.raises(ValueError, match="no attention maps of side 3: one of"):
+        collect(3)
+    assert editing.collect_maps(2) is editing.collect_maps(2)
+
+
+def test_a_word_of_several_tokens_looked_where_any_of_them_did():
+    prompt = "a photo of seventyfive on red"
+    tokens = len(WORDS.words("seventyfive"))
+    maps = np.zeros([5, 4, 24], np.float32)
+    maps[:, 2, WORDS.places(prompt, "seventyfive")] = 0.1
+    maps[:, 1, WORDS.places(prompt, "red")] = 0.05
+    looked = editing.by_word(maps, WORDS, prompt)
+    assert tokens > 1 and list(looked) == prompt.split()
+    np.testing.assert_allclose(looked["seventyfive"], [[0, 0], [1, 0]], atol=1e-6)
+    np.testing.assert_allclose(looked["red"], [[0, 0.5 / tokens], [0, 0]], atol=1e-6)
