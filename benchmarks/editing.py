@@ -314,17 +314,26 @@ def real(args):
     told, target = painter.guided(sources), Cond(context=painter.reads(targets))
     edit = edits(painter.words, sources, targets, **WINDOWS)
     path = editing.invert(painter.denoise, painter.schedule, levels, z, told.cond)
-    parts, gentle = args.real // 25, guidance.stepped(*GENTLE)
-    for name, scale in (("7.5", 7.5), ("5 above level 800, then 2", gentle)):
-        search = searched(painter, levels, path, told, scale, parts)
-        for how, nulls in (("null-text", search), ("negative-prompt", editing.negative_prompt(levels, told))):
-            z = in_parts(painter, levels, path[0], told, target, scale, edit, parts, nulls=nulls)
-            pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, parts)]))
-            lines.append(row(f"{how}, guidance {name}", judged(pictures, asked)))
-            print(lines[-1], flush=True)
-            if args.write and how == "null-text" and scale is gentle:
-                rows = np.concatenate([images.to_uint8(x[:16]), pictures[:16], pictures[args.real : args.real + 16]])
-                images.sheet(rows, 16, ["held out", "reconstruction", "edited"]).save(PICTURES / "editing_real.png")
+    parts, gentle, negative = args.real // 25, guidance.stepped(*GENTLE), editing.negative_prompt(levels, told)
+    from_source = Guided(told.cond, told.cond)
+    cases = {
+        "negative-prompt, guidance 7.5": (7.5, lambda scale: negative),
+        "negative-prompt, guidance 5 above level 800, then 2": (gentle, lambda scale: negative),
+        "null-text, the same guidance": (gentle, lambda scale: searched(painter, levels, path, told, scale, parts)),
+        "null-text that begins at the source's prompt, the same": (
+            gentle,
+            lambda scale: searched(painter, levels, path, from_source, scale, parts),
+        ),
+    }
+    for name, (scale, nulls) in cases.items():
+        z = in_parts(painter, levels, path[0], told, target, scale, edit, parts, nulls=nulls(scale))
+        pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, parts)]))
+        quality = np.asarray(psnr(x, to_unit_range(pictures[: args.real]))).mean()
+        lines.append(row(f"{name} (reconstruction {quality:.1f} dB)", judged(pictures, asked)))
+        print(lines[-1], flush=True)
+    if args.write:
+        rows = np.concatenate([images.to_uint8(x[:16]), pictures[:16], pictures[args.real : args.real + 16]])
+        images.sheet(rows, 16, ["held out", "reconstruction", "edited"]).save(PICTURES / "editing_real.png")
     return "\n".join(lines) + "\n"
 
 
@@ -453,7 +462,7 @@ SECTIONS = {"inversion": inversion, "guided": guided, "words": words, "real": re
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=48, help="images that are inverted")
-    parser.add_argument("--real", type=int, default=50, help="real images that are edited, a multiple of 25")
+    parser.add_argument("--real", type=int, default=100, help="real images that are edited, a multiple of 25")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
     parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
     args = parser.parse_args()

@@ -94,6 +94,7 @@ def test_other_models_and_guidance_are_refused_an_inversion(run, refused, tmp_pa
         "painter", *again, "--guidance", 3
     )
     assert "--source is not for --from-inversion" in refused("painter", *again, "--source", SOURCE)
+    assert "--steps is not for --from-inversion" in refused("painter", *again, "--steps", 5)
     kept.write_bytes(kept.read_bytes()[:-10])
     assert "is no inversion" in refused("painter", *again)
     assert "is no inversion" in refused("painter", *again[:3], "painter.safetensors")
@@ -159,7 +160,7 @@ MISTAKES = {
     "no word in common": (("painter", *PHOTO, "--source", "red", "--prompt", "a blue one"), "no word in common"),
     "word to weigh": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "purple=2"), "does not hold 'purple'"),
     "weight": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "green"), "must be WORD=SCALE"),
-    "word to blend": (("painter", *PHOTO, *PAINTED[:4], "--blend", "purple"), "none of them is in"),
+    "word to blend": (("painter", *PHOTO, *PAINTED[:4], "--blend", "purple"), "--blend purple is in neither"),
     "share": (("painter", *PHOTO, *PAINTED[:4], "--cross", 2), "must lie in [0, 1]"),
     "size": (("painter", "--image", "digit.png", *PAINTED), "28x28"),
     "alpha": (("painter", "--image", "clear.png", *PAINTED), "save it without alpha"),
@@ -173,6 +174,7 @@ MISTAKES = {
     "image to p2p": (("painter", *PHOTO, *PAINTED[:4], "--method", "p2p"), "--image is not for --method p2p"),
     "empty prompt": (("painter", *PHOTO, "--source", SOURCE, "--prompt", " "), "must say something"),
     "long prompt": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "red " * 40), "is too long"),
+    "p2p of labels": (("pixels", "--source", 0, "--prompt", 1, "--method", "p2p"), "--method p2p needs words"),
     "label": (("pixels", "--image", "digit.png", "--source", 0, "--prompt", "seven"), "must be one of 0..2"),
     "words of labels": (
         ("pixels", "--image", "digit.png", "--source", 0, "--prompt", 1, "--blend", "a"),

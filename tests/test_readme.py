@@ -124,7 +124,7 @@ def smaller(arguments: list[str]) -> list[str]:
     for flag in set(words) & set(SMALLER):
         value = words.index(flag) + 1
         words[value] = str(max(2, int(words[value]) // SMALLER[flag]))
-    few = dict(FEW.get(command, {}))
+    few = dict(FEW.get(command, {}) if "--from-inversion" not in words else {})
     if command == "eval" and "--metrics" in words:
         few["--steps" if "nll" in words else "--sample.steps"] = "2"
     return [command, *words, *(word for flag, n in few.items() if flag not in words for word in (flag, n))]

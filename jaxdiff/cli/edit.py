@@ -1,5 +1,6 @@
 """`jaxdiff edit`."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -64,14 +65,15 @@ class EditFlags:
         ddib translates it through the noise to another prompt, or another model.
       image: the image, a PNG, JPEG or WebP file of the model's size.
       source: what it shows now.
-      steps: from noise to image.
+      steps: from noise to image; by default 50.
       guidance: its scale; by default 7.5 for real images, the model's own elsewhere.
-      early: its scale in the first fifth of the way, where shape is settled; by default the same, but 20 for p2p.
+      early: its scale in the first fifth of the way, where shape is settled; by default the same, but 20 for p2p
+        where --guidance is not given.
       words: replace (a word for a word), refine (words added, left out or changed), or auto: replace where both prompts
         have as many.
       cross: share of the way for which words look where they looked in the source, in [0, 1].
       own: share of the way for which pixels look where they looked in the source, in [0, 1].
-      weigh: WORD=SCALE, words of the prompt that shall count more (above 1) or less.
+      weigh: WORD=SCALE, words of the prompt that shall count more (above 1) or less, for 0.8 of the way or --cross.
       blend: words of both prompts where alone the image may change.
       refine: rounds of refinement in each step of the inversion.
       adam: steps of Adam in each step of null-text inversion.
@@ -91,7 +93,7 @@ class EditFlags:
     method: Literal["null-text", "negative-prompt", "direct", "p2p", "sdedit", "inpaint", "ddib"] = "null-text"
     image: Path | None = None
     source: str | None = None
-    steps: int = 50
+    steps: int | None = None
     guidance: float | None = None
     early: float | None = None
     words: Literal["auto", "replace", "refine"] | None = None
@@ -139,19 +141,26 @@ def complete(flags: EditFlags, model: Model) -> EditFlags:
         methods, _ = OPTIONS[name]
         if flags.method not in methods:
             raise ValueError(f"{FLAGS[name]} is not for --method {flags.method}, but for {', '.join(methods)}")
+    wordy = sorted(typed & {"words", "cross", "own", "weigh", "blend"})
+    if model.reads is None and (wordy or flags.method == "p2p"):
+        what = FLAGS[wordy[0]] if wordy else "--method p2p"
+        raise ValueError(f"{what} needs words, and {model.config.name} draws none")
     needed = {name for name in ("image", "source", "mask") if flags.method in OPTIONS[name][0]}
     if flags.from_inversion is not None:
-        again = sorted(typed & {"image", "source", "refine", "save_inversion"})
+        again = sorted(typed & {"image", "source", "refine", "save_inversion"} | {"steps"} & {flags.steps and "steps"})
         if again:
-            raise ValueError(f"{FLAGS[again[0]]} is not for --from-inversion, which has it already")
+            raise ValueError(f"--{again[0].replace('_', '-')} is not for --from-inversion, which has it already")
         needed -= {"image", "source"}
     missing = sorted(needed - typed)
     if missing:
         raise ValueError(f"--method {flags.method} needs {' and '.join(FLAGS[name] for name in missing)}")
     scale = 7.5 if flags.method in REAL else model.config.sample.guidance
     defaults = {name: default for name, (_, default) in OPTIONS.items()} | {"guidance": scale}
-    defaults["early"] = 20.0 if flags.method == "p2p" and flags.guidance is None else flags.guidance or scale
+    defaults["early"] = scale if flags.guidance is None else flags.guidance
+    if flags.method == "p2p" and flags.guidance is None:
+        defaults["early"] = 20.0
     flags = dataclasses.replace(flags, **{name: defaults[name] for name in OPTIONS if name not in typed})
+    flags = dataclasses.replace(flags, steps=50 if flags.steps is None else flags.steps)
     for name, low in (("steps", 1), ("refine", 0), ("adam", 1), ("rounds", 1)):
         if getattr(flags, name) < low:
             raise ValueError(f"--{name} {getattr(flags, name)} must be at least {low}")
@@ -235,7 +244,9 @@ def leaf_of(model: Model) -> str:
 
 
 def scale_of(model: Model, flags: EditFlags):
-    """Guidance as a function of the level."""
+    """Guidance: a number, or a function of the level."""
+    if flags.early == flags.guidance:
+        return flags.guidance
     return guidance.stepped(flags.early, flags.guidance, EARLY * model.config.diffusion.num_steps)
 
 
@@ -267,9 +278,6 @@ def attention_edit(model: Model, flags: EditFlags, source: str) -> AttentionEdit
       ValueError: prompts that cannot be aligned, or a word that is not there; one line.
     """
     if model.reads is None:
-        given = [name for name in ("weigh", "blend") if getattr(flags, name)]
-        if given:
-            raise ValueError(f"--{given[0]} needs words, and {model.config.name} draws labels")
         return None
     words = model.reads.tokenizer
     how = flags.words
@@ -277,32 +285,45 @@ def attention_edit(model: Model, flags: EditFlags, source: str) -> AttentionEdit
         how = "replace" if len(source.split()) == len(flags.prompt.split()) else "refine"
     make = {"replace": editing.replace, "refine": editing.refine}[how]
     num_steps = model.config.diffusion.num_steps
-    found = make(words, source, flags.prompt, cross=flags.cross, own=flags.own, num_steps=num_steps)
-    for one in flags.weigh:
-        word, _, scale = one.partition("=")
-        try:
-            found = editing.reweight(words, found, flags.prompt, word, float(scale))
-        except ValueError as error:
-            said = "must be WORD=SCALE, such as red=2" if "could not convert" in str(error) else error
-            raise ValueError(f"--weigh {one}: {said}") from None
+    weights = dict(weight_of(one) for one in flags.weigh)
+    longer = dict.fromkeys(weights, max(flags.cross, 0.8))  # a word has its weight while its window is open
+    found = make(words, source, flags.prompt, cross=flags.cross, own=flags.own, words=longer, num_steps=num_steps)
+    for word, scale in weights.items():
+        found = editing.reweight(words, found, flags.prompt, word, scale)
     return editing.pairs(found, 1)
+
+
+def weight_of(text: str) -> tuple[str, float]:
+    """WORD=SCALE taken apart.
+
+    Raises:
+      ValueError: it is not that.
+    """
+    word, _, scale = text.partition("=")
+    try:
+        return word, float(scale)
+    except ValueError:
+        raise ValueError(f"--weigh {text} must be WORD=SCALE, such as red=2") from None
 
 
 def looked_for(model: Model, flags: EditFlags, source: str) -> np.ndarray | None:
     """The tokens of --blend in the source and in the prompt, 1 or 0, [2, L]; None where there are none.
 
     Raises:
-      ValueError: one of the prompts has none of those words.
+      ValueError: a word that is in neither prompt.
     """
     if not flags.blend:
         return None
     words = model.reads.tokenizer
     found = np.zeros([2, words.length], np.float32)
-    for row, prompt in zip(found, (source, flags.prompt)):
-        places = [place for word in flags.blend if word in prompt.split() for place in words.places(prompt, word)]
-        if not places:
-            raise ValueError(f"--blend {' '.join(flags.blend)}: none of them is in {prompt!r}")
-        row[places] = 1
+    for word in flags.blend:
+        there = []
+        for row, prompt in zip(found, (source, flags.prompt)):
+            with contextlib.suppress(ValueError):  # it may be in one of them alone
+                there += words.places(prompt, word)
+                row[words.places(prompt, word)] = 1
+        if not there:
+            raise ValueError(f"--blend {word} is in neither {source!r} nor {flags.prompt!r}")
     return found
 
 
@@ -380,6 +401,7 @@ def by_inversion(model: Model, flags: EditFlags, tick):
         found = invert(model, flags, plan, image)
     else:
         found = inversions.load(flags.from_inversion, model)
+        flags = dataclasses.replace(flags, steps=len(found.levels) - 1)
         plan = planned(model, flags, found.source)
     tick(flags.steps)
     found = with_nulls(model, flags, plan, found, tick)
@@ -422,7 +444,7 @@ def anew(model: Model, flags: EditFlags, tick):
     tick(flags.steps)
     key = jax.random.key(flags.seed)
     x = editing.sdedit(key, sampler, denoise, schedule, levels, x0, told(model, flags.prompt))
-    (after,) = to_images(model, x)
+    (after,) = to_images(model, x) if len(levels) > 1 else [image]  # what is not noised is not decoded, either
     tick(2 * flags.steps)
     if known is None:
         return [("input", image), *shown_edit(image, after)]
@@ -439,7 +461,10 @@ def cells(known: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 def bridged(model: Model, flags: EditFlags, tick):
     """ddib."""
     other = model if flags.to is None else pretrained.load(flags.to)
-    if (model.config.shape, model.config.diffusion.schedule) != (other.config.shape, other.config.diffusion.schedule):
+    other.denoiser()  # raises where it is none
+    tables = [one.config.diffusion.make_schedule().alphas_cumprod for one in (model, other)]
+    shapes = {(one.config.shape, one.config.data.image_shape) for one in (model, other)}
+    if len(shapes) > 1 or not np.array_equal(*tables):
         raise ValueError(
             f"{model.config.name} and {other.config.name} must have one noise schedule and images of one size to be bridged"
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.tree_util import Partial
 
-from jaxdiff.editing.maps import at_size
+from jaxdiff.editing.maps import at_size, sides
 from jaxdiff.samplers import Sampler, State
 from jaxdiff.types import Array, Static
 
@@ -37,7 +37,7 @@ def local_blend(
       sampler: any; the denoiser must collect attention maps, so that there is a `Cond.attention_edit`.
       words: the tokens that are looked for, 1 or 0, float [B, L]; those of a source in its own row.
       source: how many rows further the source is, int [B], as in `AttentionEdit`.
-      size: side of the maps that are averaged.
+      size: longer side of the maps that are averaged.
       threshold: share of the highest value. Traced.
       start: steps before the blend begins. Traced.
 
@@ -50,22 +50,23 @@ def local_blend(
 
 def _init(init, look, size, x):
     inner = init(x)
-    return State(inner.x, (inner.memory, jnp.int32(0), jnp.zeros([x.shape[0], size.value**2, look.words.shape[1]])))
+    maps = jnp.zeros([x.shape[0], *sides(x.shape[1:3], size.value), look.words.shape[1]])
+    return State(inner.x, (inner.memory, jnp.int32(0), maps))
 
 
 def _step(step, look, size, keys, denoise, schedule, state, t, s, cond):
     memory, i, maps = state.memory
     after, said = step(keys, denoise, schedule, State(state.x, memory), t, s, cond)
-    maps = maps + at_size(said.aux.maps, size.value)
-    mask = where(maps, look, size.value, after.x.shape[1:3])
+    maps = maps + at_size(said.aux.maps, state.x.shape[1:3], size.value)
+    mask = where(maps, look, after.x.shape[1:3])
     there = after.x[jnp.arange(after.x.shape[0]) + look.source]
     blended = there + mask * (after.x - there)
     return State(jnp.where(i >= look.start, blended, after.x), (after.memory, i + 1, maps)), said
 
 
-def where(maps: Array, look: Look, size: int, shape: tuple[int, int]) -> Array:
+def where(maps: Array, look: Look, shape: tuple[int, int]) -> Array:
     """Where the words of a row or of its source look, 1 or 0, [B, H, W, 1]."""
-    heat = jnp.einsum("bql,bl->bq", maps, look.words).reshape(-1, size, size, 1)
+    heat = jnp.einsum("bhwl,bl->bhw", maps, look.words)[..., None]
     heat = jax.image.resize(nn.max_pool(heat, (3, 3), padding="SAME"), (heat.shape[0], *shape, 1), "nearest")
     mask = heat > look.threshold * heat.max((1, 2, 3), keepdims=True)
     return (mask | mask[jnp.arange(mask.shape[0]) + look.source]).astype(jnp.float32)

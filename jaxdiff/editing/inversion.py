@@ -70,9 +70,7 @@ def _step(refine, keys, denoise, schedule, state, s, t, cond):
     def closer(_, found):
         x_t, best = found
         missed = x_s - ddim().step(None, denoise, schedule, State(x_t), t, s, cond)[0].x
-        near = Near(
-            x_t, missed, jnp.square(missed).reshape(missed.shape[0], -1).sum(1), jnp.minimum(1.0, 2 * best.damping)
-        )
+        near = Near(x_t, missed, jnp.square(missed).reshape(missed.shape[0], -1).sum(1), best.damping)
         far = best._replace(damping=best.damping / 2)
         best = jax.tree.map(lambda a, b: jnp.where(rows(near.distance < best.distance, a), a, b), near, far)
         return best.x + rows(best.damping, x_t) * best.missed / (alpha_t * alpha_s + sigma_t * sigma_s), best

@@ -10,47 +10,60 @@ from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Array
 
 
-def at_size(maps: dict | None, size: int | None) -> Array:
-    """The maps of a size, averaged over sites, [B, Q, L]; None is the largest size that there is.
+def sides(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Height and width of a map of images of that shape, the longer one being `size`."""
+    return shape[0] * size // max(shape), shape[1] * size // max(shape)
+
+
+def at_size(maps: dict | None, shape: tuple[int, int], size: int | None) -> Array:
+    """The maps of a size, averaged over sites, [B, h, w, L].
+
+    Args:
+      maps: of `Aux`, by site, [B, Q, L] each.
+      shape: height and width of what is drawn.
+      size: longer side of the maps; None is the largest that there is.
 
     Raises:
       ValueError: there is none.
     """
-    sides = {round(one.shape[1] ** 0.5) for one in (maps or {}).values()}
-    size = max(sides, default=None) if size is None else size
-    if size not in sides:
+    found = {}
+    for one in (maps or {}).values():
+        longer = round(max(shape) * (one.shape[1] / (shape[0] * shape[1])) ** 0.5)
+        found.setdefault(longer, []).append(one.reshape(one.shape[0], *sides(shape, longer), -1))
+    size = max(found, default=None) if size is None else size
+    if size not in found:
         there = (
-            f"one of {sorted(sides)}" if sides else "the denoiser collects maps where there is a Cond.attention_edit"
+            f"one of {sorted(found)}" if found else "the denoiser collects maps where there is a Cond.attention_edit"
         )
         raise ValueError(f"no attention maps of side {size}: {there}")
-    found = [one for one in maps.values() if one.shape[1] == size**2]
-    return sum(found) / len(found)
+    return sum(found[size]) / len(found[size])
 
 
 @functools.cache
 def collect_maps(size: int | None = None) -> Callable:
-    """What `sample` takes as `collect`, to give the cross-attention of each step, float32 [N, B, size^2, L].
+    """What `sample` takes as `collect`, to give the cross-attention of each step, float32 [N, B, h, w, L].
 
     Args:
-      size: side of the maps that are averaged; None is the largest.
+      size: longer side of the maps that are averaged; None is the largest.
 
     Returns:
       (State, Prediction) -> maps; the same function for the same size, so that nothing compiles anew. It raises ValueError
       where there are none: maps are there where a `Cond.attention_edit` is, `no_edit` at least.
     """
-    return lambda state, prediction: at_size(prediction.aux.maps, size)
+    return lambda state, prediction: at_size(prediction.aux.maps, state.x.shape[1:3], size)
 
 
 def by_word(maps: Array, tokenizer: Tokenizer, prompt: str) -> dict[str, np.ndarray]:
     """Where each word of a prompt looked, on average over the steps.
 
     Args:
-      maps: of one example, from `collect_maps`, [N, Q, L].
+      maps: of one example, from `collect_maps`, [N, h, w, L].
       tokenizer: that the network's texts are read with.
       prompt: of that example.
 
     Returns:
-      For each word float32 [side, side]: 1 where it looked most, of all places and words. Words beyond the cut are missing.
+      For each word float32 [h, w]: 1 where it looked most, of all places and words. Words beyond the cut are
+      missing, and one that is there twice looked where either did.
 
     Example::
 
@@ -58,20 +71,19 @@ def by_word(maps: Array, tokenizer: Tokenizer, prompt: str) -> dict[str, np.ndar
         >>> from jaxdiff import editing
         >>> from jaxdiff.text import tokenizer
         >>> words = tokenizer.train(["a red seven"], size=600, length=6)
-        >>> maps = np.zeros([10, 16, 6])
-        >>> maps[:, 5, 2] = 0.5  # the second row's second place at the token of "red", after the start and "a"
+        >>> maps = np.zeros([10, 4, 4, 6])
+        >>> maps[:, 1, 1, 2] = 0.5  # the second row's second place at the token of "red", after the start and "a"
         >>> looked = editing.by_word(maps, words, "a red seven")
         >>> list(looked), np.argwhere(looked["red"]).tolist()
         (['a', 'red', 'seven'], [[1, 1]])
     """
     heat = np.asarray(maps, np.float32).mean(0)
-    side = round(len(heat) ** 0.5)
     found, at = {}, 1  # after the start token
     for word in prompt.split():
         places = [place for place in range(at, at + len(tokenizer.words(word))) if place < tokenizer.length - 1]
         at += len(tokenizer.words(word))
         if places:
-            found[word] = heat[:, places].sum(1).reshape(side, side)
+            found[word] = found.get(word, 0) + heat[..., places].sum(-1)
     highest = max((one.max() for one in found.values()), default=1.0)
     return {word: one / max(highest, 1e-12) for word, one in found.items()}
 

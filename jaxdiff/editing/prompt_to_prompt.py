@@ -81,7 +81,7 @@ def replace(tokenizer: Tokenizer, source: str, target: str, **windows) -> Attent
       One row, for a source one row before; `pairs` makes more of it.
 
     Raises:
-      ValueError: another number of words.
+      ValueError: another number of words, or more than are read.
 
     Example::
 
@@ -92,6 +92,7 @@ def replace(tokenizer: Tokenizer, source: str, target: str, **windows) -> Attent
         >>> edit.mapper.shape, float(edit.cross[0, 2])  # until the last fifth of 1000 levels
         ((1, 6, 6), 200.0)
     """
+    _check_length(tokenizer, source, target)
     old, new = source.split(), target.split()
     if len(old) != len(new):
         raise ValueError(
@@ -101,11 +102,11 @@ def replace(tokenizer: Tokenizer, source: str, target: str, **windows) -> Attent
     for here, there in ((tokenizer.words(a), tokenizer.words(b)) for a, b in zip(["", *old], ["", *new])):
         # The start token is a word here; of words of as many tokens each stands for its own, else all for all.
         n, m = max(1, len(here)), max(1, len(there))
-        mapper[at : at + n, to : to + m] = np.eye(n) if n == m else np.full([n, m], 1 / n)
+        mapper[at : at + n, to : to + m] = np.eye(n) if n == m else np.full([n, m], 1 / m)
         at, to = at + n, to + m
     rest = min(tokenizer.length - at, tokenizer.length - to)
     mapper[at : at + rest, to : to + rest] = np.eye(rest)
-    return _edit(tokenizer, target, mapper, np.ones(tokenizer.length), **windows)
+    return _edit(tokenizer, target, mapper, mapper.any(0), **windows)  # ends that nothing stands for keep their own
 
 
 def refine(tokenizer: Tokenizer, source: str, target: str, **windows) -> AttentionEdit:
@@ -121,8 +122,9 @@ def refine(tokenizer: Tokenizer, source: str, target: str, **windows) -> Attenti
       As `replace`.
 
     Raises:
-      ValueError: they have no word in common.
+      ValueError: they have no word in common, or more than are read.
     """
+    _check_length(tokenizer, source, target)
     old, new = ([0, *(n + 1 for n in tokenizer.words(text))] for text in (source, target))
     pairs_ = common(old, new)
     if len(pairs_) < 2:
@@ -210,6 +212,12 @@ def windows(
         raise ValueError("the shares of the way for which attention is taken over must lie in [0, 1]")
     level = lambda share: np.float32(num_steps * (1 - share))
     return level(shares), level(own)
+
+
+def _check_length(tokenizer, *prompts):
+    for prompt in prompts:
+        if tokenizer.cut(prompt):
+            raise ValueError(f"{prompt!r} is too long: only {tokenizer.cut(prompt)[0]!r} would be read")
 
 
 def _edit(tokenizer, target, mapper, share, **kwargs):

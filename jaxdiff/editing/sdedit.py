@@ -72,5 +72,7 @@ def sdedit(
     """
     keys = each_key(key, x0.shape[0])
     eps = noise(keys, x0.shape[1:])
-    x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, jnp.asarray(timesteps)[0], eps)
+    first = jnp.asarray(timesteps)[0]
+    x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, first, eps)
+    x_t = jnp.where(first == schedule.num_steps, eps, x_t)  # of most schedules a little of x0 would be left at T
     return sample(keys, sampler, denoise, schedule, timesteps, x_t, cond)[0]

@@ -248,7 +248,7 @@ def label_embedding(params, label: Array) -> Array:
       label: int [B], num_classes being the null label.
 
     Returns:
-      float32 [B, 4 channels[0]].
+      float32 [B, 4 channels[0]]; NaN for what is no label.
 
     Example::
 
@@ -262,7 +262,8 @@ def label_embedding(params, label: Array) -> Array:
         >>> seven.shape, bool(jnp.allclose(say(x, 500, bare(seven)).x0, say(x, 500, bare(jnp.array([7]))).x0, atol=1e-5))
         ((1, 256), True)
     """
-    return params["class_embedding"]["embedding"][label]
+    table = params["class_embedding"]["embedding"]
+    return jnp.take(table, jnp.where(label < 0, len(table), label), axis=0, mode="fill", fill_value=jnp.nan)
 
 
 def _embed(cfg, t, cond):

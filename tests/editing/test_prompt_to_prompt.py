@@ -57,6 +57,22 @@ def test_a_swapped_word_looks_where_the_old_one_looked():
             np.testing.assert_allclose(found[2:, ..., word], wanted, rtol=1e-5)
 
 
+def test_a_word_of_other_many_tokens_keeps_the_attention_of_the_old_one():
+    """In all as much as before; and where nothing of the source stands for a token, it keeps its own."""
+    (one, five), p = (len(WORDS.words(word)) for word in ("red", "orange")), attention(24)
+    assert one == 1 < five
+    for old, new in (("red", "orange"), ("orange", "red")):
+        source, target = f"a {old} seven on blue", f"a {new} seven on blue"
+        edit = editing.pairs(editing.replace(WORDS, source, target, cross=1.0), 2)
+        found = edit(p, CROSS, jnp.full(4, 500))
+        here, there = WORDS.places(target, new), WORDS.places(source, old)
+        np.testing.assert_allclose(found[2:, ..., here].sum(-1), p[:2, ..., there].sum(-1), rtol=1e-5)
+        seven = WORDS.places(target, "seven"), WORDS.places(source, "seven")
+        np.testing.assert_allclose(found[2:, ..., seven[0]], p[:2, ..., seven[1]], rtol=1e-5)
+        if old == "orange":
+            np.testing.assert_array_equal(found[2:, ..., -4:], p[2:, ..., -4:])
+
+
 def test_a_new_word_keeps_its_own_attention():
     target = "a small red seven on a blue background"
     edit = editing.pairs(editing.refine(WORDS, SOURCE, target, cross=1.0), 2)
@@ -110,5 +126,7 @@ def test_what_cannot_be_aligned():
         editing.refine(WORDS, "red", "seven")
     with pytest.raises(ValueError, match="does not hold 'purple'"):
         editing.replace(WORDS, SOURCE, TARGET, words={"purple": 0.5})
+    with pytest.raises(ValueError, match="is too long"):
+        editing.replace(WORDS, "red " * 40, "blue " * 40)
     with pytest.raises(ValueError, match="must lie in"):
         editing.replace(WORDS, SOURCE, TARGET, cross=1.5)

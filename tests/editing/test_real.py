@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, Prediction, editing, pretrained, schedules, timesteps
+from jaxdiff import Cond, Guided, Prediction, editing, pretrained, samplers, schedules, timesteps
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import base
 from jaxdiff.types import Aux
@@ -56,23 +56,33 @@ def test_another_prompt_and_scale_compile_nothing():
     assert base._sample._cache_size() == before
 
 
+def collected(maps, shape, size):
+    state = samplers.State(jnp.zeros([1, *shape, 1]))
+    return editing.collect_maps(size)(state, Prediction(None, None, Aux(maps=maps)))
+
+
 def test_maps_are_averaged_over_sites_of_a_size():
     maps = {"a": jnp.full([1, 4, 3], 0.2), "b": jnp.full([1, 4, 3], 0.4), "c": jnp.full([1, 16, 3], 0.5)}
-    collect = lambda size: editing.collect_maps(size)(None, Prediction(None, None, Aux(maps=maps)))
-    np.testing.assert_allclose(collect(2), np.full([1, 4, 3], 0.3))
-    np.testing.assert_allclose(collect(None), maps["c"])
+    np.testing.assert_allclose(collected(maps, (8, 8), 2), np.full([1, 2, 2, 3], 0.3))
+    np.testing.assert_allclose(collected(maps, (8, 8), None), np.full([1, 4, 4, 3], 0.5))
     with pytest.raises(ValueError, match="no attention maps of side 3: one of"):
-        collect(3)
+        collected(maps, (8, 8), 3)
     assert editing.collect_maps(2) is editing.collect_maps(2)
 
 
+def test_maps_of_images_that_are_not_square():
+    tall = jnp.arange(8.0).reshape(1, 8, 1)
+    np.testing.assert_array_equal(collected({"a": tall}, (16, 8), None)[0, ..., 0], np.arange(8.0).reshape(4, 2))
+    np.testing.assert_array_equal(collected({"a": tall}, (8, 16), 4)[0, ..., 0], np.arange(8.0).reshape(2, 4))
+
+
 def test_a_word_of_several_tokens_looked_where_any_of_them_did():
-    prompt = "a photo of seventyfive on red"
-    tokens = len(WORDS.words("seventyfive"))
-    maps = np.zeros([5, 4, 24], np.float32)
-    maps[:, 2, WORDS.places(prompt, "seventyfive")] = 0.1
-    maps[:, 1, WORDS.places(prompt, "red")] = 0.05
+    prompt = "a photo of orange on red"
+    tokens = len(WORDS.words("orange"))
+    maps = np.zeros([5, 2, 2, 24], np.float32)
+    maps[:, 1, 0, WORDS.places(prompt, "orange")] = 0.1
+    maps[:, 0, 1, WORDS.places(prompt, "red")] = 0.05
     looked = editing.by_word(maps, WORDS, prompt)
     assert tokens > 1 and list(looked) == prompt.split()
-    np.testing.assert_allclose(looked["seventyfive"], [[0, 0], [1, 0]], atol=1e-6)
+    np.testing.assert_allclose(looked["orange"], [[0, 0], [1, 0]], atol=1e-6)
     np.testing.assert_allclose(looked["red"], [[0, 0.5 / tokens], [0, 0]], atol=1e-6)

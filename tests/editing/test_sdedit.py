@@ -33,7 +33,7 @@ def test_at_0_the_image_stays_and_at_1_nothing_of_it_does():
     far = [
         np.abs(edited(strength, denoise) - edited(strength, denoise, -X0)).max() for strength in (0.1, 0.4, 0.7, 1.0)
     ]
-    assert far == sorted(far)[::-1] and far[0] > 0.5 and far[-1] < 0.02, far  # alpha_T is 0.006
+    assert far == sorted(far)[::-1] and far[0] > 0.5 and far[-1] == 0, far  # though alpha_T is 0.006
 
 
 def test_few_levels_are_as_many_steps():

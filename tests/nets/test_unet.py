@@ -122,6 +122,7 @@ def test_a_label_is_its_embedding(mode):
     np.testing.assert_array_equal(run(config, Cond(label=rows), params), run(config, Cond(label=label), params))
     slope = jax.grad(lambda rows: run(config, Cond(label=rows), params).sum())(rows)
     assert np.abs(slope).max(1).min() > 0
+    assert np.isnan(label_embedding(params["params"], np.array([-1, 4]))).all()
 
 
 def test_dropout_needs_keys_to_act():
