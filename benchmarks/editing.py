@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "editing.md", ROOT / "docs" / "images"
 WINDOWS = {"cross": 0.2, "own": 1.0}  # shares of the way for which attention is taken over
 FALLING, GENTLE = (20.0, 3.0, 800), (5.0, 2.0, 800)  # guidance above and below a level
-ONE = slice(0, 1)
+ONE, RED, GREEN = slice(0, 1), 0, 1
 
 
 class Painter:
@@ -66,10 +66,10 @@ class Digits:
         return Guided(self.cond(labels), self.cond(np.full(len(labels), 10)))
 
 
-def held_out(source, num):
+def held_out(source, num, wanted=lambda example: True):
     """The first examples of each digit in turn, and their images in [-1, 1]."""
     found = data.load(source)
-    found = [found[i] for i in range(len(found))]
+    found = [example for i in range(len(found)) if wanted(example := found[i])]
     each = [[one for one in found if one["label"] == digit] for digit in range(10)]
     found = [one for row in zip(*each) for one in row][:num]
     return found, to_unit_range(np.stack([one["image"] for one in found]))
@@ -300,41 +300,47 @@ def rows_of(tree, rows):
 
 def real(args):
     """The same on held-out images, through null-text inversion."""
-    painter, judged, lines = Painter(), Judged(), list(HEAD)
-    levels, rng = timesteps.grid(1000, 50), np.random.default_rng(0)
+    painter, judged, lines, rng = Painter(), Judged(), list(HEAD), np.random.default_rng(0)
     allowed = {tuple(map(int, one)) for one in captioned.combinations()[0]}
-    examples, x = held_out("captioned:test", args.real)
-    targets, asked = [], []
-    for one in examples:
-        digit, old, back = one["label"], one["colour"], one["background"]
-        new = int(rng.choice([c for c in range(7) if c not in (old, back) and (digit, c, back) in allowed]))
-        targets.append(described(one | {"colour": new}))
-        asked.append((digit, old, new, back))
-    sources, z = [described(one) for one in examples], painter.encode(x)
-    told, target = painter.guided(sources), Cond(context=painter.reads(targets))
+    taken = lambda one: (one["colour"], one["background"])
+    fits = lambda one, c: c not in taken(one) and (one["label"], c, one["background"]) in allowed
+    reds = held_out("captioned:test", args.real, lambda one: one["colour"] == RED and fits(one, GREEN))
+    pictures = real_rows(painter, judged, lines, "red -> green", *reds, [GREEN] * args.real)
+    some = held_out("captioned:test", args.real)
+    new = [int(rng.choice([c for c in range(7) if fits(one, c)])) for one in some[0]]
+    pictures = real_rows(painter, judged, lines, "any colours", *some, new)
+    if args.write:
+        images.sheet(pictures, 16, ["held out", "reconstruction", "edited"]).save(PICTURES / "editing_real.png")
+    return "\n".join(lines) + "\n"
+
+
+def real_rows(painter, judged, lines, title, examples, x, new):
+    """Adds the rows of such images with a digit of a new colour each; gives the first ones and what became of them."""
+    levels, count = timesteps.grid(1000, 50), len(examples)
+    asked = [(one["label"], one["colour"], c, one["background"]) for one, c in zip(examples, new)]
+    sources, targets = ([described(one) for one in of] for of in (examples, recoloured(examples, new)))
+    z, told, target = painter.encode(x), painter.guided(sources), Cond(context=painter.reads(targets))
     edit = edits(painter.words, sources, targets, **WINDOWS)
     path = editing.invert(painter.denoise, painter.schedule, levels, z, told.cond)
-    parts, gentle, negative = args.real // 25, guidance.stepped(*GENTLE), editing.negative_prompt(levels, told)
-    from_source = Guided(told.cond, told.cond)
+    negative, gentle = editing.negative_prompt(levels, told), guidance.stepped(*GENTLE)
+    searches = searched(painter, levels, path, told, gentle, count // 25)
     cases = {
-        "negative-prompt, guidance 7.5": (7.5, lambda scale: negative),
-        "negative-prompt, guidance 5 above level 800, then 2": (gentle, lambda scale: negative),
-        "null-text, the same guidance": (gentle, lambda scale: searched(painter, levels, path, told, scale, parts)),
-        "null-text that begins at the source's prompt, the same": (
-            gentle,
-            lambda scale: searched(painter, levels, path, from_source, scale, parts),
-        ),
+        "negative-prompt, guidance 7.5": (7.5, negative),
+        "negative-prompt, guidance 5 above level 800, then 2": (gentle, negative),
+        "null-text, the same": (gentle, searches),
     }
     for name, (scale, nulls) in cases.items():
-        z = in_parts(painter, levels, path[0], told, target, scale, edit, parts, nulls=nulls(scale))
-        pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, parts)]))
-        quality = np.asarray(psnr(x, to_unit_range(pictures[: args.real]))).mean()
-        lines.append(row(f"{name} (reconstruction {quality:.1f} dB)", judged(pictures, asked)))
+        z = in_parts(painter, levels, path[0], told, target, scale, edit, count // 25, nulls=nulls)
+        pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, count // 25)]))
+        quality = np.asarray(psnr(x, to_unit_range(pictures[:count]))).mean()
+        name = f"{title}, {count} images: {name} (reconstruction {quality:.1f} dB)"
+        lines.append(row(name, judged(pictures, asked)))
         print(lines[-1], flush=True)
-    if args.write:
-        rows = np.concatenate([images.to_uint8(x[:16]), pictures[:16], pictures[args.real : args.real + 16]])
-        images.sheet(rows, 16, ["held out", "reconstruction", "edited"]).save(PICTURES / "editing_real.png")
-    return "\n".join(lines) + "\n"
+    return np.concatenate([images.to_uint8(x[:16]), pictures[:16], pictures[count : count + 16]])
+
+
+def recoloured(examples, new):
+    return [one | {"colour": c} for one, c in zip(examples, new)]
 
 
 def searched(painter, levels, path, told, scale, parts):
@@ -462,7 +468,9 @@ SECTIONS = {"inversion": inversion, "guided": guided, "words": words, "real": re
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=48, help="images that are inverted")
-    parser.add_argument("--real", type=int, default=100, help="real images that are edited, a multiple of 25")
+    parser.add_argument(
+        "--real", type=int, default=75, help="real images that are edited, a multiple of 25, at most 75"
+    )
     parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
     parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
     args = parser.parse_args()
