@@ -90,7 +90,7 @@ def test_other_models_and_guidance_are_refused_an_inversion(run, refused, tmp_pa
     run("painter", "--image", "photo.png", *PAINTED, "--save-inversion", kept)
     again = ("--prompt", TARGET, "--from-inversion", kept)
     assert "is an inversion by another model (tiny_latent)" in refused("pixels", "--prompt", 1, *again[2:])
-    assert "made with --guidance, --early, --adam and --rate 7.5, 7.5, 10, 0.01" in refused(
+    assert "made with --guidance, --early, --adam and --rate 2.0, 2.0, 10, 0.01" in refused(
         "painter", *again, "--guidance", 3
     )
     assert "--source is not for --from-inversion" in refused("painter", *again, "--source", SOURCE)
@@ -124,10 +124,14 @@ def test_strength_0_keeps_the_image_and_more_does_not(run, place):
 ])  # fmt: skip
 def test_what_the_mask_keeps_is_kept_exactly(run, place, model, image, mask, prompt):
     args = ("--method", "inpaint", "--image", f"{image}.png", "--mask", f"{mask}.png", "--steps", 3, "--rounds", 2)
-    before, after = np.asarray(Image.open(place / f"{image}.png")), run(model, *args, "--prompt", prompt)["edited"]
+    before, after = np.array(Image.open(place / f"{image}.png")), run(model, *args, "--prompt", prompt)["edited"]
     half = before.shape[1] // 2
     np.testing.assert_array_equal(after[:, :half], before[:, :half])
     assert (after[:, half:] != before[:, half:]).any()
+    before[:, :half] = 255 - before[:, :half]
+    Image.fromarray(before).save(place / "other.png")
+    other = run(model, "--method", "inpaint", "--image", "other.png", *args[4:], "--prompt", prompt)["edited"]
+    assert (other[:, half:] != after[:, half:]).any()  # what is drawn goes with what is kept
 
 
 def test_labels_lead_from_one_model_to_another(run):

@@ -66,7 +66,7 @@ class EditFlags:
       image: the image, a PNG, JPEG or WebP file of the model's size.
       source: what it shows now.
       steps: from noise to image; by default 50.
-      guidance: its scale; by default 7.5 for real images, the model's own elsewhere.
+      guidance: its scale; by default the model's own.
       early: its scale in the first fifth of the way, where shape is settled; by default the same, but 20 for p2p
         where --guidance is not given.
       words: replace (a word for a word), refine (words added, left out or changed), or auto: replace where both prompts
@@ -154,7 +154,7 @@ def complete(flags: EditFlags, model: Model) -> EditFlags:
     missing = sorted(needed - typed)
     if missing:
         raise ValueError(f"--method {flags.method} needs {' and '.join(FLAGS[name] for name in missing)}")
-    scale = 7.5 if flags.method in REAL else model.config.sample.guidance
+    scale = model.config.sample.guidance
     defaults = {name: default for name, (_, default) in OPTIONS.items()} | {"guidance": scale}
     defaults["early"] = scale if flags.guidance is None else flags.guidance
     if flags.method == "p2p" and flags.guidance is None:

@@ -1,5 +1,6 @@
 """Files of inversions, so that their slow part is done once: .safetensors with what they are of."""
 
+import dataclasses
 import json
 import zlib
 from typing import NamedTuple
@@ -34,8 +35,8 @@ class Inversion(NamedTuple):
 
 
 def fingerprint(model: Model) -> str:
-    """A number that a network with other weights, in all likelihood, does not have."""
-    found = 0
+    """A number that a model of other weights or another forward process, in all likelihood, does not have."""
+    found = zlib.crc32(json.dumps(dataclasses.asdict(model.config.diffusion)).encode())
     for leaf in jax.tree.leaves((model.params, [model.parts[name].params for name in sorted(model.parts)])):
         found = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), found)
     return f"{found:08x}"

@@ -83,6 +83,9 @@ def null_text(
       [N, B, ...] of that leaf. Put in its place with `cond_axes=Guided(None, Cond(context=0))`, `sample` with `cfg` of this
       scale goes back down.
 
+    Raises:
+      ValueError: a trajectory of other levels.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -122,11 +125,18 @@ def null_text_parts(
       of: see there.
       size: steps in each part, all by default. Parts of equal size are one compilation.
 
+    Raises:
+      ValueError: as `null_text`.
+
     Yields:
       What was found in each part, [size, B, ...].
     """
     levels = jnp.asarray(timesteps)
     count = len(levels) - 1
+    if len(trajectory) != count + 1:
+        raise ValueError(
+            f"a trajectory of {len(trajectory)} points is none of {count + 1} levels: invert on the same ones"
+        )
     search, size = search or published(count), size or count
     carry = trajectory[0], getattr(guided.uncond, of)
     for first in range(0, count, size):

@@ -55,6 +55,11 @@ def test_parts_are_the_whole_and_another_scale_compiles_nothing():
     assert _steps._cache_size() == before
 
 
+def test_a_trajectory_of_other_levels_is_refused():
+    with pytest.raises(ValueError, match="20 points is none of 21 levels"):
+        editing.null_text(denoise, SCHEDULE, LEVELS, PATH[1:], GUIDED, 2.0)
+
+
 def test_the_published_numbers():
     search = editing.published(50)
     np.testing.assert_allclose(search.rate[jnp.array([0, 20])], [1e-2, 8e-3], rtol=1e-5)
