@@ -43,6 +43,21 @@ def local_blend(
 
     Returns:
       `Sampler`; it raises ValueError where the network has no cross-attention at that size.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond, editing, process, sample, samplers, schedules
+        >>> from jaxdiff.types import Aux
+        >>> schedule, looks = schedules.cosine(), jnp.zeros([2, 16, 1]).at[:, 0].set(1.0)  # at the first of 4x4 places
+        >>> def denoise(x_t, t, cond):  # predicts its context, everywhere
+        ...     said = process.predict_from("x0", schedule, cond.context + 0 * x_t, x_t, t)
+        ...     return said._replace(aux=Aux(maps={"site": looks}))
+        >>> sampler = editing.local_blend(samplers.ddim(), [[0.0], [1.0]], source=[0, -1], size=4)
+        >>> cond = Cond(context=jnp.array([1.0, 2.0]).reshape(2, 1, 1, 1))  # the source is drawn as 1
+        >>> x, _ = sample(None, sampler, denoise, schedule, [1000, 500, 0], jnp.zeros([2, 4, 4, 1]), cond)
+        >>> x[1, ..., 0].round(3).tolist()  # 2 where the word looks, and beside it
+        [[2.0, 2.0, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
     """
     look = Look(jnp.asarray(words), jnp.asarray(source), jnp.float32(threshold), jnp.int32(start))
     return Sampler(Partial(_init, sampler.init, look, Static(size)), Partial(_step, sampler.step, look, Static(size)))

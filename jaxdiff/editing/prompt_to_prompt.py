@@ -123,6 +123,17 @@ def refine(tokenizer: Tokenizer, source: str, target: str, **windows) -> Attenti
 
     Raises:
       ValueError: they have no word in common, or more than are read.
+
+    Example::
+
+        >>> from jaxdiff import editing
+        >>> from jaxdiff.text import tokenizer
+        >>> words = tokenizer.train(["a red seven", "a small red seven"], size=600, length=7)
+        >>> edit = editing.refine(words, "a red seven", "a small red seven")
+        >>> edit.share[0].tolist()  # start, "a", "small", ...: the new word keeps its own attention
+        [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+        >>> edit.mapper[0].argmax(0).tolist()  # whose attention the others get
+        [0, 1, 0, 2, 3, 4, 5]
     """
     _check_length(tokenizer, source, target)
     old, new = ([0, *(n + 1 for n in tokenizer.words(text))] for text in (source, target))
@@ -173,8 +184,20 @@ def reweight(tokenizer: Tokenizer, edit: AttentionEdit, target: str, word: str, 
       word: in it.
       scale: c; above 1 more of it, in (-1, 1) less, below 0 the opposite.
 
+    Returns:
+      As `replace`.
+
     Raises:
       ValueError: the prompt does not hold the word.
+
+    Example::
+
+        >>> from jaxdiff import editing
+        >>> from jaxdiff.text import tokenizer
+        >>> words = tokenizer.train(["a red seven"], size=600, length=6)
+        >>> same = editing.refine(words, "a red seven", "a red seven", cross=1.0)
+        >>> editing.reweight(words, same, "a red seven", "red", 3.0).scale[0].tolist()
+        [1.0, 1.0, 3.0, 1.0, 1.0, 1.0]
     """
     scales = np.array(edit.scale)
     scales[:, tokenizer.places(target, word)] = scale
@@ -204,6 +227,15 @@ def windows(
 
     Raises:
       ValueError: a share outside of [0, 1], or a word that is not in the prompt.
+
+    Example::
+
+        >>> from jaxdiff.editing.prompt_to_prompt import windows
+        >>> from jaxdiff.text import tokenizer
+        >>> tokens = tokenizer.train(["a red seven"], size=600, length=6)
+        >>> cross, own = windows(tokens, "a red seven", cross=0.8, own=0.4, words={"red": 0.3})
+        >>> cross.tolist(), float(own)
+        ([200.0, 200.0, 700.0, 200.0, 200.0, 200.0], 600.0)
     """
     shares = np.full(tokenizer.length, cross, np.float64)  # 1 - 0.8 would be a little less than 0.2 in float32
     for word, share in (words or {}).items():

@@ -21,6 +21,15 @@ def negative_prompt(timesteps, guided: Guided, of: str = "context") -> Array:
 
     Returns:
       [N, B, ...] of that leaf, as `null_text` does.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond, Guided, editing
+        >>> guided = Guided(Cond(context=jnp.ones([2, 4, 3])), Cond(context=jnp.zeros([2, 4, 3])))
+        >>> nulls = editing.negative_prompt([1000, 500, 0], guided)
+        >>> nulls.shape, bool((nulls == 1).all())
+        ((2, 2, 4, 3), True)
     """
     leaf = getattr(guided.cond, of)
     return jnp.broadcast_to(leaf, (len(timesteps) - 1, *leaf.shape))
@@ -38,6 +47,19 @@ def direct(sampler: Sampler, trajectory: Array, source: Array) -> Sampler:
 
     Returns:
       `Sampler`.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond, editing, process, sample, samplers, schedules
+        >>> schedule, levels, says = schedules.cosine(), [1000, 500, 0], lambda *x0: Cond(context=jnp.array([*x0])[:, None])
+        >>> def denoise(x_t, t, cond):  # predicts its context
+        ...     return process.predict_from("x0", schedule, cond.context + 0 * x_t, x_t, t)
+        >>> path = editing.invert(denoise, schedule, levels, jnp.array([[1.0], [1.0]]), says(1.5, 1.5))
+        >>> sampler = editing.direct(samplers.ddim(), path, [True, False])
+        >>> x, _ = sample(None, sampler, denoise, schedule, levels, path[0], says(1.5, 2.0))
+        >>> x.round(3).tolist()  # the source is what it was, although 1.5 is said of it
+        [[1.0], [2.0]]
     """
     return Sampler(Partial(_init, sampler.init), Partial(_step, sampler.step, trajectory, jnp.asarray(source)))
 
