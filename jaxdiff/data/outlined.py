@@ -34,11 +34,11 @@ def outline(image: np.ndarray) -> np.ndarray:
         >>> stroke = np.zeros([5, 7, 1], np.uint8)
         >>> stroke[2, 2:5] = 255
         >>> for row in outlined.outline(stroke)[..., 0]:
-        ...     print("".join(" #"[int(dark)] for dark in row < 128))
-        <BLANKLINE>
-          ###
-         #   #
-          ###
-        <BLANKLINE>
+        ...     print("".join("_#"[int(dark)] for dark in row < 128))
+        _______
+        __###__
+        _#___#_
+        __###__
+        _______
     """
     return 255 - (ndimage.grey_dilation(image, footprint=_CROSS, mode="constant") - image)
