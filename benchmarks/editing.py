@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pages import run_sections
 
 from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps, xla
 from jaxdiff.data import captioned
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "editing.md", ROOT / "docs" / "images"
 WINDOWS = {"cross": 0.2, "own": 1.0}  # shares of the way for which attention is taken over
 FALLING, GENTLE = (20.0, 3.0, 800), (5.0, 2.0, 800)  # guidance above and below a level
-ONE, RED, GREEN = slice(0, 1), 0, 1
+RED, GREEN = 0, 1
 
 
 class Painter:
@@ -176,7 +177,7 @@ def guided(args):
     )
     nulls = editing.negative_prompt(levels, told)
     line("negative-prompt inversion", x, back(with_scale, Guided(told.cond, Cond(context=nulls)), axes), "0")
-    sampler = editing.direct(samplers.ddim(), path, np.ones(len(z), bool))
+    sampler = editing.direct(samplers.ddim(), levels, path, np.ones(len(z), bool))
     kept = samplers.sample(None, sampler, with_scale, painter.schedule, levels, path[0], told)[0]
     line("direct inversion, its source rows", x, painter.decode(kept), "0")
     titles = ["held out", "autoencoder", "DDIM, 1", "DDIM, 7.5", "null-text", "negative-prompt", "direct"]
@@ -223,11 +224,9 @@ def described(example):
     return f"a {said['size']} {said['colour']} {said['label']} {where} on a {said['background']} background"
 
 
-def edits(words, sources, targets, **windows):
+def edits(words, sources, targets, make=editing.replace, **windows):
     """One edit of all pairs: rows of the sources, then of the edited images."""
-    each = [editing.replace(words, *pair, **windows) for pair in zip(sources, targets)]
-    edit = jax.tree.map(lambda *rows: np.concatenate(rows), *each)._replace(source=np.full(len(each), -len(each)))
-    return jax.tree.map(lambda *rows: np.concatenate(rows), editing.no_edit(len(each), words.length), edit)
+    return editing.pairs([make(words, *pair, **windows) for pair in zip(sources, targets)])
 
 
 class Judged:
@@ -425,41 +424,60 @@ def nearest_reader():
 def cost(args):
     """What editing takes beside drawing, in one run, and how often it compiles."""
     del args
-    painter, levels = Painter(), timesteps.grid(1000, 50)
+    painter, levels, found = Painter(), timesteps.grid(1000, 50), []
     sources, targets, _ = swapped(8)
     told, target = painter.guided(sources), Cond(context=painter.reads(targets))
     z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 8), painter.shape)
-    args = painter.denoise, painter.schedule, levels, z_T, told, target, 3.0
-    run = lambda edit: editing.redraw(*args, edit=edit)[0]
-    plain, found = middle(lambda: run(None), 5), []
     edit = edits(painter.words, sources, targets, **WINDOWS)
-    found.append(
-        f"Prompt-to-prompt of 8 pairs takes {middle(lambda: run(edit), 5) / plain:.2f} times plain sampling of those rows."
-    )
+    run = lambda edit: editing.redraw(painter.denoise, painter.schedule, levels, z_T, told, target, 3.0, edit=edit)[0]
+    plain, with_edit = middle(lambda: run(None), 5), middle(lambda: run(edit), 5)
     same = np.array_equal(run(None), run(editing.no_edit(16, painter.words.length)))
-    found.append(f"An edit that changes nothing leaves the same bits: {same}.")
-    sample_count, search_count = samplers.base._sample._cache_size, searching._steps._cache_size
-    before = sample_count()
-    for cross, scale, (old, new) in itertools.product((0.1, 0.9), (2.0, 9.0), ((sources, targets), (targets, sources))):
-        told_, target_ = painter.guided(old), Cond(context=painter.reads(new))
-        own = edits(painter.words, old, new, cross=cross)
-        editing.redraw(painter.denoise, painter.schedule, levels, z_T, told_, target_, scale, edit=own)
-    found.append(f"Eight more runs with other prompts, scales and windows compiled {sample_count() - before} programs.")
-    path = editing.invert(painter.denoise, painter.schedule, levels, z_T, told.cond)
-    start = time.perf_counter()
-    jax.block_until_ready(
-        editing.null_text(painter.denoise, painter.schedule, levels, path[:, :1], rows_of(told, ONE), 7.5)
-    )
-    first, before = time.perf_counter() - start, search_count()
-    start = time.perf_counter()
-    jax.block_until_ready(
-        editing.null_text(painter.denoise, painter.schedule, levels, path[:, 1:2], rows_of(told, ONE), 5.0)
-    )
     found.append(
-        f"Null-text inversion of one image in 50 steps: {first:.1f} s with compiling, {time.perf_counter() - start:.1f} s "
-        f"at another scale, which compiled {search_count() - before} programs."
+        f"Prompt-to-prompt of 8 pairs takes {with_edit / plain:.2f} times plain sampling of those rows ({with_edit:.1f} s "
+        f"and {plain:.1f} s). An edit that changes nothing leaves the same bits: {same}."
     )
+    found += ["", "| compiled anew, in 7 more runs with other words, scales and windows | programs |", "|---|---|"]
+    args = painter, levels, z_T, edit
+    found += [f"| {how} | {recompiled(how, *args, sources, targets)} |" for how in ("plain", "direct", "local blend")]
+
+    examples, x = held_out("captioned:test", 2)
+    z, told = painter.encode(x), painter.guided([one["caption"] for one in examples])
+    path = jax.block_until_ready(editing.invert(painter.denoise, painter.schedule, levels, z, told.cond))
+    seconds, before = [], None
+    for i, scale in enumerate((7.5, 5.0)):
+        start, own = time.perf_counter(), slice(i, i + 1)
+        args = painter.denoise, painter.schedule, levels, path[:, own], rows_of(told, own), scale
+        jax.block_until_ready(editing.null_text(*args))
+        seconds.append(time.perf_counter() - start)
+        before = searching._steps._cache_size() if before is None else before
+    found += [
+        f"| null-text, of another image, prompt and scale | {searching._steps._cache_size() - before} |",
+        "",
+        f"Null-text inversion of one held-out image in 50 steps: {seconds[0]:.1f} s with compiling, {seconds[1]:.1f} s of "
+        f"another one.",
+    ]
     return "\n".join(found) + "\n"
+
+
+def recompiled(how, painter, levels, z_T, edit, sources, targets):
+    """How many programs seven runs compile after a first one."""
+    made, path = samplers.base._sample._cache_size, jnp.zeros([51, 16, *painter.shape])
+    swaps = ((editing.replace, sources, targets), (editing.refine, targets, sources))
+    before = None
+    for cross, scale, (make, old, new) in itertools.product((0.1, 0.9), (2.0, 9.0), swaps):
+        sampler = {
+            "plain": samplers.ddim(),
+            "direct": editing.direct(samplers.ddim(), levels, path + cross, np.arange(16) < 8),
+            "local blend": editing.local_blend(
+                samplers.ddim(), np.full([16, painter.words.length], scale), edit.source, size=8, threshold=cross
+            ),
+        }[how]
+        own, told = edits(painter.words, old, new, make, cross=cross), painter.guided(old)
+        own = own._replace(scale=own.scale * scale)  # as re-weighting does
+        args = painter.denoise, painter.schedule, levels, z_T, told, Cond(context=painter.reads(new)), scale
+        jax.block_until_ready(editing.redraw(*args, edit=own, sampler=sampler)[0])
+        before = made() if before is None else before
+    return made() - before
 
 
 SECTIONS = {"inversion": inversion, "guided": guided, "words": words, "real": real, "bridge": bridge, "cost": cost}
@@ -475,13 +493,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
     args = parser.parse_args()
     xla.tune_cpu()
-    for name in args.only or SECTIONS:
-        written = SECTIONS[name](args)
-        print(written, flush=True)
-        if args.write:
-            begin, end = f"<!-- {name}: written by benchmarks/editing.py -->\n", f"<!-- end of {name} -->\n"
-            before, rest = PAGE.read_text().split(begin)
-            PAGE.write_text(before + begin + written + end + rest.split(end)[1])
+    run_sections(SECTIONS, args, PAGE, "editing.py")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from drawn import judge
 from jax.tree_util import Partial
+from pages import put
 
 import jaxdiff
 from jaxdiff import data, guidance, pretrained, samplers, timesteps, xla
@@ -168,8 +169,7 @@ def main():
     written = table(judge(), plain, wanted, found)
     print(written)
     if args.write:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + written + END + rest.split(END)[1])
+        put(PAGE, BEGIN, END, written)
         plot(plain, found)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from drawn import BATCH, HELD_OUT, drawn, judge, judged, real
+from pages import put
 
 from jaxdiff import data, pretrained
 from jaxdiff.eval import fid, images, neighbors
@@ -139,8 +140,7 @@ def main():
     written = table(found)
     print(written)
     if args.write:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + written + END + rest.split(END)[1])
+        put(PAGE, BEGIN, END, written)
         plot(found)
         pictures(args)
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pages import run_sections
 
 from jaxdiff import Cond, UNet, data, network, objectives, pretrained, samplers, schedules
 from jaxdiff.config import load as load_config
@@ -216,13 +217,7 @@ def main():
     parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
     parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
     args = parser.parse_args()
-    for name in args.only or SECTIONS:
-        written = SECTIONS[name](args)
-        print(written, flush=True)
-        if args.write:
-            begin, end = f"<!-- {name}: written by benchmarks/latent.py -->\n", f"<!-- end of {name} -->\n"
-            before, rest = PAGE.read_text().split(begin)
-            PAGE.write_text(before + begin + written + end + rest.split(end)[1])
+    run_sections(SECTIONS, args, PAGE, "latent.py")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from pages import put
 
 from jaxdiff import process, samplers, schedules, testing, timesteps
 from jaxdiff.samplers.dpmpp import _update as dpmpp_update
@@ -276,8 +277,7 @@ def main():
     written = table()
     print(written)
     if args.write:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + written + END + rest.split(END)[1])
+        put(PAGE, BEGIN, END, written)
         draw()
 
 

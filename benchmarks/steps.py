@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from drawn import HELD_OUT, drawn, judge, judged, real
+from pages import put
 
 from jaxdiff import pretrained, xla
 from jaxdiff.eval import fid
@@ -143,8 +144,7 @@ def main():
     written = table(found, args.num)
     print(written)
     if args.write:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + written + END + rest.split(END)[1])
+        put(PAGE, BEGIN, END, written)
         plot(found)
 
 

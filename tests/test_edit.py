@@ -12,18 +12,20 @@ from PIL import Image
 from tiny import tiny_latent, write_ends
 
 from jaxdiff import cli, pretrained
-from jaxdiff.cli.edit import METHODS, OPTIONS, EditFlags, cells
+from jaxdiff.cli.edit import output_paths
+from jaxdiff.cli.edit.flags import NEEDED, OPTIONS, EditFlags
+from jaxdiff.cli.edit.methods import METHODS, cells
 from jaxdiff.train import initial
 
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
 ABOUT = {"model": "tiny", "step": 0, "weights": "EMA", "trained_on": "noise"}
 
 
-def random_model(config, seed=0, **parts):
+def random_model(config, seed=0, size=0.2, **parts):
     """A model whose every weight is random."""
     values = np.random.default_rng(seed)
     shapes = initial.weight_shapes(config)
-    params = jax.tree.map(lambda leaf: 0.2 * values.standard_normal(leaf.shape).astype(np.float32), shapes)
+    params = jax.tree.map(lambda leaf: size * values.standard_normal(leaf.shape).astype(np.float32), shapes)
     return pretrained.Model(config, params, ABOUT, parts)
 
 
@@ -38,7 +40,7 @@ def place(tmp_path_factory):
     longer = dataclasses.replace(pixels, diffusion=dataclasses.replace(pixels.diffusion, schedule="cosine"))
     bare = tiny_config()
     models = {
-        "painter": random_model(tiny_latent("vae.safetensors", "clip.safetensors"), **parts),
+        "painter": random_model(tiny_latent("vae.safetensors", "clip.safetensors"), size=1.5, **parts),
         "pixels": random_model(pixels),
     }
     models |= {"other": random_model(pixels, 1), "cosine": random_model(longer), "bare": random_model(bare)}
@@ -85,19 +87,65 @@ def test_a_photograph_is_edited_and_its_inversion_kept(run, tmp_path, method):
     assert (other["edited"] != found["edited"]).any()
 
 
-def test_other_models_and_guidance_are_refused_an_inversion(run, refused, tmp_path):
+def test_other_models_are_refused_an_inversion(run, refused, tmp_path):
     kept = tmp_path / "kept.safetensors"
     run("painter", "--image", "photo.png", *PAINTED, "--save-inversion", kept)
     again = ("--prompt", TARGET, "--from-inversion", kept)
     assert "is an inversion by another model (tiny_latent)" in refused("pixels", "--prompt", 1, *again[2:])
-    assert "made with --guidance, --early, --adam and --rate 2.0, 2.0, 10, 0.01" in refused(
-        "painter", *again, "--guidance", 3
-    )
     assert "--source is not for --from-inversion" in refused("painter", *again, "--source", SOURCE)
     assert "--steps is not for --from-inversion" in refused("painter", *again, "--steps", 5)
     kept.write_bytes(kept.read_bytes()[:-10])
     assert "is no inversion" in refused("painter", *again)
     assert "is no inversion" in refused("painter", *again[:3], "painter.safetensors")
+
+
+def test_an_inversion_is_gone_on_with(run, tmp_path):
+    """Guidance is that of the file; another looks for its nulls, which can be kept in turn."""
+    kept, more = tmp_path / "kept.safetensors", tmp_path / "more.safetensors"
+    photo = ("--image", "photo.png", *PAINTED)
+    run("painter", *photo, "--method", "direct", "--save-inversion", kept)
+    found = run("painter", *photo, "--guidance", 3, "--early", 5)["edited"]
+    again = ("--prompt", TARGET, "--from-inversion", kept, "--save-inversion", more)
+    np.testing.assert_array_equal(run("painter", *again, "--guidance", 3, "--early", 5)["edited"], found)
+    again = ("--prompt", TARGET, "--from-inversion", more)
+    np.testing.assert_array_equal(run("painter", *again)["edited"], found)
+    other = run("painter", *again, "--guidance", 3)["edited"]
+    np.testing.assert_array_equal(run("painter", *photo, "--guidance", 3)["edited"], other)
+    assert (other != found).any()
+
+
+def test_each_flag_does_something(run):
+    """Beside the same without it; --early is tested above."""
+    photo, drawn = ("--image", "photo.png", *PAINTED), ("--method", "p2p", *PAINTED)
+    hole = ("--image", "digit.png", "--mask", "mask.png", "--method", "inpaint", "--prompt", 1, "--steps", 3)
+    cases = {
+        ("painter", photo): [("--guidance", 4), ("--adam", 3), ("--rate", 0.1), ("--refine", 0)],
+        ("painter", drawn): [
+            ("--seed", 1), ("--guidance", 4), ("--early", 1), ("--cross", 1), ("--cross", 0.5, 1), ("--own", 0),
+            ("--own", 0.4, 1), ("--words", "refine"), ("--hold", "green=1"), ("--hold", "green=0.4:1"),
+            ("--weigh", "green=3"), ("--blend", "seven"),
+        ],
+        ("pixels", hole): [("--seed", 1), ("--guidance", 4), ("--rounds", 1)],
+    }  # fmt: skip
+    for (model, args), flags in cases.items():
+        plain = run(model, *args)["edited"]
+        for flag in flags:
+            assert (run(model, *args, *flag)["edited"] != plain).any(), flag
+
+
+def test_what_nothing_is_said_of(run, place):
+    """A model that draws neither texts nor labels, and those that need not be told."""
+    digit = np.asarray(Image.open(place / "digit.png"))
+    for model in ("bare", "pixels"):
+        args = ("--image", "digit.png", "--steps", 3)
+        masked = ("sdedit", "--mask", "mask.png"), ("inpaint", "--mask", "mask.png")
+        for how in (("sdedit",), *masked, ("ddib", "--to", "other.safetensors")):
+            found = run(model, *args, "--method", *how)["edited"]
+            assert (found != digit).any()
+            if "--mask" in how:
+                np.testing.assert_array_equal(found[:, :14], digit[:, :14])
+    told = run("pixels", *args, "--method", "sdedit", "--prompt", 1)["edited"]
+    assert (told != run("pixels", *args, "--method", "sdedit")["edited"]).any()
 
 
 def test_what_is_drawn_is_edited(run):
@@ -163,9 +211,23 @@ MISTAKES = {
     "as many words": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "a seven", "--words", "replace"), "as many"),
     "no word in common": (("painter", *PHOTO, "--source", "red", "--prompt", "a blue one"), "no word in common"),
     "word to weigh": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "purple=2"), "does not hold 'purple'"),
-    "weight": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "green"), "must be WORD=SCALE"),
+    "weight": (
+        ("painter", *PHOTO, *PAINTED[:4], "--weigh", "green"),
+        "--weigh green must be followed by = and a number",
+    ),
+    "window": (
+        ("painter", *PHOTO, *PAINTED[:4], "--hold", "green=0.1:0.2:0.3"),
+        "--hold green takes the share of the way",
+    ),
+    "windows": (("painter", *PHOTO, *PAINTED[:4], "--own", 0.8, 0.2), "in this order"),
+    "no prompt": (("painter", *PHOTO, "--source", SOURCE), "needs --prompt"),
+    "bridge to itself": (("bare", "--image", "digit.png", "--method", "ddib"), "needs --to or --prompt"),
+    "guidance to nothing": (
+        ("pixels", "--image", "digit.png", "--method", "sdedit", "--guidance", 3),
+        "--guidance needs --prompt",
+    ),
     "word to blend": (("painter", *PHOTO, *PAINTED[:4], "--blend", "purple"), "--blend purple is in neither"),
-    "share": (("painter", *PHOTO, *PAINTED[:4], "--cross", 2), "must lie in [0, 1]"),
+    "share": (("painter", *PHOTO, *PAINTED[:4], "--cross", 2), "in [0, 1] of the way"),
     "size": (("painter", "--image", "digit.png", *PAINTED), "28x28"),
     "alpha": (("painter", "--image", "clear.png", *PAINTED), "save it without alpha"),
     "no image": (("painter", "--image", "painter.safetensors", *PAINTED), "cannot be read"),
@@ -228,10 +290,17 @@ def test_nothing_is_overwritten(place, refused):
     (place / "there.png").write_bytes(b"mine")
     assert "is there already" in refused("painter", *PHOTO, *PAINTED[:4], "--out", "there.png")
     assert (place / "there.png").read_bytes() == b"mine"
+    (place / "edits").mkdir(exist_ok=True)
+    (place / "edits" / "photo_sdedit_sheet.png").write_bytes(b"mine")
+    paths = output_paths(EditFlags(method="sdedit", image=place / "photo.png"))
+    assert {what: path.name for what, path in paths.items()} == {
+        "edited": "photo_sdedit_2.png", "sheet": "photo_sdedit_2_sheet.png"
+    }  # fmt: skip
 
 
 def test_every_flag_is_some_method_s():
     names = {field.name for field in dataclasses.fields(EditFlags)}
     assert set(OPTIONS) == names - {"prompt", "method", "steps", "out", "overwrite"}
+    assert set(NEEDED) == set(METHODS)
     assert all(set(methods) <= set(METHODS) for methods, _ in OPTIONS.values())
     assert not re.search("[A-Z]", "".join(METHODS))

@@ -3,10 +3,10 @@
 from etils import epath
 
 
-def unused(path: epath.Path, overwrite: bool) -> epath.Path:
-    """The path, or with a number behind it the first that is not there yet."""
+def unused(path: epath.Path, overwrite: bool, beside: tuple[str, ...] = ()) -> epath.Path:
+    """The path, or with a number behind it the first that is not there yet, and nothing of its name with such ends."""
     free, again = path, 1
-    while free.exists() and not overwrite:
+    while not overwrite and any(free.with_stem(free.stem + end).exists() for end in ("", *beside)):
         again += 1
         free = path.with_stem(f"{path.stem}_{again}")
     return free

@@ -4,8 +4,8 @@ from jaxdiff.editing.blend import local_blend
 from jaxdiff.editing.ddib import bridge
 from jaxdiff.editing.inpaint import inpaint
 from jaxdiff.editing.inversion import ddim_inversion, invert, reconstruct
-from jaxdiff.editing.maps import by_word, collect_maps, lit
-from jaxdiff.editing.null_text import Search, null_text, null_text_parts, published
+from jaxdiff.editing.maps import by_word, collect_maps, lit, map_sides
+from jaxdiff.editing.null_text import Search, null_text, published
 from jaxdiff.editing.prompt_to_prompt import AttentionEdit, no_edit, pairs, refine, replace, reweight
 from jaxdiff.editing.real import redraw
 from jaxdiff.editing.sdedit import sdedit, strength_grid
@@ -23,10 +23,10 @@ __all__ = [
     "invert",
     "lit",
     "local_blend",
+    "map_sides",
     "negative_prompt",
     "no_edit",
     "null_text",
-    "null_text_parts",
     "pairs",
     "published",
     "reconstruct",

@@ -22,7 +22,8 @@ def inpaint(sampler: Sampler, x0: Array, known: Array, rounds: int = 1) -> Sampl
       x0: what is known, float32 [B, ...], also outside of it finite.
       known: where, 1 or True, and 0 where is drawn; of a shape that broadcasts against x0. Parts in between mix.
       rounds: how often each step is taken, at least 1: with more, what is drawn fits what is known better, and takes so
-        many times as long. Each begins with the sampler's memory as it was before the step. Traced.
+        many times as long, but of what the first x_T holds there, such as an image's noise in SDEdit, little is left. Each
+        begins with the sampler's memory as it was before the step. Traced.
 
     Returns:
       `Sampler`, which needs a random key; on a grid that ends at level 0 known pixels come out exactly.

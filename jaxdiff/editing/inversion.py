@@ -113,6 +113,14 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
     return jnp.concatenate([x0[None], path])[::-1]
 
 
+def check_path(levels: Array, trajectory: Array) -> None:
+    """Raises ValueError where a trajectory is not one of such levels."""
+    if len(trajectory) != len(levels):
+        raise ValueError(
+            f"a trajectory of {len(trajectory)} points is none of {len(levels)} levels: invert on the same ones"
+        )
+
+
 def _x(state, prediction):
     return state.x
 

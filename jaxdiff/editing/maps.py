@@ -26,17 +26,38 @@ def at_size(maps: dict | None, shape: tuple[int, int], size: int | None) -> Arra
     Raises:
       ValueError: there is none.
     """
-    found = {}
-    for one in (maps or {}).values():
-        longer = round(max(shape) * (one.shape[1] / (shape[0] * shape[1])) ** 0.5)
-        found.setdefault(longer, []).append(one.reshape(one.shape[0], *sides(shape, longer), -1))
+    found = map_sides(maps, shape)
     size = max(found, default=None) if size is None else size
     if size not in found:
         there = (
             f"one of {sorted(found)}" if found else "the denoiser collects maps where there is a Cond.attention_edit"
         )
         raise ValueError(f"no attention maps of side {size}: {there}")
-    return sum(found[size]) / len(found[size])
+    return sum(one.reshape(one.shape[0], *sides(shape, size), -1) for one in found[size]) / len(found[size])
+
+
+def map_sides(maps: dict | None, shape: tuple[int, int]) -> dict[int, list]:
+    """The maps of each size.
+
+    Args:
+      maps: of `Aux`, by site, [B, Q, L] each, or their shapes; None is none.
+      shape: height and width of what is drawn.
+
+    Returns:
+      Longer side -> the maps that have it.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import editing
+        >>> list(editing.map_sides({"down": jnp.ones([1, 64, 24]), "mid": jnp.ones([1, 16, 24])}, (16, 16)))
+        [8, 4]
+    """
+    found = {}
+    for one in (maps or {}).values():
+        longer = round(max(shape) * (one.shape[1] / (shape[0] * shape[1])) ** 0.5)
+        found.setdefault(longer, []).append(one)
+    return found
 
 
 @functools.cache

@@ -8,7 +8,7 @@ by some steps of Adam that begin at the null of the step before, and goes on fro
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.editing.inversion import check_path
 from jaxdiff.guidance.cfg import blend
 from jaxdiff.guidance.weights import Weight, as_weight, weight_at
 from jaxdiff.samplers import State, ddim
@@ -66,6 +67,7 @@ def null_text(
     scale: Weight,
     search: Search | None = None,
     of: str = "context",
+    tick: Callable[[int], None] | None = None,
 ) -> Array:
     """The nulls with which guidance goes back down the path of an inversion, equation (1).
 
@@ -78,6 +80,7 @@ def null_text(
       scale: of the guidance, as in `guidance.cfg`. Traced.
       search: see `Search`; None is `published(N)`. Each example's search ends for itself.
       of: the leaf of `guided.uncond` that is looked for, float [B, ...]: "context", or "label" as an embedding.
+      tick: is told how many steps are done, ten at a time, such as a progress bar; the numbers are the same.
 
     Returns:
       [N, B, ...] of that leaf. Put in its place with `cond_axes=Guided(None, Cond(context=0))`, `sample` with `cfg` of this
@@ -98,53 +101,20 @@ def null_text(
         >>> editing.null_text(denoise, schedule, levels, path, guided, 7.5).shape
         (2, 2, 4, 3)
     """
-    return jnp.concatenate([*null_text_parts(denoise, schedule, timesteps, trajectory, guided, scale, search, of)])
-
-
-def null_text_parts(
-    denoise: Denoiser,
-    schedule: Schedule,
-    timesteps,
-    trajectory: Array,
-    guided: Guided,
-    scale: Weight,
-    search: Search | None = None,
-    of: str = "context",
-    size: int | None = None,
-) -> Iterator[Array]:
-    """`null_text`, `size` steps at a time, so that the host can watch or stop.
-
-    Args:
-      denoise: as in `null_text`, and so are all up to `of`.
-      schedule: see there.
-      timesteps: see there.
-      trajectory: see there.
-      guided: see there.
-      scale: see there.
-      search: see there.
-      of: see there.
-      size: steps in each part, all by default. Parts of equal size are one compilation.
-
-    Raises:
-      ValueError: as `null_text`.
-
-    Yields:
-      What was found in each part, [size, B, ...].
-    """
     levels = jnp.asarray(timesteps)
-    count = len(levels) - 1
-    if len(trajectory) != count + 1:
-        raise ValueError(
-            f"a trajectory of {len(trajectory)} points is none of {count + 1} levels: invert on the same ones"
-        )
-    search, size = search or published(count), size or count
+    check_path(levels, trajectory)
+    count, found = len(levels) - 1, []
+    search, size = search or published(count), count if tick is None else 10
     carry = trajectory[0], getattr(guided.uncond, of)
     for first in range(0, count, size):
         which = slice(first, first + size)
         own = search._replace(rate=search.rate[which], enough=search.enough[which])
         pairs = levels[:-1][which], levels[1:][which], trajectory[1:][which]
-        carry, found = _steps(as_partial(denoise), schedule, carry, pairs, guided, as_weight(scale), own, of)
-        yield found
+        carry, part = _steps(as_partial(denoise), schedule, carry, pairs, guided, as_weight(scale), own, of)
+        found.append(part)
+        if tick is not None:
+            tick(len(jax.block_until_ready(part)))
+    return jnp.concatenate(found)
 
 
 @functools.partial(jax.jit, static_argnames="of")

@@ -9,7 +9,7 @@ words stands for which of the edited ones (Hertz et al. 2023, section 3):
 A word swap has a = 1; a refinement a = 1 for words that were there and 0 for new ones; re-weighting has c.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,6 +19,8 @@ import numpy as np
 from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Array, Static, rows
 
+Window = float | tuple[float, float]
+
 
 class AttentionEdit(NamedTuple):
     """What is done to attention, row by row; a pytree that `Cond.attention_edit` takes.
@@ -26,10 +28,10 @@ class AttentionEdit(NamedTuple):
     Attributes:
       source: how many rows further the source is, int [B]; 0 is the row itself.
       mapper: M, float [B, L, L]; column j says which words of the source word j stands for.
-      share: a, float [B, L].
+      share: a, float [B, L]; for `redraw` also one for each of N steps, [N, B, L].
       scale: c, float [B, L].
-      cross: levels above which cross-attention is edited, word by word, float [B, L].
-      own: levels above which self-attention is taken over, float [B].
+      cross: window of each word, the levels up to which and above which cross-attention is edited, float [B, 2, L].
+      own: window in which self-attention is taken over, float [B, 2].
       pixels: `Static` of the most pixels of a site whose self-attention is taken over.
     """
 
@@ -49,10 +51,14 @@ class AttentionEdit(NamedTuple):
             a, c = per_word(self.share), per_word(self.scale)
             taken = jnp.einsum("bhqk,bkl->bhql", there, self.mapper)
             edited = c * (a * taken + (1 - a) * p)
-            return jnp.where(per_word(t[:, None] > self.cross), edited, p)
+            return jnp.where(per_word(_inside(t[:, None], self.cross)), edited, p)
         if site.size[0] * site.size[1] > self.pixels.value:
             return p
-        return jnp.where(rows(t > self.own, p), there, p)
+        return jnp.where(rows(_inside(t, self.own), p), there, p)
+
+
+def _inside(t, window):
+    return (t <= window[:, 0]) & (t > window[:, 1])
 
 
 def no_edit(count: int, length: int) -> AttentionEdit:
@@ -62,10 +68,9 @@ def no_edit(count: int, length: int) -> AttentionEdit:
       count: B.
       length: L, of the context.
     """
-    ones = np.ones([count, length], np.float32)
+    ones, never = np.ones([count, length], np.float32), np.full([count, 2, length], np.inf, np.float32)
     mapper = np.broadcast_to(np.eye(length, dtype=np.float32), (count, length, length))
-    never = np.float32(np.inf)
-    return AttentionEdit(np.zeros(count, np.int32), mapper, ones, ones, never * ones, np.full(count, never))
+    return AttentionEdit(np.zeros(count, np.int32), mapper, ones, ones, never, never[..., 0])
 
 
 def replace(tokenizer: Tokenizer, source: str, target: str, **windows) -> AttentionEdit:
@@ -89,8 +94,8 @@ def replace(tokenizer: Tokenizer, source: str, target: str, **windows) -> Attent
         >>> from jaxdiff.text import tokenizer
         >>> words = tokenizer.train(["a red seven", "a green seven"], size=600, length=6)
         >>> edit = editing.replace(words, "a red seven", "a green seven", cross=0.8)
-        >>> edit.mapper.shape, float(edit.cross[0, 2])  # until the last fifth of 1000 levels
-        ((1, 6, 6), 200.0)
+        >>> edit.mapper.shape, edit.cross[0, :, 2].tolist()  # until the last fifth of 1000 levels
+        ((1, 6, 6), [1000.0, 200.0])
     """
     _check_length(tokenizer, source, target)
     old, new = source.split(), target.split()
@@ -207,43 +212,45 @@ def reweight(tokenizer: Tokenizer, edit: AttentionEdit, target: str, word: str, 
 def windows(
     tokenizer: Tokenizer,
     target: str,
-    cross: float = 0.8,
-    own: float = 0.4,
-    words: Mapping[str, float] | None = None,
+    cross: Window = 0.8,
+    own: Window = 0.4,
+    words: Mapping[str, Window] | None = None,
     num_steps: int = 1000,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For how much of the way down from T attention is taken over: the levels above which it is.
+    """The part of the way down from T on which attention is taken over, as levels.
 
     Args:
       tokenizer: that the network's texts are read with.
       target: the edited prompt.
-      cross: share of the way for cross-attention, in [0, 1].
-      own: share of the way for self-attention, in [0, 1].
-      words: shares of single words, in place of `cross`.
+      cross: for cross-attention, the share of the way at which its window ends, in [0, 1]; or at which it begins and ends.
+      own: the same for self-attention.
+      words: the same for single words, in place of `cross`.
       num_steps: T.
 
     Returns:
-      Levels float32 [L] for cross-attention, and a level for self-attention.
+      Levels at which windows begin and end: float32 [2, L] for cross-attention, and [2] for self-attention.
 
     Raises:
-      ValueError: a share outside of [0, 1], or a word that is not in the prompt.
+      ValueError: a share outside of [0, 1], a window that ends before it begins, or a word that is not in the prompt.
 
     Example::
 
         >>> from jaxdiff.editing.prompt_to_prompt import windows
         >>> from jaxdiff.text import tokenizer
         >>> tokens = tokenizer.train(["a red seven"], size=600, length=6)
-        >>> cross, own = windows(tokens, "a red seven", cross=0.8, own=0.4, words={"red": 0.3})
-        >>> cross.tolist(), float(own)
-        ([200.0, 200.0, 700.0, 200.0, 200.0, 200.0], 600.0)
+        >>> cross, own = windows(tokens, "a red seven", cross=0.8, own=0.4, words={"red": (0.1, 0.3)})
+        >>> cross[:, :3].tolist(), own.tolist()  # of the start, "a" and "red"
+        ([[1000.0, 1000.0, 900.0], [200.0, 200.0, 700.0]], [1000.0, 600.0])
     """
-    shares = np.full(tokenizer.length, cross, np.float64)  # 1 - 0.8 would be a little less than 0.2 in float32
-    for word, share in (words or {}).items():
-        shares[tokenizer.places(target, word)] = share
-    if not all(0 <= share <= 1 for share in (*shares, own)):
-        raise ValueError("the shares of the way for which attention is taken over must lie in [0, 1]")
-    level = lambda share: np.float32(num_steps * (1 - share))
-    return level(shares), level(own)
+    both = lambda window: (0.0, window) if np.ndim(window) == 0 else window
+    shares = np.repeat([both(cross)], tokenizer.length, axis=0).T  # in float64: 1 - 0.8 would be below 0.2 in float32
+    for word, window in (words or {}).items():
+        shares[:, tokenizer.places(target, word)] = np.reshape(both(window), [2, 1])
+    for begin, end in (*shares.T, both(own)):
+        if not 0 <= begin <= end <= 1:
+            raise ValueError("where attention is taken over must begin and end, in this order, in [0, 1] of the way")
+    level = lambda share: np.asarray(num_steps * (1 - share), np.float32)
+    return level(shares), level(np.array(both(own)))
 
 
 def _check_length(tokenizer, *prompts):
@@ -258,21 +265,21 @@ def _edit(tokenizer, target, mapper, share, **kwargs):
     return AttentionEdit(np.array([-1]), one(mapper), one(share), one(np.ones_like(share)), one(cross), one(own))
 
 
-def pairs(edit: AttentionEdit, count: int) -> AttentionEdit:
-    """An edit for rows of so many sources and then as many edited images.
+def pairs(edits: Sequence[AttentionEdit]) -> AttentionEdit:
+    """Edits for rows of sources, and then of as many edited images.
 
     Args:
-      edit: one row.
-      count: of sources.
+      edits: one row for each pair, from `replace` or `refine`.
 
     Returns:
-      2 count rows.
+      Twice as many rows.
 
     Example::
 
         >>> from jaxdiff import editing
-        >>> editing.pairs(editing.no_edit(1, 6), 3).source.tolist()
+        >>> editing.pairs([editing.no_edit(1, 6)] * 3).source.tolist()
         [0, 0, 0, -3, -3, -3]
     """
-    edited = jax.tree.map(lambda x: np.repeat(x, count, axis=0), edit)._replace(source=np.full(count, -count))
-    return jax.tree.map(lambda a, b: np.concatenate([a, b]), no_edit(count, edit.share.shape[1]), edited)
+    count, stacked = len(edits), lambda *rows: np.concatenate(rows)
+    edited = jax.tree.map(stacked, *edits)._replace(source=np.full(count, -count))
+    return jax.tree.map(stacked, no_edit(count, edited.share.shape[1]), edited)

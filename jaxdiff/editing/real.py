@@ -38,7 +38,7 @@ def redraw(
       target: what they shall show, of the same structure and shapes as `guided.cond`.
       scale: of the guidance, as in `guidance.cfg`. Traced.
       nulls: per step, from `null_text` or `negative_prompt`, [N, B, ...]; None is the null of `guided` at every step.
-      edit: of 2 B rows, from `pairs`; None leaves attention as it is.
+      edit: of 2 B rows, from `pairs`, its `share` also one for each step; None leaves attention as it is.
       sampler: `ddim()` by default; such as `direct` or `local_blend` of it, for 2 B rows.
       of: the leaf that the nulls are of, as in `null_text`.
       collect: as for `sample`, such as `collect_maps()`, which needs an edit.
@@ -62,13 +62,16 @@ def redraw(
     """
     both = lambda a, b: jnp.concatenate([jnp.asarray(a), jnp.asarray(b)])
     cond, uncond = jax.tree.map(both, guided.cond, target), jax.tree.map(both, guided.uncond, guided.uncond)
+    axes = Guided(None, None)  # of what has one row per step
     if edit is not None:  # the half without a prompt has none to edit
         cond = cond._replace(attention_edit=edit)
-        uncond = uncond._replace(attention_edit=no_edit(2 * x_T.shape[0], edit.share.shape[1]))
-    axes = None
+        uncond = uncond._replace(attention_edit=no_edit(2 * x_T.shape[0], edit.share.shape[-1]))
+        if edit.share.ndim == 3:
+            never = AttentionEdit(*[None] * len(AttentionEdit._fields))
+            axes = axes._replace(cond=Cond(attention_edit=never._replace(share=0)))
     if nulls is not None:
         uncond = uncond._replace(**{of: jnp.concatenate([nulls, nulls], axis=1)})
-        axes = Guided(None, Cond(**{of: 0}))
+        axes = axes._replace(uncond=Cond(**{of: 0}))
     denoise = cfg(denoise, scale)
     x_T, cond = both(x_T, x_T), Guided(cond, uncond)
     return sample(None, sampler or ddim(), denoise, schedule, timesteps, x_T, cond, collect=collect, cond_axes=axes)

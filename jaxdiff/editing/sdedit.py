@@ -45,7 +45,9 @@ def sdedit(
 ) -> Array:
     """Draws an image like one that is given: it is noised to the first level, and sampled down from there.
 
-        x_t = alpha_t x0 + sigma_t eps        Meng et al. 2022, section 3
+        x_t = alpha_t x0 + sigma_t eps, t < T;   x_T = eps        Meng et al. 2022, section 3
+
+    so that at the highest level nothing is left of the image, although most schedules keep a little signal there.
 
     Args:
       key: random key, or one per example [B], of the noise and of the sampler's.

@@ -1,11 +1,11 @@
 """What users ask for in place of null-text inversion, because nothing is optimised."""
 
-import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff.samplers import Sampler, State
-from jaxdiff.types import Array, Guided
+from jaxdiff.editing.inversion import check_path
+from jaxdiff.samplers import Sampler
+from jaxdiff.types import Array, Guided, rows
 
 
 def negative_prompt(timesteps, guided: Guided, of: str = "context") -> Array:
@@ -35,18 +35,22 @@ def negative_prompt(timesteps, guided: Guided, of: str = "context") -> Array:
     return jnp.broadcast_to(leaf, (len(timesteps) - 1, *leaf.shape))
 
 
-def direct(sampler: Sampler, trajectory: Array, source: Array) -> Sampler:
+def direct(sampler: Sampler, timesteps, trajectory: Array, source: Array) -> Sampler:
     """Direct inversion: the rows of the source are put back on the path of the inversion (Ju et al. 2024, algorithm 1).
 
         z_s <- step(z_t) + (z*_s - step(z_t))  in the rows of the source, which edited rows look at
 
     Args:
       sampler: any.
-      trajectory: from `invert` on the same levels, one row per row that is sampled, float32 [N + 1, B, ...].
+      timesteps: levels of the inversion, falling, int [N + 1]; a grid that visits others is not corrected there.
+      trajectory: from `invert` on them, one row per row that is sampled, float32 [N + 1, B, ...].
       source: which rows are of the source, bool [B].
 
     Returns:
       `Sampler`.
+
+    Raises:
+      ValueError: a trajectory of other levels.
 
     Example::
 
@@ -56,22 +60,18 @@ def direct(sampler: Sampler, trajectory: Array, source: Array) -> Sampler:
         >>> def denoise(x_t, t, cond):  # predicts its context
         ...     return process.predict_from("x0", schedule, cond.context + 0 * x_t, x_t, t)
         >>> path = editing.invert(denoise, schedule, levels, jnp.array([[1.0], [1.0]]), says(1.5, 1.5))
-        >>> sampler = editing.direct(samplers.ddim(), path, [True, False])
+        >>> sampler = editing.direct(samplers.ddim(), levels, path, [True, False])
         >>> x, _ = sample(None, sampler, denoise, schedule, levels, path[0], says(1.5, 2.0))
         >>> x.round(3).tolist()  # the source is what it was, although 1.5 is said of it
         [[1.0], [2.0]]
     """
-    return Sampler(Partial(_init, sampler.init), Partial(_step, sampler.step, trajectory, jnp.asarray(source)))
+    levels = jnp.asarray(timesteps)
+    check_path(levels, trajectory)
+    return Sampler(sampler.init, Partial(_step, sampler.step, levels, trajectory, jnp.asarray(source)))
 
 
-def _init(init, x):
-    inner = init(x)
-    return State(inner.x, (inner.memory, jnp.int32(0)))
-
-
-def _step(step, trajectory, source, keys, denoise, schedule, state, t, s, cond):
-    memory, i = state.memory
-    after, said = step(keys, denoise, schedule, State(state.x, memory), t, s, cond)
-    kept = jax.lax.dynamic_index_in_dim(trajectory, i + 1, keepdims=False)
-    x = jnp.where(source.reshape(-1, *[1] * (after.x.ndim - 1)), kept, after.x)
-    return State(x, (after.memory, i + 1)), said
+def _step(step, levels, trajectory, source, keys, denoise, schedule, state, t, s, cond):
+    after, said = step(keys, denoise, schedule, state, t, s, cond)
+    kept = trajectory[jnp.argmax(levels == s)]
+    put_back = rows(source, after.x) & (levels == s).any()
+    return after._replace(x=jnp.where(put_back, kept, after.x)), said

@@ -10,12 +10,8 @@ from jaxdiff.types import Aux
 
 SCHEDULE, LEVELS = schedules.cosine(1000), timesteps.grid(1000, 5)
 MAP = np.zeros([4, 16, 3], np.float32)
-MAP[0, 0, 1], MAP[1, 0, 1], MAP[2, 0, 1], MAP[3, 15, 1] = (
-    1,
-    1,
-    1,
-    1,
-)  # word 1 looks at a corner, in the last row at another
+MAP[[0, 1, 2, 3], [0, 0, 0, 15], 1] = 1  # word 1 looks at a corner, in the last row at another
+MAP[2, 15, 1] = 0.5  # and half as much at another
 WORD = np.tile(np.array([0.0, 1.0, 0.0], np.float32), (4, 1))
 SOURCE = np.array([0, 0, -2, -2])
 
@@ -35,7 +31,8 @@ def test_only_where_the_words_look_is_anything_new():
     x = drawn()
     corner = np.zeros([8, 8], bool)
     corner[:4, :4] = True  # two pixels of a map of 4x4 for the neighbourhood, of 2x2 each
-    np.testing.assert_allclose(x[2, ..., 0], np.where(corner, 2, 0), atol=1e-5)
+    np.testing.assert_allclose(x[2, ..., 0], np.where(corner | corner[::-1, ::-1], 2, 0), atol=1e-5)
+    np.testing.assert_allclose(drawn(threshold=0.6)[2, ..., 0], np.where(corner, 2, 0), atol=1e-5)
     np.testing.assert_allclose(x[3, ..., 0], np.where(corner | corner[::-1, ::-1], 3, 1), atol=1e-5)
     np.testing.assert_allclose(x[:2, 0, 0, 0], [0, 1], atol=1e-5)
 

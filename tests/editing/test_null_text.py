@@ -46,10 +46,11 @@ def test_an_example_that_is_on_its_path_ends_its_search_at_once():
     assert (found[:, 2] == null[None, 2]).all() and (found[:, 0] != null[None, 0]).any()
 
 
-def test_parts_are_the_whole_and_another_scale_compiles_nothing():
-    whole = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0)
-    in_parts = jnp.concatenate([*editing.null_text_parts(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0, size=5)])
-    np.testing.assert_allclose(in_parts, whole, atol=1e-6)
+def test_watched_is_the_same_and_another_scale_compiles_nothing():
+    whole, ticks = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0), []
+    watched = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0, tick=ticks.append)
+    np.testing.assert_allclose(watched, whole, atol=1e-6)
+    assert ticks == [10, 10]
     before = _steps._cache_size()
     editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 5.0, editing.published(20, most=3))
     assert _steps._cache_size() == before
@@ -58,6 +59,8 @@ def test_parts_are_the_whole_and_another_scale_compiles_nothing():
 def test_a_trajectory_of_other_levels_is_refused():
     with pytest.raises(ValueError, match="20 points is none of 21 levels"):
         editing.null_text(denoise, SCHEDULE, LEVELS, PATH[1:], GUIDED, 2.0)
+    with pytest.raises(ValueError, match="20 points is none of 21 levels"):
+        editing.direct(samplers.ddim(), LEVELS, PATH[1:], np.ones(6, bool))
 
 
 def test_the_published_numbers():
@@ -76,8 +79,13 @@ def test_direct_inversion_keeps_the_source_and_leaves_the_others(scale):
     """Rows 0..5 are sources; 6..11 go where they would."""
     twice = lambda x: jnp.concatenate([x, x])
     cond, x_T = jax.tree.map(twice, GUIDED), twice(PATH[0])
-    sampler = editing.direct(samplers.ddim(), jnp.concatenate([PATH, PATH], 1), np.arange(12) < 6)
-    run = lambda sampler: samplers.sample(None, sampler, guidance.cfg(denoise, scale), SCHEDULE, LEVELS, x_T, cond)[0]
+    sampler = editing.direct(samplers.ddim(), LEVELS, jnp.concatenate([PATH, PATH], 1), np.arange(12) < 6)
+    run = lambda sampler, levels=LEVELS: samplers.sample(
+        None, sampler, guidance.cfg(denoise, scale), SCHEDULE, levels, x_T, cond
+    )[0]
     found, plain = run(sampler), run(samplers.ddim())
     np.testing.assert_array_equal(found[:6], X0)
     np.testing.assert_allclose(found[6:], plain[6:], atol=1e-5)
+    between = np.append(LEVELS[:-1] - 1, 0)  # of these only the last is on the path
+    np.testing.assert_array_equal(run(sampler, between)[:6], X0)
+    np.testing.assert_allclose(run(sampler, between[:-1]), run(samplers.ddim(), between[:-1]), atol=1e-6)

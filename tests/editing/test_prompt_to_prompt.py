@@ -47,7 +47,7 @@ def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_
 
 def test_a_swapped_word_looks_where_the_old_one_looked():
     """In the rows behind the sources, above level 200 for all words and above 700 for the new one."""
-    edit = editing.pairs(editing.replace(WORDS, SOURCE, TARGET, cross=0.8, words={"green": 0.3}), 2)
+    edit = editing.pairs([editing.replace(WORDS, SOURCE, TARGET, cross=0.8, words={"green": 0.3})] * 2)
     p, green = attention(24), WORDS.places(TARGET, "green")
     for level, old in ((900, range(24)), (500, sorted(set(range(24)) - set(green))), (100, [])):
         found = edit(p, CROSS, jnp.full(4, level))
@@ -57,13 +57,35 @@ def test_a_swapped_word_looks_where_the_old_one_looked():
             np.testing.assert_allclose(found[2:, ..., word], wanted, rtol=1e-5)
 
 
+def test_windows_that_begin_later():
+    """Below level 900 and above level 200, and for the new word below 600."""
+    edit = editing.replace(WORDS, SOURCE, TARGET, cross=(0.1, 0.8), own=(0.5, 1.0), words={"green": (0.4, 0.8)})
+    edit, p, green = editing.pairs([edit] * 2), attention(24), WORDS.places(TARGET, "green")
+    rest = sorted(set(range(24)) - set(green))
+    for level, old in ((901, []), (900, rest), (601, rest), (600, range(24)), (201, range(24)), (200, [])):
+        found = edit(p, CROSS, jnp.full(4, level))[2:]
+        for word in range(24):
+            np.testing.assert_allclose(found[..., word], (p[:2] if word in old else p[2:])[..., word], rtol=1e-5)
+    for level, there in ((501, slice(2, 4)), (500, slice(2))):
+        np.testing.assert_array_equal(edit(attention(64), OWN, jnp.full(4, level))[2:], attention(64)[there])
+
+
+def test_each_pair_has_its_own_edit():
+    other = "a red two on a blue background"
+    each = [editing.replace(WORDS, SOURCE, TARGET, cross=0.8), editing.replace(WORDS, SOURCE, other, cross=0.3)]
+    p, t = attention(24), jnp.full(4, 500)
+    found = editing.pairs(each)(p, CROSS, t)
+    np.testing.assert_allclose(found[2], p[0], rtol=1e-5)
+    np.testing.assert_array_equal(found[3], p[3])
+
+
 def test_a_word_of_other_many_tokens_keeps_the_attention_of_the_old_one():
     """In all as much as before; and where nothing of the source stands for a token, it keeps its own."""
     (one, five), p = (len(WORDS.words(word)) for word in ("red", "orange")), attention(24)
     assert one == 1 < five
     for old, new in (("red", "orange"), ("orange", "red")):
         source, target = f"a {old} seven on blue", f"a {new} seven on blue"
-        edit = editing.pairs(editing.replace(WORDS, source, target, cross=1.0), 2)
+        edit = editing.pairs([editing.replace(WORDS, source, target, cross=1.0)] * 2)
         found = edit(p, CROSS, jnp.full(4, 500))
         here, there = WORDS.places(target, new), WORDS.places(source, old)
         np.testing.assert_allclose(found[2:, ..., here].sum(-1), p[:2, ..., there].sum(-1), rtol=1e-5)
@@ -75,7 +97,7 @@ def test_a_word_of_other_many_tokens_keeps_the_attention_of_the_old_one():
 
 def test_a_new_word_keeps_its_own_attention():
     target = "a small red seven on a blue background"
-    edit = editing.pairs(editing.refine(WORDS, SOURCE, target, cross=1.0), 2)
+    edit = editing.pairs([editing.refine(WORDS, SOURCE, target, cross=1.0)] * 2)
     p, new = attention(24), WORDS.places(target, "small")[0]
     found = edit(p, CROSS, jnp.full(4, 500))
     np.testing.assert_allclose(found[2:, ..., new], p[2:, ..., new], rtol=1e-5)
@@ -86,7 +108,7 @@ def test_a_new_word_keeps_its_own_attention():
 
 def test_a_word_of_more_weight_is_looked_at_more():
     same = editing.refine(WORDS, SOURCE, SOURCE, cross=1.0)
-    edit = editing.pairs(editing.reweight(WORDS, same, SOURCE, "red", 3.0), 2)
+    edit = editing.pairs([editing.reweight(WORDS, same, SOURCE, "red", 3.0)] * 2)
     p, red = attention(24), WORDS.places(SOURCE, "red")[0]
     found = edit(p, CROSS, jnp.full(4, 500))
     np.testing.assert_allclose(found[2:, ..., red], 3 * p[:2, ..., red], rtol=1e-5)
@@ -94,7 +116,7 @@ def test_a_word_of_more_weight_is_looked_at_more():
 
 
 def test_self_attention_is_taken_over_for_a_part_of_the_way():
-    edit, p = editing.pairs(editing.replace(WORDS, SOURCE, TARGET, own=0.4), 2), attention(64)
+    edit, p = editing.pairs([editing.replace(WORDS, SOURCE, TARGET, own=0.4)] * 2), attention(64)
     np.testing.assert_array_equal(edit(p, OWN, jnp.full(4, 601))[2:], p[:2])
     np.testing.assert_array_equal(edit(p, OWN, jnp.full(4, 600)), p)
     np.testing.assert_array_equal(edit(p, Site("large", False, (64, 64)), jnp.full(4, 900)), p)
@@ -109,7 +131,7 @@ def test_other_words_and_windows_compile_nothing():
         return edit(p, CROSS, t)
 
     for target, cross in ((TARGET, 0.8), ("a blue seven on a red background", 0.5)):
-        run(editing.pairs(editing.replace(WORDS, SOURCE, target, cross=cross), 2), attention(24), jnp.full(4, 500))
+        run(editing.pairs([editing.replace(WORDS, SOURCE, target, cross=cross)] * 2), attention(24), jnp.full(4, 500))
     run(editing.no_edit(4, 24), attention(24), jnp.full(4, 500))
     assert count == [1]
 
@@ -128,5 +150,7 @@ def test_what_cannot_be_aligned():
         editing.replace(WORDS, SOURCE, TARGET, words={"purple": 0.5})
     with pytest.raises(ValueError, match="is too long"):
         editing.replace(WORDS, "red " * 40, "blue " * 40)
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         editing.replace(WORDS, SOURCE, TARGET, cross=1.5)
+    with pytest.raises(ValueError, match="begin and end, in this order"):
+        editing.replace(WORDS, SOURCE, TARGET, own=(0.8, 0.2))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import Cond, Guided, Prediction, editing, pretrained, samplers, schedules, timesteps
+from jaxdiff.nets.transformer import Site
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import base
 from jaxdiff.types import Aux
@@ -13,7 +14,7 @@ from jaxdiff.types import Aux
 SCHEDULE = schedules.cosine(1000)
 LEVELS = timesteps.grid(1000, 20)
 X0 = jax.random.normal(jax.random.key(0), [4, 2])
-WORDS = pretrained.load("captioned").reads.tokenizer
+WORDS, SITE = pretrained.load("captioned").reads.tokenizer, Site("site", True, (4, 4))
 
 
 def told(context, by="context"):
@@ -54,6 +55,68 @@ def test_another_prompt_and_scale_compile_nothing():
     before = base._sample._cache_size()
     run(X0 + 1, 7.5)
     assert base._sample._cache_size() == before
+
+
+def spread(x_t, t, cond):
+    """A toy that looks at its context by an edit of attention: x0 is the mean of what is looked at."""
+    p = jnp.broadcast_to(jnp.arange(1, 5) / 10, [x_t.shape[0], 1, 1, 4])
+    if cond.attention_edit is not None:
+        p = cond.attention_edit(p, SITE, jnp.broadcast_to(t, x_t.shape[:1]))
+    said = predict_from("x0", SCHEDULE, jnp.einsum("bl,bld->bd", p[:, 0, 0], cond.context), x_t, t)
+    return said._replace(aux=Aux(maps={"site": p[:, 0] * jnp.ones([1, 16, 1])}))
+
+
+def one_edit(scale=1.0):
+    """Rows 0 and 1 are sources, 2 and 3 edited, with a word weighed."""
+    edit = editing.no_edit(1, 4)
+    scales = np.array([[1.0, scale, 1.0, 1.0]], np.float32)
+    return editing.pairs([edit._replace(scale=scales, cross=np.array([[[1000.0] * 4, [0.0] * 4]], np.float32))] * 2)
+
+
+def test_a_share_for_each_step():
+    """Only in the last step, which alone decides in a toy that always says the same, is anything taken over."""
+    context = jax.random.normal(jax.random.key(1), [4, 4, 2])
+    says = lambda rows: Cond(context=context[rows])
+    guided, target, edit = Guided(says(slice(2)), says(slice(2))), says(slice(2, 4)), one_edit(3.0)
+    run = lambda edit: editing.redraw(spread, SCHEDULE, LEVELS, X0[:2], guided, target, 1.0, edit=edit)[0]
+    per_step = lambda *steps: edit._replace(share=np.isin(np.arange(20), steps)[:, None, None] * np.ones([1, 4, 4]))
+    edit = edit._replace(mapper=edit.mapper[:, ::-1])  # so that to take over is to change
+    edit = edit._replace(scale=np.ones_like(edit.scale))
+    np.testing.assert_allclose(run(per_step(*range(20))), run(edit), atol=1e-5)
+    np.testing.assert_allclose(run(per_step()), run(edit._replace(share=0 * edit.share)), atol=1e-5)
+    np.testing.assert_allclose(run(per_step(19)), run(edit), atol=1e-5)
+    assert np.abs(run(per_step(18)) - run(edit)).max() > 0.1
+
+
+def test_no_method_compiles_anew_for_other_words_weights_and_windows():
+    context = jax.random.normal(jax.random.key(1), [2, 4, 2])
+    guided, path = Guided(Cond(context=context), Cond(context=0 * context)), jnp.zeros([21, 4, 8, 8, 2])
+    looks = jax.tree_util.Partial(lambda x_t, t, cond: spread_over(x_t, t, cond))
+
+    def run(how, number, source=(True, True, False, False)):
+        sampler = {
+            "plain": samplers.ddim(),
+            "direct": editing.direct(samplers.ddim(), LEVELS, path + number, source),
+            "blend": editing.local_blend(
+                samplers.ddim(), np.full([4, 4], number), [0, 0, -2, -2], size=4, threshold=number / 9, start=number
+            ),
+        }[how]
+        edit = one_edit(number)
+        edit = edit._replace(cross=edit.cross / number, mapper=edit.mapper * number, share=edit.share / number)
+        args = looks, SCHEDULE, LEVELS, path[0, :2] + number, guided, Cond(context=context * number), float(number)
+        return editing.redraw(*args, edit=edit, sampler=sampler, nulls=jnp.full([20, *context.shape], float(number)))
+
+    for how in ("plain", "direct", "blend"):
+        run(how, 2)  # a scale that is the number 1 has a program of its own, without the unconditional half
+        before = base._sample._cache_size()
+        run(how, 3)
+        assert base._sample._cache_size() == before, how
+
+
+def spread_over(x_t, t, cond):
+    """`spread` in every pixel."""
+    said = spread(x_t.mean((1, 2)), t, cond)
+    return predict_from("x0", SCHEDULE, said.x0[:, None, None] + 0 * x_t, x_t, t)._replace(aux=said.aux)
 
 
 def collected(maps, shape, size):

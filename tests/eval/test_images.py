@@ -47,3 +47,16 @@ def test_titles_stand_above_their_rows(tmp_path):
     assert (title < 100).any() and title.shape[0] < 25  # there are letters, in one line
     grey = images.sheet(drawn[..., :1], 2, ["one", "two"])
     assert grey.mode == "L"
+
+
+def test_panels_have_titles_above_and_keep_their_pixels():
+    shown = [
+        (f"panel {i}, of {word}", np.full([4, 4, 3], 40 * i, np.uint8)) for i, word in enumerate(["long " * 8] * 5)
+    ]
+    sheet = np.asarray(images.panels(shown, columns=3, side=64))
+    assert sheet.shape[1] == 3 * (64 + 4) + 4 and sheet.shape[0] % 2 == 0
+    for i in range(5):
+        bottom = (i // 3 + 1) * sheet.shape[0] // 2
+        picture = sheet[bottom - 4 - 64 : bottom - 4, 4 + i % 3 * 68 :][:, :64]
+        assert (picture == 40 * i).all(), i
+    assert (sheet[:10] < 100).any()

@@ -38,6 +38,18 @@ def test_the_digit_comes_back_as_it_was(examples):
     assert np.mean(alike) > 0.85 and min(alike) > 0.6, alike  # they were resampled twice
 
 
+def test_the_mask_is_where_the_digit_was_drawn(examples):
+    """By the colours that it was drawn in, which the reader is not told."""
+    found = []
+    for example in examples:
+        palette = np.array(list(captioned.COLOURS.values()), float)
+        ink, paper = palette[example["colour"]], palette[example["background"]]
+        drawn = (example["image"] - paper) @ (ink - paper) / ((ink - paper) @ (ink - paper)) > shown.INKED
+        found.append(shown.overlap(shown.read(example["image"]).mask, drawn))
+    assert np.mean(found) > 0.99  # of a digit in pieces it is the largest
+    assert shown.overlap(drawn, np.roll(drawn, 8, 1)) < 0.5
+
+
 def test_noise_and_specks_do_not_matter(examples):
     rng = np.random.default_rng(0)
     for example in examples[:20]:

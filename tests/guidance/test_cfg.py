@@ -211,3 +211,20 @@ def test_it_goes_through_vmap_and_grad():
     total = lambda scale: guidance.rescaled_cfg(DENOISE, scale, SCHEDULE, 0.5)(jnp.asarray(X), 60, COND).x0.sum()
     slope = (total(3.01) - total(2.99)) / 0.02
     np.testing.assert_allclose(jax.grad(total)(3.0), slope, rtol=1e-2)
+
+
+def test_guidance_that_changes_at_a_level_is_the_one_above_it_and_the_other_from_there_down():
+    traces = []
+
+    @jax.jit
+    def say(weight, x_t, t):
+        traces.append(0)
+        return guidance.cfg(Partial(network, 0.7), weight)(x_t, t, COND)
+
+    for above, below, level in ((20.0, 3.0, 60), (2.0, 5.0, 30)):
+        t = np.array([level - 1, level, level + 1, 100])
+        found = say(guidance.stepped(above, below, level), X, t)
+        for i, scale in enumerate((below, below, above, above)):
+            wanted = guidance.cfg(Partial(network, 0.7), scale)(X, t, COND)
+            np.testing.assert_allclose(found.x0[i], wanted.x0[i], rtol=1e-5)
+    assert len(traces) == 1

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import pathlib
+import sys
 
 import pytest
 
@@ -10,6 +11,7 @@ from jaxdiff import samplers
 
 ROOT = pathlib.Path(__file__).parents[2]
 spec = importlib.util.spec_from_file_location("benchmark_of_samplers", ROOT / "benchmarks" / "samplers.py")
+sys.path.append(str(ROOT / "benchmarks"))  # where it finds what benchmarks share
 benchmark = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(benchmark)
 

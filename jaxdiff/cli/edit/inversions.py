@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,8 @@ import safetensors.numpy
 from etils import epath
 
 from jaxdiff.pretrained import Model
+
+SEARCH = ("guidance", "early", "adam", "rate")  # flags on which the nulls depend
 
 
 class Inversion(NamedTuple):
@@ -23,7 +26,7 @@ class Inversion(NamedTuple):
       levels: int32 [N + 1].
       source: what the image shows.
       nulls: from `editing.null_text`, [N, 1, ...]; None where none were looked for.
-      about: JSON of what the nulls were looked for with.
+      about: the flags of `SEARCH` that the nulls were looked for with.
     """
 
     image: np.ndarray
@@ -31,7 +34,7 @@ class Inversion(NamedTuple):
     levels: np.ndarray
     source: str
     nulls: np.ndarray | None = None
-    about: str = ""
+    about: Mapping[str, float] = {}
 
 
 def fingerprint(model: Model) -> str:
@@ -65,8 +68,10 @@ def load(path: epath.Path, model: Model) -> Inversion:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         said = json.loads(header["__metadata__"]["inversion"])
         inversion = Inversion(
-            arrays["image"], arrays["path"], arrays["levels"], said["source"], arrays.get("nulls"), said["about"]
+            arrays["image"], arrays["path"], arrays["levels"], said["source"], arrays.get("nulls"), dict(said["about"])
         )
+        if "nulls" in arrays and set(inversion.about) != set(SEARCH):
+            raise wrong
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise wrong from None
     if said.get("fingerprint") != fingerprint(model):
