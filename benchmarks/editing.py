@@ -20,7 +20,7 @@ from pages import run_sections
 
 from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps, xla
 from jaxdiff.data import captioned
-from jaxdiff.editing import null_text as searching
+from jaxdiff.editing.null_text import _steps as searching
 from jaxdiff.eval import features, images, neighbors, shown
 from jaxdiff.nets.unet import label_embedding
 from jaxdiff.objectives import to_unit_range
@@ -449,9 +449,9 @@ def cost(args):
         args = painter.denoise, painter.schedule, levels, path[:, own], rows_of(told, own), scale
         jax.block_until_ready(editing.null_text(*args))
         seconds.append(time.perf_counter() - start)
-        before = searching._steps._cache_size() if before is None else before
+        before = searching._cache_size() if before is None else before
     found += [
-        f"| null-text, of another image, prompt and scale | {searching._steps._cache_size() - before} |",
+        f"| null-text, of another image, prompt and scale | {searching._cache_size() - before} |",
         "",
         f"Null-text inversion of one held-out image in 50 steps: {seconds[0]:.1f} s with compiling, {seconds[1]:.1f} s of "
         f"another one.",
