@@ -9,7 +9,10 @@ digits; colours and where the digit is from pixels (`jaxdiff.eval.shown`).
 """
 
 import argparse
-import itertools
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from pages import run_sections
+from PIL import Image
 
 from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps, xla
 from jaxdiff.data import captioned
@@ -113,7 +117,8 @@ def inversion(args):
     some, images_ = held_out("digits:test", args.num)
     cases = [("`captioned`", painter, z, Cond(context=painter.reads([one["caption"] for one in examples])), peak, steps)
              for steps in (10, 20, 50, 100)]  # fmt: skip
-    cases.append(("`digits`", digits, images_, digits.cond([one["label"] for one in some]), 2.0, 50))
+    labels = digits.cond([one["label"] for one in some])
+    cases += [("`digits`", digits, images_, labels, 2.0, steps) for steps in (10, 20, 50, 100)]
     for name, model, x0, cond, highest, steps in cases:
         levels, first = timesteps.grid(1000, steps), None
         for rounds in (0, 1, 3, 10):
@@ -281,14 +286,19 @@ def words(args):
     return "\n".join(lines) + "\n"
 
 
-def in_parts(painter, levels, z_T, told, target, scale, edit, parts=4, **how):
+def in_parts(painter, levels, z_T, told, target, scale, edit, parts=4, nulls=None, trajectory=None):
     """`redraw`, some pairs at a time."""
     count, found = len(z_T), []
     for part in np.split(np.arange(count), parts):
         own = rows_of(edit, np.concatenate([part, part + count]))
         own = own._replace(source=np.where(own.source == 0, 0, -len(part)))
         args = painter.denoise, painter.schedule, levels, z_T[part], rows_of(told, part), rows_of(target, part), scale
-        found.append(np.asarray(editing.redraw(*args, edit=own, **{name: x[:, part] for name, x in how.items()})[0]))
+        more = {} if nulls is None else {"nulls": nulls[:, part]}
+        if trajectory is not None:
+            both = np.concatenate([part, part])
+            kept = np.arange(len(both)) < len(part)
+            more["sampler"] = editing.direct(samplers.ddim(), levels, trajectory[:, both], kept)
+        found.append(np.asarray(editing.redraw(*args, edit=own, **more)[0]))
     halves = [np.split(one, 2) for one in found]
     return np.concatenate([np.concatenate([half[i] for half in halves]) for i in (0, 1)])
 
@@ -298,13 +308,13 @@ def rows_of(tree, rows):
 
 
 def real(args):
-    """The same on held-out images, through null-text inversion."""
+    """The same on held-out images, through their inversion."""
     painter, judged, lines, rng = Painter(), Judged(), list(HEAD), np.random.default_rng(0)
     allowed = {tuple(map(int, one)) for one in captioned.combinations()[0]}
     taken = lambda one: (one["colour"], one["background"])
     fits = lambda one, c: c not in taken(one) and (one["label"], c, one["background"]) in allowed
     reds = held_out("captioned:test", args.real, lambda one: one["colour"] == RED and fits(one, GREEN))
-    pictures = real_rows(painter, judged, lines, "red -> green", *reds, [GREEN] * args.real)
+    real_rows(painter, judged, lines, "red -> green", *reds, [GREEN] * args.real)
     some = held_out("captioned:test", args.real)
     new = [int(rng.choice([c for c in range(7) if fits(one, c)])) for one in some[0]]
     pictures = real_rows(painter, judged, lines, "any colours", *some, new)
@@ -319,23 +329,29 @@ def real_rows(painter, judged, lines, title, examples, x, new):
     asked = [(one["label"], one["colour"], c, one["background"]) for one, c in zip(examples, new)]
     sources, targets = ([described(one) for one in of] for of in (examples, recoloured(examples, new)))
     z, told, target = painter.encode(x), painter.guided(sources), Cond(context=painter.reads(targets))
-    edit = edits(painter.words, sources, targets, **WINDOWS)
+    swaps, never = edits(painter.words, sources, targets, **WINDOWS), editing.no_edit(2 * count, painter.words.length)
     path = editing.invert(painter.denoise, painter.schedule, levels, z, told.cond)
-    negative, gentle = editing.negative_prompt(levels, told), guidance.stepped(*GENTLE)
-    searches = searched(painter, levels, path, told, gentle, count // 25)
-    cases = {
-        "negative-prompt, guidance 7.5": (7.5, negative),
-        "negative-prompt, guidance 5 above level 800, then 2": (gentle, negative),
-        "null-text, the same": (gentle, searches),
-    }
-    for name, (scale, nulls) in cases.items():
-        z = in_parts(painter, levels, path[0], told, target, scale, edit, count // 25, nulls=nulls)
-        pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, count // 25)]))
+    gentle, parts = guidance.stepped(*GENTLE), count // 25
+    negative = editing.negative_prompt(levels, told)
+    searches = {scale: searched(painter, levels, path, told, scale, parts) for scale in (3.0, gentle)}
+    cases = (
+        ("negative-prompt, guidance 7.5", 7.5, swaps, {"nulls": negative}),
+        ("direct, guidance 3", 3.0, swaps, {"trajectory": path}),
+        ("null-text, guidance 3", 3.0, swaps, {"nulls": searches[3.0]}),
+        ("negative-prompt, guidance 5 above level 800, then 2", gentle, swaps, {"nulls": negative}),
+        ("direct, the same", gentle, swaps, {"trajectory": path}),
+        ("null-text, the same, without editing", gentle, never, {"nulls": searches[gentle]}),
+        ("null-text, the same", gentle, swaps, {"nulls": searches[gentle]}),
+    )
+    before = images.to_uint8(x)
+    for name, scale, edit, how in cases:
+        z = in_parts(painter, levels, path[0], told, target, scale, edit, parts, **how)
+        pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, parts)]))
         quality = np.asarray(psnr(x, to_unit_range(pictures[:count]))).mean()
-        name = f"{title}, {count} images: {name} (reconstruction {quality:.1f} dB)"
-        lines.append(row(name, judged(pictures, asked)))
+        found = judged(np.concatenate([before, pictures[count:]]), asked)
+        lines.append(row(f"{title}, {count} images: {name} (reconstruction {quality:.1f} dB)", found))
         print(lines[-1], flush=True)
-    return np.concatenate([images.to_uint8(x[:16]), pictures[:16], pictures[count : count + 16]])
+    return np.concatenate([before[:16], pictures[:16], pictures[count : count + 16]])
 
 
 def recoloured(examples, new):
@@ -429,55 +445,136 @@ def cost(args):
     told, target = painter.guided(sources), Cond(context=painter.reads(targets))
     z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 8), painter.shape)
     edit = edits(painter.words, sources, targets, **WINDOWS)
-    run = lambda edit: editing.redraw(painter.denoise, painter.schedule, levels, z_T, told, target, 3.0, edit=edit)[0]
-    plain, with_edit = middle(lambda: run(None), 5), middle(lambda: run(edit), 5)
-    same = np.array_equal(run(None), run(editing.no_edit(16, painter.words.length)))
+    args, blend = (painter.denoise, painter.schedule, levels, z_T, told, target, 3.0), blended(painter, edit, 1.0)
+    run = lambda edit, **how: editing.redraw(*args, edit=edit, **how)
+    cases = (lambda: run(None), lambda: run(edit), lambda: run(edit, sampler=blend, collect=editing.collect_maps()))
+    plain, edited, all_of_it = (middle(case, 5) for case in cases)
+    same = np.array_equal(run(None)[0], run(editing.no_edit(16, painter.words.length))[0])
     found.append(
-        f"Prompt-to-prompt of 8 pairs takes {with_edit / plain:.2f} times plain sampling of those rows ({with_edit:.1f} s "
-        f"and {plain:.1f} s). An edit that changes nothing leaves the same bits: {same}."
+        f"Prompt-to-prompt of 8 pairs takes {edited / plain:.2f} times plain sampling of those rows ({edited:.1f} s and "
+        f"{plain:.1f} s), and {all_of_it / plain:.2f} times with local blend and maps of where words looked. An edit that "
+        f"changes nothing leaves the same bits: {same}."
     )
-    found += ["", "| compiled anew, in 7 more runs with other words, scales and windows | programs |", "|---|---|"]
-    args = painter, levels, z_T, edit
-    found += [f"| {how} | {recompiled(how, *args, sources, targets)} |" for how in ("plain", "direct", "local blend")]
+    found += [
+        "",
+        "| seven more runs with other prompts, images, scales, windows ... | programs compiled |",
+        "|---|---|",
+    ]
+    found += [f"| {how} | {recompiled(run)} |" for how, run in again(painter, levels, z_T, sources, targets).items()]
 
     examples, x = held_out("captioned:test", 2)
     z, told = painter.encode(x), painter.guided([one["caption"] for one in examples])
     path = jax.block_until_ready(editing.invert(painter.denoise, painter.schedule, levels, z, told.cond))
-    seconds, before = [], None
+    seconds = []
     for i, scale in enumerate((7.5, 5.0)):
         start, own = time.perf_counter(), slice(i, i + 1)
         args = painter.denoise, painter.schedule, levels, path[:, own], rows_of(told, own), scale
         jax.block_until_ready(editing.null_text(*args))
         seconds.append(time.perf_counter() - start)
-        before = searching._cache_size() if before is None else before
     found += [
-        f"| null-text, of another image, prompt and scale | {searching._cache_size() - before} |",
         "",
         f"Null-text inversion of one held-out image in 50 steps: {seconds[0]:.1f} s with compiling, {seconds[1]:.1f} s of "
         f"another one.",
+        "",
+        *commands(examples[0]),
     ]
     return "\n".join(found) + "\n"
 
 
-def recompiled(how, painter, levels, z_T, edit, sources, targets):
+def blended(painter, edit, number):
+    """Local blend of all words."""
+    tokens = np.full([len(edit.source), painter.words.length], number)
+    return editing.local_blend(samplers.ddim(), tokens, edit.source, size=8, threshold=number / 10)
+
+
+def recompiled(run):
     """How many programs seven runs compile after a first one."""
-    made, path = samplers.base._sample._cache_size, jnp.zeros([51, 16, *painter.shape])
-    swaps = ((editing.replace, sources, targets), (editing.refine, targets, sources))
-    before = None
-    for cross, scale, (make, old, new) in itertools.product((0.1, 0.9), (2.0, 9.0), swaps):
-        sampler = {
-            "plain": samplers.ddim(),
-            "direct": editing.direct(samplers.ddim(), levels, path + cross, np.arange(16) < 8),
-            "local blend": editing.local_blend(
-                samplers.ddim(), np.full([16, painter.words.length], scale), edit.source, size=8, threshold=cross
-            ),
-        }[how]
-        own, told = edits(painter.words, old, new, make, cross=cross), painter.guided(old)
-        own = own._replace(scale=own.scale * scale)  # as re-weighting does
-        args = painter.denoise, painter.schedule, levels, z_T, told, Cond(context=painter.reads(new)), scale
-        jax.block_until_ready(editing.redraw(*args, edit=own, sampler=sampler)[0])
-        before = made() if before is None else before
+    made = lambda: samplers.base._sample._cache_size() + searching._cache_size()
+    jax.block_until_ready(run(2))
+    before = made()
+    for number in range(3, 10):
+        jax.block_until_ready(run(number))
     return made() - before
+
+
+def again(painter, levels, z_T, sources, targets):
+    """Every method as a function of a number that changes all that a user could."""
+    denoise, schedule, key = painter.denoise, painter.schedule, jax.random.key(0)
+    read = lambda number: (sources, targets) if number % 2 else (targets, sources)
+
+    def redraw(number, sampler=lambda edit: samplers.ddim(), nulls=False):
+        old, new = read(number)
+        make = editing.refine if number % 3 else editing.replace
+        edit = edits(painter.words, old, new, make, cross=number / 10, own=(number / 20, 1.0))
+        edit = edit._replace(scale=edit.scale * number)  # as re-weighting does
+        how = {"nulls": editing.negative_prompt(levels, painter.guided(old))} if nulls else {}
+        args = (
+            denoise,
+            schedule,
+            levels,
+            z_T * number,
+            painter.guided(old),
+            Cond(context=painter.reads(new)),
+            float(number),
+        )
+        return editing.redraw(*args, edit=edit, sampler=sampler(edit), **how)[0]
+
+    def direct(number):
+        path = jnp.full([51, 16, *painter.shape], float(number))
+        return redraw(number, lambda edit: editing.direct(samplers.ddim(), levels, path, edit.source == 0))
+
+    def inpainted(number, from_level=1000):
+        known = (np.arange(painter.shape[0]) < number)[:, None, None]
+        sampler, guide = (
+            editing.inpaint(samplers.ddim(), z_T * number, known, number),
+            guidance.cfg(denoise, float(number)),
+        )
+        grid = np.linspace(from_level, 0, 11).round().astype(int)
+        return editing.sdedit(key, sampler, guide, schedule, grid, z_T, painter.guided(read(number)[0]))
+
+    def searched_for(number):
+        told, few = painter.guided(read(number)[0]), levels[-6:]
+        path = editing.invert(denoise, schedule, few, z_T * number, told.cond, number % 4)
+        return editing.null_text(
+            denoise, schedule, few, path, told, float(number), editing.published(5, number, number / 99)
+        )
+
+    def bridged(number):
+        told = [Cond(context=painter.reads(of)) for of in read(number)]
+        return editing.bridge(denoise, denoise, schedule, levels, z_T, *told, up=editing.ddim_inversion(number % 4))
+
+    return {
+        "prompt-to-prompt": redraw,
+        "the same with nulls": lambda number: redraw(number, nulls=True),
+        "with local blend": lambda number: redraw(number, lambda edit: blended(painter, edit, number)),
+        "direct inversion": direct,
+        "inversion and null-text": searched_for,
+        "sdedit with inpainting": lambda number: inpainted(number, 100 * number),
+        "bridge": bridged,
+    }
+
+
+def commands(example):
+    """How long `jaxdiff edit` takes in a new process, with nothing compiled before."""
+    new = next(name for i, name in enumerate(captioned.COLOURS) if i not in (example["colour"], example["background"]))
+    source = described(example)
+    with tempfile.TemporaryDirectory() as folder:
+        Image.fromarray(example["image"]).save(Path(folder) / "in.png")
+
+        def seconds(*flags, cache):
+            target = source.replace(list(captioned.COLOURS)[example["colour"]], new, 1)
+            command = [sys.executable, "-m", "jaxdiff", "edit", "captioned", "--prompt", target, *flags, "--overwrite"]
+            start, env = time.perf_counter(), os.environ | {"XDG_CACHE_HOME": str(Path(folder) / cache)}
+            env.pop("JAX_COMPILATION_CACHE_DIR", None)
+            subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
+            return time.perf_counter() - start
+
+        whole = ("--image", "in.png", "--source", source, "--save-inversion", "kept.safetensors", "--method")
+        found = {how: seconds(*whole, how, cache=how) for how in ("direct", "negative-prompt", "null-text")}
+        once_more = seconds("--from-inversion", "kept.safetensors", cache="null-text")
+    says = ", ".join(f"`{how}` {took:.0f} s" for how, took in found.items())
+    return [f"`jaxdiff edit` of one held-out image, a new process with nothing compiled before: {says}; another edit from "
+            f"the inversion that was kept, {once_more:.0f} s."]  # fmt: skip
 
 
 SECTIONS = {"inversion": inversion, "guided": guided, "words": words, "real": real, "bridge": bridge, "cost": cost}

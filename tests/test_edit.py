@@ -14,7 +14,8 @@ from tiny import tiny_latent, write_ends
 from jaxdiff import cli, pretrained
 from jaxdiff.cli.edit import output_paths
 from jaxdiff.cli.edit.flags import NEEDED, OPTIONS, EditFlags
-from jaxdiff.cli.edit.methods import METHODS, cells
+from jaxdiff.cli.edit.job import cells
+from jaxdiff.cli.edit.methods import METHODS, PASSES
 from jaxdiff.train import initial
 
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
@@ -301,6 +302,6 @@ def test_nothing_is_overwritten(place, refused):
 def test_every_flag_is_some_method_s():
     names = {field.name for field in dataclasses.fields(EditFlags)}
     assert set(OPTIONS) == names - {"prompt", "method", "steps", "out", "overwrite"}
-    assert set(NEEDED) == set(METHODS)
+    assert set(NEEDED) == set(METHODS) == set(PASSES)
     assert all(set(methods) <= set(METHODS) for methods, _ in OPTIONS.values())
     assert not re.search("[A-Z]", "".join(METHODS))

@@ -6,7 +6,7 @@ from jaxdiff.editing.inpaint import inpaint
 from jaxdiff.editing.inversion import ddim_inversion, invert, reconstruct
 from jaxdiff.editing.maps import by_word, collect_maps, lit, map_sides
 from jaxdiff.editing.null_text import Search, null_text, published
-from jaxdiff.editing.prompt_to_prompt import AttentionEdit, no_edit, pairs, refine, replace, reweight
+from jaxdiff.editing.prompt_to_prompt import AttentionEdit, no_edit, pairs, refine, replace, reshare, reweight, windows
 from jaxdiff.editing.real import redraw
 from jaxdiff.editing.sdedit import sdedit, strength_grid
 from jaxdiff.editing.shortcuts import direct, negative_prompt
@@ -33,7 +33,9 @@ __all__ = [
     "redraw",
     "refine",
     "replace",
+    "reshare",
     "reweight",
     "sdedit",
     "strength_grid",
+    "windows",
 ]

@@ -30,7 +30,8 @@ def ddim_inversion(refine: int = 0) -> Sampler:
     """DDIM backwards, equations (1) and (2), on a rising grid.
 
     Args:
-      refine: rounds of equation (2) in each step, at least 0. Traced: other numbers compile nothing.
+      refine: rounds of equation (2) in each step, at least 0; r of them are r + 1 calls of the denoiser, and what missed
+        least is kept. Traced: other numbers compile nothing.
 
     Returns:
       `Sampler` that draws nothing, for grids that rise from level 0 or 1.
@@ -75,10 +76,11 @@ def _step(refine, keys, denoise, schedule, state, s, t, cond):
         best = jax.tree.map(lambda a, b: jnp.where(rows(near.distance < best.distance, a), a, b), near, far)
         return best.x + rows(best.damping, x_t) * best.missed / (alpha_t * alpha_s + sigma_t * sigma_s), best
 
-    x_t = alpha_t * x0 + sigma_t * said.eps
-    ones = jnp.ones(x_t.shape[0])
-    x_t, _ = lax.fori_loop(0, refine, closer, (x_t, Near(x_t, jnp.zeros_like(x_t), jnp.inf * ones, ones)))
-    return State(x_t), Prediction(x0, said.eps, said.aux)
+    x_t, ones = alpha_t * x0 + sigma_t * said.eps, jnp.ones(x_s.shape[0])
+    begin = x_t, Near(x_t, jnp.zeros_like(x_t), jnp.inf * ones, ones)
+    calls = jnp.where(refine > 0, refine + 1, 0)  # the last only tells whether the last round came nearer
+    _, best = lax.fori_loop(0, calls, closer, begin)
+    return State(best.x), Prediction(x0, said.eps, said.aux)
 
 
 def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=None, refine: int = 0) -> Array:
@@ -91,7 +93,7 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
       timesteps: levels, falling, int [N + 1], as for `sample`; the last is the level of x0.
       x0: clean data, float32 [B, ...].
       cond: conditions, one row per example, the same at every step.
-      refine: rounds of equation (2) in each step; each is one more call of the denoiser. Traced.
+      refine: rounds of equation (2) in each step, see `ddim_inversion`. Traced.
 
     Returns:
       float32 [N + 1, B, ...], aligned with the levels: first x_T, last x0.
@@ -114,7 +116,7 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
 
 
 def check_path(levels: Array, trajectory: Array) -> None:
-    """Raises ValueError where a trajectory is not one of such levels."""
+    """Raises ValueError where a trajectory has not one point for each level."""
     if len(trajectory) != len(levels):
         raise ValueError(
             f"a trajectory of {len(trajectory)} points is none of {len(levels)} levels: invert on the same ones"

@@ -80,14 +80,14 @@ def null_text(
       scale: of the guidance, as in `guidance.cfg`. Traced.
       search: see `Search`; None is `published(N)`. Each example's search ends for itself.
       of: the leaf of `guided.uncond` that is looked for, float [B, ...]: "context", or "label" as an embedding.
-      tick: is told how many steps are done, ten at a time, such as a progress bar; the numbers are the same.
+      tick: is told how many steps are done, some at a time, such as a progress bar; the numbers are the same.
 
     Returns:
       [N, B, ...] of that leaf. Put in its place with `cond_axes=Guided(None, Cond(context=0))`, `sample` with `cfg` of this
       scale goes back down.
 
     Raises:
-      ValueError: a trajectory of other levels.
+      ValueError: a trajectory, or a search, of another number of levels.
 
     Example::
 
@@ -104,7 +104,10 @@ def null_text(
     levels = jnp.asarray(timesteps)
     check_path(levels, trajectory)
     count, found = len(levels) - 1, []
-    search, size = search or published(count), count if tick is None else 10
+    search = search or published(count)
+    if len(search.rate) != count or len(search.enough) != count:
+        raise ValueError(f"a search in {len(search.rate)} steps is none in {count}: give published({count})")
+    size = count if tick is None else max(size for size in range(1, 11) if count % size == 0)  # one compilation
     carry = trajectory[0], getattr(guided.uncond, of)
     for first in range(0, count, size):
         which = slice(first, first + size)

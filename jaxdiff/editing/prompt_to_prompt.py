@@ -20,6 +20,7 @@ from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Array, Static, rows
 
 Window = float | tuple[float, float]
+PIXELS = Static(32 * 32)
 
 
 class AttentionEdit(NamedTuple):
@@ -28,7 +29,7 @@ class AttentionEdit(NamedTuple):
     Attributes:
       source: how many rows further the source is, int [B]; 0 is the row itself.
       mapper: M, float [B, L, L]; column j says which words of the source word j stands for.
-      share: a, float [B, L]; for `redraw` also one for each of N steps, [N, B, L].
+      share: a, float [B, L]; for `redraw` also one for each of N steps, [N, B, L], see `reshare`.
       scale: c, float [B, L].
       cross: window of each word, the levels up to which and above which cross-attention is edited, float [B, 2, L].
       own: window in which self-attention is taken over, float [B, 2].
@@ -41,7 +42,7 @@ class AttentionEdit(NamedTuple):
     scale: Array
     cross: Array
     own: Array
-    pixels: Static = Static(32 * 32)
+    pixels: Static = PIXELS
 
     def __call__(self, p: Array, site, t: Array) -> Array:
         """Edited probabilities, equations (1) and (2)."""
@@ -61,16 +62,17 @@ def _inside(t, window):
     return (t <= window[:, 0]) & (t > window[:, 1])
 
 
-def no_edit(count: int, length: int) -> AttentionEdit:
+def no_edit(count: int, length: int, pixels: Static = PIXELS) -> AttentionEdit:
     """Rows that stay as they are, such as sources and the half of guidance that reads no prompt.
 
     Args:
       count: B.
       length: L, of the context.
+      pixels: as in `AttentionEdit`.
     """
     ones, never = np.ones([count, length], np.float32), np.full([count, 2, length], np.inf, np.float32)
     mapper = np.broadcast_to(np.eye(length, dtype=np.float32), (count, length, length))
-    return AttentionEdit(np.zeros(count, np.int32), mapper, ones, ones, never, never[..., 0])
+    return AttentionEdit(np.zeros(count, np.int32), mapper, ones, ones, never, never[..., 0], pixels)
 
 
 def replace(tokenizer: Tokenizer, source: str, target: str, **windows) -> AttentionEdit:
@@ -209,6 +211,42 @@ def reweight(tokenizer: Tokenizer, edit: AttentionEdit, target: str, word: str, 
     return edit._replace(scale=scales)
 
 
+def reshare(tokenizer: Tokenizer, edit: AttentionEdit, target: str, word: str, share) -> AttentionEdit:
+    """The same edit with more or less of a word's attention taken over: how much of it, step by step if need be.
+
+    Args:
+      tokenizer: that the network's texts are read with.
+      edit: from `replace` or `refine`.
+      target: the edited prompt.
+      word: in it.
+      share: a, in [0, 1]; or one for each step, [N].
+
+    Returns:
+      As `replace`; with a share for each step [N, 1, L], for grids of N steps alone.
+
+    Raises:
+      ValueError: the prompt does not hold the word, or a share outside of [0, 1].
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff import editing
+        >>> from jaxdiff.text import tokenizer
+        >>> words = tokenizer.train(["a red seven", "a green seven"], size=600, length=6)
+        >>> edit = editing.replace(words, "a red seven", "a green seven", cross=1.0)
+        >>> editing.reshare(words, edit, "a green seven", "green", 0.5).share[0].tolist()
+        [1.0, 1.0, 0.5, 1.0, 1.0, 1.0]
+        >>> editing.reshare(words, edit, "a green seven", "green", np.linspace(1, 0, 50)).share.shape
+        (50, 1, 6)
+    """
+    share = np.asarray(share, np.float32)
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError(f"the share of {word!r} must lie in [0, 1]: of what is taken over from the source")
+    shares = np.array(np.broadcast_to(edit.share, (*share.shape, *edit.share.shape[-2:])))
+    shares[..., tokenizer.places(target, word)] = share[..., None, None] if share.ndim else share
+    return edit._replace(share=shares)
+
+
 def windows(
     tokenizer: Tokenizer,
     target: str,
@@ -281,5 +319,8 @@ def pairs(edits: Sequence[AttentionEdit]) -> AttentionEdit:
         [0, 0, 0, -3, -3, -3]
     """
     count, stacked = len(edits), lambda *rows: np.concatenate(rows)
-    edited = jax.tree.map(stacked, *edits)._replace(source=np.full(count, -count))
-    return jax.tree.map(stacked, no_edit(count, edited.share.shape[1]), edited)
+    shares = np.concatenate(np.broadcast_arrays(*(edit.share for edit in edits)), axis=-2)
+    edited = jax.tree.map(stacked, *(edit._replace(share=None) for edit in edits))
+    sources = no_edit(count, shares.shape[-1], edited.pixels)._replace(share=None)
+    both = jax.tree.map(stacked, sources, edited._replace(source=np.full(count, -count)))
+    return both._replace(share=np.concatenate([np.ones_like(shares), shares], axis=-2))

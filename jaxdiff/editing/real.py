@@ -36,7 +36,7 @@ def redraw(
       x_T: from `invert`, its first row, float32 [B, ...]; or drawn, for images that are.
       guided: what the images show, and the null.
       target: what they shall show, of the same structure and shapes as `guided.cond`.
-      scale: of the guidance, as in `guidance.cfg`. Traced.
+      scale: of the guidance, as in `guidance.cfg`, for 2 B rows. Traced.
       nulls: per step, from `null_text` or `negative_prompt`, [N, B, ...]; None is the null of `guided` at every step.
       edit: of 2 B rows, from `pairs`, its `share` also one for each step; None leaves attention as it is.
       sampler: `ddim()` by default; such as `direct` or `local_blend` of it, for 2 B rows.
@@ -65,7 +65,7 @@ def redraw(
     axes = Guided(None, None)  # of what has one row per step
     if edit is not None:  # the half without a prompt has none to edit
         cond = cond._replace(attention_edit=edit)
-        uncond = uncond._replace(attention_edit=no_edit(2 * x_T.shape[0], edit.share.shape[-1]))
+        uncond = uncond._replace(attention_edit=no_edit(2 * x_T.shape[0], edit.share.shape[-1], edit.pixels))
         if edit.share.ndim == 3:
             never = AttentionEdit(*[None] * len(AttentionEdit._fields))
             axes = axes._replace(cond=Cond(attention_edit=never._replace(share=0)))

@@ -11,20 +11,19 @@ from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Denoiser
 
 
-def strength_grid(num_train_steps: int, num_steps: int, strength: float, spacing: str = "trailing") -> np.ndarray:
+def strength_grid(num_train_steps: int, num_steps: int, strength: float) -> np.ndarray:
     """Levels from where SDEdit begins down to clean data.
 
     Args:
       num_train_steps: T.
       num_steps: how many steps to take, or, where there are fewer levels, as many as there are.
       strength: share of the way up to T, in [0, 1]: at 0 an image stays what it is, at 1 nothing is left of it.
-      spacing: of `timesteps.grid`.
 
     Returns:
       int32 [N + 1]; [0] alone where the strength is 0.
 
     Raises:
-      ValueError: a strength outside of [0, 1], or as `timesteps.grid`.
+      ValueError: a strength outside of [0, 1], or no steps.
 
     Example::
 
@@ -37,7 +36,7 @@ def strength_grid(num_train_steps: int, num_steps: int, strength: float, spacing
     start = round(strength * num_train_steps)
     if start == 0:
         return np.zeros([1], np.int32)
-    return timesteps.grid(num_train_steps, min(num_steps, start), spacing, start=start)
+    return timesteps.grid(num_train_steps, min(num_steps, start), start=start)
 
 
 def sdedit(

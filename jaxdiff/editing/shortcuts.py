@@ -50,7 +50,7 @@ def direct(sampler: Sampler, timesteps, trajectory: Array, source: Array) -> Sam
       `Sampler`.
 
     Raises:
-      ValueError: a trajectory of other levels.
+      ValueError: a trajectory of another number of levels.
 
     Example::
 

@@ -6,8 +6,9 @@ from etils import epath
 
 from jaxdiff import pretrained, progress
 from jaxdiff.cli.edit import inversions
-from jaxdiff.cli.edit.flags import EditFlags, complete
-from jaxdiff.cli.edit.methods import METHODS, Job
+from jaxdiff.cli.edit.flags import EditFlags, check_typed, complete
+from jaxdiff.cli.edit.job import prepare
+from jaxdiff.cli.edit.methods import METHODS, PASSES
 from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.eval import images
@@ -18,11 +19,12 @@ def edit(name: str, args: list[str]) -> None:
     model = pretrained.load(name)
     model.denoiser()  # raises where it is none
     flags = parse(EditFlags, EditFlags(), args, f"jaxdiff edit {name}")
+    check_typed(flags, model)
     kept = None if flags.from_inversion is None else inversions.load(epath.Path(flags.from_inversion), model)
-    flags = complete(flags, model, kept)
+    job = prepare(model, flags := complete(flags, model, kept), kept)
     paths = output_paths(flags)
-    with progress.bar(flags.method, 3 * flags.steps, "steps", patience=1.0) as tick:
-        panels = METHODS[flags.method](Job(model, flags, kept, tick))
+    with progress.bar(flags.method, PASSES[flags.method] * flags.steps, "steps") as tick:
+        panels = METHODS[flags.method](job, tick)
     images.to_pil(dict(panels)["edited"]).save(paths["edited"])
     images.panels(panels).save(paths["sheet"])
     for what, path in paths.items():
@@ -40,8 +42,9 @@ def output_paths(flags: EditFlags) -> dict[str, epath.Path]:
     stem = "_".join(part for part in ("drawn" if of is None else of.stem, flags.method, about) if part)
     if flags.out is None:
         epath.Path("edits").mkdir(exist_ok=True)
-    out = unused(epath.Path("edits") / f"{stem}.png", flags.overwrite, beside=("_sheet",))
-    out = out if flags.out is None else epath.Path(flags.out)
+        out = unused(epath.Path("edits") / f"{stem}.png", flags.overwrite, beside=("_sheet",))
+    else:
+        out = epath.Path(flags.out)
     paths = {"edited": out, "sheet": out.with_stem(f"{out.stem}_sheet")}
     if flags.save_inversion is not None:
         paths["inversion"] = epath.Path(flags.save_inversion)

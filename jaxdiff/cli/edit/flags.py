@@ -1,9 +1,11 @@
 """The flags of `jaxdiff edit`, and what they are where they are not given."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxdiff import editing
 from jaxdiff.cli.edit.inversions import Inversion
 from jaxdiff.pretrained import Model
 
@@ -19,6 +21,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
     "cross": (REDRAWN, (0.2,)),
     "own": (REDRAWN, (1.0,)),
     "hold": (REDRAWN, ()),
+    "share": (REDRAWN, ()),
     "weigh": (REDRAWN, ()),
     "blend": (REDRAWN, ()),
     "refine": ((*REAL, "ddib"), 3),
@@ -39,8 +42,8 @@ NEEDED = {
     "inpaint": ("image", "mask"),
     "ddib": ("image",),
 }
-WORDY = ("words", "cross", "own", "hold", "weigh", "blend")
-LEAST = {"steps": 1, "refine": 0, "adam": 1, "rounds": 1}
+WORDY = ("words", "cross", "own", "hold", "share", "weigh", "blend")
+LEAST = {"steps": 1, "refine": 0, "adam": 1, "rounds": 1, "rate": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class EditFlags:
       image: the image, a PNG, JPEG or WebP file of the model's size.
       source: what it shows now.
       steps: from noise to image; by default 50.
-      guidance: its scale; by default the model's own.
+      guidance: its scale; by default the model's own, or 3 where that is 1.
       early: its scale in the first fifth of the way, where shape is settled; by default the same, but 20 for p2p
         where --guidance is not given.
       words: replace (a word for a word), refine (words added, left out or changed), or auto: replace where both prompts
@@ -64,6 +67,7 @@ class EditFlags:
         and ends.
       own: the same for where pixels look.
       hold: WORD=SHARE or WORD=BEGIN:END, words of the prompt with another --cross than the rest.
+      share: WORD=SHARE, words of the prompt that take over only this share of the attention, in [0, 1].
       weigh: WORD=SCALE, words of the prompt that shall count more (above 1) or less, for 0.8 of the way or --cross.
       blend: words of both prompts where alone the image may change.
       refine: rounds of refinement in each step of the inversion.
@@ -92,6 +96,7 @@ class EditFlags:
     cross: tuple[float, ...] | None = None
     own: tuple[float, ...] | None = None
     hold: tuple[str, ...] | None = None
+    share: tuple[str, ...] | None = None
     weigh: tuple[str, ...] | None = None
     blend: tuple[str, ...] | None = None
     refine: int | None = None
@@ -112,11 +117,10 @@ def complete(flags: EditFlags, model: Model, kept: Inversion | None) -> EditFlag
     """The flags with the defaults of their method, or of the inversion that is there.
 
     Raises:
-      ValueError: a flag of another method, one that is missing, or a number out of range; one line.
+      ValueError: a number that is out of range; one line.
     """
-    typed = {field.name for field in dataclasses.fields(flags) if getattr(flags, field.name) is not None}
-    check_typed(flags, typed, model, kept)
-    scale = model.config.sample.guidance
+    own = model.config.sample.guidance
+    scale = 3.0 if own == 1 else own  # at 1 there is no guidance
     defaults = {name: default for name, (_, default) in OPTIONS.items()}
     defaults |= {"guidance": scale, "early": 20.0 if flags.method == "p2p" else scale, "steps": 50}
     if kept is not None:
@@ -124,35 +128,47 @@ def complete(flags: EditFlags, model: Model, kept: Inversion | None) -> EditFlag
         defaults |= kept.about if flags.method == "null-text" else {}
     if flags.guidance is not None:
         defaults["early"] = flags.guidance
-    flags = dataclasses.replace(flags, **{name: value for name, value in defaults.items() if name not in typed})
+    given = typed(flags)
+    flags = dataclasses.replace(flags, **{name: value for name, value in defaults.items() if name not in given})
+    for name, value in vars(flags).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{flag(name)} {value} must be a finite number")
     for name, low in LEAST.items():
         if getattr(flags, name) < low:
-            raise ValueError(f"--{name} {getattr(flags, name)} must be at least {low}")
+            raise ValueError(f"{flag(name)} {getattr(flags, name)} must be at least {low}")
+    editing.strength_grid(model.config.diffusion.num_steps, flags.steps, flags.strength)  # raises where there is none
+    if flags.method == "null-text" and flags.guidance == flags.early == 1:
+        raise ValueError("at --guidance 1 no nulls are needed: take --method direct, or more guidance")
     return flags
 
 
-def check_typed(flags: EditFlags, typed: set[str], model: Model, kept: Inversion | None) -> None:
-    """Raises ValueError where what was typed does not fit together."""
-    for name in sorted(typed & set(OPTIONS)):
+def check_typed(flags: EditFlags, model: Model) -> None:
+    """Raises ValueError where what was typed does not fit together, or something is missing."""
+    given = typed(flags)
+    for name in sorted(given & set(OPTIONS)):
         methods, _ = OPTIONS[name]
         if flags.method not in methods:
             raise ValueError(f"{flag(name)} is not for --method {flags.method}, but for {', '.join(methods)}")
-    wordy = [name for name in WORDY if name in typed]
+    wordy = [name for name in WORDY if name in given]
     if model.reads is None and (wordy or flags.method == "p2p"):
-        raise ValueError(
-            f"{flag(wordy[0]) if wordy else '--method p2p'} needs words, and {model.config.name} draws none"
-        )
-    again = sorted(typed & {"image", "source", "refine", "steps"})
-    if kept is not None and again:
+        what = flag(wordy[0]) if wordy else "--method p2p"
+        raise ValueError(f"{what} needs words, and {model.config.name} draws none")
+    there = {"image", "source"} if flags.from_inversion is not None else set()
+    again = sorted(given & (there | {"refine", "steps"})) if there else []
+    if again:
         raise ValueError(f"{flag(again[0])} is not for --from-inversion, which has it already")
-    there = typed | ({"image", "source"} if kept is not None else set())
-    missing = [name for name in NEEDED[flags.method] if name not in there]
+    missing = [name for name in NEEDED[flags.method] if name not in given | there]
     if missing:
         raise ValueError(f"--method {flags.method} needs {' and '.join(map(flag, missing))}")
-    if flags.method == "ddib" and not typed & {"to", "prompt"}:
+    if flags.method == "ddib" and not given & {"to", "prompt"}:
         raise ValueError("--method ddib needs --to or --prompt: else it would lead back to where it began")
-    if flags.prompt is None and typed & {"guidance", "early"}:
-        raise ValueError(f"{flag(min(typed & {'guidance', 'early'}))} needs --prompt: there is nothing to guide to")
+    if flags.prompt is None and given & {"guidance", "early"}:
+        raise ValueError(f"{flag(min(given & {'guidance', 'early'}))} needs --prompt: there is nothing to guide to")
+
+
+def typed(flags: EditFlags) -> set[str]:
+    """What has a value."""
+    return {name for name, value in vars(flags).items() if value is not None}
 
 
 def flag(name: str) -> str:

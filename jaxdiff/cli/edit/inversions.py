@@ -46,12 +46,14 @@ def fingerprint(model: Model) -> str:
 
 
 def save(path: epath.Path, inversion: Inversion, model: Model) -> None:
-    """Writes an inversion."""
+    """Writes an inversion, whole or not at all."""
     arrays = {name: np.ascontiguousarray(value) for name in ("image", "path", "levels", "nulls")
               if (value := getattr(inversion, name)) is not None}  # fmt: skip
     said = {"source": inversion.source, "about": inversion.about, "model": model.config.name}
     metadata = {"inversion": json.dumps(said | {"fingerprint": fingerprint(model)})}
-    epath.Path(path).write_bytes(safetensors.numpy.save(arrays, metadata))
+    unfinished = epath.Path(path).with_suffix(".tmp")
+    unfinished.write_bytes(safetensors.numpy.save(arrays, metadata))
+    unfinished.replace(epath.Path(path))
 
 
 def load(path: epath.Path, model: Model) -> Inversion:
