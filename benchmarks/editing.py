@@ -9,86 +9,27 @@ digits; colours and where the digit is from pixels (`jaxdiff.eval.shown`).
 """
 
 import argparse
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from edited import Digits, Painter, described, edits, held_out, middle, rows_of, swapped
+from editing_cost import WINDOWS, cost
 from pages import run_sections
-from PIL import Image
 
 from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps, xla
 from jaxdiff.data import captioned
-from jaxdiff.editing.null_text import _steps as searching
 from jaxdiff.eval import features, images, neighbors, shown
-from jaxdiff.nets.unet import label_embedding
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.objectives.autoencoder import psnr
 from jaxdiff.samplers import State
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "editing.md", ROOT / "docs" / "images"
-WINDOWS = {"cross": 0.2, "own": 1.0}  # shares of the way for which attention is taken over
 FALLING, GENTLE = (20.0, 3.0, 800), (5.0, 2.0, 800)  # guidance above and below a level
 RED, GREEN = 0, 1
-
-
-class Painter:
-    """The text-to-image model that ships, with its ends compiled."""
-
-    def __init__(self):
-        model = pretrained.load("captioned")
-        codec, self.reads = model.ends
-        self.words, self.shape, self.denoise = self.reads.tokenizer, model.config.shape, model.denoiser()
-        self.schedule = model.config.diffusion.make_schedule()
-        self.encode, self.decode = jax.jit(codec.encode), jax.jit(codec.decode)
-
-    def guided(self, captions):
-        """What images show, and nothing."""
-        context = self.reads(captions)
-        return Guided(Cond(context=context), Cond(context=jnp.broadcast_to(self.reads([""]), context.shape)))
-
-
-class Digits:
-    """The model of digits drawn by their label."""
-
-    def __init__(self, name="digits"):
-        model = pretrained.load(name)
-        self.params, self.shape, self.denoise = model.params, model.config.shape, model.denoiser()
-        self.schedule = model.config.diffusion.make_schedule()
-
-    def cond(self, labels):
-        """Labels by their embeddings, and no augmentation."""
-        return Cond(label=label_embedding(self.params, jnp.asarray(labels)), vector=jnp.zeros([len(labels), 6]))
-
-    def guided(self, labels):
-        """What images show, and the null label."""
-        return Guided(self.cond(labels), self.cond(np.full(len(labels), 10)))
-
-
-def held_out(source, num, wanted=lambda example: True):
-    """The first examples of each digit in turn, and their images in [-1, 1]."""
-    found = data.load(source)
-    found = [example for i in range(len(found)) if wanted(example := found[i])]
-    each = [[one for one in found if one["label"] == digit] for digit in range(10)]
-    found = [one for row in zip(*each) for one in row][:num]
-    return found, to_unit_range(np.stack([one["image"] for one in found]))
-
-
-def middle(run, times=3):
-    """Median seconds, after a first run."""
-    jax.block_until_ready(run())
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        found.append(time.perf_counter() - start)
-    return float(np.median(found))
 
 
 def decibels(x, y, peak):
@@ -207,33 +148,6 @@ def guided(args):
     return "\n".join(lines) + "\n"
 
 
-def swapped(num, seed=0, of=None):
-    """Prompts that differ in the digit's colour, of combinations that both were trained on: (sources, targets, asked)."""
-    rng, allowed = np.random.default_rng(seed), {tuple(map(int, one)) for one in captioned.combinations()[0]}
-    found = []
-    while len(found) < num:
-        digit, (old, new) = (7, (0, 1)) if of == "red seven" else (int(rng.integers(10)), rng.permutation(7)[:2])
-        back, size, place = (int(rng.integers(n)) for n in (7, 2, 5))
-        if back in (old, new) or not {(digit, int(old), back), (digit, int(new), back)} <= allowed:
-            continue
-        shows = {"label": digit, "background": back, "size": size, "place": place}
-        pair = [described(shows | {"colour": colour}) for colour in (old, new)]
-        found.append((*pair, (digit, int(old), int(new), back)))
-    return tuple(zip(*found))
-
-
-def described(example):
-    """All that there is to say of an image."""
-    said = {name: names[example[name]] for name, names in captioned.NAMES.items()}
-    where = said["place"] if said["place"].startswith("in") else f"in the {said['place']}"
-    return f"a {said['size']} {said['colour']} {said['label']} {where} on a {said['background']} background"
-
-
-def edits(words, sources, targets, make=editing.replace, **windows):
-    """One edit of all pairs: rows of the sources, then of the edited images."""
-    return editing.pairs([make(words, *pair, **windows) for pair in zip(sources, targets)])
-
-
 class Judged:
     """What pairs of pictures show, before and after."""
 
@@ -301,10 +215,6 @@ def in_parts(painter, levels, z_T, told, target, scale, edit, parts=4, nulls=Non
         found.append(np.asarray(editing.redraw(*args, edit=own, **more)[0]))
     halves = [np.split(one, 2) for one in found]
     return np.concatenate([np.concatenate([half[i] for half in halves]) for i in (0, 1)])
-
-
-def rows_of(tree, rows):
-    return jax.tree.map(lambda x: x[rows], tree)
 
 
 def real(args):
@@ -435,146 +345,6 @@ def nearest_reader():
         return np.array([np.bincount(one, minlength=10).argmax() for one in votes])
 
     return read
-
-
-def cost(args):
-    """What editing takes beside drawing, in one run, and how often it compiles."""
-    del args
-    painter, levels, found = Painter(), timesteps.grid(1000, 50), []
-    sources, targets, _ = swapped(8)
-    told, target = painter.guided(sources), Cond(context=painter.reads(targets))
-    z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 8), painter.shape)
-    edit = edits(painter.words, sources, targets, **WINDOWS)
-    args, blend = (painter.denoise, painter.schedule, levels, z_T, told, target, 3.0), blended(painter, edit, 1.0)
-    run = lambda edit, **how: editing.redraw(*args, edit=edit, **how)
-    cases = (lambda: run(None), lambda: run(edit), lambda: run(edit, sampler=blend, collect=editing.collect_maps()))
-    plain, edited, all_of_it = (middle(case, 5) for case in cases)
-    same = np.array_equal(run(None)[0], run(editing.no_edit(16, painter.words.length))[0])
-    found.append(
-        f"Prompt-to-prompt of 8 pairs takes {edited / plain:.2f} times plain sampling of those rows ({edited:.1f} s and "
-        f"{plain:.1f} s), and {all_of_it / plain:.2f} times with local blend and maps of where words looked. An edit that "
-        f"changes nothing leaves the same bits: {same}."
-    )
-    found += [
-        "",
-        "| seven more runs with other prompts, images, scales, windows ... | programs compiled |",
-        "|---|---|",
-    ]
-    found += [f"| {how} | {recompiled(run)} |" for how, run in again(painter, levels, z_T, sources, targets).items()]
-
-    examples, x = held_out("captioned:test", 2)
-    z, told = painter.encode(x), painter.guided([one["caption"] for one in examples])
-    path = jax.block_until_ready(editing.invert(painter.denoise, painter.schedule, levels, z, told.cond))
-    seconds = []
-    for i, scale in enumerate((7.5, 5.0)):
-        start, own = time.perf_counter(), slice(i, i + 1)
-        args = painter.denoise, painter.schedule, levels, path[:, own], rows_of(told, own), scale
-        jax.block_until_ready(editing.null_text(*args))
-        seconds.append(time.perf_counter() - start)
-    found += [
-        "",
-        f"Null-text inversion of one held-out image in 50 steps: {seconds[0]:.1f} s with compiling, {seconds[1]:.1f} s of "
-        f"another one.",
-        "",
-        *commands(examples[0]),
-    ]
-    return "\n".join(found) + "\n"
-
-
-def blended(painter, edit, number):
-    """Local blend of all words."""
-    tokens = np.full([len(edit.source), painter.words.length], number)
-    return editing.local_blend(samplers.ddim(), tokens, edit.source, size=8, threshold=number / 10)
-
-
-def recompiled(run):
-    """How many programs seven runs compile after a first one."""
-    made = lambda: samplers.base._sample._cache_size() + searching._cache_size()
-    jax.block_until_ready(run(2))
-    before = made()
-    for number in range(3, 10):
-        jax.block_until_ready(run(number))
-    return made() - before
-
-
-def again(painter, levels, z_T, sources, targets):
-    """Every method as a function of a number that changes all that a user could."""
-    denoise, schedule, key = painter.denoise, painter.schedule, jax.random.key(0)
-    read = lambda number: (sources, targets) if number % 2 else (targets, sources)
-
-    def redraw(number, sampler=lambda edit: samplers.ddim(), nulls=False):
-        old, new = read(number)
-        make = editing.refine if number % 3 else editing.replace
-        edit = edits(painter.words, old, new, make, cross=number / 10, own=(number / 20, 1.0))
-        edit = edit._replace(scale=edit.scale * number)  # as re-weighting does
-        how = {"nulls": editing.negative_prompt(levels, painter.guided(old))} if nulls else {}
-        args = (
-            denoise,
-            schedule,
-            levels,
-            z_T * number,
-            painter.guided(old),
-            Cond(context=painter.reads(new)),
-            float(number),
-        )
-        return editing.redraw(*args, edit=edit, sampler=sampler(edit), **how)[0]
-
-    def direct(number):
-        path = jnp.full([51, 16, *painter.shape], float(number))
-        return redraw(number, lambda edit: editing.direct(samplers.ddim(), levels, path, edit.source == 0))
-
-    def inpainted(number, from_level=1000):
-        known = (np.arange(painter.shape[0]) < number)[:, None, None]
-        sampler, guide = (
-            editing.inpaint(samplers.ddim(), z_T * number, known, number),
-            guidance.cfg(denoise, float(number)),
-        )
-        grid = np.linspace(from_level, 0, 11).round().astype(int)
-        return editing.sdedit(key, sampler, guide, schedule, grid, z_T, painter.guided(read(number)[0]))
-
-    def searched_for(number):
-        told, few = painter.guided(read(number)[0]), levels[-6:]
-        path = editing.invert(denoise, schedule, few, z_T * number, told.cond, number % 4)
-        return editing.null_text(
-            denoise, schedule, few, path, told, float(number), editing.published(5, number, number / 99)
-        )
-
-    def bridged(number):
-        told = [Cond(context=painter.reads(of)) for of in read(number)]
-        return editing.bridge(denoise, denoise, schedule, levels, z_T, *told, up=editing.ddim_inversion(number % 4))
-
-    return {
-        "prompt-to-prompt": redraw,
-        "the same with nulls": lambda number: redraw(number, nulls=True),
-        "with local blend": lambda number: redraw(number, lambda edit: blended(painter, edit, number)),
-        "direct inversion": direct,
-        "inversion and null-text": searched_for,
-        "sdedit with inpainting": lambda number: inpainted(number, 100 * number),
-        "bridge": bridged,
-    }
-
-
-def commands(example):
-    """How long `jaxdiff edit` takes in a new process, with nothing compiled before."""
-    new = next(name for i, name in enumerate(captioned.COLOURS) if i not in (example["colour"], example["background"]))
-    source = described(example)
-    with tempfile.TemporaryDirectory() as folder:
-        Image.fromarray(example["image"]).save(Path(folder) / "in.png")
-
-        def seconds(*flags, cache):
-            target = source.replace(list(captioned.COLOURS)[example["colour"]], new, 1)
-            command = [sys.executable, "-m", "jaxdiff", "edit", "captioned", "--prompt", target, *flags, "--overwrite"]
-            start, env = time.perf_counter(), os.environ | {"XDG_CACHE_HOME": str(Path(folder) / cache)}
-            env.pop("JAX_COMPILATION_CACHE_DIR", None)
-            subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
-            return time.perf_counter() - start
-
-        whole = ("--image", "in.png", "--source", source, "--save-inversion", "kept.safetensors", "--method")
-        found = {how: seconds(*whole, how, cache=how) for how in ("direct", "negative-prompt", "null-text")}
-        once_more = seconds("--from-inversion", "kept.safetensors", cache="null-text")
-    says = ", ".join(f"`{how}` {took:.0f} s" for how, took in found.items())
-    return [f"`jaxdiff edit` of one held-out image, a new process with nothing compiled before: {says}; another edit from "
-            f"the inversion that was kept, {once_more:.0f} s."]  # fmt: skip
 
 
 SECTIONS = {"inversion": inversion, "guided": guided, "words": words, "real": real, "bridge": bridge, "cost": cost}

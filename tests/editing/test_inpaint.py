@@ -33,6 +33,12 @@ def test_with_more_rounds_what_is_drawn_goes_with_what_is_known():
     assert off[0] > off[1] > off[2] and off[2] < 0.1, off
 
 
+def test_with_many_rounds_and_steps_it_is_drawn_from_the_conditional():
+    """A jump up with too much or too little noise would show in the variance."""
+    x = drawn(20, samplers.ddpm(variance="beta"), steps=200)[:, 1]
+    assert abs(float(x.mean()) - 0.9) < 0.03 and abs(float(x.var()) - 0.19) < 0.02
+
+
 def test_another_number_of_rounds_compiles_nothing():
     drawn(1, steps=8)
     before = base._sample._cache_size()

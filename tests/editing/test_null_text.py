@@ -1,5 +1,7 @@
 """Null-text inversion and what stands in for it, on a toy whose prediction is its context."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +39,35 @@ def test_guidance_leads_back_with_what_was_found_and_not_without():
     assert missed(found, 7.5).max() < 0.02 and missed(jnp.zeros_like(found), 7.5).min() > 0.5
 
 
+def test_it_is_adam_as_written_down():
+    """In numpy and float64, where the slope is written out: of the mean of squares, by a null that moves x0 by half."""
+    w, most, search = 3.0, 4, editing.published(20, most=4, rate=0.1)
+    search = search._replace(enough=jnp.full(20, 0.02))  # for some examples and steps it ends early, for others not
+    null, z, found, ended = np.zeros([6, 2]), np.asarray(PATH[0], np.float64), [], 0
+    for i, (t, s) in enumerate(itertools.pairwise(LEVELS)):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, SCHEDULE(level)) for level in (t, s))
+
+        def down(null, z=z, a=alpha_s - sigma_s * alpha_t / sigma_t, b=sigma_s / sigma_t):
+            x0 = (null + z) / 2 + w * (np.asarray(GUIDED.cond.context[:, 0], np.float64) - null) / 2
+            return a * x0 + b * z, a * (1 - w) / 2
+
+        first = second = np.zeros([6, 2])
+        for step in range(1, most + 1):
+            x_s, slope = down(null)
+            off = np.asarray(PATH[i + 1]) - x_s
+            going = (off**2).mean(1, keepdims=True) > 0.02
+            gradient = -off * slope
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            change = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+            null = np.where(going, null - float(search.rate[i]) * change, null)
+            ended += (~going).sum()
+        z = down(null)[0]
+        found.append(null)
+    assert 0 < ended < 20 * 6 * most
+    said = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, w, search)
+    np.testing.assert_allclose(said[:, :, 0], found, atol=2e-3)
+
+
 def test_an_example_that_is_on_its_path_ends_its_search_at_once():
     """Where the null says what the condition says, guidance changes nothing."""
     null = GUIDED.uncond.context.at[2].set(GUIDED.cond.context[2])
@@ -61,6 +92,8 @@ def test_a_trajectory_of_other_levels_is_refused():
         editing.null_text(denoise, SCHEDULE, LEVELS, PATH[1:], GUIDED, 2.0)
     with pytest.raises(ValueError, match="20 points is none of 21 levels"):
         editing.direct(samplers.ddim(), LEVELS, PATH[1:], np.ones(6, bool))
+    with pytest.raises(ValueError, match="a search in 50 steps is none in 20"):
+        editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0, editing.published(50))
 
 
 def test_the_published_numbers():
@@ -80,12 +113,16 @@ def test_direct_inversion_keeps_the_source_and_leaves_the_others(scale):
     twice = lambda x: jnp.concatenate([x, x])
     cond, x_T = jax.tree.map(twice, GUIDED), twice(PATH[0])
     sampler = editing.direct(samplers.ddim(), LEVELS, jnp.concatenate([PATH, PATH], 1), np.arange(12) < 6)
-    run = lambda sampler, levels=LEVELS: samplers.sample(
-        None, sampler, guidance.cfg(denoise, scale), SCHEDULE, levels, x_T, cond
-    )[0]
-    found, plain = run(sampler), run(samplers.ddim())
-    np.testing.assert_array_equal(found[:6], X0)
-    np.testing.assert_allclose(found[6:], plain[6:], atol=1e-5)
+    args = guidance.cfg(denoise, scale), SCHEDULE
+    run = lambda sampler, levels: samplers.sample(None, sampler, *args, levels, x_T, cond, collect=keep)[1]
+    found, plain = run(sampler, LEVELS), run(samplers.ddim(), LEVELS)
+    np.testing.assert_array_equal(found[:, :6], PATH[1:])
+    np.testing.assert_allclose(found[:, 6:], plain[:, 6:], atol=1e-5)
     between = np.append(LEVELS[:-1] - 1, 0)  # of these only the last is on the path
-    np.testing.assert_array_equal(run(sampler, between)[:6], X0)
-    np.testing.assert_allclose(run(sampler, between[:-1]), run(samplers.ddim(), between[:-1]), atol=1e-6)
+    found, plain = run(sampler, between), run(samplers.ddim(), between)
+    np.testing.assert_allclose(found[:-1], plain[:-1], atol=1e-6)
+    np.testing.assert_array_equal(found[-1, :6], X0)
+
+
+def keep(state, prediction):
+    return state.x

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, editing, pretrained, sample, samplers, timesteps
+from jaxdiff import Cond, Guided, editing, pretrained, timesteps
 from jaxdiff.editing.prompt_to_prompt import common
 from jaxdiff.nets.transformer import Site
+from jaxdiff.types import Static
 
 WORDS = pretrained.load("captioned").reads.tokenizer
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
@@ -37,12 +38,35 @@ def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_
     z, context = jax.random.normal(jax.random.key(0), [2, *model.config.shape]), model.reads([SOURCE, TARGET])
     schedule, levels = model.config.diffusion.make_schedule(), timesteps.grid(1000, 3)
 
+    told = Guided(*(Cond(context=model.reads([text] * 2)) for text in (SOURCE, "")))
+
     @functools.partial(jax.jit, compiler_options=AS_USERS)
     def draw(edit):
-        cond = Cond(context=context, attention_edit=edit)
-        return sample(None, samplers.ddim(), model.denoiser(), schedule, levels, z, cond)[0]
+        args = model.denoiser(), schedule, levels, z[:1], jax.tree.map(lambda x: x[:1], told), Cond(context=context[1:])
+        return editing.redraw(*args, 3.0, edit=edit)[0]
 
     np.testing.assert_array_equal(draw(None), draw(editing.no_edit(2, 24)))
+
+
+def test_a_share_of_one_word():
+    """Half of what the source's word looked at and half of its own; step by step where it is given so."""
+    edit, p, t = editing.replace(WORDS, SOURCE, TARGET, cross=1.0), attention(24), jnp.full(4, 500)
+    (green,) = WORDS.places(TARGET, "green")
+    found = editing.pairs([editing.reshare(WORDS, edit, TARGET, "green", 0.25)] * 2)(p, CROSS, t)[2:]
+    np.testing.assert_allclose(found[..., green], (p[:2] / 4 + 3 * p[2:] / 4)[..., green], rtol=1e-5)
+    np.testing.assert_allclose(found[..., green + 1], p[:2, ..., green + 1], rtol=1e-5)
+    by_step = editing.pairs([edit, editing.reshare(WORDS, edit, TARGET, "green", [0.0, 0.5, 1.0])])
+    assert by_step.share.shape == (3, 4, 24)
+    assert by_step.share[:, 3, green].tolist() == [0.0, 0.5, 1.0] and (by_step.share[:, :3] == 1).all()
+    with pytest.raises(ValueError, match="the share of 'green' must lie in"):
+        editing.reshare(WORDS, edit, TARGET, "green", 1.5)
+
+
+def test_small_sites_alone():
+    """`pixels` goes through all that makes an edit."""
+    edit = editing.replace(WORDS, SOURCE, TARGET, own=1.0)._replace(pixels=Static(16))
+    p, t = attention(64), jnp.full(4, 500)
+    np.testing.assert_array_equal(editing.pairs([edit] * 2)(p, OWN, t), p)
 
 
 def test_a_swapped_word_looks_where_the_old_one_looked():

@@ -7,6 +7,7 @@ import pytest
 
 from jaxdiff import editing, samplers, schedules, testing
 from jaxdiff.process import predict_from
+from jaxdiff.samplers import base
 
 SCHEDULE = schedules.linear(1000)
 KEY = jax.random.key(0)
@@ -43,3 +44,11 @@ def test_few_levels_are_as_many_steps():
 def test_strength_lies_between_0_and_1():
     with pytest.raises(ValueError, match=r"strength=1\.5 must lie in"):
         editing.strength_grid(1000, 20, 1.5)
+
+
+def test_another_strength_and_image_compile_nothing():
+    denoise = testing.gaussian([0.0, 0.5], 0.3).denoiser(SCHEDULE)
+    edited(0.3, denoise)
+    before = base._sample._cache_size()
+    edited(0.8, denoise, -X0)
+    assert base._sample._cache_size() == before
