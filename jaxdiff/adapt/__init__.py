@@ -1,0 +1,1 @@
+"""Adapting trained models: transforms of their parameters, which no network knows of."""
