@@ -2,16 +2,21 @@
 
 (1)  W' = W + w s A B,   s = alpha / r, or alpha / sqrt(r) rank-stabilised (Kalajdzievski 2023)
 
-in flax's order, x W: A [in, r] leads down to r numbers, and B [r, out], zero at first, up again. The kernel of a convolution is
-taken as one matrix [height width in, out]. Corrections are merged before the network is called, and training differentiates
-through that, so that no network knows of it.
+in flax's order, x W: A [in, r] leads down to r numbers, and B [r, out], zero at first, up again. The kernel of a
+convolution is taken as one matrix [height width in, out]. Corrections are merged before the network is called, and training
+differentiates through that, so that no network knows of it.
 """
 
+import json
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdiff.types import Array
@@ -168,3 +173,50 @@ def _matrix(shape) -> tuple[int, int]:
     for side in shape[:-1]:
         rows *= side
     return rows, shape[-1]
+
+
+def to_bytes(lora: Lora, about: Mapping[str, Any], dtype: str = "float16") -> bytes:
+    """A correction as the content of a .safetensors file, of a few kilobytes.
+
+    Args:
+      lora: trained.
+      about: what it was trained as, such as {"base": "captioned"}; what JSON can say.
+      dtype: of the factors in it, "float16" or "float32".
+
+    Returns:
+      Arrays PATH.down and PATH.up in that type, and PATH.scale in float32.
+    """
+    arrays = {}
+    for path, (down, up) in lora.factors.items():
+        arrays |= {f"{path}.down": np.asarray(down, dtype), f"{path}.up": np.asarray(up, dtype)}
+        arrays[f"{path}.scale"] = np.asarray(lora.scale[path], np.float32)
+    return safetensors.numpy.save(arrays, {"lora": json.dumps(dict(about))})
+
+
+def from_bytes(content: bytes) -> tuple[Lora, dict[str, Any]]:
+    """A correction, float32, and what it was trained as, from the content of a file of `to_bytes`.
+
+    Raises:
+      ValueError: it is none; the message completes "the file ...".
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.adapt import lora
+        >>> small = lora.init(jax.random.key(0), {"attn1": {"to_q": {"kernel": jnp.ones([8, 4])}}}, rank=2)
+        >>> again, about = lora.from_bytes(lora.to_bytes(small, {"base": "captioned"}))
+        >>> list(again.factors), about
+        (['attn1/to_q/kernel'], {'base': 'captioned'})
+    """
+    try:
+        arrays = safetensors.numpy.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # its length, then JSON
+        about, paths = (
+            json.loads(header["__metadata__"]["lora"]),
+            [name[:-5] for name in arrays if name.endswith(".down")],
+        )
+        part = lambda path, name: jnp.asarray(arrays[f"{path}.{name}"], jnp.float32)
+        factors = {path: Factors(part(path, "down"), part(path, "up")) for path in sorted(paths)}
+        return Lora(factors, {path: part(path, "scale") for path in factors}), about
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        raise ValueError("is no LoRA that jaxdiff has trained") from None

@@ -4,6 +4,7 @@ from jaxdiff.objectives.autoencoder import kl_autoencoder, vq_autoencoder
 from jaxdiff.objectives.classification import classification
 from jaxdiff.objectives.contrastive import contrastive
 from jaxdiff.objectives.denoising import denoising
+from jaxdiff.objectives.dreambooth import dreambooth
 from jaxdiff.objectives.levels import Levels, clean, importance, logit_normal, stratified, uniform
 from jaxdiff.objectives.noising import to_unit_range
 from jaxdiff.objectives.variational import variational_bound
@@ -17,6 +18,7 @@ __all__ = [
     "clean",
     "contrastive",
     "denoising",
+    "dreambooth",
     "importance",
     "kl_autoencoder",
     "logit_normal",
