@@ -1,6 +1,6 @@
 """Inversion and editing: what comes back, what changes, what stays, and what it costs, with the models that ship.
 
-    python benchmarks/editing.py            # prints the tables; about half an hour on two cores
+    python benchmarks/editing.py            # prints the tables; some 45 minutes on two cores
     python benchmarks/editing.py --write    # writes them into docs/editing.md, with their pictures
     python benchmarks/editing.py --only words
 
