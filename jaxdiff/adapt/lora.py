@@ -7,23 +7,20 @@ convolution is taken as one matrix [height width in, out]. Corrections are merge
 differentiates through that, so that no network knows of it.
 """
 
-import json
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import safetensors
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdiff.types import Array
 
 ATTENTION = r"attn\d+/to_(q|k|v|out_0)/kernel$"  # of all attention in the U-Net
 CONVOLUTIONS = r"conv\w*/kernel$"
+FEED_FORWARD = r"ff/net_(0/proj|2)/kernel$"  # between two attentions
 TEXT = r"self_attn/(q|k|v|out)_proj/kernel$"  # of a CLIP's text transformer
+NAMED = {"attention": ATTENTION, "convolutions": CONVOLUTIONS, "feed_forward": FEED_FORWARD}
 
 
 class Factors(NamedTuple):
@@ -88,9 +85,37 @@ def init(key: Array, params, rank: int, where: str = ATTENTION, alpha: float | N
         limit = rows**-0.5
         down = jax.random.uniform(jax.random.fold_in(key, i), (rows, rank), minval=-limit, maxval=limit)
         factors[path] = Factors(down, jnp.zeros([rank, columns]))
-    root = rank**0.5 if stabilised else rank
-    scale = jnp.float32((rank if alpha is None else alpha) / root)
-    return Lora(factors, dict.fromkeys(factors, scale))
+    return Lora(factors, dict.fromkeys(factors, scale(rank, alpha, stabilised)))
+
+
+def scale(rank: int, alpha: float | None = None, stabilised: bool = False) -> Array:
+    """s of equation (1), float32; alpha is the rank where none is given."""
+    return jnp.float32((rank if alpha is None else alpha) / (rank**0.5 if stabilised else rank))
+
+
+def pattern(where: str) -> str:
+    """A regular expression of kernels' paths: that of names in `NAMED` with + between them, or what is one already.
+
+    Raises:
+      ValueError: it is neither.
+
+    Example::
+
+        >>> import re
+        >>> from jaxdiff.adapt import lora
+        >>> [bool(re.search(lora.pattern("attention+convolutions"), f"{name}/kernel")) for name in ("conv1", "proj_in")]
+        [True, False]
+    """
+    names = where.split("+")
+    if set(names) <= set(NAMED):
+        return "|".join(NAMED[name] for name in names)
+    try:
+        re.compile(where)
+    except re.error as error:
+        raise ValueError(
+            f"{where!r} is neither made of {', '.join(NAMED)} with + between, nor a regular expression ({error})"
+        ) from None
+    return where
 
 
 def merge(params, lora: Lora, weight: float = 1.0):
@@ -173,50 +198,3 @@ def _matrix(shape) -> tuple[int, int]:
     for side in shape[:-1]:
         rows *= side
     return rows, shape[-1]
-
-
-def to_bytes(lora: Lora, about: Mapping[str, Any], dtype: str = "float16") -> bytes:
-    """A correction as the content of a .safetensors file, of a few kilobytes.
-
-    Args:
-      lora: trained.
-      about: what it was trained as, such as {"base": "captioned"}; what JSON can say.
-      dtype: of the factors in it, "float16" or "float32".
-
-    Returns:
-      Arrays PATH.down and PATH.up in that type, and PATH.scale in float32.
-    """
-    arrays = {}
-    for path, (down, up) in lora.factors.items():
-        arrays |= {f"{path}.down": np.asarray(down, dtype), f"{path}.up": np.asarray(up, dtype)}
-        arrays[f"{path}.scale"] = np.asarray(lora.scale[path], np.float32)
-    return safetensors.numpy.save(arrays, {"lora": json.dumps(dict(about))})
-
-
-def from_bytes(content: bytes) -> tuple[Lora, dict[str, Any]]:
-    """A correction, float32, and what it was trained as, from the content of a file of `to_bytes`.
-
-    Raises:
-      ValueError: it is none; the message completes "the file ...".
-
-    Example::
-
-        >>> import jax, jax.numpy as jnp
-        >>> from jaxdiff.adapt import lora
-        >>> small = lora.init(jax.random.key(0), {"attn1": {"to_q": {"kernel": jnp.ones([8, 4])}}}, rank=2)
-        >>> again, about = lora.from_bytes(lora.to_bytes(small, {"base": "captioned"}))
-        >>> list(again.factors), about
-        (['attn1/to_q/kernel'], {'base': 'captioned'})
-    """
-    try:
-        arrays = safetensors.numpy.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # its length, then JSON
-        about, paths = (
-            json.loads(header["__metadata__"]["lora"]),
-            [name[:-5] for name in arrays if name.endswith(".down")],
-        )
-        part = lambda path, name: jnp.asarray(arrays[f"{path}.{name}"], jnp.float32)
-        factors = {path: Factors(part(path, "down"), part(path, "up")) for path in sorted(paths)}
-        return Lora(factors, {path: part(path, "scale") for path in factors}), about
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
-        raise ValueError("is no LoRA that jaxdiff has trained") from None

@@ -15,6 +15,8 @@ from jaxdiff.cli.flags import parse
 class ExportFlags:
     """Writes a model's averaged weights and its config as one file, which the other commands take in place of a run.
 
+    Of a run that learned a LoRA, new words or a ControlNet, these alone, for --lora and --controlnet.
+
     Attributes:
       out: the file (.safetensors) to write; by default NAME.safetensors, NAME being the run's.
       dtype: of the weights in the file; float16 takes half the room.
@@ -33,8 +35,12 @@ def export(run: str, args: list[str]) -> None:
     path = writable(
         epath.Path(flags.out or f"{Path(model.config.name).name}.safetensors"), (".safetensors",), flags.overwrite
     )
-    models.write(path, model, flags.dtype)
-    print(f"weights      {path}")
+    if adapter := models.adapter_of(run):
+        models.write_adapter(path, adapter, flags.dtype)
+        print(f"adapter      {path}, of {adapter.about['base']}")
+    else:
+        models.write(path, model, flags.dtype)
+        print(f"weights      {path}")
 
 
 def pretrained(args: list[str]) -> None:

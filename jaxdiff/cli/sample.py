@@ -10,6 +10,7 @@ import tyro
 from etils import epath
 
 from jaxdiff import pretrained, progress
+from jaxdiff.cli.adapters import AdapterFlags, adapted, steered
 from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.sampling import load_guide, parse_sampling
 from jaxdiff.config import Sample
@@ -17,7 +18,7 @@ from jaxdiff.eval import draw, images
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleFlags:
+class SampleFlags(AdapterFlags):
     """Draws images from a trained model. What is not given is as in the model's config.
 
     Prompts stand right behind the model, each in quotes, or behind --prompts.
@@ -33,7 +34,7 @@ class SampleFlags:
       overwrite: replace files that are there.
     """
 
-    sample: Annotated[Sample, tyro.conf.arg(name="")]
+    sample: Annotated[Sample, tyro.conf.arg(name="")] = Sample()
     classifier: str | None = None
     out: Path | None = None
     individual: bool = False
@@ -45,13 +46,14 @@ class SampleFlags:
 def sample(name: str, args: list[str]) -> None:
     """`jaxdiff sample MODEL ...`."""
     model = pretrained.load(name)
-    flags = parse_sampling(SampleFlags(model.config.sample), prompted(args), f"jaxdiff sample {name}")
-    config = dataclasses.replace(model.config, sample=flags.sample)
+    flags = parse_sampling(SampleFlags(sample=model.config.sample), prompted(args), f"jaxdiff sample {name}")
+    model = adapted(model, flags)
+    config, steers = dataclasses.replace(model.config, sample=flags.sample), steered(model, flags)
     guide = load_guide(config, flags.classifier)
-    draw.check(config, guide)
+    draw.check(config, guide, steers)
     paths = output_paths(flags, samples_of(model))
     with progress.bar("sampling", draw.num_steps(config), "steps") as tick:
-        parts = list(draw.batches(config, model.params, tick, "animation" in paths, guide, model.ends))
+        parts = list(draw.batches(config, model.params, tick, "animation" in paths, guide, model.ends, steers))
     drawn, places = np.concatenate([part for part, _ in parts]), draw.layout(config, guide)
     about = places.shape[1], config.sample.prompts
     images.save_grid(paths["grid"], images.arranged(drawn, places), *about)

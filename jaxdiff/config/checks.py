@@ -4,6 +4,7 @@ import math
 
 import jax
 
+from jaxdiff.config.adapt_checks import check_adapt
 from jaxdiff.config.fields import Config, Latent, Reconstruction
 from jaxdiff.data import augment
 from jaxdiff.denoise import check_kind
@@ -49,6 +50,7 @@ def check(config: Config) -> None:
         if not low <= (value := getattr(optim, name)) < high:
             raise ValueError(f"--optim.{name.replace('_', '-')}={value} must be at least {low} and below {high}")
     _check_parts(config)
+    check_adapt(config)
     if isinstance(config.net, UNetConfig):
         config.net.check_platform(jax.default_backend())
         _check_latent(config)
@@ -65,7 +67,8 @@ def check(config: Config) -> None:
 
 def _check_parts(config):
     """What is not of this kind of network is left as it is."""
-    whose = {"reconstruction": AutoencoderConfig} | dict.fromkeys(("diffusion", "latent", "sample"), UNetConfig)
+    own = ("diffusion", "latent", "sample", "adapt")
+    whose = {"reconstruction": AutoencoderConfig} | dict.fromkeys(own, UNetConfig)
     for part, kind in whose.items():
         if not isinstance(config.net, kind) and getattr(config, part) != getattr(Config(), part):
             raise ValueError(f"--{part} is for networks of {kind.__name__}, and this is {type(config.net).__name__}")

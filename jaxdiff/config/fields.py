@@ -130,6 +130,63 @@ class Reconstruction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adapt:
+    """What is learned beside a model that is there already, in place of a new one.
+
+    Attributes:
+      base: the model, as `pretrained.load` takes it; the run keeps a copy. Network, process and what stands at its ends are
+        the base's. None is none: a network is trained from scratch.
+      method: "lora" trains corrections of low rank (see `jaxdiff.adapt.lora`), "full" the whole network (DreamBooth),
+        "words" only `words` (textual inversion), "control" a ControlNet (see `jaxdiff.adapt.control`).
+      rank: of a LoRA.
+      alpha: of a LoRA, whose corrections are multiplied by alpha / rank; None is the rank.
+      stabilised: by alpha / sqrt(rank) instead.
+      where: which kernels a LoRA corrects: "attention", "convolutions", "feed_forward", several with + between, or a
+        regular expression that is looked for in their paths.
+      dropout: probability with which a rank of a LoRA is left out of a step.
+      text: also train what reads the texts, by a LoRA of its attention or as a whole; with "lora" and "full".
+      words: new words that are learned, also beside a LoRA, such as "<star>"; captions or `prompts` hold them.
+      begin: a word, or several, as which the new ones begin.
+      prompts: what the images show, in place of their captions: each image is seen with each of these.
+      prior: prompts of the class, such as "a dog" where "a sks dog" is learned: images of them are learned, too, so that
+        what the class looks like is not forgotten (prior preservation of DreamBooth).
+      prior_source: data with images of the class and their captions; None lets the base draw them.
+      prior_images: how many it draws.
+      prior_weight: of these images in the loss.
+      condition: what a ControlNet sees: "edges", "outline", "mask" or "thumbnail" of the image.
+      embedding: channels of what reads that picture, halved in size between any two: as often as latents are smaller.
+    """
+
+    base: Annotated[str | None, tyro.conf.arg(aliases=["--base"])] = None
+    method: Literal["lora", "full", "words", "control"] = "lora"
+    rank: int = 4
+    alpha: float | None = None
+    stabilised: bool = False
+    where: str = "attention"
+    dropout: float = 0.0
+    text: bool = False
+    words: tuple[str, ...] = ()
+    begin: str | None = None
+    prompts: tuple[str, ...] = ()
+    prior: tuple[str, ...] = ()
+    prior_source: str | None = None
+    prior_images: int = 200
+    prior_weight: float = 1.0
+    condition: Literal["edges", "outline", "mask", "thumbnail"] | None = None
+    embedding: tuple[int, ...] = (16, 32, 96, 256)
+
+    @property
+    def keeps_class(self) -> bool:
+        """Whether images of the class are learned, too."""
+        return bool(self.prior or self.prior_source)
+
+    @property
+    def reads(self) -> bool:
+        """Whether what reads the texts changes in training, so that they are read anew in each step."""
+        return bool(self.words) or (self.text and self.base is not None)
+
+
+@dataclasses.dataclass(frozen=True)
 class Optim:
     """The optimizer; see `jaxdiff.train.optim.optimizer`.
 
@@ -250,6 +307,7 @@ class Config:
       diffusion: the forward process and what the network predicts; of a U-Net.
       latent: what stands at its two ends; of a U-Net.
       reconstruction: what it learns from; of an autoencoder.
+      adapt: what is learned beside a model that is there already; of a U-Net.
       optim: the optimizer.
       train: length and rhythm of training.
       sample: how samples are drawn; of a U-Net.
@@ -261,6 +319,7 @@ class Config:
     diffusion: Diffusion = Diffusion()
     latent: Latent = Latent()
     reconstruction: Reconstruction = Reconstruction()
+    adapt: Adapt = Adapt()
     optim: Optim = Optim()
     train: Train = Train()
     sample: Sample = Sample()

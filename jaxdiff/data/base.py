@@ -26,6 +26,8 @@ class Source:
       files: what is read, where that may be changed under the same name: paths.
       uncaptioned: why they have none, for the error that says so.
       wrong: (example, NumPy generator) -> a text that is almost its caption, but wrong; None where no such can be made.
+      also: names of further arrays in what is read, which batches have, too: "control", the picture that a ControlNet is
+        told, becomes a condition; others, such as the "prior" of DreamBooth, keep their names.
 
     Example::
 
@@ -47,6 +49,7 @@ class Source:
     files: tuple = dataclasses.field(default=(), repr=False)
     uncaptioned: str = dataclasses.field(default="the data set has no captions", repr=False)
     wrong: Callable[[dict, np.random.Generator], str] | None = dataclasses.field(default=None, repr=False)
+    also: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.size

@@ -36,7 +36,8 @@ def batches(
 
     Args:
       source: random-access data set of {"image": uint8 [H, W, C] or latents, "label": int, "caption": str, "context": float
-        [L, D]}, with `len` and `[i]`, such as a `jaxdiff.data.Source`; all but "image" are read only where asked for.
+        [L, D] or tokens [L]}, with `len` and `[i]`, such as a `jaxdiff.data.Source`; all but "image" are read only where
+        asked for, or named in `Source.also`.
       batch_size: B, over all processes.
       seed: of the order, the mirroring and the augmentation.
       start_step: first step to deliver.
@@ -114,11 +115,16 @@ def _read(source, labels, num_classes, contexts, tokenize, wrong, i):
         cond = cond._replace(label=np.int32(example["label"]))
     if contexts:
         cond = cond._replace(context=example["context"])
+    for name in getattr(source, "also", ()):
+        if name == "control":
+            cond = cond._replace(control=example[name])
+        else:
+            chosen[name] = example[name]
     if tokenize:
         chosen["tokens"] = tokenize([source.caption(i)])[0]
     if wrong:
         chosen["wrong"] = source[i]  # for `_wrong`
-    return chosen | {"cond": cond} if labels or contexts else chosen
+    return chosen | {"cond": cond} if any(said is not None for said in cond) else chosen
 
 
 def _wrong(source, tokenize, count, example, rng):

@@ -2,20 +2,23 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import samplers, timesteps
+from jaxdiff.adapt.control import Control, with_controls
 from jaxdiff.config import Config, Sample, indivisible
 from jaxdiff.denoise import denoiser, network
 from jaxdiff.errors import unknown
 from jaxdiff.eval import guided
+from jaxdiff.eval import steered as steering
 from jaxdiff.eval.guided import Guide
 from jaxdiff.eval.images import to_uint8
 from jaxdiff.eval.spread import replicated, split
+from jaxdiff.eval.steered import Steered
 from jaxdiff.guidance import clip_x0
 from jaxdiff.latent import Codec, Ends
 from jaxdiff.schedules import Schedule
@@ -77,7 +80,7 @@ def sampling_levels(sample: Sample, schedule: Schedule) -> np.ndarray:
     return timesteps.grid(T, sample.steps, sample.spacing)
 
 
-def check(config: Config, guide: Guide | None = None) -> None:
+def check(config: Config, guide: Guide | None = None, steered: Steered | None = None) -> None:
     """Refuses a way of sampling that this config's network cannot be sampled in.
 
     Raises:
@@ -90,6 +93,7 @@ def check(config: Config, guide: Guide | None = None) -> None:
             f"this is an autoencoder or a CLIP ({type(config.net).__name__}), which draws nothing by itself"
         )
     guided.check(config, guide)
+    steering.check(config, steered)
     make_sampler(config.sample)
     sampling_levels(config.sample, config.diffusion.make_schedule())
     if config.sample.num < 1 or config.sample.batch_size < 1:
@@ -114,6 +118,7 @@ def batches(
     frames: bool = False,
     guide: Guide | None = None,
     ends: Ends = Ends(),
+    steered: Steered | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Draws `config.sample.num` images, a batch at a time; image i of a seed is the same whatever the batch size.
 
@@ -126,6 +131,7 @@ def batches(
       frames: give the predicted x0 of every step, too.
       guide: a classifier that guides, if there is one.
       ends: what reads the prompts, and makes images of latents.
+      steered: ControlNets and what they are told, if there are any.
 
     Raises:
       ValueError: the config names an end that `ends` lacks.
@@ -141,12 +147,12 @@ def batches(
     sample, schedule = config.sample, config.diffusion.make_schedule()
     sampler = make_sampler(sample)
     levels = sampling_levels(sample, schedule)
-    denoise = make_denoiser(config, params, schedule, sample.clip, guide)
+    denoise = make_denoiser(config, params, schedule, sample.clip, guide, controls=steered.controls if steered else ())
     size, texts, decode = part_size(sample.steps), guided.texts(config, ends.reads), decoder(ends.codec)
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
-        cond = guided.condition(config, indices, guide, texts)
+        cond = steering.condition(config, guided.condition(config, indices, guide, texts), indices, steered)
         keys, cond = split((keys, cond))
         x_T = samplers.noise(keys, config.shape)
         count, pictures = min(sample.batch_size, sample.num - start), []
@@ -161,7 +167,13 @@ def batches(
 
 
 def make_denoiser(
-    config: Config, params, schedule: Schedule, clip: bool, guide: Guide | None = None, unguided: bool = False
+    config: Config,
+    params,
+    schedule: Schedule,
+    clip: bool,
+    guide: Guide | None = None,
+    unguided: bool = False,
+    controls: Sequence[Control] = (),
 ) -> Denoiser:
     """The denoiser that a config's network is, with its parameters on all local devices.
 
@@ -172,8 +184,10 @@ def make_denoiser(
       clip: keep the predicted image in its range.
       guide: a classifier that guides, if there is one.
       unguided: without the guidance that the config asks for.
+      controls: ControlNets at its side.
     """
-    denoise = denoiser(network(config.make_net()), replicated(params), schedule, config.diffusion.predict)
+    apply, weights = with_controls(network(config.make_net()), params, controls)
+    denoise = denoiser(apply, replicated(weights), schedule, config.diffusion.predict)
     if not unguided:
         guide = guide and guide._replace(log_prob=replicated(guide.log_prob))
         denoise = guided.guided(denoise, schedule, config.sample, guide)
@@ -194,9 +208,11 @@ def draw(
     tick: Callable[[int], None] | None = None,
     guide: Guide | None = None,
     ends: Ends = Ends(),
+    steered: Steered | None = None,
 ) -> np.ndarray:
     """All images of `batches`, uint8 [num, H, W, C]."""
-    return np.concatenate([images for images, _ in batches(config, params, tick, guide=guide, ends=ends)])
+    drawn = batches(config, params, tick, guide=guide, ends=ends, steered=steered)
+    return np.concatenate([images for images, _ in drawn])
 
 
 def layout(config: Config, guide: Guide | None = None) -> np.ndarray:

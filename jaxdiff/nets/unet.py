@@ -190,17 +190,22 @@ class UNet(nn.Module):
           t: network times [B], level minus one.
           cond: label int [B] or its embedding (see `label_embedding`), vector [B, vector_dim], context [B, L, context_dim]
             and image [B, H, W, image_channels], each present exactly if the config has it; context_mask and attention_edit
-            may come with a context.
+            may come with a context. residuals, of a `ControlNet`, may come with any: what is added to each skip in order
+            (after conv_in, each block and each downsampler) and at last to the bottom, each of the shape of its place.
           keys: one random key per example for dropout; None is no dropout.
 
         Returns:
           float32 [B, H, W, out_channels].
 
         Raises:
-          ValueError: an image that cannot be halved often enough, or conditions that the config does not have.
+          ValueError: an image that cannot be halved often enough, conditions that the config does not have, or residuals
+            of another network.
         """
         cfg, dtype, depth = self.config, jnp.dtype(self.config.dtype), len(self.config.channels)
-        x, skips, told = way_down(cfg, x, t, cond, keys)
+        cond = cond or Cond()
+        x, skips, told = way_down(cfg, x, t, cond._replace(residuals=None), keys)
+        if cond.residuals is not None:
+            *skips, x = _plus_residuals([*skips, x], cond.residuals)
         for i, features in enumerate(cfg.channels[::-1]):
             level = depth - 1 - i
             block = UpBlock(features, level in cfg.attention, level == 0, cfg, name=f"up_blocks_{i}")
@@ -210,15 +215,16 @@ class UNet(nn.Module):
         return depth_to_space(x, cfg.patch).astype(jnp.float32)
 
 
-def way_down(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array | None):
+def way_down(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array | None, hint: Array | None = None):
     """The U-Net from its entry to its bottom, its parts being submodules of the module that calls this.
 
     Args:
       cfg: see `UNetConfig`.
       x: noisy images [B, H, W, C].
       t: network times [B].
-      cond: see `UNet`.
+      cond: see `UNet`; without residuals.
       keys: one random key per example for dropout; None is no dropout.
+      hint: added to what conv_in says, [B, H / patch, W / patch, channels[0]]; None is nothing.
 
     Returns:
       (the bottom [B, h, w, channels[-1]], what the way up reads, what blocks are told).
@@ -232,6 +238,7 @@ def way_down(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array
     told = Told(*_embed(cfg, t, cond), keys, _context(cond))
     x = space_to_depth(x if cond.image is None else jnp.concatenate([x, cond.image], axis=-1), cfg.patch)
     x = Conv(cfg.channels[0], dtype=jnp.dtype(cfg.dtype), name="conv_in")(x)
+    x = x if hint is None else plus(x, hint)
     skips, depth = [x], len(cfg.channels)
     for i, features in enumerate(cfg.channels):
         block = DownBlock(features, i in cfg.attention, i == depth - 1, cfg, name=f"down_blocks_{i}")
@@ -299,6 +306,19 @@ class _MLP(nn.Module):
 
 def _context(cond):
     return None if cond.context is None else Context(cond.context, cond.context_mask, cond.attention_edit)
+
+
+def _plus_residuals(places, residuals):
+    """What the way up reads, and the bottom, with what a ControlNet adds to them."""
+    if len(residuals) != len(places):
+        raise ValueError(
+            f"this network needs {len(places)} cond.residuals, one for each skip and one for the bottom, "
+            f"and these are {len(residuals)}"
+        )
+    for i, (h, r) in enumerate(zip(places, residuals)):
+        if jnp.shape(r) != h.shape:
+            raise ValueError(f"this network needs cond.residuals[{i}] {h.shape}, and this one is {jnp.shape(r)}")
+    return [plus(h, r) for h, r in zip(places, residuals)]
 
 
 def _check(cfg: UNetConfig, cond: Cond) -> None:

@@ -1,5 +1,6 @@
 """Texts as what a U-Net's cross-attention reads."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from jax.tree_util import Partial
 
 from jaxdiff.nets.clip import TextTransformer
 from jaxdiff.text.tokenizer import Tokenizer
-from jaxdiff.types import Array, Static, called
+from jaxdiff.types import Apply, Array, Static, called
 
 
 class TextEncoder(NamedTuple):
@@ -60,6 +61,49 @@ def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -
             f"transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
         )
     return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static(skip)))
+
+
+@functools.cache
+def reading(apply: Apply, net: TextTransformer, skip: int = 0) -> Apply:
+    """A network that reads texts itself: apply function -> apply function, through which the text's half learns, too.
+
+    Args:
+      apply: network as a function of its parameters, from `denoise.network`.
+      net: the text transformer.
+      skip: how many of its last blocks are left out.
+
+    Returns:
+      The same of parameters {"unet": the network's, "text": the transformer's} and of a `Cond` whose context is tokens, int
+      [B, L]. Equal arguments give the same function.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff import Cond
+        >>> from jaxdiff.nets.clip import TextConfig, TextTransformer
+        >>> from jaxdiff.text import encode
+        >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=5))
+        >>> text = jax.jit(net.init)(jax.random.key(0), jnp.full([1, 6], 5))["params"]
+        >>> says = lambda params, x_t, t, cond, keys=None: cond.context.shape  # in place of a network
+        >>> tokens = Cond(context=jnp.full([2, 6], 5))
+        >>> encode.reading(says, net)({"unet": {}, "text": text}, None, 1, tokens)
+        (2, 6, 8)
+    """
+
+    def read(params, x_t, t, cond, keys=None):
+        context = net.apply({"params": params["text"]}, cond.context, skip).tokens
+        return apply(params["unet"], x_t, t, cond._replace(context=context), keys)
+
+    return read
+
+
+def tokens_only(reads: TextEncoder) -> TextEncoder:
+    """What gives texts as tokens, float context [B, L, D] being made of them later, see `reading`."""
+    return reads._replace(embed=Partial(_as_they_are))
+
+
+def _as_they_are(tokens):
+    return tokens
 
 
 def _embed(net, params, skip, tokens):

@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -155,11 +156,41 @@ def train(texts: Iterable[str], size: int, length: int) -> Tokenizer:
     return _tokenizer({word: i for i, word in enumerate(words)}, merges, length, END)
 
 
+def with_words(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
+    """The same with new words, each one token, numbered on from the last.
+
+    Args:
+      tokenizer: any.
+      words: such as "<star>": no capitals and no spaces. Where a text holds one, also inside of a word, it is that token.
+
+    Raises:
+      ValueError: it is no such word, or one that is there already.
+
+    Example::
+
+        >>> from jaxdiff.text import tokenizer
+        >>> tokens = tokenizer.train(["a red seven", "a blue one"], size=600, length=6)
+        >>> more = tokenizer.with_words(tokens, ["<star>"])
+        >>> more.words("a red <star>") == [*tokens.words("a red"), tokens.size]
+        True
+    """
+    model = tokenizers.Tokenizer.from_str(tokenizer.model.to_str())
+    for word in words:
+        if not word or re.search(r"\s", word) or word != word.lower():
+            raise ValueError(f"the new word {word!r} must be without spaces and capitals, such as <star>")
+        if {model.token_to_id(word), model.token_to_id(f"{word}</w>")} != {None}:
+            raise ValueError(f"{word!r} is a word already: choose another one, such as <{word.strip('<>')}>")
+        model.add_tokens([tokenizers.AddedToken(word, normalized=True)])
+    return dataclasses.replace(tokenizer, model=model)
+
+
 def to_json(tokenizer: Tokenizer) -> str:
     """A tokenizer as text; `from_json` is the inverse."""
-    said = json.loads(tokenizer.model.to_str())["model"]
-    fill = tokenizer.model.id_to_token(tokenizer.fill)
-    return json.dumps({"vocab": said["vocab"], "merges": said["merges"], "length": tokenizer.length, "fill": fill})
+    whole = json.loads(tokenizer.model.to_str())
+    said, fill = whole["model"], tokenizer.model.id_to_token(tokenizer.fill)
+    said = {"vocab": said["vocab"], "merges": said["merges"], "length": tokenizer.length, "fill": fill}
+    words = [token["content"] for token in sorted(whole["added_tokens"], key=lambda token: token["id"])]
+    return json.dumps(said | ({"words": words} if words else {}))
 
 
 def from_json(text: str) -> Tokenizer:
@@ -170,7 +201,8 @@ def from_json(text: str) -> Tokenizer:
     """
     try:
         said = json.loads(text)
-        return _tokenizer(said["vocab"], [tuple(pair) for pair in said["merges"]], said["length"], said["fill"])
+        made = _tokenizer(said["vocab"], [tuple(pair) for pair in said["merges"]], said["length"], said["fill"])
+        return with_words(made, said.get("words", ()))
     except Exception as error:  # the library's own errors are of that type
         raise ValueError(f"this is no tokenizer ({error})") from error
 

@@ -5,10 +5,11 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
@@ -21,6 +22,7 @@ from jaxdiff.data.tfds import data_dir
 from jaxdiff.eval.spread import replicated, split
 from jaxdiff.latent import Ends
 from jaxdiff.objectives import to_unit_range
+from jaxdiff.pretrained import Model
 from jaxdiff.text import tokenizer
 from jaxdiff.train import disk, hosts
 from jaxdiff.train.parts import Parts
@@ -95,14 +97,16 @@ def identity(config: Config, source: Source, parts: Parts) -> str:
         said.update(f"{path} {found.length} {found.mtime}".encode())
     if parts.ends.reads:
         said.update(json.dumps([source.caption(i) for i in range(len(source))]).encode())
-    said.update(fingerprint(parts).encode())
+    if config.adapt.reads:
+        said.update(f"tokens {tokenizer.to_json(parts.ends.reads.tokenizer)}".encode())
+    said.update(fingerprint(parts.models).encode())
     return f"{config.data.source.split(':')[0]}-{said.hexdigest()[:16]}"
 
 
-def fingerprint(parts: Parts) -> str:
+def fingerprint(models: Mapping[str, Model]) -> str:
     """What other models would not have."""
     said = hashlib.sha256()
-    for name, model in sorted(parts.models.items()):
+    for name, model in sorted(models.items()):
         said.update(f"{name} {json.dumps(dataclasses.asdict(model.config.net))}".encode())
         said.update(tokenizer.to_json(model.tokenizer).encode() if model.tokenizer else b"")
         for path, value in sorted(traverse_util.flatten_dict(model.params, sep="/").items()):
@@ -156,11 +160,13 @@ def encode(
             x = np.stack([example["image"] for example in examples])
             images, contexts = jax.device_get(_made(codec, embed, *split((x, tokens))))
             for n in range(len(numbers)):
-                made = {"image": images[n]} | ({} if contexts is None else {"context": contexts[n].astype(np.float16)})
+                made = {"image": images[n]} | ({} if contexts is None else {"context": contexts[n]})
+                made |= {name: np.asarray(examples[n][name]) for name in source.also}
                 yield made | ({"label": np.int32(examples[n]["label"])} if source.classes else {})
 
 
 @jax.jit
 def _made(codec, embed, x, tokens):
     latents = x if codec is None else codec(to_unit_range(x)).astype("float16")
-    return latents, embed and embed(tokens)
+    contexts = embed and embed(tokens)
+    return latents, contexts if contexts is None or contexts.dtype == jnp.int32 else contexts.astype("float16")

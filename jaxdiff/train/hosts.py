@@ -161,9 +161,9 @@ def _said(error):
     return (getattr(error, "strerror", None) if isinstance(error, OSError) else None) or str(error) or repr(error)
 
 
-def on_main(act: Callable[[], None], name: str) -> None:
+def on_main(act: Callable[[], None], name: str, timeout: int = 600) -> None:
     """Acts in process 0 alone; its failure is everyone's."""
-    together(lambda: act() if is_main() else None, name)
+    together(lambda: act() if is_main() else None, name, timeout)
 
 
 def check_same(values: Mapping, name: str) -> None:

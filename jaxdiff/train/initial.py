@@ -10,7 +10,7 @@ from jaxdiff.nets.clip import CLIPConfig, TextConfig
 from jaxdiff.nets.critic import PatchCritic
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.nets.vq_vae import Codebook
-from jaxdiff.train import optim, parallel
+from jaxdiff.train import adaptation, optim, parallel
 from jaxdiff.train.state import TrainState, init
 from jaxdiff.types import Cond
 
@@ -44,8 +44,10 @@ def make_levels(config: Config) -> objectives.Levels:
     return makers[config.diffusion.levels]()
 
 
-def new_params(config: Config, key):
-    """Freshly initialised parameters of all that the config trains."""
+def new_params(config: Config, key, base=None):
+    """Freshly initialised parameters of all that the config trains; of a `base`, see `adaptation.new_params`."""
+    if base:
+        return adaptation.new_params(config, base, key)
     net, arguments = config.make_net(), example(config)
     params = net.init(key, *arguments)["params"]
     if not config.reconstruction.critic_weight:
@@ -93,23 +95,25 @@ def weight_shapes(config: Config):
     return jax.eval_shape(lambda: weights(config, new_params(config, key), new_extra(config, key)))
 
 
-def param_shapes(config: Config):
+def param_shapes(config: Config, base=None):
     """Structure, shapes and dtypes of the parameters that are trained, computing nothing."""
-    return jax.eval_shape(lambda: new_params(config, jax.random.key(0)))
+    return jax.eval_shape(lambda: new_params(config, jax.random.key(0), base))
 
 
-def new_state(config: Config) -> TrainState:
-    """The state before the first step, as NumPy arrays."""
+def new_state(config: Config, base=None) -> TrainState:
+    """The state before the first step, as NumPy arrays; `base` is the model that is adapted, if one is."""
+    if base:  # whose parameters would be constants of a program
+        return jax.device_get(_init(config, key_for(config, 0), base))
     return jax.device_get(jax.jit(_init, static_argnums=0)(config, key_for(config, 0)))
 
 
-def state_shapes(config: Config) -> TrainState:
+def state_shapes(config: Config, base=None) -> TrainState:
     """Structure, shapes and dtypes of the state, computing nothing."""
-    return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+    return jax.eval_shape(lambda: _init(config, jax.random.key(0), base))
 
 
-def _init(config, key):
-    return init(new_params(config, key), make_optimizer(config), new_extra(config, jax.random.fold_in(key, 2)))
+def _init(config, key, base=None):
+    return init(new_params(config, key, base), make_optimizer(config), new_extra(config, jax.random.fold_in(key, 2)))
 
 
 def step_key(config: Config) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -16,14 +17,16 @@ from jaxdiff import pretrained
 from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.eval import draw, images
-from jaxdiff.train import checkpoint, disk, hosts, initial, parallel, rundir, setup, watch
+from jaxdiff.eval.steered import Steered
+from jaxdiff.train import adaptation, basis, checkpoint, disk, hosts, initial, parallel, rundir, setup, watch
 from jaxdiff.train.alarm import Alarm
-from jaxdiff.train.encode import encoded, fingerprint
+from jaxdiff.train.encode import DAY, encoded, fingerprint
 from jaxdiff.train.parts import Parts, open_parts
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.stop import Asked, Stop, Stopped
 
 log = logging.getLogger("jaxdiff")
+ADAPTER = "adapter.safetensors"  # in a run: what it has learned beside its base
 
 
 def train(config: Config, run: epath.PathLike, resume: bool = False, profile: int = 0) -> TrainState:
@@ -56,22 +59,25 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     hosts.check_same(
         {"run": str(run), "resume": resume, "profile": profile} | dataclasses.asdict(config), "how they were started"
     )
+    base = basis.open_base(config, directory if resume else None)
+    config = basis.of_base(config, base)
     source = hosts.together(lambda: opened(config, directory, profile), "the data is open")
-    parts = open_parts(config, source, directory if resume else None)
-    run = Run(config, directory, source, parts)
-    hosts.check_same({"data": position(run, 0), "models": fingerprint(parts)}, "the data is the same")
+    parts = open_parts(config, source, directory if resume else None, base)
+    run = Run(config, directory, source, parts, source)
+    hosts.check_same({"data": position(run, 0), "models": fingerprint(parts.kept)}, "the data is the same")
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stop())
         hosts.on_main(lambda: stack.enter_context(claimed(directory, resume)), f"{directory} is there")
         stack.enter_context(disk.told(directory, lambda: newest(directory)))
-        state = restore(run) if resume else initial.new_state(config)
+        state = restore(run) if resume else initial.new_state(config, base)
         if not resume:
-            hosts.on_main(
-                lambda: pretrained.keep(directory, parts.models, parts.tokenizer), "what it works with is kept"
-            )
+            hosts.on_main(lambda: pretrained.keep(directory, parts.kept, parts.tokenizer), "what it works with is kept")
         hosts.on_main(lambda: rundir.write_config(directory, config), "the config is written")
         try:  # of several processes none knows here that another was asked: they stop after their first step
             tick = stopping.tick if jax.process_count() == 1 else lambda: None
+            if base:
+                drawing = functools.partial(basis.draw_class, config, base, directory, tick)
+                hosts.on_main(drawing, "there are images of the class", timeout=DAY)
             run = run._replace(source=encoded(config, source, parts, tick))
         except Asked:
             raise Stopped("stopped while the data was encoded; what was encoded is kept", stopping.signum) from None
@@ -88,12 +94,13 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
 
 
 class Run(NamedTuple):
-    """What is trained, where that is kept, on which examples, and by what they are read."""
+    """What is trained, where that is kept, on which examples, by what they are read, and what they were before that."""
 
     config: Config
     directory: epath.Path
     source: Source
     parts: Parts
+    seen: Source
 
 
 def opened(config: Config, directory: epath.Path, profile: int) -> Source:
@@ -111,7 +118,7 @@ def opened(config: Config, directory: epath.Path, profile: int) -> Source:
     configs.check(config)
     if config.draws:
         draw.check(config)
-    return setup.open_source(config)
+    return basis.examples(config, setup.open_source(config), directory)
 
 
 @contextlib.contextmanager
@@ -137,7 +144,7 @@ def restore(run: Run) -> TrainState:
     checkpoints, config = rundir.checkpoints(run.directory), run.config
     before = hosts.together(lambda: configs.read_run(run.directory), "the run's config is read")
     rundir.check_same(before, config)
-    state, about, step, corrupt = checkpoint.restore(checkpoints, initial.state_shapes(config))
+    state, about, step, corrupt = checkpoint.restore(checkpoints, initial.state_shapes(config, run.parts.base))
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
     rundir.check_rest(step, config.train)
     check_examples(config, about["data"], position(run, step))
@@ -275,7 +282,11 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         finish(saver, alarm)
     if done < T.steps:
         raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run.directory}", stopping.signum)
-    return parallel.first(state)
+    state = parallel.first(state)
+    if run.parts.base and run.config.adapt.method != "full":
+        write = lambda: pretrained.write_adapter(run.directory / ADAPTER, adaptation.adapter(run.config, state.ema))
+        hosts.on_main(write, f"{ADAPTER} is written")
+    return state
 
 
 def finish(saver: Saver, alarm: Alarm) -> None:
@@ -289,18 +300,39 @@ def finish(saver: Saver, alarm: Alarm) -> None:
     alarm.settle("nothing has failed")
 
 
+def drawn(run: Run, config: Config, params, tick) -> np.ndarray:
+    """Images by such parameters, uint8 [N, H, W, C]; by a ControlNet for what the first examples are told."""
+    if not run.parts.base:
+        return draw.draw(config, params, tick, ends=run.parts.ends)
+    model, steered = pretrained.trained(config, params, run.parts.base), None
+    if model.controls:
+        pictures = np.stack([run.seen.read(i % len(run.seen))["control"] for i in range(config.sample.num)])
+        steered = Steered(model.controls, (pictures,))
+    return draw.draw(model.config, model.params, tick, ends=model.ends, steered=steered)
+
+
+def asked(run: Run) -> Config:
+    """The config with what is drawn while it trains: of a ControlNet the captions of the first examples."""
+    sample = run.config.sample
+    if run.config.adapt.method != "control" or not run.seen.captioned:
+        return run.config
+    prompts = tuple(run.seen.caption(i) for i in range(min(sample.num, len(run.seen))))
+    return dataclasses.replace(run.config, sample=dataclasses.replace(sample, prompts=prompts))
+
+
 def draw_samples(run: Run, done: int, state: TrainState, writer, stopping: Stop) -> None:
     """Draws a grid from the replicated state's averaged parameters, in process 0; not to the end if a signal comes."""
     if not hosts.is_main():
         return
     try:
-        sheet = draw.draw(run.config, parallel.first(state.ema), stopping.tick, ends=run.parts.ends)
+        config = asked(run)
+        sheet = drawn(run, config, parallel.first(state.ema), stopping.tick)
     except Asked:
         log.info("no samples of step %d were drawn", done)
         return
     (run.directory / "samples").mkdir(exist_ok=True)
-    places = draw.layout(run.config)
+    places = draw.layout(config)
     sheet = images.arranged(sheet, places)
-    about = places.shape[1], run.config.sample.prompts
+    about = places.shape[1], config.sample.prompts
     images.save_grid(run.directory / "samples" / f"step_{done:07d}.png", sheet, *about)
     writer.image(done, "samples", np.asarray(images.sheet(sheet, *about).convert("RGB")))

@@ -9,15 +9,16 @@ import numpy as np
 AXIS = "batch"
 
 
-def data_parallel(train_step: Callable) -> Callable:
+def data_parallel(train_step: Callable, frozen: bool = False) -> Callable:
     """`jax.pmap` of a training step: the state replicated, the batch split, gradients averaged.
 
     Args:
       train_step: (state, key, batch, axis_name) -> (state, metrics).
+      frozen: whether it also takes `frozen`, what is needed and not trained.
 
     Returns:
-      The same of (replicated state, key, batch with one row per local device in front); metrics come back with one
-      (equal) row per device. The old state's buffers are donated: use the new one.
+      The same of (replicated state, key, batch with one row per local device in front, and the replicated frozen); metrics
+      come back with one (equal) row per device. The old state's buffers are donated: use the new one.
 
     Example::
 
@@ -34,7 +35,10 @@ def data_parallel(train_step: Callable) -> Callable:
         >>> float(parallel.first(new).params) == (n - 1) / 2  # the mean over the examples of all devices
         True
     """
-    return jax.pmap(functools.partial(train_step, axis_name=AXIS), AXIS, in_axes=(0, None, 0), donate_argnums=0)
+    if not frozen:
+        return jax.pmap(functools.partial(train_step, axis_name=AXIS), AXIS, in_axes=(0, None, 0), donate_argnums=0)
+    step = lambda state, key, batch, frozen: train_step(state, key, batch, AXIS, frozen=frozen)
+    return jax.pmap(step, AXIS, in_axes=(0, None, 0, 0), donate_argnums=0)
 
 
 def replicate(tree):

@@ -14,7 +14,7 @@ from jaxdiff.latent import Ends
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig
 from jaxdiff.pretrained import Model
-from jaxdiff.text import tokenizer
+from jaxdiff.text import encode, tokenizer
 from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.train import hosts
 
@@ -26,26 +26,36 @@ class Parts(NamedTuple):
       models: as `Model.parts`: the autoencoder of a diffusion in latent space, the text transformer that reads for it.
       tokenizer: with which a CLIP is trained; None is none.
       ends: the models as functions.
-      no_text: what an empty text is to the network [L, D]; None is nothing.
+      no_text: what an empty text is to the network [L, D], or its tokens [L]; None is nothing.
+      base: the model that is adapted; None is none.
     """
 
     models: Mapping[str, Model] = {}
     tokenizer: Tokenizer | None = None
     ends: Ends = Ends()
     no_text: np.ndarray | None = None
+    base: Model | None = None
+
+    @property
+    def kept(self) -> Mapping[str, Model]:
+        """The models that a run keeps copies of."""
+        return {**self.models, "base": self.base._replace(parts={})} if self.base else self.models
 
 
-def open_parts(config: Config, source: Source, run: epath.PathLike | None = None) -> Parts:
+def open_parts(config: Config, source: Source, run: epath.PathLike | None = None, base: Model | None = None) -> Parts:
     """What a run works with: what its config names, or, where it is gone on with, what it has kept.
 
     Args:
       config: of the run.
       source: its examples.
       run: the directory of one that is gone on with; None at its beginning.
+      base: the model that is adapted, which brings what stands at its ends; None is none.
 
     Raises:
       ValueError, OSError: there is none, or it does not go with the network or the data.
     """
+    if base:
+        return of_base(config, base)
     models, words = hosts.together(lambda: pretrained.beside(run), "what was kept is read") if run else ({}, None)
     if isinstance(config.net, CLIPConfig):
         words = hosts.together(lambda: words or make_tokenizer(config, source), "there is a tokenizer", timeout=3600)
@@ -63,6 +73,22 @@ def open_parts(config: Config, source: Source, run: epath.PathLike | None = None
     check(config, models)
     ends = Model(config, None, {}, models).ends
     return Parts(models, None, ends, np.asarray(ends.reads([""])[0]) if ends.reads else None)
+
+
+def of_base(config: Config, base: Model) -> Parts:
+    """What a run that adapts a model works with: what stands at the ends of that one.
+
+    Raises:
+      ValueError: new words that cannot be, or that nothing reads.
+    """
+    ends, new = base.ends, config.adapt.words
+    if config.adapt.reads:
+        if not ends.reads:
+            raise ValueError(f"--base {config.adapt.base} reads no texts: leave out --adapt.words and --adapt.text")
+        reads = ends.reads._replace(tokenizer=tokenizer.with_words(ends.reads.tokenizer, new))
+        ends = ends._replace(reads=encode.tokens_only(reads))
+    no_text = np.asarray(ends.reads([""])[0]) if ends.reads else None
+    return Parts(base.parts, None, ends, no_text, base)
 
 
 def _load(name):

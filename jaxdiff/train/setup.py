@@ -14,7 +14,7 @@ from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig
 from jaxdiff.nets.critic import PatchCritic
 from jaxdiff.nets.unet import UNetConfig
-from jaxdiff.train import initial, parallel, speed
+from jaxdiff.train import adaptation, initial, parallel, speed
 from jaxdiff.train.parts import Parts
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.step import make_train_step, scanned
@@ -71,9 +71,10 @@ def batches(config: Config, source, start: int, parts: Parts = Parts()) -> Itera
 
 def make_step(config: Config, parts: Parts = Parts()):
     """The training step on all devices, `train.steps_per_call` updates in each call; see `parallel.data_parallel`."""
-    optimizer = initial.make_optimizer(config)
-    step = make_train_step(make_loss(config, parts), optimizer, config.optim.ema_decay, config.train.accumulate)
-    return parallel.data_parallel(scanned(step))
+    optimizer, base = initial.make_optimizer(config), parts.base
+    join = adaptation.joined(config, base) if base else None
+    step = make_train_step(make_loss(config, parts), optimizer, config.optim.ema_decay, config.train.accumulate, join)
+    return parallel.data_parallel(scanned(step), frozen=bool(base))
 
 
 def make_loss(config: Config, parts: Parts = Parts()):
@@ -82,7 +83,14 @@ def make_loss(config: Config, parts: Parts = Parts()):
         return objectives.contrastive(config.make_net(), axis_name=parallel.AXIS)
     if isinstance(config.net, AutoencoderConfig):
         return _autoencoder_loss(config)
-    d, apply, levels = config.diffusion, denoise.network(config.make_net()), initial.make_levels(config)
+    if parts.base:
+        loss_fn = _diffusion_loss(config, adaptation.make_apply(config, parts.base), parts)
+        return objectives.dreambooth(loss_fn, config.adapt.prior_weight) if config.adapt.keeps_class else loss_fn
+    return _diffusion_loss(config, denoise.network(config.make_net()), parts)
+
+
+def _diffusion_loss(config, apply, parts):
+    d, levels = config.diffusion, initial.make_levels(config)
     if config.classifies:
         return objectives.classification(apply, d.make_schedule(), levels=levels)
     null = Cond(config.net.num_classes if config.net.num_classes else None, context=parts.no_text) if d.drop else None
@@ -122,9 +130,10 @@ def compiled(
     does not count, and on a CPU some convolutions are the cheaper Winograd ones.
     """
     start, step = time.perf_counter(), make_step(config, parts)
-    lowered = whole = step.lower(state, key, batch)
+    frozen = (parallel.replicate(adaptation.frozen(config, parts.base)),) if parts.base else ()
+    lowered = whole = step.lower(state, key, batch, *frozen)
     if config.train.accumulate > 1:  # the body of that loop, counted once, is a part of a step
         at_once = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
-        whole = make_step(at_once, parts).lower(state, key, batch)
+        whole = make_step(at_once, parts).lower(state, key, batch, *frozen)
     lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
-    return step, speed.flops(whole), time.perf_counter() - start
+    return (lambda state, key, batch: step(state, key, batch, *frozen)), speed.flops(whole), time.perf_counter() - start

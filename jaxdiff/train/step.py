@@ -11,9 +11,15 @@ from jaxdiff.train import ema
 from jaxdiff.train.state import TrainState
 from jaxdiff.xla import materialized
 
+NO_EXAMPLE = 2**32 - 1  # a position in the stream of examples for the key of what a whole step shares
+
 
 def make_train_step(
-    loss_fn: Callable, optimizer: optax.GradientTransformation, ema_decay: float = 0.9999, accumulate: int = 1
+    loss_fn: Callable,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float = 0.9999,
+    accumulate: int = 1,
+    join: Callable | None = None,
 ) -> Callable:
     """Builds the training step: gradient of the mean loss, the optimizer's update, and the average of the parameters.
 
@@ -26,13 +32,16 @@ def make_train_step(
       ema_decay: of the average of the parameters, in [0, 1], see `ema.update`.
       accumulate: equal parts that the batch of a device is worked through in, one after the other: the same gradient and
         noise in less memory. `extra` is handed from part to part.
+      join: (frozen, params, key) -> what `loss_fn` takes in place of `params`, where more than what is trained is needed,
+        see `train.adaptation`. Only `params` have gradients, an average and a state of the optimizer. The key is the
+        step's.
 
     Returns:
-      train_step(state, key, batch, axis_name=None) -> (state, metrics). `key` is the same for the whole run: the step's
-      is fold_in(key, state.step), an example's fold_in of that with `batch["index"]`, int [B], its position in the stream
-      of examples; so the noise depends on neither the number of devices nor where a run was resumed. Under `axis_name`
-      gradients, metrics and `extra` are averaged over the devices. Metrics are scalars, `grad_norm` among them: the norm
-      of the averaged gradient before any clipping.
+      train_step(state, key, batch, axis_name=None, frozen=None) -> (state, metrics). `key` is the same for the whole run:
+      the step's is fold_in(key, state.step), an example's fold_in of that with `batch["index"]`, int [B], its position in
+      the stream of examples; so the noise depends on neither the number of devices nor where a run was resumed. Under
+      `axis_name` gradients, metrics and `extra` are averaged over the devices. Metrics are scalars, `grad_norm` among
+      them: the norm of the averaged gradient before any clipping.
 
     Raises:
       ValueError: when called, if the examples do not divide into `accumulate` parts.
@@ -58,17 +67,20 @@ def make_train_step(
         2.0
     """
 
-    def mean_loss(params, extra, keys, batch):
-        loss, (extra, metrics) = loss_fn(params, extra, keys, batch)
+    def mean_loss(params, rest, extra, keys, batch):
+        whole = params if join is None else join(rest[0], params, rest[1])
+        loss, (extra, metrics) = loss_fn(whole, extra, keys, batch)
         return loss.mean(), (extra, jax.tree.map(lambda rows: rows.mean(), metrics))
 
     gradient = jax.grad(mean_loss, has_aux=True)
     if accumulate != 1:
         gradient = _in_parts(gradient, accumulate)
 
-    def train_step(state: TrainState, key, batch, axis_name=None):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, state.step), batch["index"])
-        grads, (extra, metrics) = gradient(state.params, state.extra, keys, batch)
+    def train_step(state: TrainState, key, batch, axis_name=None, frozen=None):
+        step_key = jax.random.fold_in(key, state.step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, batch["index"])
+        rest = frozen, jax.random.fold_in(step_key, NO_EXAMPLE)
+        grads, (extra, metrics) = gradient(state.params, rest, state.extra, keys, batch)
         if axis_name is not None:
             grads, extra, metrics = lax.pmean((grads, extra, metrics), axis_name)
         # All gradients before the first update: no parameter is then written while the backward pass still reads it, which
@@ -86,14 +98,14 @@ def make_train_step(
 def _in_parts(gradient, parts):
     """`gradient` of a batch as the mean of those of equal parts of it, worked out one after the other."""
 
-    def whole(params, extra, keys, batch):
+    def whole(params, rest, extra, keys, batch):
         size = batch["index"].shape[0]
         if parts < 1 or size % parts:
             raise ValueError(f"accumulate={parts} does not divide the {size} examples that a device has")
 
         def body(carry, part):
             total, extra = carry
-            grads, (extra, metrics) = gradient(params, extra, *part)
+            grads, (extra, metrics) = gradient(params, rest, extra, *part)
             return (jax.tree.map(jnp.add, total, grads), extra), metrics
 
         split = jax.tree.map(lambda rows: rows.reshape(parts, size // parts, *rows.shape[1:]), (keys, batch))
@@ -111,8 +123,8 @@ def scanned(train_step: Callable) -> Callable:
       train_step: (state, key, batch, axis_name) -> (state, metrics), from `make_train_step`.
 
     Returns:
-      train_steps(state, key, batches, axis_name=None) -> (state, metrics), with leaves [K, B, ...] in `batches` and metrics
-      [K], one of each step.
+      train_steps(state, key, batches, axis_name=None, frozen=None) -> (state, metrics), with leaves [K, B, ...] in
+      `batches` and metrics [K], one of each step.
 
     Example::
 
@@ -132,9 +144,9 @@ def scanned(train_step: Callable) -> Callable:
         [1.0, 0.64, 0.4096]
     """
 
-    def train_steps(state, key, batches, axis_name=None):
+    def train_steps(state, key, batches, axis_name=None, **frozen):
         def body(state, batch):
-            return train_step(state, key, batch, axis_name)
+            return train_step(state, key, batch, axis_name, **frozen)
 
         return lax.scan(body, state, batches)
 

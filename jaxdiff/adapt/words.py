@@ -1,0 +1,59 @@
+"""New words: rows of a text transformer's table of tokens, which is all that textual inversion trains (Gal et al. 2023)."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from jaxdiff.types import Array
+
+TABLE = ("embeddings", "token_embedding", "embedding")
+
+
+def table(params) -> Array:
+    """What a `nets.clip.TextTransformer` knows its tokens by, float32 [V, D]."""
+    for name in TABLE:
+        params = params[name]
+    return params
+
+
+def put(params, rows: Array, first: int):
+    """A text transformer's parameters with these rows in its table of tokens.
+
+    Args:
+      params: of a `nets.clip.TextTransformer`.
+      rows: float32 [N, D], of the tokens first .. first + N - 1. Traced.
+      first: the first token, at most as many as the table has rows; a table that is too short becomes longer.
+
+    Returns:
+      Parameters of that structure.
+
+    Raises:
+      ValueError: tokens that would leave a gap in the table, or rows of another width.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff.adapt import words
+        >>> params = {"embeddings": {"token_embedding": {"embedding": jnp.zeros([3, 2])}}}
+        >>> words.table(words.put(params, jnp.ones([2, 2]), first=2)).tolist()
+        [[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
+    """
+    old = table(params)
+    if not 0 <= first <= len(old) or rows.shape[1:] != old.shape[1:]:
+        raise ValueError(f"rows {rows.shape} from {first} on do not fit a table of tokens {old.shape}")
+    new = jnp.concatenate([old[:first], rows, old[first + len(rows) :]])
+    inner = params["embeddings"]
+    return params | {"embeddings": inner | {"token_embedding": inner["token_embedding"] | {"embedding": new}}}
+
+
+def begun(params, tokens: Sequence[Sequence[int]]) -> Array:
+    """What new words begin as: each as the mean of the tokens of words that are there.
+
+    Args:
+      params: of a `nets.clip.TextTransformer`.
+      tokens: for each new word, one token or more.
+
+    Returns:
+      float32 [N, D].
+    """
+    return jnp.stack([table(params)[jnp.asarray(of)].mean(0) for of in tokens])

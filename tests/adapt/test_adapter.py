@@ -1,0 +1,60 @@
+"""What was learned, as a file: comes back as it was, and nothing else is taken for one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import pretrained
+from jaxdiff.adapt import adapter, lora, words
+from jaxdiff.adapt.adapter import Adapter
+
+MODEL = pretrained.load("captioned")
+
+
+def trained(rank):
+    fresh = lora.init(jax.random.key(0), MODEL.params, rank, alpha=3.0)
+    up = lambda path, both: both._replace(up=0.01 * jax.random.normal(jax.random.key(len(path)), both.up.shape))
+    return fresh._replace(factors={path: up(path, both) for path, both in fresh.factors.items()})
+
+
+def test_as_a_file():
+    """Tens of kilobytes; what it was comes back, rounded to float16."""
+    small, row = trained(1), jax.random.normal(jax.random.key(1), [64])
+    whole = Adapter({"base": "captioned", "step": 5}, {"unet": small}, {"<star>": row}, {"conv_in": {"bias": row}})
+    content = adapter.to_bytes(whole)
+    assert len(content) < 50_000
+    again = adapter.from_bytes(content)
+    assert again.about == whole.about and set(again.loras["unet"].factors) == set(small.factors)
+    for path, both in small.factors.items():
+        assert float(again.loras["unet"].scale[path]) == 3.0
+        for after, before in zip(again.loras["unet"].factors[path], both):
+            np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(again.words["<star>"], row)  # what a word is to a transformer is not rounded
+    np.testing.assert_allclose(again.control["conv_in"]["bias"], row, rtol=1e-3)
+    exact = adapter.from_bytes(adapter.to_bytes(whole, "float32"))
+    for after, before in zip(jax.tree.leaves(exact), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+def test_what_is_none():
+    content = adapter.to_bytes(Adapter({}, {"unet": trained(1)}))
+    for wrong in (b"", content[:-10], (pretrained.SHIPPED / "digits.safetensors").read_bytes()):
+        with pytest.raises(ValueError, match="is no LoRA, new word or ControlNet that jaxdiff has trained"):
+            adapter.from_bytes(wrong)
+    with pytest.raises(ValueError, match="choose float32"):
+        adapter.to_bytes(Adapter({}, control={"conv_in": {"bias": jnp.array([1e6])}}))
+
+
+def test_new_words_stand_behind_the_others():
+    text = MODEL.parts["text"].params
+    rows = jnp.arange(128.0).reshape(2, 64)
+    table, old = words.table(words.put(text, rows, 639)), words.table(text)
+    assert table.shape == (641, 64)
+    np.testing.assert_array_equal(table[:639], old[:639])
+    np.testing.assert_array_equal(table[639:], rows)
+    within = words.table(words.put(text, rows, 603))  # where the table has rows that no token uses
+    np.testing.assert_array_equal(within[605:], old[605:])
+    np.testing.assert_array_equal(words.begun(text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2])
+    with pytest.raises(ValueError, match="do not fit a table of tokens"):
+        words.put(text, rows, 641)
