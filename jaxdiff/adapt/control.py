@@ -36,7 +36,7 @@ def add_control(apply_unet: Apply, *apply_controls: Apply) -> Apply:
     Args:
       apply_unet: of a `UNet`, by `jaxdiff.network`.
       *apply_controls: of each `ControlNet`, likewise. Where there are several, params["control"], cond.control and
-        cond.control_scale are tuples of as many; a picture that is None runs not, a scale that is None is 1.
+        cond.control_scale are tuples of as many; a branch whose picture is None does not run, a scale that is None is 1.
 
     Returns:
       apply(params, x_t, t, cond=None, keys=None), as of `jaxdiff.network`, with params {"unet": ..., "control": ...}.

@@ -108,7 +108,6 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 def _inside(image):
     """What is not background, bool [H, W]."""
-    image = image.astype(np.float64)
     border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])  # each pixel once
     far = np.linalg.norm(image - np.median(border, 0), axis=-1)
     return far > far.max() / 2

@@ -87,12 +87,13 @@ def test_at_first_the_network_says_what_it_did_bit_for_bit():
 
 
 def test_the_copy_is_of_the_encoder_and_its_own_in_memory():
-    base, copy = (flatten_dict(jax.tree.map(jnp.asarray, params), sep="/") for params in (BASE, fresh()))
+    arrays = jax.tree.map(jnp.asarray, BASE)
+    base, copy = (flatten_dict(params, sep="/") for params in (arrays, fresh()))
     encoder = {path for path in base if not path.startswith(("up_blocks", "conv_norm_out", "conv_out"))}
     assert len(encoder) > 30 and encoder == {path for path in copy if not path.startswith("controlnet_")}
     for path in encoder:
         np.testing.assert_array_equal(copy[path], base[path])
-    again = flatten_dict(control.init(jax.random.key(1), CONFIG, jax.tree.map(jnp.asarray, BASE)), sep="/")
+    again = flatten_dict(control.init(jax.random.key(1), CONFIG, arrays), sep="/")
     assert all(again[path].unsafe_buffer_pointer() != base[path].unsafe_buffer_pointer() for path in encoder)
     for path in again.keys() - encoder:
         leads_in = path.startswith(("controlnet_down", "controlnet_mid", "controlnet_cond_embedding/conv_out"))

@@ -64,6 +64,9 @@ def test_mask_parts_at_half_of_the_distance_in_colour():
     found = conditions.mask(np.round(image).astype(np.uint8))
     np.testing.assert_array_equal(found[2, :, 0] // 255, share > 0.5)
     assert (found > 0).sum() == 3 * 4
+    image = np.zeros([5, 7, 3], np.uint8)
+    image[2, 2:5] = [200, 200, 0], [120, 0, 0], [150, 0, 0]  # the first is 283 away
+    assert (conditions.mask(image)[2, 2:5, 0] > 0).tolist() == [True, False, True]
 
 
 def test_mask_has_holes_and_the_outline_goes_round_them():
