@@ -1,8 +1,8 @@
 """A new glyph for `captioned` from twenty images of it: a LoRA and a new word.
 
-    python benchmarks/glyphs.py star --out glyphs/star
-    jaxdiff train captioned_lora --data.source folder:glyphs/star
-    jaxdiff sample captioned "a red <star> on a blue background" --lora runs/captioned_lora/adapter.safetensors
+python benchmarks/glyphs.py star --out glyphs/star
+jaxdiff train captioned_lora --data.source folder:glyphs/star
+jaxdiff sample captioned "a red <star> on a blue background" --lora runs/captioned_lora/adapter.safetensors
 """
 
 from jaxdiff.config import Adapt, Config, Data, Optim, Sample, Train

@@ -56,4 +56,4 @@ def begun(params, tokens: Sequence[Sequence[int]]) -> Array:
     Returns:
       float32 [N, D].
     """
-    return jnp.stack([table(params)[jnp.asarray(of)].mean(0) for of in tokens])
+    return jnp.stack([jnp.asarray(table(params))[jnp.asarray(of)].mean(0) for of in tokens])

@@ -12,7 +12,7 @@ import jax
 
 from jaxdiff import config as configs
 from jaxdiff import pretrained, xla
-from jaxdiff.cli import edit, evaluate, models, sample, train
+from jaxdiff.cli import edit, evaluate, fuse, models, sample, train
 from jaxdiff.errors import unknown
 from jaxdiff.train.stop import Stopped
 from jaxdiff.train.watch import NotFinite
@@ -21,7 +21,9 @@ USAGE = """jaxdiff: diffusion models in JAX
 
   jaxdiff train CONFIG [--run-dir DIR] [--resume] [--train.steps N] ...   train a model
   jaxdiff sample MODEL ["a red seven"] [--label 7] [--guidance 3] ...     draw images from a trained model
+  jaxdiff sample MODEL "a red <star>" --lora star.safetensors:0.8         ... with a LoRA, or --controlnet and --control
   jaxdiff edit MODEL --image in.png --source "a red 7" --prompt "a blue 7"  edit an image by its words
+  jaxdiff fuse LORA LORA ... -o fused.safetensors                         one LoRA of several
   jaxdiff eval MODEL [--metrics nll,fid] [--source digits:test] ...       measure it on data that it has not seen
   jaxdiff export RUN [--out digits.safetensors]                           its weights as one file
   jaxdiff pretrained                                                      the models that ship with the package
@@ -102,6 +104,7 @@ def dispatch(args: list[str]) -> None:
         "sample": (sample.sample, "a model, such as digits or runs/digits"),
         "edit": (edit.edit, "a model, such as captioned or runs/latent"),
         "eval": (evaluate.evaluate, "a model, such as digits or runs/digits"),
+        "fuse": (fuse.fuse, "two LoRAs or more, such as runs/star runs/heart"),
         "export": (models.export, "a run directory, such as runs/digits"),
         "pretrained": (models.pretrained, None),
     }

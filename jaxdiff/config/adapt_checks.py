@@ -62,6 +62,11 @@ def _check_prior(a: Adapt, changed: set[str]) -> None:
         raise ValueError(f'{flag(given[0])} is for prior preservation: say by --adapt.prior what the class is, "a dog"')
     if a.prior_weight < 0 or a.prior_images < 1:
         raise ValueError("--adapt.prior-weight must be at least 0, and --adapt.prior-images at least 1")
+    if a.prior_images < len(a.prior):
+        raise ValueError(
+            f"--adapt.prior-images={a.prior_images} are fewer than the {len(a.prior)} prompts of --adapt.prior: ask for "
+            "one of each at least"
+        )
     if not all(prompt.strip() for prompt in (*a.prior, *a.prompts)):
         raise ValueError("one of --adapt.prior and --adapt.prompts is empty: say what the images show")
 

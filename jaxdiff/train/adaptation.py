@@ -125,6 +125,7 @@ def adapter(config: Config, trained) -> Adapter:
         "base": a.base,
         "method": a.method,
         "prompts": list(a.prompts or config.sample.prompts),
+        "prior": list(a.prior),
     }
     if a.method == "control":
         about |= {"condition": a.condition, "embedding": list(a.embedding)}

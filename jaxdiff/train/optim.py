@@ -10,6 +10,8 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from jaxdiff.errors import unknown
 
+MATRICES = ("kernel", "down", "up")  # the last two are a LoRA's
+
 
 def optimizer(
     learning_rate: float,
@@ -112,7 +114,7 @@ def _first_moment_as(dtype, state):
 
 def _as_matrix(path, leaf):
     """Which axes of a kernel are its input, the last being its output; None for what is no inner kernel."""
-    names = [entry.key for entry in path]
-    if names[-1] != "kernel" or {"conv_in", "conv_out", "head"} & set(names):
+    names = [entry.name if isinstance(entry, jax.tree_util.GetAttrKey) else entry.key for entry in path]
+    if names[-1] not in MATRICES or {"conv_in", "conv_out", "head"} & set(names):
         return None
     return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))

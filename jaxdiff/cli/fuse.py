@@ -1,0 +1,62 @@
+"""`jaxdiff fuse`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from etils import epath
+
+from jaxdiff import pretrained, progress
+from jaxdiff.cli.files import writable
+from jaxdiff.cli.flags import parse
+from jaxdiff.pretrained import fusion
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseFlags:
+    """Makes one LoRA of several, each of a concept of its own: all of them are there when it is used.
+
+    Attributes:
+      out: the file (.safetensors) to write.
+      base: the model that they were trained beside; by default the one that they name.
+      method: "gradient", which does at the inputs of each concept what its own LoRA does (Mix-of-Show), or "average", the
+        mean of the weights.
+      images: of each concept, at whose inputs that is so.
+      levels: of noise at which each is looked at.
+      ridge: how much stays as it is where no concept has been seen, see `jaxdiff.adapt.fuse`.
+      seed: of these images.
+      at_a_time: how many layers are looked at in one go; None is all.
+      overwrite: replace a file that is there.
+    """
+
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("fused.safetensors")
+    base: str | None = None
+    method: Literal["gradient", "average"] = "gradient"
+    images: int = 48
+    levels: int = 12
+    ridge: float = 1e-3
+    seed: int = 0
+    at_a_time: int | None = None
+    overwrite: bool = False
+
+
+def fuse(name: str, args: list[str]) -> None:
+    """`jaxdiff fuse LORA LORA ... -o FILE`."""
+    first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    names, flags = [name, *args[:first]], parse(FuseFlags, FuseFlags(), args[first:], "jaxdiff fuse")
+    if flags.images < 1 or flags.levels < 1:
+        raise ValueError("--images and --levels must be at least 1")
+    out = flags.out if flags.out.suffix else flags.out.with_suffix(".safetensors")
+    path = writable(epath.Path(out), (".safetensors",), flags.overwrite)
+    adapters = [pretrained.load_adapter(name) for name in names]
+    bases = {adapter.about["base"] for adapter in adapters}
+    if len(bases) > 1 and flags.base is None:
+        raise ValueError(f"they were trained beside different models ({', '.join(sorted(bases))}): name one by --base")
+    base = pretrained.load(flags.base or bases.pop())
+    how = dataclasses.asdict(flags)
+    how = {field: how[field] for field in ("method", "images", "levels", "ridge", "seed", "at_a_time")}
+    with progress.bar("fusing", fusion.work(adapters), "parts") as tick:
+        made = fusion.fused(base, adapters, **how, tick=tick)
+    pretrained.write_adapter(path, made)
+    print(f"fused        {path}, of {made.about['base']}, with {', '.join(made.words) or 'no new words'}")

@@ -1,0 +1,259 @@
+"""Adapting a model from the command line, each way to a file, and drawing with it: tiny models of random weights."""
+
+import dataclasses
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from helpers import fails
+from PIL import Image
+from tiny import tiny_latent, write_ends
+
+from jaxdiff import Cond, cli, pretrained
+from jaxdiff import config as configs
+from jaxdiff.adapt import words
+from jaxdiff.config import Adapt, Config
+from jaxdiff.pretrained import Model
+from jaxdiff.train import adaptation, basis, checkpoint, initial, parallel, rundir, setup
+from jaxdiff.train.parts import open_parts
+
+STAR = "a red <star> on a blue background"
+SMALL = """--train.batch-size 8 --train.steps-per-call 1 --train.save-every 2 --train.log-every 2 --train.sample-every 0
+    --train.steps 2 --optim.warmup 1 --sample.steps 2 --sample.num 8 --sample.batch-size 8""".split()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a base of random weights, its data, and a cache of what is encoded that goes with it."""
+    folder, values = tmp_path_factory.mktemp("personal"), np.random.default_rng(0)
+    config = tiny_latent("vae", "clip")
+    parts = dict(zip(("codec", "text"), (pretrained.load(str(path)) for path in write_ends(folder))))
+    parts["text"] = pretrained.text_of(parts["text"])
+    shapes = initial.weight_shapes(config)
+    params = jax.tree.map(lambda leaf: 0.3 * values.standard_normal(leaf.shape).astype(np.float32), shapes)
+    about = {"step": 0, "weights": "EMA", "trained_on": "noise"}
+    pretrained.write(folder / "base.safetensors", Model(config, params, about, parts), "float32")
+    (folder / "stars").mkdir()
+    with (folder / "stars" / "metadata.jsonl").open("w") as file:
+        for i in range(6):
+            Image.fromarray(values.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "stars" / f"{i}.png")
+            file.write(json.dumps({"file_name": f"{i}.png", "text": STAR}) + "\n")
+    Image.fromarray(values.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / "large.png")
+    (folder / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(place / "data"))
+    monkeypatch.chdir(place)
+    return place
+
+
+BASE = ["--base", "base.safetensors", "--data.source", "folder:stars"]
+WAYS = {
+    "lora": ["captioned_lora", "--adapt.rank", "2", "--adapt.text", "--adapt.dropout", "0.2"],
+    "full": ["captioned_dreambooth", "--adapt.text", "--adapt.prior-images", "16"],
+    "words": ["captioned_textual_inversion"],
+    "control": ["captioned_controlnet", "--adapt.embedding", "4", "4", "4"],
+}
+
+
+def trained(way, steps=2, name=None, *more):
+    name, (config, *flags) = name or way, WAYS[way]
+    flags = [*flags, *BASE, *SMALL, "--train.steps", str(steps), *more]
+    cli.main(["train", config, "--run-dir", name, *flags])
+    return pretrained.load(name)
+
+
+def picture(*args):
+    """What `jaxdiff sample` draws, uint8 [N, 32, 32, 3]."""
+    few = ["--num", "8", "--batch-size", "8", "--steps", "2", "--npz", "--out", "drawn.png", "--overwrite"]
+    cli.main(["sample", *args, *few])
+    return np.load("drawn.npz")["images"]
+
+
+def differ(one, other):
+    """Paths of the parameters that are not the same bits."""
+    one, other = (flatten_dict(tree, sep="/") for tree in (one, other))
+    assert one.keys() == other.keys()
+    return {path for path in one if not np.array_equal(one[path], other[path])}
+
+
+def test_lora(here, capsys):
+    model, base = trained("lora"), pretrained.load("base.safetensors")
+    adapter = pretrained.load_adapter("lora/adapter.safetensors")
+    changed = differ(model.params, base.params)
+    assert changed == set(adapter.loras["unet"].factors) and all("attn" in path for path in changed)
+    assert set(adapter.words) == {"<star>"} and len(adapter.loras["text"].factors) == 8
+    files = pretrained.adapted(base, adapter)  # which is float16
+    chex.assert_trees_all_close(files.params, model.params, atol=1e-4)
+    chex.assert_trees_all_close(files.parts["text"].params, model.parts["text"].params, atol=1e-4)
+    plain = picture("base.safetensors", STAR)
+    with_it = picture("base.safetensors", STAR, "--lora", "lora/adapter.safetensors")
+    half = picture("base.safetensors", STAR, "--lora", "lora:0.5")
+    assert (plain != with_it).any() and (half != with_it).any() and (half != plain).any()
+    cli.main(["export", "lora", "--out", "again.safetensors", "--overwrite"])
+    assert "adapter      again.safetensors, of base.safetensors" in capsys.readouterr().out
+    chex.assert_trees_all_equal(with_it, picture("base.safetensors", STAR, "--adapter", "again.safetensors"))
+
+
+def test_lora_goes_on_with_the_same_bits(here):
+    at_once = trained("lora", 4, "whole")
+    trained("lora", 2, "half")
+    gone_on = trained("lora", 4, "half", "--resume")
+    for name in ("params", "parts"):
+        one, other = (jax.tree.leaves(getattr(model, name)) for model in (at_once, gone_on))
+        chex.assert_trees_all_equal([x for x in one if hasattr(x, "shape")], [x for x in other if hasattr(x, "shape")])
+
+
+def test_dreambooth(here):
+    """All of both networks is trained, the class is drawn by the base once, and half of all examples are of it."""
+    model, base = trained("full"), pretrained.load("base.safetensors")
+    assert len(differ(model.params, base.params)) > 50
+    assert len(differ(model.parts["text"].params, base.parts["text"].params)) > 20
+    assert len(list((here / "full" / "class").glob("*.png"))) == 16
+    plain = picture("base.safetensors", STAR)
+    assert (picture("full", STAR) != plain).any()
+    cli.main(["export", "full", "--out", "full.safetensors", "--overwrite"])
+    chex.assert_trees_all_close(pretrained.load("full.safetensors").params, model.params, atol=1e-3)
+    config = configs.read_run("full")
+    source = basis.examples(config, setup.open_source(config), "full")
+    assert [bool(source.read(i)["prior"]) for i in range(4)] == [False, True, False, True]
+    assert source[0]["caption"] in config.adapt.prompts and source[1]["caption"] in config.adapt.prior
+
+
+def test_textual_inversion(here):
+    """Nothing but the new word's row of the table is trained."""
+    model, base = trained("words"), pretrained.load("base.safetensors")
+    assert not differ(model.params, base.params)
+    text, before = model.parts["text"], base.parts["text"]
+    new, old = words.table(text.params), words.table(before.params)
+    size = before.tokenizer.size
+    np.testing.assert_array_equal(new[:size], old[:size])
+    assert text.tokenizer.words("<star>") == [size] and not np.array_equal(new[size], old[size])
+    assert (here / "words" / "adapter.safetensors").stat().st_size < 2000
+    drawn = picture("base.safetensors", STAR, "--lora", "words/adapter.safetensors")
+    np.testing.assert_array_equal(drawn, picture("words", STAR))
+
+
+def test_controlnet(here):
+    """The base is as it was; the picture and its scale make a difference, and a scale of 0 makes none."""
+    model, base = trained("control", 3), pretrained.load("base.safetensors")
+    assert not differ(model.params, base.params) and len(model.controls) == 1
+    Image.fromarray(np.full([32, 32, 3], 200, np.uint8)).save("grey.png")
+    how = ["base.safetensors", STAR, "--controlnet", "control/adapter.safetensors", "--guidance", "2"]
+    plain = picture("base.safetensors", STAR, "--guidance", "2")
+    told = picture(*how, "--control", "grey.png", "--control-scale", "20")
+    assert (told != plain).any()
+    np.testing.assert_array_equal(picture(*how, "--control", "grey.png", "--control-scale", "0"), plain)
+    other = picture(*how, "--control", "large.png", "--control-scale", "20")
+    assert (other != told).any() and (picture(*how, "--control", "grey.png", "--guess") != plain).any()
+    two = [*how, "--controlnet", "control", "--control", "grey.png", "--control", "grey.png"]
+    twice = picture(*two, "--control-scale", "10", "--control-scale", "10")
+    assert np.abs(twice.astype(int) - told).max() <= 1  # two halves are the whole
+
+
+def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
+    base = pretrained.load("base.safetensors")
+    config = Config(data=dataclasses.replace(Config().data, source="folder:stars", image_shape=(32, 32, 3)))
+    config = dataclasses.replace(config, adapt=Adapt(base="base.safetensors", rank=2, words=("<star>",)))
+    config = basis.of_base(config, base)
+    state = initial.new_state(config, base)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert count < 0.25 * sum(leaf.size for leaf in jax.tree.leaves(base.params))
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert sum(leaf.size for leaf in moments) == 2 * count
+    rest = adaptation.frozen(config, base)
+    whole = adaptation.joined(config, base)(rest, state.params)
+    assert not differ(whole["unet"], base.params)  # at first, to the bit
+    size = base.parts["text"].tokenizer.size
+    np.testing.assert_array_equal(words.table(whole["text"])[:size], words.table(base.parts["text"].params)[:size])
+    source = basis.examples(config, setup.open_source(config), here / "unused")
+    parts = open_parts(config, source, None, base)
+    step = setup.make_step(config, parts)
+    batch = {
+        "image": jnp.zeros([1, 64, 8, 8, 2]),
+        "index": jnp.zeros([1, 64], jnp.uint32),
+        "cond": Cond(context=jnp.full([1, 64, 24], 513, jnp.int32)),
+    }
+    arguments = parallel.replicate(state), initial.step_key(config), parallel.split(batch, axis=1)
+    program = step.lower(*arguments, parallel.replicate(rest))
+    outputs = jax.tree.leaves(program.out_info)
+    assert sum(np.prod(leaf.shape[1:]) for leaf in outputs) < 6 * count
+    largest = max(leaf.size for leaf in jax.tree.leaves(base.params))
+    assert f"tensor<{largest}" not in program.as_text() and 'dense<"0x' not in program.as_text()[: 10**6]
+
+
+MISTAKES = [
+    ("--base nowhere", "unknown model 'nowhere'"),
+    ("--adapt.rank 9", "rank 9 must be from 1 to 8"),
+    ("--adapt.where nothing", "no kernel's path holds nothing"),
+    ("--adapt.where (", "neither made of attention"),
+    ("--adapt.prior-weight 0.5 --adapt.prior", "--adapt.prior-weight is for prior preservation: say by --adapt.prior"),
+    ("--adapt.condition edges", "--adapt.condition is for --adapt.method control"),
+    ("--adapt.words Star", "must be without spaces and capitals"),
+    ("--adapt.words red", "is a word already"),
+    ("--adapt.prior a --adapt.prior-images 0", "must be at least 0, and --adapt.prior-images at least 1"),
+    ("--adapt.prior a b --adapt.prior-images 1", "are fewer than the 2 prompts of --adapt.prior"),
+    ("--adapt.prompts seven", "none of --adapt.prompts holds the new word '<star>'"),
+    ("--net.channels 64", "--net is that of --base: leave it out"),
+    ("--diffusion.predict x0", "--diffusion.predict is that of --base"),
+    ("--data.image-shape 28 28 3", "must be that of --base, (32, 32, 3)"),
+    ("--base captioned_vae", "is not a model that draws by itself"),
+]
+
+
+@pytest.mark.parametrize("flags, says", MISTAKES)
+def test_what_cannot_be_learned(here, capsys, flags, says):
+    usual = [] if "--base" in flags else BASE[:2]
+    flags = [*usual, *BASE[2:], *SMALL, "--adapt.prior", *flags.split()]
+    assert says in fails(capsys, "train", "captioned_lora", "--run-dir", "never", *flags)
+    assert not (here / "never" / "checkpoints").exists()
+
+
+def test_what_cannot_be_put_beside(here, capsys):
+    if not (here / "control").exists():
+        trained("control", 3)
+    control = ["sample", "base.safetensors", STAR, "--controlnet", "control"]
+    assert "are 1 ControlNets (of edges) and 0 pictures" in fails(capsys, *control)
+    assert "cannot be read" in fails(capsys, *control, "--control", "broken.png")
+    assert "no_such.png" in fails(capsys, *control, "--control", "no_such.png")
+    assert "name one by --controlnet" in fails(capsys, "sample", "base.safetensors", STAR, "--control", "large.png")
+    assert "give it as --controlnet" in fails(capsys, "sample", "base.safetensors", STAR, "--lora", "control")
+    assert "there is no" in fails(capsys, "sample", "base.safetensors", STAR, "--lora", "no_such.safetensors")
+    assert "is no LoRA" in fails(capsys, "sample", "base.safetensors", STAR, "--lora", "base.safetensors")
+    if not (here / "lora").exists():
+        trained("lora")
+    says = fails(capsys, "sample", "captioned", STAR, "--lora", "lora")
+    assert "lora: this LoRA is of another network: " in says and "attn1/to_k/kernel" in says
+    says = fails(capsys, "sample", "base.safetensors", STAR, "--lora", "lora", "--lora", "lora")
+    assert "'<star>' is a word already" in says
+
+
+def test_a_run_that_has_lost_its_base(here, capsys):
+    if not (here / "words").exists():
+        trained("words")
+    (here / "words" / "base.safetensors").rename(here / "away")
+    try:
+        assert "has lost its base.safetensors" in fails(capsys, "sample", "words", STAR)
+    finally:
+        (here / "away").rename(here / "words" / "base.safetensors")
+    kept = checkpoint.steps(rundir.checkpoints("words"))
+    assert "--resume cannot change adapt" in fails(
+        capsys,
+        "train",
+        "captioned_textual_inversion",
+        "--run-dir",
+        "words",
+        "--resume",
+        "--train.steps",
+        "4",
+        "--adapt.begin",
+        "eight",
+    )
+    assert checkpoint.steps(rundir.checkpoints("words")) == kept
