@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -158,6 +159,34 @@ def caption(rng: np.random.Generator, label: int, colour: int, background: int, 
     words = {name: NAMES[name][n] for name, n in words.items()}
     digit = WORDS[label] if rng.random() < 0.5 else str(label)
     return TEMPLATES[rng.integers(len(TEMPLATES))].format(digit=digit, **words)
+
+
+def prompts(num: int, seed: int = 0, words: Sequence[str] = WORDS) -> tuple[list[str], np.ndarray]:
+    """Captions of pictures that there are not: words in turn, all else at random.
+
+    Args:
+      num: how many.
+      seed: of what they say.
+      words: what is on the pictures, in place of the digits.
+
+    Returns:
+      The captions, and what each would say in full: positions in `words` and in the rest of `NAMES`, int [num, 5].
+
+    Example::
+
+        >>> from jaxdiff.data import captioned
+        >>> texts, said = captioned.prompts(2, seed=3, words=["star"])
+        >>> texts[0], said[0].tolist()
+        ('a photo of a white star on black, in the middle', [0, 5, 6, 0, 2])
+    """
+    rng, texts, said = np.random.default_rng(seed), [], []
+    for i in range(num):
+        colour, background = rng.permutation(len(COLOURS))[:2].tolist()
+        one = [i % len(words), colour, background, int(rng.integers(len(SIZES))), int(rng.integers(len(PLACES)))]
+        named = {name: names[n] for (name, names), n in zip([*NAMES.items()][1:], one[1:])}
+        texts.append(TEMPLATES[rng.integers(len(TEMPLATES))].format(digit=words[one[0]], **named))
+        said.append(one)
+    return texts, np.array(said)
 
 
 def descriptions() -> tuple[list[str], np.ndarray]:

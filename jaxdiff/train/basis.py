@@ -13,8 +13,12 @@ from jaxdiff.eval import draw, images
 from jaxdiff.pretrained import Model
 from jaxdiff.train import hosts
 
-RUNS_HERE = ("dtype", "remat", "attention_kernel", "dropout")  # of a network: what its parameters know nothing of
-PROCESS = ("schedule", "num_steps", "predict", "shift", "zero_snr")  # of a diffusion: what a network was trained for
+# What of a config may differ from the base's: how its network runs, and how its objective goes about it.
+FREE = {
+    "net": ("dtype", "remat", "attention_kernel", "dropout"),
+    "diffusion": ("weighting", "objective", "levels", "drop", "offset_noise", "input_perturbation"),
+    "latent": (),
+}
 
 
 def open_base(config: Config, run: epath.PathLike | None) -> Model | None:
@@ -42,30 +46,22 @@ def of_base(config: Config, base: Model | None) -> Config:
     """
     if base is None:
         return config
-    theirs, default = base.config, Config()
-    if config.data.image_shape != theirs.data.image_shape:
-        raise ValueError(
-            f"--data.image-shape {config.data.image_shape} must be that of --base, {theirs.data.image_shape}"
-        )
-    own = {name: getattr(config.net, name) for name in RUNS_HERE}
-    bare = dataclasses.replace(config.net, **{name: getattr(default.net, name) for name in RUNS_HERE})
-    if bare == default.net:
-        given = {name: value for name, value in own.items() if value != getattr(default.net, name)}
-        net = dataclasses.replace(theirs.net, **given)
-    else:
-        net = dataclasses.replace(theirs.net, **own)
-        _check_same("net", config.net, net)
-    latent = theirs.latent if config.latent == default.latent else config.latent
-    _check_same("latent", latent, theirs.latent)
-    diffusion = theirs.diffusion if config.diffusion == default.diffusion else config.diffusion
-    for name in PROCESS:
-        _check_same(f"diffusion.{name.replace('_', '-')}", getattr(diffusion, name), getattr(theirs.diffusion, name))
-    return dataclasses.replace(config, net=net, latent=latent, diffusion=diffusion)
+    shape = base.config.data.image_shape
+    if config.data.image_shape != shape:
+        raise ValueError(f"--data.image-shape {config.data.image_shape} must be that of --base, {shape}")
+    parts = {name: _merged(name, config, base.config) for name in FREE}
+    return dataclasses.replace(config, **parts)
 
 
-def _check_same(what, own, theirs):
-    if own != theirs:
-        raise ValueError(f"--{what} is that of --base: leave it out")
+def _merged(part, config, base):
+    """The base's part of a config, with what the config says otherwise and may."""
+    own, theirs, default = (getattr(one, part) for one in (config, base, Config()))
+    said = {field.name: getattr(own, field.name) for field in dataclasses.fields(default)}
+    said = {name: value for name, value in said.items() if value != getattr(default, name)}
+    for name, value in said.items():
+        if name not in FREE[part] and value != getattr(theirs, name):
+            raise ValueError(f"--{part}.{name.replace('_', '-')} is that of --base: leave it out")
+    return dataclasses.replace(theirs, **said)
 
 
 def examples(config: Config, source: Source, run: epath.PathLike) -> Source:

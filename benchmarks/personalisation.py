@@ -1,0 +1,313 @@
+"""What LoRA, DreamBooth, textual inversion, Mix-of-Show and ControlNet do to the text-to-image model that ships.
+
+python benchmarks/personalisation.py --runs runs            # trains what is not in runs/ yet: three quarters of an hour
+python benchmarks/personalisation.py --runs runs --write    # and writes the tables and pictures of docs/personalisation.md
+python benchmarks/personalisation.py --runs runs --only control
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import glyphs
+import jax
+import numpy as np
+from pages import run_sections
+
+from jaxdiff import Cond, data, pretrained
+from jaxdiff import config as configs
+from jaxdiff.data import captioned
+from jaxdiff.data.conditions import CONDITIONS, mask
+from jaxdiff.eval import draw, images
+from jaxdiff.eval.steered import Steered
+from jaxdiff.pretrained import fusion
+from jaxdiff.train import adaptation, basis, initial, parallel, setup
+from jaxdiff.train.parts import open_parts
+
+DOCS = Path(__file__).parents[1] / "docs"
+CONCEPTS = ("star", "heart", "house")
+NUM = 200  # images of each kind that is asked for
+BATCH = 50
+
+
+def trained(args, name, config, *flags):
+    """A run of `jaxdiff train`, made if it is not there; its directory, its command, and the seconds it took."""
+    run = args.runs / name
+    command = ["train", config, "--run-dir", str(run), *flags]
+    if not (run / "seconds.json").exists():
+        start = time.perf_counter()
+        env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(args.runs / "nothing_compiled_yet" / name)}
+        subprocess.run([sys.executable, "-m", "jaxdiff", *command], check=True, env=env)
+        (run / "seconds.json").write_text(json.dumps(time.perf_counter() - start))
+    return run, json.loads((run / "seconds.json").read_text())
+
+
+def lora_of(args, concept):
+    """The LoRA of a glyph, from twenty images of it."""
+    folder = glyphs.write(args.runs / "glyphs" / concept, concept)
+    word = ["--adapt.words", f"<{concept}>"]
+    asked = ["--sample.prompts", *(prompt.replace("<star>", f"<{concept}>") for prompt in PROMPTS)]
+    return trained(args, f"lora_{concept}", "captioned_lora", "--data.source", f"folder:{folder}", *word, *asked)
+
+
+PROMPTS = configs.load("captioned_lora").sample.prompts
+
+
+def drawn(model, texts, seed=5, steered=None, scale=3.0):
+    """One image of each text, by 50 steps of DDIM."""
+    sample = dataclasses.replace(
+        model.config.sample, prompts=tuple(texts), num=len(texts), batch_size=BATCH, guidance=scale, seed=seed, steps=50
+    )
+    config = dataclasses.replace(model.config, sample=sample)
+    return draw.draw(config, model.params, ends=model.ends, steered=steered)
+
+
+class Measured:
+    """How much of what is asked for the judge finds in what is drawn."""
+
+    def __init__(self, args):
+        self.judge = glyphs.judge(tuple(glyphs.KINDS), args.runs)
+
+    def glyph(self, model, concept, word=None):
+        """Shares of images of a glyph that are recognised, and that have both colours; and the images."""
+        texts, said = captioned.prompts(NUM, 10, [word or f"<{concept}>"])
+        x = drawn(model, texts)
+        number = 10 + list(glyphs.KINDS).index(concept)
+        return float((glyphs.recognised(self.judge, x) == number).mean()), right_colours(x, said[:, 1:3]), x
+
+    def digits(self, model):
+        """The same of digits."""
+        texts, said = captioned.prompts(NUM, 11)
+        x = drawn(model, texts)
+        return float((glyphs.recognised(self.judge, x) == said[:, 0]).mean()), right_colours(x, said[:, 1:3]), x
+
+
+def right_colours(x, said):
+    ink, ground = glyphs.colours_of(x)
+    return float(((ink == said[:, 0]) & (ground == said[:, 1])).mean())
+
+
+def size_of(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def lora(args):
+    """A glyph from twenty images, by a LoRA."""
+    base, measured = pretrained.load("captioned"), Measured(args)
+    about = glyphs.accuracy(measured.judge)
+    run, seconds = lora_of(args, "star")
+    adapter = pretrained.load_adapter(run)
+    model = pretrained.adapted(base, adapter)
+    count = size_of([one.factors for one in adapter.loras.values()]) + size_of(adapter.words)
+    before, after = measured.digits(base), measured.digits(model)
+    (plain, *_), (rate, colours, x) = measured.glyph(base, "star"), measured.glyph(model, "star")
+    if args.write:
+        images.save_grid(DOCS / "images" / "personalisation_lora.png", x[:32], 16)
+    return (
+        f"The judge is right on {about} of held-out images.\n\n"
+        "| | stars recognised | their colours | digits recognised | their colours |\n|---|---|---|---|---|\n"
+        f"| base | {plain:.1%} | | {before[0]:.1%} | {before[1]:.1%} |\n"
+        f"| with the LoRA | {rate:.1%} | {colours:.1%} | {after[0]:.1%} | {after[1]:.1%} |\n\n"
+        f"{count:,} numbers are trained, {count / size_of(base.params):.2%} of the base's {size_of(base.params):,}, in a file "
+        f"of {(run / 'adapter.safetensors').stat().st_size / 1e3:.0f} kB. Training took {seconds / 60:.1f} minutes, with "
+        "compiling everything, and with drawing and encoding the images of the class.\n"
+    )
+
+
+def moved(model, base):
+    """Relative change of the weights, |W' - W| / |W| over all of the network."""
+    change = jax.tree.map(lambda a, b: np.square(np.asarray(a, np.float64) - b).sum(), model.params, base.params)
+    whole = jax.tree.map(lambda b: np.square(np.asarray(b, np.float64)).sum(), base.params)
+    return float(np.sqrt(sum(jax.tree.leaves(change)) / sum(jax.tree.leaves(whole))))
+
+
+def dreambooth(args):
+    """All weights, with and without prior preservation, beside a LoRA and a new word."""
+    base, measured, lines, pictures = pretrained.load("captioned"), Measured(args), [], []
+    star, sks = (
+        ["--data.source", f"folder:{glyphs.write(args.runs / 'glyphs' / word.strip('<>'), 'star', word=word)}"]
+        for word in ("<star>", "sks")
+    )
+    runs = {
+        "DreamBooth": trained(args, "dreambooth", "captioned_dreambooth", *sks),
+        "DreamBooth without prior preservation": trained(
+            args, "no_prior", "captioned_dreambooth", *sks, "--adapt.prior", "--adapt.prior-images", "200"
+        ),
+        "LoRA": lora_of(args, "star"),
+        "textual inversion": trained(args, "inversion", "captioned_textual_inversion", *star),
+    }
+    rows = {"base": base} | {name: pretrained.load(str(run)) for name, (run, _) in runs.items()}
+    for name, model in rows.items():
+        word = "sks" if name.startswith("DreamBooth") else "<star>"
+
+        (star, colours, x), (digit, digit_colours, y) = measured.glyph(model, "star", word), measured.digits(model)
+        lines.append(
+            f"| {name} | {star:.1%} | {colours:.1%} | {digit:.1%} | {digit_colours:.1%} | {moved(model, base):.3f} |"
+        )
+        pictures += [x[:8], y[:8]]
+        print(lines[-1], flush=True)
+    if args.write:
+        images.save_grid(DOCS / "images" / "personalisation_dreambooth.png", np.concatenate(pictures), 16)
+    head = "| | stars recognised | their colours | digits recognised | their colours | change of the weights |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *lines]) + "\n"
+
+
+def mixed(args):
+    """Three glyphs in one set of weights."""
+    base, measured = pretrained.load("captioned"), Measured(args)
+    adapters = {name: pretrained.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS}
+    every = base
+    for adapter in adapters.values():
+        every = pretrained.adapted(every, adapter)
+    make = lambda method: pretrained.adapted(base, fusion.fused(base, [*adapters.values()], method))
+    models = {"gradient fusion": make("gradient"), "average of the weights": make("average"), "sum of all three": every}
+    own = {name: measured.glyph(pretrained.adapted(base, one), name)[0] for name, one in adapters.items()}
+    lines = ["| | " + " | ".join(CONCEPTS) + " | digits |", "|---|" + "---|" * (len(CONCEPTS) + 1)]
+    lines.append("| each LoRA alone | " + " | ".join(f"{own[name]:.1%}" for name in CONCEPTS) + " | |")
+    rows = []
+    for name, model in models.items():
+        found = {concept: measured.glyph(model, concept) for concept in CONCEPTS}
+        said = [f"{rate:.1%} ({rate / own[concept]:.0%})" for concept, (rate, *_) in found.items()]
+        lines.append(f"| {name} | " + " | ".join(said) + f" | {measured.digits(model)[0]:.1%} |")
+        rows += [x[:5] for *_, x in found.values()]
+        print(lines[-1], flush=True)
+    if args.write:
+        images.save_grid(DOCS / "images" / "personalisation_mixed.png", np.concatenate(rows), 15)
+    return "\n".join(lines) + "\n"
+
+
+def overlap(one, other):
+    """Intersection over union of masks, [N]."""
+    one, other = one[..., 0] > 0, other[..., 0] > 0
+    return (one & other).sum((1, 2)) / np.maximum((one | other).sum((1, 2)), 1)
+
+
+def control(args):
+    """Whether what is drawn follows a condition of a held-out image, in other colours than that one's."""
+    run, seconds = trained(args, "control", "captioned_controlnet")
+    model, source = pretrained.load(str(run)), data.load("captioned:test")
+    rng = np.random.default_rng(0)
+    examples = [source[int(i)] for i in rng.permutation(len(source))[:NUM]]
+    said = np.stack([rng.permutation(len(captioned.COLOURS))[:2] for _ in examples])
+    names = list(captioned.COLOURS)
+    texts = [
+        f"a {names[ink]} {captioned.WORDS[one['label']]} on a {names[ground]} background"
+        for one, (ink, ground) in zip(examples, said)
+    ]
+    real = np.stack([one["image"] for one in examples])
+    told = np.stack([CONDITIONS[model.controls[0].condition](x) for x in real])
+    masks = lambda x: np.stack([mask(one) for one in x])
+    others = rng.permutation(NUM)
+    lines = [
+        "| | overlap of the masks: mean, worst 5% | both colours | digit |",
+        "|---|---|---|---|",
+    ]
+    judge = Measured(args).judge
+
+    def line(name, x, wanted):
+        found = overlap(masks(x), wanted)
+        digit = float((glyphs.recognised(judge, x) == [one["label"] for one in examples]).mean())
+        lines.append(
+            f"| {name} | {found.mean():.3f}, {np.percentile(found, 5):.3f} | {right_colours(x, said):.1%} | {digit:.1%} |"
+        )
+        print(lines[-1], flush=True)
+
+    steer = lambda pictures, scale=1.0: Steered(model.controls, (pictures,), (scale,))
+    x = drawn(model, texts, steered=steer(told))
+    line("with its condition", x, masks(real))
+    line("scale 0.5", drawn(model, texts, steered=steer(told, 0.5)), masks(real))
+    line("the same, beside another's condition (chance)", x, masks(real)[others])
+    line("told another's condition", drawn(model, texts, steered=steer(told[others])), masks(real))
+    line("without ControlNet", drawn(model._replace(controls=()), texts), masks(real))
+    if args.write:
+        shown = [part for i in range(8) for part in (real[i], told[i], x[i])]
+        images.save_grid(DOCS / "images" / "personalisation_control.png", np.stack(shown), 12)
+    return "\n".join(lines) + f"\n\nTraining took {seconds / 60:.0f} minutes.\n"
+
+
+WAYS = {  # of one batch size, so that their steps can be compared
+    "all weights (DreamBooth)": ("captioned_dreambooth", {}),
+    "LoRA": ("captioned_lora", {"words": (), "begin": None}),
+    "LoRA and a new word": ("captioned_lora", {}),
+    "a new word": ("captioned_textual_inversion", {}),
+    "ControlNet": ("captioned_controlnet", {}),
+}
+
+
+def cost(args):
+    """Memory and time of a training step of each, 32 examples, in one run."""
+    base, programs, seconds, rows = pretrained.load("captioned"), {}, {}, {}
+    for name, (config, left_out) in WAYS.items():
+        config = configs.load(config)
+        adapt = dataclasses.replace(
+            config.adapt, prior=(), **dict.fromkeys(left_out, ()) | ({"begin": None} if left_out else {})
+        )
+        train = dataclasses.replace(config.train, batch_size=32 * jax.device_count(), steps_per_call=1)
+        config = basis.of_base(dataclasses.replace(config, adapt=adapt, train=train), base)
+        source = data.load("captioned:test") if adapt.condition else None
+        parts = open_parts(config, source, None, base)
+        state = initial.new_state(config, base)
+        batch = _batch(config)
+        arguments = (
+            parallel.replicate(state),
+            initial.step_key(config),
+            parallel.split(batch, axis=1),
+            parallel.replicate(adaptation.frozen(config, base)),
+        )
+        program = setup.make_step(config, parts).lower(*arguments).compile()
+        memory = program.memory_analysis()
+        rows[name] = (
+            size_of(state.params),
+            sum(x.nbytes for x in jax.tree.leaves(state.opt_state)),
+            memory.temp_size_in_bytes,
+        )
+        programs[name], seconds[name] = [setup.make_step(config, parts), arguments], []
+    for turn in range(6):
+        for name, (step, arguments) in programs.items():
+            start = time.perf_counter()
+            state, _ = jax.block_until_ready(step(*arguments))
+            programs[name][1] = (state, *arguments[1:])
+            seconds[name] += [time.perf_counter() - start] if turn else []
+    lines = [
+        "| | trained numbers | state of the optimizer | peak of temporaries | ms a step |",
+        "|---|---|---|---|---|",
+    ]
+    for name, (count, state, temporaries) in rows.items():
+        took = 1e3 * float(np.median(seconds[name]))
+        lines.append(f"| {name} | {count:,} | {state / 2**20:.2f} MiB | {temporaries / 2**20:.0f} MiB | {took:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _batch(config):
+    B, rng = config.train.batch_size, np.random.default_rng(0)
+    context = np.full([1, B, config.net.context_length], 513, np.int32)
+    if not config.adapt.reads:
+        context = rng.standard_normal((*context.shape, config.net.context_dim)).astype(np.float32)
+    picture = rng.integers(0, 256, (1, B, *config.data.image_shape), np.uint8) if config.adapt.condition else None
+    return {
+        "image": rng.standard_normal((1, B, *config.shape)).astype(np.float32),
+        "index": np.arange(B, dtype=np.uint32)[None],
+        "cond": Cond(context=context, control=picture),
+    }
+
+
+SECTIONS = {"lora": lora, "dreambooth": dreambooth, "mixed": mixed, "control": control, "cost": cost}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where trained runs are, or go to")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
+    parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
+    args = parser.parse_args()
+    args.runs.mkdir(parents=True, exist_ok=True)
+    run_sections(SECTIONS, args, DOCS / "personalisation.md", "personalisation.py")
+
+
+if __name__ == "__main__":
+    main()
