@@ -103,6 +103,7 @@ def lora(args):
     run, seconds = lora_of(args, "star")
     adapter = pretrained.load_adapter(run)
     model = pretrained.adapted(base, adapter)
+    size = (run / "adapter.safetensors").stat().st_size / 1e3
     count = size_of([one.factors for one in adapter.loras.values()]) + size_of(adapter.words)
     before, after = measured.digits(base), measured.digits(model)
     (plain, *_), (rate, colours, x) = measured.glyph(base, "star"), measured.glyph(model, "star")
@@ -113,8 +114,8 @@ def lora(args):
         "| | stars recognised | their colours | digits recognised | their colours |\n|---|---|---|---|---|\n"
         f"| base | {plain:.1%} | | {before[0]:.1%} | {before[1]:.1%} |\n"
         f"| with the LoRA | {rate:.1%} | {colours:.1%} | {after[0]:.1%} | {after[1]:.1%} |\n\n"
-        f"{count:,} numbers are trained, {count / size_of(base.params):.2%} of the base's {size_of(base.params):,}, in a file "
-        f"of {(run / 'adapter.safetensors').stat().st_size / 1e3:.0f} kB. Training took {seconds / 60:.1f} minutes, with "
+        f"{count:,} numbers are trained, {count / size_of(base.params):.2%} of the base's {size_of(base.params):,}, in a "
+        f"file of {size:.0f} kB. Training took {seconds / 60:.1f} minutes, with "
         "compiling everything, and with drawing and encoding the images of the class.\n"
     )
 
@@ -136,7 +137,7 @@ def dreambooth(args):
     runs = {
         "DreamBooth": trained(args, "dreambooth", "captioned_dreambooth", *sks),
         "DreamBooth without prior preservation": trained(
-            args, "no_prior", "captioned_dreambooth", *sks, "--adapt.prior", "--adapt.prior-images", "200"
+            args, "no_prior", "captioned_dreambooth", *sks, "--adapt.prior"
         ),
         "LoRA": lora_of(args, "star"),
         "textual inversion": trained(args, "inversion", "captioned_textual_inversion", *star),

@@ -13,7 +13,7 @@ def get_config() -> Config:
         name="captioned_controlnet",
         data=Data(source="captioned", image_shape=(32, 32, 3)),
         adapt=Adapt(base="captioned", method="control", condition="edges", embedding=(16, 32, 64)),
-        optim=Optim(learning_rate=1e-3, warmup=50, decay_to=0.02, ema_decay=0.99),
+        optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.99),
         train=Train(steps=2000, batch_size=64, steps_per_call=10, log_every=50, sample_every=500, save_every=500),
         sample=Sample(
             prompts=("a small red seven on a blue background",),

@@ -70,9 +70,9 @@ class Cond(NamedTuple):
       context: sequence that cross-attention reads [B, L, D].
       context_mask: which positions of `context` count, bool [B, L].
       image: picture concatenated to x_t [B, H, W, C].
-      control: picture that a ControlNet reads [B, H, W, C].
-      control_scale: weight of the control [B].
-      residuals: what a ControlNet adds to the U-Net.
+      control: picture that a ControlNet reads [B, H, W, C]; of several, a tuple.
+      control_scale: weight of the control [B], or of each of its residuals [B, n]; of several, a tuple.
+      residuals: what ControlNets add to the U-Net, see `adapt.control`.
       attention_edit: callable pytree applied to attention probabilities.
     """
 

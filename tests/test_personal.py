@@ -55,9 +55,20 @@ def here(place, monkeypatch):
 
 
 BASE = ["--base", "base.safetensors", "--data.source", "folder:stars"]
+NO_PRIOR = ["--adapt.prior", "--adapt.prior-weight", "1"]
 WAYS = {
-    "lora": ["captioned_lora", "--adapt.rank", "2", "--adapt.text", "--adapt.dropout", "0.2"],
-    "full": ["captioned_dreambooth", "--adapt.text", "--adapt.prior-images", "16"],
+    "lora": [
+        "captioned_lora",
+        "--adapt.rank",
+        "2",
+        "--adapt.where",
+        "attention",
+        *NO_PRIOR,
+        "--adapt.text",
+        "--adapt.dropout",
+        "0.2",
+    ],
+    "full": ["captioned_dreambooth", "--adapt.text", "--adapt.prior", "one", "a 2", "--adapt.prior-images", "16"],
     "words": ["captioned_textual_inversion"],
     "control": ["captioned_controlnet", "--adapt.embedding", "4", "4", "4"],
 }
@@ -124,7 +135,7 @@ def test_dreambooth(here):
     config = configs.read_run("full")
     source = basis.examples(config, setup.open_source(config), "full")
     assert [bool(source.read(i)["prior"]) for i in range(4)] == [False, True, False, True]
-    assert source[0]["caption"] in config.adapt.prompts and source[1]["caption"] in config.adapt.prior
+    assert source[0]["caption"] == STAR and source[1]["caption"] == config.adapt.prior[0]
 
 
 def test_textual_inversion(here):
@@ -191,10 +202,10 @@ def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
 
 MISTAKES = [
     ("--base nowhere", "unknown model 'nowhere'"),
-    ("--adapt.rank 9", "rank 9 must be from 1 to 8"),
+    ("--adapt.rank 9 --adapt.where attention", "rank 9 must be from 1 to 8"),
     ("--adapt.where nothing", "no kernel's path holds nothing"),
     ("--adapt.where (", "neither made of attention"),
-    ("--adapt.prior-weight 0.5 --adapt.prior", "--adapt.prior-weight is for prior preservation: say by --adapt.prior"),
+    ("--adapt.prior-weight 0.5", "--adapt.prior-weight is for prior preservation: say by --adapt.prior"),
     ("--adapt.condition edges", "--adapt.condition is for --adapt.method control"),
     ("--adapt.words Star", "must be without spaces and capitals"),
     ("--adapt.words red", "is a word already"),
@@ -211,7 +222,7 @@ MISTAKES = [
 @pytest.mark.parametrize("flags, says", MISTAKES)
 def test_what_cannot_be_learned(here, capsys, flags, says):
     usual = [] if "--base" in flags else BASE[:2]
-    flags = [*usual, *BASE[2:], *SMALL, "--adapt.prior", *flags.split()]
+    flags = [*usual, *BASE[2:], *SMALL, *NO_PRIOR, *flags.split()]
     assert says in fails(capsys, "train", "captioned_lora", "--run-dir", "never", *flags)
     assert not (here / "never" / "checkpoints").exists()
 

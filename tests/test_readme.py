@@ -8,14 +8,18 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import pytest
 from helpers import tiny_config
 from PIL import Image
 from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 
 from jaxdiff import cli, config, pretrained
+from jaxdiff.adapt import lora
+from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.text import tokenizer
-from jaxdiff.train import checkpoint, initial, loop, rundir
+from jaxdiff.train import adaptation, basis, checkpoint, initial, loop, rundir
 from jaxdiff.train.parts import open_parts
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +108,14 @@ TINY = {
     "captioned_clip": tiny_clip(),
     "captioned_latent": tiny_latent("captioned_vae", "captioned_clip"),
 }
+for name in ("captioned_lora", "captioned_dreambooth", "captioned_textual_inversion", "captioned_controlnet"):
+    whole = config.load(name)
+    rank = {"rank": 1} if whole.adapt.method == "lora" else {}
+    adapt = dataclasses.replace(whole.adapt, prior=(), prior_weight=1.0, **rank)
+    if adapt.condition:
+        adapt = dataclasses.replace(adapt, embedding=(4, 4, 4))
+    sample = dataclasses.replace(whole.sample, num=8, batch_size=8)
+    TINY[name] = dataclasses.replace(tiny_config(), data=whole.data, adapt=adapt, sample=sample)
 TINY |= {name: dataclasses.replace(small, name=name) for name, small in TINY.items()}
 SHIPPED = {name: name for name in ("outlined", "digits_classifier", "digits_judge", "captioned_vae", "captioned_clip")}
 SHIPPED |= {"digits": "digits_conditional", "captioned": "captioned_latent"}
@@ -113,6 +125,7 @@ FEW = {  # what is added where it is not said
     "sample": {"--num": "16", "--batch-size": "16", "--steps": "2"},
     "eval": {"--num": "16", "--batch-size": "16"},
     "edit": {"--steps": "2"},
+    "fuse": {"--images": "2", "--levels": "1"},
 }
 
 
@@ -142,15 +155,22 @@ def tiny_models(tmp_path, monkeypatch):
     made["captioned"] = made["captioned"]._replace(parts=ends)
     for name, model in made.items():
         pretrained.write(tmp_path / f"{name}.safetensors", model)
+    (tmp_path / "adapters").mkdir()
+    star = {"unet": lora.init(jax.random.key(0), made["captioned"].params, rank=1)}, {"<star>": jnp.zeros(8)}
+    pretrained.write_adapter(tmp_path / "adapters" / "star.safetensors", Adapter({"base": "captioned"}, *star))
 
 
 def begun(small: config.Config, run: str, resume: bool, profile: int) -> None:
     """What training leaves behind, without a step of it: everything is checked, and a run is there."""
-    parts = open_parts(small, loop.opened(small, run, profile), run if resume else None)
+    base = basis.open_base(small, run if resume else None)
+    small = basis.of_base(small, base)
+    parts = open_parts(small, loop.opened(small, run, profile), run if resume else None, base)
     rundir.claim(run, resume)
-    pretrained.keep(run, parts.models, parts.tokenizer)
+    pretrained.keep(run, parts.kept, parts.tokenizer)
     rundir.write_config(run, small)
-    state = initial.new_state(small)
+    state = initial.new_state(small, base)
+    if base and small.adapt.method != "full":
+        pretrained.write_adapter(Path(run) / loop.ADAPTER, adaptation.adapter(small, state.ema))
     with contextlib.closing(checkpoint.manager(rundir.checkpoints(run))) as manager:
         checkpoint.save(manager, state._replace(step=state.step + small.train.steps), {})
 
@@ -168,6 +188,8 @@ def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models):
                 text = f"from jaxdiff import config\nget_config = lambda: config.from_json({config.to_json(small)!r})\n"
                 Path(f"{name}.py").write_text(text)
             make_photos(Path("photos"))
+            for name in ("star", "heart", "sks"):
+                make_photos(Path("glyphs") / name, f"a red <{name}>")
             make_pictures(Path())
             for words in commands(block.body):
                 if Path(words[0]).name == "jaxdiff":
@@ -176,15 +198,18 @@ def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models):
     assert ran >= 11
 
 
-def make_photos(directory: Path) -> None:
-    directory.mkdir(exist_ok=True)
+def make_photos(directory: Path, caption: str | None = None) -> None:
+    directory.mkdir(exist_ok=True, parents=True)
     for i in range(3):
         Image.new("RGB", (50, 40), (80 * i, 0, 0)).save(directory / f"{i}.png")
+        if caption:
+            (directory / f"{i}.txt").write_text(caption)
 
 
 def make_pictures(directory: Path) -> None:
     """What the lines of `jaxdiff edit` edit."""
     Image.new("RGB", (32, 32), "blue").save(directory / "in.png")
+    Image.new("RGB", (32, 32), "white").save(directory / "edges.png")
     for name, mode in (("seven", "L"), ("hole", "L")):
         Image.linear_gradient(mode).resize((28, 28)).save(directory / f"{name}.png")
 

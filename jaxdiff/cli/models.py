@@ -52,3 +52,10 @@ def pretrained(args: list[str]) -> None:
         size = (models.SHIPPED / f"{name}.safetensors").stat().st_size / 1e6
         about = f"{model.config.kind} of {model.config.data.source}, made by jaxdiff train {model.config.name}"
         print(f"{name:<18} {size:4.1f} MB  {about}, {model.about['step']} steps")
+    for name in models.adapter_names():
+        adapter = models.load_adapter(name)
+        size = (models.SHIPPED / "adapters" / f"{name}.safetensors").stat().st_size / 1e6
+        what = (
+            f"ControlNet of {adapter.about['condition']}" if adapter.control else f"LoRA of {', '.join(adapter.words)}"
+        )
+        print(f"{name:<18} {size:4.1f} MB  {what} for {adapter.about['base']}, made by {adapter.about['name']}")

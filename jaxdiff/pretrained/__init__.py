@@ -5,9 +5,10 @@ from pathlib import Path
 from etils import epath
 
 from jaxdiff import config as configs
+from jaxdiff.adapt import adapter as adapter_files
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.errors import unknown
-from jaxdiff.pretrained.adapted import adapted, load_adapter, trained, write_adapter
+from jaxdiff.pretrained.adapted import adapted, trained, write_adapter
 from jaxdiff.pretrained.files import PARTS, beside, keep, kept_base, read, runs_here, write
 from jaxdiff.pretrained.model import Model, text_of
 from jaxdiff.train import adaptation, checkpoint, initial, rundir
@@ -17,6 +18,7 @@ __all__ = [
     "SHIPPED",
     "Model",
     "adapted",
+    "adapter_names",
     "adapter_of",
     "beside",
     "keep",
@@ -79,6 +81,54 @@ def load(name: str) -> Model:
     if epath.Path(name).exists() or "/" in name:
         configs.read_run(name)  # which says what is missing
     raise unknown("model", name, names())
+
+
+def adapter_names() -> list[str]:
+    """The adapters that ship with the package, all of `captioned`.
+
+    Example::
+
+        >>> from jaxdiff import pretrained
+        >>> "star" in pretrained.adapter_names()
+        True
+    """
+    return sorted(path.stem for path in (SHIPPED / "adapters").glob("*.safetensors"))
+
+
+def load_adapter(name: str) -> Adapter:
+    """What was learned beside a model: LoRAs, new words, a ControlNet.
+
+    Args:
+      name: a run that has adapted a model, which is looked for first; a .safetensors file that it has left or `jaxdiff
+        export` has written; or one of `adapter_names()`.
+
+    Returns:
+      `adapt.adapter.Adapter`, for `adapted`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is none, or there is none of that name.
+
+    Example::
+
+        >>> from jaxdiff import pretrained
+        >>> star = pretrained.load_adapter("star")
+        >>> star.about["base"], list(star.words)
+        ('captioned', ['<star>'])
+    """
+    path = epath.Path(name)
+    if path.is_dir():
+        path = path / "adapter.safetensors"
+    elif name in adapter_names():
+        path = epath.Path(SHIPPED / "adapters" / f"{name}.safetensors")
+    elif "/" not in name and not name.endswith(".safetensors"):
+        raise unknown("adapter", name, adapter_names())
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}: give the adapter.safetensors of a run that has adapted a model")
+    try:
+        return adapter_files.from_bytes(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
 
 
 def adapter_of(run: str) -> Adapter | None:

@@ -21,7 +21,7 @@ def adapted(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
 
     Args:
       model: that draws.
-      adapter: from `load_adapter`.
+      adapter: from `pretrained.load_adapter`.
       weight: of its LoRAs; what else it holds is there, or not.
 
     Raises:
@@ -84,24 +84,6 @@ def trained(config: Config, params, base: Model) -> Model:
         text = made.parts["text"]
         made = made._replace(parts={**made.parts, "text": text._replace(params=params["text"])})
     return made._replace(config=dataclasses.replace(config, adapt=Adapt()))
-
-
-def load_adapter(path: epath.PathLike) -> Adapter:
-    """What was learned beside a model, from a file that a run has left or `jaxdiff export` has written.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is none.
-    """
-    path = epath.Path(path)
-    if path.is_dir():
-        path = path / "adapter.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}: give the adapter.safetensors of a run that has adapted a model")
-    try:
-        return files.from_bytes(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
 
 
 def write_adapter(path: epath.PathLike, adapter: Adapter, dtype: str = "float16") -> None:
