@@ -1,11 +1,13 @@
 """The order of examples: a function of seed and step, whatever the processes."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 
 from jaxdiff import data
+from jaxdiff.data import few
 
 
 class Source:
@@ -171,3 +173,19 @@ def test_missing_labels_are_refused_at_once():
 def test_an_empty_source_is_refused():
     with pytest.raises(ValueError, match="there are no examples"):
         data.batches([], 1)
+
+
+def test_further_arrays_of_a_source_come_along():
+    """A ControlNet's picture becomes a condition, others keep their names, beside the example that they are of."""
+    source = few.with_class(*(data.Source(functools.partial(pixel, first), 3, (1, 1, 1)) for first in (0, 100)))
+    batch = next(data.batches(source, 6, seed=1))
+    np.testing.assert_array_equal(batch["prior"][0], batch["image"].reshape(-1) >= 100)
+    assert "cond" not in batch
+    told = few.conditioned(data.Source(functools.partial(pixel, 0), 3, (1, 1, 1)), "thumbnail")
+    batch = next(data.batches(told, 3))
+    np.testing.assert_array_equal(batch["cond"].control[..., 0].reshape(-1), batch["image"].reshape(-1))
+    assert batch["cond"].control.shape == (1, 3, 1, 1, 3) and batch["cond"].context is None
+
+
+def pixel(first, i):
+    return {"image": np.full((1, 1, 1), first + i, np.uint8)}

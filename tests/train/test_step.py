@@ -39,6 +39,37 @@ class TestStep(chex.TestCase):
         assert int(state.step) == 1
 
 
+def test_what_is_frozen_is_joined_and_not_trained():
+    """w = f + u p, of which p alone is trained: its gradient is u 2 (w - mean x), on eight devices as on one."""
+    frozen = {"f": jnp.array([1.0, -1.0]), "u": jnp.array([3.0, 0.5])}
+    join = lambda frozen, params, key: {"w": frozen["f"] + frozen["u"] * params["p"]}
+    step, x = make_train_step(quadratic, optax.sgd(1.0), accumulate=2, join=join), np.random.default_rng(0)
+    x = x.standard_normal((32, 2)).astype(np.float32)
+    state, examples = init({"p": jnp.array([2.0, 4.0])}, optax.sgd(1.0)), {"image": x, "index": np.arange(32)}
+    alone, _ = jax.jit(step)(state, KEY, examples, frozen=frozen)
+    wanted = np.array([2.0, 4.0]) - np.array([3.0, 0.5]) * 2 * (np.array([7.0, 1.0]) - x.mean(0))
+    chex.assert_trees_all_close(alone.params, {"p": wanted.astype(np.float32)}, rtol=1e-5)
+    run = parallel.data_parallel(scanned(step), frozen=True)
+    batches = parallel.split(jax.tree.map(lambda rows: rows[None], examples), axis=1)
+    spread, _ = run(parallel.replicate(state), KEY, batches, parallel.replicate(frozen))
+    chex.assert_trees_all_close(parallel.first(spread).params, alone.params, rtol=1e-5)
+
+
+def test_a_step_has_one_key_for_what_is_joined():
+    """Another one in each step, and no example's."""
+    seen = lambda frozen, params, key: {"w": params["w"] + jax.random.normal(key, [2])}
+    step, state = make_train_step(quadratic, optax.sgd(0.0), join=seen), init({"w": jnp.zeros(2)}, optax.sgd(0.0))
+    losses = []
+    for number in range(2):
+        _, metrics = step(
+            state._replace(step=jnp.int32(number)), KEY, {"image": jnp.zeros([4, 2]), "index": np.arange(4)}
+        )
+        losses.append(float(metrics["loss"]))
+        own = jax.random.fold_in(jax.random.fold_in(KEY, number), 2**32 - 1)
+        np.testing.assert_allclose(losses[-1], np.square(jax.random.normal(own, [2])).sum(), rtol=1e-5)
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.parametrize("config", [TINY, with_dropout(0.3)], ids=["plain", "dropout"])
 def test_eight_devices_equal_one(config):
     params, step = tiny_training(optax.sgd(1.0), config)  # the update is minus the gradient
