@@ -77,12 +77,12 @@ def trained(config: Config, params, base: Model) -> Model:
       params: what it has trained, see `train.adaptation`; for drawing, their average.
       base: the model that it adapts.
     """
-    made = adapted(base, adaptation.adapter(config, params))
     if "unet" in params:
-        made = made._replace(params=params["unet"])
+        base = base._replace(params=params["unet"])
     if "text" in params:
-        text = made.parts["text"]
-        made = made._replace(parts={**made.parts, "text": text._replace(params=params["text"])})
+        text = base.parts["text"]._replace(params=params["text"])
+        base = base._replace(parts={**base.parts, "text": text})
+    made = adapted(base, adaptation.adapter(config, params))
     return made._replace(config=dataclasses.replace(config, adapt=Adapt()))
 
 

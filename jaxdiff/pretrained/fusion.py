@@ -1,6 +1,7 @@
 """Several adapters as one: what each has learned of its own concept is there in one set of weights (Gu et al. 2023)."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -69,11 +70,18 @@ def fused(
             own = adapter._replace(loras={net: lora for net, lora in made.loras.items()} | adapter.loras)
             seen.append(look(adapted(base, own), adapter.about["prompts"]))
             tick(1)
-        kept = [prompt for adapter in adapters for prompt in adapter.about.get("prior", ())]
-        seen.append(look(base, [*dict.fromkeys(kept), ""]))
+        seen.append(look(base, _of_classes(adapters)))
         tick(1)
         made = made._replace(loras={**made.loras, net: fuse.fused([*loras, NOTHING], seen, ridge)})
     return made
+
+
+def _of_classes(adapters):
+    """What the base is to draw as it did: prompts of the classes, of each adapter in turn, every fourth being no text."""
+    each = [adapter.about.get("prior", ()) for adapter in adapters]
+    prompts = [prompt for some in itertools.zip_longest(*each) for prompt in some if prompt is not None]
+    thirds = [prompts[i : i + 3] for i in range(0, len(prompts), 3)]
+    return [prompt for third in thirds for prompt in (*third, "")] or [""]
 
 
 def work(adapters: Sequence[Adapter]) -> int:
@@ -86,6 +94,8 @@ def _check(adapters):
         raise ValueError("fusing needs two LoRAs or more")
     if not all(adapter.loras for adapter in adapters) or any(adapter.control for adapter in adapters):
         raise ValueError("only LoRAs are fused: ControlNets and new words alone stand beside one another as they are")
+    if not all(adapter.about.get("prompts") for adapter in adapters):
+        raise ValueError("one of them does not say what it was trained to draw: train it again")
     words = [word for adapter in adapters for word in adapter.words]
     if twice := {word for word in words if words.count(word) > 1}:
         raise ValueError(f"two of them have learned {min(twice)!r}: train one with another --adapt.words")
