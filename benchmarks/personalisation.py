@@ -110,7 +110,8 @@ def lora(args):
     if args.write:
         images.save_grid(DOCS / "images" / "personalisation_lora.png", x[:32], 16)
     return (
-        f"The judge is right on {about} of held-out images.\n\n"
+        f"The judge reads {about['digits']:.1%} of held-out digits right, and of new drawings of each glyph at least "
+        f"{min(about[name] for name in glyphs.KINDS):.1%}.\n\n"
         "| | stars recognised | their colours | digits recognised | their colours |\n|---|---|---|---|---|\n"
         f"| base | {plain:.1%} | | {before[0]:.1%} | {before[1]:.1%} |\n"
         f"| with the LoRA | {rate:.1%} | {colours:.1%} | {after[0]:.1%} | {after[1]:.1%} |\n\n"

@@ -134,4 +134,5 @@ def test_the_shipped_digits_are_read_by_the_shipped_judge_and_guided_by_the_ship
 def test_the_command_lists_what_ships(capsys):
     cli.main(["pretrained"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == pretrained.names() and "digits_judge" in listed
+    assert listed == pretrained.names() + pretrained.adapter_names()
+    assert {"digits_judge", "star"} <= set(listed)

@@ -115,7 +115,8 @@ for name in ("captioned_lora", "captioned_dreambooth", "captioned_textual_invers
     if adapt.condition:
         adapt = dataclasses.replace(adapt, embedding=(4, 4, 4))
     sample = dataclasses.replace(whole.sample, num=8, batch_size=8)
-    TINY[name] = dataclasses.replace(tiny_config(), data=whole.data, adapt=adapt, sample=sample)
+    rhythm = {"optim": tiny_config().optim, "train": tiny_config().train}
+    TINY[name] = config.Config(name=name, data=whole.data, adapt=adapt, sample=sample, **rhythm)
 TINY |= {name: dataclasses.replace(small, name=name) for name, small in TINY.items()}
 SHIPPED = {name: name for name in ("outlined", "digits_classifier", "digits_judge", "captioned_vae", "captioned_clip")}
 SHIPPED |= {"digits": "digits_conditional", "captioned": "captioned_latent"}
@@ -157,7 +158,9 @@ def tiny_models(tmp_path, monkeypatch):
         pretrained.write(tmp_path / f"{name}.safetensors", model)
     (tmp_path / "adapters").mkdir()
     star = {"unet": lora.init(jax.random.key(0), made["captioned"].params, rank=1)}, {"<star>": jnp.zeros(8)}
-    pretrained.write_adapter(tmp_path / "adapters" / "star.safetensors", Adapter({"base": "captioned"}, *star))
+    pretrained.write_adapter(
+        tmp_path / "adapters" / "star.safetensors", Adapter({"base": "captioned", "name": "star"}, *star)
+    )
 
 
 def begun(small: config.Config, run: str, resume: bool, profile: int) -> None:

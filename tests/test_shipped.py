@@ -9,11 +9,12 @@ import pytest
 
 from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps
 from jaxdiff import config as configs
-from jaxdiff.data import captioned
+from jaxdiff.data import captioned, conditions
 from jaxdiff.eval import draw, features, images, measure, report, shown, zero_shot
 from jaxdiff.eval.measure import Measure
+from jaxdiff.eval.steered import Steered
 from jaxdiff.text import tokenizer
-from jaxdiff.train import parts
+from jaxdiff.train import basis, parts
 
 MADE_BY = {"digits": "digits_conditional", "captioned": "captioned_latent"}  # the others are called as their configs
 
@@ -21,6 +22,7 @@ MADE_BY = {"digits": "digits_conditional", "captioned": "captioned_latent"}  # t
 @pytest.mark.parametrize("name", configs.names())
 def test_configs_can_be_trained(name):
     config = configs.load(name)
+    config = basis.of_base(config, basis.open_base(config, None))
     configs.check(config)
     if config.draws:  # on as many devices as there are here
         draw.check(dataclasses.replace(config, sample=dataclasses.replace(config.sample, batch_size=8)))
@@ -100,3 +102,23 @@ def test_text_to_image_draws_combinations_that_were_never_trained_on():
     drawn = draw.draw(dataclasses.replace(model.config, sample=sample), model.params, ends=model.ends)
     found = shown.right(drawn, [shown.asked_for(one) for one in asked], judge)
     assert found["label"] >= 0.9 and found["colours"] >= 0.95, found  # of 32: docs/latent.md has 500
+
+
+def test_adapters_are_of_the_model_that_they_name():
+    """LoRAs change what is drawn of their word, and not the base where they weigh nothing; edges are followed."""
+    for name in pretrained.adapter_names():
+        adapter = pretrained.load_adapter(name)
+        base = pretrained.load(adapter.about["base"])
+        model = pretrained.adapted(base, adapter, 0.0)
+        chex.assert_trees_all_equal(model.params, jax.tree.map(np.asarray, base.params))
+        assert bool(adapter.control) == (name == "edges") and list(adapter.words) == [f"<{name}>"] * (name != "edges")
+    model, source = pretrained.adapted(base, pretrained.load_adapter("edges")), data.load("captioned:test")
+    real = np.stack([source[i]["image"] for i in range(8)])
+    prompts = tuple(f"a {captioned.WORDS[source[i]['label']]} in black on yellow" for i in range(8))
+    sample = dataclasses.replace(model.config.sample, prompts=prompts, num=8, batch_size=8, steps=10)
+    steered = Steered(model.controls, (np.stack([conditions.edges(image) for image in real]),))
+    config = dataclasses.replace(model.config, sample=sample)
+    x = draw.draw(config, model.params, ends=model.ends, steered=steered)
+    masks = [[conditions.mask(image)[..., 0] > 0 for image in of] for of in (x, real)]
+    overlaps = [shown.overlap(*both) for both in zip(*masks)]
+    assert np.mean(overlaps) > 0.7, overlaps
