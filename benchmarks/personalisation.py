@@ -261,14 +261,14 @@ def cost(args):
             parallel.split(batch, axis=1),
             parallel.replicate(adaptation.frozen(config, base)),
         )
-        program = setup.make_step(config, parts).lower(*arguments).compile()
-        memory = program.memory_analysis()
+        step = setup.make_step(config, parts)
+        memory = step.lower(*arguments).compile().memory_analysis()
         rows[name] = (
             size_of(state.params),
             sum(x.nbytes for x in jax.tree.leaves(state.opt_state)),
             memory.temp_size_in_bytes,
         )
-        programs[name], seconds[name] = [setup.make_step(config, parts), arguments], []
+        programs[name], seconds[name] = [step, arguments], []
     for turn in range(6):
         for name, (step, arguments) in programs.items():
             start = time.perf_counter()
