@@ -506,7 +506,7 @@ def test_a_run_without_checkpoint_or_config_is_neither_overwritten_nor_resumed(r
 
 def test_samples_of_a_run_keep_its_sampler_s_options_only_with_that_sampler():
     default = configs.Sample(sampler="ddpm", variance="beta")
-    sampled = lambda *args: parse_sampling(SampleFlags(default), list(args), "jaxdiff sample run").sample
+    sampled = lambda *args: parse_sampling(SampleFlags(sample=default), list(args), "jaxdiff sample run").sample
     assert sampled() == default
     assert sampled("--variance", "posterior").variance == "posterior"
     assert sampled("--sampler", "ddim", "--eta", "0.5") == configs.Sample(sampler="ddim", eta=0.5)
