@@ -234,7 +234,7 @@ def control(args):
 
 WAYS = {  # of one batch size, so that their steps can be compared
     "all weights (DreamBooth)": ("captioned_dreambooth", {}),
-    "LoRA": ("captioned_lora", {"words": (), "begin": None}),
+    "LoRA": ("captioned_lora", {"words": (), "begin": ()}),
     "LoRA and a new word": ("captioned_lora", {}),
     "a new word": ("captioned_textual_inversion", {}),
     "ControlNet": ("captioned_controlnet", {}),
@@ -250,7 +250,7 @@ def cost(args):
             config.adapt, prior=(), **dict.fromkeys(left_out, ()) | ({"begin": None} if left_out else {})
         )
         train = dataclasses.replace(config.train, batch_size=32 * jax.device_count(), steps_per_call=1)
-        config = basis.of_base(dataclasses.replace(config, adapt=adapt, train=train), base)
+        config = basis.of_base(dataclasses.replace(config, adapt=adapt, train=train), base.config)
         source = data.load("captioned:test") if adapt.condition else None
         parts = open_parts(config, source, None, base)
         state = initial.new_state(config, base)

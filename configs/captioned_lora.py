@@ -23,7 +23,7 @@ def get_config() -> Config:
             alpha=2.0,
             where="attention+convolutions+feed_forward",
             words=("<star>",),
-            begin="seven",
+            begin=("seven",),
             prior=tuple(captioned.prompts(200)[0]),
             prior_weight=1.5,
         ),

@@ -13,7 +13,7 @@ def get_config() -> Config:
     return Config(
         name="captioned_textual_inversion",
         data=Data(source="folder:glyphs/star", image_shape=(32, 32, 3)),
-        adapt=Adapt(base="captioned", method="words", words=("<star>",), begin="four"),
+        adapt=Adapt(base="captioned", method="words", words=("<star>",), begin=("four",)),
         optim=Optim(learning_rate=1e-2, warmup=20, decay_to=0.02, ema_decay=0.9),
         train=Train(steps=300, batch_size=32, steps_per_call=10, log_every=50, sample_every=0, save_every=100),
         sample=Sample(

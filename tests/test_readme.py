@@ -166,14 +166,15 @@ def tiny_models(tmp_path, monkeypatch):
 def begun(small: config.Config, run: str, resume: bool, profile: int) -> None:
     """What training leaves behind, without a step of it: everything is checked, and a run is there."""
     base = basis.open_base(small, run if resume else None)
-    small = basis.of_base(small, base)
+    small = basis.of_base(small, base and base.config)
     parts = open_parts(small, loop.opened(small, run, profile), run if resume else None, base)
     rundir.claim(run, resume)
-    pretrained.keep(run, parts.kept, parts.tokenizer)
+    pretrained.keep(run, parts.kept, parts.tokenizer, small.sample.prompts)
     rundir.write_config(run, small)
     state = initial.new_state(small, base)
     if base and small.adapt.method != "full":
-        pretrained.write_adapter(Path(run) / loop.ADAPTER, adaptation.adapter(small, state.ema))
+        made = adaptation.adapter(small, state.ema, small.sample.prompts)
+        pretrained.write_adapter(Path(run) / loop.ADAPTER, made)
     with contextlib.closing(checkpoint.manager(rundir.checkpoints(run))) as manager:
         checkpoint.save(manager, state._replace(step=state.step + small.train.steps), {})
 

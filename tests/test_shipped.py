@@ -22,7 +22,8 @@ MADE_BY = {"digits": "digits_conditional", "captioned": "captioned_latent"}  # t
 @pytest.mark.parametrize("name", configs.names())
 def test_configs_can_be_trained(name):
     config = configs.load(name)
-    config = basis.of_base(config, basis.open_base(config, None))
+    base = config.adapt.base and pretrained.load_config(config.adapt.base)
+    config = basis.of_base(config, base)
     configs.check(config)
     if config.draws:  # on as many devices as there are here
         draw.check(dataclasses.replace(config, sample=dataclasses.replace(config.sample, batch_size=8)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from jaxdiff.types import Array
@@ -46,14 +47,25 @@ def put(params, rows: Array, first: int):
     return params | {"embeddings": inner | {"token_embedding": inner["token_embedding"] | {"embedding": new}}}
 
 
-def begun(params, tokens: Sequence[Sequence[int]]) -> Array:
-    """What new words begin as: each as the mean of the tokens of words that are there.
+def begun(key: Array, params, tokens: Sequence[Sequence[int]]) -> Array:
+    """What new words begin as: each as the mean of the tokens of words that are there, or at random where it has none.
 
     Args:
+      key: random key.
       params: of a `nets.clip.TextTransformer`.
-      tokens: for each new word, one token or more.
+      tokens: for each new word, any number.
 
     Returns:
-      float32 [N, D].
+      float32 [N, D]; at random with the mean and the standard deviation of the table.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.adapt import words
+        >>> params = {"embeddings": {"token_embedding": {"embedding": jnp.array([[1.0, 3.0], [3.0, 5.0]])}}}
+        >>> words.begun(jax.random.key(0), params, [[0], [0, 1]]).tolist()
+        [[1.0, 3.0], [2.0, 4.0]]
     """
-    return jnp.stack([jnp.asarray(table(params))[jnp.asarray(of)].mean(0) for of in tokens])
+    rows = jnp.asarray(table(params))
+    drawn = rows.mean(0)[None] + rows.std() * jax.random.normal(key, (len(tokens), rows.shape[1]))
+    return jnp.stack([rows[jnp.asarray(of)].mean(0) if len(of) else row for of, row in zip(tokens, drawn)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from typing import Annotated
 
 import tyro
@@ -42,11 +43,14 @@ def adapted(model: Model, flags: AdapterFlags) -> Model:
     Raises:
       ValueError, OSError: as `pretrained.load_adapter` and `pretrained.adapted`; the line names the file.
     """
-    for name, weight in [*map(weighted, flags.lora), *((name, 1.0) for name in flags.controlnet)]:
+    asked = [("--lora", *weighted(said)) for said in flags.lora]
+    for flag, name, weight in [*asked, *(("--controlnet", name, 1.0) for name in flags.controlnet)]:
         adapter = pretrained.load_adapter(name)
-        if (adapter.control is not None) != (name in flags.controlnet):
-            flag, what = ("--controlnet", "a") if adapter.control is not None else ("--lora", "no")
-            raise ValueError(f"{name} is {what} ControlNet: give it as {flag}")
+        right = "--lora" if adapter.control is None else "--controlnet"
+        if flag != right:
+            raise ValueError(f"{name} is {'no' if right == '--lora' else 'a'} ControlNet: give it as {right}")
+        if not math.isfinite(weight) or (weight != 1 and flag == "--lora" and not adapter.loras):
+            raise ValueError(f"{name}:{weight:g}: a weight is a finite number, and of LoRAs: new words alone have none")
         try:
             model = pretrained.adapted(model, adapter, weight)
         except ValueError as error:
@@ -91,6 +95,12 @@ def steered(model: Model, flags: AdapterFlags) -> Steered | None:
     return Steered(model.controls, pictures, flags.control_scale, flags.guess)
 
 
+def without_control(model: Model, what: str) -> None:
+    """Raises ValueError for a model with a ControlNet, which a command would not tell a picture."""
+    if model.controls:
+        raise ValueError(f"a ControlNet is not {what}: give the model that it is of")
+
+
 def picture(path: str, shape: tuple[int, int, int]):
     """The picture in a file, uint8 [1, H, W, C], resized where it has another size, which the log says.
 
@@ -102,5 +112,5 @@ def picture(path: str, shape: tuple[int, int, int]):
     with Image.open(epath.Path(path).open("rb")) as image:
         width, height = image.size
     if (height, width) != shape[:2]:
-        log.warning("%s is %dx%d and was resized to %dx%d", path, height, width, *shape[:2])
+        log.warning("%s is %dx%d and was cut and resized to %dx%d", path, height, width, *shape[:2])
     return read[None]

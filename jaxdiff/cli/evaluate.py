@@ -9,6 +9,7 @@ import tyro
 from etils import epath
 
 from jaxdiff import pretrained, progress
+from jaxdiff.cli.adapters import without_control
 from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.sampling import load_guide, parse_sampling
 from jaxdiff.config import Config, Sample
@@ -42,6 +43,7 @@ def evaluate(name: str, args: list[str]) -> None:
     model = pretrained.load(name)
     default = EvalFlags(model.config.sample)
     flags = parse_sampling(default, args, f"jaxdiff eval {name}")
+    without_control(model, "measured")
     config = dataclasses.replace(model.config, sample=flags.sample)
     guide = load_guide(config, flags.classifier)
     measure = complete(flags.measure, config, guide)

@@ -50,6 +50,7 @@ def fuse(name: str, args: list[str]) -> None:
     out = flags.out if flags.out.suffix else flags.out.with_suffix(".safetensors")
     path = writable(epath.Path(out), (".safetensors",), flags.overwrite)
     adapters = [pretrained.load_adapter(name) for name in names]
+    fusion.check(adapters, flags.method)
     bases = {adapter.about["base"] for adapter in adapters}
     if len(bases) > 1 and flags.base is None:
         raise ValueError(f"they were trained beside different models ({', '.join(sorted(bases))}): name one by --base")

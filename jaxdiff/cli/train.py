@@ -11,9 +11,10 @@ import tyro
 from etils import epath
 
 from jaxdiff import config as configs
+from jaxdiff import pretrained
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Config
-from jaxdiff.train import checkpoint, hosts, loop, rundir
+from jaxdiff.train import basis, checkpoint, hosts, loop, rundir
 from jaxdiff.train.stop import Stopped
 
 
@@ -48,6 +49,9 @@ def train(name: str, args: list[str]) -> None:
     run, resume = where(args, default.name)
     if resume:  # with what the run was made with, and not with what the config has become since
         default = configs.read_run(run)
+    elif base := based(args, default.adapt.base):  # so that a flag which says otherwise is seen
+        adapt = dataclasses.replace(default.adapt, base=base)
+        default = basis.of_base(dataclasses.replace(default, adapt=adapt), pretrained.load_config(base))
     flags = parse(TrainFlags, TrainFlags(default), args, prog)
     made, steps = (checkpoint.steps(rundir.checkpoints(run)) or [0])[0], flags.config.train.steps
     if resume and flags.auto_resume and made >= steps:
@@ -73,6 +77,13 @@ def train(name: str, args: list[str]) -> None:
         print(f"profile      {epath.Path(run) / 'profile'}")
     more = "more images  jaxdiff sample" if flags.config.draws else "its numbers  jaxdiff eval"
     print(f"{more} {run}")
+
+
+def based(args: list[str], name: str | None) -> str | None:
+    """The model that is adapted, which the defaults of other flags are of."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--base", "--adapt.base", nargs="?", dest="base")
+    return first.parse_known_args(args)[0].base or name
 
 
 def where(args: list[str], name: str) -> tuple[str, bool]:

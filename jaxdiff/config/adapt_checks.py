@@ -38,7 +38,11 @@ def check_adapt(config: Config) -> None:
         raise ValueError("--adapt.words says which words are learned, such as '<star>'")
     if a.method == "words" and a.text:
         raise ValueError("--adapt.text is for --adapt.method lora or full: 'words' trains nothing but words")
-    if a.begin is not None and not (a.words and a.begin.strip()):
+    if a.begin and len(a.begin) not in {1, len(a.words)}:
+        raise ValueError(
+            f"--adapt.begin says {len(a.begin)} words for the {len(a.words)} of --adapt.words: one, or as many"
+        )
+    if a.begin and not a.words:
         raise ValueError("--adapt.begin says as which word new ones begin, and goes with --adapt.words")
     lost = [word for word in a.words if a.prompts and not any(word in prompt for prompt in a.prompts)]
     if lost:
@@ -60,6 +64,8 @@ def _check_prior(a: Adapt, changed: set[str]) -> None:
     given = [name for name in OF_PRIOR if name in changed]
     if given and not a.keeps_class:
         raise ValueError(f'{flag(given[0])} is for prior preservation: say by --adapt.prior what the class is, "a dog"')
+    if a.prior_source and "prior_images" in changed:
+        raise ValueError("--adapt.prior-images are drawn, and --adapt.prior-source has images already: leave one out")
     if a.prior_weight < 0 or a.prior_images < 1:
         raise ValueError("--adapt.prior-weight must be at least 0, and --adapt.prior-images at least 1")
     if a.prior_images < len(a.prior):

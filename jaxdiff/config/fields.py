@@ -146,7 +146,8 @@ class Adapt:
       dropout: probability with which a rank of a LoRA is left out of a step.
       text: also train what reads the texts, by a LoRA of its attention or as a whole; with "lora" and "full".
       words: new words that are learned, also beside a LoRA, such as "<star>"; captions or `prompts` hold them.
-      begin: a word, or several, as which the new ones begin.
+      begin: as which words the new ones begin: one for all, or one for each; "" is at random, as the first of the two words
+        of a concept of Mix-of-Show (embedding-decomposed LoRA), the second being its class.
       prompts: what the images show, in place of their captions: each image is seen with each of these.
       prior: prompts of the class, such as "a dog" where "a sks dog" is learned: images of them are learned, too, so that
         what the class looks like is not forgotten (prior preservation of DreamBooth).
@@ -166,7 +167,7 @@ class Adapt:
     dropout: float = 0.0
     text: bool = False
     words: tuple[str, ...] = ()
-    begin: str | None = None
+    begin: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     prior: tuple[str, ...] = ()
     prior_source: str | None = None

@@ -10,6 +10,8 @@ import numpy as np
 from jaxdiff.data.base import Source
 from jaxdiff.data.conditions import CONDITIONS
 
+SHARE = 0.5  # of the class in `with_class`
+
 
 def prompted(source: Source, prompts: Sequence[str]) -> Source:
     """The images with other captions: each once with each of the prompts, one after the other.

@@ -132,12 +132,18 @@ def _wrong(source, tokenize, count, example, rng):
 
 
 def _flip(example, rng):
-    return example | {"image": example["image"][:, ::-1]} if rng.random() < 0.5 else example
+    return _moved(lambda image: image[:, ::-1], example) if rng.random() < 0.5 else example
+
+
+def _moved(move, example):
+    """The image moved, and with it the picture that a ControlNet is told."""
+    moved, cond = example | {"image": move(example["image"])}, example.get("cond", Cond())
+    return moved if cond.control is None else moved | {"cond": cond._replace(control=move(cond.control))}
 
 
 def _augment(strength, told, example, rng):
     amounts = augmentation.amounts(rng, strength)
-    example = example | {"image": augmentation.affine(example["image"], amounts)}
+    example = _moved(lambda image: augmentation.affine(image, amounts), example)
     return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)} if told else example
 
 

@@ -7,9 +7,10 @@ from etils import epath
 from jaxdiff import config as configs
 from jaxdiff.adapt import adapter as adapter_files
 from jaxdiff.adapt.adapter import Adapter
+from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.pretrained.adapted import adapted, trained, write_adapter
-from jaxdiff.pretrained.files import PARTS, beside, keep, kept_base, read, runs_here, write
+from jaxdiff.pretrained.files import PARTS, beside, keep, kept_base, kept_prompts, read, runs_here, write
 from jaxdiff.pretrained.model import Model, text_of
 from jaxdiff.train import adaptation, checkpoint, initial, rundir
 
@@ -23,8 +24,10 @@ __all__ = [
     "beside",
     "keep",
     "kept_base",
+    "kept_prompts",
     "load",
     "load_adapter",
+    "load_config",
     "names",
     "read",
     "text_of",
@@ -83,6 +86,13 @@ def load(name: str) -> Model:
     raise unknown("model", name, names())
 
 
+def load_config(name: str) -> Config:
+    """The config of a model, as `load` takes it; of a run without its weights."""
+    if (epath.Path(name) / "config.json").exists():
+        return runs_here(configs.read_run(name))
+    return load(name).config
+
+
 def adapter_names() -> list[str]:
     """The adapters that ship with the package, all of `captioned`.
 
@@ -117,14 +127,16 @@ def load_adapter(name: str) -> Adapter:
         ('captioned', ['<star>'])
     """
     path = epath.Path(name)
-    if path.is_dir():
-        path = path / "adapter.safetensors"
-    elif name in adapter_names():
+    if (path / "config.json").exists():
+        if (adapter := adapter_of(name)) is None:
+            raise ValueError(f"{name} is a run that has learned a whole network: give it in place of the model")
+        return adapter
+    if name in adapter_names():
         path = epath.Path(SHIPPED / "adapters" / f"{name}.safetensors")
     elif "/" not in name and not name.endswith(".safetensors"):
         raise unknown("adapter", name, adapter_names())
     if not path.exists():
-        raise FileNotFoundError(f"there is no {path}: give the adapter.safetensors of a run that has adapted a model")
+        raise FileNotFoundError(f"there is no {path}: give a run that has adapted a model, or its adapter.safetensors")
     try:
         return adapter_files.from_bytes(path.read_bytes())
     except ValueError as error:
@@ -138,7 +150,7 @@ def adapter_of(run: str) -> Adapter | None:
     config = configs.read_run(run)
     if config.adapt.base is None or config.adapt.method == "full":
         return None
-    return adaptation.adapter(config, _averaged(epath.Path(run), config, kept_base(run)).tree)
+    return adaptation.adapter(config, _averaged(epath.Path(run), config, kept_base(run)).tree, kept_prompts(run))
 
 
 def _averaged(run, config, base=None):

@@ -44,6 +44,8 @@ def adapted(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
     if "text" in adapter.loras or adapter.words:
         model = model._replace(parts={**model.parts, "text": _reading(_text(model), adapter, weight)})
     if adapter.control is not None:
+        if not {"embedding", "condition"} <= set(adapter.about):
+            raise ValueError("this ControlNet does not say its embedding and its condition: export it again")
         config = ControlConfig(model.config.net, embedding=tuple(adapter.about["embedding"]))
         control.check(config, adapter.control, model.params)
         made = Control(ControlNet(config), adapter.control, adapter.about["condition"])

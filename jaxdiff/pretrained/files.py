@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -40,14 +40,25 @@ def kept_base(run: epath.PathLike) -> Model:
     Raises:
       ValueError: the run has lost it.
     """
-    path = epath.Path(run) / "base.safetensors"
-    if not path.exists():
-        raise ValueError(f"{run} has lost its {path.name}, without which it cannot go on")
-    return read(path)._replace(parts=beside(run)[0])
+    latent = configs.read_run(run).latent
+    needed = ["base", *(name for name in PARTS if getattr(latent, name))]
+    lost = [f"{name}.safetensors" for name in needed if not (epath.Path(run) / f"{name}.safetensors").exists()]
+    if lost:
+        raise ValueError(f"{run} has lost its {' and '.join(lost)}, without which it cannot go on")
+    return read(epath.Path(run) / "base.safetensors")._replace(parts=beside(run)[0])
 
 
-def keep(run: epath.PathLike, parts: Mapping[str, Model], words: Tokenizer | None) -> None:
-    """Puts the parts of a run's model, and its tokenizer, beside its checkpoints; each whole or not at all."""
+def kept_prompts(run: epath.PathLike) -> list[str]:
+    """What the images show that a run adapts its base to, as `keep` was told."""
+    path = epath.Path(run) / "prompts.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def keep(run: epath.PathLike, parts: Mapping[str, Model], words: Tokenizer | None, prompts: Sequence[str] = ()) -> None:
+    """Puts the parts of a run's model, its tokenizer and its prompts beside its checkpoints; each whole or not at all."""
+    if prompts:
+        (unfinished := epath.Path(run) / "prompts.tmp").write_text(json.dumps([*prompts]))
+        unfinished.replace(epath.Path(run) / "prompts.json")
     for name, part in parts.items():
         write(unfinished := epath.Path(run) / f"{name}.tmp", part, "float32")
         unfinished.replace(epath.Path(run) / f"{name}.safetensors")

@@ -12,6 +12,7 @@ from jaxdiff import samplers, timesteps
 from jaxdiff.adapt import activations, fuse
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.lora import Lora
+from jaxdiff.errors import unknown
 from jaxdiff.guidance import cfg
 from jaxdiff.pretrained.adapted import adapted
 from jaxdiff.pretrained.model import Model
@@ -20,6 +21,7 @@ from jaxdiff.types import Cond, Guided
 
 STEPS = 20  # of sampling, for images that nobody looks at
 NOTHING = Lora({}, {})
+METHODS = ("gradient", "average")
 
 
 def fused(
@@ -52,7 +54,7 @@ def fused(
     Raises:
       ValueError: fewer than two, one that is no LoRA, or two with the same new word.
     """
-    _check(adapters)
+    check(adapters, method)
     words = {word: row for adapter in adapters for word, row in adapter.words.items()}
     made = Adapter(_about(adapters), {}, words)
     for net in ("text", "unet"):  # first what the other reads
@@ -67,7 +69,7 @@ def fused(
         look = _LOOKS[net](base, paths, images, levels, seed, at_a_time)
         seen = []
         for adapter in adapters:
-            own = adapter._replace(loras={net: lora for net, lora in made.loras.items()} | adapter.loras)
+            own = adapter._replace(loras={**adapter.loras, **made.loras})  # texts as all of them will be read
             seen.append(look(adapted(base, own), adapter.about["prompts"]))
             tick(1)
         seen.append(look(base, _of_classes(adapters)))
@@ -80,6 +82,7 @@ def _of_classes(adapters):
     """What the base is to draw as it did: prompts of the classes, of each adapter in turn, every fourth being no text."""
     each = [adapter.about.get("prior", ()) for adapter in adapters]
     prompts = [prompt for some in itertools.zip_longest(*each) for prompt in some if prompt is not None]
+    prompts = [*dict.fromkeys(prompts)]
     thirds = [prompts[i : i + 3] for i in range(0, len(prompts), 3)]
     return [prompt for third in thirds for prompt in (*third, "")] or [""]
 
@@ -89,12 +92,15 @@ def work(adapters: Sequence[Adapter]) -> int:
     return (len(adapters) + 1) * len({net for adapter in adapters for net in adapter.loras})
 
 
-def _check(adapters):
+def check(adapters: Sequence[Adapter], method: str) -> None:
+    """Raises ValueError for adapters that cannot be made one; one line."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
     if len(adapters) < 2:
         raise ValueError("fusing needs two LoRAs or more")
     if not all(adapter.loras for adapter in adapters) or any(adapter.control for adapter in adapters):
         raise ValueError("only LoRAs are fused: ControlNets and new words alone stand beside one another as they are")
-    if not all(adapter.about.get("prompts") for adapter in adapters):
+    if method == "gradient" and not all(adapter.about.get("prompts") for adapter in adapters):
         raise ValueError("one of them does not say what it was trained to draw: train it again")
     words = [word for adapter in adapters for word in adapter.words]
     if twice := {word for word in words if words.count(word) > 1}:
@@ -104,21 +110,24 @@ def _check(adapters):
 def _about(adapters):
     joined = {name: [said for one in adapters for said in one.about.get(name, ())] for name in ("prompts", "prior")}
     joined = {name: list(dict.fromkeys(said)) for name, said in joined.items()}
-    names = [one.about["name"] for one in adapters]
-    return {"name": "+".join(names), "base": adapters[0].about["base"], "method": "lora", **joined}
+    return {"name": "fused", "base": adapters[0].about["base"], "method": "lora", **joined}
 
 
 def _look_at_text(base, paths, images, levels, seed, at_a_time):
     """(model, prompts) -> Gram matrices of what layers of its text transformer see."""
-    del images, levels, seed  # a text is read in one way
+    del levels, seed  # a text is read in one way
 
     def look(model, prompts):
         text = model.parts["text"]
         net = text.config.make_net()
         grams = activations.grams(functools.partial(_read, net), paths, at_a_time)
-        return activations.streamed(functools.partial(grams, text.params), [text.tokenizer(prompts)])
+        return activations.streamed(functools.partial(grams, text.params), [text.tokenizer(_cycled(prompts, images))])
 
     return look
+
+
+def _cycled(prompts, count):
+    return [prompts[i % len(prompts)] for i in range(count)]
 
 
 def _read(net, params, tokens):
@@ -132,7 +141,7 @@ def _look_at_unet(base, paths, images, levels, seed, at_a_time):
     grams = activations.grams(base.apply, paths, at_a_time)
 
     def look(model, prompts):
-        wanted = model.reads([prompts[i % len(prompts)] for i in range(images)])
+        wanted = model.reads(_cycled(prompts, images))
         nothing = jnp.broadcast_to(model.reads([""]), wanted.shape)
         keys = samplers.keys_for(jax.random.key(seed), images)
         x_T = samplers.noise(keys, model.config.shape)

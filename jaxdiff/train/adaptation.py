@@ -9,7 +9,7 @@ and `joined` makes of both the parameters that `apply` takes: {"unet", and "text
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -88,8 +88,8 @@ def new_params(config: Config, base, key) -> dict[str, Any]:
         trained["lora"] = {name: one.factors for name, one in fresh.items()}
     if a.words:
         text = base.parts["text"]
-        begin = text.tokenizer.words(a.begin or a.words[0])
-        trained["words"] = words.begun(text.params, [begin] * len(a.words))
+        begin = a.begin if len(a.begin) == len(a.words) else (a.begin or ("",)) * len(a.words)
+        trained["words"] = words.begun(jax.random.fold_in(key, 2), text.params, [*map(text.tokenizer.words, begin)])
     return trained
 
 
@@ -117,14 +117,20 @@ def joined(config: Config, base) -> Callable:
     return join
 
 
-def adapter(config: Config, trained) -> Adapter:
-    """What was trained beside a base, with what `pretrained.adapted` needs to know; not of "full", which leaves no base."""
+def adapter(config: Config, trained, prompts: Sequence[str] = ()) -> Adapter:
+    """What was trained beside a base, as an adapter; of "full" the new words alone.
+
+    Args:
+      config: of the run.
+      trained: see the head of this file; for drawing, its average.
+      prompts: what the images show that it has learned from.
+    """
     a = config.adapt
     about = {
         "name": config.name,
         "base": a.base,
         "method": a.method,
-        "prompts": list(a.prompts or config.sample.prompts),
+        "prompts": [*prompts],
         "prior": list(a.prior),
     }
     if a.method == "control":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from collections.abc import Callable
 
 from etils import epath
@@ -10,8 +11,12 @@ from jaxdiff import data, pretrained, progress
 from jaxdiff.config import Config
 from jaxdiff.data import Source, few, folder
 from jaxdiff.eval import draw, images
+from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.pretrained import Model
 from jaxdiff.train import hosts
+from jaxdiff.train.parts import load
+
+PROMPTS = 64  # that an adapter says it has learned from, at most
 
 # What of a config may differ from the base's: how its network runs, and how its objective goes about it.
 FREE = {
@@ -32,36 +37,37 @@ def open_base(config: Config, run: epath.PathLike | None) -> Model | None:
     if run is not None:
         base = hosts.together(lambda: pretrained.kept_base(run), "the model that is adapted is read")
     else:
-        base = hosts.together(lambda: pretrained.load(config.adapt.base), f"{config.adapt.base} is read")
+        base = load(config.adapt.base)
     if not base.config.draws or base.controls:
         raise ValueError(f"--base {config.adapt.base} is not a model that draws by itself: give the one that it is of")
     return base
 
 
-def of_base(config: Config, base: Model | None) -> Config:
+def of_base(config: Config, base: Config | None) -> Config:
     """The config of a run with the network, the process and the ends of its base.
+
+    Args:
+      config: whose network, process and ends are either left out, or the base's but for what `FREE` names.
+      base: of the model that is adapted; None is none.
 
     Raises:
       ValueError: it asks for others.
     """
     if base is None:
         return config
-    shape = base.config.data.image_shape
+    if not isinstance(config.net, UNetConfig):
+        raise ValueError(f"--base is for models that draw, and this config is of {type(config.net).__name__}")
+    shape = base.data.image_shape
     if config.data.image_shape != shape:
         raise ValueError(f"--data.image-shape {config.data.image_shape} must be that of --base, {shape}")
-    parts = {name: _merged(name, config, base.config) for name in FREE}
-    return dataclasses.replace(config, **parts)
-
-
-def _merged(part, config, base):
-    """The base's part of a config, with what the config says otherwise and may."""
-    own, theirs, default = (getattr(one, part) for one in (config, base, Config()))
-    said = {field.name: getattr(own, field.name) for field in dataclasses.fields(default)}
-    said = {name: value for name, value in said.items() if value != getattr(default, name)}
-    for name, value in said.items():
-        if name not in FREE[part] and value != getattr(theirs, name):
-            raise ValueError(f"--{part}.{name.replace('_', '-')} is that of --base: leave it out")
-    return dataclasses.replace(theirs, **said)
+    left_out = {part: getattr(base, part) for part in FREE if getattr(config, part) == getattr(Config(), part)}
+    config = dataclasses.replace(config, **left_out)
+    for part, free in FREE.items():
+        own, theirs = getattr(config, part), getattr(base, part)
+        for field in dataclasses.fields(theirs):
+            if field.name not in free and getattr(own, field.name) != getattr(theirs, field.name):
+                raise ValueError(f"--{part}.{field.name.replace('_', '-')} is that of --base: leave it out")
+    return config
 
 
 def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
@@ -79,6 +85,24 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
     elif a.prior:
         source = few.with_class(source, class_images(config, run))
     return few.conditioned(source, a.condition) if a.condition else source
+
+
+def prompts(config: Config, source: Source) -> list[str]:
+    """What the images show that a run adapts its base to, some of it: `adapt.prompts`, or else their captions.
+
+    Raises:
+      ValueError: a new word that none of them holds.
+    """
+    if config.adapt.base is None or not source.captioned:
+        return []
+    shown = config.adapt.prompts or [source.caption(i) for i in range(min(len(source), PROMPTS))]
+    for word in config.adapt.words:
+        if not any(word in text.lower() for text in shown):
+            raise ValueError(
+                f"none of the captions of {config.data.source} holds the new word {word!r}, such as {shown[0]!r}: it would "
+                "not be learned"
+            )
+    return [*dict.fromkeys(shown)][:PROMPTS]
 
 
 def class_images(config: Config, run: epath.PathLike) -> Source:
@@ -108,13 +132,18 @@ def draw_class(config: Config, base: Model, run: epath.PathLike, tick: Callable[
       tick: called after every few steps; may raise, to stop.
 
     Raises:
-      ValueError: the base cannot draw them.
+      ValueError: the base cannot draw them, or images of another class are there.
     """
     a, where = config.adapt, class_folder(run)
-    if not a.prior or a.prior_source or (where / f"{a.prior_images - 1:06d}.png").exists():
+    if not a.prior or a.prior_source:
         return
     asked = {"prompts": a.prior, "num": a.prior_images, "negative": "", "seed": config.train.seed}
     like = dataclasses.replace(base.config, sample=dataclasses.replace(base.config.sample, **asked))
+    said = json.dumps({"base": a.base, "sample": dataclasses.asdict(like.sample)})
+    if (where / "about.json").exists():  # which is written when all of them are there
+        if (where / "about.json").read_text() != said:
+            raise ValueError(f"{where} holds images of another class: remove it, or choose another --run-dir")
+        return
     draw.check(like)
     with progress.bar("drawing images of the class", draw.num_steps(like), "steps") as advance:
 
@@ -124,6 +153,7 @@ def draw_class(config: Config, base: Model, run: epath.PathLike, tick: Callable[
 
         drawn = draw.draw(like, base.params, on, ends=base.ends)
     where.mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(drawn):  # the last one is there when all are
+    for i, image in enumerate(drawn):
         images.to_pil(image).save(file := io.BytesIO(), "PNG")
         (where / f"{i:06d}.png").write_bytes(file.getvalue())
+    (where / "about.json").write_text(said)

@@ -60,8 +60,9 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
         {"run": str(run), "resume": resume, "profile": profile} | dataclasses.asdict(config), "how they were started"
     )
     base = basis.open_base(config, directory if resume else None)
-    config = basis.of_base(config, base)
-    source = hosts.together(lambda: opened(config, directory, profile), "the data is open")
+    config = basis.of_base(config, base and base.config)
+    data = hosts.together(lambda: opened(config, directory, profile), "the data is open")
+    source = hosts.together(lambda: basis.examples(config, data, directory), "what is learned of it is known")
     parts = open_parts(config, source, directory if resume else None, base)
     run = Run(config, directory, source, parts, source)
     hosts.check_same({"data": position(run, 0), "models": fingerprint(parts.kept)}, "the data is the same")
@@ -71,7 +72,10 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
         stack.enter_context(disk.told(directory, lambda: newest(directory)))
         state = restore(run) if resume else initial.new_state(config, base)
         if not resume:
-            hosts.on_main(lambda: pretrained.keep(directory, parts.kept, parts.tokenizer), "what it works with is kept")
+            shown = hosts.together(lambda: basis.prompts(config, data), "what the images show is known")
+            hosts.on_main(
+                lambda: pretrained.keep(directory, parts.kept, parts.tokenizer, shown), "what it works with is kept"
+            )
         hosts.on_main(lambda: rundir.write_config(directory, config), "the config is written")
         try:  # of several processes none knows here that another was asked: they stop after their first step
             tick = stopping.tick if jax.process_count() == 1 else lambda: None
@@ -80,7 +84,8 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
                 hosts.on_main(drawing, "there are images of the class", timeout=DAY)
             run = run._replace(source=encoded(config, source, parts, tick))
         except Asked:
-            raise Stopped("stopped while the data was encoded; what was encoded is kept", stopping.signum) from None
+            said = "stopped before the first step, while the data was made ready; what was encoded is kept"
+            raise Stopped(said, stopping.signum) from None
         saver = hosts.together(lambda: stack.enter_context(contextlib.closing(Saver(run))), "checkpoints can be saved")
         try:
             return steps(run, state, saver, stopping, profile)
@@ -118,7 +123,7 @@ def opened(config: Config, directory: epath.Path, profile: int) -> Source:
     configs.check(config)
     if config.draws:
         draw.check(config)
-    return basis.examples(config, setup.open_source(config), directory)
+    return setup.open_source(config)
 
 
 @contextlib.contextmanager
@@ -284,9 +289,14 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run.directory}", stopping.signum)
     state = parallel.first(state)
     if run.parts.base and run.config.adapt.method != "full":
-        write = lambda: pretrained.write_adapter(run.directory / ADAPTER, adaptation.adapter(run.config, state.ema))
-        hosts.on_main(write, f"{ADAPTER} is written")
+        hosts.on_main(lambda: leave_adapter(run, state), f"{ADAPTER} is written")
     return state
+
+
+def leave_adapter(run: Run, state: TrainState) -> None:
+    """Writes what was learned beside the base."""
+    made = adaptation.adapter(run.config, state.ema, pretrained.kept_prompts(run.directory))
+    pretrained.write_adapter(run.directory / ADAPTER, made)
 
 
 def finish(saver: Saver, alarm: Alarm) -> None:

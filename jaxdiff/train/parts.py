@@ -65,9 +65,9 @@ def open_parts(config: Config, source: Source, run: epath.PathLike | None = None
     if run and lost and (epath.Path(run) / "config.json").exists():
         raise ValueError(f"{run} has lost its {' and '.join(lost)}, without which it cannot go on")
     if run is None and L.codec:
-        models["codec"] = _scaled(_load(L.codec), L.factor)
+        models["codec"] = _scaled(load(L.codec), L.factor)
     if run is None and L.text:
-        models["text"] = pretrained.text_of(_load(L.text))
+        models["text"] = pretrained.text_of(load(L.text))
     if not models:
         return Parts()
     check(config, models)
@@ -91,7 +91,7 @@ def of_base(config: Config, base: Model) -> Parts:
     return Parts(base.parts, None, ends, no_text, base)
 
 
-def _load(name):
+def load(name):
     """A model, in all processes; of a run they look for the newest checkpoint together."""
     if (epath.Path(name) / "config.json").exists():
         return pretrained.load(name)

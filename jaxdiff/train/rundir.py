@@ -45,7 +45,7 @@ def claim(run: epath.PathLike, resume: bool) -> None:
     saved = checkpoint.steps(checkpoints(run))
     if not resume and saved:
         raise FileExistsError(f"{run} already holds a run: add --resume to go on with it, or choose another --run-dir")
-    found = [name for name in ("samples", "corrupt", "not_finite", "class") if (run / name).exists()]
+    found = [name for name in ("samples", "corrupt", "not_finite") if (run / name).exists()]
     if not resume and found:
         raise FileExistsError(
             f"{run} already holds a run that saved no checkpoint ({', '.join(found)}): remove it, or choose another "

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdiff import data, denoise, objectives
 from jaxdiff.config import Config
+from jaxdiff.data import few
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig
 from jaxdiff.nets.critic import PatchCritic
@@ -85,7 +86,11 @@ def make_loss(config: Config, parts: Parts = Parts()):
         return _autoencoder_loss(config)
     if parts.base:
         loss_fn = _diffusion_loss(config, adaptation.make_apply(config, parts.base), parts)
-        return objectives.dreambooth(loss_fn, config.adapt.prior_weight) if config.adapt.keeps_class else loss_fn
+        return (
+            objectives.dreambooth(loss_fn, config.adapt.prior_weight, few.SHARE)
+            if config.adapt.keeps_class
+            else loss_fn
+        )
     return _diffusion_loss(config, denoise.network(config.make_net()), parts)
 
 

@@ -55,6 +55,6 @@ def test_new_words_stand_behind_the_others():
     np.testing.assert_array_equal(table[639:], rows)
     within = words.table(words.put(text, rows, 603))  # where the table has rows that no token uses
     np.testing.assert_array_equal(within[605:], old[605:])
-    np.testing.assert_array_equal(words.begun(text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2])
+    np.testing.assert_array_equal(words.begun(jax.random.key(0), text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2])
     with pytest.raises(ValueError, match="do not fit a table of tokens"):
         words.put(text, rows, 641)

@@ -54,3 +54,18 @@ def test_what_it_needs():
         objectives.dreambooth(rows, -1)
     with pytest.raises(ValueError, match="the batch has no `prior`"):
         objectives.dreambooth(rows)(1.0, 0, None, {"image": LOSS})
+
+
+def test_a_known_share_weighs_alike_however_a_batch_is_divided():
+    """Parts of a batch, some of one kind alone, have the mean of the whole; counted in each part they have not."""
+    alone = lambda params, extra, keys, batch: (batch["image"], (extra, {"loss": batch["image"]}))
+    image, prior = jnp.arange(8.0), jnp.array([True, True, False, True, False, False, True, False])
+    mean = lambda loss_fn, part: float(loss_fn(None, (), None, {"image": image[part], "prior": prior[part]})[0].mean())
+    known, counted = objectives.dreambooth(alone, 0.5, share=0.5), objectives.dreambooth(alone, 0.5)
+    whole, parts = slice(None), (slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8))
+    wanted = np.mean([2.0, 4.0, 5.0, 7.0]) + 0.5 * np.mean([0.0, 1.0, 3.0, 6.0])
+    np.testing.assert_allclose([mean(known, whole), mean(counted, whole)], wanted)
+    np.testing.assert_allclose(np.mean([mean(known, part) for part in parts]), wanted)
+    assert abs(np.mean([mean(counted, part) for part in parts]) - wanted) > 0.1
+    with pytest.raises(ValueError, match="share=1 must lie in"):
+        objectives.dreambooth(alone, share=1)

@@ -5,6 +5,7 @@ import re
 from etils import epath
 
 from jaxdiff import pretrained, progress
+from jaxdiff.cli.adapters import without_control
 from jaxdiff.cli.edit import inversions
 from jaxdiff.cli.edit.flags import EditFlags, check_typed, complete
 from jaxdiff.cli.edit.job import prepare
@@ -17,6 +18,7 @@ from jaxdiff.eval import images
 def edit(name: str, args: list[str]) -> None:
     """`jaxdiff edit MODEL ...`."""
     model = pretrained.load(name)
+    without_control(model, "edited with")
     model.denoiser()  # raises where it is none
     flags = parse(EditFlags, EditFlags(), args, f"jaxdiff edit {name}")
     check_typed(flags, model)
