@@ -38,7 +38,8 @@ def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
       dtype: of its numbers in the file, "float16" or "float32"; scales and new words are float32.
 
     Returns:
-      Arrays NET:PATH.down, .up and .scale of each kernel with a LoRA, word:WORD and control:PATH.
+      Arrays NET:PATH.down and .up of each kernel with a LoRA, NET:scale of all of them in the order of their paths,
+      word:WORD and control:PATH.
 
     Raises:
       ValueError: numbers that are too large for the dtype.
@@ -49,7 +50,7 @@ def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
             for path, (down, up) in lora.factors.items():
                 arrays |= {f"{net}:{path}.down": np.asarray(down).astype(dtype, order="C")}
                 arrays |= {f"{net}:{path}.up": np.asarray(up).astype(dtype, order="C")}
-                arrays |= {f"{net}:{path}.scale": np.asarray(lora.scale[path], np.float32)}
+            arrays[f"{net}:scale"] = np.array([lora.scale[path] for path in sorted(lora.factors)], np.float32)
         for path, value in flatten_dict(adapter.control or {}, sep="/").items():
             arrays[f"control:{path}"] = np.asarray(value).astype(dtype, order="C")
     if not all(np.isfinite(value).all() for value in arrays.values()):
@@ -91,6 +92,6 @@ def _of(arrays, start):
 
 
 def _lora(arrays):
-    paths = [name.removesuffix(".down") for name in arrays if name.endswith(".down")]
+    paths = sorted(name.removesuffix(".down") for name in arrays if name.endswith(".down"))
     factors = {path: Factors(arrays[f"{path}.down"], arrays[f"{path}.up"]) for path in paths}
-    return Lora(factors, {path: arrays[f"{path}.scale"] for path in paths})
+    return Lora(factors, dict(zip(paths, arrays["scale"], strict=True)))

@@ -25,6 +25,7 @@ class FuseFlags:
       images: of each concept, at whose inputs that is so.
       levels: of noise at which each is looked at.
       ridge: how much stays as it is where no concept has been seen, see `jaxdiff.adapt.fuse`.
+      steps: of going on from what was solved layer by layer, until the network says in all what each LoRA does; 0 is none.
       seed: of these images.
       at_a_time: how many layers are looked at in one go; None is all.
       overwrite: replace a file that is there.
@@ -33,9 +34,10 @@ class FuseFlags:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("fused.safetensors")
     base: str | None = None
     method: Literal["gradient", "average"] = "gradient"
-    images: int = 48
+    images: int = 60
     levels: int = 12
-    ridge: float = 1e-3
+    ridge: float = 1e-4
+    steps: int = 500
     seed: int = 0
     at_a_time: int | None = None
     overwrite: bool = False
@@ -45,8 +47,8 @@ def fuse(name: str, args: list[str]) -> None:
     """`jaxdiff fuse LORA LORA ... -o FILE`."""
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     names, flags = [name, *args[:first]], parse(FuseFlags, FuseFlags(), args[first:], "jaxdiff fuse")
-    if flags.images < 1 or flags.levels < 1:
-        raise ValueError("--images and --levels must be at least 1")
+    if flags.images < 1 or flags.levels < 1 or flags.steps < 0:
+        raise ValueError("--images and --levels must be at least 1, and --steps at least 0")
     out = flags.out if flags.out.suffix else flags.out.with_suffix(".safetensors")
     path = writable(epath.Path(out), (".safetensors",), flags.overwrite)
     adapters = [pretrained.load_adapter(name) for name in names]
@@ -56,8 +58,8 @@ def fuse(name: str, args: list[str]) -> None:
         raise ValueError(f"they were trained beside different models ({', '.join(sorted(bases))}): name one by --base")
     base = pretrained.load(flags.base or bases.pop())
     how = dataclasses.asdict(flags)
-    how = {field: how[field] for field in ("method", "images", "levels", "ridge", "seed", "at_a_time")}
-    with progress.bar("fusing", fusion.work(adapters), "parts") as tick:
+    how = {field: how[field] for field in ("method", "images", "levels", "ridge", "steps", "seed", "at_a_time")}
+    with progress.bar("fusing", fusion.work(adapters, flags.method, flags.steps), "steps") as tick:
         made = fusion.fused(base, adapters, **how, tick=tick)
     pretrained.write_adapter(path, made)
     print(f"fused        {path}, of {made.about['base']}, with {', '.join(made.words) or 'no new words'}")

@@ -6,6 +6,7 @@ from jaxdiff.objectives.contrastive import contrastive
 from jaxdiff.objectives.denoising import denoising
 from jaxdiff.objectives.dreambooth import dreambooth
 from jaxdiff.objectives.levels import Levels, clean, importance, logit_normal, stratified, uniform
+from jaxdiff.objectives.matching import matching
 from jaxdiff.objectives.noising import to_unit_range
 from jaxdiff.objectives.variational import variational_bound
 from jaxdiff.objectives.weightings import WEIGHTINGS, bound, min_snr, p2, sigmoid, simple
@@ -22,6 +23,7 @@ __all__ = [
     "importance",
     "kl_autoencoder",
     "logit_normal",
+    "matching",
     "min_snr",
     "p2",
     "sigmoid",

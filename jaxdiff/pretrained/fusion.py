@@ -8,18 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import samplers, timesteps
+from jaxdiff import objectives, samplers, timesteps
 from jaxdiff.adapt import activations, fuse
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.adapt.lora import Lora
+from jaxdiff.adapt.lora import Factors, Lora, merge
 from jaxdiff.errors import unknown
 from jaxdiff.guidance import cfg
 from jaxdiff.pretrained.adapted import adapted
 from jaxdiff.pretrained.model import Model
 from jaxdiff.process import q_sample
-from jaxdiff.types import Cond, Guided
+from jaxdiff.train import optim, state
+from jaxdiff.train.step import make_train_step
+from jaxdiff.types import Array, Cond, Guided
 
 STEPS = 20  # of sampling, for images that nobody looks at
+LOOK = 25  # what drawing a concept, and looking at it, count beside a step of `matched`, for progress
 NOTHING = Lora({}, {})
 METHODS = ("gradient", "average")
 
@@ -28,14 +31,15 @@ def fused(
     base: Model,
     adapters: Sequence[Adapter],
     method: str = "gradient",
-    images: int = 48,
+    images: int = 60,
     levels: int = 12,
-    ridge: float = 1e-3,
+    ridge: float = 1e-4,
+    steps: int = 500,
     seed: int = 0,
     at_a_time: int | None = None,
     tick: Callable[[int], None] = lambda count: None,
 ) -> Adapter:
-    """One adapter that does what each of several does, see `adapt.fuse`.
+    """One adapter that does what each of several does, layer by layer (`adapt.fuse`), and then in all (`matched`).
 
     The inputs of layers are those that are seen while each concept is drawn, by its own LoRA, for the prompts it was
     trained with; and those that the base sees for the prompts of their classes and for no text, where nothing is changed.
@@ -47,9 +51,10 @@ def fused(
       images: of each concept.
       levels: of noise at which each image is looked at.
       ridge: see `fuse.fused`.
+      steps: of `matched`; 0 leaves layers as they were solved, one by one, which is all that Mix-of-Show does.
       seed: of the images and the noise.
       at_a_time: how many layers are looked at in one go, see `activations.grams`.
-      tick: called with 1 after each adapter, and after the base.
+      tick: called with how much is done, of `work` in all.
 
     Raises:
       ValueError: fewer than two, one that is no LoRA, or two with the same new word.
@@ -57,25 +62,94 @@ def fused(
     check(adapters, method)
     words = {word: row for adapter in adapters for word, row in adapter.words.items()}
     made = Adapter(_about(adapters), {}, words)
-    for net in ("text", "unet"):  # first what the other reads
-        if not any(net in adapter.loras for adapter in adapters):
-            continue
-        loras = [adapter.loras.get(net, NOTHING) for adapter in adapters]
-        if method == "average":
-            made = made._replace(loras={**made.loras, net: fuse.averaged(loras)})
-            tick(len(adapters) + 1)
-            continue
+    nets = [net for net in ("text", "unet") if any(net in adapter.loras for adapter in adapters)]  # one reads the other
+    if method == "average":
+        loras = {net: fuse.averaged([adapter.loras.get(net, NOTHING) for adapter in adapters]) for net in nets}
+        return made._replace(loras=loras)
+    prompts = [_cycled(said, images) for said in (*(one.about["prompts"] for one in adapters), _of_classes(adapters))]
+    for net in nets:
+        loras = [adapter.loras.get(net, NOTHING) for adapter in adapters] + [NOTHING]
         paths = sorted({path for lora in loras for path in lora.factors})
-        look = _LOOKS[net](base, paths, images, levels, seed, at_a_time)
-        seen = []
-        for adapter in adapters:
-            own = adapter._replace(loras={**adapter.loras, **made.loras})  # texts as all of them will be read
-            seen.append(look(adapted(base, own), adapter.about["prompts"]))
-            tick(1)
-        seen.append(look(base, _of_classes(adapters)))
-        tick(1)
-        made = made._replace(loras={**made.loras, net: fuse.fused([*loras, NOTHING], seen, ridge)})
+        # texts as all of them will be read
+        models = [adapted(base, one._replace(loras={**one.loras, **made.loras})) for one in adapters] + [base]
+        if net == "text":
+            seen = _seen_in_texts(models, prompts, paths, at_a_time, tick)
+            made = made._replace(loras={net: fuse.fused(loras, seen, ridge)})
+        else:
+            drawn = [_drawn(model, said, seed, tick) for model, said in zip(models, prompts)]
+            seen = _seen_in_images(models, drawn, paths, levels, seed, at_a_time, tick)
+            solved = fuse.fused(loras, seen, ridge)
+            whole = matched(base, solved, loras, drawn, steps, seed=seed, tick=tick)
+            made = made._replace(loras={**made.loras, net: whole})
     return made
+
+
+def matched(
+    base: Model,
+    lora: Lora,
+    loras: Sequence[Lora],
+    drawn: Sequence[tuple[Array, Array]],
+    steps: int,
+    batch_size: int = 8,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    tick: Callable[[int], None] = lambda count: None,
+) -> Lora:
+    """A fused LoRA that goes on until the network says of each concept what it says with that concept's own.
+
+        min_D  sum_k E |f(x_t, t, c_k; W + D) - f(x_t, t, c_k; W + D_k)|^2,   x_t of an image of concept k
+
+    Layers that are solved one by one do not know of each other: each has an error where concepts want different things of
+    the same input, and the errors of many add up. Together they have more room: what follows a layer can make up for it.
+
+    Args:
+      base: whose U-Net f is, with its parameters W.
+      lora: D to begin with, such as that of `fuse.fused`; its ranks stay.
+      loras: D_k, one of each concept.
+      drawn: latents [N, H, W, C] of each concept, and the contexts [N, L, D] that they were drawn for.
+      steps: of Adam; of the examples one in ten has no text.
+      batch_size: examples of each concept in a step.
+      learning_rate: at first; it falls to a twentieth along a cosine.
+      seed: of noise, levels, and which images.
+      tick: called with 1 after each step.
+    """
+    if not steps:
+        return lora
+    null = Cond(context=base.reads([""])[0])
+    made = lambda params, *args, keys=None: base.apply(params["made"], *args)
+    loss_fn = objectives.matching(
+        made, functools.partial(_own, base.apply), base.config.diffusion.make_schedule(), null, 0.1
+    )
+    rate = optim.optimizer(learning_rate, steps, decay_to=0.05)
+    join = lambda frozen, factors, key: {**frozen, "made": merge(frozen["base"], Lora(factors, lora.scale))}
+    step = jax.jit(make_train_step(loss_fn, rate, join=join))
+    now = state.init({path: _balanced(both) for path, both in lora.factors.items()}, rate)
+    frozen, key = {"base": base.params, "loras": list(loras)}, jax.random.key(seed)
+    images, contexts = (np.stack(each) for each in zip(*drawn))
+    rng, each = np.random.default_rng(seed), np.arange(len(drawn))[:, None]
+    for n in range(steps):
+        rows = rng.integers(images.shape[1], size=[len(drawn), batch_size])
+        index = n * rows.size + np.arange(rows.size)
+        context = np.concatenate(contexts[each, rows])
+        batch = {"image": np.concatenate(images[each, rows]), "cond": Cond(context=context), "index": index}
+        now, _ = step(now, key, batch, frozen=frozen)
+        tick(1)
+    return lora._replace(factors=now.params)
+
+
+def _own(apply, params, x_t, t, cond, keys=None):
+    """What each concept's own LoRA says of its share of a batch, which is one concept after the other."""
+    loras, one = params["loras"], lambda k, tree: jax.tree.map(lambda x: jnp.split(x, len(params["loras"]))[k], tree)
+    said = [apply(merge(params["base"], lora), *one(k, (x_t, t, cond)))[0] for k, lora in enumerate(loras)]
+    return jnp.concatenate(said), ()
+
+
+def _balanced(both):
+    """The same product of factors of the same size, rank by rank, for which one learning rate is right."""
+    down, up = both
+    ratio = jnp.sqrt(jnp.linalg.norm(up, axis=1) / jnp.maximum(jnp.linalg.norm(down, axis=0), 1e-30))
+    ratio = jnp.where(ratio > 0, ratio, 1.0)
+    return Factors(down * ratio, up / ratio[:, None])
 
 
 def _of_classes(adapters):
@@ -87,9 +161,11 @@ def _of_classes(adapters):
     return [prompt for third in thirds for prompt in (*third, "")] or [""]
 
 
-def work(adapters: Sequence[Adapter]) -> int:
+def work(adapters: Sequence[Adapter], method: str = "gradient", steps: int = 500) -> int:
     """How much `fused` ticks in all."""
-    return (len(adapters) + 1) * len({net for adapter in adapters for net in adapter.loras})
+    nets = {net for adapter in adapters for net in adapter.loras}
+    looks = (len(adapters) + 1) * (("text" in nets) + 2 * ("unet" in nets))
+    return 0 if method == "average" else LOOK * looks + steps * ("unet" in nets)
 
 
 def check(adapters: Sequence[Adapter], method: str) -> None:
@@ -113,52 +189,54 @@ def _about(adapters):
     return {"name": "fused", "base": adapters[0].about["base"], "method": "lora", **joined}
 
 
-def _look_at_text(base, paths, images, levels, seed, at_a_time):
-    """(model, prompts) -> Gram matrices of what layers of its text transformer see."""
-    del levels, seed  # a text is read in one way
-
-    def look(model, prompts):
-        text = model.parts["text"]
-        net = text.config.make_net()
-        grams = activations.grams(functools.partial(_read, net), paths, at_a_time)
-        return activations.streamed(functools.partial(grams, text.params), [text.tokenizer(_cycled(prompts, images))])
-
-    return look
-
-
 def _cycled(prompts, count):
     return [prompts[i % len(prompts)] for i in range(count)]
+
+
+def _seen_in_texts(models, prompts, paths, at_a_time, tick):
+    """Gram matrices of what layers of each one's text transformer see; a text is read in one way."""
+    seen = []
+    for model, said in zip(models, prompts):
+        text = model.parts["text"]
+        grams = activations.grams(functools.partial(_read, text.config.make_net()), paths, at_a_time)
+        seen.append(activations.streamed(functools.partial(grams, text.params), [text.tokenizer(said)]))
+        tick(LOOK)
+    return seen
 
 
 def _read(net, params, tokens):
     return net.apply({"params": params}, tokens)
 
 
-def _look_at_unet(base, paths, images, levels, seed, at_a_time):
-    """(model, prompts) -> Gram matrices of what layers of its U-Net see of its own images at several levels."""
-    schedule = base.config.diffusion.make_schedule()
+def _drawn(model, prompts, seed, tick):
+    """Latents that a model draws for its prompts, and their contexts."""
+    wanted = model.reads(prompts)
+    nothing = jnp.broadcast_to(model.reads([""]), wanted.shape)
+    schedule, keys = model.config.diffusion.make_schedule(), samplers.keys_for(jax.random.key(seed), len(prompts))
+    x_T = samplers.noise(keys, model.config.shape)
+    steps, guided = timesteps.grid(schedule.num_steps, STEPS), cfg(model.denoiser(), jnp.float32(3.0))
+    both = Guided(Cond(context=wanted), Cond(context=nothing))
+    x_0, _ = samplers.sample(None, samplers.ddim(), guided, schedule, steps, x_T, both)
+    tick(LOOK)
+    return np.asarray(x_0), np.asarray(wanted)
+
+
+def _seen_in_images(models, drawn, paths, levels, seed, at_a_time, tick):
+    """Gram matrices of what layers of each one's U-Net see of its own images at several levels."""
+    schedule = models[0].config.diffusion.make_schedule()
     times = np.linspace(1, schedule.num_steps, levels).round().astype(int)
-    grams = activations.grams(base.apply, paths, at_a_time)
-
-    def look(model, prompts):
-        wanted = model.reads(_cycled(prompts, images))
-        nothing = jnp.broadcast_to(model.reads([""]), wanted.shape)
-        keys = samplers.keys_for(jax.random.key(seed), images)
-        x_T = samplers.noise(keys, model.config.shape)
-        steps = timesteps.grid(schedule.num_steps, STEPS)
-        guided = cfg(model.denoiser(), jnp.float32(3.0))
-        both = Guided(Cond(context=wanted), Cond(context=nothing))
-        x_0, _ = samplers.sample(None, samplers.ddim(), guided, schedule, steps, x_T, both)
-
-        def batches():
-            for t in times:
-                fresh = jax.vmap(jax.random.fold_in, (0, None))(keys, int(t))
-                x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x_0, t, samplers.noise(fresh, x_0.shape[1:]))
-                yield x_t, jnp.int32(t), Cond(context=wanted)
-
-        return activations.streamed(lambda batch: grams(model.params, *batch), batches())
-
-    return look
+    grams, seen = activations.grams(models[0].apply, paths, at_a_time), []
+    for model, (x_0, context) in zip(models, drawn):
+        look = functools.partial(_look, grams, model.params, context)
+        seen.append(activations.streamed(look, ((_noised(schedule, x_0, t, seed), jnp.int32(t)) for t in times)))
+        tick(LOOK)
+    return seen
 
 
-_LOOKS = {"text": _look_at_text, "unet": _look_at_unet}
+def _look(grams, params, context, batch):
+    return grams(params, *batch, Cond(context=context))
+
+
+def _noised(schedule, x_0, t, seed):
+    keys = jax.vmap(jax.random.fold_in, (0, None))(samplers.keys_for(jax.random.key(seed), len(x_0)), int(t))
+    return jax.vmap(q_sample, (None, 0, None, 0))(schedule, x_0, t, samplers.noise(keys, x_0.shape[1:]))
