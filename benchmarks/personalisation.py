@@ -166,8 +166,13 @@ def mixed(args):
     every = base
     for adapter in adapters.values():
         every = pretrained.adapted(every, adapter)
-    make = lambda method: pretrained.adapted(base, fusion.fused(base, [*adapters.values()], method))
-    models = {"gradient fusion": make("gradient"), "average of the weights": make("average"), "sum of all three": every}
+    make = lambda *how, **steps: pretrained.adapted(base, fusion.fused(base, [*adapters.values()], *how, **steps))
+    models = {
+        "gradient fusion": make(),
+        "gradient fusion, of layers alone": make(steps=0),
+        "average of the weights": make("average"),
+        "sum of all three": every,
+    }
     own = {name: measured.glyph(pretrained.adapted(base, one), name)[0] for name, one in adapters.items()}
     lines = ["| | " + " | ".join(CONCEPTS) + " | digits |", "|---|" + "---|" * (len(CONCEPTS) + 1)]
     lines.append("| each LoRA alone | " + " | ".join(f"{own[name]:.1%}" for name in CONCEPTS) + " | |")

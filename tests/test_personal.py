@@ -16,10 +16,10 @@ from tiny import tiny_latent, write_ends
 
 from jaxdiff import Cond, cli, pretrained
 from jaxdiff import config as configs
-from jaxdiff.adapt import lora, words
+from jaxdiff.adapt import fuse, lora, words
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Adapt, Config
-from jaxdiff.pretrained import Model
+from jaxdiff.pretrained import Model, fusion
 from jaxdiff.train import adaptation, basis, checkpoint, initial, parallel, rundir, setup
 from jaxdiff.train.parts import open_parts
 
@@ -154,7 +154,7 @@ def test_textual_inversion(here):
     np.testing.assert_array_equal(drawn, picture("words", STAR, "--guidance", "2"))
 
 
-def test_controlnet(here):
+def test_controlnet(here, capsys):
     """The base is as it was; the picture and its scale make a difference, and a scale of 0 makes none."""
     model, base = trained("control", 3), pretrained.load("base.safetensors")
     assert not differ(model.params, base.params) and len(model.controls) == 1
@@ -164,7 +164,11 @@ def test_controlnet(here):
     told = picture(*how, "--control", "grey.png", "--control-scale", "20")
     assert (told != plain).any()
     np.testing.assert_array_equal(picture(*how, "--control", "grey.png", "--control-scale", "0"), plain)
+    assert "was cut" not in capsys.readouterr().err
+    run = picture("control", STAR, "--guidance", "2", "--control", "grey.png", "--control-scale", "20")
+    assert np.abs(run.astype(int) - told).max() <= 8  # the same but for the file's float16
     other = picture(*how, "--control", "large.png", "--control-scale", "20")
+    assert "large.png is 40x40 and was cut and resized to 32x32" in capsys.readouterr().err
     assert (other != told).any() and (picture(*how, "--control", "grey.png", "--guess") != plain).any()
     two = [*how, "--controlnet", "control", "--control", "grey.png", "--control", "grey.png"]
     twice = picture(*two, "--control-scale", "10", "--control-scale", "10")
@@ -265,13 +269,15 @@ def test_fused(here, capsys):
         made = Adapter(about, {"unet": fresh._replace(factors=up)}, {word: np.full(8, 0.1, np.float32)})
         pretrained.write_adapter(f"lora_{i}.safetensors", made, "float32")
         loras.append(made)
-    few = ["--images", "4", "--levels", "2", "--overwrite"]
+    few = ["--images", "4", "--levels", "2", "--steps", "2", "--overwrite"]
     cli.main(["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "both", *few])
     cli.main(
         ["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "mean.safetensors", "--method", "average", *few]
     )
+    cli.main(["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "by_few", *few, "--at-a-time", "5"])
     assert "fused        both.safetensors, of base.safetensors, with <star>, <moon>" in capsys.readouterr().out
-    both, mean = (pretrained.load_adapter(f"{name}.safetensors") for name in ("both", "mean"))
+    both, mean, by_few = (pretrained.load_adapter(f"{name}.safetensors") for name in ("both", "mean", "by_few"))
+    chex.assert_trees_all_close(by_few.loras, both.loras, atol=1e-3)
     base = pretrained.load("base.safetensors")
     halves = lora.merge(lora.merge(base.params, loras[0].loras["unet"], 0.5), loras[1].loras["unet"], 0.5)
     chex.assert_trees_all_close(pretrained.adapted(base, mean).params, halves, atol=1e-3)
@@ -285,6 +291,29 @@ def test_fused(here, capsys):
     two = picture("base.safetensors", STAR, "--lora", "lora_0.safetensors:0.5", "--lora", "lora_1.safetensors:0.5")
     np.testing.assert_allclose(two, picture("base.safetensors", STAR, "--lora", "mean.safetensors"), atol=2)
     assert (two != plain).any()
+
+
+def test_fused_layers_are_nearer_in_all_when_they_go_on(here):
+    """What the network says with a LoRA of both, beside what it says with each concept's own: less far after `matched`."""
+    base = pretrained.load("base.safetensors")
+    rng, shape = np.random.default_rng(0), base.config.shape
+    loras = []
+    for i in range(2):
+        fresh = lora.init(jax.random.key(i), base.params, 1)
+        up = {
+            path: both._replace(up=jnp.asarray(rng.normal(0, 1, both.up.shape))) for path, both in fresh.factors.items()
+        }
+        loras.append(fresh._replace(factors=up))
+    drawn = [
+        (rng.normal(size=[8, *shape]).astype(np.float32), np.asarray(base.reads([said] * 8))) for said in (STAR, "")
+    ]
+    begun = fuse.averaged(loras)
+    said = lambda one, k: base.apply(lora.merge(base.params, one), drawn[k][0], 500, Cond(context=drawn[k][1]))[0]
+    far = lambda one: sum(float(jnp.square(said(one, k) - said(loras[k], k)).mean()) for k in range(2))
+    same = fusion.matched(base, begun, loras, drawn, steps=0)
+    ended = fusion.matched(base, begun, loras, drawn, steps=60, learning_rate=1e-2)
+    assert far(same) == far(begun) and far(ended) < 0.7 * far(begun)
+    assert [f.down.shape for f in ended.factors.values()] == [f.down.shape for f in begun.factors.values()]
 
 
 def test_a_run_that_has_lost_its_base(here, capsys):

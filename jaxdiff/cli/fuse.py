@@ -27,7 +27,7 @@ class FuseFlags:
       ridge: how much stays as it is where no concept has been seen, see `jaxdiff.adapt.fuse`.
       steps: of going on from what was solved layer by layer, until the network says in all what each LoRA does; 0 is none.
       seed: of these images.
-      at_a_time: how many layers are looked at in one go; None is all.
+      at_a_time: how many layers are solved in one go, with fewer in less memory; None is all.
       overwrite: replace a file that is there.
     """
 
@@ -49,6 +49,8 @@ def fuse(name: str, args: list[str]) -> None:
     names, flags = [name, *args[:first]], parse(FuseFlags, FuseFlags(), args[first:], "jaxdiff fuse")
     if flags.images < 1 or flags.levels < 1 or flags.steps < 0:
         raise ValueError("--images and --levels must be at least 1, and --steps at least 0")
+    if flags.at_a_time is not None and flags.at_a_time < 1:
+        raise ValueError(f"--at-a-time={flags.at_a_time} must be at least 1")
     out = flags.out if flags.out.suffix else flags.out.with_suffix(".safetensors")
     path = writable(epath.Path(out), (".safetensors",), flags.overwrite)
     adapters = [pretrained.load_adapter(name) for name in names]
@@ -59,7 +61,7 @@ def fuse(name: str, args: list[str]) -> None:
     base = pretrained.load(flags.base or bases.pop())
     how = dataclasses.asdict(flags)
     how = {field: how[field] for field in ("method", "images", "levels", "ridge", "steps", "seed", "at_a_time")}
-    with progress.bar("fusing", fusion.work(adapters, flags.method, flags.steps), "steps") as tick:
+    with progress.bar("fusing", fusion.work(adapters, flags.method, flags.steps, flags.at_a_time), "steps") as tick:
         made = fusion.fused(base, adapters, **how, tick=tick)
     pretrained.write_adapter(path, made)
     print(f"fused        {path}, of {made.about['base']}, with {', '.join(made.words) or 'no new words'}")

@@ -53,7 +53,8 @@ def fused(
       ridge: see `fuse.fused`.
       steps: of `matched`; 0 leaves layers as they were solved, one by one, which is all that Mix-of-Show does.
       seed: of the images and the noise.
-      at_a_time: how many layers are looked at in one go, see `activations.grams`.
+      at_a_time: how many layers are solved in one go, of which there are Gram matrices in memory; at least 1, None is all.
+        With fewer the network runs the more often.
       tick: called with how much is done, of `work` in all.
 
     Raises:
@@ -69,19 +70,35 @@ def fused(
     prompts = [_cycled(said, images) for said in (*(one.about["prompts"] for one in adapters), _of_classes(adapters))]
     for net in nets:
         loras = [adapter.loras.get(net, NOTHING) for adapter in adapters] + [NOTHING]
-        paths = sorted({path for lora in loras for path in lora.factors})
         # texts as all of them will be read
         models = [adapted(base, one._replace(loras={**one.loras, **made.loras})) for one in adapters] + [base]
         if net == "text":
-            seen = _seen_in_texts(models, prompts, paths, at_a_time, tick)
-            made = made._replace(loras={net: fuse.fused(loras, seen, ridge)})
+            whole = _solved(loras, functools.partial(_seen_in_texts, models, prompts), ridge, at_a_time, tick)
         else:
             drawn = [_drawn(model, said, seed, tick) for model, said in zip(models, prompts)]
-            seen = _seen_in_images(models, drawn, paths, levels, seed, at_a_time, tick)
-            solved = fuse.fused(loras, seen, ridge)
+            look = functools.partial(_seen_in_images, models, drawn, levels, seed)
+            solved = _solved(loras, look, ridge, at_a_time, tick)
             whole = matched(base, solved, loras, drawn, steps, seed=seed, tick=tick)
-            made = made._replace(loras={**made.loras, net: whole})
+        made = made._replace(loras={**made.loras, net: whole})
     return made
+
+
+def _groups(loras, at_a_time):
+    paths = sorted({path for lora in loras for path in lora.factors})
+    size = at_a_time or len(paths)
+    return [paths[i : i + size] for i in range(0, len(paths), size)]
+
+
+def _solved(loras, look, ridge, at_a_time, tick):
+    """`fuse.fused` of some layers after the others, so that no more than `at_a_time` have their Gram matrices in memory."""
+    factors = {}
+    for group in _groups(loras, at_a_time):
+        some = [
+            Lora({path: lora.factors[path] for path in group if path in lora.factors}, lora.scale) for lora in loras
+        ]
+        factors |= fuse.fused(some, look(group), ridge).factors
+        tick(LOOK)
+    return Lora(factors, dict.fromkeys(factors, jnp.float32(1)))
 
 
 def matched(
@@ -149,7 +166,7 @@ def _balanced(both):
     down, up = both
     ratio = jnp.sqrt(jnp.linalg.norm(up, axis=1) / jnp.maximum(jnp.linalg.norm(down, axis=0), 1e-30))
     ratio = jnp.where(ratio > 0, ratio, 1.0)
-    return Factors(down * ratio, up / ratio[:, None])
+    return Factors(down * ratio[None], up / ratio[:, None])
 
 
 def _of_classes(adapters):
@@ -161,11 +178,13 @@ def _of_classes(adapters):
     return [prompt for third in thirds for prompt in (*third, "")] or [""]
 
 
-def work(adapters: Sequence[Adapter], method: str = "gradient", steps: int = 500) -> int:
+def work(adapters: Sequence[Adapter], method: str = "gradient", steps: int = 500, at_a_time: int | None = None) -> int:
     """How much `fused` ticks in all."""
-    nets = {net for adapter in adapters for net in adapter.loras}
-    looks = (len(adapters) + 1) * (("text" in nets) + 2 * ("unet" in nets))
-    return 0 if method == "average" else LOOK * looks + steps * ("unet" in nets)
+    if method == "average":
+        return 0
+    loras = {net: [one.loras[net] for one in adapters if net in one.loras] for net in ("text", "unet")}
+    groups = sum(len(_groups(some, at_a_time)) for some in loras.values() if some)
+    return LOOK * groups + (LOOK * (len(adapters) + 1) + steps if loras["unet"] else 0)
 
 
 def check(adapters: Sequence[Adapter], method: str) -> None:
@@ -193,14 +212,13 @@ def _cycled(prompts, count):
     return [prompts[i % len(prompts)] for i in range(count)]
 
 
-def _seen_in_texts(models, prompts, paths, at_a_time, tick):
+def _seen_in_texts(models, prompts, paths):
     """Gram matrices of what layers of each one's text transformer see; a text is read in one way."""
     seen = []
     for model, said in zip(models, prompts):
         text = model.parts["text"]
-        grams = activations.grams(functools.partial(_read, text.config.make_net()), paths, at_a_time)
+        grams = activations.grams(functools.partial(_read, text.config.make_net()), paths)
         seen.append(activations.streamed(functools.partial(grams, text.params), [text.tokenizer(said)]))
-        tick(LOOK)
     return seen
 
 
@@ -221,15 +239,14 @@ def _drawn(model, prompts, seed, tick):
     return np.asarray(x_0), np.asarray(wanted)
 
 
-def _seen_in_images(models, drawn, paths, levels, seed, at_a_time, tick):
+def _seen_in_images(models, drawn, levels, seed, paths):
     """Gram matrices of what layers of each one's U-Net see of its own images at several levels."""
     schedule = models[0].config.diffusion.make_schedule()
     times = np.linspace(1, schedule.num_steps, levels).round().astype(int)
-    grams, seen = activations.grams(models[0].apply, paths, at_a_time), []
+    grams, seen = activations.grams(models[0].apply, paths), []
     for model, (x_0, context) in zip(models, drawn):
         look = functools.partial(_look, grams, model.params, context)
         seen.append(activations.streamed(look, ((_noised(schedule, x_0, t, seed), jnp.int32(t)) for t in times)))
-        tick(LOOK)
     return seen
 
 
