@@ -24,6 +24,8 @@ from jaxdiff.nets.controlnet import ControlConfig, ControlNet
 from jaxdiff.text import encode
 from jaxdiff.types import Apply
 
+PROMPTS = 64  # that an adapter says it has learned from, and of its class, at most
+
 
 def make_apply(config: Config, base) -> Apply:
     """The network as a function of the parameters that `joined` makes.
@@ -131,7 +133,7 @@ def adapter(config: Config, trained, prompts: Sequence[str] = ()) -> Adapter:
         "base": a.base,
         "method": a.method,
         "prompts": [*prompts],
-        "prior": list(a.prior),
+        "prior": list(a.prior[:PROMPTS]),
     }
     if a.method == "control":
         about |= {"condition": a.condition, "embedding": list(a.embedding)}

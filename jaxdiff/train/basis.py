@@ -13,10 +13,8 @@ from jaxdiff.data import Source, few, folder
 from jaxdiff.eval import draw, images
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.pretrained import Model
-from jaxdiff.train import hosts
+from jaxdiff.train import adaptation, hosts
 from jaxdiff.train.parts import load
-
-PROMPTS = 64  # that an adapter says it has learned from, at most
 
 # What of a config may differ from the base's: how its network runs, and how its objective goes about it.
 FREE = {
@@ -95,14 +93,14 @@ def prompts(config: Config, source: Source) -> list[str]:
     """
     if config.adapt.base is None or not source.captioned:
         return []
-    shown = config.adapt.prompts or [source.caption(i) for i in range(min(len(source), PROMPTS))]
+    shown = config.adapt.prompts or [source.caption(i) for i in range(min(len(source), adaptation.PROMPTS))]
     for word in config.adapt.words:
         if not any(word in text.lower() for text in shown):
             raise ValueError(
                 f"none of the captions of {config.data.source} holds the new word {word!r}, such as {shown[0]!r}: it would "
                 "not be learned"
             )
-    return [*dict.fromkeys(shown)][:PROMPTS]
+    return [*dict.fromkeys(shown)][: adaptation.PROMPTS]
 
 
 def class_images(config: Config, run: epath.PathLike) -> Source:
