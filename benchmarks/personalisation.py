@@ -251,9 +251,7 @@ def cost(args):
     base, programs, seconds, rows = pretrained.load("captioned"), {}, {}, {}
     for name, (config, left_out) in WAYS.items():
         config = configs.load(config)
-        adapt = dataclasses.replace(
-            config.adapt, prior=(), **dict.fromkeys(left_out, ()) | ({"begin": None} if left_out else {})
-        )
+        adapt = dataclasses.replace(config.adapt, prior=(), **dict.fromkeys(left_out, ()))
         train = dataclasses.replace(config.train, batch_size=32 * jax.device_count(), steps_per_call=1)
         config = basis.of_base(dataclasses.replace(config, adapt=adapt, train=train), base.config)
         source = data.load("captioned:test") if adapt.condition else None

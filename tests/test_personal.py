@@ -19,6 +19,7 @@ from jaxdiff import config as configs
 from jaxdiff.adapt import fuse, lora, words
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Adapt, Config
+from jaxdiff.data import Source
 from jaxdiff.pretrained import Model, fusion
 from jaxdiff.train import adaptation, basis, checkpoint, initial, parallel, rundir, setup
 from jaxdiff.train.parts import open_parts
@@ -266,7 +267,12 @@ def test_fused(here, capsys):
         fresh = lora.init(jax.random.key(i), base.params, 1)
         up = {path: both._replace(up=both.up + 0.3) for path, both in fresh.factors.items()}
         about = {"name": word, "base": "base.safetensors", "prompts": [f"a red {word}"], "prior": ["a red seven"]}
-        made = Adapter(about, {"unet": fresh._replace(factors=up)}, {word: np.full(8, 0.1, np.float32)})
+        corrections = {"unet": fresh._replace(factors=up)}
+        if not i:  # what reads is corrected by one alone
+            reads = lora.init(jax.random.key(9), base.parts["text"].params, 1, lora.TEXT)
+            up = {path: both._replace(up=both.up + 0.3) for path, both in reads.factors.items()}
+            corrections["text"] = reads._replace(factors=up)
+        made = Adapter(about, corrections, {word: np.full(8, 0.1, np.float32)})
         pretrained.write_adapter(f"lora_{i}.safetensors", made, "float32")
         loras.append(made)
     few = ["--images", "4", "--levels", "2", "--steps", "2", "--overwrite"]
@@ -284,13 +290,35 @@ def test_fused(here, capsys):
     changed = differ(pretrained.adapted(base, both).params, base.params)
     assert changed == set(loras[0].loras["unet"].factors) and set(both.words) == {"<star>", "<moon>"}
     assert all(down.shape[1] == 2 for down, _ in both.loras["unet"].factors.values())
+    assert both.loras["text"].factors.keys() == loras[0].loras["text"].factors.keys()
     same = ["fuse", "lora_0.safetensors", "lora_0.safetensors", "-o", "same", *few]
     assert "two of them have learned '<star>'" in fails(capsys, *same)
     assert "needs two LoRAs or more" in fails(capsys, "fuse", "lora_0.safetensors", "-o", "same", *few)
+    two = ["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "none", *few]
+    assert "images=0, levels=2 and at_a_time=None must be at least 1" in fails(capsys, *two, "--images", "0")
+    assert "at_a_time=0 must be at least 1" in fails(capsys, *two, "--at-a-time", "0")
+    with pytest.raises(ValueError, match="is no model, without a ControlNet, that draws what texts say"):
+        fusion.fused(base._replace(parts={}), loras)
+    ticks = []
+    fusion.fused(base, loras, images=1, levels=1, steps=1, at_a_time=20, tick=ticks.append)
+    assert sum(ticks) == fusion.work(loras, steps=1, at_a_time=20)
     plain = picture("base.safetensors", STAR)
     two = picture("base.safetensors", STAR, "--lora", "lora_0.safetensors:0.5", "--lora", "lora_1.safetensors:0.5")
     np.testing.assert_allclose(two, picture("base.safetensors", STAR, "--lora", "mean.safetensors"), atol=2)
     assert (two != plain).any()
+
+
+def test_prompts_that_a_run_learns_from():
+    """Those that are given come before captions, of which all are looked through for a new word, and 64 are kept."""
+    read = lambda i: {"image": np.zeros([4, 4, 3], np.uint8)}
+    adapt = Adapt(base="base", words=("<star>",), prompts=("a <star>", "a red <star>"))
+    config = Config(name="some", adapt=adapt)
+    assert basis.prompts(config, Source(read, 2, (4, 4, 3))) == ["a <star>", "a red <star>"]
+    late = Source(read, 100, (4, 4, 3), caption=lambda i: f"a {'<star>' if i == 99 else 'seven'}, {i}")
+    config = dataclasses.replace(config, adapt=dataclasses.replace(adapt, prompts=()))
+    assert basis.prompts(config, late) == [f"a seven, {i}" for i in range(64)]
+    with pytest.raises(ValueError, match=r"none of the captions of .* holds the new word '<star>', such as 'seven'"):
+        basis.prompts(config, Source(read, 100, (4, 4, 3), caption=lambda i: "seven"))
 
 
 def test_fused_layers_are_nearer_in_all_when_they_go_on(here):

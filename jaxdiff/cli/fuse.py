@@ -27,7 +27,7 @@ class FuseFlags:
       ridge: how much stays as it is where no concept has been seen, see `jaxdiff.adapt.fuse`.
       steps: of going on from what was solved layer by layer, until the network says in all what each LoRA does; 0 is none.
       seed: of these images.
-      at_a_time: how many layers are solved in one go, with fewer in less memory; None is all.
+      at_a_time: how many layers are solved in one go, with fewer in less memory; None is as many as take 1 GiB.
       overwrite: replace a file that is there.
     """
 
@@ -47,21 +47,19 @@ def fuse(name: str, args: list[str]) -> None:
     """`jaxdiff fuse LORA LORA ... -o FILE`."""
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     names, flags = [name, *args[:first]], parse(FuseFlags, FuseFlags(), args[first:], "jaxdiff fuse")
-    if flags.images < 1 or flags.levels < 1 or flags.steps < 0:
-        raise ValueError("--images and --levels must be at least 1, and --steps at least 0")
-    if flags.at_a_time is not None and flags.at_a_time < 1:
-        raise ValueError(f"--at-a-time={flags.at_a_time} must be at least 1")
     out = flags.out if flags.out.suffix else flags.out.with_suffix(".safetensors")
     path = writable(epath.Path(out), (".safetensors",), flags.overwrite)
     adapters = [pretrained.load_adapter(name) for name in names]
-    fusion.check(adapters, flags.method)
-    bases = {adapter.about["base"] for adapter in adapters}
+    how = dataclasses.asdict(flags)
+    how = {name: how[name] for name in ("method", "images", "levels", "ridge", "steps", "seed", "at_a_time")}
+    fusion.check(adapters, *(how[name] for name in ("method", "images", "levels", "steps", "at_a_time")))
+    bases = {str(adapter.about.get("base")) for adapter in adapters}
     if len(bases) > 1 and flags.base is None:
         raise ValueError(f"they were trained beside different models ({', '.join(sorted(bases))}): name one by --base")
-    base = pretrained.load(flags.base or bases.pop())
-    how = dataclasses.asdict(flags)
-    how = {field: how[field] for field in ("method", "images", "levels", "ridge", "steps", "seed", "at_a_time")}
+    named = flags.base or bases.pop()
+    base = pretrained.load(named)
     with progress.bar("fusing", fusion.work(adapters, flags.method, flags.steps, flags.at_a_time), "steps") as tick:
         made = fusion.fused(base, adapters, **how, tick=tick)
+    made = made._replace(about={**made.about, "base": named})
     pretrained.write_adapter(path, made)
     print(f"fused        {path}, of {made.about['base']}, with {', '.join(made.words) or 'no new words'}")

@@ -50,8 +50,10 @@ def train(name: str, args: list[str]) -> None:
     if resume:  # with what the run was made with, and not with what the config has become since
         default = configs.read_run(run)
     elif base := based(args, default.adapt.base):  # so that a flag which says otherwise is seen
+        theirs = pretrained.load_config(base)
+        shaped = dataclasses.replace(default.data, image_shape=theirs.data.image_shape)
         adapt = dataclasses.replace(default.adapt, base=base)
-        default = basis.of_base(dataclasses.replace(default, adapt=adapt), pretrained.load_config(base))
+        default = basis.of_base(dataclasses.replace(default, adapt=adapt, data=shaped), theirs)
     flags = parse(TrainFlags, TrainFlags(default), args, prog)
     made, steps = (checkpoint.steps(rundir.checkpoints(run)) or [0])[0], flags.config.train.steps
     if resume and flags.auto_resume and made >= steps:

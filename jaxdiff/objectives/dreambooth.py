@@ -46,10 +46,12 @@ def dreambooth(loss_fn: Callable, prior_weight: float = 1.0, share: float | None
             raise ValueError("DreamBooth needs to know which examples are of the class: the batch has no `prior`")
         loss, (extra, metrics) = loss_fn(params, extra, keys, {name: x for name, x in batch.items() if name != "prior"})
         of = {"instance": ~batch["prior"], "prior": batch["prior"]}
-        parts = {}
-        for name, which in of.items():
-            counted = jnp.maximum(which.mean(), 1 / loss.shape[0])
-            parts[name] = which * loss / (counted if share is None else share if name == "prior" else 1 - share)
+        shares = (
+            {"instance": 1 - share, "prior": share}
+            if share is not None
+            else {name: jnp.maximum(which.mean(), 1 / loss.shape[0]) for name, which in of.items()}
+        )
+        parts = {name: which * loss / shares[name] for name, which in of.items()}
         loss = parts["instance"] + prior_weight * parts["prior"]
         return loss, (extra, metrics | parts | {"loss": loss})
 

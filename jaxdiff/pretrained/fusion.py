@@ -23,6 +23,7 @@ from jaxdiff.types import Array, Cond, Guided
 
 STEPS = 20  # of sampling, for images that nobody looks at
 LOOK = 25  # what drawing a concept, and looking at it, count beside a step of `matched`, for progress
+MOST = 2**30  # bytes of the Gram matrices of one concept that are there at once
 NOTHING = Lora({}, {})
 METHODS = ("gradient", "average")
 
@@ -53,14 +54,17 @@ def fused(
       ridge: see `fuse.fused`.
       steps: of `matched`; 0 leaves layers as they were solved, one by one, which is all that Mix-of-Show does.
       seed: of the images and the noise.
-      at_a_time: how many layers are solved in one go, of which there are Gram matrices in memory; at least 1, None is all.
-        With fewer the network runs the more often.
+      at_a_time: how many layers are solved in one go, whose Gram matrices are in memory, at least 1; None is as many as
+        have 1 GiB of them for each concept. With fewer the network runs the more often.
       tick: called with how much is done, of `work` in all.
 
     Raises:
-      ValueError: fewer than two, one that is no LoRA, or two with the same new word.
+      ValueError: fewer than two, one that is no LoRA, or two with the same new word; a base that does not draw what it is
+        told; images, levels or layers fewer than one.
     """
-    check(adapters, method)
+    check(adapters, method, images, levels, steps, at_a_time)
+    if method == "gradient":
+        _check_base(base)
     words = {word: row for adapter in adapters for word, row in adapter.words.items()}
     made = Adapter(_about(adapters), {}, words)
     nets = [net for net in ("text", "unet") if any(net in adapter.loras for adapter in adapters)]  # one reads the other
@@ -71,26 +75,34 @@ def fused(
     for net in nets:
         loras = [adapter.loras.get(net, NOTHING) for adapter in adapters] + [NOTHING]
         # texts as all of them will be read
-        models = [adapted(base, one._replace(loras={**one.loras, **made.loras})) for one in adapters] + [base]
+        models = [adapted(base, one._replace(loras={**one.loras, **made.loras})) for one in adapters]
+        models.append(adapted(base, made._replace(words={})))
         if net == "text":
             whole = _solved(loras, functools.partial(_seen_in_texts, models, prompts), ridge, at_a_time, tick)
         else:
             drawn = [_drawn(model, said, seed, tick) for model, said in zip(models, prompts)]
             look = functools.partial(_seen_in_images, models, drawn, levels, seed)
             solved = _solved(loras, look, ridge, at_a_time, tick)
-            whole = matched(base, solved, loras, drawn, steps, seed=seed, tick=tick)
+            whole = matched(models[-1], solved, loras, drawn, steps, seed=seed, tick=tick)
         made = made._replace(loras={**made.loras, net: whole})
     return made
 
 
 def _groups(loras, at_a_time):
-    paths = sorted({path for lora in loras for path in lora.factors})
-    size = at_a_time or len(paths)
-    return [paths[i : i + size] for i in range(0, len(paths), size)]
+    """Layers in groups of `at_a_time`; of None in groups whose Gram matrices take no more than `MOST`, or of one layer."""
+    sizes = {path: 4 * both.down.shape[0] ** 2 for lora in loras for path, both in lora.factors.items()}
+    groups, held = [], 0
+    for path, size in sorted(sizes.items()):
+        held += size
+        if not groups or (held > MOST if at_a_time is None else len(groups[-1]) == at_a_time):
+            groups.append([])
+            held = size
+        groups[-1].append(path)
+    return groups
 
 
 def _solved(loras, look, ridge, at_a_time, tick):
-    """`fuse.fused` of some layers after the others, so that no more than `at_a_time` have their Gram matrices in memory."""
+    """`fuse.fused` of some layers after the others, so that only those have their Gram matrices in memory."""
     factors = {}
     for group in _groups(loras, at_a_time):
         some = [
@@ -120,10 +132,10 @@ def matched(
     the same input, and the errors of many add up. Together they have more room: what follows a layer can make up for it.
 
     Args:
-      base: whose U-Net f is, with its parameters W.
+      base: whose U-Net f is, with its parameters W, and what reads its texts.
       lora: D to begin with, such as that of `fuse.fused`; its ranks stay.
       loras: D_k, one of each concept.
-      drawn: latents [N, H, W, C] of each concept, and the contexts [N, L, D] that they were drawn for.
+      drawn: latents [N, H, W, C] of each concept, and the contexts [N, L, D] that they were drawn for; as many of each.
       steps: of Adam; of the examples one in ten has no text.
       batch_size: examples of each concept in a step.
       learning_rate: at first; it falls to a twentieth along a cosine.
@@ -156,24 +168,24 @@ def matched(
 
 def _own(apply, params, x_t, t, cond, keys=None):
     """What each concept's own LoRA says of its share of a batch, which is one concept after the other."""
-    loras, one = params["loras"], lambda k, tree: jax.tree.map(lambda x: jnp.split(x, len(params["loras"]))[k], tree)
-    said = [apply(merge(params["base"], lora), *one(k, (x_t, t, cond)))[0] for k, lora in enumerate(loras)]
+    loras, rows = params["loras"], x_t.shape[0] // len(params["loras"])
+    of = lambda k: jax.tree.map(lambda leaf: leaf[k * rows : (k + 1) * rows], (x_t, t, cond))
+    said = [apply(merge(params["base"], lora), *of(k))[0] for k, lora in enumerate(loras)]
     return jnp.concatenate(said), ()
 
 
 def _balanced(both):
     """The same product of factors of the same size, rank by rank, for which one learning rate is right."""
     down, up = both
-    ratio = jnp.sqrt(jnp.linalg.norm(up, axis=1) / jnp.maximum(jnp.linalg.norm(down, axis=0), 1e-30))
-    ratio = jnp.where(ratio > 0, ratio, 1.0)
+    downs, ups = jnp.linalg.norm(down, axis=0), jnp.linalg.norm(up, axis=1)
+    there = (downs > 0) & (ups > 0)
+    ratio = jnp.where(there, jnp.sqrt(ups / jnp.where(there, downs, 1.0)), 1.0)
     return Factors(down * ratio[None], up / ratio[:, None])
 
 
 def _of_classes(adapters):
     """What the base is to draw as it did: prompts of the classes, of each adapter in turn, every fourth being no text."""
-    each = [adapter.about.get("prior", ()) for adapter in adapters]
-    prompts = [prompt for some in itertools.zip_longest(*each) for prompt in some if prompt is not None]
-    prompts = [*dict.fromkeys(prompts)]
+    prompts = _in_turn(adapters, "prior")
     thirds = [prompts[i : i + 3] for i in range(0, len(prompts), 3)]
     return [prompt for third in thirds for prompt in (*third, "")] or [""]
 
@@ -187,10 +199,21 @@ def work(adapters: Sequence[Adapter], method: str = "gradient", steps: int = 500
     return LOOK * groups + (LOOK * (len(adapters) + 1) + steps if loras["unet"] else 0)
 
 
-def check(adapters: Sequence[Adapter], method: str) -> None:
-    """Raises ValueError for adapters that cannot be made one; one line."""
+def check(
+    adapters: Sequence[Adapter],
+    method: str,
+    images: int = 1,
+    levels: int = 1,
+    steps: int = 0,
+    at_a_time: int | None = None,
+) -> None:
+    """Raises ValueError for what `fused` cannot do; one line."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
+    if min(images, levels, 1 if at_a_time is None else at_a_time) < 1 or steps < 0:
+        raise ValueError(
+            f"images={images}, levels={levels} and at_a_time={at_a_time} must be at least 1, and steps={steps} at least 0"
+        )
     if len(adapters) < 2:
         raise ValueError("fusing needs two LoRAs or more")
     if not all(adapter.loras for adapter in adapters) or any(adapter.control for adapter in adapters):
@@ -202,10 +225,22 @@ def check(adapters: Sequence[Adapter], method: str) -> None:
         raise ValueError(f"two of them have learned {min(twice)!r}: train one with another --adapt.words")
 
 
+def _check_base(base):
+    if not base.config.draws or base.reads is None or base.controls:
+        raise ValueError(
+            f"{base.config.name} is no model, without a ControlNet, that draws what texts say: give the base of these LoRAs"
+        )
+
+
 def _about(adapters):
-    joined = {name: [said for one in adapters for said in one.about.get(name, ())] for name in ("prompts", "prior")}
-    joined = {name: list(dict.fromkeys(said)) for name, said in joined.items()}
-    return {"name": "fused", "base": adapters[0].about["base"], "method": "lora", **joined}
+    joined = {name: _in_turn(adapters, name) for name in ("prompts", "prior")}
+    return {"name": "fused", "base": adapters[0].about.get("base"), "method": "lora", **joined}
+
+
+def _in_turn(adapters, name):
+    """What adapters say of their prompts, one of each after the other, so that the first few are of all of them."""
+    each = itertools.zip_longest(*(adapter.about.get(name, ()) for adapter in adapters))
+    return [*dict.fromkeys(prompt for some in each for prompt in some if prompt is not None)]
 
 
 def _cycled(prompts, count):
@@ -217,13 +252,14 @@ def _seen_in_texts(models, prompts, paths):
     seen = []
     for model, said in zip(models, prompts):
         text = model.parts["text"]
-        grams = activations.grams(functools.partial(_read, text.config.make_net()), paths)
+        grams = activations.grams(_reading(text.config.make_net()), paths)
         seen.append(activations.streamed(functools.partial(grams, text.params), [text.tokenizer(said)]))
     return seen
 
 
-def _read(net, params, tokens):
-    return net.apply({"params": params}, tokens)
+@functools.cache
+def _reading(net):  # one function for each network, so that its programs are compiled once
+    return lambda params, tokens: net.apply({"params": params}, tokens)
 
 
 def _drawn(model, prompts, seed, tick):
@@ -232,7 +268,10 @@ def _drawn(model, prompts, seed, tick):
     nothing = jnp.broadcast_to(model.reads([""]), wanted.shape)
     schedule, keys = model.config.diffusion.make_schedule(), samplers.keys_for(jax.random.key(seed), len(prompts))
     x_T = samplers.noise(keys, model.config.shape)
-    steps, guided = timesteps.grid(schedule.num_steps, STEPS), cfg(model.denoiser(), jnp.float32(3.0))
+    steps, guided = (
+        timesteps.grid(schedule.num_steps, min(STEPS, schedule.num_steps)),
+        cfg(model.denoiser(), jnp.float32(3.0)),
+    )
     both = Guided(Cond(context=wanted), Cond(context=nothing))
     x_0, _ = samplers.sample(None, samplers.ddim(), guided, schedule, steps, x_T, both)
     tick(LOOK)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 from collections.abc import Callable
 
@@ -91,16 +92,16 @@ def prompts(config: Config, source: Source) -> list[str]:
     Raises:
       ValueError: a new word that none of them holds.
     """
-    if config.adapt.base is None or not source.captioned:
+    if config.adapt.base is None or not (config.adapt.prompts or source.captioned):
         return []
-    shown = config.adapt.prompts or [source.caption(i) for i in range(min(len(source), adaptation.PROMPTS))]
+    said = lambda: iter(config.adapt.prompts) if config.adapt.prompts else map(source.caption, range(len(source)))
     for word in config.adapt.words:
-        if not any(word in text.lower() for text in shown):
+        if not any(word in text.lower() for text in said()):
             raise ValueError(
-                f"none of the captions of {config.data.source} holds the new word {word!r}, such as {shown[0]!r}: it would "
-                "not be learned"
+                f"none of the captions of {config.data.source} holds the new word {word!r}, such as {next(said())!r}: it "
+                "would not be learned"
             )
-    return [*dict.fromkeys(shown)][: adaptation.PROMPTS]
+    return [*dict.fromkeys(itertools.islice(said(), adaptation.PROMPTS))]
 
 
 def class_images(config: Config, run: epath.PathLike) -> Source:
