@@ -280,7 +280,7 @@ def test_fused(here, capsys):
     cli.main(
         ["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "mean.safetensors", "--method", "average", *few]
     )
-    cli.main(["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "by_few", *few, "--at-a-time", "5"])
+    cli.main(["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "by_few", *few, "--at-a-time", "40"])
     assert "fused        both.safetensors, of base.safetensors, with <star>, <moon>" in capsys.readouterr().out
     both, mean, by_few = (pretrained.load_adapter(f"{name}.safetensors") for name in ("both", "mean", "by_few"))
     chex.assert_trees_all_close(by_few.loras, both.loras, atol=1e-3)
@@ -300,8 +300,8 @@ def test_fused(here, capsys):
     with pytest.raises(ValueError, match="is no model, without a ControlNet, that draws what texts say"):
         fusion.fused(base._replace(parts={}), loras)
     ticks = []
-    fusion.fused(base, loras, images=1, levels=1, steps=1, at_a_time=20, tick=ticks.append)
-    assert sum(ticks) == fusion.work(loras, steps=1, at_a_time=20)
+    fusion.fused(base, loras, images=4, levels=2, steps=0, at_a_time=40, tick=ticks.append)
+    assert sum(ticks) == fusion.work(loras, steps=0, at_a_time=40)
     plain = picture("base.safetensors", STAR)
     two = picture("base.safetensors", STAR, "--lora", "lora_0.safetensors:0.5", "--lora", "lora_1.safetensors:0.5")
     np.testing.assert_allclose(two, picture("base.safetensors", STAR, "--lora", "mean.safetensors"), atol=2)

@@ -63,8 +63,8 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
     config = basis.of_base(config, base and base.config)
     data = hosts.together(lambda: opened(config, directory, profile), "the data is open")
     source = hosts.together(lambda: basis.examples(config, data, directory), "what is learned of it is known")
-    shown = hosts.together(lambda: [] if resume else basis.prompts(config, data), "what the images show is known")
     parts = open_parts(config, source, directory if resume else None, base)
+    shown = hosts.together(lambda: [] if resume else basis.prompts(config, data), "what the images show is known")
     run = Run(config, directory, source, parts, source)
     hosts.check_same({"data": position(run, 0), "models": fingerprint(parts.kept)}, "the data is the same")
     with contextlib.ExitStack() as stack:
