@@ -32,8 +32,9 @@ class Clock:
 
 
 def metrics(*losses):
-    """As the pmapped step gives them, for K steps."""
-    return parallel.replicate({"loss": np.float32(losses), "grad_norm": np.ones(len(losses), np.float32)})
+    """As the pmapped step gives them, for K steps, once the devices are done with them."""
+    made = parallel.replicate({"loss": np.float32(losses), "grad_norm": np.ones(len(losses), np.float32)})
+    return jax.block_until_ready(made)
 
 
 @pytest.fixture
