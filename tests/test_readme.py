@@ -126,7 +126,7 @@ FEW = {  # what is added where it is not said
     "sample": {"--num": "16", "--batch-size": "16", "--steps": "2"},
     "eval": {"--num": "16", "--batch-size": "16"},
     "edit": {"--steps": "2"},
-    "fuse": {"--images": "2", "--levels": "1", "--steps": "2"},
+    "fuse": {"--images": "2", "--levels": "1", "--steps": "0"},
 }
 
 

@@ -4,6 +4,7 @@ from jaxdiff.guidance.cfg import cfg, extrapolate, halves, on_cond, on_uncond
 from jaxdiff.guidance.clip import clip_similarity
 from jaxdiff.guidance.gradient import by_gradient, classifier, label_log_prob
 from jaxdiff.guidance.limits import rescaled, rescaled_cfg, within
+from jaxdiff.guidance.multidiffusion import multidiffusion
 from jaxdiff.guidance.threshold import clip_x0, dynamic_threshold
 from jaxdiff.guidance.weights import early, late, stepped
 
@@ -19,6 +20,7 @@ __all__ = [
     "halves",
     "label_log_prob",
     "late",
+    "multidiffusion",
     "on_cond",
     "on_uncond",
     "rescaled",

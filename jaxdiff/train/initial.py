@@ -1,5 +1,7 @@
 """What training begins with: parameters, optimizer and state."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -89,6 +91,7 @@ def weights(config: Config, ema, extra):
     return {**ema, "quantize": {"embedding": extra.words}} if config.reconstruction.words else ema
 
 
+@functools.cache
 def weight_shapes(config: Config):
     """Structure, shapes and dtypes of `weights`, computing nothing."""
     key = jax.random.key(0)

@@ -1,0 +1,97 @@
+"""Conditions for regions of an image: against each of them alone, and against what a sampler must end in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from jaxdiff import guidance, process, samplers, schedules
+from jaxdiff.timesteps import grid
+from jaxdiff.types import Aux, Cond, Guided, Prediction
+
+SCHEDULE = schedules.linear(100)
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2, 4, 6, 3)).astype(np.float32)
+CONDS = tuple(Cond(vector=RNG.standard_normal((2, 3)).astype(np.float32)) for _ in range(3))
+MASKS = RNG.random((3, 4, 6)).astype(np.float32)
+WEIGHED = MASKS.astype(np.float64)[:, None, :, :, None] / MASKS.astype(np.float64).sum(0)[None, :, :, None]
+shapes = []  # of the x_t that the network is traced on
+
+
+def network(w, x_t, t, cond):
+    """A guess of x0 in which each pixel depends on all others and on its example's condition."""
+    shapes.append(x_t.shape)
+    x0 = jnp.tanh(w * x_t + x_t.mean((1, 2), keepdims=True) + cond.vector[:, None, None])
+    alpha, sigma = (s.reshape(-1, 1, 1, 1) for s in SCHEDULE(jnp.asarray(t)))
+    return Prediction(x0, (x_t - alpha * x0) / sigma, Aux(variance=x0))
+
+
+DENOISE = Partial(network, jnp.float32(0.7))
+
+
+@pytest.mark.parametrize("t", [60, np.array([3, 99])], ids=["one level", "a level per row"])
+def test_a_mean_of_what_each_says_of_the_whole_image(t):
+    said = guidance.multidiffusion(DENOISE, MASKS)(X, t, CONDS)
+    each = [DENOISE(X, t, cond) for cond in CONDS]
+    for name in ("x0", "eps"):
+        wanted = sum(w * np.asarray(getattr(one, name), np.float64) for w, one in zip(WEIGHED, each))
+        np.testing.assert_allclose(getattr(said, name), wanted, rtol=1e-5, atol=1e-5)
+    assert said.aux == Aux()
+
+
+def test_a_pixel_of_one_region_is_what_that_condition_says():
+    sides = np.zeros((2, 4, 6), np.float32)
+    sides[0, :, :2], sides[1, :, 2:] = 1, 7  # of weights of any size
+    said = guidance.multidiffusion(DENOISE, sides)(X, 60, CONDS[:2]).x0
+    left, right = (DENOISE(X, 60, cond).x0 for cond in CONDS[:2])
+    np.testing.assert_allclose(said, np.concatenate([left[:, :, :2], right[:, :, 2:]], axis=2), rtol=1e-6)
+
+
+def test_guidance_goes_on_inside_in_one_batch_with_a_scale_for_each_image():
+    scale = np.array([2.0, 0.5], np.float32)
+    conds = tuple(Guided(cond, CONDS[2]) for cond in CONDS[:2])
+    guided = guidance.cfg(DENOISE, scale)
+    wanted = sum(w * guided(X, 60, cond).x0 for w, cond in zip(WEIGHED[:2] / WEIGHED[:2].sum(0), conds))
+    shapes.clear()
+    said = guidance.multidiffusion(guided, MASKS[:2])(X, 60, conds)
+    assert shapes == [(4, 4, 6, 3)]  # of both halves, traced once for all regions
+    np.testing.assert_allclose(said.x0, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sampler_ends_in_the_picture_that_regions_make():
+    """Of conditions that say one colour each."""
+    says = lambda x_t, t, cond: process.predict_from("x0", SCHEDULE, cond + 0 * x_t, x_t, jnp.asarray(t))
+    colours = tuple(np.full((2, 1, 1, 1), c, np.float32) for c in (-0.5, 0.25, 1.0))
+    denoise = guidance.multidiffusion(says, MASKS)
+    x, _ = samplers.sample(None, samplers.ddim(), denoise, SCHEDULE, grid(100, 10), X, colours)
+    wanted = sum(w * c for w, c in zip(WEIGHED, (-0.5, 0.25, 1.0))) + 0 * X
+    np.testing.assert_allclose(x, wanted, atol=1e-4)
+
+
+def test_other_masks_and_conditions_compile_nothing():
+    run = jax.jit(lambda denoise, conds: denoise(X, 60, conds).x0)
+    for masks, conds in ((MASKS, CONDS), (MASKS[::-1] + 1, CONDS[::-1])):
+        run(guidance.multidiffusion(DENOISE, masks), conds)
+    assert run._cache_size() == 1
+    inside = jax.jit(lambda masks: guidance.multidiffusion(DENOISE, masks)(X, 60, CONDS).x0)
+    np.testing.assert_allclose(inside(MASKS), run(guidance.multidiffusion(DENOISE, MASKS), CONDS), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("masks", [MASKS[0], MASKS - 2, MASKS * (np.arange(6) > 0)], ids=["rank", "below 0", "nowhere"])
+def test_masks_that_cover_nothing_are_refused(masks):
+    with pytest.raises(ValueError, match="masks must be"):
+        guidance.multidiffusion(DENOISE, masks)
+
+
+def test_conditions_of_other_regions_are_refused():
+    denoise = guidance.multidiffusion(DENOISE, MASKS[:2])
+    for conds in (CONDS, CONDS[0], Guided(*CONDS[:2]), None):
+        with pytest.raises(ValueError, match="a tuple of 2 conditions"):
+            denoise(X, 60, conds)
+    with pytest.raises(ValueError, match="give them of its size"):
+        denoise(X[:, :, :4], 60, CONDS[:2])
+
+
+def test_it_is_a_prediction():
+    assert isinstance(guidance.multidiffusion(DENOISE, MASKS)(X, 60, CONDS), Prediction)
