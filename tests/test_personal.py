@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import chex
 import jax
@@ -70,6 +71,8 @@ WAYS = {
         "--adapt.text",
         "--adapt.dropout",
         "0.2",
+        "--optim.method",
+        "adamw",  # which is a smaller program; those of "full" and "control" have muon
     ],
     "full": ["captioned_dreambooth", "--adapt.text", "--adapt.prior", "one", "a 2", "--adapt.prior-images", "16"],
     "words": ["captioned_textual_inversion"],
@@ -118,8 +121,11 @@ def test_lora(here, capsys):
 
 def test_lora_goes_on_with_the_same_bits(here):
     at_once = pretrained.load("lora") if (here / "lora").exists() else trained("lora")
-    trained("lora", 1, "half")
+    shutil.copytree("lora", "half")
+    shutil.rmtree(rundir.checkpoints("half") / "2")  # as if it had been killed before its last one
+    assert checkpoint.steps(rundir.checkpoints("half")) == [1]
     gone_on = trained("lora", 2, "half", "--resume")
+    assert sorted(checkpoint.steps(rundir.checkpoints("half"))) == [1, 2]
     for name in ("params", "parts"):
         one, other = (jax.tree.leaves(getattr(model, name)) for model in (at_once, gone_on))
         chex.assert_trees_all_equal([x for x in one if hasattr(x, "shape")], [x for x in other if hasattr(x, "shape")])

@@ -32,7 +32,7 @@ def clip_similarity(net: CLIP, params, texts: Array, decode: Partial | None = No
         >>> tokens, x0 = jnp.array([[1, 2, 19, 19, 19]]), jnp.ones([2, 8, 8, 3])
         >>> params = jax.jit(net.init)(jax.random.key(0), tokens, x0)["params"]
         >>> text = net.apply({"params": params}, tokens, method="encode_text")[0]
-        >>> guidance.clip_similarity(net, params, text)(x0, 1, None).shape
+        >>> jax.jit(guidance.clip_similarity(net, params, text))(x0, 1, None).shape
         (2,)
     """
     return Partial(_similarity, Static(net), params, texts, decode)

@@ -127,7 +127,7 @@ class Classifier(nn.Module):
         >>> net = Classifier(jaxdiff.UNetConfig(out_channels=10, channels=(8, 16), blocks=1, attention=(), groups=4))
         >>> x = jnp.zeros([4, 8, 8, 1])
         >>> params = jax.jit(net.init)(jax.random.key(0), x, jnp.zeros([4]))["params"]
-        >>> logits, _ = jaxdiff.network(net)(params, x, 500)
+        >>> logits, _ = jax.jit(jaxdiff.network(net))(params, x, 500)
         >>> jax.nn.log_softmax(logits).shape
         (4, 10)
     """

@@ -21,7 +21,7 @@ class PatchCritic(nn.Module):
 
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff.nets.critic import PatchCritic
-        >>> scores, _ = PatchCritic(8, groups=4).init_with_output(jax.random.key(0), jnp.zeros([2, 32, 32, 3]))
+        >>> scores, _ = jax.jit(PatchCritic(8, groups=4).init_with_output)(jax.random.key(0), jnp.zeros([2, 32, 32, 3]))
         >>> scores.shape
         (2, 2, 2, 1)
     """
