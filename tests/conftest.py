@@ -1,5 +1,6 @@
 """Settings for every test: 8 simulated CPU devices, no silent broadcasting between ranks, nothing in the user's cache."""
 
+import gc
 import os
 import subprocess
 from pathlib import Path
@@ -20,6 +21,7 @@ import jax
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+gc.set_threshold(100_000, 50, 50)  # tracing makes many small things that stay, which are not to be looked through again
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # XLA reads its flags once: these, and not what the command line adds in some test
 
