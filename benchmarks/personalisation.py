@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from pages import run_sections
 
-from jaxdiff import Cond, data, pretrained
+from jaxdiff import Cond, Guided, UNet, data, denoiser, editing, guidance, network, pretrained, samplers, timesteps
 from jaxdiff import config as configs
 from jaxdiff.data import captioned
 from jaxdiff.data.conditions import CONDITIONS, mask
@@ -188,6 +188,67 @@ def mixed(args):
     return "\n".join(lines) + "\n"
 
 
+def regions(args):
+    """A star on the left and a heart on the right, each of whose halves is judged with the other one wiped out."""
+    base, judge = pretrained.load("captioned"), Measured(args).judge
+    glyphs_of = [pretrained.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS]
+    model = pretrained.adapted(base, fusion.fused(base, glyphs_of))
+    height, width = model.config.shape[:2]
+    sides = np.repeat(np.eye(2)[:, None], height, 1).repeat(width // 2, 2)
+    asked = {
+        "large": ["a large red <star> on white", "a large blue <heart> on white"],
+        "small, and in corners": [
+            "a small red <star> on white, top left",
+            "a small blue <heart> on white, bottom right",
+        ],
+    }
+    lines = ["| asked for | by | star on the left | heart on the right | both |", "|---|---|---|---|---|"]
+    for size, prompts in asked.items():
+        for name, draws in {"editing.by_region": attended, "guidance.multidiffusion": predicted}.items():
+            x = np.concatenate([draws(model, prompts, sides, seed) for seed in range(NUM // BATCH)])
+            there = [half_shows(judge, x, half, concept) for half, concept in enumerate(CONCEPTS[:2])]
+            said = " | ".join(f"{each.mean():.1%}" for each in (*there, there[0] & there[1]))
+            lines.append(f"| {size} | `{name}` | {said} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+def attended(model, prompts, sides, seed):
+    """Images of regions whose pixels attend to their own prompts, the first prompt being no text."""
+    net = UNet(dataclasses.replace(model.config.net, context_length=0))
+    told = editing.by_region(model.reads(["", *prompts]), model.reads([""])[0], sides, num=BATCH)
+    return guided(model, denoiser(network(net), *_process(model)), told, seed)
+
+
+def predicted(model, prompts, sides, seed):
+    """Images of regions of which each is what is predicted for its prompt."""
+    rows = lambda context: Cond(context=np.broadcast_to(context, (BATCH, *context.shape)))
+    told = tuple(Guided(rows(context), rows(model.reads([""])[0])) for context in model.reads(prompts))
+    return guided(model, model.denoiser(), told, seed, lambda denoise: guidance.multidiffusion(denoise, sides))
+
+
+def guided(model, denoise, told, seed, around=lambda denoise: denoise):
+    """A batch of images at guidance 3, by 50 steps of DDIM."""
+    schedule = model.config.diffusion.make_schedule()
+    x_T = samplers.noise(samplers.keys_for(jax.random.key(seed), BATCH), model.config.shape)
+    levels, denoise = timesteps.grid(schedule.num_steps, 50), around(guidance.cfg(denoise, np.float32(3.0)))
+    x_0, _ = samplers.sample(None, samplers.ddim(), denoise, schedule, levels, x_T, told)
+    return images.to_uint8(jax.jit(model.codec.decode)(x_0))
+
+
+def _process(model):
+    return model.params, model.config.diffusion.make_schedule(), model.config.diffusion.predict
+
+
+def half_shows(judge, x, half, concept):
+    """Whether the judge finds a glyph in the left half (0) of images, or in the right one (1), bool [N]."""
+    wiped = x.copy()
+    wiped[:, :, 16:] = wiped[:, :, 16:] if half else captioned.COLOURS["white"]
+    wiped[:, :, :16] = captioned.COLOURS["white"] if half else wiped[:, :, :16]
+    drawn_there = np.stack([mask(one).any() for one in wiped])
+    return drawn_there & (glyphs.recognised(judge, wiped) == 10 + list(glyphs.KINDS).index(concept))
+
+
 def overlap(one, other):
     """Intersection over union of masks, [N]."""
     one, other = one[..., 0] > 0, other[..., 0] > 0
@@ -301,7 +362,14 @@ def _batch(config):
     }
 
 
-SECTIONS = {"lora": lora, "dreambooth": dreambooth, "mixed": mixed, "control": control, "cost": cost}
+SECTIONS = {
+    "lora": lora,
+    "dreambooth": dreambooth,
+    "mixed": mixed,
+    "regions": regions,
+    "control": control,
+    "cost": cost,
+}
 
 
 def main():

@@ -24,7 +24,7 @@ class Regions(NamedTuple):
     """Which pixels read which prompt, row by row; a pytree that `Cond.attention_edit` takes.
 
     A site of fewer pixels than the masks has a pixel in a region that covers more than half of it. A region that covers no
-    pixel so far does not vanish: its are those of which it covers more than half as much as of any.
+    pixel so far does not vanish: it then has the pixels that it covers more than half as much as its most covered one.
 
     Attributes:
       masks: 1 in a region and 0 outside, float [B, R, H, W], in pixels of the image or of its latent.
@@ -77,15 +77,15 @@ def regions(masks, num: int = 1) -> Regions:
     """Each region reads a prompt of its own, and the rest the first one.
 
     Args:
-      masks: of R regions, bool or float in [0, 1], [R, H, W], in pixels of the image or of its latent; where they overlap,
-        both prompts are read.
+      masks: of R regions, bool or float in [0, 1], [R, H, W], in pixels of the image or of its latent, cut at a half.
+        Where they overlap, both prompts are read.
       num: B, of images with the same regions.
 
     Returns:
       `Regions` of B rows.
 
     Raises:
-      ValueError: not one mask for each region, or one that is empty.
+      ValueError: masks of another rank or beyond [0, 1], or one that is empty.
 
     Example::
 
@@ -100,6 +100,8 @@ def regions(masks, num: int = 1) -> Regions:
     if jnp.ndim(masks) != 3:
         raise ValueError(f"masks must be [R, H, W], one for each region, and these are {jnp.shape(masks)}")
     if not isinstance(masks, jax.core.Tracer):
+        if np.min(masks) < 0 or np.max(masks) > 1:
+            raise ValueError("masks must be in [0, 1]")
         for i, mask in enumerate(np.asarray(masks)):
             if not mask.any():
                 raise ValueError(f"mask {i} is empty: leave out the region and its prompt")

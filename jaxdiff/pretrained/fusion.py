@@ -12,6 +12,7 @@ from jaxdiff import objectives, samplers, timesteps
 from jaxdiff.adapt import activations, fuse
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.lora import Factors, Lora, merge
+from jaxdiff.adapt.lora import check as check_one
 from jaxdiff.errors import unknown
 from jaxdiff.guidance import cfg
 from jaxdiff.pretrained.adapted import adapted
@@ -42,29 +43,44 @@ def fused(
 ) -> Adapter:
     """One adapter that does what each of several does, layer by layer (`adapt.fuse`), and then in all (`matched`).
 
-    The inputs of layers are those that are seen while each concept is drawn, by its own LoRA, for the prompts it was
-    trained with; and those that the base sees for the prompts of their classes and for no text, where nothing is changed.
+        D = argmin_D  sum_k |X_k D - X_k D_k|^2 + ridge |D|^2,   layer by layer        Gu et al. 2023 (Mix-of-Show)
+
+    The inputs X_k of layers are those that are seen while each concept is drawn, by its own LoRA, for the prompts it was
+    trained with; and those that the base sees for the prompts of their classes and for no text, where D_k is 0.
 
     Args:
       base: that they were trained beside.
       adapters: two or more, with LoRAs.
-      method: "gradient", or "average", which needs no inputs.
+      method: "gradient", or "average", the mean of corrections, for which nothing of what follows but `tick` is used.
       images: of each concept.
       levels: of noise at which each image is looked at.
-      ridge: see `fuse.fused`.
+      ridge: see `fuse.fused`; smaller than there by default, for `matched` makes up for what it lets through.
       steps: of `matched`; 0 leaves layers as they were solved, one by one, which is all that Mix-of-Show does.
       seed: of the images and the noise.
       at_a_time: how many layers are solved in one go, whose Gram matrices are in memory, at least 1; None is as many as
         have 1 GiB of them for each concept. With fewer the network runs the more often.
       tick: called with how much is done, of `work` in all.
 
+    Returns:
+      `Adapter` with the words of all and one LoRA for each network, float32, its rank the sum of theirs.
+
     Raises:
-      ValueError: fewer than two, one that is no LoRA, or two with the same new word; a base that does not draw what it is
-        told; images, levels or layers fewer than one.
+      ValueError: fewer than two, one that is no LoRA or of another network, two with the same new word, or one that does
+        not say what it draws; an unknown method; a base that does not draw what it is told; images, levels or
+        layers fewer than one, or steps fewer than none.
+
+    Example::
+
+        >>> from jaxdiff import pretrained
+        >>> from jaxdiff.pretrained import fusion
+        >>> glyphs = [pretrained.load_adapter(name) for name in ("star", "heart")]
+        >>> sorted(fusion.fused(pretrained.load("captioned"), glyphs, "average").words)
+        ['<heart>', '<star>']
     """
     check(adapters, method, images, levels, steps, at_a_time)
     if method == "gradient":
         _check_base(base)
+    _check_fit(base, adapters)
     words = {word: row for adapter in adapters for word, row in adapter.words.items()}
     made = Adapter(_about(adapters), {}, words)
     nets = [net for net in ("text", "unet") if any(net in adapter.loras for adapter in adapters)]  # one reads the other
@@ -141,6 +157,9 @@ def matched(
       learning_rate: at first; it falls to a twentieth along a cosine.
       seed: of noise, levels, and which images.
       tick: called with 1 after each step.
+
+    Returns:
+      `Lora` of the paths, ranks and scales of `lora`; that itself where there are no steps.
     """
     if not steps:
         return lora
@@ -210,10 +229,14 @@ def check(
     """Raises ValueError for what `fused` cannot do; one line."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    if min(images, levels, 1 if at_a_time is None else at_a_time) < 1 or steps < 0:
-        raise ValueError(
-            f"images={images}, levels={levels} and at_a_time={at_a_time} must be at least 1, and steps={steps} at least 0"
-        )
+    for name, number, least in (
+        ("images", images, 1),
+        ("levels", levels, 1),
+        ("steps", steps, 0),
+        ("at_a_time", at_a_time, 1),
+    ):
+        if number is not None and number < least:
+            raise ValueError(f"{name}={number} must be at least {least}")
     if len(adapters) < 2:
         raise ValueError("fusing needs two LoRAs or more")
     if not all(adapter.loras for adapter in adapters) or any(adapter.control for adapter in adapters):
@@ -230,6 +253,13 @@ def _check_base(base):
         raise ValueError(
             f"{base.config.name} is no model, without a ControlNet, that draws what texts say: give the base of these LoRAs"
         )
+
+
+def _check_fit(base, adapters):
+    params = {"unet": base.params} | ({"text": base.parts["text"].params} if "text" in base.parts else {})
+    for adapter in adapters:
+        for net, one in adapter.loras.items():
+            check_one(params.get(net, {}), one)
 
 
 def _about(adapters):

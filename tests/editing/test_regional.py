@@ -184,6 +184,8 @@ def test_a_shipped_network_reads_more_prompts_without_a_length_of_its_own():
 def test_what_is_no_region():
     with pytest.raises(ValueError, match="mask 1 is empty"):
         editing.regions(np.stack([np.ones([4, 4]), np.zeros([4, 4])]))
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
+        editing.regions(2 * np.ones([1, 4, 4]))
     with pytest.raises(ValueError, match=r"must be \[R, H, W\]"):
         editing.regions(np.ones([4, 4]))
     with pytest.raises(ValueError, match=r"must be \[3, 5, 6\]"):

@@ -1,12 +1,14 @@
 """Conditions for regions of an image: against each of them alone, and against what a sampler must end in."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from jaxdiff import guidance, process, samplers, schedules
+from jaxdiff import UNet, UNetConfig, denoise, denoiser, guidance, process, samplers, schedules
 from jaxdiff.timesteps import grid
 from jaxdiff.types import Aux, Cond, Guided, Prediction
 
@@ -38,6 +40,8 @@ def test_a_mean_of_what_each_says_of_the_whole_image(t):
         wanted = sum(w * np.asarray(getattr(one, name), np.float64) for w, one in zip(WEIGHED, each))
         np.testing.assert_allclose(getattr(said, name), wanted, rtol=1e-5, atol=1e-5)
     assert said.aux == Aux()
+    alpha, sigma = (np.float64(s).reshape(-1, 1, 1, 1) for s in SCHEDULE(jnp.asarray(t)))
+    np.testing.assert_allclose(alpha * said.x0 + sigma * said.eps, X, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pixel_of_one_region_is_what_that_condition_says():
@@ -55,7 +59,7 @@ def test_guidance_goes_on_inside_in_one_batch_with_a_scale_for_each_image():
     wanted = sum(w * guided(X, 60, cond).x0 for w, cond in zip(WEIGHED[:2] / WEIGHED[:2].sum(0), conds))
     shapes.clear()
     said = guidance.multidiffusion(guided, MASKS[:2])(X, 60, conds)
-    assert shapes == [(4, 4, 6, 3)]  # of both halves, traced once for all regions
+    assert shapes == [(4, 4, 6, 3)]  # of both halves, in one call for all regions
     np.testing.assert_allclose(said.x0, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -78,9 +82,18 @@ def test_other_masks_and_conditions_compile_nothing():
     np.testing.assert_allclose(inside(MASKS), run(guidance.multidiffusion(DENOISE, MASKS), CONDS), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("masks", [MASKS[0], MASKS - 2, MASKS * (np.arange(6) > 0)], ids=["rank", "below 0", "nowhere"])
-def test_masks_that_cover_nothing_are_refused(masks):
-    with pytest.raises(ValueError, match="masks must be"):
+@pytest.mark.parametrize(
+    "masks, says",
+    [
+        (MASKS[0], "must be [R, H, W]"),
+        (MASKS - 2, "must be at least 0"),
+        (MASKS * (np.arange(6) > 0), "a pixel is in no region"),
+        (MASKS * np.array([1, 0, 1])[:, None, None], "mask 1 is empty"),
+    ],
+    ids=["rank", "below 0", "nowhere", "empty"],
+)
+def test_masks_that_are_none_are_refused(masks, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
         guidance.multidiffusion(DENOISE, masks)
 
 
@@ -89,9 +102,21 @@ def test_conditions_of_other_regions_are_refused():
     for conds in (CONDS, CONDS[0], Guided(*CONDS[:2]), None):
         with pytest.raises(ValueError, match="a tuple of 2 conditions"):
             denoise(X, 60, conds)
-    with pytest.raises(ValueError, match="give them of its size"):
-        denoise(X[:, :, :4], 60, CONDS[:2])
+    for other in (None, Cond(label=np.array([1, 2])), Cond(vector=np.zeros([2, 4]))):
+        with pytest.raises(ValueError, match="the same structure and shapes"):
+            denoise(X, 60, (CONDS[0], other))
+    for x in (X[:, :, :4], X[..., 0]):
+        with pytest.raises(ValueError, match="give them of its size"):
+            denoise(x, 60, CONDS[:2])
 
 
-def test_it_is_a_prediction():
-    assert isinstance(guidance.multidiffusion(DENOISE, MASKS)(X, 60, CONDS), Prediction)
+def test_a_network_that_reads_texts_says_of_all_regions_what_it_says_of_each():
+    """Convolutions and attention, with rules of their own for gradients and batches, under one more axis."""
+    config = UNetConfig(out_channels=3, channels=(8,), blocks=1, attention=(0,), groups=4, num_heads=2, context_dim=6)
+    conds = [Cond(context=RNG.standard_normal((2, 5, 6)).astype(np.float32)) for _ in range(3)]
+    shapes = jax.eval_shape(UNet(config).init, jax.random.key(0), X, jnp.zeros(2), conds[0])["params"]
+    params = jax.tree.map(lambda leaf: 0.3 * RNG.standard_normal(leaf.shape).astype(np.float32), shapes)
+    says = denoiser(denoise.network(UNet(config)), params, SCHEDULE)
+    alone, together = jax.jit(says), jax.jit(guidance.multidiffusion(says, MASKS))
+    wanted = sum(w * alone(X, 60, cond).x0 for w, cond in zip(WEIGHED, conds))
+    np.testing.assert_allclose(together(X, 60, tuple(conds)).x0, wanted, rtol=1e-4, atol=1e-4)
