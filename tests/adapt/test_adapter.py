@@ -56,5 +56,8 @@ def test_new_words_stand_behind_the_others():
     within = words.table(words.put(text, rows, 603))  # where the table has rows that no token uses
     np.testing.assert_array_equal(within[605:], old[605:])
     np.testing.assert_array_equal(words.begun(jax.random.key(0), text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2])
+    random, five = words.begun(jax.random.key(0), text, [[], [5]])  # the two words of a concept of Mix-of-Show
+    np.testing.assert_array_equal(five, old[5])
+    assert abs(random - old.mean(0)).max() > 0.5 * old.std() and abs(random).max() < 10 * abs(old).max()
     with pytest.raises(ValueError, match="do not fit a table of tokens"):
         words.put(text, rows, 641)
