@@ -217,7 +217,9 @@ def attended(model, prompts, sides, seed):
     """Images of regions whose pixels attend to their own prompts, the first prompt being no text."""
     net = UNet(dataclasses.replace(model.config.net, context_length=0))
     told = editing.by_region(model.reads(["", *prompts]), model.reads([""])[0], sides, num=BATCH)
-    return guided(model, denoiser(network(net), *_process(model)), told, seed)
+    diffusion = model.config.diffusion
+    denoise = denoiser(network(net), model.params, diffusion.make_schedule(), diffusion.predict)
+    return guided(model, denoise, told, seed)
 
 
 def predicted(model, prompts, sides, seed):
@@ -236,15 +238,10 @@ def guided(model, denoise, told, seed, around=lambda denoise: denoise):
     return images.to_uint8(jax.jit(model.codec.decode)(x_0))
 
 
-def _process(model):
-    return model.params, model.config.diffusion.make_schedule(), model.config.diffusion.predict
-
-
 def half_shows(judge, x, half, concept):
     """Whether the judge finds a glyph in the left half (0) of images, or in the right one (1), bool [N]."""
     wiped = x.copy()
-    wiped[:, :, 16:] = wiped[:, :, 16:] if half else captioned.COLOURS["white"]
-    wiped[:, :, :16] = captioned.COLOURS["white"] if half else wiped[:, :, :16]
+    wiped[:, :, slice(16) if half else slice(16, None)] = captioned.COLOURS["white"]
     drawn_there = np.stack([mask(one).any() for one in wiped])
     return drawn_there & (glyphs.recognised(judge, wiped) == 10 + list(glyphs.KINDS).index(concept))
 

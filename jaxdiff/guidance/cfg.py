@@ -161,7 +161,7 @@ def halves(denoise: Denoiser, x_t: Array, t, cond: Guided) -> tuple[Prediction, 
         ([(4, 1)], [[1.0], [1.0]], [[0.0], [0.0]])
     """
     good, bad = _guided(cond)
-    if not _alike(good, bad):
+    if not alike(good, bad):
         return denoise(x_t, t, good), denoise(x_t, t, bad)
     twice = lambda first, second: jnp.concatenate([first, second])
     t = t if jnp.ndim(t) == 0 else twice(t, t)
@@ -191,6 +191,25 @@ def blend(good: Prediction, bad: Prediction, scale: Array) -> Prediction:
     """
     mix = lambda good, bad: bad + rows(scale, good) * (good - bad)
     return Prediction(mix(good.x0, bad.x0), mix(good.eps, bad.eps), good.aux)
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two conditions have the same structure, and leaves of the same shapes, so that they can run as one batch.
+
+    Args:
+      one: any condition.
+      other: any other.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff import Cond
+        >>> from jaxdiff.guidance.cfg import alike
+        >>> alike(Cond(label=jnp.array([1])), Cond(label=jnp.array([2]))), alike(Cond(label=jnp.array([1])), None)
+        (True, False)
+    """
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(cond)] for cond in (one, other)]
+    return jax.tree.structure(one) == jax.tree.structure(other) and shapes[0] == shapes[1]
 
 
 def wanted(cond: Any) -> Cond | None:
@@ -223,12 +242,6 @@ def _guided(cond) -> Guided:
             "this denoiser reads two conditions: give cond=jaxdiff.Guided(cond, uncond), uncond with the null label"
         )
     return cond
-
-
-def _alike(good, bad):
-    """Whether two conditions have the same structure, and leaves of the same shapes."""
-    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(half)] for half in (good, bad)]
-    return jax.tree.structure(good) == jax.tree.structure(bad) and shapes[0] == shapes[1]
 
 
 def _extrapolate(good, bad, scale, x_t, t, cond=None):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from jaxdiff.guidance.cfg import alike
 from jaxdiff.types import Aux, Denoiser, Prediction, as_partial
 
 
@@ -63,7 +64,7 @@ def _check(masks):
 def _multidiffusion(denoise, masks, x_t, t, conds: Any = None):
     if type(conds) is not tuple or len(conds) != len(masks):  # a `Guided` is a tuple, too, of something else
         raise ValueError(f"this denoiser reads a tuple of {len(masks)} conditions, one for each region")
-    if len({jax.tree.structure(cond) for cond in conds}) > 1 or len({_shapes(cond) for cond in conds}) > 1:
+    if not all(alike(conds[0], cond) for cond in conds):
         raise ValueError("conditions of regions must have the same structure and shapes")
     if x_t.ndim != 4 or x_t.shape[1:3] != masks.shape[1:]:
         raise ValueError(f"masks are of {masks.shape[1:]} pixels, and x_t is {x_t.shape}: give them of its size")
@@ -72,7 +73,3 @@ def _multidiffusion(denoise, masks, x_t, t, conds: Any = None):
     share = (masks / masks.sum(0, keepdims=True))[:, None, :, :, None]
     mean = lambda what: (share * what).sum(0)
     return Prediction(mean(said.x0), mean(said.eps))
-
-
-def _shapes(cond):
-    return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(cond))

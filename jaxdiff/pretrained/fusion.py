@@ -54,7 +54,7 @@ def fused(
       method: "gradient", or "average", the mean of corrections, for which nothing of what follows but `tick` is used.
       images: of each concept.
       levels: of noise at which each image is looked at.
-      ridge: see `fuse.fused`; smaller than there by default, for `matched` makes up for what it lets through.
+      ridge: see `fuse.fused`.
       steps: of `matched`; 0 leaves layers as they were solved, one by one, which is all that Mix-of-Show does.
       seed: of the images and the noise.
       at_a_time: how many layers are solved in one go, whose Gram matrices are in memory, at least 1; None is as many as
