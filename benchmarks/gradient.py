@@ -75,7 +75,7 @@ def draw(model, mask=None, weight=None) -> Drawn:
     net, schedule, denoise = model.config.net, model.config.diffusion.make_schedule(), model.denoiser()
     if mask is not None:
         led = guidance.by_gradient(denoise, Partial(ink, jnp.asarray(mask, jnp.float32)), schedule, weight)
-        denoise = guidance.within(led, denoise, 0, schedule.num_steps - 1)
+        denoise = guidance.within(led, denoise, 0, schedule.num_levels - 1)
     cond = jaxdiff.Cond(jnp.full(NUM, net.num_classes), jnp.zeros([NUM, net.vector_dim]))
     x_T = samplers.noise(samplers.keys_for(jax.random.key(0), NUM), (28, 28, 1))
     found = jaxdiff.sample(None, samplers.ddim(), denoise, schedule, LEVELS, x_T, cond, collect=predicted)

@@ -22,7 +22,7 @@ from pages import run_sections
 from jaxdiff import Cond, Guided, UNet, data, denoiser, editing, guidance, network, pretrained, samplers, timesteps
 from jaxdiff import config as configs
 from jaxdiff.data import captioned
-from jaxdiff.data.conditions import CONDITIONS, mask
+from jaxdiff.data.control_inputs import CONTROL_INPUTS, mask
 from jaxdiff.eval import draw, images
 from jaxdiff.eval.steered import Steered
 from jaxdiff.pretrained import fusion
@@ -233,7 +233,7 @@ def guided(model, denoise, told, seed, around=lambda denoise: denoise):
     """A batch of images at guidance 3, by 50 steps of DDIM."""
     schedule = model.config.diffusion.make_schedule()
     x_T = samplers.noise(samplers.keys_for(jax.random.key(seed), BATCH), model.config.shape)
-    levels, denoise = timesteps.grid(schedule.num_steps, 50), around(guidance.cfg(denoise, np.float32(3.0)))
+    levels, denoise = timesteps.grid(schedule.num_levels, 50), around(guidance.cfg(denoise, np.float32(3.0)))
     x_0, _ = samplers.sample(None, samplers.ddim(), denoise, schedule, levels, x_T, told)
     return images.to_uint8(jax.jit(model.codec.decode)(x_0))
 
@@ -265,7 +265,7 @@ def control(args):
         for one, (ink, ground) in zip(examples, said)
     ]
     real = np.stack([one["image"] for one in examples])
-    told = np.stack([CONDITIONS[model.controls[0].condition](x) for x in real])
+    told = np.stack([CONTROL_INPUTS[model.controls[0].condition](x) for x in real])
     masks = lambda x: np.stack([mask(one) for one in x])
     others = rng.permutation(NUM)
     lines = [

@@ -152,7 +152,7 @@ def measure(row: Row, spacing: str, steps: int) -> Measured:
     x_T = (mean + np.sqrt(np.diag(cov)) * np.asarray(samplers.noise(keys, mean.shape))).astype(np.float32)
     asked[0] = 0
     path = keys if row.draws else None, row.make(steps), Partial(row.denoise, data), SCHEDULE, levels, x_T
-    *_, (x, _) = samplers.parts(*path, size=FEW)  # compiled once for few and many steps
+    *_, (x, _) = samplers.chunks(*path, size=FEW)  # compiled once for few and many steps
     off = np.asarray(x - data.flow(SCHEDULE, x_T, levels[0], levels[-1]), np.float64)
     if row.affine:
         noise = testing.noise_of_steps(keys, steps, (2,)) if row.draws else []

@@ -18,7 +18,7 @@ def get_config() -> Config:
         name="cifar10",
         data=Data(source="tfds:cifar10", image_shape=(32, 32, 3), flip=True),
         net=UNetConfig(dropout=0.1),
-        diffusion=Diffusion(schedule="linear", num_steps=1000, predict="eps"),
+        diffusion=Diffusion(schedule="linear", num_levels=1000, predict="eps"),
         optim=Optim(learning_rate=2e-4, warmup=5000, clip=1.0, ema_decay=0.9999),
         train=Train(
             steps=800_000,

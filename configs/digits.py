@@ -17,7 +17,7 @@ def get_config() -> Config:
         name="digits",
         data=Data(source="digits", image_shape=(28, 28, 1)),
         net=UNetConfig(out_channels=1, channels=(64, 128), blocks=1, attention=(1,), head_dim=32, patch=2, groups=16),
-        diffusion=Diffusion(schedule="cosine", num_steps=1000, predict="v"),
+        diffusion=Diffusion(schedule="cosine", num_levels=1000, predict="v"),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.995, b2=0.99),
         train=Train(steps=1500, batch_size=32, steps_per_call=10, log_every=20, save_every=750),
         sample=Sample(sampler="ddpm", variance="beta", steps=200, num=64, batch_size=64),

@@ -20,7 +20,7 @@ def get_config() -> Config:
         net=UNetConfig(
             out_channels=10, channels=(32, 64), blocks=1, attention=(1,), head_dim=32, patch=2, groups=8, dropout=0.1
         ),
-        diffusion=Diffusion(schedule="cosine", num_steps=1000, objective="classification"),
+        diffusion=Diffusion(schedule="cosine", num_levels=1000, objective="classification"),
         optim=Optim(
             method="muon", learning_rate=2e-3, warmup=50, decay_to=0.02, ema_decay=0.995, b2=0.99, weight_decay=0.01
         ),

@@ -26,7 +26,7 @@ def get_config() -> Config:
             groups=8,
             dropout=0.1,
         ),
-        diffusion=Diffusion(schedule="cosine", num_steps=1000, objective="classification", levels="clean"),
+        diffusion=Diffusion(schedule="cosine", num_levels=1000, objective="classification", levels="clean"),
         optim=Optim(
             method="muon", learning_rate=2e-3, warmup=50, decay_to=0.02, ema_decay=0.99, b2=0.99, weight_decay=0.01
         ),

@@ -20,7 +20,7 @@ def get_config() -> Config:
         name="folder",
         data=Data(source="folder:photos", image_shape=(64, 64, 3), flip=True),
         net=UNetConfig(channels=(128, 256, 256, 256, 512), attention=(2,), dropout=0.1, dtype="bfloat16"),
-        diffusion=Diffusion(schedule="linear", num_steps=1000, predict="eps"),
+        diffusion=Diffusion(schedule="linear", num_levels=1000, predict="eps"),
         optim=Optim(learning_rate=2e-4, warmup=5000, clip=1.0, ema_decay=0.9999),
         train=Train(
             steps=200_000,

@@ -15,7 +15,7 @@ def get_config() -> Config:
         name="folder_small",
         data=Data(source="folder:photos", image_shape=(32, 32, 3), flip=True),
         net=UNetConfig(channels=(64, 128), blocks=1, attention=(1,), head_dim=32, patch=2, groups=16),
-        diffusion=Diffusion(schedule="cosine", num_steps=1000, predict="v"),
+        diffusion=Diffusion(schedule="cosine", num_levels=1000, predict="v"),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.995, b2=0.99),
         train=Train(steps=1500, batch_size=32, steps_per_call=10, log_every=20, save_every=500),
         sample=Sample(sampler="ddim", steps=50, num=36, batch_size=36),

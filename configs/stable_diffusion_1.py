@@ -33,7 +33,7 @@ def get_config() -> Config:
             dtype="bfloat16",
             remat=True,
         ),
-        diffusion=Diffusion(schedule="scaled_linear", num_steps=1000, predict="eps", drop=0.1),
+        diffusion=Diffusion(schedule="scaled_linear", num_levels=1000, predict="eps", drop=0.1),
         latent=Latent(codec="vae.safetensors", shape=(64, 64, 4), text="clip.safetensors"),
         optim=Optim(learning_rate=1e-4, warmup=10_000, clip=1.0, weight_decay=0.01, ema_decay=0.9999),
         train=Train(

@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 from jaxdiff.nets.kl_vae import KLAutoencoder
 from jaxdiff.nets.vq_vae import VQAutoencoder, quantize
 from jaxdiff.samplers import normal
-from jaxdiff.text.encode import TextEncoder
+from jaxdiff.text.encoder import TextEncoder
 from jaxdiff.types import Array, Static
 
 

@@ -30,7 +30,7 @@ class Schedule(NamedTuple):
 
         >>> import jaxdiff
         >>> schedule = jaxdiff.schedules.linear()
-        >>> schedule.num_steps
+        >>> schedule.num_levels
         1000
         >>> alpha, sigma = schedule(500)
         >>> round(float(alpha**2 + sigma**2), 5)
@@ -43,7 +43,7 @@ class Schedule(NamedTuple):
     sigma: Array
 
     @property
-    def num_steps(self) -> int:
+    def num_levels(self) -> int:
         """T, the noisiest level."""
         return self.betas.shape[-1] - 1
 
@@ -71,10 +71,10 @@ class Schedule(NamedTuple):
         t = jnp.asarray(t)
         if jnp.issubdtype(t.dtype, jnp.integer):
             return AlphaSigma(read(self.alpha, t), read(self.sigma, t))
-        low = jnp.clip(jnp.floor(t), 0, self.num_steps - 1).astype(jnp.int32)
+        low = jnp.clip(jnp.floor(t), 0, self.num_levels - 1).astype(jnp.int32)
         a, b = (AlphaSigma(read(self.alpha, i), read(self.sigma, i)) for i in (low, low + 1))
         turn = jnp.arctan2(b.sigma, b.alpha) - jnp.arctan2(a.sigma, a.alpha)
-        w = jnp.where((t >= 0) & (t <= self.num_steps), t - low, jnp.nan)
+        w = jnp.where((t >= 0) & (t <= self.num_levels), t - low, jnp.nan)
         # The point at angle_a + w turn as a sum of a and b: a cosine would lose alpha's digits near pure noise.
         share = lambda w: w * jnp.sinc(w * turn / jnp.pi) / jnp.sinc(turn / jnp.pi)  # sin(w turn) / sin(turn)
         return AlphaSigma(*(share(1 - w) * x + share(w) * y for x, y in zip(a, b)))
@@ -169,13 +169,13 @@ def _cast(betas, alpha, sigma):
     return Schedule(*(jnp.asarray(table, jnp.float32) for table in (betas, alpha**2, alpha, sigma)))
 
 
-def linear(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """beta rising linearly, as in DDPM; its defaults are made for 1000 steps.
 
         beta_t = beta_start + (beta_end - beta_start) (t - 1) / (T - 1)        Ho et al. 2020, section 4
 
     Args:
-      num_steps: T.
+      num_levels: T.
       beta_start: beta_1, in (0, 1].
       beta_end: beta_T, in (0, 1].
 
@@ -191,16 +191,16 @@ def linear(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.
         >>> [round(float(beta), 4) for beta in schedules.linear(3, 0.1, 0.3).betas]
         [0.0, 0.1, 0.2, 0.3]
     """
-    return from_betas(np.linspace(beta_start, beta_end, num_steps))
+    return from_betas(np.linspace(beta_start, beta_end, num_levels))
 
 
-def scaled_linear(num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
+def scaled_linear(num_levels: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
     """sqrt(beta) rising linearly, as in latent diffusion and Stable Diffusion.
 
         sqrt(beta_t) = sqrt(beta_start) + (sqrt(beta_end) - sqrt(beta_start)) (t - 1) / (T - 1)    Rombach et al. 2022
 
     Args:
-      num_steps: T; the defaults are made for 1000.
+      num_levels: T; the defaults are made for 1000.
       beta_start: beta_1, in (0, 1].
       beta_end: beta_T, in (0, 1].
 
@@ -216,14 +216,14 @@ def scaled_linear(num_steps: int = 1000, beta_start: float = 0.00085, beta_end: 
         >>> [round(float(beta), 4) for beta in schedules.scaled_linear(3, 0.01, 0.09).betas]
         [0.0, 0.01, 0.04, 0.09]
     """
-    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
+    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_levels) ** 2)
 
 
-def cosine(num_steps: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
+def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
     """alphabar following cos^2((t/T + s) / (1 + s) pi/2), Nichol and Dhariwal 2021, eq. 17; "squaredcos_cap_v2".
 
     Args:
-      num_steps: T.
+      num_levels: T.
       s: small offset that keeps beta_1 from vanishing.
       beta_max: largest beta, in (0, 1], which bounds the last step.
 
@@ -239,12 +239,12 @@ def cosine(num_steps: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> 
         >>> round(float(schedules.cosine(100, s=0.0).alphas_cumprod[50]), 4)  # cos^2(pi / 4)
         0.5
     """
-    alphas_cumprod = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
+    alphas_cumprod = np.cos((np.arange(num_levels + 1) / num_levels + s) / (1 + s) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max))
 
 
 def sigmoid(
-    num_steps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, clip_min: float = 1e-9
+    num_levels: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, clip_min: float = 1e-9
 ) -> Schedule:
     """alphabar falling as a piece of a sigmoid: gently at both ends, and earlier or later as `start`, `end` and `tau` say.
 
@@ -252,7 +252,7 @@ def sigmoid(
                                                            Jabri, Fleet and Chen 2022; Chen 2023 (noise scheduling)
 
     Args:
-      num_steps: T.
+      num_levels: T.
       start: where on the sigmoid level 0 is.
       end: where level T is, above `start`.
       tau: temperature, above 0; a smaller one is steeper in the middle.
@@ -272,7 +272,7 @@ def sigmoid(
     """
     if not (start < end and tau > 0):
         raise ValueError(f"start={start} must be below end={end}, and tau={tau} above 0")
-    v = 1 / (1 + np.exp(-np.linspace(start, end, num_steps + 1) / tau))
+    v = 1 / (1 + np.exp(-np.linspace(start, end, num_levels + 1) / tau))
     alphas_cumprod = np.maximum((v[-1] - v) / (v[-1] - v[0]), clip_min)
     if not np.all(np.diff(alphas_cumprod) < 0):
         raise ValueError(f"levels repeat with tau={tau}, clip_min={clip_min}: take a larger tau or a smaller clip_min")
@@ -302,7 +302,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
         >>> [round(float(alpha), 4) for alpha in schedule.alpha]
         [1.0, 0.8, 0.3556, 0.0]
     """
-    if schedule.num_steps < 2:
+    if schedule.num_levels < 2:
         raise ValueError("a single level cannot both stay and move: give a schedule of at least two levels")
     betas, alpha = (np.asarray(table, np.float64) for table in (schedule.betas, schedule.alpha))
     # By its falls alpha_{t-1} - alpha_t, all of which are positive: differences of float32 tables would lose digits.

@@ -26,7 +26,7 @@ SPACINGS = {"leading": _leading, "trailing": _trailing, "linspace": _linspace, "
 
 
 def grid(
-    num_train_steps: int,
+    num_levels: int,
     num_steps: int,
     spacing: str = "trailing",
     offset: int = 0,
@@ -45,7 +45,7 @@ def grid(
     For spacings of the noise itself, between the levels of training, see `grid_by_sigma`.
 
     Args:
-      num_train_steps: T, the number of levels the network was trained on.
+      num_levels: T, the number of levels the network was trained on.
       num_steps: N, how many steps to take.
       spacing: one of the names above.
       offset: added to the levels, in published timesteps.
@@ -66,17 +66,17 @@ def grid(
     """
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
-    top = num_train_steps if start is None else start
-    if not 1 <= top <= num_train_steps:
-        raise ValueError(f"start={top} is not one of the levels 1..{num_train_steps}")
+    top = num_levels if start is None else start
+    if not 1 <= top <= num_levels:
+        raise ValueError(f"start={top} is not one of the levels 1..{num_levels}")
     if not 1 <= num_steps <= top:
         raise ValueError(f"num_steps={num_steps} must be from 1 to {top}, the number of levels")
     levels = np.append(SPACINGS[spacing](top, num_steps, offset), end).astype(np.int32)
     if np.any(np.diff(levels) >= 0):
         raise ValueError(f"{num_steps} {spacing} steps down to level {end} repeat a level: use fewer steps")
-    if levels[0] > num_train_steps or end < 0:
+    if levels[0] > num_levels or end < 0:
         raise ValueError(
-            f"offset={offset} and end={end} lead outside of the levels 0..{num_train_steps}: "
+            f"offset={offset} and end={end} lead outside of the levels 0..{num_levels}: "
             "use fewer steps or a smaller offset"
         )
     return levels
@@ -137,7 +137,7 @@ def grid_by_sigma(
         raise unknown("spacing", spacing, SIGMA_SPACINGS)
     if not rho > 0 or (spacing != "karras" and rho != 7.0):
         raise ValueError(f"rho={rho} must be above 0, and left at 7 with spacings other than 'karras'")
-    T = schedule.num_steps
+    T = schedule.num_levels
     start = T if start is None else start
     if not 1 <= start <= T or end not in (0, 1):
         raise ValueError(f"start={start} must be a level from 1 to {T}, and end={end} either 1 or 0")

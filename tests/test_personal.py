@@ -17,7 +17,7 @@ from tiny import tiny_latent, write_ends
 
 from jaxdiff import Cond, cli, pretrained
 from jaxdiff import config as configs
-from jaxdiff.adapt import fuse, lora, words
+from jaxdiff.adapt import fuse, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Adapt, Config
 from jaxdiff.data import Source
@@ -107,7 +107,7 @@ def test_lora(here, capsys):
     assert set(adapter.words) == {"<star>"} and len(adapter.loras["text"].factors) == 8
     files = pretrained.adapted(base, adapter)  # which is float16
     chex.assert_trees_all_close(files.params, model.params, atol=1e-4)
-    chex.assert_trees_all_close(files.parts["text"].params, model.parts["text"].params, atol=1e-4)
+    chex.assert_trees_all_close(files.shards["text"].params, model.parts["text"].params, atol=1e-4)
     plain = picture("base.safetensors", STAR)
     with_it = picture("base.safetensors", STAR, "--lora", "lora/adapter.safetensors")
     half = picture("base.safetensors", STAR, "--lora", "lora:0.5")
@@ -150,7 +150,7 @@ def test_textual_inversion(here):
     model, base = trained("words"), pretrained.load("base.safetensors")
     assert not differ(model.params, base.params)
     text, before = model.parts["text"], base.parts["text"]
-    new, old = words.table(text.params), words.table(before.params)
+    new, old = new_tokens.token_table(text.params), new_tokens.token_table(before.params)
     size = before.tokenizer.size
     np.testing.assert_array_equal(new[:size], old[:size])
     assert text.tokenizer.words("<star>") == [size] and not np.array_equal(new[size], old[size])
@@ -194,7 +194,9 @@ def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
     whole = adaptation.joined(config, base)(rest, state.params)
     assert not differ(whole["unet"], base.params)  # at first, to the bit
     size = base.parts["text"].tokenizer.size
-    np.testing.assert_array_equal(words.table(whole["text"])[:size], words.table(base.parts["text"].params)[:size])
+    np.testing.assert_array_equal(
+        new_tokens.token_table(whole["text"])[:size], new_tokens.token_table(base.parts["text"].params)[:size]
+    )
     source = basis.examples(config, setup.open_source(config), here / "unused")
     parts = open_parts(config, source, None, base)
     step = setup.make_step(config, parts)

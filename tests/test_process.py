@@ -109,7 +109,7 @@ def test_noising_and_velocity_are_diffusers(name, T):
 def test_steps_of_the_chain_add_up_to_one_shot(schedule):
     """Mean factor and variance of x_t: q_step multiplies the one, and the other squared, and adds to the other."""
     per_level = jax.vmap(lambda f, x, t, eps: f(schedule, x, t, eps), in_axes=(None, None, 0, None))
-    levels = jnp.arange(1, schedule.num_steps + 1)
+    levels = jnp.arange(1, schedule.num_levels + 1)
     at_levels = lambda f, x, eps: np.asarray(per_level(Partial(f), x, levels, eps), np.float64)
     keeps, adds = at_levels(process.q_step, 1.0, 0.0), at_levels(process.q_step, 0.0, 1.0)
     factor, variance, want = 1.0, 0.0, []

@@ -31,7 +31,7 @@ def test_tables_are_diffusers(name, T):
 @pytest.mark.parametrize("make", MAKERS.values())
 def test_level_0_is_clean_data(make):
     schedule = make(50)
-    assert schedule.num_steps == 50
+    assert schedule.num_levels == 50
     assert (float(schedule.betas[0]), float(schedule.alphas_cumprod[0])) == (0.0, 1.0)
     assert tuple(map(float, schedule(0))) == (1.0, 0.0)
 
@@ -72,7 +72,7 @@ class Reading(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_float_levels_meet_the_tables_at_integers(self):
         for schedule in (schedules.linear(20), PURE_NOISE):
-            alpha, sigma = self.variant(lambda t, schedule=schedule: schedule(t))(jnp.arange(schedule.num_steps + 1.0))
+            alpha, sigma = self.variant(lambda t, schedule=schedule: schedule(t))(jnp.arange(schedule.num_levels + 1.0))
             np.testing.assert_allclose(alpha, schedule.alpha, atol=3e-7)
             np.testing.assert_allclose(sigma, schedule.sigma, atol=3e-7)
 
@@ -80,7 +80,7 @@ class Reading(chex.TestCase):
     def test_between_levels_the_angle_is_linear(self):
         """Level 2 + w between levels 2 and 3 is at the weighted mean of their angles; alpha^2 + sigma^2 stays 1."""
         for schedule in (schedules.linear(20), PURE_NOISE):
-            last, w = schedule.num_steps, 0.3
+            last, w = schedule.num_levels, 0.3
             t = jnp.array([2 + w, last - 1 + w])
             alpha, sigma = self.variant(lambda t, schedule=schedule: schedule(t))(t)
             np.testing.assert_allclose(alpha**2 + sigma**2, 1, atol=1e-6)
@@ -178,7 +178,7 @@ new = pytest.mark.parametrize("schedule, abar", NEW.values(), ids=NEW)
 
 @new
 def test_new_schedules_are_schedules(schedule, abar):
-    assert schedule.num_steps == len(abar) - 1
+    assert schedule.num_levels == len(abar) - 1
     assert {leaf.dtype for leaf in jax.tree.leaves(schedule)} == {np.dtype("float32")}
     betas = np.asarray(schedule.betas)
     assert betas[0] == 0 and np.all((betas[1:] > 0) & (betas[1:] <= 1))

@@ -9,7 +9,7 @@ import pytest
 
 from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps
 from jaxdiff import config as configs
-from jaxdiff.data import captioned, conditions
+from jaxdiff.data import captioned, control_inputs
 from jaxdiff.eval import draw, features, images, measure, report, shown, zero_shot
 from jaxdiff.eval.measure import Measure
 from jaxdiff.eval.steered import Steered
@@ -117,9 +117,9 @@ def test_adapters_are_of_the_model_that_they_name():
     real = np.stack([source[i]["image"] for i in range(8)])
     prompts = tuple(f"a {captioned.WORDS[source[i]['label']]} in black on yellow" for i in range(8))
     sample = dataclasses.replace(model.config.sample, prompts=prompts, num=8, batch_size=8, steps=10)
-    steered = Steered(model.controls, (np.stack([conditions.edges(image) for image in real]),))
+    steered = Steered(model.controls, (np.stack([control_inputs.edges(image) for image in real]),))
     config = dataclasses.replace(model.config, sample=sample)
     x = draw.draw(config, model.params, ends=model.ends, steered=steered)
-    masks = [[conditions.mask(image)[..., 0] > 0 for image in of] for of in (x, real)]
+    masks = [[control_inputs.mask(image)[..., 0] > 0 for image in of] for of in (x, real)]
     overlaps = [shown.overlap(*both) for both in zip(*masks)]
     assert np.mean(overlaps) > 0.7, overlaps

@@ -130,7 +130,7 @@ def test_karras_spacing_is_even_in_a_root(schedule, N, rho, end):
     roots = ratio(schedule, visited) ** (1 / rho)
     # relative 1e-4 of sigma / alpha; as a root, less
     np.testing.assert_allclose(roots, np.linspace(roots[0], roots[-1], len(roots)), rtol=1e-4 / rho)
-    assert (levels[0], visited[-1], levels[-1]) == (schedule.num_steps, 1, end)
+    assert (levels[0], visited[-1], levels[-1]) == (schedule.num_levels, 1, end)
 
 
 @everywhere
@@ -141,7 +141,7 @@ def test_exponential_spacing_is_even_in_log_snr(schedule, N, end):
     visited = levels if end else levels[:-1]
     logs = np.log(ratio(schedule, visited))
     np.testing.assert_allclose(logs, np.linspace(logs[0], logs[-1], len(logs)), atol=1e-4)
-    assert (levels[0], visited[-1], levels[-1]) == (schedule.num_steps, 1, end)
+    assert (levels[0], visited[-1], levels[-1]) == (schedule.num_levels, 1, end)
 
 
 @pytest.mark.parametrize("make", [schedules.cosine, schedules.sigmoid])

@@ -129,7 +129,7 @@ class Control(NamedTuple):
     Attributes:
       net: the module.
       params: its parameters.
-      condition: what it was trained to be told, such as "edges", see `jaxdiff.data.conditions`.
+      condition: what it was trained to be told, such as "edges", see `jaxdiff.data.control_inputs`.
     """
 
     net: ControlNet

@@ -49,7 +49,7 @@ class Diffusion:
 
     Attributes:
       schedule: noise schedule.
-      num_steps: number of levels T.
+      num_levels: number of levels T.
       predict: what the network outputs.
       weighting: how much each level counts in the squared error, see `objectives.weightings`.
       shift: new side / old side of images that repeat the signal of smaller ones, see `schedules.shift`; 1 is none.
@@ -66,7 +66,7 @@ class Diffusion:
     """
 
     schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear"
-    num_steps: int = 1000
+    num_levels: int = 1000
     predict: Literal["eps", "x0", "v", "score"] = "eps"
     weighting: Literal["simple", "min_snr", "p2", "bound", "sigmoid"] = "simple"
     shift: float = 1.0
@@ -79,7 +79,7 @@ class Diffusion:
 
     def make_schedule(self) -> schedules.Schedule:
         """The tables that this names."""
-        schedule = getattr(schedules, self.schedule)(self.num_steps)
+        schedule = getattr(schedules, self.schedule)(self.num_levels)
         schedule = schedule if self.shift == 1 else schedules.shift(schedule, self.shift)
         return schedules.zero_terminal_snr(schedule) if self.zero_snr else schedule
 

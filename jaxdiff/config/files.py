@@ -11,6 +11,7 @@ import typeguard
 from etils import epath
 
 from jaxdiff.config.fields import Config
+from jaxdiff.config.upgrade import upgraded
 from jaxdiff.errors import unknown
 
 
@@ -86,7 +87,8 @@ def from_json(text: str, where: str = "config") -> Config:
     Raises:
       ValueError: a field that no config has, or a value of another type than the field's.
     """
-    return _build(Config, json.loads(text), where)
+    values = json.loads(text)
+    return _build(Config, upgraded(values) if isinstance(values, dict) else values, where)
 
 
 def _parts(cls):

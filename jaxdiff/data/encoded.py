@@ -17,7 +17,7 @@ from jaxdiff.data.base import Source
 ABOUT, SIZE = "about.json", 4096
 
 
-class Part(NamedTuple):
+class Shard(NamedTuple):
     """Consecutive examples that are one file.
 
     Attributes:
@@ -32,19 +32,19 @@ class Part(NamedTuple):
         return len(self.examples)
 
 
-def parts(count: int, size: int = SIZE) -> list[Part]:
+def shards(count: int, size: int = SIZE) -> list[Shard]:
     """How so many examples are divided into files.
 
     Example::
 
         >>> from jaxdiff.data import encoded
-        >>> [(part.number, part.examples) for part in encoded.parts(10_000)]
+        >>> [(part.number, part.examples) for part in encoded.shards(10_000)]
         [(0, range(0, 4096)), (1, range(4096, 8192)), (2, range(8192, 10000))]
     """
-    return [Part(n, range(at, min(at + size, count))) for n, at in enumerate(range(0, count, size))]
+    return [Shard(n, range(at, min(at + size, count))) for n, at in enumerate(range(0, count, size))]
 
 
-def write_part(folder: epath.PathLike, part: Part, examples: Iterable[dict[str, np.ndarray]]) -> None:
+def write_shard(folder: epath.PathLike, part: Shard, examples: Iterable[dict[str, np.ndarray]]) -> None:
     """Writes one file, whole or not at all.
 
     Args:
@@ -68,7 +68,7 @@ def write_part(folder: epath.PathLike, part: Part, examples: Iterable[dict[str, 
         unfinished.unlink(missing_ok=True)
 
 
-def is_there(folder: epath.PathLike, part: Part) -> bool:
+def is_there(folder: epath.PathLike, part: Shard) -> bool:
     """Whether a file has been written."""
     return _path(folder, part).exists()
 
@@ -83,7 +83,7 @@ def complete(folder: epath.PathLike, count: int) -> None:
     Raises:
       FileNotFoundError: a file is missing.
     """
-    for part in parts(count):
+    for part in shards(count):
         if not is_there(folder, part):
             raise FileNotFoundError(
                 f"{_path(folder, part)} was not written: set TFDS_DATA_DIR to a folder that all share"
@@ -119,8 +119,8 @@ def load(folder: epath.PathLike, source: Source) -> Source:
         >>> from jaxdiff.data import Source, encoded
         >>> grey = Source(lambda i: {"image": np.full([2, 2, 1], i, np.uint8)}, 3, (2, 2, 1))
         >>> folder = tempfile.mkdtemp()
-        >>> (part,) = encoded.parts(3)
-        >>> encoded.write_part(folder, part, ({"image": np.full([1, 1, 4], i, np.float16)} for i in part.examples))
+        >>> (part,) = encoded.shards(3)
+        >>> encoded.write_shard(folder, part, ({"image": np.full([1, 1, 4], i, np.float16)} for i in part.examples))
         >>> encoded.complete(folder, 3)
         >>> encoded.load(folder, grey)[2]["image"].ravel().tolist()
         [2.0, 2.0, 2.0, 2.0]

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import progress
-from jaxdiff.data import fit
+from jaxdiff.data import image_decode
 from jaxdiff.data.base import Source
 
 log = logging.getLogger("jaxdiff")
@@ -178,13 +178,13 @@ def _read(root, names, classes, image_shape, i):
 
 
 def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The image in a file as `jaxdiff.data.fit.decode` makes it.
+    """The image in a file as `jaxdiff.data.image_decode.decode` makes it.
 
     Raises:
       ValueError: it cannot be read.
     """
     try:
-        return fit.decode(path.read_bytes(), image_shape)
+        return image_decode.decode(path.read_bytes(), image_shape)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read ({reason})") from error

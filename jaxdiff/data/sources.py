@@ -5,7 +5,7 @@ import importlib
 
 from etils import epath
 
-from jaxdiff.data import fit
+from jaxdiff.data import image_decode
 from jaxdiff.data.base import Source, remembered
 
 KINDS = {
@@ -62,7 +62,7 @@ def load(
     if kind not in KINDS:
         raise unknown(source)
     if image_shape is not None:
-        image_shape = fit.check(image_shape)
+        image_shape = image_decode.check(image_shape)
     module = importlib.import_module(f"jaxdiff.data.{kind}")  # not before: tensorflow-datasets takes a second to import
     if kind == "folder":
         return remembered(module.load(name, image_shape, skip_broken))

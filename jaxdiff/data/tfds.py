@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from jaxdiff.data import fit
+from jaxdiff.data import image_decode
 from jaxdiff.data.base import Source
 from jaxdiff.errors import unknown
 
@@ -120,7 +120,7 @@ def examples(
 def _read(records, image, labels, caption, image_shape, exact, where, i):
     try:
         record = records[i]
-        example = {"image": fit.decode(record[image], image_shape, exact=exact)}
+        example = {"image": image_decode.decode(record[image], image_shape, exact=exact)}
         example |= {"caption": record[caption].decode()} if caption else {}
     except (ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"record {i} of {where} cannot be read ({error}): remove it and prepare it anew") from error
@@ -191,11 +191,12 @@ def fitting_shape(own, name: str, image_shape: tuple[int, int, int] | None, resi
     if image_shape is None:
         if None in own:
             raise ValueError(f"the images of {name} vary in size: give an image_shape and resize=True")
-        return fit.check(own)
+        return image_decode.check(own)
     if own != image_shape and not resize:
-        are = "vary in size" if None in own else f"are {fit.say(own)}"
+        are = "vary in size" if None in own else f"are {image_decode.say(own)}"
         raise ValueError(
-            f"the images of {name} {are}, and --data.image-shape says {fit.say(image_shape)}: --data.resize would fit them"
+            f"the images of {name} {are}, and --data.image-shape says {image_decode.say(image_shape)}: "
+            "--data.resize would fit them"
         )
     return image_shape
 

@@ -253,7 +253,7 @@ def windows(
     cross: Window = 0.8,
     own: Window = 0.4,
     words: Mapping[str, Window] | None = None,
-    num_steps: int = 1000,
+    num_levels: int = 1000,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The part of the way down from T on which attention is taken over, as levels.
 
@@ -263,7 +263,7 @@ def windows(
       cross: for cross-attention, the share of the way at which its window ends, in [0, 1]; or at which it begins and ends.
       own: the same for self-attention.
       words: the same for single words, in place of `cross`.
-      num_steps: T.
+      num_levels: T.
 
     Returns:
       Levels at which windows begin and end: float32 [2, L] for cross-attention, and [2] for self-attention.
@@ -287,7 +287,7 @@ def windows(
     for begin, end in (*shares.T, both(own)):
         if not 0 <= begin <= end <= 1:
             raise ValueError("where attention is taken over must begin and end, in this order, in [0, 1] of the way")
-    level = lambda share: np.asarray(num_steps * (1 - share), np.float32)
+    level = lambda share: np.asarray(num_levels * (1 - share), np.float32)
     return level(shares), level(np.array(both(own)))
 
 

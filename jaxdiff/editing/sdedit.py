@@ -11,11 +11,11 @@ from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Denoiser
 
 
-def strength_grid(num_train_steps: int, num_steps: int, strength: float) -> np.ndarray:
+def strength_grid(num_levels: int, num_steps: int, strength: float) -> np.ndarray:
     """Levels from where SDEdit begins down to clean data.
 
     Args:
-      num_train_steps: T.
+      num_levels: T.
       num_steps: how many steps to take, or, where there are fewer levels, as many as there are.
       strength: share of the way up to T, in [0, 1]: at 0 an image stays what it is, at 1 nothing is left of it.
 
@@ -33,10 +33,10 @@ def strength_grid(num_train_steps: int, num_steps: int, strength: float) -> np.n
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength} must lie in [0, 1]: 0 keeps the image, 1 draws a new one")
-    start = round(strength * num_train_steps)
+    start = round(strength * num_levels)
     if start == 0:
         return np.zeros([1], np.int32)
-    return timesteps.grid(num_train_steps, min(num_steps, start), start=start)
+    return timesteps.grid(num_levels, min(num_steps, start), start=start)
 
 
 def sdedit(
@@ -75,5 +75,5 @@ def sdedit(
     eps = noise(keys, x0.shape[1:])
     first = jnp.asarray(timesteps)[0]
     x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, first, eps)
-    x_t = jnp.where(first == schedule.num_steps, eps, x_t)  # of most schedules a little of x0 would be left at T
+    x_t = jnp.where(first == schedule.num_levels, eps, x_t)  # of most schedules a little of x0 would be left at T
     return sample(keys, sampler, denoise, schedule, timesteps, x_t, cond)[0]

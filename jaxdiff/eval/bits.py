@@ -81,7 +81,7 @@ class Metric(NamedTuple):
 
 def _nll(measure, denoise, schedule, tick, keys, examples):
     images, cond = examples
-    levels = timesteps.grid(schedule.num_steps, measure.steps)
+    levels = timesteps.grid(schedule.num_levels, measure.steps)
     size = draw.part_size(measure.steps)
     terms = []
     for part in likelihood.bound_terms(

@@ -71,7 +71,7 @@ def sampling_levels(sample: Sample, schedule: Schedule) -> np.ndarray:
     Raises:
       ValueError: unknown spacing, or a number of steps for which there is no such grid.
     """
-    T = schedule.num_steps
+    T = schedule.num_levels
     if sample.spacing in timesteps.SIGMA_SPACINGS:
         # From T - 1: at T there may be no signal, and some schedules' last step is longer than all the others together.
         return timesteps.grid_by_sigma(schedule, sample.steps, sample.spacing, start=T - 1, end=0)
@@ -157,7 +157,7 @@ def batches(
         x_T = samplers.noise(keys, config.shape)
         count, pictures = min(sample.batch_size, sample.num - start), []
         arguments = keys, sampler, denoise, schedule, levels, x_T, cond
-        for x, x0s in samplers.parts(*arguments, size=size, collect=_x0 if frames else None):
+        for x, x0s in samplers.chunks(*arguments, size=size, collect=_x0 if frames else None):
             if frames:
                 pictures.append(np.stack([to_uint8(decode(x0)[:count]) for x0 in x0s]))
             jax.block_until_ready(x)

@@ -14,7 +14,7 @@ from jaxdiff.config import Config, Sample
 from jaxdiff.denoise import network
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.schedules import Schedule
-from jaxdiff.text.encode import TextEncoder
+from jaxdiff.text.encoder import TextEncoder
 from jaxdiff.types import Array, Cond, Denoiser, Guided
 
 log = logging.getLogger("jaxdiff")
@@ -185,7 +185,7 @@ def check(config: Config, guide: Guide | None = None) -> None:
         raise ValueError(
             "--interval and --rescale are of guidance by --guidance or --classifier: add one, or leave them out"
         )
-    T = config.diffusion.num_steps
+    T = config.diffusion.num_levels
     if s.interval and not 1 <= s.interval[0] <= s.interval[1] <= T:
         raise ValueError(
             f"--interval {s.interval[0]} {s.interval[1]} must be two levels in 1..{T}, the lower one first"

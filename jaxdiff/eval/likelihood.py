@@ -135,7 +135,7 @@ def bound_terms(
     """
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
-    levels, T = np.asarray(timesteps), schedule.num_steps
+    levels, T = np.asarray(timesteps), schedule.num_levels
     if levels.ndim != 1 or len(levels) < 3 or np.any(np.diff(levels) >= 0) or levels[0] != T or levels[-1] != 0:
         raise ValueError(
             f"a bound needs falling levels from {T} to 0 in at least 2 steps, such as grid({T}, 50), not {levels}"
@@ -227,7 +227,7 @@ def _probes(key, trace, shape):
 @jax.jit
 def _log_prob(method, denoise, schedule, x, cond, probes):
     size = math.prod(x.shape[1:])
-    begin, end = (ode.angle_of(schedule, level) for level in (1, schedule.num_steps))
+    begin, end = (ode.angle_of(schedule, level) for level in (1, schedule.num_levels))
     field = Partial(_field, denoise, schedule, cond, probes)
     x_T, grown = ode.integrate(method, field, (x, jnp.zeros(len(x))), begin, end)
     prior = -0.5 * (jnp.square(x_T) + math.log(2 * math.pi)).reshape(len(x), size).sum(-1)

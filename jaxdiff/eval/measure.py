@@ -108,7 +108,7 @@ def _options(measure, config):
     d = config.diffusion
     says_variance = config.kind == "generator" and config.net.out_channels == 2 * config.data.image_shape[-1]
     defaults = {
-        "nll": {"steps": d.num_steps, "variance": "learned" if says_variance else "posterior", "clip": True},
+        "nll": {"steps": d.num_levels, "variance": "learned" if says_variance else "posterior", "clip": True},
         "nll_ode": {"probes": 1, "tolerance": 1e-5},
     }
     options = {}
@@ -130,8 +130,8 @@ def _check_numbers(measure, config):
         raise indivisible("batch_size", measure.batch_size, jax.local_device_count())
     if not measure.tolerance > 0:
         raise ValueError(f"tolerance={measure.tolerance} must be above 0")
-    if not 2 <= measure.steps <= config.diffusion.num_steps:
-        raise ValueError(f"steps={measure.steps} must be from 2 to {config.diffusion.num_steps}, the number of levels")
+    if not 2 <= measure.steps <= config.diffusion.num_levels:
+        raise ValueError(f"steps={measure.steps} must be from 2 to {config.diffusion.num_levels}, the number of levels")
     if measure.num < 4 and config.draws and measure.named(JUDGED):
         raise ValueError(f"--num {measure.num} must be at least 4: distances are taken to the third neighbour")
 

@@ -19,7 +19,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the noisiest level
 
 def asked_levels(config: Config) -> list[int]:
     """At which levels a classifier is asked: 0 only, if it was trained on clean images."""
-    T = config.diffusion.num_steps
+    T = config.diffusion.num_levels
     return [0] if config.diffusion.levels == "clean" else [max(1, round(share * T)) for share in SHARES]
 
 

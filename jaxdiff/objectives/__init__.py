@@ -4,9 +4,9 @@ from jaxdiff.objectives.autoencoder import kl_autoencoder, vq_autoencoder
 from jaxdiff.objectives.classification import classification
 from jaxdiff.objectives.contrastive import contrastive
 from jaxdiff.objectives.denoising import denoising
+from jaxdiff.objectives.distillation import distillation
 from jaxdiff.objectives.dreambooth import dreambooth
 from jaxdiff.objectives.levels import Levels, clean, importance, logit_normal, stratified, uniform
-from jaxdiff.objectives.matching import matching
 from jaxdiff.objectives.noising import to_unit_range
 from jaxdiff.objectives.variational import variational_bound
 from jaxdiff.objectives.weightings import WEIGHTINGS, bound, min_snr, p2, sigmoid, simple
@@ -19,11 +19,11 @@ __all__ = [
     "clean",
     "contrastive",
     "denoising",
+    "distillation",
     "dreambooth",
     "importance",
     "kl_autoencoder",
     "logit_normal",
-    "matching",
     "min_snr",
     "p2",
     "sigmoid",

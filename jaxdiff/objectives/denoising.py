@@ -99,7 +99,7 @@ def denoising(
         if bound_weight:
             fixed = Prediction(*jax.lax.stop_gradient((said.x0, said.eps)), said.aux)
             terms = level_terms(schedule, fixed, x0, x_t, t, "learned")
-            loss = loss + bound_weight * schedule.num_steps * terms
+            loss = loss + bound_weight * schedule.num_levels * terms
         extra = levels.update(extra, batch.get("index"), t, loss)
         return weight * loss, (extra, {"loss": weight * loss})
 

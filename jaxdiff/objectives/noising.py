@@ -70,7 +70,7 @@ def noised(how: Noising, schedule: Schedule, extra, keys: Array, batch) -> Noise
     """
     x0, cond = to_unit_range(batch["image"]), batch.get("cond")
     level_keys, noise_keys, drop_keys, net_keys, offset_keys, input_keys = (fold(keys, i) for i in range(6))
-    t, weight = how.levels.draw(extra, level_keys, batch.get("index"), schedule.num_steps)
+    t, weight = how.levels.draw(extra, level_keys, batch.get("index"), schedule.num_levels)
     eps = normal(noise_keys, x0.shape[1:])
     if how.offset:
         shift = normal(offset_keys, x0.shape[-1:])

@@ -69,7 +69,7 @@ def prior_term(schedule: Schedule, x0: Array) -> Array:
         >>> float(prior_term(schedules.from_betas([0.5, 1.0]), jnp.ones(3)))
         0.0
     """
-    T = schedule.num_steps
+    T = schedule.num_levels
     end = Gaussian(q_sample(schedule, x0, T, jnp.zeros_like(x0)), schedule(T).sigma)
     return _bits(kl(end, Gaussian(0.0, 1.0)))
 
@@ -225,7 +225,7 @@ def variational_bound(
                 f"variance={variance!r} is not for a network with {output.shape[-1]} channels and images with "
                 f"{x_t.shape[-1]}"
             )
-        loss = schedule.num_steps * level_terms(schedule, said, x0, x_t, t, variance)
+        loss = schedule.num_levels * level_terms(schedule, said, x0, x_t, t, variance)
         extra = levels.update(extra, batch.get("index"), t, loss)
         return weight * loss, (extra, {"loss": weight * loss})
 
@@ -246,7 +246,7 @@ def level_terms(schedule: Schedule, prediction: Prediction, x0: Array, x_t: Arra
     Returns:
       Bits per dimension, float32 [B].
     """
-    above = jnp.minimum(t + 1, schedule.num_steps)
+    above = jnp.minimum(t + 1, schedule.num_levels)
     one = lambda prediction, x0, x_t, t, above: bound_term(schedule, prediction, x0, x_t, t, t - 1, above, variance)
     return jax.vmap(one)(prediction, x0, x_t, t, above)
 

@@ -193,4 +193,4 @@ def _bound(schedule, t):
     t = jnp.asarray(t)
     beta, sigma = read(schedule.betas, t), schedule(t).sigma
     above = jnp.where(t > 1, _snr(schedule, jnp.maximum(t - 1, 1)) * beta, 1.0)
-    return schedule.num_steps / 2 * above / jnp.square(sigma)
+    return schedule.num_levels / 2 * above / jnp.square(sigma)

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 
 from jaxdiff.adapt import adapter as files
-from jaxdiff.adapt import control, lora, words
+from jaxdiff.adapt import control, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.control import Control
 from jaxdiff.config import Adapt, Config
@@ -65,8 +65,8 @@ def _reading(text, adapter, weight):
         text = text._replace(params=lora.merge(text.params, adapter.loras["text"], weight))
     if not adapter.words:
         return text
-    params = words.put(text.params, np.stack([*adapter.words.values()]), text.tokenizer.size)
-    net = dataclasses.replace(text.config.net, vocabulary=len(words.table(params)))
+    params = new_tokens.insert(text.params, np.stack([*adapter.words.values()]), text.tokenizer.size)
+    net = dataclasses.replace(text.config.net, vocabulary=len(new_tokens.token_table(params)))
     config = dataclasses.replace(text.config, net=net)
     return text._replace(config=config, params=params, tokenizer=tokenizer.with_words(text.tokenizer, [*adapter.words]))
 

@@ -165,7 +165,7 @@ def matched(
         return lora
     null = Cond(context=base.reads([""])[0])
     made = lambda params, *args, keys=None: base.apply(params["made"], *args)
-    loss_fn = objectives.matching(
+    loss_fn = objectives.distillation(
         made, functools.partial(_own, base.apply), base.config.diffusion.make_schedule(), null, 0.1
     )
     rate = optim.optimizer(learning_rate, steps, decay_to=0.05)
@@ -299,7 +299,7 @@ def _drawn(model, prompts, seed, tick):
     schedule, keys = model.config.diffusion.make_schedule(), samplers.keys_for(jax.random.key(seed), len(prompts))
     x_T = samplers.noise(keys, model.config.shape)
     steps, guided = (
-        timesteps.grid(schedule.num_steps, min(STEPS, schedule.num_steps)),
+        timesteps.grid(schedule.num_levels, min(STEPS, schedule.num_levels)),
         cfg(model.denoiser(), jnp.float32(3.0)),
     )
     both = Guided(Cond(context=wanted), Cond(context=nothing))
@@ -311,7 +311,7 @@ def _drawn(model, prompts, seed, tick):
 def _seen_in_images(models, drawn, levels, seed, paths):
     """Gram matrices of what layers of each one's U-Net see of its own images at several levels."""
     schedule = models[0].config.diffusion.make_schedule()
-    times = np.linspace(1, schedule.num_steps, levels).round().astype(int)
+    times = np.linspace(1, schedule.num_levels, levels).round().astype(int)
     grams, seen = activations.grams(models[0].apply, paths), []
     for model, (x_0, context) in zip(models, drawn):
         look = functools.partial(_look, grams, model.params, context)

@@ -10,8 +10,8 @@ from jaxdiff.denoise import denoiser, network
 from jaxdiff.latent import Codec, Ends, kl_codec, vq_codec
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig, TextConfig
-from jaxdiff.text import encode
-from jaxdiff.text.encode import TextEncoder
+from jaxdiff.text import encoder
+from jaxdiff.text.encoder import TextEncoder
 from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Apply, Denoiser
 
@@ -84,7 +84,7 @@ def _text_encoder(model: Model, skip: int) -> TextEncoder:
     model = text_of(model)
     if model.tokenizer is None:
         raise ValueError(f"{model.config.name} has lost its tokenizer: give the run or the file that it was trained to")
-    return encode.encoder(model.tokenizer, model.config.make_net(), model.params, skip)
+    return encoder.text_encoder(model.tokenizer, model.config.make_net(), model.params, skip)
 
 
 def text_of(model: Model) -> Model:

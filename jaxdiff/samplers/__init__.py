@@ -1,6 +1,6 @@
 """Samplers: how to get from noise to data, given a denoiser."""
 
-from jaxdiff.samplers.base import Sampler, State, each_key, fold, keys_for, noise, normal, parts, sample
+from jaxdiff.samplers.base import Sampler, State, chunks, each_key, fold, keys_for, noise, normal, sample
 from jaxdiff.samplers.cfgpp import ddim_cfgpp
 from jaxdiff.samplers.ddim import ddim
 from jaxdiff.samplers.ddpm import ddpm
@@ -16,6 +16,7 @@ from jaxdiff.samplers.unipc import unipc
 __all__ = [
     "Sampler",
     "State",
+    "chunks",
     "ddim",
     "ddim_cfgpp",
     "ddpm",
@@ -29,7 +30,6 @@ __all__ = [
     "lcm",
     "noise",
     "normal",
-    "parts",
     "pndm",
     "predictor_corrector",
     "probability_flow",

@@ -214,7 +214,7 @@ def sample(
     return state.x, collected
 
 
-def parts(
+def chunks(
     key: Array | None,
     sampler: Sampler,
     denoise: Denoiser,
@@ -256,7 +256,7 @@ def parts(
         ...     return jaxdiff.Prediction(alpha * x_t, sigma * x_t)
         >>> x_T = jaxdiff.samplers.noise(jaxdiff.samplers.keys_for(key, 16), (2,))
         >>> arguments = key, jaxdiff.ddpm(), denoise, schedule, jaxdiff.timesteps.grid(1000, 50), x_T
-        >>> *_, (x_0, _) = jaxdiff.samplers.parts(*arguments, size=10)
+        >>> *_, (x_0, _) = jaxdiff.samplers.chunks(*arguments, size=10)
         >>> bool(jax.numpy.allclose(x_0, jaxdiff.sample(*arguments)[0], atol=1e-5))
         True
     """

@@ -272,7 +272,7 @@ def level_at(schedule: Schedule, phi) -> Array:
         >>> round(float(ode.level_at(schedule, ode.angle_of(schedule, 123.4))), 1)
         123.4
     """
-    levels = jnp.arange(1, schedule.num_steps + 1)
+    levels = jnp.arange(1, schedule.num_levels + 1)
     return jnp.interp(phi, angle_of(schedule, levels), levels.astype(jnp.float32))
 
 

@@ -32,7 +32,7 @@ def check_schedule(schedule, tolerance: float = 1e-5) -> None:
     Level 0 is clean data; alpha^2 + sigma^2 = 1; the signal-to-noise ratio falls at every level; float levels lie between.
 
     Args:
-      schedule: t -> (alpha, sigma), with `num_steps`, such as a `jaxdiff.schedules.Schedule`.
+      schedule: t -> (alpha, sigma), with `num_levels`, such as a `jaxdiff.schedules.Schedule`.
       tolerance: of the sums.
 
     Raises:
@@ -43,7 +43,7 @@ def check_schedule(schedule, tolerance: float = 1e-5) -> None:
         >>> from jaxdiff import schedules, testing
         >>> testing.check_schedule(schedules.cosine())
     """
-    T = schedule.num_steps
+    T = schedule.num_levels
     alpha, sigma = (np.asarray(x, np.float64) for x in schedule(jnp.arange(T + 1)))
     assert alpha.shape == sigma.shape == (T + 1,), (
         f"schedule(t) of {T + 1} levels has shapes {alpha.shape}, {sigma.shape}"
@@ -85,7 +85,7 @@ def check_denoiser(
         >>> schedule, data = schedules.linear(), testing.ring()
         >>> testing.check_denoiser(data.denoiser(schedule), schedule, (2,), data=data)
     """
-    T = schedule.num_steps
+    T = schedule.num_levels
     x = 1.5 * samplers.noise(samplers.keys_for(jax.random.key(0), 4), shape)
     close = lambda a, b: bool(jnp.all(jnp.abs(a - b) <= tolerance * (1 + jnp.abs(b))))
     for t in sorted({1, max(1, T // 10), max(1, T // 2), T}):
@@ -135,7 +135,7 @@ def check_prediction_kind(
     functions = (functools.partial(f, kind) for f in (process.predict_from, process.target_for))
     predict, target = functions if isinstance(kind, str) else kind
     if levels is None:
-        scales = schedule(jnp.arange(schedule.num_steps + 1))
+        scales = schedule(jnp.arange(schedule.num_levels + 1))
         levels = np.flatnonzero((np.asarray(scales[0]) > 0) & (np.asarray(scales[1]) > 0))
     levels = np.asarray(levels)
     x0, eps = samplers.normal(samplers.keys_for(jax.random.key(0), 2), (len(levels), 4))

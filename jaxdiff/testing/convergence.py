@@ -208,7 +208,7 @@ def vp_sde() -> schedules.Schedule:
     Example::
 
         >>> from jaxdiff.testing import convergence
-        >>> convergence.vp_sde().num_steps
+        >>> convergence.vp_sde().num_levels
         4096
     """
     return schedules.linear(4096, 0.1 / 4096, 20 / 4096)
@@ -233,7 +233,7 @@ def levels_over(schedule: schedules.Schedule, count: int, spacing: str) -> np.nd
     """
     if spacing in timesteps.SIGMA_SPACINGS:
         return timesteps.grid_by_sigma(schedule, count, spacing)
-    return timesteps.grid(schedule.num_steps, count, spacing, end=1)
+    return timesteps.grid(schedule.num_levels, count, spacing, end=1)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "draws"))
@@ -246,5 +246,5 @@ def _ends(keys, sampler, counts, data, x_T, spacing):
     schedule, size = vp_sde(), math.gcd(*counts)
     for count in counts:
         levels = levels_over(schedule, count, spacing)
-        *_, (x, _) = samplers.parts(keys, sampler, data.denoiser(schedule), schedule, levels, x_T, size=size)
+        *_, (x, _) = samplers.chunks(keys, sampler, data.denoiser(schedule), schedule, levels, x_T, size=size)
         yield np.asarray(x, np.float64)

@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 
-from jaxdiff.adapt import control, lora, words
+from jaxdiff.adapt import control, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.lora import Lora
 from jaxdiff.config import Config
 from jaxdiff.denoise import network
 from jaxdiff.nets.clip import TextTransformer
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
-from jaxdiff.text import encode
+from jaxdiff.text import encoder
 from jaxdiff.types import Apply
 
 PROMPTS = 64  # that an adapter says it has learned from, and of its class, at most
@@ -38,7 +38,7 @@ def make_apply(config: Config, base) -> Apply:
     if config.adapt.method == "control":
         return control.add_control(unet, network(ControlNet(control_config(config))))
     if config.adapt.reads:
-        return encode.reading(unet, text_net(config, base), config.latent.skip)
+        return encoder.with_text_encoder(unet, text_net(config, base), config.latent.skip)
     return _unet_alone(unet)
 
 
@@ -91,7 +91,9 @@ def new_params(config: Config, base, key) -> dict[str, Any]:
     if a.words:
         text = base.parts["text"]
         begin = a.begin if len(a.begin) == len(a.words) else (a.begin or ("",)) * len(a.words)
-        trained["words"] = words.begun(jax.random.fold_in(key, 2), text.params, [*map(text.tokenizer.words, begin)])
+        trained["words"] = new_tokens.initial_rows(
+            jax.random.fold_in(key, 2), text.params, [*map(text.tokenizer.words, begin)]
+        )
     return trained
 
 
@@ -113,7 +115,7 @@ def joined(config: Config, base) -> Callable:
                 factors = lora.drop(jax.random.fold_in(key, i), factors, a.dropout)
             whole[name] = lora.merge(whole[name], Lora(factors, dict.fromkeys(factors, scale)))
         if a.words:
-            whole["text"] = words.put(whole["text"], trained["words"], first)
+            whole["text"] = new_tokens.insert(whole["text"], trained["words"], first)
         return whole
 
     return join

@@ -10,7 +10,7 @@ from etils import epath
 
 from jaxdiff import data, pretrained, progress
 from jaxdiff.config import Config
-from jaxdiff.data import Source, few, folder
+from jaxdiff.data import Source, derived, folder
 from jaxdiff.eval import draw, images
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.pretrained import Model
@@ -77,13 +77,13 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
     """
     a = config.adapt
     if a.prompts:
-        source = few.prompted(source, a.prompts)
+        source = derived.prompted(source, a.prompts)
     if a.prior_source:
         prior = data.load(a.prior_source, config.data.image_shape, resize=config.data.resize)
-        source = few.with_class(source, few.prompted(prior, a.prior) if a.prior else prior)
+        source = derived.with_class(source, derived.prompted(prior, a.prior) if a.prior else prior)
     elif a.prior:
-        source = few.with_class(source, class_images(config, run))
-    return few.conditioned(source, a.condition) if a.condition else source
+        source = derived.with_class(source, class_images(config, run))
+    return derived.conditioned(source, a.condition) if a.condition else source
 
 
 def prompts(config: Config, source: Source) -> list[str]:

@@ -116,7 +116,7 @@ def fingerprint(models: Mapping[str, Model]) -> str:
 
 def _encode(config, source, parts, folder, tick):
     """Writes those parts of the folder that are this process's and are not there."""
-    mine = [part for part in files.parts(len(source)) if part.number % jax.process_count() == jax.process_index()]
+    mine = [part for part in files.shards(len(source)) if part.number % jax.process_count() == jax.process_index()]
     missing = [part for part in mine if not files.is_there(folder, part)]
     _tell_of_cuts(source, parts)
     with progress.bar("encoding the data", sum(map(len, missing)), "examples", patience=2.0) as advance:
@@ -130,7 +130,7 @@ def _encode(config, source, parts, folder, tick):
             examples = encode(config, source, parts.ends, part.examples, tick)
             first = next(examples)
             disk.check_room(folder, len(part) * sum(value.nbytes for value in first.values()))
-            files.write_part(folder, part, watched(itertools.chain([first], examples)))
+            files.write_shard(folder, part, watched(itertools.chain([first], examples)))
 
 
 def _tell_of_cuts(source, parts):

@@ -79,7 +79,7 @@ def example(config: Config) -> tuple:
 def new_extra(config: Config, key):
     """What the objective remembers, before the first step."""
     if isinstance(config.net, UNetConfig):
-        return make_levels(config).init(config.diffusion.num_steps)
+        return make_levels(config).init(config.diffusion.num_levels)
     if config.reconstruction.words:
         return Codebook.init(jax.random.normal(key, (config.reconstruction.words, config.net.latent_channels)))
     return ()

@@ -14,7 +14,7 @@ from jaxdiff.latent import Ends
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig
 from jaxdiff.pretrained import Model
-from jaxdiff.text import encode, tokenizer
+from jaxdiff.text import encoder, tokenizer
 from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.train import hosts
 
@@ -86,7 +86,7 @@ def of_base(config: Config, base: Model) -> Parts:
         if not ends.reads:
             raise ValueError(f"--base {config.adapt.base} reads no texts: leave out --adapt.words and --adapt.text")
         reads = ends.reads._replace(tokenizer=tokenizer.with_words(ends.reads.tokenizer, new))
-        ends = ends._replace(reads=encode.tokens_only(reads))
+        ends = ends._replace(reads=encoder.tokens_only(reads))
     no_text = np.asarray(ends.reads([""])[0]) if ends.reads else None
     return Parts(base.parts, None, ends, no_text, base)
 

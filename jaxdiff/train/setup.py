@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdiff import data, denoise, objectives
 from jaxdiff.config import Config
-from jaxdiff.data import few
+from jaxdiff.data import derived
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig
 from jaxdiff.nets.critic import PatchCritic
@@ -87,7 +87,7 @@ def make_loss(config: Config, parts: Parts = Parts()):
     if parts.base:
         loss_fn = _diffusion_loss(config, adaptation.make_apply(config, parts.base), parts)
         return (
-            objectives.dreambooth(loss_fn, config.adapt.prior_weight, few.SHARE)
+            objectives.dreambooth(loss_fn, config.adapt.prior_weight, derived.SHARE)
             if config.adapt.keeps_class
             else loss_fn
         )

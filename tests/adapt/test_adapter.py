@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import pretrained
-from jaxdiff.adapt import adapter, lora, words
+from jaxdiff.adapt import adapter, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 
 MODEL = pretrained.load("captioned")
@@ -49,15 +49,19 @@ def test_what_is_none():
 def test_new_words_stand_behind_the_others():
     text = MODEL.parts["text"].params
     rows = jnp.arange(128.0).reshape(2, 64)
-    table, old = words.table(words.put(text, rows, 639)), words.table(text)
+    table, old = new_tokens.token_table(new_tokens.insert(text, rows, 639)), new_tokens.token_table(text)
     assert table.shape == (641, 64)
     np.testing.assert_array_equal(table[:639], old[:639])
     np.testing.assert_array_equal(table[639:], rows)
-    within = words.table(words.put(text, rows, 603))  # where the table has rows that no token uses
+    within = new_tokens.token_table(new_tokens.insert(text, rows, 603))  # where the table has rows that no token uses
     np.testing.assert_array_equal(within[605:], old[605:])
-    np.testing.assert_array_equal(words.begun(jax.random.key(0), text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2])
-    random, five = words.begun(jax.random.key(0), text, [[], [5]])  # the two words of a concept of Mix-of-Show
+    np.testing.assert_array_equal(
+        new_tokens.initial_rows(jax.random.key(0), text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2]
+    )
+    random, five = new_tokens.initial_rows(
+        jax.random.key(0), text, [[], [5]]
+    )  # the two words of a concept of Mix-of-Show
     np.testing.assert_array_equal(five, old[5])
     assert abs(random - old.mean(0)).max() > 0.5 * old.std() and abs(random).max() < 10 * abs(old).max()
     with pytest.raises(ValueError, match="do not fit a table of tokens"):
-        words.put(text, rows, 641)
+        new_tokens.insert(text, rows, 641)

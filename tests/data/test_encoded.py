@@ -23,16 +23,16 @@ def source():
 
 def written(folder, count, size=3):
     """Examples, in files of three."""
-    for part in encoded.parts(count, size):
-        encoded.write_part(folder, part, map(made, part.examples))
+    for part in encoded.shards(count, size):
+        encoded.write_shard(folder, part, map(made, part.examples))
     encoded.complete(folder, count)
 
 
 def test_parts_are_read_in_order(tmp_path, source):
-    first, second = encoded.parts(5, 3)  # as two processes write them
+    first, second = encoded.shards(5, 3)  # as two processes write them
     for part in (second, first):
         assert not encoded.is_there(tmp_path, part) and not encoded.is_complete(tmp_path)
-        encoded.write_part(tmp_path, part, map(made, part.examples))
+        encoded.write_shard(tmp_path, part, map(made, part.examples))
         assert encoded.is_there(tmp_path, part)
     encoded.complete(tmp_path, 5)
     assert encoded.is_complete(tmp_path) and not list(tmp_path.glob("*.tmp"))
@@ -49,15 +49,15 @@ def test_what_fails_leaves_nothing(tmp_path):
         yield made(0)
         raise OSError("no disk")
 
-    (part,) = encoded.parts(5)
+    (part,) = encoded.shards(5)
     with pytest.raises(OSError, match="no disk"):
-        encoded.write_part(tmp_path, part, failing())
+        encoded.write_shard(tmp_path, part, failing())
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_lacks_a_file_is_not_whole(tmp_path):
-    first, _ = encoded.parts(encoded.SIZE + 1)
-    encoded.write_part(tmp_path, first, map(made, range(2)))
+    first, _ = encoded.shards(encoded.SIZE + 1)
+    encoded.write_shard(tmp_path, first, map(made, range(2)))
     with pytest.raises(FileNotFoundError, match=r"000001\.array_record was not written: set TFDS_DATA_DIR"):
         encoded.complete(tmp_path, encoded.SIZE + 1)
     assert not encoded.is_complete(tmp_path)

@@ -16,7 +16,7 @@ from jaxdiff.eval import draw, guided, images
 from jaxdiff.eval.guided import Guide
 from jaxdiff.process import predict_from
 from jaxdiff.text import tokenizer
-from jaxdiff.text.encode import TextEncoder
+from jaxdiff.text.encoder import TextEncoder
 
 SCHEDULE = schedules.linear(50)
 GUIDE = Guide(lambda x_t, t, cond: -jnp.square(x_t - cond.label[:, None]).sum(-1), 10)
@@ -189,7 +189,7 @@ def classifier_config(image_shape=(28, 28, 1), out_channels=10, **diffusion):
         config,
         data=dataclasses.replace(config.data, image_shape=image_shape),
         net=dataclasses.replace(TINY, out_channels=out_channels),
-        diffusion=Diffusion(**{"num_steps": 50, "objective": "classification"} | diffusion),
+        diffusion=Diffusion(**{"num_levels": 50, "objective": "classification"} | diffusion),
     )
 
 
@@ -198,7 +198,7 @@ UNFIT = {
     "other images": (classifier_config((32, 32, 3)), "reads images (32, 32, 3) and the network draws (28, 28, 1)"),
     "clean images": (classifier_config(levels="clean"), "has only seen images without noise"),
     "another schedule": (classifier_config(schedule="cosine"), "trained with another noise schedule"),
-    "another length": (classifier_config(num_steps=60), "trained with another noise schedule"),
+    "another length": (classifier_config(num_levels=60), "trained with another noise schedule"),
     "other classes": (classifier_config(out_channels=7), "tells 7 classes apart, and the network knows 10"),
 }
 

@@ -49,8 +49,8 @@ def test_the_flow_s_density_is_the_exact_one(data, name):
 
 def exact(schedule, x):
     """Of the cloud, float64: log N(x_T; 0, I) of where the flow ends, and the logarithm of how it stretches volumes."""
-    x_T = np.asarray(CLOUD.flow(schedule, x, 1, schedule.num_steps), np.float64)
-    covs = [CLOUD.moments(schedule, t)[1] for t in (1, schedule.num_steps)]
+    x_T = np.asarray(CLOUD.flow(schedule, x, 1, schedule.num_levels), np.float64)
+    covs = [CLOUD.moments(schedule, t)[1] for t in (1, schedule.num_levels)]
     return stats.norm.logpdf(x_T).sum(-1) + 0.5 * np.diff(np.linalg.slogdet(covs)[1])
 
 

@@ -170,7 +170,7 @@ def test_the_bound_is_least_at_the_true_variance_of_a_step():
     slope = jax.jit(jax.grad(lambda raw: loss_fn(raw, (), KEYS, {"image": image})[0].mean()))
     low, middle, high = (float(slope(raw + d)) for d in (-0.3, 0.0, 0.3))
     # The slope is 1/4 log(beta / small) T / log 2 times the relative error of the variance, here of so many draws.
-    chance = 0.25 * np.log(betas[t] / small) * SCHEDULE.num_steps / np.log(2) * np.sqrt(2 / image.size)
+    chance = 0.25 * np.log(betas[t] / small) * SCHEDULE.num_levels / np.log(2) * np.sqrt(2 / image.size)
     assert abs(middle) < 4 * chance and low < -20 * chance and high > 20 * chance
 
 

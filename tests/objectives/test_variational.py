@@ -168,7 +168,7 @@ def test_terms_are_those_of_the_published_code(name, variance):
     x0[:, 0], x0[:, 1] = 1, -1
     guess, raw = x0 + 0.05 * rng.normal(size=x0.shape), rng.uniform(-1, 1, x0.shape)
     x_t = np.sqrt(abar)[:, None] * x0 + np.sqrt(1 - abar)[:, None] * rng.normal(size=x0.shape)
-    above = np.append(levels[2:], schedule.num_steps + 1)  # of the first step: a level that is not there
+    above = np.append(levels[2:], schedule.num_levels + 1)  # of the first step: a level that is not there
     rows = [jnp.asarray(x, jnp.float32) for x in (x0, guess, raw, x_t)]
     found = terms(variance, schedule, *rows, levels[1:], levels[:-1], above)
     want = [chain.term(k, x0[k], guess[k], x_t[k], variance, raw[k]) for k in range(N)]

@@ -65,7 +65,7 @@ def test_what_stands_on_the_bound_does_not_depend_on_the_schedule(name):
     """The mean over levels of W e(log snr) is an integral over log snr; here of an error that is there from -4 to 4."""
 
     def integral(schedule):
-        t = jnp.arange(1, schedule.num_steps + 1)
+        t = jnp.arange(1, schedule.num_levels + 1)
         log_snr = np.asarray(schedule(t).log_snr, np.float64)
         error = np.exp(-log_snr) * np.clip(np.cos(np.pi / 8 * log_snr), 0, None) * (np.abs(log_snr) < 4)
         return np.mean(np.asarray(WEIGHTINGS[name](schedule, t, "x0"), np.float64) * error)

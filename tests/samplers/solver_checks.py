@@ -79,7 +79,7 @@ def assert_parts_are_the_whole(sampler):
     """What a sampler remembers is handed on from part to part."""
     x_T = samplers.noise(samplers.keys_for(KEY, 2), (3,))
     arguments = KEY, sampler, Partial(toy), STABLE, grid(1000, 6), x_T
-    *_, (x, _) = samplers.parts(*arguments, size=2)
+    *_, (x, _) = samplers.chunks(*arguments, size=2)
     np.testing.assert_allclose(x, samplers.sample(*arguments)[0], rtol=1e-4, atol=1e-4)
 
 

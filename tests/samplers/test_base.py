@@ -201,7 +201,7 @@ def test_parts_are_the_whole(size, count):
     x_T = samplers.noise(samplers.keys_for(KEY, 3), (2,))
     arguments = KEY, samplers.ddpm(), Partial(elementwise), LINEAR, grid(100, 6), x_T
     whole, steps = samplers.sample(*arguments, collect=state_x)
-    xs, collected = zip(*samplers.parts(*arguments, size=size, collect=state_x), strict=True)
+    xs, collected = zip(*samplers.chunks(*arguments, size=size, collect=state_x), strict=True)
     assert len(xs) == count
     chex.assert_trees_all_close(xs[-1], whole, rtol=1e-6)
     chex.assert_trees_all_close(np.concatenate(collected), steps, rtol=1e-6)
@@ -211,15 +211,15 @@ def test_equal_parts_are_one_compilation():
     denoiser = denoise.denoiser(denoise.network(Net()), params(0), LINEAR, "v")
     cond, x_T = Cond(label=np.ones([7], np.float32)), np.ones([7, 3], np.float32)
     before = len(Net.traces)
-    list(samplers.parts(KEY, samplers.ddim(), denoiser, LINEAR, grid(100, 6), x_T, cond, size=2))
+    list(samplers.chunks(KEY, samplers.ddim(), denoiser, LINEAR, grid(100, 6), x_T, cond, size=2))
     traces = len(Net.traces) - before
-    list(samplers.parts(KEY, samplers.ddim(0.3), denoiser, LINEAR, grid(100, 8), x_T, cond, size=2))
+    list(samplers.chunks(KEY, samplers.ddim(0.3), denoiser, LINEAR, grid(100, 8), x_T, cond, size=2))
     assert traces > 0 and len(Net.traces) - before == traces
 
 
 def test_parts_of_nothing_are_refused():
     with pytest.raises(ValueError, match="size=0"):
-        next(samplers.parts(KEY, samplers.ddim(), jnp.sin, LINEAR, grid(100, 6), jnp.ones([1, 2]), size=0))
+        next(samplers.chunks(KEY, samplers.ddim(), jnp.sin, LINEAR, grid(100, 6), jnp.ones([1, 2]), size=0))
 
 
 def test_a_denoiser_sees_every_level_but_the_last():

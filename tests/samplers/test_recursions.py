@@ -439,7 +439,7 @@ def order_of_bias(sampler, key, x_T, weights, grids):
     exact = WEIGHTS @ np.stack([m, m**2 + v, np.exp(-2 * v) * np.cos(2 * m)], -1)
     arguments, x_T = (key, sampler, MIXTURE.denoiser(FINE), FINE), jnp.asarray(x_T, jnp.float32)[:, None]
     for levels in grids:
-        *_, (x, _) = samplers.parts(*arguments, levels, x_T, size=len(grids[0]) - 1)
+        *_, (x, _) = samplers.chunks(*arguments, levels, x_T, size=len(grids[0]) - 1)
         x = np.asarray(x[:, 0], np.float64)
         errors.append(np.linalg.norm(weights @ np.stack([x, x**2, np.cos(2 * x)], -1) - exact))
     return testing.order_of([len(levels) - 1 for levels in grids], errors)

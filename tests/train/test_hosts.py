@@ -52,7 +52,7 @@ parser = argparse.ArgumentParser()
 for flag, kind in (("coordinator", str), ("num-processes", int), ("process-id", int)):
     parser.add_argument(f"--{flag}", type=kind)
 hosts.initialize(**vars(parser.parse_args()))
-encoded.parts = functools.partial(encoded.parts, size=400)  # three files
+encoded.shards = functools.partial(encoded.shards, size=400)  # three files
 config = tiny_latent("vae.safetensors", "clip.safetensors")
 source = setup.open_source(config)
 print(len(encode.encoded(config, source, open_parts(config, source))), "encoded")

@@ -98,7 +98,7 @@ def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
     config = tiny_latent(*ends)
     source = setup.open_source(config)
     parts, ticks = open_parts(config, source), []
-    monkeypatch.setattr(encode.files, "parts", functools.partial(encode.files.parts, size=400))
+    monkeypatch.setattr(encode.files, "shards", functools.partial(encode.files.shards, size=400))
     monkeypatch.setattr(encode, "PIXELS", 25 * 32 * 32)  # on 8 devices 200 at a time
     monkeypatch.setattr(encode, "data_dir", lambda: tmp_path)
 
@@ -261,7 +261,7 @@ def test_ends_that_do_not_fit(ends, parts, why):
 @pytest.mark.parametrize(
     ("config", "parts", "why"),
     [
-        (tiny_autoencoder(), {"diffusion": {"num_steps": 10}}, "--diffusion is for networks of UNetConfig"),
+        (tiny_autoencoder(), {"diffusion": {"num_levels": 10}}, "--diffusion is for networks of UNetConfig"),
         (tiny_autoencoder(), {"sample": {"num": 10}}, "--sample is for networks of UNetConfig"),
         (tiny_autoencoder(), {"data": {"image_shape": (30, 30, 3)}}, "divides sides by 4, which images of 30x30"),
         (tiny_autoencoder(words=8), {"reconstruction": {"kl_weight": 0.1}}, "kl-weight is for autoencoders without"),

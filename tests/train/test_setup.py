@@ -18,7 +18,7 @@ def config_with(out_channels=1, sample=None, **diffusion):
     return dataclasses.replace(
         config,
         net=dataclasses.replace(config.net, out_channels=out_channels),
-        diffusion=Diffusion(**{"schedule": "linear", "num_steps": 50, "predict": "v"} | diffusion),
+        diffusion=Diffusion(**{"schedule": "linear", "num_levels": 50, "predict": "v"} | diffusion),
         sample=dataclasses.replace(config.sample, **(sample or {})),
     )
 

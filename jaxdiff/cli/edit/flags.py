@@ -136,7 +136,7 @@ def complete(flags: EditFlags, model: Model, kept: Inversion | None) -> EditFlag
     for name, low in LEAST.items():
         if getattr(flags, name) < low:
             raise ValueError(f"{flag(name)} {getattr(flags, name)} must be at least {low}")
-    editing.strength_grid(model.config.diffusion.num_steps, flags.steps, flags.strength)  # raises where there is none
+    editing.strength_grid(model.config.diffusion.num_levels, flags.steps, flags.strength)  # raises where there is none
     if flags.method == "null-text" and flags.guidance == flags.early == 1:
         raise ValueError("at --guidance 1 no nulls are needed: take --method direct, or more guidance")
     return flags

@@ -12,7 +12,7 @@ from jaxdiff import guidance, pretrained
 from jaxdiff.cli.edit.flags import REDRAWN, EditFlags
 from jaxdiff.cli.edit.inversions import Inversion
 from jaxdiff.cli.edit.prompts import Blend, attention_edit, blended, check_prompt, told
-from jaxdiff.data import fit
+from jaxdiff.data import image_decode
 from jaxdiff.editing import AttentionEdit
 from jaxdiff.pretrained import Model
 from jaxdiff.schedules import Schedule
@@ -80,12 +80,14 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """
     content = epath.Path(path).read_bytes()
     try:
-        image = fit.decode(content, shape, exact=True)
+        image = image_decode.decode(content, shape, exact=True)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    with Image.open(io.BytesIO(content), formats=fit.FORMATS) as file:
+    with Image.open(io.BytesIO(content), formats=image_decode.FORMATS) as file:
         if file.has_transparency_data:
-            raise ValueError(f"{path} is transparent, which no image of {fit.say(shape)} is: save it without alpha")
+            raise ValueError(
+                f"{path} is transparent, which no image of {image_decode.say(shape)} is: save it without alpha"
+            )
     return image
 
 
@@ -130,4 +132,4 @@ def scale_of(model: Model, flags: EditFlags):
     if flags.early == flags.guidance:
         return flags.guidance
     way = flags.strength if flags.method == "sdedit" else 1.0  # where it begins
-    return guidance.stepped(flags.early, flags.guidance, EARLY * way * model.config.diffusion.num_steps)
+    return guidance.stepped(flags.early, flags.guidance, EARLY * way * model.config.diffusion.num_levels)

@@ -35,7 +35,7 @@ def by_inversion(job: Job, tick):
 
 def drawn(job: Job, tick):
     """p2p."""
-    levels = timesteps.grid(job.schedule.num_steps, job.flags.steps)
+    levels = timesteps.grid(job.schedule.num_levels, job.flags.steps)
     x_T = samplers.noise(samplers.keys_for(jax.random.key(job.flags.seed), 1), job.model.config.shape)
     before, after, looked = redrawn(job, tick, x_T, levels, samplers.ddim())
     return [("drawn", before), *shown_edit(before, after), *looked]
@@ -49,9 +49,9 @@ def anew(job: Job, tick):
         denoise, cond = guidance.cfg(denoise, scale_of(model, flags)), job.there
     if model.config.sample.clip:
         denoise = guidance.clip_x0(denoise, schedule)
-    sampler, levels = samplers.ddim(), timesteps.grid(schedule.num_steps, flags.steps)
+    sampler, levels = samplers.ddim(), timesteps.grid(schedule.num_levels, flags.steps)
     if flags.method == "sdedit":
-        levels = editing.strength_grid(schedule.num_steps, flags.steps, flags.strength)
+        levels = editing.strength_grid(schedule.num_levels, flags.steps, flags.strength)
     if known is not None:
         rounds = flags.rounds if flags.method == "inpaint" else 1  # more would draw over what is noised
         sampler = editing.inpaint(sampler, x0, cells(known, model.config.shape), rounds)
@@ -67,8 +67,8 @@ def anew(job: Job, tick):
 def bridged(job: Job, tick):
     """ddib."""
     (model, other, flags), schedule = (job.model, job.other, job.flags), job.schedule
-    end = max(1, schedule.num_steps // 100)  # the last step down to clean data cannot be undone
-    levels, up = timesteps.grid(schedule.num_steps, flags.steps, end=end), editing.ddim_inversion(flags.refine)
+    end = max(1, schedule.num_levels // 100)  # the last step down to clean data cannot be undone
+    levels, up = timesteps.grid(schedule.num_levels, flags.steps, end=end), editing.ddim_inversion(flags.refine)
     a, b, here, there = model.denoiser(), other.denoiser(), job.here.cond, job.there.cond
     x = editing.bridge(a, b, schedule, levels, to_x0(model, job.image), here, there, up=up)
     (after,) = to_images(other, x)
@@ -85,7 +85,7 @@ PASSES = dict.fromkeys(METHODS, 1) | {"null-text": 3, "negative-prompt": 2, "dir
 
 def inverted(job: Job) -> Inversion:
     """The path of the image."""
-    image, levels = job.image, timesteps.grid(job.schedule.num_steps, job.flags.steps)
+    image, levels = job.image, timesteps.grid(job.schedule.num_levels, job.flags.steps)
     x0, refine = to_x0(job.model, image), job.flags.refine
     path = editing.invert(job.model.denoiser(), job.schedule, levels, x0, job.here.cond, refine)
     return Inversion(image, np.asarray(path), levels, job.flags.source)

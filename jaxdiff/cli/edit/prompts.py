@@ -66,8 +66,8 @@ def attention_edit(model: Model, flags: EditFlags) -> AttentionEdit:
     held = {word: (cross[0], max(cross[1], 0.8)) for word in weights}  # a word has its weight while its window is open
     for word, shares in map(named, flags.hold):
         held[word] = window([number(share, f"--hold {word}") for share in shares.split(":")], f"--hold {word}")
-    make, num_steps = {"replace": editing.replace, "refine": editing.refine}[how], model.config.diffusion.num_steps
-    found = make(tokenizer, source, target, cross=cross, own=own, words=held, num_steps=num_steps)
+    make, num_levels = {"replace": editing.replace, "refine": editing.refine}[how], model.config.diffusion.num_levels
+    found = make(tokenizer, source, target, cross=cross, own=own, words=held, num_levels=num_levels)
     for word, scale in weights.items():
         found = editing.reweight(tokenizer, found, target, word, scale)
     for word, share in map(named, flags.share):

@@ -26,9 +26,9 @@ def times(name):
 def test_against_its_closed_form():
     """(a - b)^2 E x_t^2 with E x_t^2 = alpha_t^2 x_0^2 + sigma_t^2; only what learns has a gradient."""
     schedule, params = schedules.linear(), {"a": 0.7, "b": 0.2}
-    loss_fn = objectives.matching(times("a"), times("b"), schedule)
+    loss_fn = objectives.distillation(times("a"), times("b"), schedule)
     mean = lambda params: loss_fn(params, (), KEYS, {"image": IMAGES})[0].mean()
-    t = np.arange(1, schedule.num_steps + 1)
+    t = np.arange(1, schedule.num_levels + 1)
     power = np.mean([process.q_sample(schedule, jnp.ones(()), i, jnp.zeros(())) ** 2 for i in t[::50]])
     signal = float(jnp.square(IMAGES).mean())
     wanted = power * signal + 1 - power
@@ -41,12 +41,12 @@ def test_against_its_closed_form():
 def test_levels_and_conditions_are_those_of_denoising():
     """Clean images are seen as they are; a dropped condition is the null one for both networks."""
     params, batch = {"a": 2.0, "b": 1.0}, {"image": IMAGES, "cond": Cond(label=jnp.full(512, 3.0))}
-    loss_fn = objectives.matching(times("a"), times("b"), schedules.linear(), levels=clean())
+    loss_fn = objectives.distillation(times("a"), times("b"), schedules.linear(), levels=clean())
     loss, (_, metrics) = loss_fn(params, (), KEYS, batch)
     np.testing.assert_allclose(loss, 9 * jnp.square(IMAGES[:, 0, 0, 0]), rtol=1e-5)
     np.testing.assert_array_equal(loss, metrics["loss"])
-    dropping = objectives.matching(times("a"), times("b"), schedules.linear(), Cond(label=0.0), 0.25, clean())
+    dropping = objectives.distillation(times("a"), times("b"), schedules.linear(), Cond(label=0.0), 0.25, clean())
     dropped = np.asarray(dropping(params, (), KEYS, batch)[0] == 0)
     assert 0.15 < dropped.mean() < 0.35
     with pytest.raises(ValueError, match="drop needs a null condition"):
-        objectives.matching(times("a"), times("b"), schedules.linear(), drop=0.1, levels=uniform())
+        objectives.distillation(times("a"), times("b"), schedules.linear(), drop=0.1, levels=uniform())

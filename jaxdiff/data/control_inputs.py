@@ -19,10 +19,10 @@ def edges(image: np.ndarray) -> np.ndarray:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import conditions
+        >>> from jaxdiff.data import control_inputs
         >>> image = np.zeros([4, 6, 3], np.uint8)
         >>> image[:, 3:] = 100  # as dark as it is, its edge is white
-        >>> conditions.edges(image)[0, :, 0].tolist()
+        >>> control_inputs.edges(image)[0, :, 0].tolist()
         [0, 0, 255, 255, 0, 0]
     """
     slopes = [ndimage.sobel(image.astype(np.float64), axis, mode="nearest") for axis in (0, 1)]
@@ -45,10 +45,10 @@ def mask(image: np.ndarray) -> np.ndarray:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import conditions
+        >>> from jaxdiff.data import control_inputs
         >>> image = np.full([3, 5, 1], 200, np.uint8)
         >>> image[1, 1:4, 0] = [90, 40, 150]
-        >>> conditions.mask(image)[1, :, 0].tolist()  # 80 is half of the way from 200 to 40
+        >>> control_inputs.mask(image)[1, :, 0].tolist()  # 80 is half of the way from 200 to 40
         [0, 255, 255, 0, 0]
     """
     return _grey(255 * _inside(image))
@@ -68,10 +68,10 @@ def outline(image: np.ndarray) -> np.ndarray:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import conditions
+        >>> from jaxdiff.data import control_inputs
         >>> image = np.zeros([5, 6, 1], np.uint8)
         >>> image[1:4, 1:5] = 255
-        >>> for row in conditions.outline(image)[..., 0]:
+        >>> for row in control_inputs.outline(image)[..., 0]:
         ...     print("".join("_#"[int(white)] for white in row > 0))
         ______
         _####_
@@ -95,10 +95,10 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import conditions
+        >>> from jaxdiff.data import control_inputs
         >>> image = np.zeros([16, 16, 3], np.uint8)
         >>> image[0, 0] = [200, 100, 0]
-        >>> conditions.thumbnail(image)[:3, :3, 0].tolist()  # a square is 2x2 pixels
+        >>> control_inputs.thumbnail(image)[:3, :3, 0].tolist()  # a square is 2x2 pixels
         [[50, 50, 0], [50, 50, 0], [0, 0, 0]]
     """
     height, width, _ = image.shape
@@ -117,4 +117,4 @@ def _grey(values):
     return np.repeat(values.astype(np.uint8)[..., None], 3, -1)
 
 
-CONDITIONS = {"edges": edges, "mask": mask, "outline": outline, "thumbnail": thumbnail}
+CONTROL_INPUTS = {"edges": edges, "mask": mask, "outline": outline, "thumbnail": thumbnail}

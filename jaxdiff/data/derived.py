@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdiff.data.base import Source
-from jaxdiff.data.conditions import CONDITIONS
+from jaxdiff.data.control_inputs import CONTROL_INPUTS
 
 SHARE = 0.5  # of the class in `with_class`
 
@@ -23,9 +23,9 @@ def prompted(source: Source, prompts: Sequence[str]) -> Source:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import Source, few
+        >>> from jaxdiff.data import Source, derived
         >>> grey = Source(lambda i: {"image": np.full([2, 2, 1], i, np.uint8)}, 2, (2, 2, 1))
-        >>> [example["caption"] for example in few.prompted(grey, ["a photo of <dusk>", "<dusk>"])]
+        >>> [example["caption"] for example in derived.prompted(grey, ["a photo of <dusk>", "<dusk>"])]
         ['a photo of <dusk>', '<dusk>', 'a photo of <dusk>', '<dusk>']
     """
     count = len(prompts)
@@ -49,9 +49,9 @@ def with_class(source: Source, prior: Source) -> Source:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import Source, few
+        >>> from jaxdiff.data import Source, derived
         >>> grey = lambda n, size: Source(lambda i: {"image": np.full([1, 1, 1], n + i, np.uint8)}, size, (1, 1, 1))
-        >>> both = few.with_class(grey(0, 1), grey(100, 2))
+        >>> both = derived.with_class(grey(0, 1), grey(100, 2))
         >>> [(int(one["image"].max()), bool(one["prior"])) for one in both]
         [(0, False), (100, True), (0, False), (101, True)]
     """
@@ -83,21 +83,21 @@ def with_class(source: Source, prior: Source) -> Source:
 
 
 def conditioned(source: Source, condition: str) -> Source:
-    """The same with "control", the picture that a ControlNet is told, see `data.conditions`.
+    """The same with "control", the picture that a ControlNet is told, see `data.control_inputs`.
 
     Args:
       source: of any images.
-      condition: one of `conditions.CONDITIONS`.
+      condition: one of `control_inputs.CONTROL_INPUTS`.
 
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import Source, few
+        >>> from jaxdiff.data import Source, derived
         >>> grey = Source(lambda i: {"image": np.full([8, 8, 1], i, np.uint8)}, 2, (8, 8, 1))
-        >>> few.conditioned(grey, "edges")[1]["control"].shape
+        >>> derived.conditioned(grey, "edges")[1]["control"].shape
         (8, 8, 3)
     """
-    make = CONDITIONS[condition]
+    make = CONTROL_INPUTS[condition]
     read = lambda i: (example := source.read(i)) | {"control": make(example["image"])}
     return dataclasses.replace(source, read=read, identity=_mixed(source.identity, condition), also=("control",))
 

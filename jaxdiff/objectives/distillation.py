@@ -12,7 +12,7 @@ from jaxdiff.schedules import Schedule
 from jaxdiff.types import Apply
 
 
-def matching(
+def distillation(
     apply: Apply, teacher: Apply, schedule: Schedule, null: Any = None, drop: float = 0.0, levels: Levels | None = None
 ) -> Callable:
     """The squared distance of what two networks say of the same noised images: distillation (Hinton et al. 2015).
@@ -37,10 +37,10 @@ def matching(
     Example::
 
         >>> import jax, jax.numpy as jnp, jaxdiff
-        >>> from jaxdiff.objectives import matching
+        >>> from jaxdiff.objectives import distillation
         >>> net = lambda params, x_t, t, cond, keys=None: (params["scale"] * x_t, ())
         >>> still = lambda params, x_t, t, cond, keys=None: (jnp.zeros_like(x_t), ())
-        >>> loss_fn = matching(net, still, jaxdiff.schedules.linear())
+        >>> loss_fn = distillation(net, still, jaxdiff.schedules.linear())
         >>> keys, batch = jax.random.split(jax.random.key(0), 2), {"image": jnp.ones([2, 4, 4, 1])}
         >>> loss, _ = loss_fn({"scale": 0.0}, (), keys, batch)
         >>> loss.tolist()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdiff.data import captioned, conditions
+from jaxdiff.data import captioned, control_inputs
 
 ROWS, COLUMNS = np.mgrid[:40, :48]
 INSIDE = (ROWS - 18.0) ** 2 + (COLUMNS - 25.0) ** 2 <= 12.0**2
@@ -11,10 +11,10 @@ SHADES = {"back": (40, 165, 60), "front": (165, 70, 200)}
 DISC = np.where(INSIDE[..., None], SHADES["front"], SHADES["back"]).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", conditions.CONDITIONS)
+@pytest.mark.parametrize("name", control_inputs.CONTROL_INPUTS)
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (13, 30, 3)], ids=str)
 def test_shapes_and_flat_images(name, shape):
-    function = conditions.CONDITIONS[name]
+    function = control_inputs.CONTROL_INPUTS[name]
     some = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     picture = function(some)
     assert picture.shape == (*shape[:2], 3) and picture.dtype == np.uint8 and picture.any()
@@ -24,7 +24,7 @@ def test_shapes_and_flat_images(name, shape):
 
 
 def test_conditions_are_by_their_names():
-    assert {name: function.__name__ for name, function in conditions.CONDITIONS.items()} == {
+    assert {name: function.__name__ for name, function in control_inputs.CONTROL_INPUTS.items()} == {
         name: name for name in ("edges", "mask", "outline", "thumbnail")
     }
 
@@ -32,11 +32,11 @@ def test_conditions_are_by_their_names():
 def test_edges_of_a_ramp_are_even_and_by_the_steepest():
     """Both channels rise across, by 3 and 4 a pixel: a slope of 5 everywhere, and of 2.5 in the half as steep."""
     ramp = np.stack([3 * COLUMNS, 4 * COLUMNS, 0 * COLUMNS], -1).astype(np.uint8)
-    across = conditions.edges(ramp)
+    across = control_inputs.edges(ramp)
     np.testing.assert_array_equal(across[:, 1:-1], 255)
     np.testing.assert_allclose(across[:, [0, -1]], 127, atol=1)  # where the outside is as the border
     steep, half = 4 * np.minimum(ROWS, 20), 2 * np.maximum(ROWS - 20, 0)
-    found = conditions.edges((steep + half)[..., None].astype(np.uint8))
+    found = control_inputs.edges((steep + half)[..., None].astype(np.uint8))
     np.testing.assert_array_equal(found[1:20], 255)
     np.testing.assert_allclose(found[21:-1], 127, atol=1)
     np.testing.assert_allclose(found[20], 191, atol=1)
@@ -45,13 +45,13 @@ def test_edges_of_a_ramp_are_even_and_by_the_steepest():
 def test_edges_see_each_channel():
     """Two colours of one brightness have an edge."""
     image = np.where(COLUMNS[..., None] < 20, [100, 0, 0], [0, 100, 0]).astype(np.uint8)
-    picture = conditions.edges(image)
+    picture = control_inputs.edges(image)
     assert (picture[:, 19:21] == 255).all() and not picture[:, :19].any() and not picture[:, 21:].any()
 
 
 def test_mask_is_the_shape_whichever_is_brighter():
     for image in (DISC, 255 - DISC, DISC[..., 1:2]):
-        np.testing.assert_array_equal(conditions.mask(image), 255 * np.repeat(INSIDE[..., None], 3, -1))
+        np.testing.assert_array_equal(control_inputs.mask(image), 255 * np.repeat(INSIDE[..., None], 3, -1))
 
 
 def test_mask_parts_at_half_of_the_distance_in_colour():
@@ -61,30 +61,30 @@ def test_mask_parts_at_half_of_the_distance_in_colour():
     image = np.tile(back, (5, 7, 1))
     image[2] = back + share[:, None] * (front - back)
     image[0, 3] = front
-    found = conditions.mask(np.round(image).astype(np.uint8))
+    found = control_inputs.mask(np.round(image).astype(np.uint8))
     np.testing.assert_array_equal(found[2, :, 0] // 255, share > 0.5)
     assert (found > 0).sum() == 3 * 4
     image = np.zeros([5, 7, 3], np.uint8)
     image[2, 2:5] = [200, 200, 0], [120, 0, 0], [150, 0, 0]  # the first is 283 away
-    assert (conditions.mask(image)[2, 2:5, 0] > 0).tolist() == [True, False, True]
+    assert (control_inputs.mask(image)[2, 2:5, 0] > 0).tolist() == [True, False, True]
 
 
 def test_mask_has_holes_and_the_outline_goes_round_them():
     ring = INSIDE & ((ROWS - 18.0) ** 2 + (COLUMNS - 25.0) ** 2 > 6.0**2)
     image = np.where(ring, 255, 0).astype(np.uint8)[..., None]
-    np.testing.assert_array_equal(conditions.mask(image)[..., 0] > 0, ring)
+    np.testing.assert_array_equal(control_inputs.mask(image)[..., 0] > 0, ring)
     wider = np.pad(ring, 1)
     neighbours = [wider[1:-1, :-2], wider[1:-1, 2:], wider[:-2, 1:-1], wider[2:, 1:-1]]
     wanted = ring & ~np.logical_and.reduce(neighbours)
     assert wanted[18, 32] and wanted[18, 37] and not wanted[18, 34]  # inner and outer border, and between
-    np.testing.assert_array_equal(conditions.outline(image), 255 * np.repeat(wanted[..., None], 3, -1))
+    np.testing.assert_array_equal(control_inputs.outline(image), 255 * np.repeat(wanted[..., None], 3, -1))
 
 
 def test_outline_closes_at_the_end_of_the_image():
     """Of a band across, that is background by its median only where there is more of it."""
     image = np.zeros([9, 12, 1], np.uint8)
     image[:, 4:8] = 255
-    found = conditions.outline(image)[..., 0] > 0
+    found = control_inputs.outline(image)[..., 0] > 0
     wanted = np.zeros([9, 12], bool)
     wanted[:, [4, 7]] = wanted[0, 4:8] = wanted[-1, 4:8] = True
     np.testing.assert_array_equal(found, wanted)
@@ -93,7 +93,7 @@ def test_outline_closes_at_the_end_of_the_image():
 def test_thumbnail_is_the_means_of_squares():
     image = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
     means = image.reshape(8, 4, 8, 5, 3).mean((1, 3))
-    found = conditions.thumbnail(image)
+    found = control_inputs.thumbnail(image)
     np.testing.assert_array_equal(found, np.repeat(np.repeat(found[::4, ::5], 4, 0), 5, 1))
     np.testing.assert_allclose(found[::4, ::5], means, atol=1.01)  # which Pillow rounds twice
 
@@ -101,7 +101,7 @@ def test_thumbnail_is_the_means_of_squares():
 def test_thumbnail_of_other_sides_keeps_the_mean_and_the_places():
     image = np.zeros([28, 30, 1], np.uint8)
     image[:14, 15:] = 200
-    found = conditions.thumbnail(image)
+    found = control_inputs.thumbnail(image)
     np.testing.assert_array_equal(found[:12, 17:], 200)
     assert not found[15:].any() and not found[:, :13].any()
 
@@ -113,7 +113,7 @@ def test_a_digit_in_colour():
     ink[8:20, 12:16] = 0
     masks = {}
     for colours in (("red", "white"), ("black", "yellow"), ("green", "blue")):
-        masks[colours] = conditions.mask(captioned.picture(ink, *colours, "large", "bottom right"))
+        masks[colours] = control_inputs.mask(captioned.picture(ink, *colours, "large", "bottom right"))
     first, *others = masks.values()
     assert 100 < (first[..., 0] > 0).sum() < 300
     for other in others:

@@ -10,14 +10,14 @@ from jaxdiff.types import Array
 TABLE = ("embeddings", "token_embedding", "embedding")
 
 
-def table(params) -> Array:
+def token_table(params) -> Array:
     """What a `nets.clip.TextTransformer` knows its tokens by, float32 [V, D]."""
     for name in TABLE:
         params = params[name]
     return params
 
 
-def put(params, rows: Array, first: int):
+def insert(params, rows: Array, first: int):
     """A text transformer's parameters with these rows in its table of tokens.
 
     Args:
@@ -34,12 +34,12 @@ def put(params, rows: Array, first: int):
     Example::
 
         >>> import jax.numpy as jnp
-        >>> from jaxdiff.adapt import words
+        >>> from jaxdiff.adapt import new_tokens
         >>> params = {"embeddings": {"token_embedding": {"embedding": jnp.zeros([3, 2])}}}
-        >>> words.table(words.put(params, jnp.ones([2, 2]), first=2)).tolist()
+        >>> new_tokens.token_table(new_tokens.insert(params, jnp.ones([2, 2]), first=2)).tolist()
         [[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
     """
-    old = table(params)
+    old = token_table(params)
     if not 0 <= first <= len(old) or rows.shape[1:] != old.shape[1:]:
         raise ValueError(f"rows {rows.shape} from {first} on do not fit a table of tokens {old.shape}")
     new = jnp.concatenate([old[:first], rows, old[first + len(rows) :]])
@@ -47,7 +47,7 @@ def put(params, rows: Array, first: int):
     return params | {"embeddings": inner | {"token_embedding": inner["token_embedding"] | {"embedding": new}}}
 
 
-def begun(key: Array, params, tokens: Sequence[Sequence[int]]) -> Array:
+def initial_rows(key: Array, params, tokens: Sequence[Sequence[int]]) -> Array:
     """What new words begin as: each as the mean of the tokens of words that are there, or at random where it has none.
 
     Args:
@@ -61,11 +61,11 @@ def begun(key: Array, params, tokens: Sequence[Sequence[int]]) -> Array:
     Example::
 
         >>> import jax, jax.numpy as jnp
-        >>> from jaxdiff.adapt import words
+        >>> from jaxdiff.adapt import new_tokens
         >>> params = {"embeddings": {"token_embedding": {"embedding": jnp.array([[1.0, 3.0], [3.0, 5.0]])}}}
-        >>> words.begun(jax.random.key(0), params, [[0], [0, 1]]).tolist()
+        >>> new_tokens.initial_rows(jax.random.key(0), params, [[0], [0, 1]]).tolist()
         [[1.0, 3.0], [2.0, 4.0]]
     """
-    rows = jnp.asarray(table(params))
+    rows = jnp.asarray(token_table(params))
     drawn = rows.mean(0)[None] + rows.std() * jax.random.normal(key, (len(tokens), rows.shape[1]))
     return jnp.stack([rows[jnp.asarray(of)].mean(0) if len(of) else row for of, row in zip(tokens, drawn)])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jaxdiff.data import fit
-from jaxdiff.data.fit import decode
+from jaxdiff.data import image_decode
+from jaxdiff.data.image_decode import decode
 
 
 def encode(image, kind="PNG", **options):
@@ -173,4 +173,4 @@ def test_exact_refuses_another_size():
 @pytest.mark.parametrize("shape", [(8, 8, 2), (8, 8), (0, 8, 3), (8, 8, 4), (3, 8, 8)])
 def test_shapes_that_no_image_has(shape):
     with pytest.raises(ValueError, match=r"must be height, width and 1 \(grey\) or 3 \(colour\) channels"):
-        fit.check(shape)
+        image_decode.check(shape)

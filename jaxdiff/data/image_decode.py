@@ -30,7 +30,7 @@ def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False) 
 
         >>> import io
         >>> from PIL import Image
-        >>> from jaxdiff.data.fit import decode
+        >>> from jaxdiff.data.image_decode import decode
         >>> file = io.BytesIO()
         >>> Image.new("RGBA", (40, 20), (0, 0, 255, 102)).save(file, "PNG")  # two fifths of blue
         >>> decode(file.getvalue(), (8, 8, 3))[0, 0].tolist()

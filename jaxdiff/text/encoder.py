@@ -31,7 +31,7 @@ class TextEncoder(NamedTuple):
         return called(self.embed, filled)[: len(texts)]
 
 
-def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -> TextEncoder:
+def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -> TextEncoder:
     """What reads texts for a U-Net.
 
     Args:
@@ -47,11 +47,11 @@ def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -
 
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff.nets.clip import TextConfig, TextTransformer
-        >>> from jaxdiff.text import encode, tokenizer
+        >>> from jaxdiff.text import encoder, tokenizer
         >>> words = tokenizer.train(["a red seven"], size=600, length=6)
         >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=words.end))
         >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros([1, 6], jnp.int32))["params"]
-        >>> encode.encoder(words, net, params)(["a red one", ""]).shape
+        >>> encoder.text_encoder(words, net, params)(["a red one", ""]).shape
         (2, 6, 8)
     """
     cfg = net.config
@@ -64,7 +64,7 @@ def encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -
 
 
 @functools.cache
-def reading(apply: Apply, net: TextTransformer, skip: int = 0) -> Apply:
+def with_text_encoder(apply: Apply, net: TextTransformer, skip: int = 0) -> Apply:
     """A network that reads texts itself: apply function -> apply function, through which the text's half learns, too.
 
     Args:
@@ -81,12 +81,12 @@ def reading(apply: Apply, net: TextTransformer, skip: int = 0) -> Apply:
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff import Cond
         >>> from jaxdiff.nets.clip import TextConfig, TextTransformer
-        >>> from jaxdiff.text import encode
+        >>> from jaxdiff.text import encoder
         >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=5))
         >>> text = jax.jit(net.init)(jax.random.key(0), jnp.full([1, 6], 5))["params"]
         >>> says = lambda params, x_t, t, cond, keys=None: cond.context.shape  # in place of a network
         >>> tokens = Cond(context=jnp.full([2, 6], 5))
-        >>> encode.reading(says, net)({"unet": {}, "text": text}, None, 1, tokens)
+        >>> encoder.with_text_encoder(says, net)({"unet": {}, "text": text}, None, 1, tokens)
         (2, 6, 8)
     """
 
@@ -98,7 +98,7 @@ def reading(apply: Apply, net: TextTransformer, skip: int = 0) -> Apply:
 
 
 def tokens_only(reads: TextEncoder) -> TextEncoder:
-    """What gives texts as tokens, float context [B, L, D] being made of them later, see `reading`."""
+    """What gives texts as tokens, float context [B, L, D] being made of them later, see `with_text_encoder`."""
     return reads._replace(embed=Partial(_as_they_are))
 
 
