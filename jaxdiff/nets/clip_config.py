@@ -1,7 +1,11 @@
-"""The shapes of CLIP's transformers, and what cannot be one."""
+"""Specifications of CLIP and its two transformers."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from jaxdiff.nets.spec import NETS, NetSpec
 
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of [0, 1]
 
@@ -15,8 +19,9 @@ def _check_tower(config):
         raise ValueError(f"activation={config.activation!r} must be 'quick_gelu' or 'gelu'")
 
 
+@NETS.register("text_encoder")
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
+class TextConfig(NetSpec):
     """Shape of a text transformer. The defaults are those of OpenAI's ViT-L/14, which Stable Diffusion 1 reads.
 
     Attributes:
@@ -36,6 +41,16 @@ class TextConfig:
     vocabulary: int = 49408
     length: int = 77
     end_token: int = 49407
+
+    role: ClassVar = "text_encoder"
+
+    def make(self):
+        from jaxdiff.nets.clip import TextTransformer
+
+        return TextTransformer(self)
+
+    def example(self, shape) -> tuple:
+        return (np.zeros((1, self.length), np.int32),)
 
     def __post_init__(self):
         _check_tower(self)
@@ -83,8 +98,9 @@ class VisionConfig:
             raise ValueError(f"mean={self.mean} and std={self.std} must be of the same channels")
 
 
+@NETS.register("clip")
 @dataclasses.dataclass(frozen=True)
-class CLIPConfig:
+class CLIPConfig(NetSpec):
     """Shape of a `CLIP`.
 
     Attributes:
@@ -96,3 +112,17 @@ class CLIPConfig:
     text: TextConfig = TextConfig()
     vision: VisionConfig = VisionConfig()
     projection: int = 768
+
+    role: ClassVar = "clip"
+
+    def make(self):
+        from jaxdiff.nets.clip import CLIP
+
+        return CLIP(self)
+
+    def example(self, shape) -> tuple:
+        return (*self.text.example(shape), *super().example(shape))
+
+    def check_image(self, shape) -> None:
+        if shape[-1] != len(self.vision.mean):
+            raise ValueError(f"`vision.mean` is of {len(self.vision.mean)} channels, and images have {shape[-1]}")

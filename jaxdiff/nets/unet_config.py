@@ -1,12 +1,15 @@
-"""The shape of a U-Net, and what cannot be one."""
+"""Specifications of U-Nets, and of classifiers made of their encoders."""
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
+
+from jaxdiff.nets.spec import NETS, DenoiserSpec
 
 
+@NETS.register("unet")
 @dataclasses.dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(DenoiserSpec):
     """Shape of a `UNet`. The defaults are DDPM's for CIFAR-10 (35,746,307 parameters).
 
     Attributes:
@@ -110,6 +113,14 @@ class UNetConfig:
                     f"attention_kernel='cudnn' needs a head_dim that is a multiple of 8 up to 256, not {dim}"
                 )
 
+    def make(self):
+        from jaxdiff.nets.unet import UNet
+
+        return UNet(self)
+
+    def without_kernels(self) -> "UNetConfig":
+        return dataclasses.replace(self, attention_kernel="plain")
+
     def heads(self, channels: int) -> int:
         """Attention heads where there are so many channels."""
         return channels // self.head_dim if self.head_dim else self.num_heads
@@ -129,3 +140,20 @@ class UNetConfig:
                 f"images of {shape[-3]}x{shape[-2]} do not fit a U-Net with {len(self.channels)} resolutions and "
                 f"patch={self.patch}: both sides must be multiples of {multiple}"
             )
+
+
+@NETS.register("classifier")
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig(UNetConfig):
+    """Shape of a `Classifier` of noisy images: a U-Net's encoder and a head of `out_channels` classes."""
+
+    role: ClassVar = "classifier"
+
+    @property
+    def classes(self) -> int:
+        return self.out_channels
+
+    def make(self):
+        from jaxdiff.nets.classifier import Classifier
+
+        return Classifier(self)
