@@ -16,3 +16,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
     known = list(known)
     near = difflib.get_close_matches(str(name), known, 1, cutoff=0.0)[0]
     return ValueError(f"unknown {what} {name!r}: did you mean {near!r}? (one of {', '.join(known)})")
+
+
+class NotFinite(FloatingPointError):
+    """A result that is infinite or not a number."""

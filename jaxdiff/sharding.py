@@ -1,4 +1,4 @@
-"""Work on many examples, a batch at a time, spread over this process's devices."""
+"""Arrays over the local devices: replicated, or split by rows; work on many examples, a batch at a time."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def over_batches(of_batch: Callable, num: int, batch_size: int, seed: int, examples):
-    """What a function says of each example; the last batch is filled up with the first examples, then cut.
+    """A function's results for each of many examples; the last batch is filled up with the first examples, then cut.
 
     Args:
       of_batch: (keys [B], examples of B rows) -> pytree of [B].
-      num: how many examples there are.
+      num: number of examples.
       batch_size: B, divisible by the number of local devices.
       seed: example i has the i-th key of it, whatever the batch size.
       examples: pytree of arrays of `num` rows.
@@ -23,27 +23,48 @@ def over_batches(of_batch: Callable, num: int, batch_size: int, seed: int, examp
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.eval import spread
-        >>> spread.over_batches(lambda keys, x: 2 * x, num=3, batch_size=8, seed=0, examples=np.arange(3)).tolist()
+        >>> from jaxdiff import sharding
+        >>> sharding.over_batches(lambda keys, x: 2 * x, num=3, batch_size=8, seed=0, examples=np.arange(3)).tolist()
         [0, 2, 4]
     """
-    parts, key = [], jax.random.key(seed)
+    results, key = [], jax.random.key(seed)
     for start in range(0, num, batch_size):
         rows = np.arange(start, start + batch_size)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
         batch = jax.tree.map(lambda x: x[rows % num], examples)  # noqa: B023
-        said = of_batch(*split((keys, batch)))
-        parts.append(jax.tree.map(lambda x: np.asarray(x)[: num - start], said))  # noqa: B023
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+        result = of_batch(*split((keys, batch)))
+        results.append(jax.tree.map(lambda x: np.asarray(x)[: num - start], result))  # noqa: B023
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *results)
+
+
+def fitting(batch_size: int, num: int) -> int:
+    """The batch size for `num` examples: no larger than they need, and divisible by the number of local devices."""
+    devices = jax.local_device_count()
+    return min(batch_size, -(-num // devices) * devices)
+
+
+def replication() -> NamedSharding:
+    """Sharding with a copy on each of this process's devices."""
+    return NamedSharding(_mesh(), PartitionSpec())
 
 
 def replicated(tree):
-    """Arrays, all of them on each of this process's devices."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+    """Returns the arrays with a copy on each of this process's devices; those that have one are not copied."""
+    return jax.device_put(tree, replication())
+
+
+def as_placed(tree, like):
+    """Returns the arrays where those of another tree are: on its first leaf's devices, replicated over them."""
+    leaf = jax.tree.leaves(like)[0]
+    if not isinstance(leaf, jax.Array):
+        return tree
+    sharding = leaf.sharding
+    sharding = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding
+    return jax.device_put(tree, sharding)
 
 
 def split(tree):
-    """Arrays, each of this process's devices having its share of their rows."""
+    """Returns the arrays split by rows over this process's devices."""
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec("batch")))
 
 

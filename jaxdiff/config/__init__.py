@@ -1,25 +1,32 @@
-"""Configs: their fields, which of them go together, and the files that hold them."""
+"""Configs: their fields, the checks of which of them go together, and the files that hold them."""
 
-from jaxdiff.config.checks import check, indivisible
-from jaxdiff.config.fields import Adapt, Config, Data, Diffusion, Latent, Optim, Reconstruction, Sample, Train
-from jaxdiff.config.files import config_dir, from_json, load, names, read_run, to_json
+from jaxdiff.config.adaptation import ADAPTATIONS, ControlNet, DreamBooth, LoRA, NewTokens, Prior, TextualInversion
+from jaxdiff.config.checks import check
+from jaxdiff.config.fields import Config, Data, Diffusion, Latent, Optim, Reconstruction, Sample, Train
+from jaxdiff.config.files import config_dir, from_json, load, names, read_run, to_json, to_values
 
 __all__ = [
-    "Adapt",
+    "ADAPTATIONS",
     "Config",
+    "ControlNet",
     "Data",
     "Diffusion",
+    "DreamBooth",
     "Latent",
+    "LoRA",
+    "NewTokens",
     "Optim",
+    "Prior",
     "Reconstruction",
     "Sample",
+    "TextualInversion",
     "Train",
     "check",
     "config_dir",
     "from_json",
-    "indivisible",
     "load",
     "names",
     "read_run",
     "to_json",
+    "to_values",
 ]

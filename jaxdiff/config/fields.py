@@ -1,4 +1,4 @@
-"""What a run is made of: frozen dataclasses that configs/NAME.py fill in and the command line overrides."""
+"""Fields of a run: frozen dataclasses that configs/NAME.py fill in and the command line overrides."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -6,185 +6,139 @@ from typing import Annotated, Literal
 import tyro
 from flax import linen as nn
 
-from jaxdiff import schedules
-from jaxdiff.nets.autoencoder import AutoencoderConfig
-from jaxdiff.nets.classifier import Classifier
-from jaxdiff.nets.clip import CLIP, CLIPConfig, TextConfig, TextTransformer
-from jaxdiff.nets.kl_vae import KLAutoencoder
-from jaxdiff.nets.unet import UNet, UNetConfig
-from jaxdiff.nets.vq_vae import VQAutoencoder
+from jaxdiff.config.adaptation import ADAPTATIONS
+from jaxdiff.data.specs import SOURCES
+from jaxdiff.data.specs import parse as parse_source
+from jaxdiff.nets.autoencoder_config import AutoencoderConfig
+from jaxdiff.nets.clip_config import CLIPConfig
+from jaxdiff.nets.spec import NETS, NetSpec
+from jaxdiff.nets.unet_config import UNetConfig
+from jaxdiff.objectives import LEVEL_DRAWS, WEIGHTINGS
+from jaxdiff.registry import Choice
+from jaxdiff.samplers import SAMPLERS
+from jaxdiff.schedules import SCHEDULES, Schedule, shift, zero_terminal_snr
+from jaxdiff.timesteps import SPACINGS
+
+__all__ = ["AutoencoderConfig", "CLIPConfig", "UNetConfig"]  # importing them registers the networks that ship
+
+
+def _choose(config, **registries) -> None:
+    """Replaces names in fields of a frozen dataclass by the choices that they name."""
+    for name, registry in registries.items():
+        object.__setattr__(config, name, registry.choice(getattr(config, name)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where examples come from.
+    """Training data.
 
     Attributes:
-      source: "digits[:SPLIT]", "outlined[:SPLIT]", "captioned[:SPLIT]", "tfds:NAME[:SPLIT]" or "folder:PATH", see
-        `jaxdiff.data.load`.
-      image_shape: height, width and channels of what the network sees.
-      resize: fit the images of a data set to `image_shape`, as a folder's always are.
-      flip: mirror each image with probability 1/2, anew every time that it is seen.
-      augment: strength with which images are slightly turned, stretched, slanted and moved, anew every time, see
-        `jaxdiff.data.augment`; 0 is none. A network with vector_dim=6 is told by how much, and draws images that are not.
-      skip_broken: look through a folder first and leave out the files that cannot be read, instead of stopping at one.
-      wrong: how many captions that are almost right, but wrong, a `CLIP` is to tell from the right one beside those of the
-        other images (hard negatives); for sources that make such, as the captioned digits do.
-      tokenizer: folder of a published tokenizer that a `CLIP` reads the captions with; None learns one from them.
+      source: data source, see `jaxdiff.data.load`, such as "digits", "captioned:test", "tfds:cifar10" or "folder:photos".
+      image_shape: height, width and channels of the images that the network is trained on.
+      flip: mirror each image with probability 1/2, anew in each epoch.
+      augment: strength of random affine changes, see `jaxdiff.data.augment`; 0 is none. A network with `vector_dim`=6 is
+        conditioned on them, and samples images without any.
+      hard_negatives: captions per image that are almost right, but wrong, beside the other captions of a batch; of a CLIP,
+        with sources that make such captions.
+      tokenizer: folder of a published tokenizer for the captions of a CLIP; None trains one.
     """
 
-    source: str = "digits"
+    source: Choice | str = "digits"
     image_shape: tuple[int, int, int] = (28, 28, 1)
-    resize: bool = False
     flip: bool = False
     augment: float = 0.0
-    skip_broken: bool = False
-    wrong: int = 0
+    hard_negatives: int = 0
     tokenizer: str | None = None
+
+    def __post_init__(self):
+        if isinstance(self.source, str):
+            object.__setattr__(self, "source", parse_source(self.source))
+        _choose(self, source=SOURCES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Diffusion:
-    """The forward process and what the network predicts.
+    """Forward process, prediction and loss of a denoiser; of a classifier, the noise of its images.
 
     Attributes:
-      schedule: noise schedule.
-      num_levels: number of levels T.
-      predict: what the network outputs.
-      weighting: how much each level counts in the squared error, see `objectives.weightings`.
+      schedule: noise schedule, see `jaxdiff.schedules`.
+      num_levels: T, number of noise levels.
+      predict: kind of prediction that the network outputs.
+      weighting: weight of each level in the squared error, see `jaxdiff.objectives.weightings`.
       shift: new side / old side of images that repeat the signal of smaller ones, see `schedules.shift`; 1 is none.
-      zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; for predict "v" and "x0".
-      objective: "denoising"; "hybrid", which also teaches a variance; or "bound", the variational bound itself. A network
-        says a variance where net.out_channels is twice the image's. "classification" trains a `nets.Classifier` of noisy
-        images of net.out_channels classes instead, whose gradients can guide.
-      levels: how the level of an example is drawn, see `objectives.levels`; "clean" is for a classifier that shall only see
-        images without noise.
-      drop: probability with which an example's label is replaced by the null label, and its caption by no text, so that the
-        network is an unconditional one, too (Ho and Salimans 2021); guidance needs it; about 0.1.
-      offset_noise: see `objectives.denoising`; 0 is none.
+      zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; with `predict` "v" or "x0".
+      objective: "denoising"; "hybrid", which also learns a variance; or "bound", the variational bound. The variance is
+        learned where the network has twice the image's channels.
+      levels: distribution of the levels of training examples, see `jaxdiff.objectives.levels`; "clean" is level 0 alone,
+        for classifiers.
+      cond_dropout: probability with which the label of an example becomes the null label and its caption the empty text,
+        which classifier-free guidance needs (Ho and Salimans 2021); about 0.1.
+      offset_noise: standard deviation of noise that is the same in all pixels, see `objectives.denoising`; 0 is none.
       input_perturbation: see `objectives.denoising`; 0 is none.
     """
 
-    schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear"
+    schedule: Choice | str = "linear"
     num_levels: int = 1000
     predict: Literal["eps", "x0", "v", "score"] = "eps"
-    weighting: Literal["simple", "min_snr", "p2", "bound", "sigmoid"] = "simple"
+    weighting: Choice | str = "simple"
     shift: float = 1.0
     zero_snr: bool = False
-    objective: Literal["denoising", "hybrid", "bound", "classification"] = "denoising"
-    levels: Literal["uniform", "logit_normal", "stratified", "importance", "clean"] = "uniform"
-    drop: float = 0.0
+    objective: Literal["denoising", "hybrid", "bound"] = "denoising"
+    levels: Choice | str = "uniform"
+    cond_dropout: float = 0.0
     offset_noise: float = 0.0
     input_perturbation: float = 0.0
 
-    def make_schedule(self) -> schedules.Schedule:
-        """The tables that this names."""
-        schedule = getattr(schedules, self.schedule)(self.num_levels)
-        schedule = schedule if self.shift == 1 else schedules.shift(schedule, self.shift)
-        return schedules.zero_terminal_snr(schedule) if self.zero_snr else schedule
+    def __post_init__(self):
+        _choose(self, schedule=SCHEDULES, weighting=WEIGHTINGS, levels=LEVEL_DRAWS)
+
+    def make_schedule(self) -> Schedule:
+        """Returns the schedule's tables."""
+        schedule = self.schedule(self.num_levels)
+        schedule = schedule if self.shift == 1 else shift(schedule, self.shift)
+        return zero_terminal_snr(schedule) if self.zero_snr else schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Latent:
-    """What stands at the two ends of a diffusion: texts before it, and an autoencoder between it and the images.
+    """Autoencoder and text encoder of a latent diffusion model.
 
-    Models are named as `pretrained.load` takes them: those that ship, files, runs. A run keeps copies of them.
+    Models are named as for `jaxdiff.load`. A run keeps copies of them.
 
     Attributes:
-      codec: the autoencoder in whose latent space the diffusion takes place; None is none, a diffusion of pixels.
-      shape: height, width and channels of the latents of an image of data.image_shape; None without a codec.
-      factor: scaling factor of the latents, in place of the autoencoder's own; None is that.
-      text: the CLIP whose text transformer reads the captions, for a network with net.context_dim; None is none.
-      skip: how many of that transformer's last blocks are left out: 0 in Stable Diffusion 1, 1 in 2.
+      codec: autoencoder in whose latent space the diffusion takes place; None is a diffusion of pixels.
+      shape: height, width and channels of the latents of an image of `data.image_shape`; None without a codec.
+      scaling_factor: factor of the latents, in place of the autoencoder's own; None is that.
+      text_encoder: CLIP whose text transformer encodes the captions, for a network with `net.context_dim`.
+      skip_blocks: last blocks of that transformer that are left out: 0 in Stable Diffusion 1, 1 in 2.
     """
 
     codec: str | None = None
     shape: tuple[int, int, int] | None = None
-    factor: float | None = None
-    text: str | None = None
-    skip: int = 0
+    scaling_factor: float | None = None
+    text_encoder: str | None = None
+    skip_blocks: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """What an autoencoder learns from, see `objectives.kl_autoencoder` and `objectives.vq_autoencoder`.
+    """Loss of an autoencoder, see `objectives.kl_autoencoder` and `objectives.vq_autoencoder`.
 
     Attributes:
-      words: of the codebook; 0 is none, and latents that are kept near a normal distribution.
-      kl_weight: how much they are; without a codebook.
-      commitment: weight of the distance between latents and their words; with a codebook.
-      decay: of the codebook's running sums; with a codebook.
-      dead: words to which fewer latents fall begin again as one of them; with a codebook.
+      kl_weight: weight of the KL divergence of the latents from N(0, 1); without a codebook.
+      commitment: weight of the distance between latents and codebook vectors; with a codebook.
+      decay: decay of the codebook's moving averages; with a codebook.
+      dead_below: codebook vectors that fewer latents are assigned to begin anew as one of the latents; with a codebook.
       error: "l1" as published, or "l2".
-      critic_weight: weight of a critic of patches against which the autoencoder is trained, see `nets.critic.PatchCritic`;
-        0 is none.
+      critic_weight: weight of a patch critic, see `nets.critic.PatchCritic`; 0 is none.
     """
 
-    words: int = 0
     kl_weight: float = 1e-6
     commitment: float = 0.25
     decay: float = 0.99
-    dead: float = 1.0
+    dead_below: float = 1.0
     error: Literal["l1", "l2"] = "l1"
     critic_weight: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapt:
-    """What is learned beside a model that is there already, in place of a new one.
-
-    Attributes:
-      base: the model, as `pretrained.load` takes it; the run keeps a copy. Network, process and what stands at its ends are
-        the base's. None is none: a network is trained from scratch.
-      method: "lora" trains corrections of low rank (see `jaxdiff.adapt.lora`), "full" the whole network (DreamBooth),
-        "words" only `words` (textual inversion), "control" a ControlNet (see `jaxdiff.adapt.control`).
-      rank: of a LoRA.
-      alpha: of a LoRA, whose corrections are multiplied by alpha / rank; None is the rank.
-      stabilised: by alpha / sqrt(rank) instead.
-      where: which kernels a LoRA corrects: "attention", "convolutions", "feed_forward", several with + between, or a
-        regular expression that is looked for in their paths.
-      dropout: probability with which a rank of a LoRA is left out of a step.
-      text: also train what reads the texts, by a LoRA of its attention or as a whole; with "lora" and "full".
-      words: new words that are learned, also beside a LoRA, such as "<star>"; captions or `prompts` hold them.
-      begin: as which words the new ones begin: one for all, or one for each; "" is at random, as the first of the two words
-        of a concept of Mix-of-Show (embedding-decomposed LoRA), the second being its class.
-      prompts: what the images show, in place of their captions: each image is seen with each of these.
-      prior: prompts of the class, such as "a dog" where "a sks dog" is learned: images of them are learned, too, so that
-        what the class looks like is not forgotten (prior preservation of DreamBooth).
-      prior_source: data with images of the class and their captions; None lets the base draw them.
-      prior_images: how many it draws.
-      prior_weight: of these images in the loss.
-      condition: what a ControlNet sees: "edges", "outline", "mask" or "thumbnail" of the image.
-      embedding: channels of what reads that picture, halved in size between any two: as often as latents are smaller.
-    """
-
-    base: Annotated[str | None, tyro.conf.arg(aliases=["--base"])] = None
-    method: Literal["lora", "full", "words", "control"] = "lora"
-    rank: int = 4
-    alpha: float | None = None
-    stabilised: bool = False
-    where: str = "attention"
-    dropout: float = 0.0
-    text: bool = False
-    words: tuple[str, ...] = ()
-    begin: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
-    prior: tuple[str, ...] = ()
-    prior_source: str | None = None
-    prior_images: int = 200
-    prior_weight: float = 1.0
-    condition: Literal["edges", "outline", "mask", "thumbnail"] | None = None
-    embedding: tuple[int, ...] = (16, 32, 96, 256)
-
-    @property
-    def keeps_class(self) -> bool:
-        """Whether images of the class are learned, too."""
-        return bool(self.prior or self.prior_source)
-
-    @property
-    def reads(self) -> bool:
-        """Whether what reads the texts changes in training, so that they are read anew in each step."""
-        return bool(self.words) or (self.text and self.base is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,15 +147,16 @@ class Optim:
 
     Attributes:
       method: "adamw", or "muon", which learns more per step and takes a little longer for each.
-      learning_rate: the highest rate.
+      learning_rate: highest learning rate.
       warmup: steps of the linear rise.
       decay_to: share of the rate left at the end of the cosine; 1 is a constant rate.
       clip: largest global norm of the gradient.
       b1: decay of the first moment.
       b2: decay of the second moment.
       weight_decay: decoupled weight decay.
-      moment_dtype: in which the first moment is kept; the second, whose changes bfloat16 would round away, is float32.
-      ema_decay: of the average of the parameters that samples are drawn from.
+      moment_dtype: dtype in which the first moment is stored; the second is float32, for bfloat16 would round its changes
+        away.
+      ema_decay: decay of the moving average of the parameters, from which samples are drawn.
     """
 
     method: Literal["adamw", "muon"] = "adamw"
@@ -218,19 +173,19 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Length and rhythm of training, in steps.
+    """Length and intervals of training, in steps.
 
     Attributes:
-      steps: updates in all.
+      steps: number of updates.
       batch_size: examples per update, over all devices of all hosts.
-      accumulate: parts that each device's examples are worked through in, one after the other, to save memory.
+      accumulate: number of equal chunks in which each device processes its examples, to save memory.
       steps_per_call: updates scanned inside one compiled call; divides the other numbers of steps.
-      seed: of initialisation, order of the data, noise and dropout.
-      log_every: between fetches of the metrics.
-      sample_every: between sample grids; 0 draws one at the end only.
-      save_every: between checkpoints.
-      keep: checkpoints kept, at least 2.
-      log_examples: write which examples of the data each step saw into `examples_P.tsv`, P the process.
+      seed: seed of initialisation, order of the data, noise and dropout.
+      log_every: interval between fetches of the metrics.
+      sample_every: interval between sample grids; 0 draws one at the end only.
+      save_every: interval between checkpoints.
+      keep: number of checkpoints kept, at least 2.
+      log_examples: write the examples of each step into `examples_P.tsv`, P being the process.
     """
 
     steps: int = 1000
@@ -247,40 +202,28 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """How samples are drawn.
+    """Sampling of images; the defaults of a model for `jaxdiff.generate`.
 
     Attributes:
-      sampler: "ddim", "ddpm", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm", "euler_ancestral", "euler_maruyama",
-        "reverse_diffusion", "predictor_corrector", "probability_flow", "probability_flow_fixed", or "lcm" for networks
-        distilled for it; "ddim_cfgpp" is DDIM with the guidance of CFG++.
-      steps: number of sampling steps; between two levels probability_flow takes as many of its own as it needs.
-      eta: noise of ddim, in [0, 1]; None is 0, and what the other samplers have.
-      variance: of the noise of ddpm; None is "posterior".
-      churn: noise that heun puts back in, at least 0; None is 0.
-      order: of unipc, 1 to 3; None is 2.
-      snr: signal-to-noise ratio of predictor_corrector's Langevin steps; None is 0.16.
-      labels: classes to draw, such as "7", "0-9" or "1,3,5-7", image i being of the i-th of them, in turn; None is all.
-      prompts: texts to draw, image i being of the i-th of them, in turn; for networks that read texts.
-      negative: text to lead away from, with guidance; the empty one is no text at all.
-      guidance: scale of the guidance towards label or prompt: 1 is the network as it is, 0 without them, more is more
-        typical and less diverse; for ddim_cfgpp in [0, 1]. With a classifier it multiplies that one's gradient.
-      interval: lowest and highest level at which there is guidance (Kynkäänniemi et al. 2024); None is all.
-      rescale: share, in [0, 1], of the guided image whose contrast is brought back, see `jaxdiff.guidance.rescaled`.
-      clip: keep the predicted image in its range, see `jaxdiff.guidance.clip_x0`.
-      spacing: of the levels: "trailing", "leading", "linspace" or "quadratic", see `jaxdiff.timesteps.grid`; "karras" or
-        "exponential", see `jaxdiff.timesteps.grid_by_sigma`, from level T - 1.
-      num: how many images.
-      batch_size: how many at a time.
-      seed: of the noise; image i of a seed is the same whatever the batch size.
+      sampler: sampler, see `jaxdiff.samplers`, with its own options.
+      steps: N, number of sampling steps.
+      spacing: grid of levels, see `jaxdiff.timesteps`, with its own options.
+      labels: classes such as "7", "0-9" or "1,3,5-7"; image i is of the i-th of them, in turn; None is all.
+      prompts: texts; image i is of the i-th of them, in turn; for models with a text encoder.
+      negative: text to lead away from, with guidance; the empty text is the unconditional one.
+      guidance: scale of the guidance towards label or prompt: 1 is the network as it is, 0 without condition, more is more
+        typical and less diverse. With a classifier it multiplies the classifier's gradient.
+      interval: lowest and highest level with guidance (Kynkäänniemi et al. 2024); None is all.
+      rescale: share, in [0, 1], by which the contrast of guided images is brought back, see `jaxdiff.guidance.rescaled`.
+      clip: clip the predicted x0 to [-1, 1], see `jaxdiff.guidance.clip_x0`; not for latents.
+      num: number of images.
+      batch_size: number of images at a time.
+      seed: seed of the noise; image i of a seed is the same whatever the batch size.
     """
 
-    sampler: str = "ddim"
+    sampler: Annotated[Choice | str, tyro.conf.arg(name="")] = "ddim"
     steps: int = 50
-    eta: float | None = None
-    variance: Literal["posterior", "beta", "learned"] | None = None
-    churn: float | None = None
-    order: int | None = None
-    snr: float | None = None
+    spacing: Choice | str = "trailing"
     labels: Annotated[str | None, tyro.conf.arg(aliases=["--label"])] = None
     prompts: tuple[str, ...] = ()
     negative: str = ""
@@ -288,75 +231,65 @@ class Sample:
     interval: tuple[int, int] | None = None
     rescale: float = 0.0
     clip: bool = True
-    spacing: str = "trailing"
     num: int = 64
     batch_size: int = 64
     seed: int = 0
 
-
-Net = UNetConfig | AutoencoderConfig | CLIPConfig | TextConfig
+    def __post_init__(self):
+        _choose(self, sampler=SAMPLERS, spacing=SPACINGS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run; `config.json` in the run's directory holds it.
+    """A run, or the model that came of it; `config.json` in a run's directory and each file of weights hold it.
 
     Attributes:
-      name: of the run; its directory is runs/NAME unless another is given.
-      data: where examples come from.
-      net: shape of the network, which also says of what kind it is: a U-Net, an autoencoder or a CLIP.
-      diffusion: the forward process and what the network predicts; of a U-Net.
-      latent: what stands at its two ends; of a U-Net.
-      reconstruction: what it learns from; of an autoencoder.
-      adapt: what is learned beside a model that is there already; of a U-Net.
-      optim: the optimizer.
-      train: length and rhythm of training.
-      sample: how samples are drawn; of a U-Net.
+      name: name of the run; its directory is runs/NAME by default.
+      data: training data.
+      net: network.
+      diffusion: forward process; of denoisers and classifiers.
+      latent: autoencoder and text encoder; of denoisers.
+      reconstruction: loss; of autoencoders.
+      adapt: adaptation of a base model, in place of training from scratch; of denoisers.
+      optim: optimizer.
+      train: length and intervals of training.
+      sample: sampling of images; of denoisers.
     """
 
     name: str = "run"
     data: Data = Data()
-    net: Annotated[Net, tyro.conf.AvoidSubcommands] = UNetConfig()
+    net: NetSpec = UNetConfig()
     diffusion: Diffusion = Diffusion()
     latent: Latent = Latent()
     reconstruction: Reconstruction = Reconstruction()
-    adapt: Adapt = Adapt()
+    adapt: Choice | str = "none"
     optim: Optim = Optim()
     train: Train = Train()
     sample: Sample = Sample()
 
-    @property
-    def kind(self) -> Literal["generator", "classifier", "autoencoder", "CLIP"]:
-        """What sort of network it is; a text transformer alone counts as the CLIP that it is a half of."""
-        if isinstance(self.net, UNetConfig):
-            return "classifier" if self.classifies else "generator"
-        return "autoencoder" if isinstance(self.net, AutoencoderConfig) else "CLIP"
+    def __post_init__(self):
+        _choose(self, net=NETS, adapt=ADAPTATIONS)
 
     @property
-    def draws(self) -> bool:
-        """Whether images can be drawn from the network."""
-        return self.kind == "generator"
+    def role(self) -> str:
+        """The network's role, see `jaxdiff.nets.spec.NetSpec`."""
+        return self.net.role
 
     @property
-    def classes(self) -> int:
-        """How many labels the network is told, or tells; 0 is none."""
-        if not isinstance(self.net, UNetConfig):
-            return 0
-        return self.net.out_channels if self.classifies else self.net.num_classes
+    def samples(self) -> bool:
+        """Whether images are sampled from the network."""
+        return self.net.role == "denoiser"
 
     @property
     def classifies(self) -> bool:
-        """Whether the network says what is on an image, instead of drawing one."""
-        return self.diffusion.objective == "classification"
+        """Whether the network is a classifier."""
+        return self.net.role == "classifier"
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of what a U-Net sees: images, or latents."""
+        """Shape of the network's images, or latents."""
         return self.latent.shape or self.data.image_shape
 
     def make_net(self) -> nn.Module:
-        """The network that this names."""
-        kinds = {CLIPConfig: CLIP, TextConfig: TextTransformer}
-        kinds[AutoencoderConfig] = VQAutoencoder if self.reconstruction.words else KLAutoencoder
-        kinds[UNetConfig] = Classifier if self.classifies else UNet
-        return kinds[type(self.net)](self.net)
+        """Returns the network."""
+        return self.net.make()

@@ -13,6 +13,7 @@ from etils import epath
 from jaxdiff.config.fields import Config
 from jaxdiff.config.upgrade import upgraded
 from jaxdiff.errors import unknown
+from jaxdiff.registry import Choice
 
 
 def config_dir() -> Path:
@@ -47,7 +48,7 @@ def load(name: str) -> Config:
         config = module.get_config() if hasattr(module, "get_config") else None
     except TypeError as error:
         field = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-        parts = {part.__name__: part for part in _parts(Config)}
+        parts = {part.__name__: part for part in _dataclasses(Config)}
         if not field or field[1] not in parts:
             raise
         raise unknown(f"field of {field[1]} in {path}:", field[2], typing.get_type_hints(parts[field[1]])) from None
@@ -77,44 +78,61 @@ def read_run(run: epath.PathLike) -> Config:
 
 
 def to_json(config: Config) -> str:
-    """The config as JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    """The config as JSON; choices have a field "kind"."""
+    return json.dumps(to_values(config), indent=2) + "\n"
+
+
+def to_values(config) -> dict:
+    """A dataclass as JSON values, as in `to_json`."""
+    kind = {"kind": config.kind} if isinstance(config, Choice) else {}
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return kind | {name: to_values(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
 
 
 def from_json(text: str, where: str = "config") -> Config:
     """Inverse of `to_json`; errors call the config `where`.
 
     Raises:
-      ValueError: a field that no config has, or a value of another type than the field's.
+      ValueError: a field that no config has, a value of another type than the field's, or an unknown choice.
     """
     values = json.loads(text)
     return _build(Config, upgraded(values) if isinstance(values, dict) else values, where)
 
 
-def _parts(cls):
-    """A dataclass and those that its fields are of, and theirs."""
+def _dataclasses(cls):
+    """A dataclass and, recursively, those of its fields."""
     yield cls
-    for kind in typing.get_type_hints(cls).values():
-        for one in typing.get_args(kind) or [kind]:
-            if dataclasses.is_dataclass(one):
-                yield from _parts(one)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.default):
+            yield from _dataclasses(type(field.default))
 
 
 def _build(cls, values, where):
     if not isinstance(values, dict):
         raise ValueError(f"{where} must hold fields, not {values!r}")
-    types, fields = typing.get_type_hints(cls), {}  # without what is noted beside a type
+    fields, types = {field.name: field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
+    built = {}
     for name, value in values.items():
-        if name not in types:
-            raise unknown(f"field of {where}:", name, types)
-        kinds = [kind for kind in (typing.get_args(types[name]) or [types[name]]) if dataclasses.is_dataclass(kind)]
-        if kinds and not isinstance(value, dict):
-            raise ValueError(f"{where}.{name} must hold fields, not {value!r}")
-        if kinds:  # of several, such as networks, the one that has the most of these fields
-            kind = max(kinds, key=lambda kind: len(set(value) & set(typing.get_type_hints(kind))))
-            value = _build(kind, value, f"{where}.{name}")
-        fields[name] = _checked(tuple(value) if isinstance(value, list) else value, types[name], f"{where}.{name}")
-    return cls(**fields)
+        if name not in fields:
+            raise unknown(f"field of {where}:", name, fields)
+        built[name] = _value(getattr(cls(), name), types[name], value, f"{where}.{name}")
+    return cls(**built)
+
+
+def _value(default, kind, value, where):
+    """A field's value; `default` tells which dataclass or registry it is of."""
+    if isinstance(default, Choice):
+        name = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
+        if not isinstance(name, str):
+            raise ValueError(f'{where} must name its "kind", one of {", ".join(default.registry)}, not {value!r}')
+        options = {key: v for key, v in value.items() if key != "kind"} if isinstance(value, dict) else {}
+        try:
+            return _build(default.registry[name], options, where)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}" if where not in str(error) else str(error)) from None
+    if dataclasses.is_dataclass(default):
+        return _build(type(default), value, where)
+    return _checked(tuple(value) if isinstance(value, list) else value, kind, where)
 
 
 def _checked(value, kind, where):

@@ -1,24 +1,108 @@
-"""Configs of earlier versions: their JSON brought to the present form, so that older runs and weights keep loading."""
+"""Configs of version 0.1: their JSON in the present form, so that older runs and files of weights keep loading."""
 
 from collections.abc import Mapping
+
+SAMPLER_OPTIONS = {"eta": "eta", "variance": "variance", "churn": "churn", "order": "order", "snr": "snr"}
+METHODS = {"lora": "lora", "full": "dreambooth", "words": "textual_inversion", "control": "controlnet"}
+RENAMED = {
+    "data": {"wrong": "hard_negatives"},
+    "diffusion": {"num_steps": "num_levels", "drop": "cond_dropout"},
+    "latent": {"factor": "scaling_factor", "text": "text_encoder", "skip": "skip_blocks"},
+    "reconstruction": {"dead": "dead_below"},
+}
 
 
 def upgraded(values: Mapping) -> dict:
     """The JSON values of a config of any version, in the form of the present one.
 
     Args:
-      values: what a `config.json` or the header of a weights file holds.
+      values: JSON object of a `config.json`, or of the header of a weights file.
 
     Returns:
-      The same values where they are of the present form already.
+      `values` where the config is of the present form, in which the network names its kind.
 
     Example::
 
         >>> from jaxdiff.config.upgrade import upgraded
-        >>> upgraded({"diffusion": {"num_steps": 50}})
-        {'diffusion': {'num_levels': 50}}
+        >>> old = {"net": {"out_channels": 1}, "diffusion": {"num_steps": 50}, "sample": {"sampler": "heun", "churn": 0.5}}
+        >>> upgraded(old)["diffusion"], upgraded(old)["sample"]
+        ({'num_levels': 50}, {'sampler': {'kind': 'heun', 'churn': 0.5}})
     """
-    values = dict(values)
-    if "num_steps" in (diffusion := dict(values.get("diffusion", {}))):
-        values["diffusion"] = {"num_levels" if name == "num_steps" else name: v for name, v in diffusion.items()}
-    return values
+    if "kind" in values.get("net", {"kind": None}):
+        return dict(values)
+    new = {section: _renamed(section, fields) for section, fields in values.items()}
+    new["net"] = _net(new)
+    if "data" in new:
+        new["data"] = _data(new["data"])
+    if "sample" in new:
+        new["sample"] = _sample(new["sample"])
+    if "adapt" in new:
+        new["adapt"] = _adapt(new["adapt"])
+    return new
+
+
+def _renamed(section, fields):
+    names = RENAMED.get(section, {})
+    return {names.get(name, name): value for name, value in fields.items()} if isinstance(fields, Mapping) else fields
+
+
+def _net(values):
+    """The network with its kind, which was told by its fields, by the objective and by the loss of an autoencoder."""
+    net = dict(values["net"])
+    if "vision" in net:
+        return {"kind": "clip"} | net | {part: {"kind": kind} | net[part] for part, kind in CLIP_PARTS.items()}
+    if "vocabulary" in net:
+        return {"kind": "text_encoder"} | net
+    if "latent_channels" in net:
+        size = values.get("reconstruction", {}).pop("words", 0)
+        return {"kind": "autoencoder"} | net | {"codebook_size": size}
+    values.get("reconstruction", {}).pop("words", None)
+    if values.get("diffusion", {}).get("objective") == "classification":
+        values["diffusion"].pop("objective")
+        return {"kind": "classifier"} | net
+    return {"kind": "unet"} | net
+
+
+CLIP_PARTS = {"text": "text_encoder"}
+
+
+def _data(data):
+    """The source as a choice with the options that only it has."""
+    data = dict(data)
+    kind, _, rest = data.pop("source", "digits").partition(":")
+    resize, skip_broken = data.pop("resize", False), data.pop("skip_broken", False)
+    if kind == "folder":
+        source = {"path": rest} | ({"skip_broken": True} if skip_broken else {})
+    else:
+        source = {"name" if kind == "tfds" else "split": rest} | ({"resize": True} if resize else {})
+    return {"source": {"kind": kind} | {name: v for name, v in source.items() if v != ""}} | data
+
+
+def _sample(sample):
+    """The sampler as a choice with its options; None was the sampler's default."""
+    sample = dict(sample)
+    options = {new: sample.pop(old) for old, new in SAMPLER_OPTIONS.items() if old in sample}
+    options = {name: value for name, value in options.items() if value is not None}
+    if "sampler" in sample:
+        if sample["sampler"] == "dpmpp_2m_sde":
+            sample["sampler"], options = "dpmpp_2m", {"sde": True}
+        if sample["sampler"] == "ddim_cfgpp":
+            options = {"scale": sample.pop("guidance", 1.0)}
+        sample["sampler"] = {"kind": sample["sampler"]} | options
+    return sample
+
+
+def _adapt(adapt):
+    """The adaptation by its method, with the fields that this method has."""
+    if adapt.get("base") is None:
+        return {"kind": "none"}
+    kind = METHODS[adapt.get("method", "lora")]
+    take = lambda **names: {new: adapt[old] for new, old in names.items() if old in adapt}
+    new = {"kind": kind} | take(base="base", prompts="prompts")
+    if kind == "controlnet":
+        return new | take(condition="condition", embedding="embedding")
+    new["new"] = take(tokens="words", initial="begin")
+    new["prior"] = take(prompts="prior", source="prior_source", num="prior_images", weight="prior_weight")
+    if kind == "lora":
+        new |= take(rank="rank", alpha="alpha", rank_stabilized="stabilised", where="where", dropout="dropout")
+    return new | (take(text_encoder="text") if kind in ("lora", "dreambooth") else {})

@@ -9,22 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import samplers, timesteps
-from jaxdiff.config import Config
-from jaxdiff.eval import draw, guided, likelihood
+from jaxdiff import guidance, samplers, timesteps
+from jaxdiff.eval import likelihood
 from jaxdiff.eval.measure import BITS, Measure
-from jaxdiff.eval.spread import over_batches
+from jaxdiff.model import Model, denoiser_of
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.objectives.variational import prior_term
+from jaxdiff.pipeline import condition as conditions
+from jaxdiff.pipeline.generate import tick_size
 from jaxdiff.samplers import ode
+from jaxdiff.sharding import over_batches
 
 
-def measured(config: Config, params, measure: Measure, real: list[dict], tick: Callable[[int], None]) -> dict:
+def measured(model: Model, measure: Measure, real: list[dict], tick: Callable[[int], None]) -> dict:
     """Those of `measure.metrics` that are bits per dimension.
 
     Args:
-      config: of the run that the network was trained in.
-      params: its parameters.
+      model: denoiser of pixels.
       measure: from `measure.complete`.
       real: examples, {"image": uint8 [H, W, C], "label": int}.
       tick: called after every part of the work with how much it was, `work` in all.
@@ -35,13 +36,17 @@ def measured(config: Config, params, measure: Measure, real: list[dict], tick: C
     Raises:
       ValueError: a number that is not finite, because the solver of an ODE ran out of steps.
     """
-    schedule, found, net = config.diffusion.make_schedule(), {}, config.net
+    if not measure.named(BITS):
+        return {}
+    schedule, found, net = model.schedule, {}, model.config.net
     images = np.stack([example["image"] for example in real])
     label = np.array([example["label"] for example in real], np.int32) if net.num_classes else None
-    cond = guided.told(net, label, len(real))
+    cond = conditions.rows(model, None, label, None, np.arange(len(real))).cond
     for name in measure.named(BITS):
         metric = METRICS[name]
-        denoise = draw.make_denoiser(config, params, schedule, clip=metric.clips and measure.clip, unguided=True)
+        denoise = denoiser_of(model)
+        if metric.clips and measure.clip:
+            denoise = guidance.clip_x0(denoise, schedule)
         of_batch = functools.partial(metric.of, measure, denoise, schedule, tick)
         numbers = over_batches(of_batch, measure.num, measure.batch_size, measure.seed, (images, cond))
         numbers = {what: values.astype(np.float64) for what, values in numbers.items()}
@@ -57,7 +62,7 @@ def measured(config: Config, params, measure: Measure, real: list[dict], tick: C
 
 
 def work(measure: Measure) -> int:
-    """How much `measured` ticks in all."""
+    """Number of ticks of `measured`."""
     return math.ceil(measure.num / measure.batch_size) * sum(
         METRICS[name].work(measure) for name in measure.named(BITS)
     )
@@ -82,7 +87,7 @@ class Metric(NamedTuple):
 def _nll(measure, denoise, schedule, tick, keys, examples):
     images, cond = examples
     levels = timesteps.grid(schedule.num_levels, measure.steps)
-    size = draw.part_size(measure.steps)
+    size = tick_size(measure.steps)
     terms = []
     for part in likelihood.bound_terms(
         keys, denoise, schedule, levels, to_unit_range(images), cond, measure.variance, size=size

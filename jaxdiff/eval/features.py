@@ -12,12 +12,12 @@ from jax.tree_util import Partial
 
 from jaxdiff.denoise import network
 from jaxdiff.eval import fid
-from jaxdiff.eval.spread import replicated, split
 from jaxdiff.nets.classifier import Encoder
 from jaxdiff.nets.inception import InceptionV3, load_inception, preprocess
 from jaxdiff.nets.layers import Dense
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.objectives import to_unit_range
+from jaxdiff.sharding import replicated, split
 from jaxdiff.types import Array, Static, as_partial
 
 

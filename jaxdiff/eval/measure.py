@@ -1,4 +1,4 @@
-"""What is measured, on what: names of metrics, their options, and the examples."""
+"""Metrics by name, their options, and the real examples that they are of."""
 
 import dataclasses
 from typing import Literal
@@ -6,40 +6,42 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxdiff import data
-from jaxdiff.config import Config, Latent, indivisible
+from jaxdiff import data, sharding
+from jaxdiff.config import Config
+from jaxdiff.data import Source
 from jaxdiff.errors import unknown
-from jaxdiff.eval import guided
-from jaxdiff.eval.guided import Guide
-from jaxdiff.nets.clip import TextConfig
+from jaxdiff.model import Model
+from jaxdiff.pipeline import Request
+from jaxdiff.pipeline.generate import classes_of
 
 BITS = ("nll", "nll_ode")  # bits per dimension of real images
-JUDGED = ("fid", "kid", "precision_recall", "inception_score", "accuracy")  # drawn images, by what a judge says of them
-DRAWN = (*JUDGED, "nearest")
+JUDGED = ("fid", "kid", "precision_recall", "inception_score", "accuracy")  # sampled images, in a judge's features
+SAMPLED = (*JUDGED, "nearest", "clip_score")
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """What is measured, on what.
+    """Metrics of a model and the data that they are of.
 
     Attributes:
-      metrics: names, with commas between. "nll", the variational bound in bits per dimension, the default; "nll_ode", the
-        likelihood by the probability flow. Of drawn images beside as many real ones: "fid", "kid", "precision_recall",
-        "inception_score", "accuracy" (how many are read as their label) and "nearest" (distances to training images). Of a
-        classifier: "accuracy". Of an autoencoder: "psnr", "latents" and, with one, "codebook". Of a CLIP: "retrieval", how
-        many of the `num` texts find their image, and images their text. What follows is of all of them, or says of which.
-      source: data that the network was not trained on, see `jaxdiff.data.load`; by default the test split of its own.
-      num: how many examples, and how many images are drawn; the seed chooses them.
-      batch_size: how many at a time.
-      steps: of nll: levels in the bound, all of them by default, as papers have it.
-      variance: of nll: of the network's steps; by default "learned" where it says one, else "posterior".
-      clip: of nll: keep the predicted image in its range, as published code and, by default, this does.
-      probes: of nll_ode: random directions in which the divergence is taken, 1 by default.
-      tolerance: of nll_ode: relative and absolute, of the solver's steps; by default 1e-5, as in score SDE; 1e-3 is faster.
-      judge: of drawn images: a classifier of clean images, whose features and classes they are judged by: its run, its
-        file or its name; by default "digits_judge" for the embedded digits.
-      inception: of drawn images: instead of a judge, weights of InceptionV3, see `benchmarks/convert_inception.py`.
-      seed: of the choice of examples, the noise and the probes.
+      metrics: names with commas between. Of a denoiser of pixels: "nll", the variational bound in bits per dimension, its
+        default; "nll_ode", the likelihood by the probability flow. Of sampled images beside as many real ones: "fid",
+        "kid", "precision_recall", "inception_score", "accuracy" (share that the judge classifies as their label), "nearest"
+        (distances to training images), and of text-to-image models "clip_score". Of a classifier: "accuracy". Of an
+        autoencoder: "psnr", "latents" and, with one, "codebook". Of a CLIP: "retrieval".
+      source: data that the model was not trained on, see `jaxdiff.data.load`; by default the test split of its own.
+      num: number of real examples, and of sampled images; the seed chooses them.
+      batch_size: number at a time.
+      steps: levels in the bound of nll; all of them by default, as in papers.
+      variance: variance of the network's steps in nll; by default "learned" where there is one, else "posterior".
+      clip: clip the predicted x0 in nll, as published code does; the default.
+      probes: random directions in which nll_ode takes the divergence; 1 by default.
+      tolerance: relative and absolute tolerance of nll_ode's solver; by default 1e-5, as in score SDE; 1e-3 is faster.
+      judge: classifier of clean images, in whose features sampled images are compared: its run, file or name, or a CLIP;
+        by default "digits_judge" for the embedded digits.
+      inception: weights of InceptionV3, in place of a judge, see `benchmarks/convert_inception.py`.
+      clip_model: CLIP of the CLIP score: its run, file or name.
+      seed: seed of the choice of examples, of the noise and of the probes.
     """
 
     metrics: str | None = None
@@ -53,98 +55,108 @@ class Measure:
     tolerance: float | None = None
     judge: str | None = None
     inception: str | None = None
+    clip_model: str | None = None
     seed: int = 0
 
     def named(self, group: tuple[str, ...]) -> list[str]:
-        """Those of the metrics that are in a group."""
+        """Returns those of the metrics that are in a group."""
         return [name for name in self.metrics.split(",") if name in group]
 
 
-def complete(measure: Measure, config: Config, guide: Guide | None = None) -> Measure:
-    """The same with its defaults filled in from the config of the network.
+def complete(measure: Measure, model: Model, request: Request) -> Measure:
+    """The measure with its defaults filled in from the model.
+
+    Args:
+      measure: as given.
+      model: the model that is evaluated.
+      request: its samples.
 
     Raises:
       ValueError: one line that says what to change.
     """
-    kind, known = config.kind, metrics_of(config)
+    config, known = model.config, metrics_of(model.config)
     measure = dataclasses.replace(measure, metrics=measure.metrics or known[0])
     names = measure.metrics.split(",")
     for name in names:
         if name not in known:
-            raise unknown("metric" if kind == "generator" else f"metric of {kind}s:", name, known)
+            raise unknown("metric" if config.samples else f"metric of a network of role {config.role!r}:", name, known)
         if names.count(name) > 1:
-            raise ValueError(f"{name} stands twice in --metrics {measure.metrics}")
+            raise ValueError(f"{name} stands twice in `metrics` {measure.metrics}")
     options = _options(measure, config)
-    measure = dataclasses.replace(measure, source=measure.source or held_out(config.data.source), **options)
+    measure = dataclasses.replace(measure, source=measure.source or held_out(str(config.data.source)), **options)
     _check_numbers(measure, config)
-    _check_judge(measure, config, guide)
+    _check_judge(measure, model, request)
     return measure
 
 
 def metrics_of(config: Config) -> tuple[str, ...]:
-    """The metrics that a network can be measured by, the default first.
+    """The metrics of a network, the default first.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there are none.
     """
-    if config.kind == "generator" and config.latent != Latent():
-        raise ValueError(
-            "jaxdiff eval measures networks that draw pixels, and without words: benchmarks/latent.py shows how to measure "
-            "others"
-        )
-    if isinstance(config.net, TextConfig):
-        raise ValueError("a text transformer alone cannot be measured: give the CLIP that it is a half of")
-    codebook = ("codebook",) if config.reconstruction.words else ()
+    if config.role == "text_encoder":
+        raise ValueError("a text transformer alone cannot be evaluated: give the CLIP that it is a half of")
+    if config.samples and config.latent.codec:
+        return (*SAMPLED[:-1], "clip_score") if config.net.context_dim else SAMPLED[:-1]
+    if config.samples and config.net.context_dim:
+        return SAMPLED
     return {
-        "generator": (*BITS, *DRAWN),
+        "denoiser": (*BITS, *SAMPLED[:-1]),
         "classifier": ("accuracy",),
-        "autoencoder": ("psnr", "latents", *codebook),
-        "CLIP": ("retrieval",),
-    }[config.kind]
+        "autoencoder": ("psnr", "latents", *(("codebook",) if getattr(config.net, "codebook_size", 0) else ())),
+        "clip": ("retrieval",),
+    }[config.role]
 
 
 def _options(measure, config):
-    """What belongs to one metric alone, filled in, and refused beside others."""
+    """The options of single metrics filled in; refused beside others."""
     d = config.diffusion
-    says_variance = config.kind == "generator" and config.net.out_channels == 2 * config.data.image_shape[-1]
+    learned = config.samples and config.net.learns_variance(config.shape[-1])
     defaults = {
-        "nll": {"steps": d.num_levels, "variance": "learned" if says_variance else "posterior", "clip": True},
+        "nll": {"steps": d.num_levels, "variance": "learned" if learned else "posterior", "clip": True},
         "nll_ode": {"probes": 1, "tolerance": 1e-5},
+        "clip_score": {"clip_model": None},
     }
     options = {}
     for owner, values in defaults.items():
         for option, default in values.items():
             given = getattr(measure, option)
             if given is not None and owner not in measure.metrics.split(","):
-                raise ValueError(f"{option}={given} is for the metric {owner}: add it to --metrics, or leave it out")
+                raise ValueError(f"`{option}`={given} is for the metric {owner}: add it to `metrics`, or leave it out")
             options[option] = default if given is None else given
-    if options["variance"] == "learned" and not says_variance:
-        raise ValueError("variance='learned' needs a network that says a variance: net.out_channels twice the image's")
+    if options["variance"] == "learned" and not learned:
+        raise ValueError("`variance`='learned' needs a network that predicts one: twice the image's `out_channels`")
     return options
 
 
 def _check_numbers(measure, config):
     if min(measure.num, measure.batch_size, measure.probes) < 1:
-        raise ValueError("the number of examples, the batch size and the probes must be at least 1")
-    if measure.batch_size % jax.local_device_count():
-        raise indivisible("batch_size", measure.batch_size, jax.local_device_count())
+        raise ValueError("`num`, `batch_size` and `probes` must be at least 1")
+    if measure.batch_size % (devices := jax.local_device_count()):
+        raise ValueError(
+            f"`batch_size`={measure.batch_size} does not divide by {devices} devices: "
+            f"{sharding.fitting(measure.batch_size, measure.batch_size)} would do"
+        )
     if not measure.tolerance > 0:
-        raise ValueError(f"tolerance={measure.tolerance} must be above 0")
+        raise ValueError(f"`tolerance`={measure.tolerance} must be above 0")
     if not 2 <= measure.steps <= config.diffusion.num_levels:
-        raise ValueError(f"steps={measure.steps} must be from 2 to {config.diffusion.num_levels}, the number of levels")
-    if measure.num < 4 and config.draws and measure.named(JUDGED):
-        raise ValueError(f"--num {measure.num} must be at least 4: distances are taken to the third neighbour")
+        raise ValueError(
+            f"`steps`={measure.steps} must be from 2 to {config.diffusion.num_levels}, the number of levels"
+        )
+    if measure.num < 4 and config.samples and measure.named(JUDGED):
+        raise ValueError(f"`num`={measure.num} must be at least 4: distances are taken to the third neighbour")
 
 
-def _check_judge(measure, config, guide):
-    """Drawn images need somebody to judge them, and nothing else does."""
-    judged, judges = config.draws and measure.named(JUDGED), [measure.judge, measure.inception]
+def _check_judge(measure, model, request):
+    """Refuses judges that no metric needs, or metrics that a judge does not have."""
+    judged, judges = model.config.samples and measure.named(JUDGED), [measure.judge, measure.inception]
     if not judged and any(judges):
-        raise ValueError(f"--judge and --inception are for {', '.join(JUDGED)} of drawn images: leave them out")
+        raise ValueError(f"`judge` and `inception` are for {', '.join(JUDGED)} of sampled images: leave them out")
     if all(judges):
-        raise ValueError("--judge and --inception are two judges: choose one")
-    if judged and "accuracy" in judged and (measure.inception or not guided.num_classes(config, guide)):
-        raise ValueError("accuracy is of networks that draw by label, by a --judge that knows the same classes")
+        raise ValueError("`judge` and `inception` are two judges: choose one")
+    if judged and "accuracy" in judged and (measure.inception or not classes_of(model, request)):
+        raise ValueError("accuracy is of models with labels, by a `judge` that knows the same classes")
 
 
 def held_out(source: str) -> str:
@@ -168,24 +180,37 @@ def held_out(source: str) -> str:
         kind = f"tfds:{dataset}" + ("" if "*" in version else f":{version}")
     seen = {part.split("[")[0].strip() for part in split.split("+")}
     if kind == "folder" or seen & {"test", "all"}:
-        raise ValueError(f"no test split was kept from {source}: give data that was not trained on by --source")
+        raise ValueError(f"no test split was kept from {source}: give data that was not trained on as `source`")
     return f"{kind}:test"
 
 
-def chosen(config: Config, measure: Measure) -> list[dict]:
-    """The examples that the seed chooses.
+def chosen(model: Model, measure: Measure, source: Source | None = None) -> list[dict]:
+    """The real examples that the seed chooses.
+
+    Args:
+      model: the model that is evaluated.
+      measure: from `complete`.
+      source: the data, in place of `measure.source`.
 
     Raises:
-      ValueError, OSError: as `jaxdiff.data.load`; fewer of them than asked for, or labels that the network lacks, where
-        those are needed.
+      ValueError, OSError: as `jaxdiff.data.load`; fewer examples than asked for, or labels or captions that are needed and
+        missing.
     """
-    d, labels = config.data, config.classes
-    source = data.load(measure.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
+    config, labels, name = model.config, model.config.net.classes, measure.source
+    if source is None:
+        source = data.load(name, config.data.image_shape, **data_options(config, name))
     if len(source) < measure.num:
-        raise ValueError(f"{measure.source} has {len(source)} examples: --num {len(source)} takes all of them")
-    if config.kind == "CLIP" and not source.captioned:
-        raise ValueError(f"{source.uncaptioned}, and a CLIP is measured by captions")
+        raise ValueError(f"{name} has {len(source)} examples: `num`={len(source)} takes all of them")
+    if (config.role == "clip" or getattr(config.net, "context_dim", 0)) and not source.captioned:
+        raise ValueError(f"{source.no_captions_reason}, and this model is evaluated by captions")
     needed = labels and (config.classifies or measure.named(BITS))
     if needed and len(source.classes) not in range(1, labels + 1):
-        raise ValueError(f"{measure.source} has {len(source.classes)} classes, and the network labels for {labels}")
+        raise ValueError(f"{name} has {len(source.classes)} classes, and the network labels for {labels}")
     return [source[i] for i in np.random.default_rng(measure.seed).permutation(len(source))[: measure.num].tolist()]
+
+
+def data_options(config: Config, name: str) -> dict:
+    """Options of the training data's source that hold for another source, too, where that has them."""
+    trained_on, other = config.data.source, data.parse(name)
+    names = [field.name for field in dataclasses.fields(trained_on)][1:]
+    return {name: getattr(trained_on, name) for name in names if hasattr(other, name)}

@@ -1,77 +1,142 @@
-"""How good drawn images are: beside as many real ones, in the features of a judge that no generator learned from."""
+"""Quality of sampled images: compared with as many real ones in the features of a judge that no generator learned from."""
 
 import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdiff import data
-from jaxdiff.config import Config
-from jaxdiff.eval import draw, fid, guided, neighbors
+from jaxdiff import model as models
+from jaxdiff.eval import features, fid, neighbors, zero_shot
 from jaxdiff.eval.features import Features, Gathered, gathered
-from jaxdiff.eval.guided import Guide
-from jaxdiff.eval.measure import DRAWN, JUDGED, Measure
+from jaxdiff.eval.measure import JUDGED, SAMPLED, Measure
+from jaxdiff.model import Model
+from jaxdiff.pipeline import Request, generate
+from jaxdiff.sharding import fitting
 
 log = logging.getLogger("jaxdiff")
 
 
-def work(config: Config, measure: Measure) -> int:
-    """How much `measured` ticks in all."""
+class Plan(NamedTuple):
+    """An evaluation.
+
+    Attributes:
+      model: the model.
+      measure: metrics and their options, from `measure.complete`.
+      request: how images are sampled; their number, batch size and seed are the measure's.
+      judge: features that images are compared in; None where no metric needs them.
+      clip: CLIP of the CLIP score; None without.
+    """
+
+    model: Model
+    measure: Measure
+    request: Request
+    judge: Features | None = None
+    clip: Model | None = None
+
+    @property
+    def samples_images(self) -> bool:
+        """Whether images are sampled at all."""
+        return self.model.config.samples and bool(self.measure.named(SAMPLED))
+
+
+def with_judges(plan, judge: Model | Features | None = None):
+    """The plan with the judge and the CLIP that its metrics need.
+
+    Raises:
+      ValueError, OSError: there is none; it is not a classifier, is of other images, or knows other classes.
+    """
+    measure, model = plan.measure, plan.model
+    if not plan.samples_images:
+        return plan
+    if measure.named(JUDGED):
+        plan = plan._replace(judge=judge if isinstance(judge, Features) else _judge(plan, judge))
+    if "clip_score" in measure.metrics.split(","):
+        clip = models.load(measure.clip_model or "captioned_clip")
+        if clip.config.role != "clip" or clip.image_shape != model.image_shape:
+            raise ValueError(f"`clip_model` {clip.config.name} must be a CLIP of images {model.image_shape}")
+        plan = plan._replace(clip=clip)
+    return plan
+
+
+def _judge(plan, judge):
+    measure, shape = plan.measure, plan.model.image_shape
+    if measure.inception:
+        return features.inception(measure.inception)
+    if judge is None:
+        if measure.judge is None and not plan.model.config.data.source.kind.startswith("digits"):
+            raise ValueError(
+                f"{measure.metrics} needs a judge: `inception` weights (see benchmarks/convert_inception.py), or `judge` "
+                "with a classifier of such images"
+            )
+        judge = models.load(measure.judge or "digits_judge")
+    name = judge.origin.name or judge.config.name
+    if not judge.config.classifies or judge.image_shape != shape:
+        raise ValueError(f"`judge` {name} must be a classifier of images {shape}: train one, or take `inception`")
+    if measure.named(("accuracy",)) and judge.config.net.classes != generate.classes_of(plan.model, plan.request):
+        raise ValueError(f"`judge` {name} must know the classes that are sampled: leave accuracy out")
+    label = f"{name}, trained on {judge.origin.trained_on}"
+    return features.classifier_features(judge.config.net, judge.params, label)
+
+
+def work(plan: Plan) -> int:
+    """Number of ticks of `measured`."""
+    measure = plan.measure
     judged = math.ceil(measure.num / measure.batch_size) if measure.named(JUDGED) else 0  # batches of real images
-    return judged + (draw.num_steps(sampled(config, measure)) if measure.named(DRAWN) else 0)
+    return judged + (generate.num_ticks(plan.model, sampled(plan, None)) if measure.named(SAMPLED) else 0)
 
 
-def sampled(config: Config, measure: Measure) -> Config:
-    """The config with as many images to draw as are measured."""
-    how = {"num": measure.num, "batch_size": measure.batch_size, "seed": measure.seed}
-    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **how))
+def sampled(plan: Plan, real: list[dict] | None) -> Request:
+    """The request for as many images as are measured; of text-to-image models for the captions of the real ones."""
+    measure, request = plan.measure, plan.request
+    prompts = request.sample.prompts
+    if plan.model.config.net.context_dim and not prompts:
+        prompts = tuple(example["caption"] for example in real) if real else ("a caption",) * measure.num
+    batch_size = fitting(measure.batch_size, measure.num)
+    how = {"num": measure.num, "batch_size": batch_size, "seed": measure.seed, "prompts": prompts}
+    return request._replace(sample=dataclasses.replace(request.sample, **how))
 
 
-def measured(
-    config: Config,
-    params,
-    measure: Measure,
-    real: list[dict],
-    tick: Callable[[int], None],
-    judge: Features | None = None,
-    guide: Guide | None = None,
-) -> dict:
-    """Those of `measure.metrics` that are of drawn images.
+def measured(plan: Plan, real: list[dict], tick: Callable[[int], None]) -> dict:
+    """Those of the metrics that are of sampled images.
 
-    Where images are drawn by label, they are of all classes in turn, or of those of `config.sample.labels`, whatever the
-    labels of the real ones are.
+    Images are sampled by label for all classes in turn, or for those of the request, whatever the labels of the real ones
+    are; by text for the captions of the real ones, or for the prompts of the request.
 
     Args:
-      config: of the run that the network was trained in, and how it is sampled.
-      params: its parameters.
-      measure: from `measure.complete`.
+      plan: prepared.
       real: as many real examples, {"image": uint8 [H, W, C], ...}.
-      tick: called after every part of the work with how much it was, `work` in all.
-      judge: of all but "nearest".
-      guide: a classifier that guides, if there is one.
+      tick: called after every part of the work with its size, `work` in all.
 
     Returns:
-      {metric: {what: number, ...}}.
+      {metric: {name: number, ...}}.
     """
-    config, names, found = sampled(config, measure), measure.named(DRAWN), {}
+    measure, names, found = plan.measure, plan.measure.named(SAMPLED), {}
     if not names:
         return found
-    drawn = (images for images, _ in draw.batches(config, params, tick, guide=guide))
+    request = sampled(plan, real)
+    drawn = (images for images, _ in generate.batches(plan.model, request, tick))
     images = [example["image"] for example in real]
-    if "nearest" in names:
+    if {"nearest", "clip_score"} & set(names):
         drawn = list(drawn)
-        found["nearest"] = remembered(config, np.concatenate(drawn), np.stack(images))
-    if judge is None:
+    if "nearest" in names:
+        found["nearest"] = nearest_training_images(plan.model, np.concatenate(drawn), np.stack(images))
+    if "clip_score" in names:
+        prompts = request.sample.prompts
+        texts = [prompts[i % len(prompts)] for i in range(measure.num)]
+        found["clip_score"] = zero_shot.score_report(plan.clip, np.concatenate(drawn), texts, real)
+    if plan.judge is None:
         return found
-    labels = guided.labels(config, guide)
-    judged = gathered(judge, _batched(images, measure.batch_size), lambda _: tick(1)), gathered(judge, drawn)
+    labels = generate.labels_of(plan.model, request)
+    judged = gathered(plan.judge, _batched(images, measure.batch_size), lambda _: tick(1)), gathered(plan.judge, drawn)
     return found | compared(names, *judged, np.array(labels)[np.arange(measure.num) % len(labels)] if labels else None)
 
 
 def compared(names: list[str], real: Gathered, drawn: Gathered, labels: np.ndarray | None) -> dict:
-    """Metrics of what a judge says of real images and of drawn ones, which were drawn for such labels."""
+    """Metrics of a judge's features of real and of sampled images, which were sampled for such labels."""
     found, n, kept = {}, len(drawn.classes), len(drawn.kept)
     if "fid" in names:
         dim = len(drawn.moments.mean)
@@ -87,7 +152,7 @@ def compared(names: list[str], real: Gathered, drawn: Gathered, labels: np.ndarr
         found["precision_recall"] = neighbors.precision_recall(real.kept, drawn.kept)._asdict() | {"n": kept}
     if "inception_score" in names:
         found["inception_score"] = {
-            what: fid.inception_score(x.score) for what, x in (("drawn", drawn), ("real", real))
+            which: fid.inception_score(x.score) for which, x in (("drawn", drawn), ("real", real))
         }
     if "accuracy" in names:
         right = drawn.classes == labels
@@ -95,15 +160,14 @@ def compared(names: list[str], real: Gathered, drawn: Gathered, labels: np.ndarr
     return found
 
 
-def remembered(config: Config, drawn: np.ndarray, real: np.ndarray, block: int = 1000) -> dict:
-    """Distances of drawn and of real images to the nearest training image: a generator that remembers is nearer."""
-    d, nearest = config.data, {}
-    source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
+def nearest_training_images(model: Model, drawn: np.ndarray, real: np.ndarray, block: int = 1000) -> dict:
+    """Distances of sampled and of real images to their nearest training image: memorised images are nearer."""
+    nearest, source = {}, data.load(model.config.data.source, model.image_shape)
     for start in range(0, len(source), block):
         train = np.stack([source[i]["image"] for i in range(start, min(start + block, len(source)))]) / 255.0
-        for what, images in (("drawn", drawn), ("real", real)):
-            nearest[what] = np.minimum(nearest.get(what, np.inf), neighbors.nearest(images / 255.0, train))
-    return {f"{what}_{q}%": float(np.percentile(nearest[what], q)) for what in nearest for q in (5, 25, 50)}
+        for which, images in (("drawn", drawn), ("real", real)):
+            nearest[which] = np.minimum(nearest.get(which, np.inf), neighbors.nearest(images / 255.0, train))
+    return {f"{which}_{q}%": float(np.percentile(nearest[which], q)) for which in nearest for q in (5, 25, 50)}
 
 
 def _batched(images: list[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""How much of noisy images a classifier reads right, level by level."""
+"""Accuracy of a classifier of noisy images, level by level."""
 
 import math
 from collections.abc import Callable
@@ -7,42 +7,40 @@ import jax
 import numpy as np
 
 from jaxdiff import samplers
-from jaxdiff.config import Config
-from jaxdiff.denoise import network
 from jaxdiff.eval.measure import Measure
-from jaxdiff.eval.spread import over_batches, replicated
+from jaxdiff.model import Model
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.process import q_sample
+from jaxdiff.sharding import over_batches
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the noisiest level
 
 
-def asked_levels(config: Config) -> list[int]:
-    """At which levels a classifier is asked: 0 only, if it was trained on clean images."""
-    T = config.diffusion.num_levels
-    return [0] if config.diffusion.levels == "clean" else [max(1, round(share * T)) for share in SHARES]
+def levels_of(model: Model) -> list[int]:
+    """The levels at which a classifier is evaluated: level 0 alone, if it was trained on clean images."""
+    T = model.config.diffusion.num_levels
+    return [0] if model.config.diffusion.levels.kind == "clean" else [max(1, round(share * T)) for share in SHARES]
 
 
-def work(config: Config, measure: Measure) -> int:
-    """How much `measured` ticks in all."""
-    return math.ceil(measure.num / measure.batch_size) * len(asked_levels(config))
+def work(model: Model, measure: Measure) -> int:
+    """Number of ticks of `measured`."""
+    return math.ceil(measure.num / measure.batch_size) * len(levels_of(model))
 
 
-def measured(config: Config, params, measure: Measure, real: list[dict], tick: Callable[[int], None]) -> dict:
+def measured(model: Model, measure: Measure, real: list[dict], tick: Callable[[int], None]) -> dict:
     """The accuracy of a classifier.
 
     Args:
-      config: of the run that it was trained in.
-      params: its parameters.
+      model: classifier.
       measure: from `measure.complete`.
       real: examples that it has not seen, {"image": uint8 [H, W, C], "label": int}.
       tick: called after every batch of a level.
 
     Returns:
-      {"accuracy": {"level_LEVEL": share that is read right, ...}}.
+      {"accuracy": {"level_LEVEL": accuracy, ...}}.
     """
     images, labels = (np.stack([example[what] for example in real]) for what in ("image", "label"))
-    schedule, apply = config.diffusion.make_schedule(), network(config.make_net())
+    schedule, apply, found = model.schedule, model.apply, {}
 
     @jax.jit
     def guesses(params, keys, images, t):
@@ -50,11 +48,10 @@ def measured(config: Config, params, measure: Measure, real: list[dict], tick: C
         x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, samplers.normal(keys, x0.shape[1:]))
         return apply(params, x_t, t)[0].argmax(-1)
 
-    params, found = replicated(params), {}
-    for level in asked_levels(config):
+    for level in levels_of(model):
 
         def of_batch(keys, images, level=level):
-            guess = jax.block_until_ready(guesses(params, keys, images, level))
+            guess = jax.block_until_ready(guesses(model.params, keys, images, level))
             tick(1)
             return guess
 

@@ -11,22 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.config import Config
 from jaxdiff.eval.measure import Measure
-from jaxdiff.eval.spread import over_batches, replicated
-from jaxdiff.nets.clip import CLIP
+from jaxdiff.model import Model
 from jaxdiff.objectives import to_unit_range
-from jaxdiff.text.tokenizer import Tokenizer
+from jaxdiff.sharding import over_batches
 
 
 def embed_images(
-    net: CLIP, params, images: np.ndarray, batch_size: int = 64, tick: Callable[[int], None] | None = None
+    clip: Model, images: np.ndarray, batch_size: int = 64, tick: Callable[[int], None] | None = None
 ) -> np.ndarray:
     """Images, uint8 [N, H, W, C] -> float32 [N, projection], of length 1; `tick` is called after every batch."""
-    params, encode = replicated(params), _jitted(net, "encode_image")
+    encode = _jitted(clip.config.make_net(), "encode_image")
 
     def of_batch(_, x):
-        said = jax.block_until_ready(encode(params, to_unit_range(x)))
+        said = jax.block_until_ready(encode(clip.params, to_unit_range(x)))
         if tick is not None:
             tick(1)
         return said
@@ -34,16 +32,16 @@ def embed_images(
     return over_batches(of_batch, len(images), batch_size, 0, images)
 
 
-def embed_texts(net: CLIP, params, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+def embed_texts(clip: Model, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
     """Texts -> float32 [N, projection], of length 1."""
-    params, encode = replicated(params), _jitted(net, "encode_text")
-    return over_batches(lambda _, tokens: encode(params, tokens), len(texts), batch_size, 0, tokenizer(texts))
+    encode = _jitted(clip.config.make_net(), "encode_text")
+    return over_batches(lambda _, tokens: encode(clip.params, tokens), len(texts), batch_size, 0, clip.tokenizer(texts))
 
 
-def embed_classes(net: CLIP, params, tokenizer: Tokenizer, descriptions: Sequence[Sequence[str]]) -> np.ndarray:
+def embed_classes(clip: Model, descriptions: Sequence[Sequence[str]]) -> np.ndarray:
     """Classes, each by several descriptions, equation (1) -> float32 [K, projection], of length 1."""
     ends = np.cumsum([len(texts) for texts in descriptions])
-    texts = embed_texts(net, params, tokenizer, [text for texts in descriptions for text in texts])
+    texts = embed_texts(clip, [text for texts in descriptions for text in texts])
     means = np.stack([part.mean(0) for part in np.split(texts, ends[:-1])])
     return means / np.linalg.norm(means, axis=-1, keepdims=True)
 
@@ -97,15 +95,33 @@ def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     return (images * texts).sum(-1)
 
 
-def measured(
-    config: Config, params, tokenizer: Tokenizer, measure: Measure, real: list[dict], tick: Callable[[int], None]
-) -> dict:
-    """How many of some texts find their image among all, and images their text; several of one meaning can mistake another.
+def score_report(clip: Model, images: np.ndarray, texts: Sequence[str], real: Sequence[dict]) -> dict:
+    """CLIP scores of sampled images and their texts, and of real images and their captions, where they have some.
 
     Args:
-      config: of the run that the CLIP was trained in.
-      params: its parameters.
-      tokenizer: with which it was trained.
+      clip: CLIP, which must not have been trained on the images.
+      images: uint8 [N, H, W, C].
+      texts: one of each image.
+      real: examples, {"image": uint8 [H, W, C], "caption": str}.
+
+    Returns:
+      {"clip_score", "standard_error", "real", "n"}.
+    """
+    scores = clip_score(embed_images(clip, images), embed_texts(clip, texts))
+    found = {"clip_score": float(scores.mean()), "standard_error": float(scores.std() / np.sqrt(len(scores)))}
+    if all("caption" in example for example in real):
+        pictures, captions = np.stack([one["image"] for one in real]), [one["caption"] for one in real]
+        found["real"] = float(clip_score(embed_images(clip, pictures), embed_texts(clip, captions)).mean())
+    return found | {"n": len(scores)}
+
+
+def measured(clip: Model, measure: Measure, real: list[dict], tick: Callable[[int], None]) -> dict:
+    """Retrieval: shares of texts that find their image among all, and of images that find their text.
+
+    Several texts of one meaning can be mistaken for each other.
+
+    Args:
+      clip: CLIP.
       measure: from `measure.complete`.
       real: examples that it has not seen, {"image": uint8 [H, W, C], "caption": str}.
       tick: called after every batch of images.
@@ -113,9 +129,8 @@ def measured(
     Returns:
       {"retrieval": {"text_to_image", "image_to_text"}}, shares.
     """
-    net, x = config.make_net(), np.stack([example["image"] for example in real])
-    images = embed_images(net, params, x, measure.batch_size, tick)
-    texts = embed_texts(net, params, tokenizer, [example["caption"] for example in real], measure.batch_size)
+    images = embed_images(clip, np.stack([example["image"] for example in real]), measure.batch_size, tick)
+    texts = embed_texts(clip, [example["caption"] for example in real], measure.batch_size)
     own = np.arange(len(real))
     found = {"text_to_image": classify(texts, images) == own, "image_to_text": classify(images, texts) == own}
     return {"retrieval": {name: float(hits.mean()) for name, hits in found.items()}}

@@ -1,10 +1,10 @@
-"""What of a base model is trained, and how that and the rest are one network again.
+"""Adaptation of a base model: its trained parameters, its frozen ones, and how both join to one network.
 
-Trained is a tree of some of these, the rest of the base being `frozen`:
+The trained parameters are a tree with some of these, the rest of the base being `frozen`:
 
     {"unet", "text": whole networks,  "lora": {"unet", "text": `lora.Factors` by path},  "words": [N, D],  "control"}
 
-and `joined` makes of both the parameters that `apply` takes: {"unet", and "text" or "control" where they are needed}.
+`joined` makes of both the parameters that `apply` takes: {"unet", and "text" or "control" where they are needed}.
 """
 
 import dataclasses
@@ -19,26 +19,27 @@ from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.lora import Lora
 from jaxdiff.config import Config
 from jaxdiff.denoise import network
+from jaxdiff.model.model import Model
 from jaxdiff.nets.clip import TextTransformer
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
 from jaxdiff.text import encoder
 from jaxdiff.types import Apply
 
-PROMPTS = 64  # that an adapter says it has learned from, and of its class, at most
+PROMPTS = 64  # captions, and prompts of the class, that an adapter's metadata lists at most
 
 
-def make_apply(config: Config, base) -> Apply:
-    """The network as a function of the parameters that `joined` makes.
+def make_apply(config: Config, base: Model) -> Apply:
+    """The network as a function of the parameters that `joined` returns.
 
     Args:
-      config: of the run.
-      base: the model that is adapted, a `pretrained.Model`.
+      config: config of the run.
+      base: base model.
     """
     unet = network(config.make_net())
-    if config.adapt.method == "control":
+    if config.adapt.kind == "controlnet":
         return control.add_control(unet, network(ControlNet(control_config(config))))
-    if config.adapt.reads:
-        return encoder.with_text_encoder(unet, text_net(config, base), config.latent.skip)
+    if config.adapt.trains_text_encoder:
+        return encoder.with_text_encoder(unet, text_net(config, base), config.latent.skip_blocks)
     return _unet_alone(unet)
 
 
@@ -48,64 +49,59 @@ def _unet_alone(apply):
 
 
 def control_config(config: Config) -> ControlConfig:
-    """The ControlNet of such a run."""
+    """Specification of the ControlNet that a run trains."""
     return ControlConfig(config.net, embedding=config.adapt.embedding)
 
 
-def text_net(config: Config, base) -> TextTransformer:
-    """The text transformer of the base, with room for the new words."""
-    cfg = base.parts["text"].config.net
-    size = base.parts["text"].tokenizer.size + len(config.adapt.words)
-    return TextTransformer(dataclasses.replace(cfg, vocabulary=max(cfg.vocabulary, size)))
+def text_net(config: Config, base: Model) -> TextTransformer:
+    """The text transformer of the base, with embeddings for the new tokens."""
+    text = base.submodels["text_encoder"]
+    size = text.tokenizer.size + len(config.adapt.new.tokens)
+    return TextTransformer(dataclasses.replace(text.config.net, vocabulary=max(text.config.net.vocabulary, size)))
 
 
-def frozen(config: Config, base) -> dict[str, Any]:
-    """What of the base is not trained, but needed by `joined`."""
-    a, kept = config.adapt, {}
-    if a.method != "full":
-        kept["unet"] = base.params
-    if a.reads and not (a.method == "full" and a.text):
-        kept["text"] = base.parts["text"].params
-    return kept
+def frozen_params(config: Config, base: Model) -> dict[str, Any]:
+    """Parameters of the base that `joined` needs and that are not trained."""
+    a, frozen = config.adapt, {}
+    if a.kind != "dreambooth":
+        frozen["unet"] = base.params
+    if a.trains_text_encoder and not (a.kind == "dreambooth" and a.text_encoder):
+        frozen["text"] = base.submodels["text_encoder"].params
+    return frozen
 
 
-def new_params(config: Config, base, key) -> dict[str, Any]:
-    """What is trained, before the first step: joined to the rest it is the base, but for new words.
+def init_trained(config: Config, base: Model, key) -> dict[str, Any]:
+    """Trained parameters before the first step: joined to the frozen ones they are the base, but for new tokens.
 
     Raises:
-      ValueError: a rank that is too large, or kernels that there are not.
+      ValueError: a rank that is too large, or no kernels to correct.
     """
     a, trained = config.adapt, {}
-    if a.method == "control":
+    if a.kind == "controlnet":
         return {"control": control.init(key, control_config(config), base.params)}
-    nets = {"unet": base.params} | ({"text": base.parts["text"].params} if a.text else {})
-    if a.method == "full":
+    nets = {"unet": base.params} | ({"text": base.submodels["text_encoder"].params} if a.text_encoder else {})
+    if a.kind == "dreambooth":
         trained |= nets
-    if a.method == "lora":
+    if a.kind == "lora":
         where = {"unet": lora.pattern(a.where), "text": lora.TEXT}
         fresh = {
             name: lora.init(jax.random.fold_in(key, i), params, a.rank, where[name])
             for i, (name, params) in enumerate(nets.items())
         }
         trained["lora"] = {name: one.factors for name, one in fresh.items()}
-    if a.words:
-        text = base.parts["text"]
-        begin = a.begin if len(a.begin) == len(a.words) else (a.begin or ("",)) * len(a.words)
-        trained["words"] = new_tokens.initial_rows(
-            jax.random.fold_in(key, 2), text.params, [*map(text.tokenizer.words, begin)]
-        )
+    if new := a.new.tokens:
+        text = base.submodels["text_encoder"]
+        initial = a.new.initial if len(a.new.initial) == len(new) else (a.new.initial or ("",)) * len(new)
+        token_ids = [*map(text.tokenizer.words, initial)]
+        trained["words"] = new_tokens.initial_rows(jax.random.fold_in(key, 2), text.params, token_ids)
     return trained
 
 
-def joined(config: Config, base) -> Callable:
-    """What makes one network of what is trained and what is not.
-
-    Returns:
-      join(frozen, trained, key) -> parameters for `make_apply`; with a key, ranks of a LoRA are left out at random.
-    """
-    a = config.adapt
-    scale = lora.scale(a.rank, a.alpha, a.stabilised)
-    first = base.parts["text"].tokenizer.size if a.words else None
+def joined(config: Config, base: Model) -> Callable:
+    """Returns join(frozen, trained, key) -> parameters for `make_apply`; with a key, ranks of a LoRA are dropped."""
+    a, first = config.adapt, None
+    if a.new.tokens:
+        first = base.submodels["text_encoder"].tokenizer.size
 
     def join(frozen, trained, key=None):
         whole = {name: trained.get(name, frozen.get(name)) for name in ("unet", "text", "control")}
@@ -113,33 +109,36 @@ def joined(config: Config, base) -> Callable:
         for i, (name, factors) in enumerate(trained.get("lora", {}).items()):
             if a.dropout and key is not None:
                 factors = lora.drop(jax.random.fold_in(key, i), factors, a.dropout)
-            whole[name] = lora.merge(whole[name], Lora(factors, dict.fromkeys(factors, scale)))
-        if a.words:
+            whole[name] = lora.merge(whole[name], _as_lora(a, factors))
+        if a.new.tokens:
             whole["text"] = new_tokens.insert(whole["text"], trained["words"], first)
         return whole
 
     return join
 
 
+def _as_lora(a, factors):
+    return Lora(factors, dict.fromkeys(factors, lora.scale(a.rank, a.alpha, a.rank_stabilized)))
+
+
 def adapter(config: Config, trained, prompts: Sequence[str] = ()) -> Adapter:
-    """What was trained beside a base, as an adapter; of "full" the new words alone.
+    """The outcome of an adaptation as an adapter; of DreamBooth its new tokens alone.
 
     Args:
-      config: of the run.
-      trained: see the head of this file; for drawing, its average.
-      prompts: what the images show that it has learned from.
+      config: config of the run.
+      trained: trained parameters; for sampling, their average.
+      prompts: captions that it was trained with.
     """
     a = config.adapt
-    about = {
+    metadata = {
         "name": config.name,
         "base": a.base,
-        "method": a.method,
+        "method": a.kind,
         "prompts": [*prompts],
-        "prior": list(a.prior[:PROMPTS]),
+        "prior": list(a.prior.prompts[:PROMPTS]),
     }
-    if a.method == "control":
-        about |= {"condition": a.condition, "embedding": list(a.embedding)}
-    scale = lora.scale(a.rank, a.alpha, a.stabilised)
-    loras = {name: Lora(one, dict.fromkeys(one, scale)) for name, one in trained.get("lora", {}).items()}
-    rows = dict(zip(a.words, trained["words"])) if a.words else {}
-    return Adapter(about, loras, rows, trained.get("control"))
+    if a.kind == "controlnet":
+        metadata |= {"condition": a.condition, "embedding": list(a.embedding)}
+    loras = {name: _as_lora(a, factors) for name, factors in trained.get("lora", {}).items()}
+    rows = dict(zip(a.new.tokens, trained["words"])) if a.new.tokens else {}
+    return Adapter(metadata, loras, rows, trained.get("control"))

@@ -1,95 +1,91 @@
-"""Models with what was learned beside them: LoRAs merged, new words in their vocabulary, ControlNets at their side."""
+"""Adapters of a model: LoRAs merged into its weights, new tokens in its vocabulary, ControlNets beside its network."""
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from jaxdiff import sharding
 from jaxdiff.adapt import adapter as files
 from jaxdiff.adapt import control, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.control import Control
-from jaxdiff.config import Adapt, Config
+from jaxdiff.files import write_whole
+from jaxdiff.model.model import Model
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
-from jaxdiff.pretrained.model import Model
 from jaxdiff.text import tokenizer
-from jaxdiff.train import adaptation
 
 
-def adapted(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
-    """A model with an adapter; with several, one after the other.
+def with_adapter(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
+    """A model with one adapter that is loaded already, see `with_adapters`.
 
     Args:
-      model: that draws.
-      adapter: from `pretrained.load_adapter`.
-      weight: of its LoRAs; what else it holds is there, or not.
+      model: base model, or one with other adapters.
+      adapter: from `load_adapter`.
+      weight: weight of its LoRAs.
 
     Raises:
-      ValueError: it is of another network, which names the first layer that does not fit; a word that is there already.
+      ValueError: the adapter is of another network, and the message names the first layer that does not fit; or its new
+        token is in the vocabulary.
 
     Example::
 
-        >>> import jax
-        >>> from jaxdiff import pretrained
+        >>> import jax, jaxdiff
         >>> from jaxdiff.adapt import lora
         >>> from jaxdiff.adapt.adapter import Adapter
-        >>> model = pretrained.load("captioned")
+        >>> model = jaxdiff.load("captioned")
         >>> nothing = Adapter({}, {"unet": lora.init(jax.random.key(0), model.params, rank=2)})
-        >>> same = pretrained.adapted(model, nothing, weight=0.8)
+        >>> same = jaxdiff.model.with_adapter(model, nothing, weight=0.8)
         >>> all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (model.params, same.params))))
         True
     """
     if "unet" in adapter.loras:
-        model = model._replace(params=lora.merge(model.params, adapter.loras["unet"], weight))
-    if "text" in adapter.loras or adapter.words:
-        model = model._replace(parts={**model.parts, "text": _reading(_text(model), adapter, weight)})
+        model = model.replace(params=_merged(model.params, adapter.loras["unet"], weight))
+    if "text" in adapter.loras or adapter.new_tokens:
+        if "text_encoder" not in model.submodels:
+            raise ValueError(f"{model.config.name} has no text encoder, which this LoRA or new token is of")
+        text = _with_text(model.submodels["text_encoder"], adapter, weight)
+        model = model.replace(submodels={**model.submodels, "text_encoder": text})
     if adapter.control is not None:
-        if not {"embedding", "condition"} <= set(adapter.about):
-            raise ValueError("this ControlNet does not say its embedding and its condition: export it again")
-        config = ControlConfig(model.config.net, embedding=tuple(adapter.about["embedding"]))
-        control.check(config, adapter.control, model.params)
-        made = Control(ControlNet(config), adapter.control, adapter.about["condition"])
-        model = model._replace(controls=(*model.controls, made))
+        model = model.replace(controls=(*model.controls, _control(model, adapter)))
     return model
 
 
-def _text(model):
-    if "text" not in model.parts:
-        raise ValueError(f"{model.config.name} reads no texts, and this LoRA or new word is of a network that does")
-    return model.parts["text"]
+def _merged(params, correction, weight):
+    """Merged parameters where the plain ones are, in one program for each network."""
+    lora.check(params, correction)
+    return sharding.as_placed(_merge(params, correction, jnp.float32(weight)), params)
 
 
-def _reading(text, adapter, weight):
-    """The text transformer with a LoRA and new words."""
+@jax.jit
+def _merge(params, correction, weight):
+    return lora.merge(params, correction, weight)
+
+
+def _control(model, adapter):
+    if not {"embedding", "condition"} <= set(adapter.metadata):
+        raise ValueError("this ControlNet does not say its embedding and its condition: export it again")
+    config = ControlConfig(model.config.net, embedding=tuple(adapter.metadata["embedding"]))
+    control.check(config, adapter.control, model.params)
+    params = sharding.as_placed(adapter.control, model.params)
+    return Control(ControlNet(config), params, adapter.metadata["condition"])
+
+
+def _with_text(text, adapter, weight):
+    """The text transformer with a LoRA and new tokens."""
     if "text" in adapter.loras:
-        text = text._replace(params=lora.merge(text.params, adapter.loras["text"], weight))
-    if not adapter.words:
+        text = text.replace(params=_merged(text.params, adapter.loras["text"], weight))
+    if not adapter.new_tokens:
         return text
-    params = new_tokens.insert(text.params, np.stack([*adapter.words.values()]), text.tokenizer.size)
+    params = new_tokens.insert(text.params, np.stack([*adapter.new_tokens.values()]), text.tokenizer.size)
     net = dataclasses.replace(text.config.net, vocabulary=len(new_tokens.token_table(params)))
-    config = dataclasses.replace(text.config, net=net)
-    return text._replace(config=config, params=params, tokenizer=tokenizer.with_words(text.tokenizer, [*adapter.words]))
-
-
-def trained(config: Config, params, base: Model) -> Model:
-    """What a run makes of its base.
-
-    Args:
-      config: of the run.
-      params: what it has trained, see `train.adaptation`; for drawing, their average.
-      base: the model that it adapts.
-    """
-    if "unet" in params:
-        base = base._replace(params=params["unet"])
-    if "text" in params:
-        text = base.parts["text"]._replace(params=params["text"])
-        base = base._replace(parts={**base.parts, "text": text})
-    made = adapted(base, adaptation.adapter(config, params))
-    return made._replace(config=dataclasses.replace(config, adapt=Adapt()))
+    words = tokenizer.with_words(text.tokenizer, [*adapter.new_tokens])
+    params = sharding.as_placed(params, text.params)
+    return text.replace(config=dataclasses.replace(text.config, net=net), params=params, tokenizer=words)
 
 
 def write_adapter(path: epath.PathLike, adapter: Adapter, dtype: str = "float16") -> None:
     """Writes an adapter as one .safetensors file, whole or not at all; see `adapt.adapter.to_bytes`."""
-    path = epath.Path(path)
-    (unfinished := path.with_name(f"{path.name}.tmp")).write_bytes(files.to_bytes(adapter, dtype))
-    unfinished.replace(path)
+    write_whole(path, files.to_bytes(adapter, dtype))

@@ -1,12 +1,16 @@
-"""Models as files, and what a run keeps beside its checkpoints."""
+"""Models as .safetensors files: weights, config, provenance, tokenizer and submodels in one file."""
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import math
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -14,138 +18,152 @@ from etils import epath
 from flax import traverse_util
 
 from jaxdiff import config as configs
+from jaxdiff import disk, sharding
 from jaxdiff.config import Config
-from jaxdiff.nets.autoencoder import AutoencoderConfig
-from jaxdiff.nets.unet import UNetConfig
-from jaxdiff.pretrained.model import Model
+from jaxdiff.files import write_whole
+from jaxdiff.model.model import Model, Origin
+from jaxdiff.model.params import param_shapes
 from jaxdiff.text import tokenizer
-from jaxdiff.text.tokenizer import Tokenizer
-from jaxdiff.train import initial
 
-ABOUT = ("step", "weights", "trained_on")
-PARTS = ("codec", "text")
-
-
-def beside(run: epath.PathLike) -> tuple[dict[str, Model], Tokenizer | None]:
-    """The parts of a run's model, and the tokenizer, which `keep` has put beside its checkpoints."""
-    run = epath.Path(run)
-    parts = {name: read(path) for name in PARTS if (path := run / f"{name}.safetensors").exists()}
-    path = run / "tokenizer.json"
-    return parts, tokenizer.from_json(path.read_text()) if path.exists() else None
+ORIGIN = ("step", "weights", "trained_on")  # fields of `Origin` that a file keeps
+EARLIER = {"text": "text_encoder"}  # names that submodels had in version 0.1
+DTYPES = ("float32", "bfloat16", "float16")
 
 
-def kept_base(run: epath.PathLike) -> Model:
-    """The copy of the model that a run adapts, with what stands at its ends.
+def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
+    """Reads a model that `write` has written, tensor by tensor, onto the devices.
 
-    Raises:
-      ValueError: the run has lost it.
-    """
-    latent = configs.read_run(run).latent
-    needed = ["base", *(name for name in PARTS if getattr(latent, name))]
-    lost = [f"{name}.safetensors" for name in needed if not (epath.Path(run) / f"{name}.safetensors").exists()]
-    if lost:
-        raise ValueError(f"{run} has lost its {' and '.join(lost)}, without which it cannot go on")
-    return read(epath.Path(run) / "base.safetensors")._replace(parts=beside(run)[0])
-
-
-def kept_prompts(run: epath.PathLike) -> list[str]:
-    """What the images show that a run adapts its base to, as `keep` was told."""
-    path = epath.Path(run) / "prompts.json"
-    return json.loads(path.read_text()) if path.exists() else []
-
-
-def keep(run: epath.PathLike, parts: Mapping[str, Model], words: Tokenizer | None, prompts: Sequence[str] = ()) -> None:
-    """Puts the parts of a run's model, its tokenizer and its prompts beside its checkpoints; each whole or not at all."""
-    if prompts:
-        (unfinished := epath.Path(run) / "prompts.tmp").write_text(json.dumps([*prompts]))
-        unfinished.replace(epath.Path(run) / "prompts.json")
-    for name, part in parts.items():
-        write(unfinished := epath.Path(run) / f"{name}.tmp", part, "float32")
-        unfinished.replace(epath.Path(run) / f"{name}.safetensors")
-    if words is not None:
-        (unfinished := epath.Path(run) / "tokenizer.tmp").write_text(tokenizer.to_json(words))
-        unfinished.replace(epath.Path(run) / "tokenizer.json")
-
-
-def read(path: epath.PathLike) -> Model:
-    """The model in a .safetensors file that `write` has written, with its parts.
+    Args:
+      path: the file, also gs://bucket/file.
+      dtype: dtype of the weights on the devices, "float32", "bfloat16" or "float16".
+      placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is none, or not of this library, or its weights are not those of its config.
+      ValueError: another kind of file, or weights that do not fit its own config; nothing is loaded then.
     """
-    content = epath.Path(path).read_bytes()  # and not by path, which may be on gs://
-    try:
-        flat = {key: value.astype(np.float32) for key, value in safetensors.numpy.load(content).items()}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no file of weights ({error})") from None
-    header = 8 + int.from_bytes(content[:8], "little")  # its length, then JSON
-    metadata = json.loads(content[8:header]).get("__metadata__", {})
-    parts = {}
-    for name, said in json.loads(metadata.get("parts", "{}")).items():
-        own = {key.removeprefix(f"{name}:"): flat.pop(key) for key in list(flat) if key.startswith(f"{name}:")}
-        parts[name] = _model(path, own, said)
-    return _model(path, flat, metadata)._replace(parts=parts)
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype`={dtype!r} must be one of {', '.join(DTYPES)}")
+    with opened(path) as file:
+        header = file.metadata() or {}
+        found = {name.removesuffix(":"): said for name, said in submodels_of(header).items()}
+        owners = {key: next((name for name in found if key.startswith(f"{name}:")), "") for key in file.keys()}
+
+        def one(name, header):
+            keys = {key.removeprefix(f"{name}:"): key for key, owner in owners.items() if owner == name}
+            return _model(path, file, keys, header, jnp.dtype(dtype), placement or sharding.replication())
+
+        submodels = {EARLIER.get(name, name): one(name, said) for name, said in found.items()}
+        return one("", header).replace(submodels=submodels)
 
 
-def _model(path, flat, metadata):
-    """The model of such weights, by paths, that the metadata tells of.
+@contextlib.contextmanager
+def opened(path: epath.PathLike):
+    """Opens a .safetensors file, whose tensors are then read one by one; a remote one is copied to a local disk first.
 
     Raises:
-      ValueError: as `read`.
+      FileNotFoundError: there is no such file.
+      ValueError: it is of another kind.
     """
-    if not {"config", "about"} <= set(metadata):
+    path = epath.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    with contextlib.ExitStack() as stack:
+        local = path
+        if disk.is_remote(path):
+            local = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
+            with path.open("rb") as remote, local.open("wb") as copy:
+                shutil.copyfileobj(remote, copy)
+        try:
+            file = stack.enter_context(safetensors.safe_open(str(local), framework="numpy"))
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is not a file of weights ({error})") from None
+        yield file
+
+
+def header_of(path: epath.PathLike) -> dict[str, str]:
+    """The metadata of a .safetensors file, without its tensors."""
+    with opened(path) as file:
+        return file.metadata() or {}
+
+
+def submodels_of(header: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The headers of a file's submodels, by name."""
+    return json.loads(header.get("submodels", header.get("parts", "{}")))
+
+
+def _model(path, file, keys, header, dtype, placement):
+    """The model with this header, of the tensors that `keys` lists by their paths in its parameters."""
+    if not {"config", "about"} <= set(header):
         raise ValueError(f"{path} does not say what network it is of: give a file that jaxdiff export has written")
-    config = runs_here(configs.from_json(metadata["config"], where=f"the config in {path}"))
-    like = traverse_util.flatten_dict(initial.weight_shapes(config), sep="/")
-    wrong = [key for key in {**like, **flat} if getattr(like.get(key), "shape", None) != np.shape(flat.get(key))]
+    config = runs_here(configs.from_json(header["config"], where=f"the config in {path}"))
+    like = traverse_util.flatten_dict(param_shapes(config), sep="/")
+    shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in keys.items()}
+    wrong = [name for name in {**like, **shapes} if getattr(like.get(name), "shape", None) != shapes.get(name)]
     if wrong:
         raise ValueError(f"{path} does not fit its own config: {len(wrong)} of its weights, the first being {wrong[0]}")
-    said = json.loads(metadata["about"])
-    if not isinstance(said, dict) or not set(ABOUT) <= set(said):
-        raise ValueError(f"{path} does not say {', '.join(ABOUT)}: give a file that jaxdiff export has written")
-    about = {"model": Path(path).stem} | {key: said[key] for key in ABOUT}
-    words = tokenizer.from_json(metadata["tokenizer"]) if "tokenizer" in metadata else None
-    return Model(config, traverse_util.unflatten_dict(flat, sep="/"), about, tokenizer=words)
+    about = json.loads(header["about"])
+    if not isinstance(about, dict) or not set(ORIGIN) <= set(about):
+        raise ValueError(f"{path} does not say {', '.join(ORIGIN)}: give a file that jaxdiff export has written")
+    flat = {name: jax.device_put(file.get_tensor(key).astype(dtype), placement) for name, key in keys.items()}
+    return Model(
+        config=in_dtype(config, dtype),
+        params=traverse_util.unflatten_dict(flat, sep="/"),
+        origin=Origin(Path(path).stem, **{name: about[name] for name in ORIGIN}),
+        tokenizer=tokenizer.from_json(header["tokenizer"]) if "tokenizer" in header else None,
+    )
 
 
 def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
-    """Writes a model as one .safetensors file: weights, config, what it is, and its parts.
+    """Writes a model as one .safetensors file, whole or not at all.
 
     Args:
-      path: file to write.
-      model: from `load`.
-      dtype: of the weights in the file, "float16" or "float32".
+      path: file to write, also gs://bucket/file.
+      model: from `jaxdiff.load`; its ControlNets are not written.
+      dtype: dtype of the weights in the file, "float16" or "float32".
 
     Raises:
       ValueError: weights that are too large for the dtype.
     """
-    flat = traverse_util.flatten_dict(model.params, sep="/")
-    for name, part in model.parts.items():
-        flat |= {f"{name}:{key}": value for key, value in traverse_util.flatten_dict(part.params, sep="/").items()}
-    with np.errstate(over="ignore"):  # of which is told below
+    flat, headers = _flat("", model), {}
+    for name, submodel in model.submodels.items():
+        flat |= _flat(f"{name}:", submodel)
+        headers[name] = _header(submodel)
+    with np.errstate(over="ignore"):  # refused below
         flat = {key: np.asarray(value).astype(dtype, order="C") for key, value in flat.items()}
     if not all(np.isfinite(value).all() for value in flat.values()):
-        raise ValueError(f"some weights are not finite as {dtype}: choose float32")
-    metadata = _metadata(model)
-    if model.parts:
-        metadata["parts"] = json.dumps({name: _metadata(part) for name, part in model.parts.items()})
-    epath.Path(path).write_bytes(safetensors.numpy.save(flat, metadata))
+        raise ValueError(f"some weights are not finite as {dtype}: choose `dtype`=float32")
+    header = _header(model) | ({"submodels": json.dumps(headers)} if headers else {})
+    write_whole(path, safetensors.numpy.save(flat, header))
 
 
-def _metadata(model):
-    about = {key: model.about[key] for key in ABOUT}
-    metadata = {"config": json.dumps(dataclasses.asdict(model.config)), "about": json.dumps(about)}
-    return metadata | ({"tokenizer": tokenizer.to_json(model.tokenizer)} if model.tokenizer else {})
+def _flat(prefix, model):
+    return {f"{prefix}{key}": value for key, value in traverse_util.flatten_dict(model.params, sep="/").items()}
+
+
+def _header(model):
+    about = {name: getattr(model.origin, name) for name in ORIGIN}
+    header = {"config": configs.to_json(model.config), "about": json.dumps(about)}
+    return header | ({"tokenizer": tokenizer.to_json(model.tokenizer)} if model.tokenizer else {})
+
+
+def in_dtype(config: Config, dtype) -> Config:
+    """The config of a network that computes in the dtype of its weights; float32 leaves it as it is."""
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        return config
+    return dataclasses.replace(config, net=config.net.in_dtype("bfloat16"))
 
 
 def runs_here(config: Config) -> Config:
-    """The same with a program for attention that these devices have; the parameters know nothing of that."""
-    net = config.net.unet() if isinstance(config.net, AutoencoderConfig) else config.net
+    """The config with an attention kernel that these devices have; the weights are the same."""
     try:
-        if isinstance(net, UNetConfig):
-            net.check_platform(jax.default_backend())
+        config.net.check_platform(jax.default_backend())
     except ValueError:
-        logging.getLogger("jaxdiff").info("attention is 'plain' here, and was %r in training", net.attention_kernel)
-        return dataclasses.replace(config, net=dataclasses.replace(config.net, attention_kernel="plain"))
+        logging.getLogger("jaxdiff").info("attention is 'plain' here, unlike in training")
+        return dataclasses.replace(config, net=config.net.without_kernels())
     return config
+
+
+def size_of(model: Model) -> int:
+    """Bytes of a model's weights, with its submodels and ControlNets."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(model))

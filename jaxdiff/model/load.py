@@ -1,172 +1,147 @@
-"""Trained models: those that ship with the package, by name; files of weights; and runs."""
+"""Models and adapters by name: those that ship, files of weights, and runs."""
 
-from pathlib import Path
+import math
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from jaxdiff import config as configs
-from jaxdiff.adapt import adapter as adapter_files
-from jaxdiff.adapt.adapter import Adapter
+from jaxdiff.adapt.adapter import Adapter, from_bytes
 from jaxdiff.config import Config
 from jaxdiff.errors import unknown
-from jaxdiff.pretrained.adapted import adapted, trained, write_adapter
-from jaxdiff.pretrained.files import PARTS, beside, keep, kept_base, kept_prompts, read, runs_here, write
-from jaxdiff.pretrained.model import Model, text_of
-from jaxdiff.train import adaptation, checkpoint, initial, rundir
-
-__all__ = [
-    "PARTS",
-    "SHIPPED",
-    "Model",
-    "adapted",
-    "adapter_names",
-    "adapter_of",
-    "beside",
-    "keep",
-    "kept_base",
-    "kept_prompts",
-    "load",
-    "load_adapter",
-    "load_config",
-    "names",
-    "read",
-    "text_of",
-    "trained",
-    "write",
-    "write_adapter",
-]
-SHIPPED = Path(__file__).parents[1] / "weights"
+from jaxdiff.model import files, runs, shipped
+from jaxdiff.model.adapters import with_adapter
+from jaxdiff.model.model import Model
 
 
-def names() -> list[str]:
-    """The models that ship with the package.
-
-    Example::
-
-        >>> from jaxdiff import pretrained
-        >>> "digits" in pretrained.names()
-        True
-    """
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
-
-
-def load(name: str) -> Model:
-    """A trained model.
+def load(name: str, dtype: str = "float32", placement=None) -> Model:
+    """Loads a trained model onto the devices.
 
     Args:
-      name: a directory that `jaxdiff train` has written, also gs://bucket/run, which is looked for first; a .safetensors
-        file that `jaxdiff export` has written; or one of `names()`.
+      name: directory that `jaxdiff train` has written, also gs://bucket/run, which is looked for first; .safetensors file
+        that `jaxdiff export` has written; or a name that ships, see `jaxdiff.model.names`.
+      dtype: dtype of the weights on the devices, "float32", "bfloat16" or "float16"; with bfloat16 the network also
+        computes in it.
+      placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
 
     Returns:
-      `Model`.
+      `Model`, a pytree.
 
     Raises:
-      ValueError: there is none of that name, or the file holds none.
+      ValueError: there is none of that name, or the file does not hold one.
       OSError: a run without a checkpoint that can be read.
 
     Example::
 
-        >>> import jax, jaxdiff
-        >>> model = jaxdiff.pretrained.load("digits")
-        >>> model.config.data.image_shape, model.config.net.num_classes
+        >>> import jaxdiff
+        >>> model = jaxdiff.load("digits")
+        >>> model.image_shape, model.config.net.num_classes
         ((28, 28, 1), 10)
-        >>> x_t = jax.random.normal(jax.random.key(0), [1, 28, 28, 1])
-        >>> seven = jaxdiff.Cond(label=jax.numpy.array([7]), vector=jax.numpy.zeros([1, 6]))
-        >>> jax.eval_shape(model.denoiser(), x_t, 1000, seven).x0.shape
-        (1, 28, 28, 1)
     """
-    if (epath.Path(name) / "config.json").exists():
-        return _of_run(epath.Path(name))
-    if name.endswith(".safetensors"):
-        return read(name)
-    if name in names():
-        return read(SHIPPED / f"{name}.safetensors")
-    if epath.Path(name).exists() or "/" in name:
-        configs.read_run(name)  # which says what is missing
-    raise unknown("model", name, names())
+    name = str(name)
+    if runs.holds_run(name):
+        return runs.read(name, dtype, placement)
+    return files.read(_file(name), dtype, placement)
 
 
 def load_config(name: str) -> Config:
-    """The config of a model, as `load` takes it; of a run without its weights."""
-    if (epath.Path(name) / "config.json").exists():
-        return runs_here(configs.read_run(name))
-    return load(name).config
-
-
-def adapter_names() -> list[str]:
-    """The adapters that ship with the package, all of `captioned`.
-
-    Example::
-
-        >>> from jaxdiff import pretrained
-        >>> "star" in pretrained.adapter_names()
-        True
-    """
-    return sorted(path.stem for path in (SHIPPED / "adapters").glob("*.safetensors"))
+    """The config of a model, named as for `load`, without its weights."""
+    name = str(name)
+    if runs.holds_run(name):
+        return files.runs_here(configs.read_run(name))
+    path = _file(name)
+    header = files.header_of(path)
+    if "config" not in header:
+        raise ValueError(f"{path} does not say what network it is of: give a file that jaxdiff export has written")
+    return files.runs_here(configs.from_json(header["config"], where=f"the config in {path}"))
 
 
 def load_adapter(name: str) -> Adapter:
-    """What was learned beside a model: LoRAs, new words, a ControlNet.
+    """Loads what was trained beside a base model: LoRAs, new tokens, a ControlNet.
 
     Args:
-      name: a run that has adapted a model, which is looked for first; a .safetensors file that it has left or `jaxdiff
-        export` has written; or one of `adapter_names()`.
+      name: run that has adapted a model, which is looked for first; .safetensors file that it has left or `jaxdiff export`
+        has written; or a name that ships, see `jaxdiff.model.adapter_names`.
 
     Returns:
-      `adapt.adapter.Adapter`, for `adapted`.
+      `adapt.adapter.Adapter`, for `with_adapter`.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is none, or there is none of that name.
+      ValueError: the file holds no adapter, or there is none of that name.
 
     Example::
 
-        >>> from jaxdiff import pretrained
-        >>> star = pretrained.load_adapter("star")
-        >>> star.about["base"], list(star.words)
+        >>> from jaxdiff import model
+        >>> star = model.load_adapter("star")
+        >>> star.metadata["base"], list(star.new_tokens)
         ('captioned', ['<star>'])
     """
     path = epath.Path(name)
-    if (path / "config.json").exists():
-        if (adapter := adapter_of(name)) is None:
+    if runs.holds_run(path):
+        if (adapter := runs.adapter_of(name)) is None:
             raise ValueError(f"{name} is a run that has learned a whole network: give it in place of the model")
         return adapter
-    if name in adapter_names():
-        path = epath.Path(SHIPPED / "adapters" / f"{name}.safetensors")
+    if name in shipped.adapter_names():
+        path = epath.Path(shipped.ADAPTERS / f"{name}.safetensors")
     elif "/" not in name and not name.endswith(".safetensors"):
-        raise unknown("adapter", name, adapter_names())
+        raise unknown("adapter", name, shipped.adapter_names())
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: give a run that has adapted a model, or its adapter.safetensors")
     try:
-        return adapter_files.from_bytes(path.read_bytes())
+        return from_bytes(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
 
 
-def adapter_of(run: str) -> Adapter | None:
-    """What a run has learned beside its base, by its newest checkpoint; None of no run, or one of a whole network."""
-    if not (epath.Path(run) / "config.json").exists():
-        return None
-    config = configs.read_run(run)
-    if config.adapt.base is None or config.adapt.method == "full":
-        return None
-    return adaptation.adapter(config, _averaged(epath.Path(run), config, kept_base(run)).tree, kept_prompts(run))
+def with_adapters(
+    model: Model,
+    adapters: str | Sequence[str] | Mapping[str, float] = (),
+    controlnet: str | Sequence[str] = (),
+) -> Model:
+    """A model with LoRAs, new tokens and ControlNets.
+
+    Args:
+      model: base model.
+      adapters: LoRAs and new tokens, named as for `load_adapter`; a mapping gives the weight of each LoRA, else 1.
+      controlnet: ControlNets, named likewise.
+
+    Returns:
+      `Model`; LoRAs are merged into its weights, in the given order.
+
+    Raises:
+      ValueError, OSError: as `load_adapter` and `with_adapter`; the message names the adapter.
+
+    Example::
+
+        >>> import jaxdiff
+        >>> model = jaxdiff.with_adapters(jaxdiff.load("captioned"), {"star": 0.8})
+        >>> model.text_encoder.tokenizer.words("a <star>") == model.text_encoder.tokenizer.words("a") + [640]
+        True
+    """
+    adapters = [adapters] if isinstance(adapters, str) else adapters
+    weights = dict(adapters) if isinstance(adapters, Mapping) else {}
+    asked = [("adapters", name, weights.get(name, 1.0)) for name in adapters]
+    asked += [("controlnet", name, 1.0) for name in ([controlnet] if isinstance(controlnet, str) else controlnet)]
+    for argument, name, weight in asked:
+        adapter = load_adapter(name)
+        right = "adapters" if adapter.control is None else "controlnet"
+        if argument != right:
+            raise ValueError(f"{name} is {'not ' if right == 'adapters' else ''}a ControlNet: give it as `{right}`")
+        if not math.isfinite(weight) or (weight != 1 and argument == "adapters" and not adapter.loras):
+            raise ValueError(f"{name}: the weight {weight:g} must be finite, and new tokens alone have none")
+        try:
+            model = with_adapter(model, adapter, weight)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return model
 
 
-def _averaged(run, config, base=None):
-    return checkpoint.restore_ema(rundir.checkpoints(run), initial.param_shapes(config, base))
-
-
-def _of_run(run: epath.Path) -> Model:
-    config, where = runs_here(configs.read_run(run)), rundir.checkpoints(run)
-    base, extra = kept_base(run) if config.adapt.base else None, ()
-    if config.reconstruction.words:  # of which there is no average
-        found = checkpoint.restore(where, initial.state_shapes(config))
-        ema, extra = found.tree.ema, found.tree.extra
-    else:
-        found = _averaged(run, config, base)
-        ema = found.tree
-    about = {"run": str(run), "step": found.step, "weights": "EMA", "trained_on": config.data.source}
-    if base:
-        return trained(config, ema, base)._replace(about=about)
-    return Model(config, initial.weights(config, ema, extra), about, *beside(run))
+def _file(name):
+    if name.endswith(".safetensors"):
+        return epath.Path(name)
+    if name in shipped.names():
+        return epath.Path(shipped.WEIGHTS / f"{name}.safetensors")
+    if epath.Path(name).exists() or "/" in name:
+        configs.read_run(name)  # which says what is missing
+    raise unknown("model", name, shipped.names())

@@ -1,101 +1,175 @@
-"""A trained network, what stands at its ends, and what steers it."""
+"""A trained model: its weights as arrays, and everything else about it as static structure."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
+import numpy as np
+
+from jaxdiff import samplers
 from jaxdiff.adapt.control import Control, with_controls
 from jaxdiff.config import Config
 from jaxdiff.denoise import denoiser, network
-from jaxdiff.latent import Codec, Ends, kl_codec, vq_codec
-from jaxdiff.nets.autoencoder import AutoencoderConfig
-from jaxdiff.nets.clip import CLIPConfig, TextConfig
+from jaxdiff.latent import Codec, kl_codec, vq_codec
+from jaxdiff.registry import Choice
+from jaxdiff.schedules import Schedule
 from jaxdiff.text import encoder
 from jaxdiff.text.encoder import TextEncoder
 from jaxdiff.text.tokenizer import Tokenizer
-from jaxdiff.types import Apply, Denoiser
+from jaxdiff.timesteps import SPACINGS
+from jaxdiff.types import Apply, Array, Denoiser
+
+_static = {"static": True}
 
 
-class Model(NamedTuple):
-    """A trained network and what it was trained as.
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Provenance of a model.
 
     Attributes:
-      config: of the run that it was trained in.
-      params: its parameters, for a run the averaged ones (EMA), float32.
-      about: where it came from: "model" or "run", "step", "weights" and "trained_on".
-      parts: the models that stand at its ends, "codec" and "text", where there are such.
-      tokenizer: with which it was trained, of a CLIP or its text transformer.
-      controls: ControlNets that steer it.
+      name: name of its file or run.
+      step: number of updates it was trained for.
+      weights: "EMA", the averaged parameters.
+      trained_on: its data source.
+      run: directory of its run; None of a file.
     """
 
-    config: Config
+    name: str = ""
+    step: int = 0
+    weights: str = "EMA"
+    trained_on: str = ""
+    run: str | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained model as a pytree: arrays are its leaves, the rest is static and hashable.
+
+    Attributes:
+      config: specification: network, process, latents, and defaults of sampling.
+      params: parameters of the network, nested dicts; of a run the averaged ones (EMA).
+      submodels: "codec" and "text_encoder", those that a latent diffusion model has.
+      controls: ControlNets beside the network.
+      tokenizer: tokenizer of a CLIP or of its text transformer; None of other models.
+      origin: provenance.
+
+    Example::
+
+        >>> import jax, jaxdiff
+        >>> model = jaxdiff.load("digits")
+        >>> model.image_shape, model.config.net.num_classes
+        ((28, 28, 1), 10)
+        >>> half = jax.tree.map(lambda leaf: leaf / 2, model)  # a model again
+        >>> half.config == model.config
+        True
+    """
+
     params: Any
-    about: dict[str, Any]
-    parts: Mapping[str, "Model"] = {}
-    tokenizer: Tokenizer | None = None
+    submodels: Mapping[str, "Model"] = dataclasses.field(default_factory=dict)
     controls: tuple[Control, ...] = ()
+    config: Config = dataclasses.field(default=Config(), metadata=_static)
+    tokenizer: Tokenizer | None = dataclasses.field(default=None, metadata=_static)
+    origin: Origin = dataclasses.field(default=Origin(), metadata=_static)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of its images."""
+        return self.config.data.image_shape
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of x_t: of an image, or of the latent of one."""
+        return self.config.shape
+
+    @property
+    def schedule(self) -> Schedule:
+        """Noise schedule that it was trained with."""
+        return self.config.diffusion.make_schedule()
+
+    def levels(self, num_steps: int, spacing: str | Choice = "trailing") -> np.ndarray:
+        """Returns a grid of levels from pure noise to clean data, int32 or float32 [num_steps + 1].
+
+        Raises:
+          ValueError: unknown spacing, or a number of steps for which there is no such grid.
+        """
+        return SPACINGS.choice(spacing)(self.schedule, num_steps)
+
+    def noise(self, key: Array, num: int) -> Array:
+        """Returns x_T of `num` images, N(0, 1), float32 [num, *shape]; example i has the i-th key of `key`."""
+        return samplers.noise(samplers.keys_for(key, num), self.shape)
 
     @property
     def apply(self) -> Apply:
-        """The network as a function of its `weights`; of a U-Net or a classifier."""
+        """The network as a function of `weights`; of a denoiser or a classifier."""
         return with_controls(network(self.config.make_net()), self.params, self.controls)[0]
 
     @property
     def weights(self) -> Any:
-        """What `apply` takes: its parameters, and those of its ControlNets, see `adapt.control.add_control`."""
+        """Parameters that `apply` takes: the network's, with those of its ControlNets."""
         return with_controls(network(self.config.make_net()), self.params, self.controls)[1]
-
-    def denoiser(self) -> Denoiser:
-        """The network as a `Denoiser`, a pytree.
-
-        Raises:
-          ValueError: it is none: a classifier, an autoencoder or a CLIP.
-        """
-        if self.config.classifies:
-            raise ValueError("a classifier is no denoiser: its logits are model.apply(model.params, x_t, t)[0]")
-        if not self.config.draws:
-            raise ValueError(f"{self.config.name} is no denoiser: it is of {type(self.config.net).__name__}")
-        return denoiser(self.apply, self.weights, self.config.diffusion.make_schedule(), self.config.diffusion.predict)
 
     @property
     def codec(self) -> Codec | None:
-        """From images to latents and back: of an autoencoder, or of a diffusion in latent space; None of others."""
-        if not isinstance(self.config.net, AutoencoderConfig):
-            return self.parts["codec"].codec if "codec" in self.parts else None
+        """Encoder and decoder between images and latents: of an autoencoder, or of a latent diffusion model."""
+        if self.config.role != "autoencoder":
+            return self.submodels["codec"].codec if "codec" in self.submodels else None
         net, factor = self.config.make_net(), self.config.net.scaling_factor
-        if self.config.reconstruction.words:
+        if self.config.net.codebook_size:
             return vq_codec(net, self.params, self.params["quantize"]["embedding"], factor)
         return kl_codec(net, self.params, factor)
 
     @property
-    def reads(self) -> TextEncoder | None:
-        """From texts to contexts: of a network that reads texts, or of the CLIP that it reads them by; None of others."""
-        if "text" in self.parts:
-            return _text_encoder(self.parts["text"], self.config.latent.skip)
-        return _text_encoder(self, 0) if isinstance(self.config.net, CLIPConfig | TextConfig) else None
+    def text_encoder(self) -> TextEncoder | None:
+        """Text encoder of a text-to-image model, a CLIP or its text transformer; None of other models."""
+        if "text_encoder" in self.submodels:
+            return _text_encoder(self.submodels["text_encoder"], self.config.latent.skip_blocks)
+        return _text_encoder(self, 0) if self.config.role in ("clip", "text_encoder") else None
 
-    @property
-    def ends(self) -> Ends:
-        """What stands at the two ends of the network's diffusion."""
-        return Ends(self.codec, self.reads)
+    def replace(self, **changes) -> "Model":
+        """Returns the model with other values of some attributes."""
+        return dataclasses.replace(self, **changes)
 
 
-def _text_encoder(model: Model, skip: int) -> TextEncoder:
-    model = text_of(model)
+def denoiser_of(model: Model) -> Denoiser:
+    """Denoiser of a model, without guidance.
+
+    Returns:
+      `Denoiser`, a pytree: it can be an argument of jitted functions, which other weights do not compile anew.
+
+    Raises:
+      ValueError: the model is not a denoiser but a classifier, an autoencoder or a CLIP.
+
+    Example::
+
+        >>> import jax, jaxdiff
+        >>> model = jaxdiff.load("digits")
+        >>> cond = jaxdiff.condition(model, labels=[7]).cond
+        >>> jax.eval_shape(jaxdiff.denoiser_of(model), model.noise(jax.random.key(0), 1), 1000, cond).x0.shape
+        (1, 28, 28, 1)
+    """
+    if not model.config.samples:
+        raise ValueError(f"{model.config.name} is not a denoiser: its network is of kind {model.config.net.kind!r}")
+    return denoiser(model.apply, model.weights, model.schedule, model.config.diffusion.predict)
+
+
+def _text_encoder(model, skip):
+    model = text_transformer_of(model)
     if model.tokenizer is None:
         raise ValueError(f"{model.config.name} has lost its tokenizer: give the run or the file that it was trained to")
     return encoder.text_encoder(model.tokenizer, model.config.make_net(), model.params, skip)
 
 
-def text_of(model: Model) -> Model:
-    """The text transformer of a CLIP, or what is one already.
+def text_transformer_of(model: Model) -> Model:
+    """The text transformer of a CLIP, as a model of its own; a text transformer as it is.
 
     Raises:
-      ValueError: it is neither.
+      ValueError: the model is neither.
     """
-    if isinstance(model.config.net, TextConfig):
+    if model.config.role == "text_encoder":
         return model
-    if not isinstance(model.config.net, CLIPConfig):
-        raise ValueError(f"{model.config.name} reads no texts: name a CLIP")
+    if model.config.role != "clip":
+        raise ValueError(f"{model.config.name} has no text encoder: name a CLIP")
     config = dataclasses.replace(model.config, net=model.config.net.text)
-    return model._replace(config=config, params=model.params["text_model"])
+    return model.replace(config=config, params=model.params["text_model"])

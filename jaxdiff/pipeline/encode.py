@@ -1,6 +1,5 @@
-"""Images and captions, read once by the models that a run works with, before it trains on what they make of them."""
+"""Latents and contexts of training data: computed once by the frozen models of a run, and kept on disk."""
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -14,18 +13,16 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from jaxdiff import progress
-from jaxdiff.config import Config
+from jaxdiff import disk, hosts, progress
+from jaxdiff.config import Config, to_values
 from jaxdiff.data import Source
 from jaxdiff.data import encoded as files
 from jaxdiff.data.tfds import data_dir
-from jaxdiff.eval.spread import replicated, split
-from jaxdiff.latent import Ends
+from jaxdiff.model import Model
+from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.objectives import to_unit_range
-from jaxdiff.pretrained import Model
+from jaxdiff.sharding import replicated, split
 from jaxdiff.text import tokenizer
-from jaxdiff.train import disk, hosts
-from jaxdiff.train.parts import Parts
 
 log = logging.getLogger("jaxdiff")
 PIXELS = 2**19  # of the images that a device encodes at a time, which are no more than MOST
@@ -33,40 +30,42 @@ MOST = 64
 DAY = 24 * 3600  # seconds by which one process may be slower than another
 
 
-def encoded(config: Config, source: Source, parts: Parts, tick: Callable[[], None] = lambda: None) -> Source:
-    """The examples as latents and contexts; the source itself where no model reads it.
+def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable[[], None] = lambda: None) -> Source:
+    """The examples as latents and contexts; the source itself where no frozen model encodes it.
 
     They are computed once and kept in TFDS_DATA_DIR/encoded, which all processes must see, for this run and all others of
-    the same models and data, in parts that the processes share out; an encoding that was stopped goes on from the parts
-    that are there. Latents are the likeliest ones, of `Codec.encode` without keys. Both are kept as float16.
+    the same models and data, in shards that the processes share out; an encoding that was stopped goes on from the shards
+    that are there. Latents are the means, of `Codec.encode` without keys. Both are kept as float16.
 
     Args:
-      config: of the run.
+      config: config of the run.
       source: its examples.
-      parts: the models that read them.
+      frozen: its frozen models.
       tick: called after each batch; may raise, to stop.
 
     Raises:
-      ValueError, OSError: the data cannot be read, there is no room, not all processes see the folder, or what was kept is
-        not of the data.
+      ValueError, OSError: the data cannot be read, there is no room, not all processes see the folder, or the kept
+        encodings are of other data.
     """
-    if not parts.models:
+    if not frozen.submodels:
         return source
     name = hosts.together(
-        lambda: identity(config, source, parts) if hosts.is_main() else "", "the data has a name", DAY
+        lambda: identity(config, source, frozen) if hosts.is_main() else "", "the data has a name", DAY
     )
     folder = data_dir() / "encoded" / hosts.gather(name, "its name is known")[0]
     hosts.on_main(lambda: folder.mkdir(parents=True, exist_ok=True), f"{folder} is there")
     hosts.together(lambda: check_folder(folder), f"{folder} is seen")
     if hosts.gather(str(files.is_complete(folder)), "it is known whether the data is encoded")[0] == "False":
-        hosts.together(lambda: _encode(config, source, parts, folder, tick), "the data is encoded", timeout=DAY)
+        hosts.together(lambda: _encode(config, source, frozen, folder, tick), "the data is encoded", timeout=DAY)
         hosts.on_main(lambda: files.complete(folder, len(source)), f"{folder} is whole")
     latents = hosts.together(lambda: files.load(folder, source), f"{folder} is open")
     some = np.stack([latents[i]["image"] for i in range(min(len(latents), 256))]) if config.latent.codec else np.ones(1)
     if not 0.5 < (std := float(np.sqrt(np.square(some).mean()))) < 2:
-        factor = parts.models["codec"].config.net.scaling_factor
+        factor = frozen.submodels["codec"].config.net.scaling_factor
         log.warning(
-            "the latents are %.3g large, where 1 is right: --latent.factor %.3g would make them so", std, factor / std
+            "the latents have a root mean square of %.3g, where 1 is right: `latent.scaling_factor` %.3g would make it so",
+            std,
+            factor / std,
         )
     return latents
 
@@ -88,37 +87,37 @@ def check_folder(folder: epath.Path) -> None:
         )
 
 
-def identity(config: Config, source: Source, parts: Parts) -> str:
+def identity(config: Config, source: Source, frozen: FrozenModels) -> str:
     """A name that other data or other models would not have; of files, their sizes and times count."""
-    said = hashlib.sha256(json.dumps(dataclasses.asdict(config.data)).encode())
-    said.update(json.dumps([source.identity, len(source), config.latent.skip]).encode())
+    digest = hashlib.sha256(json.dumps(to_values(config.data)).encode())
+    digest.update(json.dumps([source.identity, len(source), config.latent.skip_blocks]).encode())
     for path in source.files:
         found = path.stat()
-        said.update(f"{path} {found.length} {found.mtime}".encode())
-    if parts.ends.reads:
-        said.update(json.dumps([source.caption(i) for i in range(len(source))]).encode())
-    if config.adapt.reads:
-        said.update(f"tokens {tokenizer.to_json(parts.ends.reads.tokenizer)}".encode())
-    said.update(fingerprint(parts.models).encode())
-    return f"{config.data.source.split(':')[0]}-{said.hexdigest()[:16]}"
+        digest.update(f"{path} {found.length} {found.mtime}".encode())
+    if frozen.text_encoder:
+        digest.update(json.dumps(list(source.captions())).encode())
+    if config.adapt.trains_text_encoder:
+        digest.update(f"tokens {tokenizer.to_json(frozen.text_encoder.tokenizer)}".encode())
+    digest.update(fingerprint(frozen.submodels).encode())
+    return f"{config.data.source.kind}-{digest.hexdigest()[:16]}"
 
 
 def fingerprint(models: Mapping[str, Model]) -> str:
-    """What other models would not have."""
-    said = hashlib.sha256()
+    """Digest of models' specifications, tokenizers and weights."""
+    digest = hashlib.sha256()
     for name, model in sorted(models.items()):
-        said.update(f"{name} {json.dumps(dataclasses.asdict(model.config.net))}".encode())
-        said.update(tokenizer.to_json(model.tokenizer).encode() if model.tokenizer else b"")
+        digest.update(f"{name} {json.dumps(to_values(model.config.net))}".encode())
+        digest.update(tokenizer.to_json(model.tokenizer).encode() if model.tokenizer else b"")
         for path, value in sorted(traverse_util.flatten_dict(model.params, sep="/").items()):
-            said.update(path.encode() + np.ascontiguousarray(value).tobytes())
-    return said.hexdigest()
+            digest.update(path.encode() + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
-def _encode(config, source, parts, folder, tick):
-    """Writes those parts of the folder that are this process's and are not there."""
-    mine = [part for part in files.shards(len(source)) if part.number % jax.process_count() == jax.process_index()]
-    missing = [part for part in mine if not files.is_there(folder, part)]
-    _tell_of_cuts(source, parts)
+def _encode(config, source, frozen, folder, tick):
+    """Writes those shards of the folder that are this process's and are missing."""
+    mine = [shard for shard in files.shards(len(source)) if shard.number % jax.process_count() == jax.process_index()]
+    missing = [shard for shard in mine if not files.is_there(folder, shard)]
+    _warn_of_truncation(source, frozen)
     with progress.bar("encoding the data", sum(map(len, missing)), "examples", patience=2.0) as advance:
 
         def watched(examples):
@@ -126,47 +125,47 @@ def _encode(config, source, parts, folder, tick):
                 yield example
                 advance(1)
 
-        for part in missing:
-            examples = encode(config, source, parts.ends, part.examples, tick)
+        for shard in missing:
+            examples = encode(config, source, frozen, shard.examples, tick)
             first = next(examples)
-            disk.check_room(folder, len(part) * sum(value.nbytes for value in first.values()))
-            files.write_shard(folder, part, watched(itertools.chain([first], examples)))
+            disk.check_room(folder, len(shard) * sum(value.nbytes for value in first.values()))
+            files.write_shard(folder, shard, watched(itertools.chain([first], examples)))
 
 
-def _tell_of_cuts(source, parts):
-    """Says once that captions are longer than what is read of them, where some are."""
-    if not parts.ends.reads or not hosts.is_main():
+def _warn_of_truncation(source, frozen):
+    """Warns once of captions that are longer than the text encoder's context."""
+    if not frozen.text_encoder or not hosts.is_main():
         return
-    words = parts.ends.reads.tokenizer
-    cut = [found for i in range(len(source)) if (found := words.cut(source.caption(i)))]
+    words = frozen.text_encoder.tokenizer
+    cut = [*filter(None, map(words.cut, source.captions()))]
     if cut:
         log.warning("of %d of the %d captions the end is cut, such as %r", len(cut), len(source), cut[0][1])
 
 
 def encode(
-    config: Config, source: Source, ends: Ends, which: range, tick: Callable[[], None] = lambda: None
+    config: Config, source: Source, frozen: FrozenModels, which: range, tick: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Some examples as the models at the two ends make them: {"image", "context", "label"}, what there is of them."""
+    """Encodes some examples: yields {"image", "context", "label", ...}, those that there are."""
     H, W, _ = config.data.image_shape
     size = max(1, min(MOST, PIXELS // (H * W))) * jax.local_device_count()
-    codec, embed = replicated((ends.codec and ends.codec.encode, ends.reads and ends.reads.embed))
+    codec, embed = replicated((frozen.codec and frozen.codec.encode, frozen.text_encoder and frozen.text_encoder.embed))
     with ThreadPoolExecutor() as threads:
         for start in range(which.start, which.stop, size):
             tick()
             numbers = range(start, min(start + size, which.stop))
             filled = [*numbers, *[start] * (size - len(numbers))]
             examples = list(threads.map(source.read, filled))
-            tokens = ends.reads.tokenizer([source.caption(i) for i in filled]) if ends.reads else None
+            tokens = frozen.text_encoder.tokenizer([source.caption(i) for i in filled]) if frozen.text_encoder else None
             x = np.stack([example["image"] for example in examples])
-            images, contexts = jax.device_get(_made(codec, embed, *split((x, tokens))))
+            images, contexts = jax.device_get(_encoded(codec, embed, *split((x, tokens))))
             for n in range(len(numbers)):
                 made = {"image": images[n]} | ({} if contexts is None else {"context": contexts[n]})
-                made |= {name: np.asarray(examples[n][name]) for name in source.also}
+                made |= {name: np.asarray(examples[n][name]) for name in source.extra_arrays}
                 yield made | ({"label": np.int32(examples[n]["label"])} if source.classes else {})
 
 
 @jax.jit
-def _made(codec, embed, x, tokens):
+def _encoded(codec, embed, x, tokens):
     latents = x if codec is None else codec(to_unit_range(x)).astype("float16")
     contexts = embed and embed(tokens)
     return latents, contexts if contexts is None or contexts.dtype == jnp.int32 else contexts.astype("float16")

@@ -7,20 +7,19 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from jaxdiff import objectives, samplers, timesteps
+from jaxdiff import objectives, samplers
 from jaxdiff.adapt import activations, fuse
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.lora import Factors, Lora, merge
 from jaxdiff.adapt.lora import check as check_one
 from jaxdiff.errors import unknown
 from jaxdiff.guidance import cfg
-from jaxdiff.pretrained.adapted import adapted
-from jaxdiff.pretrained.model import Model
+from jaxdiff.model import Model, denoiser_of, with_adapter
+from jaxdiff.pipeline.condition import encode, rows
 from jaxdiff.process import q_sample
-from jaxdiff.train import optim, state
-from jaxdiff.train.step import make_train_step
-from jaxdiff.types import Array, Cond, Guided
+from jaxdiff.types import Array, Cond
 
 STEPS = 20  # of sampling, for images that nobody looks at
 LOOK = 25  # what drawing a concept, and looking at it, count beside a step of `matched`, for progress
@@ -71,28 +70,31 @@ def fused(
 
     Example::
 
-        >>> from jaxdiff import pretrained
-        >>> from jaxdiff.pretrained import fusion
-        >>> glyphs = [pretrained.load_adapter(name) for name in ("star", "heart")]
-        >>> sorted(fusion.fused(pretrained.load("captioned"), glyphs, "average").words)
+        >>> import jaxdiff
+        >>> from jaxdiff import model
+        >>> from jaxdiff.pipeline import fuse
+        >>> glyphs = [model.load_adapter(name) for name in ("star", "heart")]
+        >>> sorted(fuse.fused(jaxdiff.load("captioned"), glyphs, "average").new_tokens)
         ['<heart>', '<star>']
     """
     check(adapters, method, images, levels, steps, at_a_time)
     if method == "gradient":
         _check_base(base)
     _check_fit(base, adapters)
-    words = {word: row for adapter in adapters for word, row in adapter.words.items()}
+    words = {word: row for adapter in adapters for word, row in adapter.new_tokens.items()}
     made = Adapter(_about(adapters), {}, words)
     nets = [net for net in ("text", "unet") if any(net in adapter.loras for adapter in adapters)]  # one reads the other
     if method == "average":
         loras = {net: fuse.averaged([adapter.loras.get(net, NOTHING) for adapter in adapters]) for net in nets}
         return made._replace(loras=loras)
-    prompts = [_cycled(said, images) for said in (*(one.about["prompts"] for one in adapters), _of_classes(adapters))]
+    prompts = [
+        _cycled(said, images) for said in (*(one.metadata["prompts"] for one in adapters), _of_classes(adapters))
+    ]
     for net in nets:
         loras = [adapter.loras.get(net, NOTHING) for adapter in adapters] + [NOTHING]
         # texts as all of them will be read
-        models = [adapted(base, one._replace(loras={**one.loras, **made.loras})) for one in adapters]
-        models.append(adapted(base, made._replace(words={})))
+        models = [with_adapter(base, one._replace(loras={**one.loras, **made.loras})) for one in adapters]
+        models.append(with_adapter(base, made._replace(new_tokens={})))
         if net == "text":
             whole = _solved(loras, functools.partial(_seen_in_texts, models, prompts), ridge, at_a_time, tick)
         else:
@@ -163,26 +165,44 @@ def matched(
     """
     if not steps:
         return lora
-    null = Cond(context=base.reads([""])[0])
-    made = lambda params, *args, keys=None: base.apply(params["made"], *args)
-    loss_fn = objectives.distillation(
-        made, functools.partial(_own, base.apply), base.config.diffusion.make_schedule(), null, 0.1
-    )
-    rate = optim.optimizer(learning_rate, steps, decay_to=0.05)
-    join = lambda frozen, factors, key: {**frozen, "made": merge(frozen["base"], Lora(factors, lora.scale))}
-    step = jax.jit(make_train_step(loss_fn, rate, join=join))
-    now = state.init({path: _balanced(both) for path, both in lora.factors.items()}, rate)
-    frozen, key = {"base": base.params, "loras": list(loras)}, jax.random.key(seed)
+    null = Cond(context=base.text_encoder([""])[0])
+    fused = lambda params, *args, keys=None: base.apply(params["fused"], *args)
+    teacher = functools.partial(_own, base.apply)
+    loss_fn = objectives.distillation(fused, teacher, base.schedule, null, 0.1)
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, 0, steps, 0.05 * learning_rate)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.0))
+    factors, update = {path: _balanced(both) for path, both in lora.factors.items()}, _descent(loss_fn, optimizer)
+    state, frozen = optimizer.init(factors), (base.params, list(loras), lora.scale)
     images, contexts = (np.stack(each) for each in zip(*drawn))
     rng, each = np.random.default_rng(seed), np.arange(len(drawn))[:, None]
     for n in range(steps):
         rows = rng.integers(images.shape[1], size=[len(drawn), batch_size])
-        index = n * rows.size + np.arange(rows.size)
-        context = np.concatenate(contexts[each, rows])
-        batch = {"image": np.concatenate(images[each, rows]), "cond": Cond(context=context), "index": index}
-        now, _ = step(now, key, batch, frozen=frozen)
+        keys = jax.random.fold_in(jax.random.key(seed), n), n * rows.size + np.arange(rows.size)
+        batch = {
+            "image": np.concatenate(images[each, rows]),
+            "cond": Cond(context=np.concatenate(contexts[each, rows])),
+        }
+        factors, state = update(factors, state, frozen, keys, batch)
         tick(1)
-    return lora._replace(factors=now.params)
+    return lora._replace(factors=factors)
+
+
+def _descent(loss_fn, optimizer):
+    """The compiled step of `matched`."""
+
+    def mean_loss(factors, frozen, keys, batch):
+        params, loras, scale = frozen
+        whole = {"base": params, "loras": loras, "fused": merge(params, Lora(factors, scale))}
+        return loss_fn(whole, (), keys, batch)[0].mean()
+
+    @jax.jit
+    def update(factors, state, frozen, keys, batch):
+        key, index = keys
+        grads = jax.grad(mean_loss)(factors, frozen, jax.vmap(jax.random.fold_in, (None, 0))(key, index), batch)
+        changes, state = optimizer.update(grads, state, factors)
+        return optax.apply_updates(factors, changes), state
+
+    return update
 
 
 def _own(apply, params, x_t, t, cond, keys=None):
@@ -241,22 +261,24 @@ def check(
         raise ValueError("fusing needs two LoRAs or more")
     if not all(adapter.loras for adapter in adapters) or any(adapter.control for adapter in adapters):
         raise ValueError("only LoRAs are fused: ControlNets and new words alone stand beside one another as they are")
-    if method == "gradient" and not all(adapter.about.get("prompts") for adapter in adapters):
+    if method == "gradient" and not all(adapter.metadata.get("prompts") for adapter in adapters):
         raise ValueError("one of them does not say what it was trained to draw: train it again")
-    words = [word for adapter in adapters for word in adapter.words]
+    words = [word for adapter in adapters for word in adapter.new_tokens]
     if twice := {word for word in words if words.count(word) > 1}:
         raise ValueError(f"two of them have learned {min(twice)!r}: train one with another --adapt.words")
 
 
 def _check_base(base):
-    if not base.config.draws or base.reads is None or base.controls:
+    if not base.config.samples or base.text_encoder is None or base.controls:
         raise ValueError(
             f"{base.config.name} is no model, without a ControlNet, that draws what texts say: give the base of these LoRAs"
         )
 
 
 def _check_fit(base, adapters):
-    params = {"unet": base.params} | ({"text": base.parts["text"].params} if "text" in base.parts else {})
+    params = {"unet": base.params} | (
+        {"text": base.submodels["text_encoder"].params} if "text_encoder" in base.submodels else {}
+    )
     for adapter in adapters:
         for net, one in adapter.loras.items():
             check_one(params.get(net, {}), one)
@@ -264,12 +286,12 @@ def _check_fit(base, adapters):
 
 def _about(adapters):
     joined = {name: _in_turn(adapters, name) for name in ("prompts", "prior")}
-    return {"name": "fused", "base": adapters[0].about.get("base"), "method": "lora", **joined}
+    return {"name": "fused", "base": adapters[0].metadata.get("base"), "method": "lora", **joined}
 
 
 def _in_turn(adapters, name):
     """What adapters say of their prompts, one of each after the other, so that the first few are of all of them."""
-    each = itertools.zip_longest(*(adapter.about.get(name, ()) for adapter in adapters))
+    each = itertools.zip_longest(*(adapter.metadata.get(name, ()) for adapter in adapters))
     return [*dict.fromkeys(prompt for some in each for prompt in some if prompt is not None)]
 
 
@@ -281,7 +303,7 @@ def _seen_in_texts(models, prompts, paths):
     """Gram matrices of what layers of each one's text transformer see; a text is read in one way."""
     seen = []
     for model, said in zip(models, prompts):
-        text = model.parts["text"]
+        text = model.submodels["text_encoder"]
         grams = activations.grams(_reading(text.config.make_net()), paths)
         seen.append(activations.streamed(functools.partial(grams, text.params), [text.tokenizer(said)]))
     return seen
@@ -294,23 +316,17 @@ def _reading(net):  # one function for each network, so that its programs are co
 
 def _drawn(model, prompts, seed, tick):
     """Latents that a model draws for its prompts, and their contexts."""
-    wanted = model.reads(prompts)
-    nothing = jnp.broadcast_to(model.reads([""]), wanted.shape)
-    schedule, keys = model.config.diffusion.make_schedule(), samplers.keys_for(jax.random.key(seed), len(prompts))
-    x_T = samplers.noise(keys, model.config.shape)
-    steps, guided = (
-        timesteps.grid(schedule.num_levels, min(STEPS, schedule.num_levels)),
-        cfg(model.denoiser(), jnp.float32(3.0)),
-    )
-    both = Guided(Cond(context=wanted), Cond(context=nothing))
-    x_0, _ = samplers.sample(None, samplers.ddim(), guided, schedule, steps, x_T, both)
+    cond = rows(model, encode(model, prompts), None, None, jnp.arange(len(prompts)))
+    denoise, levels = cfg(denoiser_of(model), jnp.float32(3.0)), model.levels(min(STEPS, model.schedule.num_levels))
+    x_T = model.noise(jax.random.key(seed), len(prompts))
+    x_0, _ = samplers.sample(None, samplers.ddim(), denoise, model.schedule, levels, x_T, cond)
     tick(LOOK)
-    return np.asarray(x_0), np.asarray(wanted)
+    return np.asarray(x_0), np.asarray(cond.cond.context)
 
 
 def _seen_in_images(models, drawn, levels, seed, paths):
     """Gram matrices of what layers of each one's U-Net see of its own images at several levels."""
-    schedule = models[0].config.diffusion.make_schedule()
+    schedule = models[0].schedule
     times = np.linspace(1, schedule.num_levels, levels).round().astype(int)
     grams, seen = activations.grams(models[0].apply, paths), []
     for model, (x_0, context) in zip(models, drawn):

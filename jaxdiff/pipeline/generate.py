@@ -1,238 +1,366 @@
-"""Drawing many images from a trained network, over all devices, with progress."""
+"""Sampling of images from a model: condition, guidance, noise, levels, sampler, decoding."""
 
-import functools
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import samplers, timesteps
-from jaxdiff.adapt.control import Control, with_controls
-from jaxdiff.config import Config, Sample, indivisible
-from jaxdiff.denoise import denoiser, network
-from jaxdiff.errors import unknown
-from jaxdiff.eval import guided
-from jaxdiff.eval import steered as steering
-from jaxdiff.eval.guided import Guide
-from jaxdiff.eval.images import to_uint8
-from jaxdiff.eval.spread import replicated, split
-from jaxdiff.eval.steered import Steered
-from jaxdiff.guidance import clip_x0
-from jaxdiff.latent import Codec, Ends
-from jaxdiff.schedules import Schedule
-from jaxdiff.types import Denoiser, called
-
-SAMPLERS = {
-    "ddim": samplers.ddim,
-    "ddim_cfgpp": samplers.ddim_cfgpp,
-    "ddpm": samplers.ddpm,
-    "heun": samplers.heun,
-    "dpmpp_2m": samplers.dpmpp_2m,
-    "dpmpp_2m_sde": functools.partial(samplers.dpmpp_2m, sde=True),
-    "unipc": samplers.unipc,
-    "pndm": samplers.pndm,
-    "euler_ancestral": samplers.euler_ancestral,
-    "euler_maruyama": samplers.euler_maruyama,
-    "reverse_diffusion": samplers.reverse_diffusion,
-    "predictor_corrector": samplers.predictor_corrector,
-    "probability_flow": samplers.probability_flow,
-    "probability_flow_fixed": samplers.probability_flow_fixed,
-    "lcm": samplers.lcm,
-}
-# Fields of `Sample` that one sampler alone has; None is its own default.
-OPTIONS = {"eta": "ddim", "variance": "ddpm", "churn": "heun", "order": "unipc", "snr": "predictor_corrector"}
+from jaxdiff import guidance, progress, samplers, sharding
+from jaxdiff.config import Sample
+from jaxdiff.denoise import network
+from jaxdiff.errors import NotFinite, unknown
+from jaxdiff.model import Model, denoiser_of
+from jaxdiff.pipeline import condition as conditions
+from jaxdiff.pipeline.condition import ControlInput
+from jaxdiff.pipeline.images import to_uint8
+from jaxdiff.types import Array, Cond, Denoiser, Guided, called
 
 
-def make_sampler(sample: Sample) -> samplers.Sampler:
-    """The sampler that is named.
+def generate(
+    model: Model,
+    prompts: str | Sequence[str] = (),
+    *,
+    labels: int | Sequence[int] | str | None = None,
+    num: int | None = None,
+    classifier: Model | None = None,
+    control: np.ndarray | Sequence[np.ndarray] | ControlInput | None = None,
+    show_progress: bool = True,
+    **options,
+) -> np.ndarray:
+    """Samples images from a model.
 
-    Raises:
-      ValueError: unknown name, an option of another sampler, or numbers that the sampler refuses.
-    """
-    if sample.sampler not in SAMPLERS:
-        raise unknown("sampler", sample.sampler, SAMPLERS)
-    given = {option: getattr(sample, option) for option in OPTIONS if getattr(sample, option) is not None}
-    for option, value in given.items():
-        if sample.sampler != OPTIONS[option]:
-            raise ValueError(
-                f"{option}={value} is for the sampler {OPTIONS[option]}, and this one is {sample.sampler}: "
-                f"choose {OPTIONS[option]}, or set {option} to None"
-            )
-    if sample.sampler == "ddim_cfgpp":
-        given = {"scale": sample.guidance}
-    return SAMPLERS[sample.sampler](**given)
+    Args:
+      model: denoiser, from `jaxdiff.load`.
+      prompts: texts, for a model with a text encoder; image i is of the i-th of them, in turn.
+      labels: classes, for a model with labels or with a classifier; image i is of the i-th of them, in turn; by default
+        those of the model's config, or all.
+      num: number of images; by default one of each prompt or label.
+      classifier: classifier of noisy images whose gradient leads to the labels (Dhariwal and Nichol 2021).
+      control: picture for a ControlNet, uint8 [H, W, C] or [N, H, W, C]; of several ControlNets a sequence with one each;
+        `ControlInput` for weights and guess mode.
+      show_progress: show a bar when it takes more than two seconds.
+      **options: fields of `jaxdiff.config.Sample`: `seed`, `steps`, `guidance`, `negative`, `sampler`, `spacing`,
+        `interval`, `rescale`, `clip`, `batch_size`; by default those of the model's config, and seed 0.
 
-
-def sampling_levels(sample: Sample, schedule: Schedule) -> np.ndarray:
-    """The grid of levels that is named, down to clean data.
+    Returns:
+      uint8 [num, H, W, C]. Image i of a seed is the same whatever `num` and `batch_size` are.
 
     Raises:
-      ValueError: unknown spacing, or a number of steps for which there is no such grid.
+      ValueError: arguments that the model cannot be sampled with; one line that says what to change.
+      NotFinite: an image that is not finite.
+
+    Example::
+
+        >>> import jaxdiff
+        >>> images = jaxdiff.generate(jaxdiff.load("digits"), labels=[7, 3], guidance=2.0, steps=5)
+        >>> images.shape, images.dtype
+        ((2, 28, 28, 1), dtype('uint8'))
     """
-    T = schedule.num_levels
-    if sample.spacing in timesteps.SIGMA_SPACINGS:
-        # From T - 1: at T there may be no signal, and some schedules' last step is longer than all the others together.
-        return timesteps.grid_by_sigma(schedule, sample.steps, sample.spacing, start=T - 1, end=0)
-    if sample.spacing not in timesteps.SPACINGS:
-        raise unknown("spacing", sample.spacing, [*timesteps.SPACINGS, *timesteps.SIGMA_SPACINGS])
-    return timesteps.grid(T, sample.steps, sample.spacing)
+    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    labels = [labels] if isinstance(labels, int | np.integer) else labels
+    known = {field.name for field in dataclasses.fields(Sample)} - {"num", "labels", "prompts"}
+    if wrong := next((name for name in options if name not in known), None):
+        raise unknown("argument", wrong, [*known, "prompts", "labels", "num", "classifier", "control"])
+    given = {"seed": 0, "negative": ""} | options
+    if isinstance(labels, str) or labels is None:
+        given["labels"], labels = labels, None
+    count = len(prompts) or (len(labels) if labels else 1)
+    sample = dataclasses.replace(model.config.sample, prompts=prompts, num=num or count, **given)
+    request = Request(sample, labels and tuple(labels), classifier, as_control(control))
+    check(model, request)
+    with progress.bar(
+        "sampling", num_ticks(model, request), "steps", patience=2.0 if show_progress else math.inf
+    ) as tick:
+        return np.concatenate([images for images, _ in batches(model, request, tick)])
 
 
-def check(config: Config, guide: Guide | None = None, steered: Steered | None = None) -> None:
-    """Refuses a way of sampling that this config's network cannot be sampled in.
+class Request(NamedTuple):
+    """Images to sample.
+
+    Attributes:
+      sample: how they are sampled.
+      labels: classes in turn; None are those of `sample.labels`.
+      classifier: classifier that guides.
+      control: pictures for the ControlNets.
+    """
+
+    sample: Sample
+    labels: tuple[int, ...] | None = None
+    classifier: Model | None = None
+    control: ControlInput | None = None
+
+
+def as_control(given) -> ControlInput | None:
+    """Pictures as `ControlInput`, see `generate`."""
+    if given is None or isinstance(given, ControlInput):
+        return given
+    pictures = [np.asarray(each) for each in ([given] if isinstance(given, np.ndarray) else given)]
+    return ControlInput(tuple(each[None] if each.ndim == 3 else each for each in pictures))
+
+
+def classes_of(model: Model, request: Request) -> int:
+    """Number of classes that can be asked for; 0 is none."""
+    return (request.classifier or model).config.net.classes
+
+
+def labels_of(model: Model, request: Request) -> tuple[int, ...]:
+    """The classes that are sampled in turn; () without labels.
+
+    Raises:
+      ValueError: a class that does not exist.
+    """
+    classes, text = classes_of(model, request), request.sample.labels
+    if request.labels is not None:
+        conditions.check_labels(request.labels, classes)
+        return request.labels
+    return tuple(range(classes) if text is None else conditions.parse_labels(text, classes))
+
+
+def batches(
+    model: Model, request: Request, tick: Callable[[int], None] = lambda steps: None, frames: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Samples the images of a request, a batch at a time, spread over the local devices.
+
+    Args:
+      model: denoiser.
+      request: checked by `check`.
+      tick: called after every few steps with their number, `num_ticks` in all.
+      frames: also give the predicted x0 of every step.
+
+    Yields:
+      uint8 [B, H, W, C], and with `frames` uint8 [N, B, H, W, C], else None.
+
+    Raises:
+      NotFinite: an image that is not finite.
+    """
+    sample, schedule = request.sample, model.schedule
+    sampler, levels = sample.sampler(), model.levels(sample.steps, sample.spacing)
+    denoise, size = make_denoiser(model, request), tick_size(sample.steps)
+    batch_size = sharding.fitting(sample.batch_size, sample.num)
+    texts, labels = conditions.encode(model, sample.prompts, sample.negative), labels_of(model, request)
+    for start in range(0, sample.num, batch_size):
+        indices = jnp.arange(start, start + batch_size)  # the last batch is cut, not compiled anew
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
+        keys, cond = sharding.split((keys, _condition(model, request, texts, labels, indices)))
+        x_T = samplers.noise(keys, model.shape)
+        count, pictures = min(batch_size, sample.num - start), []
+        arguments = keys, sampler, denoise, schedule, levels, x_T, cond
+        for x, x0s in samplers.chunks(*arguments, size=size, collect=_x0 if frames else None):
+            if frames:
+                pictures.append(np.stack([to_uint8(decode(model, x0)[:count]) for x0 in x0s]))
+            jax.block_until_ready(x)
+            tick(size)
+        yield finite(decode(model, x)[:count], start), np.concatenate(pictures) if frames else None
+
+
+def _x0(state, prediction):
+    return prediction.x0
+
+
+def _condition(model, request, texts, labels, indices):
+    """The condition of a batch; a classifier sees the labels in place of the network."""
+    if request.classifier is None:
+        return conditions.rows(model, texts, labels or None, request.control, indices)
+    own = labels if model.config.net.num_classes else None
+    network_cond = conditions.rows(model, texts, own, request.control, indices).cond
+    return Guided(Cond(label=jnp.asarray(labels, jnp.int32)[indices % len(labels)]), network_cond)
+
+
+def decode(model: Model, x: Array) -> Array:
+    """Images of x_0: latents are decoded, pixels returned as they are; in about [-1, 1], float32 [B, H, W, C]."""
+    return x if model.codec is None else called(model.codec.decode, x)
+
+
+def encode(model: Model, images: Array) -> Array:
+    """x_0 of images in [-1, 1], float32 [B, H, W, C]: the mean of their latents, or the images themselves."""
+    return images if model.codec is None else called(model.codec.encode, images)
+
+
+def finite(images: Array, start: int = 0) -> np.ndarray:
+    """Images in [-1, 1] as uint8.
+
+    Raises:
+      NotFinite: one is not finite; the message names the first, counted from `start`.
+    """
+    images = np.asarray(images)
+    if bad := np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1)).tolist():
+        raise NotFinite(
+            f"image {start + bad[0]} is not finite: lower `guidance`, clip x0, take another sampler or more steps, or "
+            "weights of float32"
+        )
+    return to_uint8(images)
+
+
+def make_denoiser(model: Model, request: Request) -> Denoiser:
+    """The model's denoiser with the guidance of a request, for conditions that are `Guided`."""
+    sample, schedule, denoise = request.sample, model.schedule, denoiser_of(model)
+    if not guides_itself(sample):
+        denoise = _guided(denoise, schedule, sample, request.classifier)
+    return guidance.clip_x0(denoise, schedule) if sample.clip else denoise
+
+
+def _guided(denoise, schedule, sample, classifier):
+    if classifier is not None:
+        plain = guidance.on_uncond(denoise)
+        log_prob = guidance.label_log_prob(network(classifier.config.make_net()), classifier.params)
+        strong = guidance.classifier(plain, log_prob, schedule, sample.guidance)
+        if sample.rescale:
+            strong = guidance.rescaled(plain, strong, schedule, sample.rescale)
+    elif sample.guidance == 1:
+        return guidance.on_cond(denoise)
+    else:
+        plain, strong = guidance.on_cond(denoise), guidance.cfg(denoise, sample.guidance)
+        if sample.rescale:
+            strong = guidance.rescaled_cfg(denoise, sample.guidance, schedule, sample.rescale)
+    return guidance.within(strong, plain, *sample.interval) if sample.interval else strong
+
+
+def guides_itself(sample: Sample) -> bool:
+    """Whether the sampler takes both halves of the condition and a guidance scale of its own."""
+    return sample.sampler.kind == "ddim_cfgpp"
+
+
+def check(model: Model, request: Request) -> None:
+    """Refuses a request that the model cannot fulfil.
 
     Raises:
       ValueError: one line that says what to change.
     """
+    s, config, classifier = request.sample, model.config, request.classifier
     if config.classifies:
-        raise ValueError("this is a classifier, which draws nothing: give it as --classifier to guide another network")
-    if not config.draws:
         raise ValueError(
-            f"this is an autoencoder or a CLIP ({type(config.net).__name__}), which draws nothing by itself"
+            "this is a classifier, which no images are sampled from: give it as `classifier` of another model"
         )
-    guided.check(config, guide)
-    steering.check(config, steered)
-    make_sampler(config.sample)
-    sampling_levels(config.sample, config.diffusion.make_schedule())
-    if config.sample.num < 1 or config.sample.batch_size < 1:
-        raise ValueError("the number of images and the batch size must be at least 1")
-    if config.sample.batch_size % jax.local_device_count():
-        raise indivisible("batch_size", config.sample.batch_size, jax.local_device_count())
-    if config.latent.codec and config.sample.clip:
-        raise ValueError("--clip keeps images in their range, and latents have none: leave it out (--no-clip)")
-    if config.sample.variance == "learned" and config.net.out_channels == config.shape[-1]:
-        raise ValueError("variance='learned' needs a network that says a variance: net.out_channels twice the image's")
+    if not config.samples:
+        raise ValueError(f"no images are sampled from {config.name}, whose network is of kind {config.net.kind!r}")
+    if classifier is not None:
+        check_classifier(model, classifier)
+    if not 0 <= s.guidance < math.inf:
+        raise ValueError(f"`guidance`={s.guidance} must be at least 0 and finite: less would lead away from the label")
+    if (request.labels is not None or s.labels is not None) and not classes_of(model, request):
+        raise ValueError(
+            f"`labels`={request.labels or s.labels} is for models that were trained with labels, and this one was not: "
+            "leave it out, or give a `classifier`"
+        )
+    labels_of(model, request)
+    conditions.check(model, s.prompts or None, None, s.negative, request.control)
+    if config.net.context_dim and not s.prompts:
+        raise ValueError(
+            'this model samples images of texts: give it `prompts`, such as "a red seven on a blue background" (in training '
+            "--sample.prompts)"
+        )
+    _check_guidance(model, request)
+    _check_numbers(model, s)
 
 
-def num_steps(config: Config) -> int:
-    """How many steps `batches` takes in all."""
-    return math.ceil(config.sample.num / config.sample.batch_size) * config.sample.steps
+def _check_guidance(model, request):
+    s, config, classifier = request.sample, model.config, request.classifier
+    itself, scaled = guides_itself(s), s.guidance != 1 and request.classifier is None
+    if s.negative and classifier is not None:
+        raise ValueError("`negative` is for the network's own guidance, not that of a `classifier`: leave one out")
+    if s.negative and s.guidance == 1 and not itself:
+        raise ValueError("`negative` is what guidance leads away from: add `guidance`=3, or leave it out")
+    if scaled and not config.net.num_classes and not config.net.context_dim:
+        raise ValueError(
+            f"`guidance`={s.guidance} needs labels or prompts to lead to: this network has none, so give a `classifier`"
+        )
+    if (scaled or itself) and not config.diffusion.cond_dropout:
+        raise ValueError(
+            "guidance needs a network that also samples without its label or prompt: train it with "
+            "--diffusion.cond-dropout 0.1, or give a `classifier`"
+        )
+    if itself and (classifier is not None or s.guidance != 1):
+        raise ValueError(
+            f"the sampler {s.sampler.kind} guides by its own `scale`: leave out `guidance` and `classifier`"
+        )
+    if request.control and request.control.guess and s.guidance == 1:
+        raise ValueError("`guess` is for guidance, whose other half does not see the picture: add `guidance`=3")
+    if not 0 <= s.rescale <= 1:
+        raise ValueError(f"`rescale`={s.rescale} must lie in [0, 1]")
+    if (s.interval or s.rescale) and (itself or (classifier is None and not scaled)):
+        raise ValueError("`interval` and `rescale` are of `guidance` or a `classifier`: add one, or leave them out")
+    T = config.diffusion.num_levels
+    if s.interval and not 1 <= s.interval[0] <= s.interval[1] <= T:
+        raise ValueError(f"`interval`={s.interval} must be two levels in 1..{T}, the lower one first")
 
 
-def batches(
-    config: Config,
-    params,
-    tick: Callable[[int], None] | None = None,
-    frames: bool = False,
-    guide: Guide | None = None,
-    ends: Ends = Ends(),
-    steered: Steered | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Draws `config.sample.num` images, a batch at a time; image i of a seed is the same whatever the batch size.
+def _check_numbers(model, s):
+    s.sampler()  # raises for options out of range
+    model.levels(s.steps, s.spacing)
+    if s.num < 1 or s.batch_size < 1:
+        raise ValueError(f"`num`={s.num} and `batch_size`={s.batch_size} must be at least 1")
+    if s.num < len(s.prompts):
+        raise ValueError(f"`num`={s.num} images are too few for {len(s.prompts)} prompts: ask for one of each at least")
+    if s.batch_size % jax.local_device_count():
+        fitting = sharding.fitting(s.batch_size, s.batch_size)
+        raise ValueError(
+            f"`batch_size`={s.batch_size} does not divide by {jax.local_device_count()} devices: {fitting} would do"
+        )
+    if model.config.latent.codec and s.clip:
+        raise ValueError("`clip` keeps images in their range, and latents have none: set it to False (--no-clip)")
+    variance, net = getattr(s.sampler, "variance", None), model.config.net
+    if variance == "learned" and not net.learns_variance(model.shape[-1]):
+        raise ValueError("`variance`='learned' needs a network that predicts one: twice the image's `out_channels`")
 
-    Where there are labels or prompts, image i is of the i-th of them, in turn.
 
-    Args:
-      config: network, process, and how to sample.
-      params: parameters to draw from (for a trained run, its EMA).
-      tick: called after every few steps with how many they were.
-      frames: give the predicted x0 of every step, too.
-      guide: a classifier that guides, if there is one.
-      ends: what reads the prompts, and makes images of latents.
-      steered: ControlNets and what they are told, if there are any.
+def check_classifier(model: Model, classifier: Model) -> None:
+    """Refuses a classifier that cannot guide the model.
 
     Raises:
-      ValueError: the config names an end that `ends` lacks.
-
-    Yields:
-      uint8 [B, H, W, C], and with `frames` uint8 [N, B, H, W, C], else None.
+      ValueError: it is not one, or was trained on other images, levels or classes than the model.
     """
-    missing = [
-        name for name, end in (("codec", ends.codec), ("text", ends.reads)) if getattr(config.latent, name) and not end
-    ]
-    if missing:
-        raise ValueError(f"this network needs its {' and '.join(missing)}: hand over the `ends` of its model")
-    sample, schedule = config.sample, config.diffusion.make_schedule()
-    sampler = make_sampler(sample)
-    levels = sampling_levels(sample, schedule)
-    denoise = make_denoiser(config, params, schedule, sample.clip, guide, controls=steered.controls if steered else ())
-    size, texts, decode = part_size(sample.steps), guided.texts(config, ends.reads), decoder(ends.codec)
-    for start in range(0, sample.num, sample.batch_size):
-        indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
-        cond = steering.condition(config, guided.condition(config, indices, guide, texts), indices, steered)
-        keys, cond = split((keys, cond))
-        x_T = samplers.noise(keys, config.shape)
-        count, pictures = min(sample.batch_size, sample.num - start), []
-        arguments = keys, sampler, denoise, schedule, levels, x_T, cond
-        for x, x0s in samplers.chunks(*arguments, size=size, collect=_x0 if frames else None):
-            if frames:
-                pictures.append(np.stack([to_uint8(decode(x0)[:count]) for x0 in x0s]))
-            jax.block_until_ready(x)
-            if tick is not None:
-                tick(size)
-        yield to_uint8(decode(x)[:count]), np.concatenate(pictures) if frames else None
+    one, other = classifier.config, model.config
+    if not one.classifies:
+        raise ValueError(f"{one.name} is not a classifier: train one, as configs/digits_classifier.py does")
+    if other.latent.codec:
+        raise ValueError(
+            "a classifier of images cannot guide a latent diffusion: see `guidance.by_gradient` for what can"
+        )
+    if one.data.image_shape != other.data.image_shape:
+        raise ValueError(
+            f"the classifier is of images {one.data.image_shape}, and the model of {other.data.image_shape}: train one on "
+            "the other's"
+        )
+    if one.diffusion.levels.kind == "clean":
+        raise ValueError(
+            "the classifier has only seen images without noise: one that guides needs all levels (--diffusion.levels)"
+        )
+    betas = [d.make_schedule().betas for d in (one.diffusion, other.diffusion)]
+    if betas[0].shape != betas[1].shape or not np.allclose(*betas):
+        raise ValueError(
+            "the classifier was trained with another noise schedule than the network: use the same for both"
+        )
+    if other.net.num_classes not in (0, one.net.classes):
+        raise ValueError(
+            f"the classifier tells {one.net.classes} classes apart, and the network knows {other.net.num_classes}: train "
+            "one on the other's"
+        )
 
 
-def make_denoiser(
-    config: Config,
-    params,
-    schedule: Schedule,
-    clip: bool,
-    guide: Guide | None = None,
-    unguided: bool = False,
-    controls: Sequence[Control] = (),
-) -> Denoiser:
-    """The denoiser that a config's network is, with its parameters on all local devices.
+def num_ticks(model: Model, request: Request) -> int:
+    """Number of steps that `batches` takes in all."""
+    sample = request.sample
+    return math.ceil(sample.num / sharding.fitting(sample.batch_size, sample.num)) * sample.steps
 
-    Args:
-      config: of the network, and how it is sampled.
-      params: its parameters.
-      schedule: its noise schedule.
-      clip: keep the predicted image in its range.
-      guide: a classifier that guides, if there is one.
-      unguided: without the guidance that the config asks for.
-      controls: ControlNets at its side.
+
+def tick_size(steps: int) -> int:
+    """Number of steps between two ticks: the largest that divides `steps` and gives ten ticks.
+
+    A program that called the host would not be kept by the persistent compilation cache.
     """
-    apply, weights = with_controls(network(config.make_net()), params, controls)
-    denoise = denoiser(apply, replicated(weights), schedule, config.diffusion.predict)
-    if not unguided:
-        guide = guide and guide._replace(log_prob=replicated(guide.log_prob))
-        denoise = guided.guided(denoise, schedule, config.sample, guide)
-    return clip_x0(denoise, schedule) if clip else denoise
+    return max(size for size in range(1, max(1, steps // 10) + 1) if steps % size == 0)
 
 
-def decoder(codec: Codec | None) -> Callable:
-    """From what is diffused to images, on all local devices."""
-    if codec is None:
-        return lambda x: x
-    decode = replicated(codec.decode)
-    return lambda z: called(decode, z)
-
-
-def draw(
-    config: Config,
-    params,
-    tick: Callable[[int], None] | None = None,
-    guide: Guide | None = None,
-    ends: Ends = Ends(),
-    steered: Steered | None = None,
-) -> np.ndarray:
-    """All images of `batches`, uint8 [num, H, W, C]."""
-    drawn = batches(config, params, tick, guide=guide, ends=ends, steered=steered)
-    return np.concatenate([images for images, _ in drawn])
-
-
-def layout(config: Config, guide: Guide | None = None) -> np.ndarray:
-    """Which image stands where on a sheet, int [rows, columns], -1 for none: a row of each class or prompt of several."""
-    num, classes = config.sample.num, len(config.sample.prompts or guided.labels(config, guide))
+def layout(model: Model, request: Request) -> np.ndarray:
+    """Places of images on a sheet, int [rows, columns], -1 for none: of several classes or prompts a row each."""
+    num, classes = request.sample.num, len(request.sample.prompts or labels_of(model, request))
     if 1 < classes <= num:
         places = np.arange(math.ceil(num / classes) * classes).reshape(-1, classes).T
     else:
         columns = math.ceil(math.sqrt(num))
         places = np.arange(math.ceil(num / columns) * columns).reshape(-1, columns)
     return np.where(places < num, places, -1)
-
-
-def part_size(steps: int) -> int:
-    """How many steps go between two ticks: the most that divide `steps` and give ten ticks.
-
-    Programs that call the host would not be kept by the persistent compilation cache, hence these parts.
-    """
-    return max(size for size in range(1, max(1, steps // 10) + 1) if steps % size == 0)
-
-
-def _x0(state, prediction):
-    return prediction.x0

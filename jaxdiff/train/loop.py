@@ -13,35 +13,43 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import config as configs
-from jaxdiff import pretrained
+from jaxdiff import disk, hosts
+from jaxdiff import model as models
 from jaxdiff.config import Config
 from jaxdiff.data import Source
-from jaxdiff.eval import draw, images
-from jaxdiff.eval.steered import Steered
-from jaxdiff.train import adaptation, basis, checkpoint, disk, hosts, initial, parallel, rundir, setup, watch
-from jaxdiff.train.alarm import Alarm
-from jaxdiff.train.encode import DAY, encoded, fingerprint
-from jaxdiff.train.parts import Parts, open_parts
+from jaxdiff.model import Model, adaptation, runs
+from jaxdiff.model.frozen_models import FrozenModels, keep, open_models
+from jaxdiff.model.params import model_params
+from jaxdiff.pipeline import ControlInput, Request, generate, images
+from jaxdiff.pipeline.encode import DAY, encoded, fingerprint
+from jaxdiff.train import base_model, checkpoint, initial, parallel, rundir, setup, watch
+from jaxdiff.train.failure_sync import FailureSync
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.stop import Asked, Stop, Stopped
 
 log = logging.getLogger("jaxdiff")
-ADAPTER = "adapter.safetensors"  # in a run: what it has learned beside its base
+ADAPTER = "adapter.safetensors"  # file of a run's adapter
 
 
-def train(config: Config, run: epath.PathLike, resume: bool = False, profile: int = 0) -> TrainState:
-    """Trains a network, a diffusion or one of those that stand at its ends, and leaves everything about it in a directory.
+def fit(
+    config: Config,
+    source: Source | None = None,
+    run: epath.PathLike | None = None,
+    resume: bool = False,
+    profile: int = 0,
+) -> TrainState:
+    """Trains a network and writes everything about it into a directory.
 
     A run that was stopped or killed and then resumed ends with the same bits as one that was not, on the same
     devices (GPUs must be told to be deterministic, see docs/reliability.md).
 
     Args:
-      config: what to train; the same in every process.
+      config: the run; the same in every process.
+      source: training data, in place of the one that the config names; on resume the same again.
       run: directory, local or remote (gs://bucket/run), that every process sees, for `config.json`, `checkpoints/`,
-        `samples/step_*.png`, TensorBoard events, and copies of what it works with (codec and text .safetensors,
-        `tokenizer.json`).
+        `samples/step_*.png`, TensorBoard events, and copies of the frozen models; runs/NAME by default.
       resume: go on from the newest checkpoint in `run`.
-      profile: how many steps to trace, see `watch.trace`.
+      profile: number of steps to trace, see `watch.trace`.
 
     Returns:
       The state after the last step, as NumPy arrays.
@@ -55,37 +63,37 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
       watch.NotFinite: the loss is not finite any more; the last good checkpoint stays.
       stop.Stopped: Ctrl-C, SIGTERM or a preemption; everything was saved.
     """
-    directory = epath.Path(run)
-    hosts.check_same(
-        {"run": str(run), "resume": resume, "profile": profile} | dataclasses.asdict(config), "how they were started"
+    directory = epath.Path(run if run is not None else f"runs/{config.name}")
+    started = {"run": str(directory), "resume": resume, "profile": profile} | configs.to_values(config)
+    hosts.check_same(started, "how they were started")
+    base = base_model.open_base(config, directory if resume else None)
+    config = base_model.with_base(config, base and base.config)
+    data = hosts.together(lambda: opened(config, directory, profile, source), "the data is open")
+    source = hosts.together(lambda: base_model.examples(config, data, directory), "the examples are known")
+    frozen = open_models(config, source, directory if resume else None, base)
+    prompts = hosts.together(lambda: [] if resume else base_model.prompts(config, data), "the captions are known")
+    run = Run(config, directory, source, frozen, source)
+    hosts.together(
+        lambda: generate.check(untrained(run), request(run)) if config.samples else None, "it can be sampled"
     )
-    base = basis.open_base(config, directory if resume else None)
-    config = basis.of_base(config, base and base.config)
-    data = hosts.together(lambda: opened(config, directory, profile), "the data is open")
-    source = hosts.together(lambda: basis.examples(config, data, directory), "what is learned of it is known")
-    parts = open_parts(config, source, directory if resume else None, base)
-    shown = hosts.together(lambda: [] if resume else basis.prompts(config, data), "what the images show is known")
-    run = Run(config, directory, source, parts, source)
-    hosts.check_same({"data": position(run, 0), "models": fingerprint(parts.kept)}, "the data is the same")
+    hosts.check_same({"data": position(run, 0), "models": fingerprint(frozen.to_keep)}, "the data is the same")
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stop())
         hosts.on_main(lambda: stack.enter_context(claimed(directory, resume)), f"{directory} is there")
         stack.enter_context(disk.told(directory, lambda: newest(directory)))
         state = restore(run) if resume else initial.new_state(config, base)
         if not resume:
-            hosts.on_main(
-                lambda: pretrained.keep(directory, parts.kept, parts.tokenizer, shown), "what it works with is kept"
-            )
+            hosts.on_main(lambda: keep(directory, frozen, prompts), "the frozen models are kept")
         hosts.on_main(lambda: rundir.write_config(directory, config), "the config is written")
         try:  # of several processes none knows here that another was asked: they stop after their first step
             tick = stopping.tick if jax.process_count() == 1 else lambda: None
             if base:
-                drawing = functools.partial(basis.draw_class, config, base, directory, tick)
-                hosts.on_main(drawing, "there are images of the class", timeout=DAY)
-            run = run._replace(source=encoded(config, source, parts, tick))
+                sampling = functools.partial(base_model.sample_class, config, base, directory, tick)
+                hosts.on_main(sampling, "there are images of the class", timeout=DAY)
+            run = run._replace(source=encoded(config, source, frozen, tick))
         except Asked:
-            said = "stopped before the first step, while the data was made ready; what was encoded is kept"
-            raise Stopped(said, stopping.signum) from None
+            message = "stopped before the first step, while the data was made ready; what was encoded is kept"
+            raise Stopped(message, stopping.signum) from None
         saver = hosts.together(lambda: stack.enter_context(contextlib.closing(Saver(run))), "checkpoints can be saved")
         try:
             return steps(run, state, saver, stopping, profile)
@@ -99,31 +107,37 @@ def train(config: Config, run: epath.PathLike, resume: bool = False, profile: in
 
 
 class Run(NamedTuple):
-    """What is trained, where that is kept, on which examples, by what they are read, and what they were before that."""
+    """A run.
+
+    Attributes:
+      config: its config.
+      directory: its directory.
+      source: its examples, as latents and contexts where frozen models encode them.
+      frozen: models that it uses and does not train.
+      images: its examples before they were encoded.
+    """
 
     config: Config
     directory: epath.Path
     source: Source
-    parts: Parts
-    seen: Source
+    frozen: FrozenModels
+    images: Source
 
 
-def opened(config: Config, directory: epath.Path, profile: int) -> Source:
+def opened(config: Config, directory: epath.Path, profile: int, source: Source | None) -> Source:
     """The data, if all that is asked for can be done.
 
     Raises:
-      ValueError, OSError: as `train`.
+      ValueError, OSError: as `fit`.
     """
     if profile < 0:
-        raise ValueError(f"--profile={profile} must be a number of steps, 0 for none")
+        raise ValueError(f"`profile`={profile} must be a number of steps, 0 for none")
     if config.train.log_examples and disk.is_remote(directory):
         raise ValueError(
-            f"--train.log-examples appends to files, which {directory} does not allow: choose a local --run-dir"
+            f"`train.log_examples` appends to files, which {directory} does not allow: choose a local --run-dir"
         )
     configs.check(config)
-    if config.draws:
-        draw.check(config)
-    return setup.open_source(config)
+    return setup.open_source(config, source)
 
 
 @contextlib.contextmanager
@@ -144,12 +158,12 @@ def restore(run: Run) -> TrainState:
     """The newest sound state of a run, with which its config may go on over these examples.
 
     Raises:
-      As `checkpoint.restore`; ValueError where another run would come of it.
+      As `model.checkpoints.restore`; ValueError where another run would come of it.
     """
     checkpoints, config = rundir.checkpoints(run.directory), run.config
     before = hosts.together(lambda: configs.read_run(run.directory), "the run's config is read")
     rundir.check_same(before, config)
-    state, about, step, corrupt = checkpoint.restore(checkpoints, initial.state_shapes(config, run.parts.base))
+    state, about, step, corrupt = checkpoint.restore(checkpoints, initial.state_shapes(config, run.frozen.base))
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
     rundir.check_rest(step, config.train)
     check_examples(config, about["data"], position(run, step))
@@ -206,7 +220,7 @@ class Saver:
         if step == self.step:
             return
         if hosts.is_main():
-            about = {"config": dataclasses.asdict(self.run.config), "data": position(self.run, step)}
+            about = {"config": configs.to_values(self.run.config), "data": position(self.run, step)}
             checkpoint.save(self.checkpoints, parallel.first(state), about)
         self.step = step
 
@@ -242,19 +256,19 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
     ends = range(start + T.steps_per_call, T.steps + 1, T.steps_per_call)
     done, state, key = start, parallel.replicate(state), initial.step_key(run.config)
     with (
-        Alarm() as alarm,
-        contextlib.closing(setup.batches(run.config, run.source, start, run.parts)) as stream,
+        FailureSync() as sync,
+        contextlib.closing(setup.batches(run.config, run.source, start, run.frozen)) as stream,
         watch.progress(start, T.steps) as show,
         watch.events(run.directory, start) as writer,
         watch.examples(run.directory, T.log_examples) as note,
         watch.trace(run.directory, profile, T.steps_per_call) as trace,
     ):
-        alarm.attempt(saver.save, start, state)  # step 0, too, so that there always is something to resume
-        batches = alarm.read(itertools.islice(stream, len(ends)))
+        sync.attempt(saver.save, start, state)  # step 0, too, so that there always is something to resume
+        batches = sync.read(itertools.islice(stream, len(ends)))
         first = next(batches, None)
-        alarm.settle("the first examples are read")
+        sync.raise_together("the first examples are read")
         step, flops, seconds = hosts.together(
-            lambda: setup.compiled(run.config, state, key, first[0], run.parts), "it is compiled"
+            lambda: setup.compiled(run.config, state, key, first[0], run.frozen), "it is compiled"
         )
         watched = watch.Log(writer, show, T.batch_size, flops, seconds, start)
         batches = itertools.chain([first], batches)
@@ -262,87 +276,94 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         def save():
             watched.check()  # only what came of finite losses and gradients
             with watched.paused():
-                alarm.attempt(saver.save, done, state)
+                sync.attempt(saver.save, done, state)
 
         for call, done in enumerate(ends, 1):
             batch, examples = watched.wait(next, batches)
             state, metrics = step(state, key, batch)
-            alarm.tell()
+            sync.share()
             watched.add(done, metrics)
             trace(call, metrics)
-            alarm.attempt(note, done, examples)
+            sync.attempt(note, done, examples)
             last = done == T.steps
             if done % T.log_every == 0 or last:
                 watched.check()  # outside of the attempt: all processes raise it
-                alarm.attempt(watched.flush, done)
-            drawing = run.config.draws and (last or (T.sample_every and done % T.sample_every == 0))
+                sync.attempt(watched.flush, done)
+            drawing = run.config.samples and (last or (T.sample_every and done % T.sample_every == 0))
             if done % T.save_every == 0 or drawing:  # before drawing, in which a signal may come or memory run out
                 save()
             if drawing:
                 with watched.paused():
-                    alarm.attempt(draw_samples, run, done, state, writer, stopping)
-            if last or alarm.rung() or stopping.asked(call):
+                    sync.attempt(draw_samples, run, done, state, writer, stopping)
+            if last or sync.any_failed() or stopping.asked(call):
                 break
         save()
-        finish(saver, alarm)
+        finish(saver, sync)
     if done < T.steps:
         raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run.directory}", stopping.signum)
     state = parallel.first(state)
-    if run.parts.base and run.config.adapt.method != "full":
+    if run.frozen.base and run.config.adapt.kind != "dreambooth":
         hosts.on_main(lambda: leave_adapter(run, state), f"{ADAPTER} is written")
     return state
 
 
 def leave_adapter(run: Run, state: TrainState) -> None:
     """Writes what was learned beside the base."""
-    made = adaptation.adapter(run.config, state.ema, pretrained.kept_prompts(run.directory))
-    pretrained.write_adapter(run.directory / ADAPTER, made)
+    made = adaptation.adapter(run.config, state.ema, runs.kept_prompts(run.directory))
+    models.write_adapter(run.directory / ADAPTER, made)
 
 
-def finish(saver: Saver, alarm: Alarm) -> None:
+def finish(saver: Saver, sync: FailureSync) -> None:
     """Waits, in every process, until process 0 has drawn and written all.
 
     Raises:
-      As `Alarm.settle`.
+      As `FailureSync.raise_together`.
     """
-    alarm.attempt(saver.close)
+    sync.attempt(saver.close)
     hosts.barrier("everything is written", timeout=3600)
-    alarm.settle("nothing has failed")
+    sync.raise_together("nothing has failed")
 
 
-def drawn(run: Run, config: Config, params, tick) -> np.ndarray:
-    """Images by such parameters, uint8 [N, H, W, C]; by a ControlNet for what the first examples are told."""
-    if not run.parts.base:
-        return draw.draw(config, params, tick, ends=run.parts.ends)
-    model, steered = pretrained.trained(config, params, run.parts.base), None
-    if model.controls:
-        pictures = np.stack([run.seen.read(i % len(run.seen))["control"] for i in range(config.sample.num)])
-        steered = Steered(model.controls, (pictures,))
-    return draw.draw(model.config, model.params, tick, ends=model.ends, steered=steered)
+def trained(run: Run, ema, extra=()) -> Model:
+    """The model of a state's averaged parameters, with the frozen models around it."""
+    config, frozen = run.config, run.frozen
+    if frozen.base:
+        return runs.adapted(config, ema, frozen.base)
+    params = runs.on_devices(model_params(config, ema, initial.codebook(config, extra)))
+    return Model(config=config, params=params, submodels=frozen.submodels, tokenizer=frozen.tokenizer)
 
 
-def asked(run: Run) -> Config:
-    """The config with what is drawn while it trains: of a ControlNet the captions of the first examples."""
+def untrained(run: Run) -> Model:
+    """The model without its parameters, for checks."""
+    controls = (None,) if run.config.adapt.kind == "controlnet" else ()
+    return Model(config=run.config, params=None, submodels=run.frozen.submodels, controls=controls)
+
+
+def request(run: Run) -> Request:
+    """The images that are sampled while a run trains; of a ControlNet those of the first examples' pictures."""
     sample = run.config.sample
-    if run.config.adapt.method != "control" or not run.seen.captioned:
-        return run.config
-    prompts = tuple(run.seen.caption(i) for i in range(min(sample.num, len(run.seen))))
-    return dataclasses.replace(run.config, sample=dataclasses.replace(sample, prompts=prompts))
+    if run.config.adapt.kind != "controlnet":
+        return Request(sample)
+    if run.images.captioned:
+        prompts = tuple(run.images.caption(i) for i in range(min(sample.num, len(run.images))))
+        sample = dataclasses.replace(sample, prompts=prompts)
+    pictures = np.stack([run.images.read(i % len(run.images))["control"] for i in range(sample.num)])
+    return Request(sample, control=ControlInput((pictures,)))
 
 
 def draw_samples(run: Run, done: int, state: TrainState, writer, stopping: Stop) -> None:
-    """Draws a grid from the replicated state's averaged parameters, in process 0; not to the end if a signal comes."""
+    """Samples a grid with the replicated state's averaged parameters, in process 0; given up if a signal comes."""
     if not hosts.is_main():
         return
+    model, asked = trained(run, parallel.first(state.ema)), request(run)
     try:
-        config = asked(run)
-        sheet = drawn(run, config, parallel.first(state.ema), stopping.tick)
+        sampled = np.concatenate([batch for batch, _ in generate.batches(model, asked, stopping.tick)])
     except Asked:
         log.info("no samples of step %d were drawn", done)
         return
     (run.directory / "samples").mkdir(exist_ok=True)
-    places = draw.layout(config)
-    sheet = images.arranged(sheet, places)
-    about = places.shape[1], config.sample.prompts
+    places = generate.layout(model, asked)
+    sheet = images.arranged(sampled, places)
+    about = places.shape[1], asked.sample.prompts
     images.save_grid(run.directory / "samples" / f"step_{done:07d}.png", sheet, *about)
     writer.image(done, "samples", np.asarray(images.sheet(sheet, *about).convert("RGB")))

@@ -1,4 +1,4 @@
-"""From a config to what training needs: data, objective, step."""
+"""Data, loss and compiled step of a config."""
 
 import contextlib
 import dataclasses
@@ -10,43 +10,48 @@ import numpy as np
 
 from jaxdiff import data, denoise, objectives
 from jaxdiff.config import Config
-from jaxdiff.data import derived
-from jaxdiff.nets.autoencoder import AutoencoderConfig
-from jaxdiff.nets.clip import CLIPConfig
+from jaxdiff.data import Source, derived
+from jaxdiff.model import adaptation
+from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.nets.critic import PatchCritic
-from jaxdiff.nets.unet import UNetConfig
-from jaxdiff.train import adaptation, initial, parallel, speed
-from jaxdiff.train.parts import Parts
+from jaxdiff.train import initial, parallel, speed
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.step import make_train_step, scanned
 from jaxdiff.types import Cond
 
 
-def open_source(config: Config):
-    """The data that the config names.
+def open_source(config: Config, source: Source | None = None) -> Source:
+    """The training data of a config, or a given source, if the network can be trained on it.
 
     Raises:
       ValueError, OSError: as `jaxdiff.data.load`; no labels, or more of them than the network knows; no captions.
     """
-    d, flag, labels = config.data, "--net.out-channels" if config.classifies else "--net.num-classes", config.classes
-    source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
-    if (config.latent.text or isinstance(config.net, CLIPConfig)) and not source.captioned:
-        raise ValueError(f"{source.uncaptioned}, and this network learns from captions")
-    if d.wrong and not source.wrong:
-        raise ValueError(f"--data.wrong={d.wrong} is for sources that make wrong captions, and {d.source} does not")
+    d, labels = config.data, config.net.classes
+    field = "`net.out_channels`" if config.classifies else "`net.num_classes`"
+    source = source or data.load(d.source, d.image_shape)
+    if source.image_shape != d.image_shape:
+        raise ValueError(f"the source's images are {source.image_shape}, and `data.image_shape` is {d.image_shape}")
+    if (config.latent.text_encoder or config.role == "clip") and not source.captioned:
+        raise ValueError(f"{source.no_captions_reason}, and this network learns from captions")
+    if d.hard_negatives and not source.hard_negative:
+        raise ValueError(
+            f"`data.hard_negatives`={d.hard_negatives} is for sources that make wrong captions, and {d.source} does not"
+        )
     if labels and not source.classes:
-        otherwise = "" if config.classifies else f": {flag} 0 trains without labels"
-        raise ValueError(f"{source.unlabelled}{otherwise}")
+        otherwise = "" if config.classifies else f": {field} 0 trains without labels"
+        raise ValueError(f"{source.no_labels_reason}{otherwise}")
     if labels and len(source.classes) > labels:
         raise ValueError(
             f"{d.source} has {len(source.classes)} classes, and the network labels for {labels}: "
-            f"{flag} {len(source.classes)}"
+            f"{field} {len(source.classes)}"
         )
     return source
 
 
-def batches(config: Config, source, start: int, parts: Parts = Parts()) -> Iterator[tuple[dict, np.ndarray]]:
-    """What this process's devices get in each call from step `start` on, and the numbers of those examples [K, B / P]."""
+def batches(
+    config: Config, source: Source, start: int, frozen: FrozenModels = FrozenModels()
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """Batches of this process's devices from step `start` on, and the numbers of their examples [K, B / P]."""
     T = config.train
     stream = data.batches(
         source,
@@ -54,13 +59,13 @@ def batches(config: Config, source, start: int, parts: Parts = Parts()) -> Itera
         seed=T.seed,
         start_step=start,
         steps_per_call=T.steps_per_call,
-        labels=bool(config.classes),
+        labels=bool(config.net.classes),
         flip=config.data.flip,
         augment=config.data.augment,
-        told=isinstance(config.net, UNetConfig) and bool(config.net.vector_dim),
-        contexts=bool(config.latent.text),
-        tokenize=parts.tokenizer,
-        wrong=config.data.wrong,
+        augment_cond=bool(getattr(config.net, "vector_dim", 0)),
+        contexts=bool(config.latent.text_encoder),
+        tokenize=frozen.tokenizer,
+        hard_negatives=config.data.hard_negatives,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -70,46 +75,39 @@ def batches(config: Config, source, start: int, parts: Parts = Parts()) -> Itera
             yield parallel.split(batch, axis=1), examples
 
 
-def make_step(config: Config, parts: Parts = Parts()):
+def make_step(config: Config, frozen: FrozenModels = FrozenModels()):
     """The training step on all devices, `train.steps_per_call` updates in each call; see `parallel.data_parallel`."""
-    optimizer, base = initial.make_optimizer(config), parts.base
+    optimizer, base = initial.make_optimizer(config), frozen.base
     join = adaptation.joined(config, base) if base else None
-    step = make_train_step(make_loss(config, parts), optimizer, config.optim.ema_decay, config.train.accumulate, join)
+    loss_fn = LOSSES[config.role](config, frozen)
+    step = make_train_step(loss_fn, optimizer, config.optim.ema_decay, config.train.accumulate, join)
     return parallel.data_parallel(scanned(step), frozen=bool(base))
 
 
-def make_loss(config: Config, parts: Parts = Parts()):
-    """The objective that the config names, inside of `parallel.data_parallel`; see `objectives`."""
-    if isinstance(config.net, CLIPConfig):
-        return objectives.contrastive(config.make_net(), axis_name=parallel.AXIS)
-    if isinstance(config.net, AutoencoderConfig):
-        return _autoencoder_loss(config)
-    if parts.base:
-        loss_fn = _diffusion_loss(config, adaptation.make_apply(config, parts.base), parts)
-        return (
-            objectives.dreambooth(loss_fn, config.adapt.prior_weight, derived.SHARE)
-            if config.adapt.keeps_class
-            else loss_fn
-        )
-    return _diffusion_loss(config, denoise.network(config.make_net()), parts)
+def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
+    """The loss of a denoiser, trained from scratch or adapted."""
+    if not frozen.base:
+        return _denoising_loss(config, denoise.network(config.make_net()), frozen)
+    loss_fn = _denoising_loss(config, adaptation.make_apply(config, frozen.base), frozen)
+    prior = config.adapt.prior
+    return objectives.dreambooth(loss_fn, prior.weight, derived.SHARE) if prior.wanted else loss_fn
 
 
-def _diffusion_loss(config, apply, parts):
-    d, levels = config.diffusion, initial.make_levels(config)
-    if config.classifies:
-        return objectives.classification(apply, d.make_schedule(), levels=levels)
-    null = Cond(config.net.num_classes if config.net.num_classes else None, context=parts.no_text) if d.drop else None
+def _denoising_loss(config, apply, frozen):
+    d, levels, null = config.diffusion, initial.make_levels(config), None
+    if d.cond_dropout:
+        null = Cond(config.net.null_label, context=frozen.empty_text)
     if d.objective == "bound":
-        says_variance = config.net.out_channels == 2 * config.shape[-1]
-        variance = "learned" if says_variance else "posterior"
-        return objectives.variational_bound(apply, d.make_schedule(), d.predict, variance, null, d.drop, levels=levels)
+        variance = "learned" if config.net.learns_variance(config.shape[-1]) else "posterior"
+        schedule = d.make_schedule()
+        return objectives.variational_bound(apply, schedule, d.predict, variance, null, d.cond_dropout, levels=levels)
     return objectives.denoising(
         apply,
         d.make_schedule(),
         d.predict,
-        objectives.WEIGHTINGS[d.weighting],
+        d.weighting,
         null,
-        d.drop,
+        d.cond_dropout,
         levels=levels,
         bound_weight=0.001 if d.objective == "hybrid" else 0.0,
         offset_noise=d.offset_noise,
@@ -117,28 +115,50 @@ def _diffusion_loss(config, apply, parts):
     )
 
 
-def _autoencoder_loss(config):
+def classifier_loss(config: Config, frozen: FrozenModels) -> Callable:
+    """The loss of a classifier of noisy images."""
+    apply, schedule = denoise.network(config.make_net()), config.diffusion.make_schedule()
+    return objectives.classification(apply, schedule, levels=initial.make_levels(config))
+
+
+def autoencoder_loss(config: Config, frozen: FrozenModels) -> Callable:
+    """The loss of an autoencoder, with a codebook or a KL divergence."""
     r, net = config.reconstruction, config.make_net()
     critic = PatchCritic() if r.critic_weight else None
-    learns = {"error": r.error, "critic": critic, "critic_weight": r.critic_weight}
-    if not r.words:
-        return objectives.kl_autoencoder(net, r.kl_weight, **learns)
-    return objectives.vq_autoencoder(net, r.commitment, r.decay, r.dead, axis_name=parallel.AXIS, **learns)
+    shared = {"error": r.error, "critic": critic, "critic_weight": r.critic_weight}
+    if not config.net.codebook_size:
+        return objectives.kl_autoencoder(net, r.kl_weight, **shared)
+    return objectives.vq_autoencoder(net, r.commitment, r.decay, r.dead_below, axis_name=parallel.AXIS, **shared)
+
+
+def clip_loss(config: Config, frozen: FrozenModels) -> Callable:
+    """The contrastive loss of a CLIP."""
+    return objectives.contrastive(config.make_net(), axis_name=parallel.AXIS)
+
+
+LOSSES = {
+    "denoiser": diffusion_loss,
+    "classifier": classifier_loss,
+    "autoencoder": autoencoder_loss,
+    "clip": clip_loss,
+}
 
 
 def compiled(
-    config: Config, state: TrainState, key, batch, parts: Parts = Parts()
+    config: Config, state: TrainState, key, batch, frozen: FrozenModels = FrozenModels()
 ) -> tuple[Callable, float | None, float]:
-    """The training step, compiled for such arguments; its FLOPs per step and device, None if unknown; the seconds it took.
+    """The training step, compiled for such arguments; its FLOPs per step and device, None if unknown; seconds of compiling.
 
     The FLOPs are those of the program as it is written: what `net.remat` computes twice counts twice, cuDNN's attention
     does not count, and on a CPU some convolutions are the cheaper Winograd ones.
     """
-    start, step = time.perf_counter(), make_step(config, parts)
-    frozen = (parallel.replicate(adaptation.frozen(config, parts.base)),) if parts.base else ()
-    lowered = whole = step.lower(state, key, batch, *frozen)
+    start, step = time.perf_counter(), make_step(config, frozen)
+    params = ()
+    if frozen.base:
+        params = (parallel.replicate(adaptation.frozen_params(config, frozen.base)),)
+    lowered = whole = step.lower(state, key, batch, *params)
     if config.train.accumulate > 1:  # the body of that loop, counted once, is a part of a step
         at_once = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
-        whole = make_step(at_once, parts).lower(state, key, batch, *frozen)
+        whole = make_step(at_once, frozen).lower(state, key, batch, *params)
     lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
-    return (lambda state, key, batch: step(state, key, batch, *frozen)), speed.flops(whole), time.perf_counter() - start
+    return (lambda state, key, batch: step(state, key, batch, *params)), speed.flops(whole), time.perf_counter() - start

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 from etils import epath
+from jaxdiff.cli.edit.inversions import Inversion
+from jaxdiff.cli.edit.prompts import Blend, attention_edit, blended, check_prompt, told
 from PIL import Image
 
 from jaxdiff import guidance, pretrained
 from jaxdiff.cli.edit.flags import REDRAWN, EditFlags
-from jaxdiff.cli.edit.inversions import Inversion
-from jaxdiff.cli.edit.prompts import Blend, attention_edit, blended, check_prompt, told
 from jaxdiff.data import image_decode
 from jaxdiff.editing import AttentionEdit
 from jaxdiff.pretrained import Model

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jaxdiff.cli.edit.inversions import Inversion
+from jaxdiff.cli.edit.job import Job, cells, leaf_of, scale_of
 
 from jaxdiff import editing, guidance, samplers, timesteps
 from jaxdiff.cli.edit import inversions
 from jaxdiff.cli.edit.flags import ANEW, REAL
-from jaxdiff.cli.edit.inversions import Inversion
-from jaxdiff.cli.edit.job import Job, cells, leaf_of, scale_of
 from jaxdiff.eval import images
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.pretrained import Model

@@ -9,14 +9,15 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxdiff.train import hosts, parallel
+from jaxdiff import hosts
+from jaxdiff.train import parallel
 
 T = TypeVar("T")
 log = logging.getLogger("jaxdiff")
 AHEAD = 2  # calls that a process still makes after it has failed: one to tell of it, one while the others hear
 
 
-class Alarm:
+class FailureSync:
     """Keeps what fails in this process until all processes can end together.
 
     A process that just ended would leave the others in the middle of a collective, with nothing saved. So after each call
@@ -59,15 +60,15 @@ class Alarm:
                 return
             yield ahead.popleft()
 
-    def tell(self) -> None:
+    def share(self) -> None:
         """Tells the other processes how it is here; to be called by all after every call."""
         self._told.append(self._any(np.full(jax.local_device_count(), self.error is not None)))
 
-    def rung(self) -> bool:
+    def any_failed(self) -> bool:
         """Whether one has failed, as they told after the last call but one: all hear of it after the same call."""
         return len(self._told) == AHEAD and bool(self._first(self._told.popleft()))
 
-    def settle(self, name: str) -> None:
+    def raise_together(self, name: str) -> None:
         """Ends all processes if something has failed in one; to be called by all.
 
         Args:

@@ -1,0 +1,54 @@
+"""Parameters of networks: initialised, and their shapes without computing anything."""
+
+import functools
+
+import jax
+
+from jaxdiff.config import Config
+from jaxdiff.nets.critic import PatchCritic
+from jaxdiff.nets.vq_vae import Codebook
+
+
+def init_params(config: Config, key):
+    """Initial parameters of everything that training from scratch trains: the network, and an autoencoder's critic."""
+    net, arguments = config.make_net(), config.net.example(config.shape)
+    params = net.init(key, *arguments)["params"]
+    if not config.reconstruction.critic_weight:
+        return params
+    critic = PatchCritic().init(jax.random.fold_in(key, 1), *arguments)["params"]
+    return {"autoencoder": params, "critic": critic}
+
+
+def init_codebook(config: Config, key):
+    """Initial state of an autoencoder's codebook, see `nets.vq_vae.Codebook`; () of networks without one."""
+    if not (size := codebook_size(config)):
+        return ()
+    return Codebook.init(jax.random.normal(key, (size, config.net.latent_channels)))
+
+
+def codebook_size(config: Config) -> int:
+    """Number of vectors in the network's codebook; 0 without one."""
+    return getattr(config.net, "codebook_size", 0)
+
+
+def model_params(config: Config, params, codebook=None):
+    """Parameters of the trained network, of those of a training state.
+
+    Args:
+      config: config of the run.
+      params: parameters of the state, or their average, with a critic where there is one.
+      codebook: vectors of the codebook [K, D], where the network has one.
+    """
+    params = params["autoencoder"] if config.reconstruction.critic_weight else params
+    return {**params, "quantize": {"embedding": codebook}} if codebook_size(config) else params
+
+
+@functools.cache
+def param_shapes(config: Config):
+    """Structure, shapes and dtypes of a model's parameters."""
+
+    def params(key):
+        codebook = init_codebook(config, key)
+        return model_params(config, init_params(config, key), codebook.words if codebook else None)
+
+    return jax.eval_shape(params, jax.random.key(0))

@@ -1,0 +1,161 @@
+"""The base model of an adaptation: the parts of its config that the run takes over, and the examples to learn from."""
+
+import dataclasses
+import io
+import itertools
+import json
+from collections.abc import Callable
+
+from etils import epath
+
+from jaxdiff import data, hosts, progress
+from jaxdiff.config import Config
+from jaxdiff.data import Source, derived, folder
+from jaxdiff.files import write_whole
+from jaxdiff.model import Model, adaptation, runs
+from jaxdiff.model.frozen_models import load
+from jaxdiff.pipeline import generate, images
+from jaxdiff.pipeline.generate import Request
+
+# Fields of a config that may differ from the base's: how its network is computed, and how its loss is formed.
+FREE = {
+    "net": ("dtype", "remat", "attention_kernel", "dropout"),
+    "diffusion": ("weighting", "objective", "levels", "cond_dropout", "offset_noise", "input_perturbation"),
+    "latent": (),
+}
+
+
+def open_base(config: Config, run: epath.PathLike | None) -> Model | None:
+    """The base model, or its copy in a run that is resumed; None without adaptation.
+
+    Raises:
+      ValueError, OSError: it is missing, or cannot be adapted.
+    """
+    if config.adapt.base is None:
+        return None
+    if run is not None:
+        base = hosts.together(lambda: runs.kept_base(run), "the base model is read")
+    else:
+        base = load(config.adapt.base)
+    if not base.config.samples or base.controls:
+        raise ValueError(
+            f"`base` {config.adapt.base} must be a denoiser without ControlNets: name the model they are of"
+        )
+    return base
+
+
+def with_base(config: Config, base: Config | None) -> Config:
+    """The config of a run with the network, process, codec and text encoder of its base model.
+
+    Args:
+      config: its network, process and latents are either left out, or the base's but for the fields in `FREE`.
+      base: config of the base model; None without adaptation.
+
+    Raises:
+      ValueError: it asks for others.
+    """
+    if base is None:
+        return config
+    if not config.samples:
+        raise ValueError(f"`base` is for denoisers, and this network is of kind {config.net.kind!r}")
+    shape = base.data.image_shape
+    if config.data.image_shape != shape:
+        raise ValueError(f"`data.image_shape`={config.data.image_shape} must be that of `base`, {shape}")
+    left_out = {part: getattr(base, part) for part in FREE if getattr(config, part) == getattr(Config(), part)}
+    config = dataclasses.replace(config, **left_out)
+    for part, free in FREE.items():
+        own, theirs = getattr(config, part), getattr(base, part)
+        for field in dataclasses.fields(theirs):
+            if field.name not in free and getattr(own, field.name) != getattr(theirs, field.name):
+                raise ValueError(f"`{part}.{field.name}` is that of `base`: leave it out")
+    return config
+
+
+def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
+    """The examples of an adaptation; images of the class are there after `sample_class`.
+
+    Raises:
+      ValueError, OSError: data of the class that cannot be opened.
+    """
+    a = config.adapt
+    if a.prompts:
+        source = derived.prompted(source, a.prompts)
+    if a.prior.source:
+        prior = data.load(a.prior.source, config.data.image_shape, resize=True)
+        source = derived.with_class(source, derived.prompted(prior, a.prior.prompts) if a.prior.prompts else prior)
+    elif a.prior.prompts:
+        source = derived.with_class(source, class_images(config, run))
+    return derived.conditioned(source, a.condition) if a.kind == "controlnet" else source
+
+
+def prompts(config: Config, source: Source) -> list[str]:
+    """Some of the captions of an adaptation: its `prompts`, or else those of the images.
+
+    Raises:
+      ValueError: a new token that none of them holds.
+    """
+    a = config.adapt
+    if a.base is None or not (a.prompts or source.captioned):
+        return []
+    captions = a.prompts or source.captions()
+    for token in a.new.tokens:
+        if not any(token in text.lower() for text in captions):
+            raise ValueError(
+                f"none of the captions of {config.data.source} holds the new token {token!r}, such as {captions[0]!r}: it "
+                "would not be learned"
+            )
+    return [*dict.fromkeys(itertools.islice(captions, adaptation.PROMPTS))]
+
+
+def class_images(config: Config, run: epath.PathLike) -> Source:
+    """The images of the class that were sampled from the base, image i for the i-th prompt in turn."""
+    prior, paths = config.adapt.prior, [class_folder(run) / f"{i:06d}.png" for i in range(config.adapt.prior.num)]
+    return Source(
+        lambda i: {"image": folder.read_image(paths[i], config.data.image_shape)},
+        prior.num,
+        config.data.image_shape,
+        caption=lambda i: prior.prompts[i % len(prior.prompts)],
+        files=tuple(paths),
+    )
+
+
+def class_folder(run: epath.PathLike) -> epath.Path:
+    """The folder of a run's class images."""
+    return epath.Path(run) / "class"
+
+
+def sample_class(config: Config, base: Model, run: epath.PathLike, tick: Callable[[], None]) -> None:
+    """Samples images of the class from the base model where they are needed and not there yet.
+
+    Args:
+      config: config of the run.
+      base: base model.
+      run: the run's directory.
+      tick: called after every few steps; may raise, to stop.
+
+    Raises:
+      ValueError: the base cannot sample them, or images of another class are there.
+    """
+    prior, where = config.adapt.prior, class_folder(run)
+    if not prior.prompts or prior.source:
+        return
+    asked = {"prompts": prior.prompts, "num": prior.num, "negative": "", "seed": config.train.seed}
+    request = Request(dataclasses.replace(base.config.sample, **asked))
+    about = json.dumps({"base": config.adapt.base, "sample": str(request.sample)})
+    if (where / "about.json").exists():  # which is written when all of them are there
+        if (where / "about.json").read_text() != about:
+            raise ValueError(f"{where} holds images of another class: remove it, or choose another --run-dir")
+        return
+    generate.check(base, request)
+    where.mkdir(parents=True, exist_ok=True)
+    with progress.bar("sampling images of the class", generate.num_ticks(base, request), "steps") as advance:
+
+        def on(count):
+            tick()
+            advance(count)
+
+        sampled = itertools.chain.from_iterable(batch for batch, _ in generate.batches(base, request, on))
+        for i, image in enumerate(sampled):
+            images.to_pil(image).save(file := io.BytesIO(), "PNG")
+            (where / f"{i:06d}.png").write_bytes(file.getvalue())
+    write_whole(where / "about.json", about.encode())
