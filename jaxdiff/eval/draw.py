@@ -20,7 +20,7 @@ from jaxdiff.eval.images import to_uint8
 from jaxdiff.eval.spread import replicated, split
 from jaxdiff.eval.steered import Steered
 from jaxdiff.guidance import clip_x0
-from jaxdiff.latent import Codec, Ends
+from jaxdiff.latent import Codec, Encoders
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Denoiser, called
 
@@ -117,7 +117,7 @@ def batches(
     tick: Callable[[int], None] | None = None,
     frames: bool = False,
     guide: Guide | None = None,
-    ends: Ends = Ends(),
+    ends: Encoders = Encoders(),
     steered: Steered | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Draws `config.sample.num` images, a batch at a time; image i of a seed is the same whatever the batch size.
@@ -140,7 +140,9 @@ def batches(
       uint8 [B, H, W, C], and with `frames` uint8 [N, B, H, W, C], else None.
     """
     missing = [
-        name for name, end in (("codec", ends.codec), ("text", ends.reads)) if getattr(config.latent, name) and not end
+        name
+        for name, end in (("codec", ends.codec), ("text", ends.text_encoder))
+        if getattr(config.latent, name) and not end
     ]
     if missing:
         raise ValueError(f"this network needs its {' and '.join(missing)}: hand over the `ends` of its model")
@@ -148,7 +150,7 @@ def batches(
     sampler = make_sampler(sample)
     levels = sampling_levels(sample, schedule)
     denoise = make_denoiser(config, params, schedule, sample.clip, guide, controls=steered.controls if steered else ())
-    size, texts, decode = part_size(sample.steps), guided.texts(config, ends.reads), decoder(ends.codec)
+    size, texts, decode = part_size(sample.steps), guided.texts(config, ends.text_encoder), decoder(ends.codec)
     for start in range(0, sample.num, sample.batch_size):
         indices = jnp.arange(start, start + sample.batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
@@ -207,7 +209,7 @@ def draw(
     params,
     tick: Callable[[int], None] | None = None,
     guide: Guide | None = None,
-    ends: Ends = Ends(),
+    ends: Encoders = Encoders(),
     steered: Steered | None = None,
 ) -> np.ndarray:
     """All images of `batches`, uint8 [num, H, W, C]."""

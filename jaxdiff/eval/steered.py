@@ -18,7 +18,7 @@ class Steered(NamedTuple):
       controls: one ControlNet, or several whose residuals are added.
       pictures: for each, uint8 [N, H, W, C]; image i is drawn for the i-th of them, in turn.
       scales: of each; () is 1.
-      guess: whether the picture alone is to say what is drawn, see `adapt.control.guess`.
+      guess: whether the picture alone is to say what is drawn, see `adapt.control.guess_scales`.
     """
 
     controls: tuple[Control, ...]
@@ -61,7 +61,7 @@ def condition(
     B, count = len(indices), control.num_residuals(config.net)
     scales = [jnp.full([B, count], scale, jnp.float32) for scale in steered.scales or [1.0] * len(steered.controls)]
     if steered.guess:
-        scales = [scale * control.guess(1.0, count)[None] for scale in scales]
+        scales = [scale * control.guess_scales(1.0, count)[None] for scale in scales]
     pictures = [jnp.asarray(each)[indices % len(each)] for each in steered.pictures]
     one = lambda each: each[0] if len(each) == 1 else tuple(each)
 

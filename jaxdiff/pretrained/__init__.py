@@ -123,7 +123,7 @@ def load_adapter(name: str) -> Adapter:
 
         >>> from jaxdiff import pretrained
         >>> star = pretrained.load_adapter("star")
-        >>> star.about["base"], list(star.words)
+        >>> star.metadata["base"], list(star.new_tokens)
         ('captioned', ['<star>'])
     """
     path = epath.Path(name)

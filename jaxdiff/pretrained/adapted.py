@@ -41,14 +41,14 @@ def adapted(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
     """
     if "unet" in adapter.loras:
         model = model._replace(params=lora.merge(model.params, adapter.loras["unet"], weight))
-    if "text" in adapter.loras or adapter.words:
+    if "text" in adapter.loras or adapter.new_tokens:
         model = model._replace(parts={**model.parts, "text": _reading(_text(model), adapter, weight)})
     if adapter.control is not None:
-        if not {"embedding", "condition"} <= set(adapter.about):
+        if not {"embedding", "condition"} <= set(adapter.metadata):
             raise ValueError("this ControlNet does not say its embedding and its condition: export it again")
-        config = ControlConfig(model.config.net, embedding=tuple(adapter.about["embedding"]))
+        config = ControlConfig(model.config.net, embedding=tuple(adapter.metadata["embedding"]))
         control.check(config, adapter.control, model.params)
-        made = Control(ControlNet(config), adapter.control, adapter.about["condition"])
+        made = Control(ControlNet(config), adapter.control, adapter.metadata["condition"])
         model = model._replace(controls=(*model.controls, made))
     return model
 
@@ -63,12 +63,14 @@ def _reading(text, adapter, weight):
     """The text transformer with a LoRA and new words."""
     if "text" in adapter.loras:
         text = text._replace(params=lora.merge(text.params, adapter.loras["text"], weight))
-    if not adapter.words:
+    if not adapter.new_tokens:
         return text
-    params = new_tokens.insert(text.params, np.stack([*adapter.words.values()]), text.tokenizer.size)
-    net = dataclasses.replace(text.config.net, vocabulary=len(new_tokens.token_table(params)))
+    params = new_tokens.insert(text.params, np.stack([*adapter.new_tokens.values()]), text.tokenizer.vocab_size)
+    net = dataclasses.replace(text.config.net, vocabulary=len(new_tokens.token_embeddings(params)))
     config = dataclasses.replace(text.config, net=net)
-    return text._replace(config=config, params=params, tokenizer=tokenizer.with_words(text.tokenizer, [*adapter.words]))
+    return text._replace(
+        config=config, params=params, tokenizer=tokenizer.with_new_tokens(text.tokenizer, [*adapter.new_tokens])
+    )
 
 
 def trained(config: Config, params, base: Model) -> Model:

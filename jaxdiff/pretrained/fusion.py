@@ -81,13 +81,15 @@ def fused(
     if method == "gradient":
         _check_base(base)
     _check_fit(base, adapters)
-    words = {word: row for adapter in adapters for word, row in adapter.words.items()}
+    words = {word: row for adapter in adapters for word, row in adapter.new_tokens.items()}
     made = Adapter(_about(adapters), {}, words)
     nets = [net for net in ("text", "unet") if any(net in adapter.loras for adapter in adapters)]  # one reads the other
     if method == "average":
         loras = {net: fuse.averaged([adapter.loras.get(net, NOTHING) for adapter in adapters]) for net in nets}
         return made._replace(loras=loras)
-    prompts = [_cycled(said, images) for said in (*(one.about["prompts"] for one in adapters), _of_classes(adapters))]
+    prompts = [
+        _cycled(said, images) for said in (*(one.metadata["prompts"] for one in adapters), _of_classes(adapters))
+    ]
     for net in nets:
         loras = [adapter.loras.get(net, NOTHING) for adapter in adapters] + [NOTHING]
         # texts as all of them will be read
@@ -241,9 +243,9 @@ def check(
         raise ValueError("fusing needs two LoRAs or more")
     if not all(adapter.loras for adapter in adapters) or any(adapter.control for adapter in adapters):
         raise ValueError("only LoRAs are fused: ControlNets and new words alone stand beside one another as they are")
-    if method == "gradient" and not all(adapter.about.get("prompts") for adapter in adapters):
+    if method == "gradient" and not all(adapter.metadata.get("prompts") for adapter in adapters):
         raise ValueError("one of them does not say what it was trained to draw: train it again")
-    words = [word for adapter in adapters for word in adapter.words]
+    words = [word for adapter in adapters for word in adapter.new_tokens]
     if twice := {word for word in words if words.count(word) > 1}:
         raise ValueError(f"two of them have learned {min(twice)!r}: train one with another --adapt.words")
 
@@ -264,12 +266,12 @@ def _check_fit(base, adapters):
 
 def _about(adapters):
     joined = {name: _in_turn(adapters, name) for name in ("prompts", "prior")}
-    return {"name": "fused", "base": adapters[0].about.get("base"), "method": "lora", **joined}
+    return {"name": "fused", "base": adapters[0].metadata.get("base"), "method": "lora", **joined}
 
 
 def _in_turn(adapters, name):
     """What adapters say of their prompts, one of each after the other, so that the first few are of all of them."""
-    each = itertools.zip_longest(*(adapter.about.get(name, ()) for adapter in adapters))
+    each = itertools.zip_longest(*(adapter.metadata.get(name, ()) for adapter in adapters))
     return [*dict.fromkeys(prompt for some in each for prompt in some if prompt is not None)]
 
 
@@ -283,7 +285,7 @@ def _seen_in_texts(models, prompts, paths):
     for model, said in zip(models, prompts):
         text = model.parts["text"]
         grams = activations.grams(_reading(text.config.make_net()), paths)
-        seen.append(activations.streamed(functools.partial(grams, text.params), [text.tokenizer(said)]))
+        seen.append(activations.sum_over_batches(functools.partial(grams, text.params), [text.tokenizer(said)]))
     return seen
 
 
@@ -315,7 +317,9 @@ def _seen_in_images(models, drawn, levels, seed, paths):
     grams, seen = activations.grams(models[0].apply, paths), []
     for model, (x_0, context) in zip(models, drawn):
         look = functools.partial(_look, grams, model.params, context)
-        seen.append(activations.streamed(look, ((_noised(schedule, x_0, t, seed), jnp.int32(t)) for t in times)))
+        seen.append(
+            activations.sum_over_batches(look, ((_noised(schedule, x_0, t, seed), jnp.int32(t)) for t in times))
+        )
     return seen
 
 

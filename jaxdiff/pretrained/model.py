@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jaxdiff.adapt.control import Control, with_controls
 from jaxdiff.config import Config
 from jaxdiff.denoise import denoiser, network
-from jaxdiff.latent import Codec, Ends, kl_codec, vq_codec
+from jaxdiff.latent import Codec, Encoders, kl_codec, vq_codec
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig, TextConfig
 from jaxdiff.text import encoder
@@ -75,9 +75,9 @@ class Model(NamedTuple):
         return _text_encoder(self, 0) if isinstance(self.config.net, CLIPConfig | TextConfig) else None
 
     @property
-    def ends(self) -> Ends:
+    def ends(self) -> Encoders:
         """What stands at the two ends of the network's diffusion."""
-        return Ends(self.codec, self.reads)
+        return Encoders(self.codec, self.reads)
 
 
 def _text_encoder(model: Model, skip: int) -> TextEncoder:

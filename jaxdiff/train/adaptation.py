@@ -55,7 +55,7 @@ def control_config(config: Config) -> ControlConfig:
 def text_net(config: Config, base) -> TextTransformer:
     """The text transformer of the base, with room for the new words."""
     cfg = base.parts["text"].config.net
-    size = base.parts["text"].tokenizer.size + len(config.adapt.words)
+    size = base.parts["text"].tokenizer.vocab_size + len(config.adapt.words)
     return TextTransformer(dataclasses.replace(cfg, vocabulary=max(cfg.vocabulary, size)))
 
 
@@ -82,7 +82,7 @@ def new_params(config: Config, base, key) -> dict[str, Any]:
     if a.method == "full":
         trained |= nets
     if a.method == "lora":
-        where = {"unet": lora.pattern(a.where), "text": lora.TEXT}
+        where = {"unet": lora.pattern(a.where), "text": lora.TEXT_ATTENTION}
         fresh = {
             name: lora.init(jax.random.fold_in(key, i), params, a.rank, where[name])
             for i, (name, params) in enumerate(nets.items())
@@ -91,8 +91,8 @@ def new_params(config: Config, base, key) -> dict[str, Any]:
     if a.words:
         text = base.parts["text"]
         begin = a.begin if len(a.begin) == len(a.words) else (a.begin or ("",)) * len(a.words)
-        trained["words"] = new_tokens.initial_rows(
-            jax.random.fold_in(key, 2), text.params, [*map(text.tokenizer.words, begin)]
+        trained["words"] = new_tokens.initial_embeddings(
+            jax.random.fold_in(key, 2), text.params, [*map(text.tokenizer.token_ids, begin)]
         )
     return trained
 
@@ -105,14 +105,14 @@ def joined(config: Config, base) -> Callable:
     """
     a = config.adapt
     scale = lora.scale(a.rank, a.alpha, a.stabilised)
-    first = base.parts["text"].tokenizer.size if a.words else None
+    first = base.parts["text"].tokenizer.vocab_size if a.words else None
 
     def join(frozen, trained, key=None):
         whole = {name: trained.get(name, frozen.get(name)) for name in ("unet", "text", "control")}
         whole = {name: params for name, params in whole.items() if params is not None}
         for i, (name, factors) in enumerate(trained.get("lora", {}).items()):
             if a.dropout and key is not None:
-                factors = lora.drop(jax.random.fold_in(key, i), factors, a.dropout)
+                factors = lora.rank_dropout(jax.random.fold_in(key, i), factors, a.dropout)
             whole[name] = lora.merge(whole[name], Lora(factors, dict.fromkeys(factors, scale)))
         if a.words:
             whole["text"] = new_tokens.insert(whole["text"], trained["words"], first)

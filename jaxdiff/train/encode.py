@@ -20,7 +20,7 @@ from jaxdiff.data import Source
 from jaxdiff.data import encoded as files
 from jaxdiff.data.tfds import data_dir
 from jaxdiff.eval.spread import replicated, split
-from jaxdiff.latent import Ends
+from jaxdiff.latent import Encoders
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.pretrained import Model
 from jaxdiff.text import tokenizer
@@ -95,10 +95,10 @@ def identity(config: Config, source: Source, parts: Parts) -> str:
     for path in source.files:
         found = path.stat()
         said.update(f"{path} {found.length} {found.mtime}".encode())
-    if parts.ends.reads:
+    if parts.ends.text_encoder:
         said.update(json.dumps([source.caption(i) for i in range(len(source))]).encode())
     if config.adapt.reads:
-        said.update(f"tokens {tokenizer.to_json(parts.ends.reads.tokenizer)}".encode())
+        said.update(f"tokens {tokenizer.to_json(parts.ends.text_encoder.tokenizer)}".encode())
     said.update(fingerprint(parts.models).encode())
     return f"{config.data.source.split(':')[0]}-{said.hexdigest()[:16]}"
 
@@ -119,7 +119,7 @@ def _encode(config, source, parts, folder, tick):
     mine = [part for part in files.shards(len(source)) if part.number % jax.process_count() == jax.process_index()]
     missing = [part for part in mine if not files.is_there(folder, part)]
     _tell_of_cuts(source, parts)
-    with progress.bar("encoding the data", sum(map(len, missing)), "examples", patience=2.0) as advance:
+    with progress.bar("encoding the data", sum(map(len, missing)), "examples", delay=2.0) as advance:
 
         def watched(examples):
             for example in examples:
@@ -135,28 +135,28 @@ def _encode(config, source, parts, folder, tick):
 
 def _tell_of_cuts(source, parts):
     """Says once that captions are longer than what is read of them, where some are."""
-    if not parts.ends.reads or not hosts.is_main():
+    if not parts.ends.text_encoder or not hosts.is_main():
         return
-    words = parts.ends.reads.tokenizer
-    cut = [found for i in range(len(source)) if (found := words.cut(source.caption(i)))]
+    words = parts.ends.text_encoder.tokenizer
+    cut = [found for i in range(len(source)) if (found := words.truncation(source.caption(i)))]
     if cut:
         log.warning("of %d of the %d captions the end is cut, such as %r", len(cut), len(source), cut[0][1])
 
 
 def encode(
-    config: Config, source: Source, ends: Ends, which: range, tick: Callable[[], None] = lambda: None
+    config: Config, source: Source, ends: Encoders, which: range, tick: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Some examples as the models at the two ends make them: {"image", "context", "label"}, what there is of them."""
     H, W, _ = config.data.image_shape
     size = max(1, min(MOST, PIXELS // (H * W))) * jax.local_device_count()
-    codec, embed = replicated((ends.codec and ends.codec.encode, ends.reads and ends.reads.embed))
+    codec, embed = replicated((ends.codec and ends.codec.encode, ends.text_encoder and ends.text_encoder.embed))
     with ThreadPoolExecutor() as threads:
         for start in range(which.start, which.stop, size):
             tick()
             numbers = range(start, min(start + size, which.stop))
             filled = [*numbers, *[start] * (size - len(numbers))]
             examples = list(threads.map(source.read, filled))
-            tokens = ends.reads.tokenizer([source.caption(i) for i in filled]) if ends.reads else None
+            tokens = ends.text_encoder.tokenizer([source.caption(i) for i in filled]) if ends.text_encoder else None
             x = np.stack([example["image"] for example in examples])
             images, contexts = jax.device_get(_made(codec, embed, *split((x, tokens))))
             for n in range(len(numbers)):

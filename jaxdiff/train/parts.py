@@ -10,7 +10,7 @@ from etils import epath
 from jaxdiff import pretrained
 from jaxdiff.config import Config
 from jaxdiff.data import Source
-from jaxdiff.latent import Ends
+from jaxdiff.latent import Encoders
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig
 from jaxdiff.pretrained import Model
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
 
     models: Mapping[str, Model] = {}
     tokenizer: Tokenizer | None = None
-    ends: Ends = Ends()
+    ends: Encoders = Encoders()
     no_text: np.ndarray | None = None
     base: Model | None = None
 
@@ -72,7 +72,7 @@ def open_parts(config: Config, source: Source, run: epath.PathLike | None = None
         return Parts()
     check(config, models)
     ends = Model(config, None, {}, models).ends
-    return Parts(models, None, ends, np.asarray(ends.reads([""])[0]) if ends.reads else None)
+    return Parts(models, None, ends, np.asarray(ends.text_encoder([""])[0]) if ends.text_encoder else None)
 
 
 def of_base(config: Config, base: Model) -> Parts:
@@ -83,11 +83,11 @@ def of_base(config: Config, base: Model) -> Parts:
     """
     ends, new = base.ends, config.adapt.words
     if config.adapt.reads:
-        if not ends.reads:
+        if not ends.text_encoder:
             raise ValueError(f"--base {config.adapt.base} reads no texts: leave out --adapt.words and --adapt.text")
-        reads = ends.reads._replace(tokenizer=tokenizer.with_words(ends.reads.tokenizer, new))
-        ends = ends._replace(reads=encoder.tokens_only(reads))
-    no_text = np.asarray(ends.reads([""])[0]) if ends.reads else None
+        reads = ends.text_encoder._replace(tokenizer=tokenizer.with_new_tokens(ends.text_encoder.tokenizer, new))
+        ends = ends._replace(text_encoder=encoder.tokens_only(reads))
+    no_text = np.asarray(ends.text_encoder([""])[0]) if ends.text_encoder else None
     return Parts(base.parts, None, ends, no_text, base)
 
 
@@ -145,9 +145,10 @@ def make_tokenizer(config: Config, source: Source) -> Tokenizer:
     else:
         texts = [source.caption(i) for i in range(len(source))]
         words = tokenizer.train(texts, cfg.vocabulary, cfg.length)
-    if words.size > cfg.vocabulary or words.end != cfg.end_token:
+    if words.vocab_size > cfg.vocabulary or words.end_id != cfg.end_token:
         raise ValueError(
-            f"the tokenizer has {words.size} tokens, its end being {words.end}: --net.text.vocabulary {words.size} "
-            f"--net.text.end-token {words.end} would do, in place of {cfg.vocabulary} and {cfg.end_token}"
+            f"the tokenizer has {words.vocab_size} tokens, its end being {words.end_id}: --net.text.vocabulary "
+            f"{words.vocab_size} --net.text.end-token {words.end_id} would do, in place of {cfg.vocabulary} and "
+            f"{cfg.end_token}"
         )
     return words
