@@ -121,9 +121,9 @@ def guided(args):
         back(with_scale, Guided(told.cond, Cond(context=nulls)), axes),
         seconds,
     )
-    nulls = editing.negative_prompt(levels, told)
+    nulls = editing.negative_prompt_inversion(levels, told)
     line("negative-prompt inversion", x, back(with_scale, Guided(told.cond, Cond(context=nulls)), axes), "0")
-    sampler = editing.direct(samplers.ddim(), levels, path, np.ones(len(z), bool))
+    sampler = editing.direct_inversion(samplers.ddim(), levels, path, np.ones(len(z), bool))
     kept = samplers.sample(None, sampler, with_scale, painter.schedule, levels, path[0], told)[0]
     line("direct inversion, its source rows", x, painter.decode(kept), "0")
     titles = ["held out", "autoencoder", "DDIM, 1", "DDIM, 7.5", "null-text", "negative-prompt", "direct"]
@@ -139,7 +139,14 @@ def guided(args):
     line("`digits`: back at 7.5", x, again(told))
     for name, rate in (("published rates", 0.01), ("10 times those rates", 0.1)):
         nulls = editing.null_text(
-            digits.denoise, digits.schedule, levels, path, told, scale, editing.published(50, rate=rate), of="label"
+            digits.denoise,
+            digits.schedule,
+            levels,
+            path,
+            told,
+            scale,
+            editing.null_text_config(50, learning_rate=rate),
+            leaf="label",
         )
         line(f"`digits`: null-label inversion, {name}", x,
              again(Guided(told.cond, told.uncond._replace(label=nulls)), Guided(None, Cond(label=0))))  # fmt: skip
@@ -201,18 +208,18 @@ def words(args):
 
 
 def in_parts(painter, levels, z_T, told, target, scale, edit, parts=4, nulls=None, trajectory=None):
-    """`redraw`, some pairs at a time."""
+    """`sample_pairs`, some pairs at a time."""
     count, found = len(z_T), []
     for part in np.split(np.arange(count), parts):
         own = rows_of(edit, np.concatenate([part, part + count]))
-        own = own._replace(source=np.where(own.source == 0, 0, -len(part)))
+        own = own._replace(source_offset=np.where(own.source_offset == 0, 0, -len(part)))
         args = painter.denoise, painter.schedule, levels, z_T[part], rows_of(told, part), rows_of(target, part), scale
-        more = {} if nulls is None else {"nulls": nulls[:, part]}
+        more = {} if nulls is None else {"uncond_embeddings": nulls[:, part]}
         if trajectory is not None:
             both = np.concatenate([part, part])
             kept = np.arange(len(both)) < len(part)
-            more["sampler"] = editing.direct(samplers.ddim(), levels, trajectory[:, both], kept)
-        found.append(np.asarray(editing.redraw(*args, edit=own, **more)[0]))
+            more["sampler"] = editing.direct_inversion(samplers.ddim(), levels, trajectory[:, both], kept)
+        found.append(np.asarray(editing.sample_pairs(*args, edit=own, **more)[0]))
     halves = [np.split(one, 2) for one in found]
     return np.concatenate([np.concatenate([half[i] for half in halves]) for i in (0, 1)])
 
@@ -242,16 +249,16 @@ def real_rows(painter, judged, lines, title, examples, x, new):
     swaps, never = edits(painter.words, sources, targets, **WINDOWS), editing.no_edit(2 * count, painter.words.length)
     path = editing.invert(painter.denoise, painter.schedule, levels, z, told.cond)
     gentle, parts = guidance.stepped(*GENTLE), count // 25
-    negative = editing.negative_prompt(levels, told)
+    negative = editing.negative_prompt_inversion(levels, told)
     searches = {scale: searched(painter, levels, path, told, scale, parts) for scale in (3.0, gentle)}
     cases = (
-        ("negative-prompt, guidance 7.5", 7.5, swaps, {"nulls": negative}),
+        ("negative-prompt, guidance 7.5", 7.5, swaps, {"uncond_embeddings": negative}),
         ("direct, guidance 3", 3.0, swaps, {"trajectory": path}),
-        ("null-text, guidance 3", 3.0, swaps, {"nulls": searches[3.0]}),
-        ("negative-prompt, guidance 5 above level 800, then 2", gentle, swaps, {"nulls": negative}),
+        ("null-text, guidance 3", 3.0, swaps, {"uncond_embeddings": searches[3.0]}),
+        ("negative-prompt, guidance 5 above level 800, then 2", gentle, swaps, {"uncond_embeddings": negative}),
         ("direct, the same", gentle, swaps, {"trajectory": path}),
-        ("null-text, the same, without editing", gentle, never, {"nulls": searches[gentle]}),
-        ("null-text, the same", gentle, swaps, {"nulls": searches[gentle]}),
+        ("null-text, the same, without editing", gentle, never, {"uncond_embeddings": searches[gentle]}),
+        ("null-text, the same", gentle, swaps, {"uncond_embeddings": searches[gentle]}),
     )
     before = images.to_uint8(x)
     for name, scale, edit, how in cases:
@@ -288,8 +295,8 @@ def bridge(args):
     labels = np.array([one["label"] for one in examples])
     reader = nearest_reader()
     pictures = [images.to_uint8(x[:20])]
-    heun = {"up": samplers.heun(), "down": samplers.heun()}
-    refined = {f"DDIM, {rounds} rounds": {"up": editing.ddim_inversion(rounds)} for rounds in (0, 3, 10)}
+    heun = {"inversion_sampler": samplers.heun(), "down": samplers.heun()}
+    refined = {f"DDIM, {rounds} rounds": {"inversion_sampler": editing.ddim_inversion(rounds)} for rounds in (0, 3, 10)}
     cases = [("DDIM, 0 rounds", {}, 0), *((name, how, 10) for name, how in (refined | {"Heun": heun}).items())]
     go = lambda one, other, levels, x, how: editing.bridge(
         one.denoise, other.denoise, one.schedule, levels, x, one.cond(labels), other.cond(labels), **how

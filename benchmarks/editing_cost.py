@@ -17,7 +17,7 @@ from jaxdiff import Cond, editing, guidance, samplers, timesteps
 from jaxdiff.data import captioned
 from jaxdiff.editing.null_text import _steps as searching
 
-WINDOWS = {"cross": 0.2, "own": 1.0}  # shares of the way for which attention is taken over
+WINDOWS = {"cross_attention": 0.2, "self_attention": 1.0}  # shares of the way for which attention is taken over
 
 
 def cost(args):
@@ -29,7 +29,7 @@ def cost(args):
     z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 8), painter.shape)
     edit = edits(painter.words, sources, targets, **WINDOWS)
     args, blend = (painter.denoise, painter.schedule, levels, z_T, told, target, 3.0), blended(painter, edit, 1.0)
-    run = lambda edit, **how: editing.redraw(*args, edit=edit, **how)
+    run = lambda edit, **how: editing.sample_pairs(*args, edit=edit, **how)
     cases = (lambda: run(None), lambda: run(edit), lambda: run(edit, sampler=blend, collect=editing.collect_maps()))
     plain, edited, all_of_it = (middle(case, 5) for case in cases)
     same = np.array_equal(run(None)[0], run(editing.no_edit(16, painter.words.length))[0])
@@ -66,8 +66,8 @@ def cost(args):
 
 def blended(painter, edit, number):
     """Local blend of all words."""
-    tokens = np.full([len(edit.source), painter.words.length], number)
-    return editing.local_blend(samplers.ddim(), tokens, edit.source, size=8, threshold=number / 10)
+    tokens = np.full([len(edit.source_offset), painter.words.length], number)
+    return editing.local_blend(samplers.ddim(), tokens, edit.source_offset, size=8, threshold=number / 10)
 
 
 def recompiled(run):
@@ -85,12 +85,12 @@ def again(painter, levels, z_T, sources, targets):
     denoise, schedule, key = painter.denoise, painter.schedule, jax.random.key(0)
     read = lambda number: (sources, targets) if number % 2 else (targets, sources)
 
-    def redraw(number, sampler=lambda edit: samplers.ddim(), nulls=False):
+    def edited_pairs(number, sampler=lambda edit: samplers.ddim(), nulls=False):
         old, new = read(number)
         make = editing.refine if number % 3 else editing.replace
-        edit = edits(painter.words, old, new, make, cross=number / 10, own=(number / 20, 1.0))
-        edit = edit._replace(scale=edit.scale * number)  # as re-weighting does
-        how = {"nulls": editing.negative_prompt(levels, painter.guided(old))} if nulls else {}
+        edit = edits(painter.words, old, new, make, cross_attention=number / 10, self_attention=(number / 20, 1.0))
+        edit = edit._replace(token_scale=edit.token_scale * number)  # as re-weighting does
+        how = {"uncond_embeddings": editing.negative_prompt_inversion(levels, painter.guided(old))} if nulls else {}
         args = (
             denoise,
             schedule,
@@ -100,11 +100,13 @@ def again(painter, levels, z_T, sources, targets):
             Cond(context=painter.reads(new)),
             float(number),
         )
-        return editing.redraw(*args, edit=edit, sampler=sampler(edit), **how)[0]
+        return editing.sample_pairs(*args, edit=edit, sampler=sampler(edit), **how)[0]
 
     def direct(number):
         path = jnp.full([51, 16, *painter.shape], float(number))
-        return redraw(number, lambda edit: editing.direct(samplers.ddim(), levels, path, edit.source == 0))
+        return edited_pairs(
+            number, lambda edit: editing.direct_inversion(samplers.ddim(), levels, path, edit.source_offset == 0)
+        )
 
     def inpainted(number, from_level=1000):
         known = (np.arange(painter.shape[0]) < number)[:, None, None]
@@ -119,17 +121,19 @@ def again(painter, levels, z_T, sources, targets):
         told, few = painter.guided(read(number)[0]), levels[-6:]
         path = editing.invert(denoise, schedule, few, z_T * number, told.cond, number % 4)
         return editing.null_text(
-            denoise, schedule, few, path, told, float(number), editing.published(5, number, number / 99)
+            denoise, schedule, few, path, told, float(number), editing.null_text_config(5, number, number / 99)
         )
 
     def bridged(number):
         told = [Cond(context=painter.reads(of)) for of in read(number)]
-        return editing.bridge(denoise, denoise, schedule, levels, z_T, *told, up=editing.ddim_inversion(number % 4))
+        return editing.bridge(
+            denoise, denoise, schedule, levels, z_T, *told, inversion_sampler=editing.ddim_inversion(number % 4)
+        )
 
     return {
-        "prompt-to-prompt": redraw,
-        "the same with nulls": lambda number: redraw(number, nulls=True),
-        "with local blend": lambda number: redraw(number, lambda edit: blended(painter, edit, number)),
+        "prompt-to-prompt": edited_pairs,
+        "the same with nulls": lambda number: edited_pairs(number, nulls=True),
+        "with local blend": lambda number: edited_pairs(number, lambda edit: blended(painter, edit, number)),
         "direct inversion": direct,
         "inversion and null-text": searched_for,
         "sdedit with inpainting": lambda number: inpainted(number, 100 * number),

@@ -104,7 +104,7 @@ def lora(args):
     adapter = pretrained.load_adapter(run)
     model = pretrained.adapted(base, adapter)
     size = (run / "adapter.safetensors").stat().st_size / 1e3
-    count = size_of([one.factors for one in adapter.loras.values()]) + size_of(adapter.words)
+    count = size_of([one.factors for one in adapter.loras.values()]) + size_of(adapter.new_tokens)
     before, after = measured.digits(base), measured.digits(model)
     (plain, *_), (rate, colours, x) = measured.glyph(base, "star"), measured.glyph(model, "star")
     if args.write:
@@ -204,7 +204,7 @@ def regions(args):
     }
     lines = ["| asked for | by | star on the left | heart on the right | both |", "|---|---|---|---|---|"]
     for size, prompts in asked.items():
-        for name, draws in {"editing.by_region": attended, "guidance.multidiffusion": predicted}.items():
+        for name, draws in {"editing.regional_cond": attended, "guidance.multidiffusion": predicted}.items():
             x = np.concatenate([draws(model, prompts, sides, seed) for seed in range(NUM // BATCH)])
             there = [half_shows(judge, x, half, concept) for half, concept in enumerate(CONCEPTS[:2])]
             said = " | ".join(f"{each.mean():.1%}" for each in (*there, there[0] & there[1]))
@@ -216,7 +216,7 @@ def regions(args):
 def attended(model, prompts, sides, seed):
     """Images of regions whose pixels attend to their own prompts, the first prompt being no text."""
     net = UNet(dataclasses.replace(model.config.net, context_length=0))
-    told = editing.by_region(model.reads(["", *prompts]), model.reads([""])[0], sides, num=BATCH)
+    told = editing.regional_cond(model.reads(["", *prompts]), model.reads([""])[0], sides, num=BATCH)
     diffusion = model.config.diffusion
     denoise = denoiser(network(net), model.params, diffusion.make_schedule(), diffusion.predict)
     return guided(model, denoise, told, seed)

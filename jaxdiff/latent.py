@@ -30,25 +30,25 @@ class Codec(NamedTuple):
     decode: Partial
 
 
-class Ends(NamedTuple):
+class Encoders(NamedTuple):
     """What stands at the two ends of a diffusion: texts go in, images come out; None is none.
 
     Attributes:
       codec: of the latents that are diffused.
-      reads: from texts to what the network's cross-attention reads.
+      text_encoder: from texts to what the network's cross-attention reads.
     """
 
     codec: Codec | None = None
-    reads: TextEncoder | None = None
+    text_encoder: TextEncoder | None = None
 
 
-def kl_codec(net: KLAutoencoder, params, factor: float = 0.18215) -> Codec:
+def kl_codec(net: KLAutoencoder, params, scaling_factor: float = 0.18215) -> Codec:
     """The codec of a `KLAutoencoder`.
 
     Args:
       net: the autoencoder.
       params: its parameters.
-      factor: f of equation (1), from the config of the model: 0.18215 in Stable Diffusion 1 and 2.
+      scaling_factor: f of equation (1), from the config of the model: 0.18215 in Stable Diffusion 1 and 2.
 
     Returns:
       `Codec`, which with keys draws the latent, and without takes its mean.
@@ -65,25 +65,25 @@ def kl_codec(net: KLAutoencoder, params, factor: float = 0.18215) -> Codec:
         >>> z.shape, jax.jit(codec.decode)(z).shape
         ((2, 8, 8, 4), (2, 16, 16, 3))
     """
-    factor = jnp.asarray(factor, jnp.float32)
+    factor = jnp.asarray(scaling_factor, jnp.float32)
     return Codec(Partial(_kl_encode, Static(net), params, factor), Partial(_decode, Static(net), params, factor))
 
 
-def vq_codec(net: VQAutoencoder, params, words: Array, factor: float = 1.0) -> Codec:
+def vq_codec(net: VQAutoencoder, params, codebook: Array, scaling_factor: float = 1.0) -> Codec:
     """The codec of a `VQAutoencoder`; what is decoded is first moved to the nearest words.
 
     Args:
       net: the autoencoder.
       params: its parameters.
-      words: of its codebook [K, D].
-      factor: f of equation (1).
+      codebook: of its codebook [K, D].
+      scaling_factor: f of equation (1).
 
     Returns:
       `Codec`, whose latents are those before the codebook: a diffusion draws near words, and decoding finds them.
     """
-    factor = jnp.asarray(factor, jnp.float32)
+    factor = jnp.asarray(scaling_factor, jnp.float32)
     encode = Partial(_vq_encode, Static(net), params, factor)
-    return Codec(encode, Partial(_vq_decode, Static(net), params, words, factor))
+    return Codec(encode, Partial(_vq_decode, Static(net), params, codebook, factor))
 
 
 def _kl_encode(net, params, factor, x, keys=None):

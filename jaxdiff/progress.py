@@ -9,19 +9,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextlib.contextmanager
-def bar(title: str, total: int, unit: str = "", patience: float = 0.0) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, once it has taken more than `patience` seconds; gives the function that moves it on.
+def bar(title: str, total: int, unit: str = "", delay: float = 0.0) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, once it has taken more than `delay` seconds; gives the function that moves it on.
 
     Args:
       title: what is being done.
       total: how many there are to do.
       unit: of what.
-      patience: seconds that need no bar.
+      delay: seconds that need no bar.
 
     Example::
 
         >>> from jaxdiff import progress
-        >>> with progress.bar("sampling", 10, "steps", patience=2.0) as advance:
+        >>> with progress.bar("sampling", 10, "steps", delay=2.0) as advance:
         ...     advance(10)
     """
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
@@ -30,11 +30,11 @@ def bar(title: str, total: int, unit: str = "", patience: float = 0.0) -> Iterat
 
     def advance(count):
         shown.advance(task, count)
-        if time.monotonic() - start > patience:
+        if time.monotonic() - start > delay:
             shown.start()  # which does nothing when it has started
 
     try:
-        if not patience:
+        if not delay:
             shown.start()
         yield advance
     finally:

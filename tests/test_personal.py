@@ -104,7 +104,7 @@ def test_lora(here, capsys):
     adapter = pretrained.load_adapter("lora/adapter.safetensors")
     changed = differ(model.params, base.params)
     assert changed == set(adapter.loras["unet"].factors) and all("attn" in path for path in changed)
-    assert set(adapter.words) == {"<star>"} and len(adapter.loras["text"].factors) == 8
+    assert set(adapter.new_tokens) == {"<star>"} and len(adapter.loras["text"].factors) == 8
     files = pretrained.adapted(base, adapter)  # which is float16
     chex.assert_trees_all_close(files.params, model.params, atol=1e-4)
     chex.assert_trees_all_close(files.shards["text"].params, model.parts["text"].params, atol=1e-4)
@@ -150,10 +150,10 @@ def test_textual_inversion(here):
     model, base = trained("words"), pretrained.load("base.safetensors")
     assert not differ(model.params, base.params)
     text, before = model.parts["text"], base.parts["text"]
-    new, old = new_tokens.token_table(text.params), new_tokens.token_table(before.params)
-    size = before.tokenizer.size
+    new, old = new_tokens.token_embeddings(text.params), new_tokens.token_embeddings(before.params)
+    size = before.tokenizer.vocab_size
     np.testing.assert_array_equal(new[:size], old[:size])
-    assert text.tokenizer.words("<star>") == [size] and not np.array_equal(new[size], old[size])
+    assert text.tokenizer.token_ids("<star>") == [size] and not np.array_equal(new[size], old[size])
     assert (here / "words" / "adapter.safetensors").stat().st_size < 2000
     drawn = picture("base.safetensors", STAR, "--lora", "words/adapter.safetensors")
     np.testing.assert_array_equal(drawn, picture("words", STAR, "--guidance", "2"))
@@ -193,9 +193,9 @@ def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
     rest = adaptation.frozen(config, base)
     whole = adaptation.joined(config, base)(rest, state.params)
     assert not differ(whole["unet"], base.params)  # at first, to the bit
-    size = base.parts["text"].tokenizer.size
+    size = base.parts["text"].tokenizer.vocab_size
     np.testing.assert_array_equal(
-        new_tokens.token_table(whole["text"])[:size], new_tokens.token_table(base.parts["text"].params)[:size]
+        new_tokens.token_embeddings(whole["text"])[:size], new_tokens.token_embeddings(base.parts["text"].params)[:size]
     )
     source = basis.examples(config, setup.open_source(config), here / "unused")
     parts = open_parts(config, source, None, base)
@@ -275,7 +275,7 @@ def test_fused(here, capsys):
         about = {"name": word, "base": "base.safetensors", "prompts": [f"a red {word}"], "prior": ["a red seven"]}
         corrections = {"unet": fresh._replace(factors=up)}
         if not i:  # what reads is corrected by one alone
-            reads = lora.init(jax.random.key(9), base.parts["text"].params, 1, lora.TEXT)
+            reads = lora.init(jax.random.key(9), base.parts["text"].params, 1, lora.TEXT_ATTENTION)
             up = {path: both._replace(up=both.up + 0.3) for path, both in reads.factors.items()}
             corrections["text"] = reads._replace(factors=up)
         made = Adapter(about, corrections, {word: np.full(8, 0.1, np.float32)})

@@ -6,7 +6,7 @@ from jaxdiff import progress
 
 
 def test_a_long_look_shows_a_bar(capfd):
-    with progress.bar("looking", 10, patience=0.01) as advance:
+    with progress.bar("looking", 10, delay=0.01) as advance:
         time.sleep(0.02)
         advance(4)
     out, err = capfd.readouterr()
@@ -14,6 +14,6 @@ def test_a_long_look_shows_a_bar(capfd):
 
 
 def test_a_short_one_shows_nothing(capfd):
-    with progress.bar("looking", 10, patience=60.0) as advance:
+    with progress.bar("looking", 10, delay=60.0) as advance:
         advance(10)
     assert capfd.readouterr() == ("", "")

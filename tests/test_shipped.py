@@ -79,8 +79,8 @@ def test_an_image_is_inverted_and_redrawn_in_another_colour():
     )
     told = Guided(*(Cond(context=model.reads([text] * 12)) for text in (source, "")))
     x_T = samplers.noise(samplers.keys_for(jax.random.key(0), 12), model.config.shape)
-    edit = editing.pairs([editing.replace(words, source, target, cross=0.2, own=1.0)] * 12)
-    both, _ = editing.redraw(
+    edit = editing.pairs([editing.replace(words, source, target, cross_attention=0.2, self_attention=1.0)] * 12)
+    both, _ = editing.sample_pairs(
         model.denoiser(), schedule, levels, x_T, told, Cond(context=model.reads([target] * 12)),
         guidance.stepped(20.0, 3.0, 800), edit=edit,
     )  # fmt: skip
@@ -109,10 +109,12 @@ def test_adapters_are_of_the_model_that_they_name():
     """LoRAs change what is drawn of their word, and not the base where they weigh nothing; edges are followed."""
     for name in pretrained.adapter_names():
         adapter = pretrained.load_adapter(name)
-        base = pretrained.load(adapter.about["base"])
+        base = pretrained.load(adapter.metadata["base"])
         model = pretrained.adapted(base, adapter, 0.0)
         chex.assert_trees_all_equal(model.params, jax.tree.map(np.asarray, base.params))
-        assert bool(adapter.control) == (name == "edges") and list(adapter.words) == [f"<{name}>"] * (name != "edges")
+        assert bool(adapter.control) == (name == "edges") and list(adapter.new_tokens) == [f"<{name}>"] * (
+            name != "edges"
+        )
     model, source = pretrained.adapted(base, pretrained.load_adapter("edges")), data.load("captioned:test")
     real = np.stack([source[i]["image"] for i in range(8)])
     prompts = tuple(f"a {captioned.WORDS[source[i]['label']]} in black on yellow" for i in range(8))

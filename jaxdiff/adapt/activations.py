@@ -40,7 +40,7 @@ def gram(inputs: Array) -> Array:
     return jnp.matmul(x.T, x, precision="highest")
 
 
-def grams(call: Callable, paths: Iterable[str], at_a_time: int | None = None) -> Partial:
+def grams(call: Callable, paths: Iterable[str], layers_per_call: int | None = None) -> Partial:
     """A function that runs a network and gives the Gram matrices of some of its layers, and nothing else of it.
 
     Only Gram matrices leave the compiled program, so that an input is let go as soon as its own is worked out; what follows
@@ -51,8 +51,8 @@ def grams(call: Callable, paths: Iterable[str], at_a_time: int | None = None) ->
       call: runs flax modules, such as `lambda params, x, t: net.apply({"params": params}, x, t)`. It is called while it is
         traced; equal ones share compilations.
       paths: of kernels, as in the `factors` of a `Lora`, from the module that is applied.
-      at_a_time: how many layers a program looks at, at least 1; None is all. Outside of jit each such program runs on its
-        own; inside, XLA may make one of them all. Results are equal.
+      layers_per_call: how many layers a program looks at, at least 1; None is all. Outside of jit each such program runs
+        on its own; inside, XLA may make one of them all. Results are equal.
 
     Returns:
       A function of the arguments of `call`, arrays and pytrees of them, a pytree itself -> {path: float32 [in, in]}. Layers
@@ -75,15 +75,15 @@ def grams(call: Callable, paths: Iterable[str], at_a_time: int | None = None) ->
         ({'to_k/kernel': (8, 8), 'to_q/kernel': (8, 8)}, 256)
     """
     paths = tuple(dict.fromkeys(paths))
-    if not paths or (at_a_time is not None and at_a_time < 1):
+    if not paths or (layers_per_call is not None and layers_per_call < 1):
         raise ValueError(
-            f"{len(paths)} paths, {at_a_time} at a time: give the paths of layers, and at least 1 at a time"
+            f"{len(paths)} paths, {layers_per_call} at a time: give the paths of layers, and at least 1 at a time"
         )
-    size = at_a_time or len(paths)
+    size = layers_per_call or len(paths)
     return Partial(_grams, Static(call), Static(tuple(paths[i : i + size] for i in range(0, len(paths), size))))
 
 
-def streamed(look: Callable, batches: Iterable) -> dict[str, np.ndarray]:
+def sum_over_batches(look: Callable, batches: Iterable) -> dict[str, np.ndarray]:
     """Gram matrices of many batches, added up on the host in float64, so that a device holds those of one batch alone.
 
     Args:
@@ -101,7 +101,7 @@ def streamed(look: Callable, batches: Iterable) -> dict[str, np.ndarray]:
         >>> import jax.numpy as jnp
         >>> from jaxdiff.adapt import activations
         >>> look = lambda batch: {"to_q/kernel": activations.gram(batch)}
-        >>> activations.streamed(look, (jnp.full([2, 1], x) for x in (1.0, 3.0)))["to_q/kernel"].tolist()
+        >>> activations.sum_over_batches(look, (jnp.full([2, 1], x) for x in (1.0, 3.0)))["to_q/kernel"].tolist()
         [[20.0]]
     """
     total = {}

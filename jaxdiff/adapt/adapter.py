@@ -18,15 +18,15 @@ class Adapter(NamedTuple):
     """What was learned beside a base model.
 
     Attributes:
-      about: what it was trained as, such as {"base": "captioned"}; what JSON can say.
+      metadata: what it was trained as, such as {"base": "captioned"}; what JSON can say.
       loras: of "unet" and "text", where there are such.
-      words: new words, and what each is to the text transformer [D].
+      new_tokens: new words, and what each is to the text transformer [D].
       control: parameters of a ControlNet; None is none.
     """
 
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     loras: Mapping[str, Lora] = {}
-    words: Mapping[str, Array] = {}
+    new_tokens: Mapping[str, Array] = {}
     control: Any = None
 
 
@@ -44,7 +44,7 @@ def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
     Raises:
       ValueError: numbers that are too large for the dtype.
     """
-    arrays = {f"word:{word}": np.asarray(row, np.float32) for word, row in adapter.words.items()}
+    arrays = {f"word:{word}": np.asarray(row, np.float32) for word, row in adapter.new_tokens.items()}
     with np.errstate(over="ignore"):  # of which is told below
         for net, lora in adapter.loras.items():
             for path, (down, up) in lora.factors.items():
@@ -55,7 +55,7 @@ def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
             arrays[f"control:{path}"] = np.asarray(value).astype(dtype, order="C")
     if not all(np.isfinite(value).all() for value in arrays.values()):
         raise ValueError(f"some numbers are too large to be written as {dtype}: choose float32")
-    return safetensors.numpy.save(arrays, {"adapter": json.dumps(dict(adapter.about))})
+    return safetensors.numpy.save(arrays, {"adapter": json.dumps(dict(adapter.metadata))})
 
 
 def from_bytes(content: bytes) -> Adapter:
@@ -71,7 +71,7 @@ def from_bytes(content: bytes) -> Adapter:
         >>> small = lora.init(jax.random.key(0), {"attn1": {"to_q": {"kernel": jnp.ones([8, 4])}}}, rank=2)
         >>> content = adapter.to_bytes(adapter.Adapter({"base": "captioned"}, {"unet": small}, {"<star>": jnp.ones(3)}))
         >>> again = adapter.from_bytes(content)
-        >>> list(again.loras["unet"].factors), again.words["<star>"].tolist(), again.about, len(content) < 1000
+        >>> list(again.loras["unet"].factors), again.new_tokens["<star>"].tolist(), again.metadata, len(content) < 1000
         (['attn1/to_q/kernel'], [1.0, 1.0, 1.0], {'base': 'captioned'}, True)
     """
     try:

@@ -30,8 +30,8 @@ def add_control(apply_unet: Apply, *apply_controls: Apply) -> Apply:
     """The network with its control branches, equation (1); equal arguments give the same function.
 
     It reads `cond.control`, the picture, and `cond.control_scale`, s, float [B], or [B, n] one for each residual, see
-    `guess`; None is 1. The branches are told the rest of the condition, too, but no attention_edit, which is the network's
-    alone. Where there is no picture, no branch runs. In the unconditional half of guidance the scale may be 0.
+    `guess_scales`; None is 1. The branches are told the rest of the condition, too, but no attention_edit, which is the
+    network's alone. Where there is no picture, no branch runs. In the unconditional half of guidance the scale may be 0.
 
     Args:
       apply_unet: of a `UNet`, by `jaxdiff.network`.
@@ -231,7 +231,7 @@ def _example(config, base):
     )
 
 
-def guess(scale: float, count: int) -> Array:
+def guess_scales(scale: float, count: int) -> Array:
     """Scales of guess mode, in which the picture alone says what is drawn, for a network that is given an empty prompt.
 
         s_i = scale 10^(-1 + (i - 1) / (count - 1)),   i = 1, ..., count        published code of ControlNet, guess mode
@@ -250,7 +250,7 @@ def guess(scale: float, count: int) -> Array:
         >>> import jax.numpy as jnp
         >>> from jaxdiff import Cond, Guided
         >>> from jaxdiff.adapt import control
-        >>> scales = jnp.tile(control.guess(1.0, 3)[None], (2, 1))  # of two images
+        >>> scales = jnp.tile(control.guess_scales(1.0, 3)[None], (2, 1))  # of two images
         >>> [[round(float(s), 3) for s in row] for row in scales]
         [[0.1, 0.316, 1.0], [0.1, 0.316, 1.0]]
         >>> picture = jnp.ones([2, 32, 32, 3])

@@ -19,8 +19,8 @@ from jaxdiff.types import Array
 ATTENTION = r"attn\d+/to_(q|k|v|out_0)/kernel$"  # of all attention in the U-Net
 CONVOLUTIONS = r"conv\w*/kernel$"
 FEED_FORWARD = r"ff/net_(0/proj|2)/kernel$"  # between two attentions
-TEXT = r"self_attn/(q|k|v|out)_proj/kernel$"  # of a CLIP's text transformer
-NAMED = {"attention": ATTENTION, "convolutions": CONVOLUTIONS, "feed_forward": FEED_FORWARD}
+TEXT_ATTENTION = r"self_attn/(q|k|v|out)_proj/kernel$"  # of a CLIP's text transformer
+TARGETS = {"attention": ATTENTION, "convolutions": CONVOLUTIONS, "feed_forward": FEED_FORWARD}
 
 
 class Factors(NamedTuple):
@@ -47,16 +47,18 @@ class Lora(NamedTuple):
     scale: dict[str, Array]
 
 
-def init(key: Array, params, rank: int, where: str = ATTENTION, alpha: float | None = None, stabilised: bool = False):
+def init(
+    key: Array, params, rank: int, targets: str = ATTENTION, alpha: float | None = None, rank_stabilised: bool = False
+):
     """Corrections that change nothing yet.
 
     Args:
       key: random key.
       params: of the network, a tree of dicts.
       rank: r, from 1 to the smaller side of each kernel.
-      where: regular expression that is looked for in the paths of kernels.
+      targets: regular expression that is looked for in the paths of kernels.
       alpha: of s; by default r, so that s = 1 (sqrt(r) where it is rank-stabilised).
-      stabilised: s = alpha / sqrt(r) in place of alpha / r.
+      rank_stabilised: s = alpha / sqrt(r) in place of alpha / r.
 
     Returns:
       `Lora`: A is uniform in +-1 / sqrt(in), as in the paper's code, and B zero.
@@ -69,14 +71,14 @@ def init(key: Array, params, rank: int, where: str = ATTENTION, alpha: float | N
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff.adapt import lora
         >>> params = {"attn1": {"to_q": {"kernel": jnp.ones([8, 4])}}, "conv_in": {"kernel": jnp.ones([3, 3, 4, 8])}}
-        >>> small = lora.init(jax.random.key(0), params, rank=2, where=lora.ATTENTION + "|" + lora.CONVOLUTIONS)
+        >>> small = lora.init(jax.random.key(0), params, rank=2, targets=lora.ATTENTION + "|" + lora.CONVOLUTIONS)
         >>> {path: (down.shape, up.shape) for path, (down, up) in small.factors.items()}
         {'attn1/to_q/kernel': ((8, 2), (2, 4)), 'conv_in/kernel': ((36, 2), (2, 8))}
     """
     kernels = {path: leaf.shape for path, leaf in sorted(flatten_dict(params, sep="/").items())}
-    kernels = {path: shape for path, shape in kernels.items() if len(shape) > 1 and re.search(where, path)}
+    kernels = {path: shape for path, shape in kernels.items() if len(shape) > 1 and re.search(targets, path)}
     if not kernels:
-        raise ValueError(f"no kernel's path holds {where}: try {ATTENTION}")
+        raise ValueError(f"no kernel's path holds {targets}: try {ATTENTION}")
     factors = {}
     for i, (path, shape) in enumerate(kernels.items()):
         rows, columns = _matrix(shape)
@@ -85,16 +87,16 @@ def init(key: Array, params, rank: int, where: str = ATTENTION, alpha: float | N
         limit = rows**-0.5
         down = jax.random.uniform(jax.random.fold_in(key, i), (rows, rank), minval=-limit, maxval=limit)
         factors[path] = Factors(down, jnp.zeros([rank, columns]))
-    return Lora(factors, dict.fromkeys(factors, scale(rank, alpha, stabilised)))
+    return Lora(factors, dict.fromkeys(factors, scale(rank, alpha, rank_stabilised)))
 
 
-def scale(rank: int, alpha: float | None = None, stabilised: bool = False) -> Array:
+def scale(rank: int, alpha: float | None = None, rank_stabilised: bool = False) -> Array:
     """s of equation (1), float32; alpha is the rank where none is given."""
-    return jnp.float32((rank if alpha is None else alpha) / (rank**0.5 if stabilised else rank))
+    return jnp.float32((rank if alpha is None else alpha) / (rank**0.5 if rank_stabilised else rank))
 
 
-def pattern(where: str) -> str:
-    """A regular expression of kernels' paths: that of names in `NAMED` with + between them, or what is one already.
+def pattern(targets: str) -> str:
+    """A regular expression of kernels' paths: that of names in `TARGETS` with + between them, or what is one already.
 
     Raises:
       ValueError: it is neither.
@@ -106,16 +108,16 @@ def pattern(where: str) -> str:
         >>> [bool(re.search(lora.pattern("attention+convolutions"), f"{name}/kernel")) for name in ("conv1", "proj_in")]
         [True, False]
     """
-    names = where.split("+")
-    if set(names) <= set(NAMED):
-        return "|".join(NAMED[name] for name in names)
+    names = targets.split("+")
+    if set(names) <= set(TARGETS):
+        return "|".join(TARGETS[name] for name in names)
     try:
-        re.compile(where)
+        re.compile(targets)
     except re.error as error:
         raise ValueError(
-            f"{where!r} is neither made of {', '.join(NAMED)} with + between, nor a regular expression ({error})"
+            f"{targets!r} is neither made of {', '.join(TARGETS)} with + between, nor a regular expression ({error})"
         ) from None
-    return where
+    return targets
 
 
 def merge(params, lora: Lora, weight: float = 1.0):
@@ -163,7 +165,7 @@ def check(params, lora: Lora) -> None:
             )
 
 
-def drop(key: Array, factors: dict[str, Factors], rate: float) -> dict[str, Factors]:
+def rank_dropout(key: Array, factors: dict[str, Factors], rate: float) -> dict[str, Factors]:
     """Factors of which some ranks are left out at random, for training: rank dropout.
 
         A_k <- m_k A_k / (1 - p),   m_k = 0 with probability p
@@ -181,7 +183,7 @@ def drop(key: Array, factors: dict[str, Factors], rate: float) -> dict[str, Fact
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff.adapt import lora
         >>> factors = {"to_q/kernel": lora.Factors(jnp.ones([2, 4]), jnp.ones([4, 2]))}
-        >>> sorted(set(lora.drop(jax.random.key(0), factors, 0.5)["to_q/kernel"].down[0].tolist()))
+        >>> sorted(set(lora.rank_dropout(jax.random.key(0), factors, 0.5)["to_q/kernel"].down[0].tolist()))
         [0.0, 2.0]
     """
 

@@ -10,7 +10,7 @@ from jaxdiff.types import Array
 TABLE = ("embeddings", "token_embedding", "embedding")
 
 
-def token_table(params) -> Array:
+def token_embeddings(params) -> Array:
     """What a `nets.clip.TextTransformer` knows its tokens by, float32 [V, D]."""
     for name in TABLE:
         params = params[name]
@@ -36,10 +36,10 @@ def insert(params, rows: Array, first: int):
         >>> import jax.numpy as jnp
         >>> from jaxdiff.adapt import new_tokens
         >>> params = {"embeddings": {"token_embedding": {"embedding": jnp.zeros([3, 2])}}}
-        >>> new_tokens.token_table(new_tokens.insert(params, jnp.ones([2, 2]), first=2)).tolist()
+        >>> new_tokens.token_embeddings(new_tokens.insert(params, jnp.ones([2, 2]), first=2)).tolist()
         [[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
     """
-    old = token_table(params)
+    old = token_embeddings(params)
     if not 0 <= first <= len(old) or rows.shape[1:] != old.shape[1:]:
         raise ValueError(f"rows {rows.shape} from {first} on do not fit a table of tokens {old.shape}")
     new = jnp.concatenate([old[:first], rows, old[first + len(rows) :]])
@@ -47,7 +47,7 @@ def insert(params, rows: Array, first: int):
     return params | {"embeddings": inner | {"token_embedding": inner["token_embedding"] | {"embedding": new}}}
 
 
-def initial_rows(key: Array, params, tokens: Sequence[Sequence[int]]) -> Array:
+def initial_embeddings(key: Array, params, tokens: Sequence[Sequence[int]]) -> Array:
     """What new words begin as: each as the mean of the tokens of words that are there, or at random where it has none.
 
     Args:
@@ -63,9 +63,9 @@ def initial_rows(key: Array, params, tokens: Sequence[Sequence[int]]) -> Array:
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff.adapt import new_tokens
         >>> params = {"embeddings": {"token_embedding": {"embedding": jnp.array([[1.0, 3.0], [3.0, 5.0]])}}}
-        >>> new_tokens.initial_rows(jax.random.key(0), params, [[0], [0, 1]]).tolist()
+        >>> new_tokens.initial_embeddings(jax.random.key(0), params, [[0], [0, 1]]).tolist()
         [[1.0, 3.0], [2.0, 4.0]]
     """
-    rows = jnp.asarray(token_table(params))
+    rows = jnp.asarray(token_embeddings(params))
     drawn = rows.mean(0)[None] + rows.std() * jax.random.normal(key, (len(tokens), rows.shape[1]))
     return jnp.stack([rows[jnp.asarray(of)].mean(0) if len(of) else row for of, row in zip(tokens, drawn)])

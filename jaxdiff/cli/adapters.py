@@ -27,7 +27,7 @@ class AdapterFlags:
       controlnet: file of a ControlNet, or the run that made it.
       control: the picture that it is told, such as edges.png, one for each ControlNet.
       control_scale: how much it counts, one for each ControlNet; 1 is as it was trained.
-      guess: let the picture alone say what is drawn, see `jaxdiff.adapt.control.guess`.
+      guess: let the picture alone say what is drawn, see `jaxdiff.adapt.control.guess_scales`.
     """
 
     lora: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--adapter"])]] = ()

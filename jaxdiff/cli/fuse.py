@@ -53,13 +53,13 @@ def fuse(name: str, args: list[str]) -> None:
     how = dataclasses.asdict(flags)
     how = {name: how[name] for name in ("method", "images", "levels", "ridge", "steps", "seed", "at_a_time")}
     fusion.check(adapters, *(how[name] for name in ("method", "images", "levels", "steps", "at_a_time")))
-    bases = {str(adapter.about.get("base")) for adapter in adapters}
+    bases = {str(adapter.metadata.get("base")) for adapter in adapters}
     if len(bases) > 1 and flags.base is None:
         raise ValueError(f"they were trained beside different models ({', '.join(sorted(bases))}): name one by --base")
     named = flags.base or bases.pop()
     base = pretrained.load(named)
     with progress.bar("fusing", fusion.work(adapters, flags.method, flags.steps, flags.at_a_time), "steps") as tick:
         made = fusion.fused(base, adapters, **how, tick=tick)
-    made = made._replace(about={**made.about, "base": named})
+    made = made._replace(metadata={**made.metadata, "base": named})
     pretrained.write_adapter(path, made)
-    print(f"fused        {path}, of {made.about['base']}, with {', '.join(made.words) or 'no new words'}")
+    print(f"fused        {path}, of {made.metadata['base']}, with {', '.join(made.new_tokens) or 'no new words'}")

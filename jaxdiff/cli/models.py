@@ -37,7 +37,7 @@ def export(run: str, args: list[str]) -> None:
     )
     if adapter := models.adapter_of(run):
         models.write_adapter(path, adapter, flags.dtype)
-        print(f"adapter      {path}, of {adapter.about['base']}")
+        print(f"adapter      {path}, of {adapter.metadata['base']}")
     else:
         models.write(path, model, flags.dtype)
         print(f"weights      {path}")
@@ -56,6 +56,8 @@ def pretrained(args: list[str]) -> None:
         adapter = models.load_adapter(name)
         size = (models.SHIPPED / "adapters" / f"{name}.safetensors").stat().st_size / 1e6
         what = (
-            f"ControlNet of {adapter.about['condition']}" if adapter.control else f"LoRA of {', '.join(adapter.words)}"
+            f"ControlNet of {adapter.metadata['condition']}"
+            if adapter.control
+            else f"LoRA of {', '.join(adapter.new_tokens)}"
         )
-        print(f"{name:<18} {size:4.1f} MB  {what} for {adapter.about['base']}, made by {adapter.about['name']}")
+        print(f"{name:<18} {size:4.1f} MB  {what} for {adapter.metadata['base']}, made by {adapter.metadata['name']}")

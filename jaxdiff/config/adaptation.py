@@ -84,8 +84,8 @@ class LoRA(Adaptation):
     Attributes:
       rank: rank of the corrections.
       alpha: the corrections are multiplied by alpha / rank; None is the rank.
-      rank_stabilized: multiply by alpha / sqrt(rank) instead (Kalajdzievski 2023).
-      where: kernels that are corrected: "attention", "convolutions", "feed_forward", several with + between, or a regular
+      rank_stabilised: multiply by alpha / sqrt(rank) instead (Kalajdzievski 2023).
+      targets: kernels that are corrected: "attention", "convolutions", "feed_forward", several with + between, or a regular
         expression searched for in their paths.
       dropout: probability with which a rank is left out of a step.
       text_encoder: also correct the attention of the text encoder.
@@ -96,8 +96,8 @@ class LoRA(Adaptation):
 
     rank: int = 4
     alpha: float | None = None
-    rank_stabilized: bool = False
-    where: str = "attention"
+    rank_stabilised: bool = False
+    targets: str = "attention"
     dropout: float = 0.0
     text_encoder: bool = False
     prompts: tuple[str, ...] = ()

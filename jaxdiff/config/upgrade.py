@@ -104,5 +104,5 @@ def _adapt(adapt):
     new["new"] = take(tokens="words", initial="begin")
     new["prior"] = take(prompts="prior", source="prior_source", num="prior_images", weight="prior_weight")
     if kind == "lora":
-        new |= take(rank="rank", alpha="alpha", rank_stabilized="stabilised", where="where", dropout="dropout")
+        new |= take(rank="rank", alpha="alpha", rank_stabilised="stabilised", targets="where", dropout="dropout")
     return new | (take(text_encoder="text") if kind in ("lora", "dreambooth") else {})

@@ -205,7 +205,7 @@ def find_broken(root: epath.Path, names: Sequence[str], image_shape: tuple[int, 
     parts = [names[i : i + 32] for i in range(0, len(names), 32)]
     found = {}
     threads = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
-    with threads as pool, progress.bar("looking through the images", len(names), patience=2.0) as advance:
+    with threads as pool, progress.bar("looking through the images", len(names), delay=2.0) as advance:
         for part, more in zip(parts, pool.map(broken, parts)):
             found |= more
             advance(len(part))

@@ -4,43 +4,52 @@ from jaxdiff.editing.blend import local_blend
 from jaxdiff.editing.ddib import bridge
 from jaxdiff.editing.inpaint import inpaint
 from jaxdiff.editing.inversion import ddim_inversion, invert, reconstruct
-from jaxdiff.editing.maps import by_word, collect_maps, lit, map_sides
-from jaxdiff.editing.null_text import Search, null_text, published
-from jaxdiff.editing.prompt_to_prompt import AttentionEdit, no_edit, pairs, refine, replace, reshare, reweight, windows
-from jaxdiff.editing.real import redraw
-from jaxdiff.editing.regional import Regions, by_region, no_regions, regions
+from jaxdiff.editing.maps import collect_maps, highlight, maps_by_size, word_heatmaps
+from jaxdiff.editing.null_text import NullTextConfig, null_text, null_text_config
+from jaxdiff.editing.optimization_free import direct_inversion, negative_prompt_inversion
+from jaxdiff.editing.paired_sampling import sample_pairs
+from jaxdiff.editing.prompt_to_prompt import (
+    AttentionEdit,
+    no_edit,
+    pairs,
+    refine,
+    replace,
+    reweight,
+    set_source_share,
+    windows,
+)
+from jaxdiff.editing.regional import Regions, no_regions, regional_cond, regions
 from jaxdiff.editing.sdedit import sdedit, strength_grid
-from jaxdiff.editing.shortcuts import direct, negative_prompt
 
 __all__ = [
     "AttentionEdit",
+    "NullTextConfig",
     "Regions",
-    "Search",
     "bridge",
-    "by_region",
-    "by_word",
     "collect_maps",
     "ddim_inversion",
-    "direct",
+    "direct_inversion",
+    "highlight",
     "inpaint",
     "invert",
-    "lit",
     "local_blend",
-    "map_sides",
-    "negative_prompt",
+    "maps_by_size",
+    "negative_prompt_inversion",
     "no_edit",
     "no_regions",
     "null_text",
+    "null_text_config",
     "pairs",
-    "published",
     "reconstruct",
-    "redraw",
     "refine",
+    "regional_cond",
     "regions",
     "replace",
-    "reshare",
     "reweight",
+    "sample_pairs",
     "sdedit",
+    "set_source_share",
     "strength_grid",
     "windows",
+    "word_heatmaps",
 ]

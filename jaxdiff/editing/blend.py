@@ -29,14 +29,14 @@ class Look(NamedTuple):
 
 
 def local_blend(
-    sampler: Sampler, words: Array, source: Array, size: int = 16, threshold: float = 0.3, start: int = 0
+    sampler: Sampler, token_mask: Array, source_offset: Array, size: int = 16, threshold: float = 0.3, start: int = 0
 ) -> Sampler:
     """A sampler that puts the source back where neither it nor the edited image shows the words.
 
     Args:
       sampler: any; the denoiser must collect attention maps, so that there is a `Cond.attention_edit`.
-      words: the tokens that are looked for, 1 or 0, float [B, L]; those of a source in its own row.
-      source: how many rows further the source is, int [B], as in `AttentionEdit`.
+      token_mask: the tokens that are looked for, 1 or 0, float [B, L]; those of a source in its own row.
+      source_offset: how many rows further the source is, int [B], as in `AttentionEdit`.
       size: longer side of the maps that are averaged.
       threshold: share of the highest value. Traced.
       start: steps before the blend begins. Traced.
@@ -53,13 +53,13 @@ def local_blend(
         >>> def denoise(x_t, t, cond):  # predicts its context, everywhere
         ...     said = process.predict_from("x0", schedule, cond.context + 0 * x_t, x_t, t)
         ...     return said._replace(aux=Aux(maps={"site": looks}))
-        >>> sampler = editing.local_blend(samplers.ddim(), [[0.0], [1.0]], source=[0, -1], size=4)
+        >>> sampler = editing.local_blend(samplers.ddim(), [[0.0], [1.0]], source_offset=[0, -1], size=4)
         >>> cond = Cond(context=jnp.array([1.0, 2.0]).reshape(2, 1, 1, 1))  # the source is drawn as 1
         >>> x, _ = sample(None, sampler, denoise, schedule, [1000, 500, 0], jnp.zeros([2, 4, 4, 1]), cond)
         >>> x[1, ..., 0].round(3).tolist()  # 2 where the word looks, and beside it
         [[2.0, 2.0, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
     """
-    look = Look(jnp.asarray(words), jnp.asarray(source), jnp.float32(threshold), jnp.int32(start))
+    look = Look(jnp.asarray(token_mask), jnp.asarray(source_offset), jnp.float32(threshold), jnp.int32(start))
     return Sampler(Partial(_init, sampler.init, look, Static(size)), Partial(_step, sampler.step, look, Static(size)))
 
 

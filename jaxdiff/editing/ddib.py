@@ -14,8 +14,8 @@ def bridge(
     x0: Array,
     cond_a=None,
     cond_b=None,
-    up: Sampler | None = None,
-    down: Sampler | None = None,
+    inversion_sampler: Sampler | None = None,
+    sampler: Sampler | None = None,
 ) -> Array:
     """Translates data of one model into data of another: up the flow of the first, down that of the second.
 
@@ -30,9 +30,9 @@ def bridge(
       x0: data of the first at the last level, float32 [B, ...].
       cond_a: conditions of the first.
       cond_b: conditions of the second.
-      up: sampler for rising grids that draws nothing; `ddim_inversion()` by default. `heun` and `probability_flow_fixed` go
-        up, too, on grids that end at level 1, and are of second order.
-      down: `ddim()` by default.
+      inversion_sampler: sampler for rising grids that draws nothing; `ddim_inversion()` by default. `heun` and
+        `probability_flow_fixed` go up, too, on grids that end at level 1, and are of second order.
+      sampler: `ddim()` by default.
 
     Returns:
       float32 [B, ...].
@@ -50,5 +50,5 @@ def bridge(
         True
     """
     rising = timesteps[::-1]
-    x_T, _ = sample(None, up or ddim_inversion(), denoise_a, schedule, rising, x0, cond_a)
-    return sample(None, down or ddim(), denoise_b, schedule, timesteps, x_T, cond_b)[0]
+    x_T, _ = sample(None, inversion_sampler or ddim_inversion(), denoise_a, schedule, rising, x0, cond_a)
+    return sample(None, sampler or ddim(), denoise_b, schedule, timesteps, x_T, cond_b)[0]

@@ -26,7 +26,7 @@ def at_size(maps: dict | None, shape: tuple[int, int], size: int | None) -> Arra
     Raises:
       ValueError: there is none.
     """
-    found = map_sides(maps, shape)
+    found = maps_by_size(maps, shape)
     size = max(found, default=None) if size is None else size
     if size not in found:
         there = (
@@ -36,7 +36,7 @@ def at_size(maps: dict | None, shape: tuple[int, int], size: int | None) -> Arra
     return sum(one.reshape(one.shape[0], *sides(shape, size), -1) for one in found[size]) / len(found[size])
 
 
-def map_sides(maps: dict | None, shape: tuple[int, int]) -> dict[int, list]:
+def maps_by_size(maps: dict | None, shape: tuple[int, int]) -> dict[int, list]:
     """The maps of each size.
 
     Args:
@@ -50,7 +50,7 @@ def map_sides(maps: dict | None, shape: tuple[int, int]) -> dict[int, list]:
 
         >>> import jax.numpy as jnp
         >>> from jaxdiff import editing
-        >>> list(editing.map_sides({"down": jnp.ones([1, 64, 24]), "mid": jnp.ones([1, 16, 24])}, (16, 16)))
+        >>> list(editing.maps_by_size({"down": jnp.ones([1, 64, 24]), "mid": jnp.ones([1, 16, 24])}, (16, 16)))
         [8, 4]
     """
     found = {}
@@ -74,7 +74,7 @@ def collect_maps(size: int | None = None) -> Callable:
     return lambda state, prediction: at_size(prediction.aux.maps, state.x.shape[1:3], size)
 
 
-def by_word(maps: Array, tokenizer: Tokenizer, prompt: str) -> dict[str, np.ndarray]:
+def word_heatmaps(maps: Array, tokenizer: Tokenizer, prompt: str) -> dict[str, np.ndarray]:
     """Where each word of a prompt looked, on average over the steps.
 
     Args:
@@ -91,31 +91,31 @@ def by_word(maps: Array, tokenizer: Tokenizer, prompt: str) -> dict[str, np.ndar
         >>> import numpy as np
         >>> from jaxdiff import editing
         >>> from jaxdiff.text import tokenizer
-        >>> words = tokenizer.train(["a red seven"], size=600, length=6)
+        >>> words = tokenizer.train(["a red seven"], vocab_size=600, length=6)
         >>> maps = np.zeros([10, 4, 4, 6])
         >>> maps[:, 1, 1, 2] = 0.5  # the second row's second place at the token of "red", after the start and "a"
-        >>> looked = editing.by_word(maps, words, "a red seven")
-        >>> list(looked), np.argwhere(looked["red"]).tolist()
+        >>> heatmaps = editing.word_heatmaps(maps, words, "a red seven")
+        >>> list(heatmaps), np.argwhere(heatmaps["red"]).tolist()
         (['a', 'red', 'seven'], [[1, 1]])
     """
     heat = np.asarray(maps, np.float32).mean(0)
     found, at = {}, 1  # after the start token
     for word in prompt.split():
-        places = [place for place in range(at, at + len(tokenizer.words(word))) if place < tokenizer.length - 1]
-        at += len(tokenizer.words(word))
+        places = [place for place in range(at, at + len(tokenizer.token_ids(word))) if place < tokenizer.length - 1]
+        at += len(tokenizer.token_ids(word))
         if places:
             found[word] = found.get(word, 0) + heat[..., places].sum(-1)
     highest = max((one.max() for one in found.values()), default=1.0)
     return {word: one / max(highest, 1e-12) for word, one in found.items()}
 
 
-def lit(image: np.ndarray, looked: np.ndarray, dark: float = 0.25) -> np.ndarray:
+def highlight(image: np.ndarray, heatmap: np.ndarray, min_brightness: float = 0.25) -> np.ndarray:
     """A picture that is bright where a word looked most, and dark elsewhere.
 
     Args:
       image: uint8 [H, W, C].
-      looked: [h, w], at least 0, stretched so that the highest is fully bright.
-      dark: brightness of the rest, in [0, 1].
+      heatmap: [h, w], at least 0, stretched so that the highest is fully bright.
+      min_brightness: brightness of the rest, in [0, 1].
 
     Returns:
       uint8 [H, W, C].
@@ -124,8 +124,10 @@ def lit(image: np.ndarray, looked: np.ndarray, dark: float = 0.25) -> np.ndarray
 
         >>> import numpy as np
         >>> from jaxdiff import editing
-        >>> editing.lit(np.full([2, 2, 1], 200, np.uint8), np.array([[1.0, 0.0], [0.0, 0.0]]))[..., 0].tolist()
+        >>> editing.highlight(np.full([2, 2, 1], 200, np.uint8), np.array([[1.0, 0.0], [0.0, 0.0]]))[..., 0].tolist()
         [[200, 50], [50, 50]]
     """
-    looked = np.asarray(jax.image.resize(looked / max(looked.max(), 1e-12), image.shape[:2], "linear"))
-    return np.round(image * (dark + (1 - dark) * np.clip(looked, 0, 1))[..., None]).astype(np.uint8)
+    heatmap = np.asarray(jax.image.resize(heatmap / max(heatmap.max(), 1e-12), image.shape[:2], "linear"))
+    return np.round(image * (min_brightness + (1 - min_brightness) * np.clip(heatmap, 0, 1))[..., None]).astype(
+        np.uint8
+    )

@@ -25,37 +25,37 @@ from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial
 
 
-class Search(NamedTuple):
+class NullTextConfig(NamedTuple):
     """How a null is looked for in each of N steps; a pytree.
 
     Attributes:
-      most: steps of Adam, int, scalar.
-      rate: of Adam, float32 [N].
-      enough: mean squared distance at which an example's search ends, float32 [N].
+      max_iterations: steps of Adam, int, scalar.
+      learning_rate: of Adam, float32 [N].
+      tolerance: mean squared distance at which an example's search ends, float32 [N].
     """
 
-    most: Array
-    rate: Array
-    enough: Array
+    max_iterations: Array
+    learning_rate: Array
+    tolerance: Array
 
 
-def published(num_steps: int, most: int = 10, rate: float = 1e-2) -> Search:
+def null_text_config(num_steps: int, max_iterations: int = 10, learning_rate: float = 1e-2) -> NullTextConfig:
     """As published for 50 steps, spread over any number: rate 1e-2 (1 - i / 100), enough at 1e-5 + 2e-5 i, i in 0..49.
 
     Args:
       num_steps: N.
-      most: steps of Adam in each.
-      rate: in the first.
+      max_iterations: steps of Adam in each.
+      learning_rate: in the first.
 
     Example::
 
         >>> from jaxdiff import editing
-        >>> search = editing.published(50)
-        >>> int(search.most), round(float(search.rate[10]), 4)
+        >>> config = editing.null_text_config(50)
+        >>> int(config.max_iterations), round(float(config.learning_rate[10]), 4)
         (10, 0.009)
     """
     i = jnp.arange(num_steps) * (50 / num_steps)
-    return Search(jnp.asarray(most, jnp.int32), rate * (1 - i / 100), 1e-5 + 2e-5 * i)
+    return NullTextConfig(jnp.asarray(max_iterations, jnp.int32), learning_rate * (1 - i / 100), 1e-5 + 2e-5 * i)
 
 
 def null_text(
@@ -65,8 +65,8 @@ def null_text(
     trajectory: Array,
     guided: Guided,
     scale: Weight,
-    search: Search | None = None,
-    of: str = "context",
+    config: NullTextConfig | None = None,
+    leaf: str = "context",
     tick: Callable[[int], None] | None = None,
 ) -> Array:
     """The nulls with which guidance goes back down the path of an inversion, equation (1).
@@ -78,8 +78,8 @@ def null_text(
       trajectory: from `invert` on `guided.cond`, float32 [N + 1, B, ...].
       guided: what the image shows, and the null from which the search begins.
       scale: of the guidance, as in `guidance.cfg`. Traced.
-      search: see `Search`; None is `published(N)`. Each example's search ends for itself.
-      of: the leaf of `guided.uncond` that is looked for, float [B, ...]: "context", or "label" as an embedding.
+      config: see `NullTextConfig`; None is `null_text_config(N)`. Each example's search ends for itself.
+      leaf: the leaf of `guided.uncond` that is looked for, float [B, ...]: "context", or "label" as an embedding.
       tick: is told how many steps are done, some at a time, such as a progress bar; the numbers are the same.
 
     Returns:
@@ -104,24 +104,26 @@ def null_text(
     levels = jnp.asarray(timesteps)
     check_path(levels, trajectory)
     count, found = len(levels) - 1, []
-    search = search or published(count)
-    if len(search.rate) != count or len(search.enough) != count:
-        raise ValueError(f"a search in {len(search.rate)} steps is none in {count}: give published({count})")
+    config = config or null_text_config(count)
+    if len(config.learning_rate) != count or len(config.tolerance) != count:
+        raise ValueError(
+            f"a search in {len(config.learning_rate)} steps is none in {count}: give null_text_config({count})"
+        )
     size = count if tick is None else max(size for size in range(1, 11) if count % size == 0)  # one compilation
-    carry = trajectory[0], getattr(guided.uncond, of)
+    carry = trajectory[0], getattr(guided.uncond, leaf)
     for first in range(0, count, size):
         which = slice(first, first + size)
-        own = search._replace(rate=search.rate[which], enough=search.enough[which])
+        own = config._replace(learning_rate=config.learning_rate[which], tolerance=config.tolerance[which])
         pairs = levels[:-1][which], levels[1:][which], trajectory[1:][which]
-        carry, part = _steps(as_partial(denoise), schedule, carry, pairs, guided, as_weight(scale), own, of)
+        carry, part = _steps(as_partial(denoise), schedule, carry, pairs, guided, as_weight(scale), own, leaf)
         found.append(part)
         if tick is not None:
             tick(len(jax.block_until_ready(part)))
     return jnp.concatenate(found)
 
 
-@functools.partial(jax.jit, static_argnames="of")
-def _steps(denoise, schedule, carry, pairs, guided, scale, search, of):
+@functools.partial(jax.jit, static_argnames="leaf")
+def _steps(denoise, schedule, carry, pairs, guided, scale, config, leaf):
     adam = optax.scale_by_adam()
 
     def body(carry, step):
@@ -129,7 +131,7 @@ def _steps(denoise, schedule, carry, pairs, guided, scale, search, of):
         good = denoise(z, t, guided.cond)
 
         def down(null):
-            bad = denoise(z, t, guided.uncond._replace(**{of: null}))
+            bad = denoise(z, t, guided.uncond._replace(**{leaf: null}))
             led = blend(good, bad, weight_at(scale, t))
             return ddim().step(None, Partial(_said, led), schedule, State(z), t, s, None)[0].x
 
@@ -145,11 +147,11 @@ def _steps(denoise, schedule, carry, pairs, guided, scale, search, of):
             keep = lambda new, old: jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
             return i + 1, keep(null - rate * change, null), moments, going.any()
 
-        unfinished = lambda search_state: (search_state[0] < search.most) & search_state[3]
+        unfinished = lambda search_state: (search_state[0] < config.max_iterations) & search_state[3]
         _, null, _, _ = lax.while_loop(unfinished, better, (0, null, adam.init(null), jnp.bool_(True)))
         return (down(null), null), null
 
-    return lax.scan(body, carry, (pairs, search.rate, search.enough))
+    return lax.scan(body, carry, (pairs, config.learning_rate, config.tolerance))
 
 
 def _said(prediction, x_t, t, cond) -> Prediction:

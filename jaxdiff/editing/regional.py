@@ -128,7 +128,7 @@ def no_regions(shape: Sequence[int], num: int = 1) -> Regions:
     return Regions(jnp.zeros([num, *shape]))
 
 
-def by_region(contexts: Array, negative: Array, masks, num: int = 1) -> Guided:
+def regional_cond(contexts: Array, negative: Array, masks, num: int = 1) -> Guided:
     """Both conditions of regionally controlled sampling, for `guidance.cfg`.
 
     Args:
@@ -148,7 +148,7 @@ def by_region(contexts: Array, negative: Array, masks, num: int = 1) -> Guided:
         >>> import jax.numpy as jnp
         >>> from jaxdiff import editing
         >>> halves = jnp.eye(2)[:, None].repeat(4, 1).repeat(2, 2)  # left and right, of 4x4 pixels
-        >>> told = editing.by_region(jnp.zeros([3, 24, 64]), jnp.zeros([24, 64]), halves, num=5)
+        >>> told = editing.regional_cond(jnp.zeros([3, 24, 64]), jnp.zeros([24, 64]), halves, num=5)
         >>> told.cond.context.shape, told.uncond.context.shape
         ((5, 72, 64), (5, 72, 64))
     """

@@ -63,7 +63,7 @@ def evaluate(
     text = str(source) if isinstance(source, str) else None
     plan = Plan(model, Measure(metrics=named or None, source=text, **options), Request(sample, None, classifier))
     plan = prepared(plan._replace(request=plan.request._replace(control=as_control(control))), judge)
-    with progress.bar("measuring", work(plan), "steps", patience=2.0 if show_progress else math.inf) as tick:
+    with progress.bar("measuring", work(plan), "steps", delay=2.0 if show_progress else math.inf) as tick:
         return measured(plan, tick, source if isinstance(source, Source) else None)
 
 

@@ -18,7 +18,7 @@ def multidiffusion(denoise: Denoiser, masks) -> Denoiser:
 
     The paper takes the mean of the next x_t; where that is linear in predictions, as in DDIM, both are the same. What a
     prediction has outside of its region is lost, so a condition should say where its thing is: the paper's bootstrapping,
-    which draws things into their masks, is not done here. `editing.by_region` costs one prediction, of pixels that read
+    which draws things into their masks, is not done here. `editing.regional_cond` costs one prediction, of pixels that read
     prompts of their own.
 
     Args:

@@ -56,7 +56,7 @@ def control_config(config: Config) -> ControlConfig:
 def text_net(config: Config, base: Model) -> TextTransformer:
     """The text transformer of the base, with embeddings for the new tokens."""
     text = base.submodels["text_encoder"]
-    size = text.tokenizer.size + len(config.adapt.new.tokens)
+    size = text.tokenizer.vocab_size + len(config.adapt.new.tokens)
     return TextTransformer(dataclasses.replace(text.config.net, vocabulary=max(text.config.net.vocabulary, size)))
 
 
@@ -83,7 +83,7 @@ def init_trained(config: Config, base: Model, key) -> dict[str, Any]:
     if a.kind == "dreambooth":
         trained |= nets
     if a.kind == "lora":
-        where = {"unet": lora.pattern(a.where), "text": lora.TEXT}
+        where = {"unet": lora.pattern(a.targets), "text": lora.TEXT_ATTENTION}
         fresh = {
             name: lora.init(jax.random.fold_in(key, i), params, a.rank, where[name])
             for i, (name, params) in enumerate(nets.items())
@@ -92,8 +92,8 @@ def init_trained(config: Config, base: Model, key) -> dict[str, Any]:
     if new := a.new.tokens:
         text = base.submodels["text_encoder"]
         initial = a.new.initial if len(a.new.initial) == len(new) else (a.new.initial or ("",)) * len(new)
-        token_ids = [*map(text.tokenizer.words, initial)]
-        trained["words"] = new_tokens.initial_rows(jax.random.fold_in(key, 2), text.params, token_ids)
+        token_ids = [*map(text.tokenizer.token_ids, initial)]
+        trained["words"] = new_tokens.initial_embeddings(jax.random.fold_in(key, 2), text.params, token_ids)
     return trained
 
 
@@ -101,14 +101,14 @@ def joined(config: Config, base: Model) -> Callable:
     """Returns join(frozen, trained, key) -> parameters for `make_apply`; with a key, ranks of a LoRA are dropped."""
     a, first = config.adapt, None
     if a.new.tokens:
-        first = base.submodels["text_encoder"].tokenizer.size
+        first = base.submodels["text_encoder"].tokenizer.vocab_size
 
     def join(frozen, trained, key=None):
         whole = {name: trained.get(name, frozen.get(name)) for name in ("unet", "text", "control")}
         whole = {name: params for name, params in whole.items() if params is not None}
         for i, (name, factors) in enumerate(trained.get("lora", {}).items()):
             if a.dropout and key is not None:
-                factors = lora.drop(jax.random.fold_in(key, i), factors, a.dropout)
+                factors = lora.rank_dropout(jax.random.fold_in(key, i), factors, a.dropout)
             whole[name] = lora.merge(whole[name], _as_lora(a, factors))
         if a.new.tokens:
             whole["text"] = new_tokens.insert(whole["text"], trained["words"], first)
@@ -118,7 +118,7 @@ def joined(config: Config, base: Model) -> Callable:
 
 
 def _as_lora(a, factors):
-    return Lora(factors, dict.fromkeys(factors, lora.scale(a.rank, a.alpha, a.rank_stabilized)))
+    return Lora(factors, dict.fromkeys(factors, lora.scale(a.rank, a.alpha, a.rank_stabilised)))
 
 
 def adapter(config: Config, trained, prompts: Sequence[str] = ()) -> Adapter:

@@ -79,9 +79,9 @@ def _with_text(text, adapter, weight):
         text = text.replace(params=_merged(text.params, adapter.loras["text"], weight))
     if not adapter.new_tokens:
         return text
-    params = new_tokens.insert(text.params, np.stack([*adapter.new_tokens.values()]), text.tokenizer.size)
-    net = dataclasses.replace(text.config.net, vocabulary=len(new_tokens.token_table(params)))
-    words = tokenizer.with_words(text.tokenizer, [*adapter.new_tokens])
+    params = new_tokens.insert(text.params, np.stack([*adapter.new_tokens.values()]), text.tokenizer.vocab_size)
+    net = dataclasses.replace(text.config.net, vocabulary=len(new_tokens.token_embeddings(params)))
+    words = tokenizer.with_new_tokens(text.tokenizer, [*adapter.new_tokens])
     params = sharding.as_placed(params, text.params)
     return text.replace(config=dataclasses.replace(text.config, net=net), params=params, tokenizer=words)
 

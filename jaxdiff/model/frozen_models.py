@@ -103,7 +103,7 @@ def _of_base(config, base):
             raise ValueError(
                 f"`base` {config.adapt.base} has no text encoder: leave out `new.tokens` and `text_encoder`"
             )
-        words = tokenizer.with_words(text_encoder.tokenizer, config.adapt.new.tokens)
+        words = tokenizer.with_new_tokens(text_encoder.tokenizer, config.adapt.new.tokens)
         text_encoder = encoder.tokens_only(text_encoder._replace(tokenizer=words))
     return _with_functions(FrozenModels(base.submodels, base=base), base.codec, text_encoder)
 
@@ -172,9 +172,9 @@ def make_tokenizer(config: Config, source: Source) -> Tokenizer:
         words = tokenizer.load(config.data.tokenizer, cfg.length)
     else:
         words = tokenizer.train(source.captions(), cfg.vocabulary, cfg.length)
-    if words.size > cfg.vocabulary or words.end != cfg.end_token:
+    if words.vocab_size > cfg.vocabulary or words.end_id != cfg.end_token:
         raise ValueError(
-            f"the tokenizer has {words.size} tokens, its end being {words.end}: `net.text.vocabulary` {words.size} "
-            f"`net.text.end_token` {words.end} would do, in place of {cfg.vocabulary} and {cfg.end_token}"
+            f"the tokenizer has {words.vocab_size} tokens, its end being {words.end_id}: `net.text.vocabulary` {words.vocab_size} "
+            f"`net.text.end_token` {words.end_id} would do, in place of {cfg.vocabulary} and {cfg.end_token}"
         )
     return words

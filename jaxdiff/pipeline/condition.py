@@ -21,7 +21,7 @@ class ControlInput(NamedTuple):
     Attributes:
       pictures: one for each ControlNet, uint8 [N, H, W, C]; image i has the i-th of them, in turn.
       scales: weight of each ControlNet; () is 1.
-      guess: guess mode, in which the pictures alone say what to draw, see `adapt.control.guess`.
+      guess: guess mode, in which the pictures alone say what to draw, see `adapt.control.guess_scales`.
     """
 
     pictures: tuple[np.ndarray, ...]
@@ -91,7 +91,7 @@ def encode(model: Model, prompts: Sequence[str] | None, negative: str = "") -> T
     if (encoder := model.text_encoder) is None:
         return None
     texts = [*(prompts or ("",)), negative]
-    for kept, cut in filter(None, map(encoder.tokenizer.cut, texts)):
+    for kept, cut in filter(None, map(encoder.tokenizer.truncation, texts)):
         log.warning("only %d tokens of a prompt are read: %r, and %r is cut", encoder.tokenizer.length - 2, kept, cut)
     contexts = encoder(texts)
     return Texts(contexts[:-1], contexts[-1])
@@ -129,7 +129,7 @@ def with_control(model: Model, guided: Guided, control: ControlInput, indices: A
     B, count = len(indices), controlnets.num_residuals(model.config.net)
     scales = [jnp.full([B, count], scale, jnp.float32) for scale in control.scales or [1.0] * len(model.controls)]
     if control.guess:
-        scales = [scale * controlnets.guess(1.0, count)[None] for scale in scales]
+        scales = [scale * controlnets.guess_scales(1.0, count)[None] for scale in scales]
     pictures = [jnp.asarray(each)[indices % len(each)] for each in control.pictures]
     one = lambda each: each[0] if len(each) == 1 else tuple(each)
     add = lambda cond, scales: (cond or Cond())._replace(control=one(pictures), control_scale=one(scales))

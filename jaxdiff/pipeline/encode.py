@@ -118,7 +118,7 @@ def _encode(config, source, frozen, folder, tick):
     mine = [shard for shard in files.shards(len(source)) if shard.number % jax.process_count() == jax.process_index()]
     missing = [shard for shard in mine if not files.is_there(folder, shard)]
     _warn_of_truncation(source, frozen)
-    with progress.bar("encoding the data", sum(map(len, missing)), "examples", patience=2.0) as advance:
+    with progress.bar("encoding the data", sum(map(len, missing)), "examples", delay=2.0) as advance:
 
         def watched(examples):
             for example in examples:
@@ -137,7 +137,7 @@ def _warn_of_truncation(source, frozen):
     if not frozen.text_encoder or not hosts.is_main():
         return
     words = frozen.text_encoder.tokenizer
-    cut = [*filter(None, map(words.cut, source.captions()))]
+    cut = [*filter(None, map(words.truncation, source.captions()))]
     if cut:
         log.warning("of %d of the %d captions the end is cut, such as %r", len(cut), len(source), cut[0][1])
 

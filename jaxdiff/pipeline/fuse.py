@@ -305,7 +305,7 @@ def _seen_in_texts(models, prompts, paths):
     for model, said in zip(models, prompts):
         text = model.submodels["text_encoder"]
         grams = activations.grams(_reading(text.config.make_net()), paths)
-        seen.append(activations.streamed(functools.partial(grams, text.params), [text.tokenizer(said)]))
+        seen.append(activations.sum_over_batches(functools.partial(grams, text.params), [text.tokenizer(said)]))
     return seen
 
 
@@ -331,7 +331,9 @@ def _seen_in_images(models, drawn, levels, seed, paths):
     grams, seen = activations.grams(models[0].apply, paths), []
     for model, (x_0, context) in zip(models, drawn):
         look = functools.partial(_look, grams, model.params, context)
-        seen.append(activations.streamed(look, ((_noised(schedule, x_0, t, seed), jnp.int32(t)) for t in times)))
+        seen.append(
+            activations.sum_over_batches(look, ((_noised(schedule, x_0, t, seed), jnp.int32(t)) for t in times))
+        )
     return seen
 
 

@@ -73,7 +73,7 @@ def generate(
     request = Request(sample, labels and tuple(labels), classifier, as_control(control))
     check(model, request)
     with progress.bar(
-        "sampling", num_ticks(model, request), "steps", patience=2.0 if show_progress else math.inf
+        "sampling", num_ticks(model, request), "steps", delay=2.0 if show_progress else math.inf
     ) as tick:
         return np.concatenate([images for images, _ in batches(model, request, tick)])
 

@@ -24,7 +24,7 @@ class TextEncoder(NamedTuple):
     embed: Partial
 
     def __call__(self, texts: Sequence[str]) -> Array:
-        """Texts -> context [B, L, D]; what is too long is cut, see `Tokenizer.cut`."""
+        """Texts -> context [B, L, D]; what is too long is cut, see `Tokenizer.truncation`."""
         tokens = self.tokenizer(texts)
         count = -(-len(texts) // 8) * 8  # so that few numbers of texts compile anew
         filled = np.resize(tokens, (count, tokens.shape[1]))
@@ -48,17 +48,17 @@ def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int =
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff.nets.clip import TextConfig, TextTransformer
         >>> from jaxdiff.text import encoder, tokenizer
-        >>> words = tokenizer.train(["a red seven"], size=600, length=6)
-        >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=words.end))
+        >>> words = tokenizer.train(["a red seven"], vocab_size=600, length=6)
+        >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=words.end_id))
         >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros([1, 6], jnp.int32))["params"]
         >>> encoder.text_encoder(words, net, params)(["a red one", ""]).shape
         (2, 6, 8)
     """
     cfg = net.config
-    if tokenizer.size > cfg.vocabulary or tokenizer.length != cfg.length or tokenizer.end != cfg.end_token:
+    if tokenizer.vocab_size > cfg.vocabulary or tokenizer.length != cfg.length or tokenizer.end_id != cfg.end_token:
         raise ValueError(
-            f"the tokenizer has {tokenizer.size} words, {tokenizer.length} to a text, its end being {tokenizer.end}; the "
-            f"transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
+            f"the tokenizer has {tokenizer.vocab_size} words, {tokenizer.length} to a text, its end being "
+            f"{tokenizer.end_id}; the transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
         )
     return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static(skip)))
 
@@ -97,9 +97,9 @@ def with_text_encoder(apply: Apply, net: TextTransformer, skip: int = 0) -> Appl
     return read
 
 
-def tokens_only(reads: TextEncoder) -> TextEncoder:
+def tokens_only(encoder: TextEncoder) -> TextEncoder:
     """What gives texts as tokens, float context [B, L, D] being made of them later, see `with_text_encoder`."""
-    return reads._replace(embed=Partial(_as_they_are))
+    return encoder._replace(embed=Partial(_as_they_are))
 
 
 def _as_they_are(tokens):

@@ -25,41 +25,42 @@ class Tokenizer:
     Attributes:
       model: of the `tokenizers` library, which knows START and END.
       length: L.
-      fill: the token that texts are filled up with: END in Stable Diffusion 1, "!" (0) in 2.
+      pad_id: the token that texts are filled up with: END in Stable Diffusion 1, "!" (0) in 2.
 
     Example::
 
         >>> from jaxdiff.text import tokenizer
-        >>> tokens = tokenizer.train(["a red seven", "a blue one"], size=600, length=6)
-        >>> tokens(["a red one"]).tolist() == [[tokens.start, *tokens.words("a red one"), tokens.end, tokens.end]]
+        >>> tokens = tokenizer.train(["a red seven", "a blue one"], vocab_size=600, length=6)
+        >>> ids = [tokens.start_id, *tokens.token_ids("a red one"), tokens.end_id, tokens.pad_id]
+        >>> tokens(["a red one"]).tolist() == [ids]
         True
     """
 
     model: tokenizers.Tokenizer
     length: int
-    fill: int
+    pad_id: int
 
     @property
-    def start(self) -> int:
+    def start_id(self) -> int:
         """The token that every text begins with."""
         return self.model.token_to_id(START)
 
     @property
-    def end(self) -> int:
+    def end_id(self) -> int:
         """The token at which a text ends, and where the whole of it is read."""
         return self.model.token_to_id(END)
 
     @property
-    def size(self) -> int:
+    def vocab_size(self) -> int:
         """How many tokens there are."""
         return self.model.get_vocab_size()
 
-    def words(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         """The tokens of a text, however long, without start and end."""
         return self.model.encode(text, add_special_tokens=False).ids
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Tokens of texts; what does not fit is cut, which `cut` tells.
+        """Tokens of texts; what does not fit is cut, which `truncation` tells.
 
         Args:
           texts: any number B, also empty ones.
@@ -67,13 +68,13 @@ class Tokenizer:
         Returns:
           int32 [B, length].
         """
-        rows = np.full((len(texts), self.length), self.fill, np.int32)
+        rows = np.full((len(texts), self.length), self.pad_id, np.int32)
         for row, text in zip(rows, texts):
-            words = self.words(text)[: self.length - 2]
-            row[: len(words) + 2] = [self.start, *words, self.end]
+            words = self.token_ids(text)[: self.length - 2]
+            row[: len(words) + 2] = [self.start_id, *words, self.end_id]
         return rows
 
-    def cut(self, text: str) -> tuple[str, str] | None:
+    def truncation(self, text: str) -> tuple[str, str] | None:
         """What of a text is read, and what is not because it is too long; None where all of it is."""
         said = self.model.encode(text, add_special_tokens=False)
         if len(said.ids) <= self.length - 2:
@@ -81,13 +82,13 @@ class Tokenizer:
         at = said.offsets[self.length - 2][0]
         return text[:at], text[at:]
 
-    def places(self, text: str, word: str) -> list[int]:
+    def positions(self, text: str, word: str) -> list[int]:
         """Where in a text the tokens of a word are, counted from the start token at 0.
 
         Raises:
           ValueError: the text does not hold the word, or only where it is cut.
         """
-        said, wanted = self.model.encode(text, add_special_tokens=False), self.words(word)
+        said, wanted = self.model.encode(text, add_special_tokens=False), self.token_ids(word)
         found = [
             start + 1 + i
             for start in range(len(said.ids) - len(wanted) + 1)
@@ -128,35 +129,35 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
         raise ValueError(f"{folder} holds no tokenizer of CLIP's kind ({error})") from error
 
 
-def train(texts: Iterable[str], size: int, length: int) -> Tokenizer:
+def train(texts: Iterable[str], vocab_size: int, length: int) -> Tokenizer:
     """A tokenizer of the same kind, learned from texts; any other text can be said in it, too, byte by byte.
 
     Its first 514 tokens are bytes, bytes that end a word, START and END.
 
     Args:
       texts: what it learns from.
-      size: tokens at most.
+      vocab_size: tokens at most.
       length: L.
 
     Raises:
       ValueError: a size below 514, or a length below 3.
     """
-    if size < 514 or length < 3:
-        raise ValueError(f"size={size} must be at least 514, and length={length} at least 3")
+    if vocab_size < 514 or length < 3:
+        raise ValueError(f"vocab_size={vocab_size} must be at least 514, and length={length} at least 3")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = _with_rules(models.BPE(end_of_word_suffix="</w>"))
     trainer = trainers.BpeTrainer(
-        vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=vocab_size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
     merges = json.loads(learner.to_str())["model"]["merges"]
-    merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges][: size - 514]
+    merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges][: vocab_size - 514]
     words = [*alphabet, *(f"{sign}</w>" for sign in alphabet), START, END]
     words = list(dict.fromkeys([*words, *("".join(pair) for pair in merges)]))
     return _tokenizer({word: i for i, word in enumerate(words)}, merges, length, END)
 
 
-def with_words(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
+def with_new_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
     """The same with new words, each one token, numbered on from the last.
 
     Args:
@@ -169,9 +170,9 @@ def with_words(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
     Example::
 
         >>> from jaxdiff.text import tokenizer
-        >>> tokens = tokenizer.train(["a red seven", "a blue one"], size=600, length=6)
-        >>> more = tokenizer.with_words(tokens, ["<star>"])
-        >>> more.words("a red <star>") == [*tokens.words("a red"), tokens.size]
+        >>> tokens = tokenizer.train(["a red seven", "a blue one"], vocab_size=600, length=6)
+        >>> more = tokenizer.with_new_tokens(tokens, ["<star>"])
+        >>> more.token_ids("a red <star>") == [*tokens.token_ids("a red"), tokens.vocab_size]
         True
     """
     model = tokenizers.Tokenizer.from_str(tokenizer.model.to_str())
@@ -187,7 +188,7 @@ def with_words(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
 def to_json(tokenizer: Tokenizer) -> str:
     """A tokenizer as text; `from_json` is the inverse."""
     whole = json.loads(tokenizer.model.to_str())
-    said, fill = whole["model"], tokenizer.model.id_to_token(tokenizer.fill)
+    said, fill = whole["model"], tokenizer.model.id_to_token(tokenizer.pad_id)
     said = {"vocab": said["vocab"], "merges": said["merges"], "length": tokenizer.length, "fill": fill}
     words = [token["content"] for token in sorted(whole["added_tokens"], key=lambda token: token["id"])]
     return json.dumps(said | ({"words": words} if words else {}))
@@ -202,7 +203,7 @@ def from_json(text: str) -> Tokenizer:
     try:
         said = json.loads(text)
         made = _tokenizer(said["vocab"], [tuple(pair) for pair in said["merges"]], said["length"], said["fill"])
-        return with_words(made, said.get("words", ()))
+        return with_new_tokens(made, said.get("words", ()))
     except Exception as error:  # the library's own errors are of that type
         raise ValueError(f"this is no tokenizer ({error})") from error
 

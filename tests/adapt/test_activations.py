@@ -108,7 +108,7 @@ def test_all_that_a_lora_may_correct_is_seen():
         assert seen[path].shape == (len(down), len(down)) and seen[path].dtype == jnp.float32
 
 
-def test_few_layers_at_a_time_in_programs_of_their_own_and_under_jit():
+def test_few_layers_layers_per_call_in_programs_of_their_own_and_under_jit():
     net = nn.Sequential([Conv(4), nn.silu, Conv(3), Dense(5)])
     weights = {"layers_0": (3, 3, 2, 4), "layers_2": (3, 3, 4, 3), "layers_3": (3, 5)}
     weights = {name: {"kernel": normal(*shape), "bias": normal(shape[-1])} for name, shape in weights.items()}
@@ -123,12 +123,12 @@ def test_few_layers_at_a_time_in_programs_of_their_own_and_under_jit():
     for size, programs in ((None, 1), (2, 2), (1, 3)):
         traced.clear()
         jax.clear_caches()
-        look = activations.grams(counted, paths, at_a_time=size)
+        look = activations.grams(counted, paths, layers_per_call=size)
         for path, g in look(weights, x).items():
             np.testing.assert_allclose(g, wanted[path], rtol=1e-5, atol=1e-4)
         assert len(traced) == programs
         look(weights, other)
-        activations.grams(counted, paths, at_a_time=size)(weights, other)
+        activations.grams(counted, paths, layers_per_call=size)(weights, other)
         assert len(traced) == programs  # nothing compiled anew
     for path, g in jax.jit(lambda look, *args: look(*args))(look, weights, x).items():
         np.testing.assert_allclose(g, wanted[path], rtol=1e-5, atol=1e-4)
@@ -159,20 +159,20 @@ def test_batches_are_added_up_one_by_one():
         begun.append(running[0])
         return look(params(), *part)
 
-    total = activations.streamed(one, batches())
+    total = activations.sum_over_batches(one, batches())
     assert begun == [1, 2, 3]
     whole = look(params(), *(np.concatenate(leaves) for leaves in zip(*parts)))
     for path, g in total.items():
         assert isinstance(g, np.ndarray) and g.dtype == np.float32
         np.testing.assert_allclose(g, whole[path], rtol=1e-4, atol=1e-3)
     with pytest.raises(ValueError, match="there is no batch"):
-        activations.streamed(one, [])
+        activations.sum_over_batches(one, [])
 
 
 def test_many_batches_lose_no_digits():
     """4,000 times 0.1, in float32 one by one, would end at 400.0152."""
     once = {"kernel": np.full((1, 1), 0.1, np.float32)}
-    total = activations.streamed(lambda _: once, range(4000))["kernel"]
+    total = activations.sum_over_batches(lambda _: once, range(4000))["kernel"]
     np.testing.assert_allclose(total, 400, rtol=1e-7)
 
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_looked_at():
     with pytest.raises(ValueError, match="no layer that runs has the kernel unet/conv_in/kernel"):
         activations.grams(call, ["conv_in/kernel", "unet/conv_in/kernel"])(params(), x, t, context)
     with pytest.raises(ValueError, match="at least 1 at a time"):
-        activations.grams(call, ["conv_in/kernel"], at_a_time=0)
+        activations.grams(call, ["conv_in/kernel"], layers_per_call=0)
     with pytest.raises(ValueError, match="0 paths"):
         activations.grams(call, [])
 

@@ -25,12 +25,12 @@ def test_as_a_file():
     content = adapter.to_bytes(whole)
     assert len(content) < 50_000
     again = adapter.from_bytes(content)
-    assert again.about == whole.about and set(again.loras["unet"].factors) == set(small.factors)
+    assert again.metadata == whole.metadata and set(again.loras["unet"].factors) == set(small.factors)
     for path, both in small.factors.items():
         assert float(again.loras["unet"].scale[path]) == 3.0
         for after, before in zip(again.loras["unet"].factors[path], both):
             np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-6)
-    np.testing.assert_array_equal(again.words["<star>"], row)  # what a word is to a transformer is not rounded
+    np.testing.assert_array_equal(again.new_tokens["<star>"], row)  # what a word is to a transformer is not rounded
     np.testing.assert_allclose(again.control["conv_in"]["bias"], row, rtol=1e-3)
     exact = adapter.from_bytes(adapter.to_bytes(whole, "float32"))
     for after, before in zip(jax.tree.leaves(exact), jax.tree.leaves(whole), strict=True):
@@ -49,16 +49,18 @@ def test_what_is_none():
 def test_new_words_stand_behind_the_others():
     text = MODEL.parts["text"].params
     rows = jnp.arange(128.0).reshape(2, 64)
-    table, old = new_tokens.token_table(new_tokens.insert(text, rows, 639)), new_tokens.token_table(text)
+    table, old = new_tokens.token_embeddings(new_tokens.insert(text, rows, 639)), new_tokens.token_embeddings(text)
     assert table.shape == (641, 64)
     np.testing.assert_array_equal(table[:639], old[:639])
     np.testing.assert_array_equal(table[639:], rows)
-    within = new_tokens.token_table(new_tokens.insert(text, rows, 603))  # where the table has rows that no token uses
+    within = new_tokens.token_embeddings(
+        new_tokens.insert(text, rows, 603)
+    )  # where the table has rows that no token uses
     np.testing.assert_array_equal(within[605:], old[605:])
     np.testing.assert_array_equal(
-        new_tokens.initial_rows(jax.random.key(0), text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2]
+        new_tokens.initial_embeddings(jax.random.key(0), text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2]
     )
-    random, five = new_tokens.initial_rows(
+    random, five = new_tokens.initial_embeddings(
         jax.random.key(0), text, [[], [5]]
     )  # the two words of a concept of Mix-of-Show
     np.testing.assert_array_equal(five, old[5])

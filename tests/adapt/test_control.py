@@ -134,7 +134,7 @@ def test_guess_mode_is_diffusers_with_the_same_weights(name="stable_diffusion_2"
     apply = control.add_control(network(UNet(unet)), network(ControlNet(ControlConfig(unet, embedding=(4, 6, 10)))))
     last = lambda x: x.transpose(0, 2, 3, 1)
     x, image = np.split(last(base["x"]), [2], axis=-1)
-    scales = control.guess(float(golden["scale"]), control.num_residuals(unet))
+    scales = control.guess_scales(float(golden["scale"]), control.num_residuals(unet))
     cond = Cond(
         context=base["context"],
         image=image,
@@ -148,7 +148,7 @@ def test_guess_mode_is_diffusers_with_the_same_weights(name="stable_diffusion_2"
 
 
 def test_guess_scales_rise_from_a_tenth():
-    np.testing.assert_allclose(control.guess(2.0, 13), 2 * 10.0 ** np.linspace(-1, 0, 13), rtol=1e-5)
+    np.testing.assert_allclose(control.guess_scales(2.0, 13), 2 * 10.0 ** np.linspace(-1, 0, 13), rtol=1e-5)
 
 
 def test_residuals_are_scaled_by_row_and_by_level():

@@ -29,11 +29,11 @@ def test_at_first_it_is_the_identity_bit_for_bit():
         np.testing.assert_array_equal(np.asarray(after).view(np.int32), np.asarray(before).view(np.int32))
 
 
-@pytest.mark.parametrize("stabilised, scale", [(False, 6 / 4), (True, 6 / 2)])
-def test_a_dense_layer_is_both_ways_added(stabilised, scale):
+@pytest.mark.parametrize("rank_stabilised, scale", [(False, 6 / 4), (True, 6 / 2)])
+def test_a_dense_layer_is_both_ways_added(rank_stabilised, scale):
     """W x + w s B A x, computed apart in float64."""
     path = "mid_block/attentions_0/transformer_blocks_0/attn1/to_q/kernel"
-    small = trained(4, alpha=6.0, stabilised=stabilised)
+    small = trained(4, alpha=6.0, rank_stabilised=rank_stabilised)
     x = np.random.default_rng(1).standard_normal((5, 96))
     kernel = flatten_dict(lora.merge(MODEL.params, small, 0.7), sep="/")[path]
     down, up = (np.asarray(factor, np.float64) for factor in small.factors[path])
@@ -109,13 +109,13 @@ def test_rank_dropout_keeps_the_mean():
     small = trained(8)
     path = next(iter(small.factors))
     change = lambda factors: factors[path].down @ factors[path].up
-    found = jax.vmap(lambda i: change(lora.drop(jax.random.fold_in(jax.random.key(3), i), small.factors, 0.25)))(
-        jnp.arange(4000)
-    )
+    found = jax.vmap(
+        lambda i: change(lora.rank_dropout(jax.random.fold_in(jax.random.key(3), i), small.factors, 0.25))
+    )(jnp.arange(4000))
     whole = change(small.factors)
     np.testing.assert_allclose(found.mean(0), whole, atol=5 * float(found.std(0).max()) / 4000**0.5)
     assert float(found.std(0).max()) > 0.01
-    np.testing.assert_array_equal(change(lora.drop(jax.random.key(0), small.factors, 0.0)), whole)
+    np.testing.assert_array_equal(change(lora.rank_dropout(jax.random.key(0), small.factors, 0.0)), whole)
 
 
 def test_what_does_not_fit():

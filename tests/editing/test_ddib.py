@@ -18,7 +18,7 @@ def bridged(data_a, data_b, x, schedule=SCHEDULE, **how):
 
 def test_it_is_the_composition_of_both_flows():
     wanted = B.flow(SCHEDULE, A.flow(SCHEDULE, X, 1, 1000), 1000, 1)
-    found = bridged(A, B, X, up=samplers.heun(), down=samplers.heun())
+    found = bridged(A, B, X, inversion_sampler=samplers.heun(), sampler=samplers.heun())
     np.testing.assert_allclose(found, wanted, atol=1e-3)
     rough = np.abs(bridged(A, B, X) - wanted).max()  # by DDIM, of first order
     assert 1e-3 < rough < 0.1, rough
@@ -30,7 +30,7 @@ def test_between_covariances_that_commute_it_is_optimal_transport():
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
     data = ([0.0, 1.0], [0.2, 0.5]), ([1.0, 0.0], [0.9, 0.1])
     a, b = (testing.gaussian(mean, turn @ np.diag(variances) @ turn.T) for mean, variances in data)
-    found = bridged(a, b, X, schedule, up=samplers.heun(), down=samplers.heun())
+    found = bridged(a, b, X, schedule, inversion_sampler=samplers.heun(), sampler=samplers.heun())
     (mu_a, cov_a), (mu_b, cov_b) = a.moments(schedule, 1), b.moments(schedule, 1)
     root = lambda cov: turn @ np.diag(np.sqrt(np.diag(turn.T @ cov @ turn))) @ turn.T
     wanted = mu_b + (np.asarray(X) - mu_a) @ (np.linalg.inv(root(cov_a)) @ root(cov_b)).T
@@ -38,6 +38,6 @@ def test_between_covariances_that_commute_it_is_optimal_transport():
 
 
 def test_there_and_back():
-    once = bridged(A, B, X, up=samplers.heun(), down=samplers.heun())
-    again = bridged(B, A, once, up=samplers.heun(), down=samplers.heun())
+    once = bridged(A, B, X, inversion_sampler=samplers.heun(), sampler=samplers.heun())
+    again = bridged(B, A, once, inversion_sampler=samplers.heun(), sampler=samplers.heun())
     np.testing.assert_allclose(again, X, atol=2e-3)

@@ -33,7 +33,7 @@ def missed(null, scale):
 
 
 def test_guidance_leads_back_with_what_was_found_and_not_without():
-    search = editing.published(20, most=200, rate=0.05)._replace(enough=jnp.full(20, 1e-9))
+    search = editing.null_text_config(20, max_iterations=200, learning_rate=0.05)._replace(tolerance=jnp.full(20, 1e-9))
     found = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 7.5, search)
     assert found.shape == (20, 6, 1, 2)
     assert missed(found, 7.5).max() < 0.02 and missed(jnp.zeros_like(found), 7.5).min() > 0.5
@@ -41,8 +41,8 @@ def test_guidance_leads_back_with_what_was_found_and_not_without():
 
 def test_it_is_adam_as_written_down():
     """In numpy and float64, where the slope is written out: of the mean of squares, by a null that moves x0 by half."""
-    w, most, search = 3.0, 4, editing.published(20, most=4, rate=0.1)
-    search = search._replace(enough=jnp.full(20, 0.02))  # for some examples and steps it ends early, for others not
+    w, most, search = 3.0, 4, editing.null_text_config(20, max_iterations=4, learning_rate=0.1)
+    search = search._replace(tolerance=jnp.full(20, 0.02))  # for some examples and steps it ends early, for others not
     null, z, found, ended = np.zeros([6, 2]), np.asarray(PATH[0], np.float64), [], 0
     for i, (t, s) in enumerate(itertools.pairwise(LEVELS)):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, SCHEDULE(level)) for level in (t, s))
@@ -59,7 +59,7 @@ def test_it_is_adam_as_written_down():
             gradient = -off * slope
             first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
             change = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
-            null = np.where(going, null - float(search.rate[i]) * change, null)
+            null = np.where(going, null - float(search.learning_rate[i]) * change, null)
             ended += (~going).sum()
         z = down(null)[0]
         found.append(null)
@@ -72,7 +72,7 @@ def test_an_example_that_is_on_its_path_ends_its_search_at_once():
     """Where the null says what the condition says, guidance changes nothing."""
     null = GUIDED.uncond.context.at[2].set(GUIDED.cond.context[2])
     path = editing.invert(denoise, SCHEDULE, LEVELS, X0, GUIDED.cond, refine=50)
-    search = editing.published(20)._replace(enough=jnp.full(20, 1e-4))
+    search = editing.null_text_config(20)._replace(tolerance=jnp.full(20, 1e-4))
     found = editing.null_text(denoise, SCHEDULE, LEVELS, path, GUIDED._replace(uncond=Cond(context=null)), 3.0, search)
     assert (found[:, 2] == null[None, 2]).all() and (found[:, 0] != null[None, 0]).any()
 
@@ -83,7 +83,7 @@ def test_watched_is_the_same_and_another_scale_compiles_nothing():
     np.testing.assert_allclose(watched, whole, atol=1e-6)
     assert ticks == [10, 10]
     before = _steps._cache_size()
-    editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 5.0, editing.published(20, most=3))
+    editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 5.0, editing.null_text_config(20, max_iterations=3))
     assert _steps._cache_size() == before
 
 
@@ -91,19 +91,19 @@ def test_a_trajectory_of_other_levels_is_refused():
     with pytest.raises(ValueError, match="20 points is none of 21 levels"):
         editing.null_text(denoise, SCHEDULE, LEVELS, PATH[1:], GUIDED, 2.0)
     with pytest.raises(ValueError, match="20 points is none of 21 levels"):
-        editing.direct(samplers.ddim(), LEVELS, PATH[1:], np.ones(6, bool))
+        editing.direct_inversion(samplers.ddim(), LEVELS, PATH[1:], np.ones(6, bool))
     with pytest.raises(ValueError, match="a search in 50 steps is none in 20"):
-        editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0, editing.published(50))
+        editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0, editing.null_text_config(50))
 
 
 def test_the_published_numbers():
-    search = editing.published(50)
-    np.testing.assert_allclose(search.rate[jnp.array([0, 20])], [1e-2, 8e-3], rtol=1e-5)
-    np.testing.assert_allclose(search.enough[jnp.array([0, 20])], [1e-5, 41e-5], rtol=1e-5)
+    search = editing.null_text_config(50)
+    np.testing.assert_allclose(search.learning_rate[jnp.array([0, 20])], [1e-2, 8e-3], rtol=1e-5)
+    np.testing.assert_allclose(search.tolerance[jnp.array([0, 20])], [1e-5, 41e-5], rtol=1e-5)
 
 
 def test_a_negative_prompt_makes_the_scale_of_no_matter():
-    null = editing.negative_prompt(LEVELS, GUIDED)
+    null = editing.negative_prompt_inversion(LEVELS, GUIDED)
     np.testing.assert_allclose(missed(null, 7.5), missed(null, 2.0), atol=1e-4)
 
 
@@ -112,7 +112,7 @@ def test_direct_inversion_keeps_the_source_and_leaves_the_others(scale):
     """Rows 0..5 are sources; 6..11 go where they would."""
     twice = lambda x: jnp.concatenate([x, x])
     cond, x_T = jax.tree.map(twice, GUIDED), twice(PATH[0])
-    sampler = editing.direct(samplers.ddim(), LEVELS, jnp.concatenate([PATH, PATH], 1), np.arange(12) < 6)
+    sampler = editing.direct_inversion(samplers.ddim(), LEVELS, jnp.concatenate([PATH, PATH], 1), np.arange(12) < 6)
     args = guidance.cfg(denoise, scale), SCHEDULE
     run = lambda sampler, levels: samplers.sample(None, sampler, *args, levels, x_T, cond, collect=keep)[1]
     found, plain = run(sampler, LEVELS), run(samplers.ddim(), LEVELS)

@@ -140,7 +140,7 @@ def test_guidance_is_that_of_both_prompts_alone_in_one_batch():
         return network(UNet(CONFIG))(params, x, t, cond)
 
     whole = np.ones([1, 8, 8])
-    told = editing.by_region(CONTEXTS[:2], NEGATIVE, whole, num=2)
+    told = editing.regional_cond(CONTEXTS[:2], NEGATIVE, whole, num=2)
     found = jax.jit(guidance.cfg(denoiser(counted, params(), schedule), 3.0))(X, T, told)
     assert rows == [4]
     wanted, unwanted = alone(CONTEXTS[1]), alone(NEGATIVE)
@@ -156,8 +156,8 @@ def test_other_masks_compile_nothing():
         return network(UNet(CONFIG))(params(), X, T, cond)[0]
 
     down = LEFT.transpose(0, 2, 1)
-    found = [counted(editing.by_region(CONTEXTS, NEGATIVE, masks, 2).cond) for masks in (LEFT, down)]
-    counted(editing.by_region(CONTEXTS, NEGATIVE, LEFT, 2).uncond)
+    found = [counted(editing.regional_cond(CONTEXTS, NEGATIVE, masks, 2).cond) for masks in (LEFT, down)]
+    counted(editing.regional_cond(CONTEXTS, NEGATIVE, LEFT, 2).uncond)
     assert count == [1] and np.abs(found[0] - found[1]).max() > 1e-3
 
 
@@ -173,7 +173,7 @@ def test_a_shipped_network_reads_more_prompts_without_a_length_of_its_own():
     free = network(UNet(dataclasses.replace(model.config.net, context_length=0)))
     seven, two, none = model.reads(["a red seven on a blue background", "a green two on a blue background", ""])
     x = normal(1, 8, 8, 6)
-    told = editing.by_region(jnp.stack([two, seven]), none, np.ones([1, 8, 8]))
+    told = editing.regional_cond(jnp.stack([two, seven]), none, np.ones([1, 8, 8]))
     run = jax.jit(free)
     wanted = jax.jit(model.apply)(model.params, x, T, Cond(context=seven[None]))[0]
     np.testing.assert_allclose(run(model.params, x, T, told.cond)[0], wanted, atol=1e-4)
@@ -189,7 +189,7 @@ def test_what_is_no_region():
     with pytest.raises(ValueError, match=r"must be \[R, H, W\]"):
         editing.regions(np.ones([4, 4]))
     with pytest.raises(ValueError, match=r"must be \[3, 5, 6\]"):
-        editing.by_region(CONTEXTS[:2], NEGATIVE, LEFT)
+        editing.regional_cond(CONTEXTS[:2], NEGATIVE, LEFT)
     edit, t = editing.regions(LEFT), jnp.array([T])
     with pytest.raises(ValueError, match="8 tokens is not that of 3 prompts"):
         edit(probabilities(1, (8, 8), 8), cross((8, 8)), t)

@@ -29,7 +29,7 @@ TEXTS = [
 
 
 def main():
-    learned = tokenizer.train([LEARNED] * 3, size=700, length=20)
+    learned = tokenizer.train([LEARNED] * 3, vocab_size=700, length=20)
     said = json.loads(tokenizer.to_json(learned))
     found = {"vocab": said["vocab"], "merges": said["merges"], "texts": TEXTS}
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("number", range(len(GOLDEN["texts"])))
 def test_words_are_those_of_transformers(folder, number):
     said = tokenizer.load(folder, 20)
-    assert said.words(GOLDEN["texts"][number]) == GOLDEN["words"][number]
+    assert said.token_ids(GOLDEN["texts"][number]) == GOLDEN["words"][number]
 
 
 def test_texts_are_cut_and_filled_up_as_those_of_transformers(folder):
@@ -34,8 +34,8 @@ def test_texts_are_cut_and_filled_up_as_those_of_transformers(folder):
 
 def test_what_is_cut_is_told(folder):
     short = tokenizer.load(folder, 5)
-    assert short.cut("a red seven") is None
-    assert short.cut("a red seven on a blue background") == ("a red seven ", "on a blue background")
+    assert short.truncation("a red seven") is None
+    assert short.truncation("a red seven on a blue background") == ("a red seven ", "on a blue background")
 
 
 @pytest.mark.parametrize("pad", ["!", {"content": "!", "lstrip": False}])
@@ -45,47 +45,47 @@ def test_stable_diffusion_2_fills_up_with_another_token(folder, pad, where):
     (folder / f"{where}.json").write_text(json.dumps({"pad_token": pad}))
     said = tokenizer.load(folder, 6)
     row = said(["a"])[0].tolist()
-    assert row == [said.start, GOLDEN["vocab"]["a</w>"], said.end, *[GOLDEN["vocab"]["!"]] * 3]
+    assert row == [said.start_id, GOLDEN["vocab"]["a</w>"], said.end_id, *[GOLDEN["vocab"]["!"]] * 3]
 
 
 def test_end_tokens_in_a_text_are_letters(folder):
     said = tokenizer.load(folder, 20)
-    assert not {said.start, said.end} & set(said.words(f"{tokenizer.START} a {tokenizer.END}"))
+    assert not {said.start_id, said.end_id} & set(said.token_ids(f"{tokenizer.START} a {tokenizer.END}"))
 
 
 def test_places_of_words(folder):
     said = tokenizer.load(folder, 20)
     text = "a red seven, then another red thing"
     tokens = said([text])[0]
-    red = said.places(text, "red")
-    assert [int(tokens[place]) for place in red] == said.words("red") * 2
-    several = said.places("a thought-through 45", "45")
-    assert [int(said(["a thought-through 45"])[0][place]) for place in several] == said.words("45") and len(
+    red = said.positions(text, "red")
+    assert [int(tokens[place]) for place in red] == said.token_ids("red") * 2
+    several = said.positions("a thought-through 45", "45")
+    assert [int(said(["a thought-through 45"])[0][place]) for place in several] == said.token_ids("45") and len(
         several
     ) == 2
     with pytest.raises(ValueError, match="'blue', as far as it is read"):
-        said.places("a " * 18 + "blue", "blue")
+        said.positions("a " * 18 + "blue", "blue")
     for absent in ("blue", ""):
         with pytest.raises(ValueError, match="does not hold"):
-            said.places(text, absent)
+            said.positions(text, absent)
 
 
 def test_learned_tokenizers_say_any_text_and_are_the_same_each_time():
     texts = ["a red seven on a blue background", "a blue seven"] * 3
     one, again = (tokenizer.train(texts, 560, 12) for _ in range(2))
     assert tokenizer.to_json(one) == tokenizer.to_json(again)
-    assert len(one.words("a red seven on a blue background")) == 7 and one.end == 513 and one.start == 512
+    assert len(one.token_ids("a red seven on a blue background")) == 7 and one.end_id == 513 and one.start_id == 512
     strange = "日本 👍 Ünïcode 'tis"
-    names = "".join(one.model.id_to_token(i) for i in one.words(strange)).replace("</w>", "")
+    names = "".join(one.model.id_to_token(i) for i in one.token_ids(strange)).replace("</w>", "")
     assert len(names) == len(strange.lower().replace(" ", "").encode())  # a sign for each byte
-    assert max(one.words(strange)) < one.size <= 560
+    assert max(one.token_ids(strange)) < one.vocab_size <= 560
 
 
 def test_json_is_the_inverse(folder):
     said = tokenizer.load(folder, 9)
     again = tokenizer.from_json(tokenizer.to_json(said))
     np.testing.assert_array_equal(again(GOLDEN["texts"]), said(GOLDEN["texts"]))
-    assert (again.length, again.fill, again.size) == (said.length, said.fill, said.size)
+    assert (again.length, again.pad_id, again.vocab_size) == (said.length, said.pad_id, said.vocab_size)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_captions_are_dropped(ends):
     config = change(tiny_latent(*ends), diffusion={"drop": 1.0})
     parts, keys = open_parts(config, setup.open_source(config)), jax.random.split(jax.random.key(0), 4)
     params = jax.tree.map(lambda x: x + 0.05, initial.new_params(config, jax.random.key(1)))
-    contexts = parts.ends.reads(["a red seven", "a blue one", "3", "4"])
+    contexts = parts.ends.text_encoder(["a red seven", "a blue one", "3", "4"])
 
     def loss(drop, contexts):
         loss_fn = setup.make_loss(change(config, diffusion={"drop": drop}), parts)
@@ -214,7 +214,7 @@ def test_a_clip_learns_its_words(tmp_path):
     loop.train(tiny_clip(steps=2), tmp_path / "run")
     model = pretrained.load(str(tmp_path / "run"))
     assert model.reads(["a red seven"]).shape == (1, 24, 8)
-    assert len(model.tokenizer.words("a small purple seven on a yellow background")) == 8
+    assert len(model.tokenizer.token_ids("a small purple seven on a yellow background")) == 8
     kept = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
     assert kept["length"] == 24
 

@@ -23,10 +23,12 @@ def by_inversion(job: Job, tick):
     if flags.save_inversion is not None:
         inversions.save(epath.Path(flags.save_inversion), found, job.model)
     if flags.method == "direct":
-        sampler = editing.direct(sampler, levels, jnp.concatenate([path, path], axis=1), np.array([True, False]))
+        sampler = editing.direct_inversion(
+            sampler, levels, jnp.concatenate([path, path], axis=1), np.array([True, False])
+        )
     nulls = {
         "null-text": found.nulls,
-        "negative-prompt": editing.negative_prompt(levels, job.here, leaf_of(job.model)),
+        "negative-prompt": editing.negative_prompt_inversion(levels, job.here, leaf_of(job.model)),
         "direct": None,
     }[flags.method]
     before, after, looked = redrawn(job, tick, path[0], levels, sampler, nulls)
@@ -70,10 +72,10 @@ def bridged(job: Job, tick):
     end = max(1, schedule.num_levels // 100)  # the last step down to clean data cannot be undone
     levels, up = timesteps.grid(schedule.num_levels, flags.steps, end=end), editing.ddim_inversion(flags.refine)
     a, b, here, there = model.denoiser(), other.denoiser(), job.here.cond, job.there.cond
-    x = editing.bridge(a, b, schedule, levels, to_x0(model, job.image), here, there, up=up)
+    x = editing.bridge(a, b, schedule, levels, to_x0(model, job.image), here, there, inversion_sampler=up)
     (after,) = to_images(other, x)
     tick(2 * flags.steps)
-    (back,) = to_images(model, editing.bridge(b, a, schedule, levels, x, there, here, up=up))
+    (back,) = to_images(model, editing.bridge(b, a, schedule, levels, x, there, here, inversion_sampler=up))
     tick(2 * flags.steps)
     return [("input", job.image), ("there and back", back), *shown_edit(job.image, after)]
 
@@ -101,9 +103,9 @@ def with_nulls(job: Job, found: Inversion, tick) -> Inversion:
     if found.nulls is not None and found.about == about:
         tick(flags.steps)
         return found
-    path, search = jnp.asarray(found.path), editing.published(flags.steps, flags.adam, flags.rate)
+    path, search = jnp.asarray(found.path), editing.null_text_config(flags.steps, flags.adam, flags.rate)
     args = model.denoiser(), job.schedule, found.levels, path, job.here, scale_of(model, flags), search
-    nulls = editing.null_text(*args, of=leaf_of(model), tick=tick)
+    nulls = editing.null_text(*args, leaf=leaf_of(model), tick=tick)
     return found._replace(nulls=np.asarray(nulls), about=about)
 
 
@@ -112,7 +114,7 @@ def redrawn(job: Job, tick, x_T, levels, sampler, nulls=None):
     model, flags = job.model, job.flags
     if job.blend is not None:
         sampler = editing.local_blend(sampler, job.blend.tokens, np.array([0, -1]), size=job.blend.side)
-    both, maps = editing.redraw(
+    both, maps = editing.sample_pairs(
         model.denoiser(),
         job.schedule,
         levels,
@@ -120,16 +122,16 @@ def redrawn(job: Job, tick, x_T, levels, sampler, nulls=None):
         job.here,
         job.there.cond,
         scale_of(model, flags),
-        nulls=nulls,
+        uncond_embeddings=nulls,
         edit=job.edit,
         sampler=sampler,
-        of=leaf_of(model),
+        leaf=leaf_of(model),
         collect=None if job.edit is None else editing.collect_maps(),
     )
     before, after = to_images(model, both)
     tick(flags.steps)
-    looked = {} if job.edit is None else editing.by_word(maps[:, 1], model.reads.tokenizer, flags.prompt)
-    return before, after, [(f"where {word!r} looked", editing.lit(after, heat)) for word, heat in looked.items()]
+    looked = {} if job.edit is None else editing.word_heatmaps(maps[:, 1], model.reads.tokenizer, flags.prompt)
+    return before, after, [(f"where {word!r} looked", editing.highlight(after, heat)) for word, heat in looked.items()]
 
 
 def to_x0(model: Model, image: np.ndarray) -> Array:

@@ -24,7 +24,7 @@ def check_prompt(model: Model, prompt: str | None) -> None:
     if model.reads is not None:
         if not prompt.strip():
             raise ValueError("a prompt must say something")
-        if cut := model.reads.tokenizer.cut(prompt):
+        if cut := model.reads.tokenizer.truncation(prompt):
             raise ValueError(f"{prompt!r} is too long: {cut[1]!r} would not be read")
     elif not net.num_classes:
         raise ValueError(f"{model.config.name} draws neither texts nor labels: it cannot be told what to show")
@@ -67,11 +67,13 @@ def attention_edit(model: Model, flags: EditFlags) -> AttentionEdit:
     for word, shares in map(named, flags.hold):
         held[word] = window([number(share, f"--hold {word}") for share in shares.split(":")], f"--hold {word}")
     make, num_levels = {"replace": editing.replace, "refine": editing.refine}[how], model.config.diffusion.num_levels
-    found = make(tokenizer, source, target, cross=cross, own=own, words=held, num_levels=num_levels)
+    found = make(
+        tokenizer, source, target, cross_attention=cross, self_attention=own, word_windows=held, num_levels=num_levels
+    )
     for word, scale in weights.items():
         found = editing.reweight(tokenizer, found, target, word, scale)
     for word, share in map(named, flags.share):
-        found = editing.reshare(tokenizer, found, target, word, number(share, f"--share {word}"))
+        found = editing.set_source_share(tokenizer, found, target, word, number(share, f"--share {word}"))
     return editing.pairs([found])
 
 
@@ -118,13 +120,13 @@ def blended(model: Model, flags: EditFlags) -> Blend | None:
         there = []
         for row, prompt in zip(found, (flags.source, flags.prompt)):
             with contextlib.suppress(ValueError):  # it may be in one of them alone
-                there += tokenizer.places(prompt, word)
-                row[tokenizer.places(prompt, word)] = 1
+                there += tokenizer.positions(prompt, word)
+                row[tokenizer.positions(prompt, word)] = 1
         if not there:
             raise ValueError(f"--blend {word} is in neither {flags.source!r} nor {flags.prompt!r}")
     cond = told(model, flags.prompt).cond._replace(attention_edit=editing.no_edit(1, tokenizer.length))
     said = jax.eval_shape(model.denoiser(), jax.ShapeDtypeStruct((1, *model.config.shape), jnp.float32), 1, cond)
-    sides = [side for side in editing.map_sides(said.aux.maps, model.config.shape[:2]) if side <= 16]
+    sides = [side for side in editing.maps_by_size(said.aux.maps, model.config.shape[:2]) if side <= 16]
     if not sides:
         raise ValueError(
             f"--blend needs to know where words look, and {model.config.name} does not say it at 16 or less"

@@ -8,7 +8,7 @@ from jaxdiff.samplers import Sampler
 from jaxdiff.types import Array, Guided, rows
 
 
-def negative_prompt(timesteps, guided: Guided, of: str = "context") -> Array:
+def negative_prompt_inversion(timesteps, guided: Guided, leaf: str = "context") -> Array:
     """Negative-prompt inversion: what the image shows is what is led away from (Miyake et al. 2023).
 
     Guidance with null = cond is no guidance, whatever the scale, so that the path of an inversion is gone back down as far
@@ -17,7 +17,7 @@ def negative_prompt(timesteps, guided: Guided, of: str = "context") -> Array:
     Args:
       timesteps: levels, int [N + 1].
       guided: what the image shows in its first half.
-      of: the leaf, as in `null_text`.
+      leaf: the leaf, as in `null_text`.
 
     Returns:
       [N, B, ...] of that leaf, as `null_text` does.
@@ -27,15 +27,15 @@ def negative_prompt(timesteps, guided: Guided, of: str = "context") -> Array:
         >>> import jax.numpy as jnp
         >>> from jaxdiff import Cond, Guided, editing
         >>> guided = Guided(Cond(context=jnp.ones([2, 4, 3])), Cond(context=jnp.zeros([2, 4, 3])))
-        >>> nulls = editing.negative_prompt([1000, 500, 0], guided)
+        >>> nulls = editing.negative_prompt_inversion([1000, 500, 0], guided)
         >>> nulls.shape, bool((nulls == 1).all())
         ((2, 2, 4, 3), True)
     """
-    leaf = getattr(guided.cond, of)
-    return jnp.broadcast_to(leaf, (len(timesteps) - 1, *leaf.shape))
+    condition = getattr(guided.cond, leaf)
+    return jnp.broadcast_to(condition, (len(timesteps) - 1, *condition.shape))
 
 
-def direct(sampler: Sampler, timesteps, trajectory: Array, source: Array) -> Sampler:
+def direct_inversion(sampler: Sampler, timesteps, trajectory: Array, is_source: Array) -> Sampler:
     """Direct inversion: the rows of the source are put back on the path of the inversion (Ju et al. 2024, algorithm 1).
 
         z_s <- step(z_t) + (z*_s - step(z_t))  in the rows of the source, which edited rows look at
@@ -44,7 +44,7 @@ def direct(sampler: Sampler, timesteps, trajectory: Array, source: Array) -> Sam
       sampler: any.
       timesteps: levels of the inversion, falling, int [N + 1]; a grid that visits others is not corrected there.
       trajectory: from `invert` on them, one row per row that is sampled, float32 [N + 1, B, ...].
-      source: which rows are of the source, bool [B].
+      is_source: which rows are of the source, bool [B].
 
     Returns:
       `Sampler`.
@@ -60,18 +60,18 @@ def direct(sampler: Sampler, timesteps, trajectory: Array, source: Array) -> Sam
         >>> def denoise(x_t, t, cond):  # predicts its context
         ...     return process.predict_from("x0", schedule, cond.context + 0 * x_t, x_t, t)
         >>> path = editing.invert(denoise, schedule, levels, jnp.array([[1.0], [1.0]]), says(1.5, 1.5))
-        >>> sampler = editing.direct(samplers.ddim(), levels, path, [True, False])
+        >>> sampler = editing.direct_inversion(samplers.ddim(), levels, path, [True, False])
         >>> x, _ = sample(None, sampler, denoise, schedule, levels, path[0], says(1.5, 2.0))
         >>> x.round(3).tolist()  # the source is what it was, although 1.5 is said of it
         [[1.0], [2.0]]
     """
     levels = jnp.asarray(timesteps)
     check_path(levels, trajectory)
-    return Sampler(sampler.init, Partial(_step, sampler.step, levels, trajectory, jnp.asarray(source)))
+    return Sampler(sampler.init, Partial(_step, sampler.step, levels, trajectory, jnp.asarray(is_source)))
 
 
-def _step(step, levels, trajectory, source, keys, denoise, schedule, state, t, s, cond):
+def _step(step, levels, trajectory, is_source, keys, denoise, schedule, state, t, s, cond):
     after, said = step(keys, denoise, schedule, state, t, s, cond)
     kept = trajectory[jnp.argmax(levels == s)]
-    put_back = rows(source, after.x) & (levels == s).any()
+    put_back = rows(is_source, after.x) & (levels == s).any()
     return after._replace(x=jnp.where(put_back, kept, after.x)), said

@@ -36,21 +36,21 @@ def denoise_by(by):
 def test_the_source_comes_back_by_its_nulls_and_the_edited_goes_elsewhere(by):
     denoise, guided = denoise_by(by), Guided(told(X0, by), told(0 * X0, by))
     path = editing.invert(denoise, SCHEDULE, LEVELS, X0, guided.cond)
-    search = editing.published(20, most=200, rate=0.05)._replace(enough=jnp.full(20, 1e-9))
-    nulls = editing.null_text(denoise, SCHEDULE, LEVELS, path, guided, 3.0, search, of=by)
+    search = editing.null_text_config(20, max_iterations=200, learning_rate=0.05)._replace(tolerance=jnp.full(20, 1e-9))
+    nulls = editing.null_text(denoise, SCHEDULE, LEVELS, path, guided, 3.0, search, leaf=by)
     args = denoise, SCHEDULE, LEVELS, path[0], guided
-    both, _ = editing.redraw(*args, told(-X0, by), 3.0, nulls=nulls, of=by)
+    both, _ = editing.sample_pairs(*args, told(-X0, by), 3.0, uncond_embeddings=nulls, leaf=by)
     np.testing.assert_allclose(both[:4], X0, atol=0.02)
     assert np.abs(both[4:] - X0).mean() > 0.5
-    plain, _ = editing.redraw(*args, told(-X0, by), 3.0)
+    plain, _ = editing.sample_pairs(*args, told(-X0, by), 3.0)
     assert np.abs(plain[:4] - X0).max() > 0.1
-    same, _ = editing.redraw(*args, guided.cond, 3.0, nulls=nulls, of=by)
+    same, _ = editing.sample_pairs(*args, guided.cond, 3.0, uncond_embeddings=nulls, leaf=by)
     np.testing.assert_allclose(same[4:], same[:4], atol=1e-6)
 
 
 def test_another_prompt_and_scale_compile_nothing():
     denoise, guided = jax.tree_util.Partial(denoise_by("context")), Guided(told(X0), told(0 * X0))
-    run = lambda target, scale: editing.redraw(denoise, SCHEDULE, LEVELS, X0, guided, told(target), scale)
+    run = lambda target, scale: editing.sample_pairs(denoise, SCHEDULE, LEVELS, X0, guided, told(target), scale)
     run(-X0, 2.0)
     before = base._sample._cache_size()
     run(X0 + 1, 7.5)
@@ -70,7 +70,9 @@ def one_edit(scale=1.0):
     """Rows 0 and 1 are sources, 2 and 3 edited, with a word weighed."""
     edit = editing.no_edit(1, 4)
     scales = np.array([[1.0, scale, 1.0, 1.0]], np.float32)
-    return editing.pairs([edit._replace(scale=scales, cross=np.array([[[1000.0] * 4, [0.0] * 4]], np.float32))] * 2)
+    return editing.pairs(
+        [edit._replace(token_scale=scales, cross_window=np.array([[[1000.0] * 4, [0.0] * 4]], np.float32))] * 2
+    )
 
 
 def test_a_share_for_each_step():
@@ -78,12 +80,14 @@ def test_a_share_for_each_step():
     context = jax.random.normal(jax.random.key(1), [4, 4, 2])
     says = lambda rows: Cond(context=context[rows])
     guided, target, edit = Guided(says(slice(2)), says(slice(2))), says(slice(2, 4)), one_edit(3.0)
-    run = lambda edit: editing.redraw(spread, SCHEDULE, LEVELS, X0[:2], guided, target, 1.0, edit=edit)[0]
-    per_step = lambda *steps: edit._replace(share=np.isin(np.arange(20), steps)[:, None, None] * np.ones([1, 4, 4]))
+    run = lambda edit: editing.sample_pairs(spread, SCHEDULE, LEVELS, X0[:2], guided, target, 1.0, edit=edit)[0]
+    per_step = lambda *steps: edit._replace(
+        source_share=np.isin(np.arange(20), steps)[:, None, None] * np.ones([1, 4, 4])
+    )
     edit = edit._replace(mapper=edit.mapper[:, ::-1])  # so that to take over is to change
-    edit = edit._replace(scale=np.ones_like(edit.scale))
+    edit = edit._replace(token_scale=np.ones_like(edit.token_scale))
     np.testing.assert_allclose(run(per_step(*range(20))), run(edit), atol=1e-5)
-    np.testing.assert_allclose(run(per_step()), run(edit._replace(share=0 * edit.share)), atol=1e-5)
+    np.testing.assert_allclose(run(per_step()), run(edit._replace(source_share=0 * edit.source_share)), atol=1e-5)
     np.testing.assert_allclose(run(per_step(19)), run(edit), atol=1e-5)
     assert np.abs(run(per_step(18)) - run(edit)).max() > 0.1
 
@@ -96,15 +100,21 @@ def test_no_method_compiles_anew_for_other_words_weights_and_windows():
     def run(how, number, source=(True, True, False, False)):
         sampler = {
             "plain": samplers.ddim(),
-            "direct": editing.direct(samplers.ddim(), LEVELS, path + number, source),
+            "direct": editing.direct_inversion(samplers.ddim(), LEVELS, path + number, source),
             "blend": editing.local_blend(
                 samplers.ddim(), np.full([4, 4], number), [0, 0, -2, -2], size=4, threshold=number / 9, start=number
             ),
         }[how]
         edit = one_edit(number)
-        edit = edit._replace(cross=edit.cross / number, mapper=edit.mapper * number, share=edit.share / number)
+        edit = edit._replace(
+            cross_window=edit.cross_window / number,
+            mapper=edit.mapper * number,
+            source_share=edit.source_share / number,
+        )
         args = looks, SCHEDULE, LEVELS, path[0, :2] + number, guided, Cond(context=context * number), float(number)
-        return editing.redraw(*args, edit=edit, sampler=sampler, nulls=jnp.full([20, *context.shape], float(number)))
+        return editing.sample_pairs(
+            *args, edit=edit, sampler=sampler, uncond_embeddings=jnp.full([20, *context.shape], float(number))
+        )
 
     for how in ("plain", "direct", "blend"):
         run(how, 2)  # a scale that is the number 1 has a program of its own, without the unconditional half
@@ -141,11 +151,11 @@ def test_maps_of_images_that_are_not_square():
 
 def test_a_word_of_several_tokens_looked_where_any_of_them_did():
     prompt = "a photo of orange on red"
-    tokens = len(WORDS.words("orange"))
+    tokens = len(WORDS.token_ids("orange"))
     maps = np.zeros([5, 2, 2, 24], np.float32)
-    maps[:, 1, 0, WORDS.places(prompt, "orange")] = 0.1
-    maps[:, 0, 1, WORDS.places(prompt, "red")] = 0.05
-    looked = editing.by_word(maps, WORDS, prompt)
+    maps[:, 1, 0, WORDS.positions(prompt, "orange")] = 0.1
+    maps[:, 0, 1, WORDS.positions(prompt, "red")] = 0.05
+    looked = editing.word_heatmaps(maps, WORDS, prompt)
     assert tokens > 1 and list(looked) == prompt.split()
     np.testing.assert_allclose(looked["orange"], [[0, 0], [1, 0]], atol=1e-6)
     np.testing.assert_allclose(looked["red"], [[0, 0.5 / tokens], [0, 0]], atol=1e-6)
