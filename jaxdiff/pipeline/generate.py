@@ -72,9 +72,7 @@ def generate(
     sample = dataclasses.replace(model.config.sample, prompts=prompts, num=num or count, **given)
     request = Request(sample, labels and tuple(labels), classifier, as_control(control))
     check(model, request)
-    with progress.bar(
-        "sampling", num_ticks(model, request), "steps", delay=2.0 if show_progress else math.inf
-    ) as tick:
+    with progress.bar("sampling", num_ticks(model, request), "steps", delay=2.0 if show_progress else math.inf) as tick:
         return np.concatenate([images for images, _ in batches(model, request, tick)])
 
 

@@ -1,6 +1,5 @@
-"""Files of inversions, so that their slow part is done once: .safetensors with what they are of."""
+"""Inversions of images, and .safetensors files of them, so that their slow part is done once."""
 
-import dataclasses
 import json
 import zlib
 from collections.abc import Mapping
@@ -12,72 +11,80 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from jaxdiff.pretrained import Model
+from jaxdiff.config import to_values
+from jaxdiff.files import write_whole
+from jaxdiff.model import Model
 
-SEARCH = ("guidance", "early", "adam", "rate")  # flags on which the nulls depend
+SEARCH = ("guidance", "early", "inner_steps", "learning_rate")  # on which the embeddings depend
 
 
 class Inversion(NamedTuple):
-    """The path of one image up to noise, and the nulls by which guidance comes back down.
+    """The trajectory of one image up to noise, and unconditional embeddings by which guidance leads back down.
 
     Attributes:
-      image: as it was read, uint8 [H, W, C].
-      path: from `editing.invert`, float32 [N + 1, 1, ...].
+      image: uint8 [H, W, C].
+      trajectory: from `editing.invert`, float32 [N + 1, 1, ...].
       levels: int32 [N + 1].
-      source: what the image shows.
-      nulls: from `editing.null_text`, [N, 1, ...]; None where none were looked for.
-      about: the flags of `SEARCH` that the nulls were looked for with.
+      source: text or label of the image.
+      embeddings: from `editing.null_text`, [N, 1, ...]; None without.
+      search: options of `SEARCH` that the embeddings were optimized with.
     """
 
     image: np.ndarray
-    path: np.ndarray
+    trajectory: np.ndarray
     levels: np.ndarray
     source: str
-    nulls: np.ndarray | None = None
-    about: Mapping[str, float] = {}
+    embeddings: np.ndarray | None = None
+    search: Mapping[str, float] = {}
 
 
 def fingerprint(model: Model) -> str:
-    """A number that a model of other weights or another forward process, in all likelihood, does not have."""
-    found = zlib.crc32(json.dumps(dataclasses.asdict(model.config.diffusion)).encode())
-    for leaf in jax.tree.leaves((model.params, [model.parts[name].params for name in sorted(model.parts)])):
+    """Checksum of a model's forward process and weights."""
+    found = zlib.crc32(json.dumps(to_values(model.config.diffusion)).encode())
+    submodels = [model.submodels[name].params for name in sorted(model.submodels)]
+    controls = [control.params for control in model.controls]
+    for leaf in jax.tree.leaves((model.params, submodels, controls)):
         found = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), found)
     return f"{found:08x}"
 
 
-def save(path: epath.Path, inversion: Inversion, model: Model) -> None:
+def save(path: epath.PathLike, inversion: Inversion, model: Model) -> None:
     """Writes an inversion, whole or not at all."""
-    arrays = {name: np.ascontiguousarray(value) for name in ("image", "path", "levels", "nulls")
-              if (value := getattr(inversion, name)) is not None}  # fmt: skip
-    said = {"source": inversion.source, "about": inversion.about, "model": model.config.name}
-    metadata = {"inversion": json.dumps(said | {"fingerprint": fingerprint(model)})}
-    unfinished = epath.Path(path).with_suffix(".tmp")
-    unfinished.write_bytes(safetensors.numpy.save(arrays, metadata))
-    unfinished.replace(epath.Path(path))
+    names = ("image", "trajectory", "levels", "embeddings")
+    arrays = {name: np.ascontiguousarray(getattr(inversion, name)) for name in names
+              if getattr(inversion, name) is not None}  # fmt: skip
+    about = {"source": inversion.source, "search": dict(inversion.search), "model": model.config.name}
+    metadata = {"inversion": json.dumps(about | {"fingerprint": fingerprint(model)})}
+    write_whole(path, safetensors.numpy.save(arrays, metadata))
 
 
-def load(path: epath.Path, model: Model) -> Inversion:
+def load(path: epath.PathLike, model: Model) -> Inversion:
     """Reads an inversion.
 
     Raises:
       OSError: it cannot be read.
-      ValueError: it is no inversion, or one of another model; one line.
+      ValueError: another kind of file, or an inversion by another model; one line.
     """
     content = epath.Path(path).read_bytes()
-    wrong = ValueError(f"{path} is no inversion: give a file that --save-inversion has written")
+    wrong = ValueError(f"{path} is not an inversion: give a file that --save-inversion has written")
     try:
         arrays = safetensors.numpy.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        said = json.loads(header["__metadata__"]["inversion"])
+        about = json.loads(header["__metadata__"]["inversion"])
         inversion = Inversion(
-            arrays["image"], arrays["path"], arrays["levels"], said["source"], arrays.get("nulls"), dict(said["about"])
+            arrays["image"],
+            arrays["trajectory"],
+            arrays["levels"],
+            about["source"],
+            arrays.get("embeddings"),
+            dict(about["search"]),
         )
-        if "nulls" in arrays and set(inversion.about) != set(SEARCH):
+        if "embeddings" in arrays and set(inversion.search) != set(SEARCH):
             raise wrong
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise wrong from None
-    if said.get("fingerprint") != fingerprint(model):
+    if about.get("fingerprint") != fingerprint(model):
         raise ValueError(
-            f"{path} is an inversion by another model ({said.get('model')}): invert the image again with this one"
+            f"{path} is an inversion by another model ({about.get('model')}): invert the image again with this one"
         )
     return inversion
