@@ -95,6 +95,21 @@ class Registry(Mapping):
             return given
         return self[given]()
 
+    def parse(self, text: str) -> Choice:
+        """A choice in text form: its name, or NAME:VALUE with the value of its first option, a text.
+
+        Raises:
+          ValueError: unknown name, or a value for a choice whose first option is not a text.
+        """
+        name, colon, value = text.partition(":")
+        cls = self[name]
+        if not colon:
+            return cls()
+        fields = dataclasses.fields(cls)
+        if not fields or fields[0].type is not str:
+            raise ValueError(f"{self.what} {name} takes no value behind a colon: {text!r}")
+        return cls(value)
+
     def __getitem__(self, name: str) -> type[Choice]:
         if name not in self._classes:
             raise unknown(self.what, name, self._classes)

@@ -1,6 +1,9 @@
-"""The command line: its commands, and what becomes of errors."""
+"""The command line: its commands, and how errors are reported."""
 
 import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import signal
@@ -8,73 +11,85 @@ import sys
 import traceback
 from pathlib import Path
 
-import jax
-
-from jaxdiff import config as configs
-from jaxdiff import pretrained, xla
-from jaxdiff.cli import edit, evaluate, fuse, models, sample, train
-from jaxdiff.errors import unknown
-from jaxdiff.train.stop import Stopped
-from jaxdiff.train.watch import NotFinite
+from jaxdiff.errors import NotFinite, unknown
 
 USAGE = """jaxdiff: diffusion models in JAX
 
   jaxdiff train CONFIG [--run-dir DIR] [--resume] [--train.steps N] ...   train a model
-  jaxdiff sample MODEL ["a red seven"] [--label 7] [--guidance 3] ...     draw images from a trained model
-  jaxdiff sample MODEL "a red <star>" --lora star.safetensors:0.8         ... with a LoRA, or --controlnet and --control
-  jaxdiff edit MODEL --image in.png --source "a red 7" --prompt "a blue 7"  edit an image by its words
-  jaxdiff fuse LORA LORA ... -o fused.safetensors                         one LoRA of several
-  jaxdiff eval MODEL [--metrics nll,fid] [--source digits:test] ...       measure it on data that it has not seen
-  jaxdiff export RUN [--out digits.safetensors]                           its weights as one file
-  jaxdiff pretrained                                                      the models that ship with the package
+  jaxdiff sample MODEL ["a red seven"] [--label 7] [--guidance 3] ...     sample images from a model
+  jaxdiff edit MODEL --image in.png --source "a red 7" --prompt "a blue 7"  edit an image by its prompt
+  jaxdiff eval MODEL [--metrics nll,fid] [--source digits:test] ...       evaluate it on held-out data
+  jaxdiff fuse LORA LORA ... -o fused.safetensors                         fuse several LoRAs into one
+  jaxdiff export RUN [--out digits.safetensors]                           write its weights as one file
+  jaxdiff pretrained                                                      list the models that ship with the package
 
+sample, edit and eval take --lora FILE:WEIGHT, and --controlnet FILE with --control PICTURE.
 CONFIG is one of {configs}, or the path of a Python file that defines get_config().
 MODEL is one of {models}, or a directory that 'jaxdiff train' has written, such as runs/digits, or a file
 that 'jaxdiff export' has written.
 'jaxdiff train CONFIG --help' lists all flags of training, and so do the others.
+--import MODULE, in front of a command, imports a module or a file that registers samplers, networks or data sources.
 Set JAXDIFF_TRACEBACK=1 to see where an error came from.
 """
+COMMANDS = {  # module in jaxdiff.cli, and the first argument
+    "train": ("train", "a config, such as digits"),
+    "sample": ("sample", "a model, such as digits or runs/digits"),
+    "edit": ("edit", "a model, such as captioned or runs/latent"),
+    "eval": ("evaluate", "a model, such as digits or runs/digits"),
+    "fuse": ("fuse", "two LoRAs or more, such as runs/star runs/heart"),
+    "export": ("export", "a run directory, such as runs/digits"),
+    "pretrained": ("pretrained", None),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `jaxdiff` command, whose errors are one line on standard error and an exit code.
 
-    2 is a mistake of the user's or a machine that cannot do it, 3 a loss that is not finite, 128 + n the end by signal n.
+    2 is a mistake in the arguments or a machine that cannot do it, 3 a result that is not finite, 128 + n the end by
+    signal n.
     """
     args = sys.argv[1:] if argv is None else argv
     try:
         with logged():
             dispatch(args)
     except (ValueError, OSError) as error:
-        end(f"error: {said(error)}", 2)
+        end(f"error: {text_of(error)}", 2)
     except NotFinite as error:
-        end(f"error: {error}", 3)
-    except Stopped as error:
-        end(str(error), 128 + error.signum)
-    except jax.errors.JaxRuntimeError as error:
+        end(f"error: {text_of(error)}", 3)
+    except KeyboardInterrupt:
+        end("stopped without saving", 128 + signal.SIGINT)
+    except Exception as error:
+        if (signum := getattr(error, "signum", None)) is not None:  # train.stop.Stopped
+            end(str(error), 128 + signum)
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         end(f"error: out of memory: try --train.accumulate, --net.remat or a smaller batch ({error})", 2)
-    except KeyboardInterrupt:
-        end("stopped without saving", 128 + signal.SIGINT)
 
 
-def said(error: Exception) -> str:
-    """The text of an error, without the number that the system gives it."""
+def text_of(error: Exception) -> str:
+    """The text of an error with arguments as flags, without the number that the system gives it."""
+    from jaxdiff.cli.flags import as_flags
+
     if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
+        return as_flags(str(error))
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 @contextlib.contextmanager
 def logged():
-    """Shows on standard error what jaxdiff logs."""
+    """Shows the log of jaxdiff on standard error."""
+    from jaxdiff.cli.flags import as_flags
+
+    class Formatter(logging.Formatter):
+        def format(self, record):
+            return as_flags(super().format(record))
+
     logger, handler = logging.getLogger("jaxdiff"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("jaxdiff: %(message)s"))
+    handler.setFormatter(Formatter("jaxdiff: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False  # some libraries make the root logger repeat it
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and tensorflow-datasets have much to say
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and tensorflow-datasets log much
     try:
         yield
     finally:
@@ -94,36 +109,72 @@ def dispatch(args: list[str]) -> None:
     """Runs the command that the arguments name.
 
     Raises:
-      ValueError: there is no such command, or it lacks what it works on.
+      ValueError: an unknown command, or one without its first argument.
     """
+    args = import_extensions(args)
     if not args or args[0] in ("-h", "--help"):
-        print(USAGE.format(configs=", ".join(configs.names()), models=", ".join(pretrained.names())), end="")
+        from jaxdiff.config import names as configs
+        from jaxdiff.model.shipped import names as models
+
+        print(USAGE.format(configs=", ".join(configs()), models=", ".join(models())), end="")
         return
-    commands = {
-        "train": (train.train, "a config, such as digits"),
-        "sample": (sample.sample, "a model, such as digits or runs/digits"),
-        "edit": (edit.edit, "a model, such as captioned or runs/latent"),
-        "eval": (evaluate.evaluate, "a model, such as digits or runs/digits"),
-        "fuse": (fuse.fuse, "two LoRAs or more, such as runs/star runs/heart"),
-        "export": (models.export, "a run directory, such as runs/digits"),
-        "pretrained": (models.pretrained, None),
-    }
     command, *rest = args
-    if command not in commands:
-        raise unknown("command", command, commands)
-    run, what = commands[command]
-    if what is None:
-        return run(rest)
-    if not rest or rest[0].startswith("-"):
-        raise ValueError(f"jaxdiff {command} needs {what}: see jaxdiff --help")
+    if command not in COMMANDS:
+        raise unknown("command", command, COMMANDS)
+    module, first = COMMANDS[command]
+    if first is not None and (not rest or rest[0].startswith("-")):
+        raise ValueError(f"jaxdiff {command} needs {first}: see jaxdiff --help")
+    if first is not None:
+        prepare_jax()
+    importlib.import_module(f"jaxdiff.cli.{module}").main(*([rest] if first is None else [rest[0], rest[1:]]))
+
+
+def import_extensions(args: list[str]) -> list[str]:
+    """Imports what registers choices from outside: installed packages with an entry point "jaxdiff", and --import.
+
+    Returns:
+      The other arguments.
+
+    Raises:
+      ValueError: a module that cannot be found.
+    """
+    for entry in importlib.metadata.entry_points(group="jaxdiff"):
+        entry.load()
+    while args and args[0] == "--import":
+        if len(args) < 2:
+            raise ValueError("--import needs a module, or the path of a Python file")
+        import_module(args[1])
+        args = args[2:]
+    return args
+
+
+def import_module(name: str) -> None:
+    """Imports a module by its name, or a Python file by its path.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if not name.endswith(".py"):
+        try:
+            importlib.import_module(name)
+            return
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--import {name}: {error}") from None
+    if not Path(name).is_file():
+        raise ValueError(f"--import {name}: there is no such file")
+    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+def prepare_jax() -> None:
+    """Asks XLA for fast U-Nets on a CPU, and keeps compiled programs between runs."""
+    import jax
+
+    from jaxdiff import xla
+
     xla.tune_cpu()
-    use_compilation_cache()
-    run(rest[0], rest[1:])
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs: in JAX_COMPILATION_CACHE_DIR, or in the user's cache directory."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdiff" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

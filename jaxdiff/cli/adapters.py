@@ -1,33 +1,33 @@
-"""What `jaxdiff sample` puts beside a model: LoRAs, new words, ControlNets and their pictures."""
+"""Flags of LoRAs, new tokens and ControlNets, which sample, edit and eval share."""
 
 import dataclasses
 import logging
-import math
 from typing import Annotated
 
+import numpy as np
 import tyro
 from etils import epath
 from PIL import Image
 
-from jaxdiff import pretrained
-from jaxdiff.data import folder
-from jaxdiff.eval.steered import Steered
-from jaxdiff.pretrained import Model
+from jaxdiff import model as models
+from jaxdiff.data import image_decode
+from jaxdiff.model import Model
+from jaxdiff.pipeline import ControlInput
 
 log = logging.getLogger("jaxdiff")
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterFlags:
-    """What is put beside a model; each flag may be given several times.
+    """Adapters of the model; each flag may be given several times.
 
     Attributes:
-      lora: file of a LoRA or of new words, or the run that made it, with its weight behind a colon (a.safetensors:0.8); 1
+      lora: LoRA or new tokens: a file, a run or a name that ships, with its weight behind a colon (a.safetensors:0.8); 1
         without.
-      controlnet: file of a ControlNet, or the run that made it.
-      control: the picture that it is told, such as edges.png, one for each ControlNet.
-      control_scale: how much it counts, one for each ControlNet; 1 is as it was trained.
-      guess: let the picture alone say what is drawn, see `jaxdiff.adapt.control.guess_scales`.
+      controlnet: ControlNet: a file, a run or a name that ships.
+      control: picture for a ControlNet, such as edges.png, one for each.
+      control_scale: weight of a ControlNet, one for each; 1 is as it was trained.
+      guess: guess mode: the pictures alone say what to draw, see `jaxdiff.adapt.control.guess_scales`.
     """
 
     lora: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--adapter"])]] = ()
@@ -37,28 +37,19 @@ class AdapterFlags:
     guess: bool = False
 
 
-def adapted(model: Model, flags: AdapterFlags) -> Model:
-    """The model with all that is put beside it.
+def with_adapters(model: Model, flags: AdapterFlags) -> Model:
+    """The model with the adapters of the flags.
 
     Raises:
-      ValueError, OSError: as `pretrained.load_adapter` and `pretrained.adapted`; the line names the file.
+      ValueError, OSError: as `model.with_adapters`; the message names the file.
     """
-    asked = [("--lora", *weighted(said)) for said in flags.lora]
-    for flag, name, weight in [*asked, *(("--controlnet", name, 1.0) for name in flags.controlnet)]:
-        adapter = pretrained.load_adapter(name)
-        right = "--lora" if adapter.control is None else "--controlnet"
-        if flag != right:
-            raise ValueError(f"{name} is {'no' if right == '--lora' else 'a'} ControlNet: give it as {right}")
-        if not math.isfinite(weight) or (weight != 1 and flag == "--lora" and not adapter.loras):
-            raise ValueError(f"{name}:{weight:g}: a weight is a finite number, and of LoRAs: new words alone have none")
-        try:
-            model = pretrained.adapted(model, adapter, weight)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return model
+    weights = dict(map(weighted, flags.lora))
+    if len(weights) < len(flags.lora):
+        raise ValueError("one --lora is given twice: give it once, with the sum of the weights")
+    return models.with_adapters(model, weights, flags.controlnet)
 
 
-def weighted(said: str) -> tuple[str, float]:
+def weighted(text: str) -> tuple[str, float]:
     """A file and its weight.
 
     Example::
@@ -67,50 +58,48 @@ def weighted(said: str) -> tuple[str, float]:
         >>> weighted("a.safetensors:0.8"), weighted("gs://bucket/run")
         (('a.safetensors', 0.8), ('gs://bucket/run', 1.0))
     """
-    name, colon, weight = said.rpartition(":")
+    name, colon, weight = text.rpartition(":")
     try:
-        return (name, float(weight)) if colon else (said, 1.0)
+        return (name, float(weight)) if colon else (text, 1.0)
     except ValueError:
-        return said, 1.0
+        return text, 1.0
 
 
-def steered(model: Model, flags: AdapterFlags) -> Steered | None:
-    """What steers the model; None without ControlNets.
+def control_input(model: Model, flags: AdapterFlags) -> ControlInput | None:
+    """The pictures for the model's ControlNets; None without ControlNets.
 
     Raises:
-      ValueError, OSError: pictures that there are not, or that are not one for each ControlNet.
+      ValueError, OSError: pictures that cannot be read, or that are not one for each ControlNet.
     """
     if not model.controls:
         if flags.control or flags.control_scale or flags.guess:
             raise ValueError("--control, --control-scale and --guess are for a ControlNet: name one by --controlnet")
         return None
     if len(flags.control) != len(model.controls):
-        told = " and ".join(control.condition for control in model.controls)
+        names = " and ".join(control.condition for control in model.controls)
         raise ValueError(
-            f"there are {len(model.controls)} ControlNets (of {told}) and {len(flags.control)} pictures: give --control "
+            f"there are {len(model.controls)} ControlNets (of {names}) and {len(flags.control)} pictures: give --control "
             "for each"
         )
     pairs = zip(flags.control, model.controls)
-    pictures = tuple(picture(path, control.net.config.picture_shape(model.config.shape)) for path, control in pairs)
-    return Steered(model.controls, pictures, flags.control_scale, flags.guess)
+    pictures = tuple(picture(path, control.net.config.picture_shape(model.shape)) for path, control in pairs)
+    return ControlInput(pictures, flags.control_scale, flags.guess)
 
 
-def without_control(model: Model, what: str) -> None:
-    """Raises ValueError for a model with a ControlNet, which a command would not tell a picture."""
-    if model.controls:
-        raise ValueError(f"a ControlNet is not {what}: give the model that it is of")
-
-
-def picture(path: str, shape: tuple[int, int, int]):
+def picture(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     """The picture in a file, uint8 [1, H, W, C], resized where it has another size, which the log says.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it cannot be read.
+      OSError: there is none.
+      ValueError: it cannot be decoded.
     """
-    read = folder.read_image(epath.Path(path), shape)
-    with Image.open(epath.Path(path).open("rb")) as image:
-        width, height = image.size
+    content = epath.Path(path).read_bytes()
+    try:
+        image = image_decode.decode(content, shape)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+    with Image.open(epath.Path(path).open("rb")) as file:
+        width, height = file.size
     if (height, width) != shape[:2]:
-        log.warning("%s is %dx%d and was cut and resized to %dx%d", path, height, width, *shape[:2])
-    return read[None]
+        log.warning("%s is %dx%d and was cropped and resized to %dx%d", path, height, width, *shape[:2])
+    return image[None]

@@ -8,114 +8,95 @@ from typing import Annotated
 import tyro
 from etils import epath
 
-from jaxdiff import pretrained, progress
-from jaxdiff.cli.adapters import without_control
+from jaxdiff import model as models
+from jaxdiff import progress
+from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
 from jaxdiff.cli.files import unused, writable
-from jaxdiff.cli.sampling import load_guide, parse_sampling
-from jaxdiff.config import Config, Sample
-from jaxdiff.eval import draw, features, guided, quality, report
-from jaxdiff.eval.features import Features
-from jaxdiff.eval.guided import Guide
-from jaxdiff.eval.measure import DRAWN, JUDGED, Measure, complete
+from jaxdiff.cli.flags import parse
+from jaxdiff.config import Sample, to_values
+from jaxdiff.eval import evaluate, quality
+from jaxdiff.eval.evaluate import Plan
+from jaxdiff.eval.measure import SAMPLED, Measure
+from jaxdiff.files import write_whole
+from jaxdiff.pipeline import Request
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalFlags:
-    """Measures a trained model on data that it has not seen.
+class EvalFlags(AdapterFlags):
+    """Evaluates a model on data that it was not trained on.
 
     Attributes:
-      sample: how images are drawn, where drawn ones are measured; their number, batch size and seed are those below.
-      classifier: a classifier of noisy images that leads those to labels, see `jaxdiff sample`.
-      measure: what, and on what.
-      out: the report (.json) to write; by default a new file in RUN/eval.
+      sample: how images are sampled, for metrics of sampled images; their number, batch size and seed are those below.
+      classifier: classifier of noisy images that guides to the labels, see `jaxdiff sample`.
+      measure: metrics, and the data that they are of.
+      out: the report (.json) to write; by default a new file in RUN/eval, or in eval where the model is not a run.
       overwrite: replace a report that is there.
     """
 
-    sample: Sample
+    sample: Sample = Sample()
     classifier: str | None = None
     measure: Annotated[Measure, tyro.conf.arg(name="")] = Measure()
     out: Path | None = None
     overwrite: bool = False
 
 
-def evaluate(name: str, args: list[str]) -> None:
+def main(name: str, args: list[str]) -> None:
     """`jaxdiff eval MODEL ...`."""
-    model = pretrained.load(name)
-    default = EvalFlags(model.config.sample)
-    flags = parse_sampling(default, args, f"jaxdiff eval {name}")
-    without_control(model, "measured")
-    config = dataclasses.replace(model.config, sample=flags.sample)
-    guide = load_guide(config, flags.classifier)
-    measure = complete(flags.measure, config, guide)
-    drawn = config.draws and measure.named(DRAWN)
-    check_sampling(flags, default.sample, bool(drawn))
-    if drawn:
-        draw.check(quality.sampled(config, measure), guide)
-    judge = load_judge(measure, config, guide)
-    path = report_path(flags, measure, epath.Path(model.about.get("run", ".")) / "eval")
-    with progress.bar("measuring", report.work(config, measure), "steps") as tick:
-        found = report.measured(config, model.params, measure, tick, judge, guide, model.tokenizer)
-    about = model.about | {"source": measure.source, "num": measure.num, "seed": measure.seed}
-    about |= {"labels_given": bool(config.draws and config.classes)}
-    if drawn:
-        about |= {"judge": judge and judge.name, "classifier": flags.classifier}
-        about |= {"sample": dataclasses.asdict(quality.sampled(config, measure).sample)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about | {"metrics": found}, indent=2) + "\n")
-    for what, numbers in found.items():
+    model = models.load(name)
+    default = dataclasses.replace(model.config.sample, prompts=())  # by default the captions of the data
+    flags = parse(EvalFlags(sample=default), args, f"jaxdiff eval {name}")
+    model, directory = with_adapters(model, flags), epath.Path(model.origin.run or ".") / "eval"
+    classifier = flags.classifier and models.load(flags.classifier)
+    request = Request(flags.sample, None, classifier, control_input(model, flags))
+    plan = evaluate.prepared(Plan(model, flags.measure, request))
+    check_sampling(flags, default, plan)
+    path = report_path(flags, plan.measure, directory)
+    with progress.bar("measuring", evaluate.work(plan), "steps") as tick:
+        found = evaluate.measured(plan, tick)
+    write_whole(path, (json.dumps(about(plan, flags) | {"metrics": found}, indent=2) + "\n").encode())
+    for metric, numbers in found.items():
         for which, value in numbers.items():
-            print(f"{what:<16} {which:<15} {f'{value:.5g}' if isinstance(value, float) else value}")
-    print(f"of {measure.num} examples of {measure.source}, {about['weights']} weights of step {about['step']}")
+            print(f"{metric:<16} {which:<15} {f'{value:.5g}' if isinstance(value, float) else value}")
+    origin, measure = model.origin, plan.measure
+    print(f"of {measure.num} examples of {measure.source}, {origin.weights} weights of step {origin.step}")
     print(f"report    {path}")
 
 
-def check_sampling(flags: EvalFlags, default: Sample, drawn: bool) -> None:
+def about(plan: Plan, flags: EvalFlags) -> dict:
+    """How the numbers of a report came about."""
+    measure, origin = plan.measure, dataclasses.asdict(plan.model.origin)
+    found = {name: value for name, value in origin.items() if value is not None}
+    found |= {"source": measure.source, "num": measure.num, "seed": measure.seed}
+    found |= {"lora": list(flags.lora), "controlnet": list(flags.controlnet)}
+    if plan.samples_images:
+        sample = dataclasses.replace(quality.sampled(plan, None).sample, prompts=flags.sample.prompts)
+        found |= {"judge": plan.judge and plan.judge.name, "clip": plan.clip and plan.clip.origin.name}
+        found |= {"classifier": flags.classifier, "sample": to_values(sample)}
+    return found
+
+
+def check_sampling(flags: EvalFlags, default: Sample, plan: Plan) -> None:
     """Refuses flags of sampling that would make no difference.
 
     Raises:
-      ValueError: nothing is drawn, or the flag is one of `Measure`'s.
+      ValueError: no images are sampled, or the flag is one of `Measure`'s.
     """
     for field in ("num", "batch_size", "seed"):
         if getattr(flags.sample, field) != getattr(default, field):
             flag = field.replace("_", "-")
-            raise ValueError(f"--sample.{flag} is --{flag} here, which is of real and of drawn images")
-    if not drawn and (flags.sample != default or flags.classifier):
-        raise ValueError(f"--sample and --classifier are for {', '.join(DRAWN)} of drawn images: leave them out")
-
-
-def load_judge(measure: Measure, config: Config, guide: Guide | None) -> Features | None:
-    """The network that judges drawn images, if there are any to judge.
-
-    Raises:
-      ValueError, OSError: there is none; it is no classifier, reads other images, or knows other classes than are drawn.
-    """
-    if not config.draws or not measure.named(JUDGED):
-        return None
-    if measure.inception:
-        return features.inception(measure.inception)
-    if measure.judge is None and not config.data.source.startswith("digits"):
-        raise ValueError(
-            f"{measure.metrics} needs a judge: --inception WEIGHTS (see benchmarks/convert_inception.py), or --judge with "
-            "a classifier of such images"
-        )
-    name, shape = measure.judge or "digits_judge", config.data.image_shape
-    judge = pretrained.load(name)
-    if not judge.config.classifies or judge.config.data.image_shape != shape:
-        raise ValueError(f"--judge {name} must be a classifier of images {shape}: train one, or take --inception")
-    classes = guided.num_classes(config, guide)
-    if measure.named(("accuracy",)) and judge.config.net.out_channels != classes:
-        raise ValueError(f"--judge {name} must know the {classes} classes that are drawn: leave accuracy out")
-    learned_from = judge.about["trained_on"]
-    return features.classifier_features(judge.config.net, judge.params, f"{name}, which learned from {learned_from}")
+            raise ValueError(f"--sample.{flag} is --{flag} here, which is of real and of sampled images")
+    if not plan.samples_images and (flags.sample != default or flags.classifier or flags.control):
+        raise ValueError(f"--sample, --classifier and --control are for {', '.join(SAMPLED)}: leave them out")
 
 
 def report_path(flags: EvalFlags, measure: Measure, directory: epath.Path) -> epath.Path:
-    """Where the report goes.
+    """The file of the report.
 
     Raises:
       FileExistsError: something is there already and is not to be overwritten.
       ValueError: a file name that does not end in .json, or whose directory is missing.
     """
-    if flags.out is None:
-        return unused(directory / f"{measure.metrics.replace(',', '_')}_seed{measure.seed}.json", flags.overwrite)
-    return writable(epath.Path(flags.out), (".json",), flags.overwrite)
+    if flags.out is not None:
+        return writable(epath.Path(flags.out), (".json",), flags.overwrite)
+    directory.mkdir(parents=True, exist_ok=True)
+    return unused(directory / f"{measure.metrics.replace(',', '_')}_seed{measure.seed}.json", flags.overwrite)

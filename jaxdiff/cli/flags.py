@@ -1,4 +1,4 @@
-"""From what a person typed to dataclasses, and errors of one line."""
+"""From arguments to dataclasses, and errors of one line."""
 
 import contextlib
 import difflib
@@ -7,33 +7,58 @@ import re
 
 import tyro
 
+from jaxdiff.cli import choices
+
 FLAG = r"--[a-z][\w.-]*"
+# Arguments whose flags are not their own names.
+FLAGS = {"adapters": "--lora", "clip": "--clip or --no-clip", "adapt": "--adapt", "base": "--base"}
 
 
-def parse(flags: type, default, args: list[str], prog: str):
-    """The flags that a person typed, over the defaults.
+def parse(default, args: list[str], prog: str):
+    """The flags that a person typed, over a dataclass of defaults.
 
     Raises:
-      ValueError: what tyro has to say about them, in one line with the nearest flag.
+      ValueError: tyro's complaint about them, in one line with the nearest flag.
     """
+    default, rest = choices.select(default, args)
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            return tyro.cli(flags, default=default, args=args, prog=prog)
+            return tyro.cli(type(default), default=default, args=rest, prog=prog, description=_description(default))
     except SystemExit as stop:
         if not stop.code:
             print(out.getvalue())
             raise
-        raise ValueError(one_line(err.getvalue(), prog)) from None
+        raise ValueError(one_line(err.getvalue(), prog, default)) from None
 
 
-def one_line(message: str, prog: str) -> str:
+def _description(default):
+    return "\n\n".join(
+        filter(None, [type(default).__doc__.split("\n\n    Attributes:")[0], choices.described(default)])
+    )
+
+
+def one_line(message: str, prog: str, default=None) -> str:
     """Condenses tyro's box: its complaint, the nearest of the flags that it proposes, and where help is."""
     sections = [" ".join(part.split()) for part in re.split(r"[-─│╭╮╰╯]{6,}", message)]
     complaint = sections[1] if len(sections) > 1 else sections[0]
     before, _, proposed = message.partition("Perhaps you meant:")
     typed, flags = re.search(FLAG, before), re.findall(FLAG, proposed)
+    if typed and default is not None and (owners := choices.owners(default, typed[0])):
+        return f"{typed[0]} is an option of {' or '.join(owners)}: choose that, or leave it out"
     near = difflib.get_close_matches(typed[0], flags, 1, cutoff=0.0) if typed else flags[:1]
     complaint = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", complaint)
     complaint = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", complaint)
     return complaint.rstrip(".") + (f": did you mean {near[0]}?" if near else "") + f" ({prog} --help lists all flags)"
+
+
+def as_flags(message: str) -> str:
+    """A message of the library with the arguments that it names in backticks as flags.
+
+    Example::
+
+        >>> from jaxdiff.cli.flags import as_flags
+        >>> as_flags("`batch_size`=3 does not divide by 8 devices, nor does `train.batch_size`")
+        '--batch-size=3 does not divide by 8 devices, nor does --train.batch-size'
+    """
+    return re.sub(r"`([a-z_][a-z_.0-9]*)`", lambda name: FLAGS.get(name[1], f"--{name[1].replace('_', '-')}"), message)

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 import tyro
 from etils import epath
 
-from jaxdiff import pretrained, progress
+from jaxdiff import model as models
+from jaxdiff import progress
 from jaxdiff.cli.files import writable
 from jaxdiff.cli.flags import parse
-from jaxdiff.pretrained import fusion
+from jaxdiff.pipeline import fuse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +44,22 @@ class FuseFlags:
     overwrite: bool = False
 
 
-def fuse(name: str, args: list[str]) -> None:
+def main(name: str, args: list[str]) -> None:
     """`jaxdiff fuse LORA LORA ... -o FILE`."""
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-    names, flags = [name, *args[:first]], parse(FuseFlags, FuseFlags(), args[first:], "jaxdiff fuse")
+    names, flags = [name, *args[:first]], parse(FuseFlags(), args[first:], "jaxdiff fuse")
     out = flags.out if flags.out.suffix else flags.out.with_suffix(".safetensors")
     path = writable(epath.Path(out), (".safetensors",), flags.overwrite)
-    adapters = [pretrained.load_adapter(name) for name in names]
-    how = dataclasses.asdict(flags)
-    how = {name: how[name] for name in ("method", "images", "levels", "ridge", "steps", "seed", "at_a_time")}
-    fusion.check(adapters, *(how[name] for name in ("method", "images", "levels", "steps", "at_a_time")))
+    adapters = [models.load_adapter(name) for name in names]
+    how = {name: getattr(flags, name) for name in ("method", "images", "levels", "steps", "at_a_time")}
+    fuse.check(adapters, *how.values())
     bases = {str(adapter.metadata.get("base")) for adapter in adapters}
     if len(bases) > 1 and flags.base is None:
         raise ValueError(f"they were trained beside different models ({', '.join(sorted(bases))}): name one by --base")
     named = flags.base or bases.pop()
-    base = pretrained.load(named)
-    with progress.bar("fusing", fusion.work(adapters, flags.method, flags.steps, flags.at_a_time), "steps") as tick:
-        made = fusion.fused(base, adapters, **how, tick=tick)
-    made = made._replace(metadata={**made.metadata, "base": named})
-    pretrained.write_adapter(path, made)
-    print(f"fused        {path}, of {made.metadata['base']}, with {', '.join(made.new_tokens) or 'no new words'}")
+    base, how = models.load(named), how | {"ridge": flags.ridge, "seed": flags.seed}
+    with progress.bar("fusing", fuse.work(adapters, flags.method, flags.steps, flags.at_a_time), "steps") as tick:
+        fused = fuse.fused(base, adapters, **how, tick=tick)
+    fused = fused._replace(metadata={**fused.metadata, "base": named})
+    models.write_adapter(path, fused)
+    print(f"fused        {path}, of {named}, with {', '.join(fused.new_tokens) or 'no new tokens'}")

@@ -9,28 +9,30 @@ import numpy as np
 import tyro
 from etils import epath
 
-from jaxdiff import pretrained, progress
-from jaxdiff.cli.adapters import AdapterFlags, adapted, steered
+from jaxdiff import model as models
+from jaxdiff import progress
+from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
 from jaxdiff.cli.files import unused, writable
-from jaxdiff.cli.sampling import load_guide, parse_sampling
+from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
-from jaxdiff.eval import draw, images
+from jaxdiff.model import Model
+from jaxdiff.pipeline import Request, generate, images
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags(AdapterFlags):
-    """Draws images from a trained model. What is not given is as in the model's config.
+    """Samples images from a model. The defaults are those of the model's config.
 
     Prompts stand right behind the model, each in quotes, or behind --prompts.
 
     Attributes:
-      sample: how to draw.
-      classifier: a classifier of noisy images that leads to the labels: its run, its file or its name.
-      out: the grid (.png) to write; by default a new file in RUN/samples, or in samples where the model is no run. Where
-        there are several classes or prompts, each has rows of its own.
+      sample: how the images are sampled.
+      classifier: classifier of noisy images that guides to the labels: its run, file or name.
+      out: the grid (.png) to write; by default a new file in RUN/samples, or in samples where the model is not a run. Of
+        several classes or prompts, each has rows of its own.
       individual: also write each image as a PNG of its own, in a directory named as the grid.
       npz: also write all images as one uint8 array `images`, in an .npz named as the grid.
-      animation: also show how the images came to be, in a .gif or .webp at this path.
+      animation: also show the sampling step by step, in a .gif or .webp at this path.
       overwrite: replace files that are there.
     """
 
@@ -43,46 +45,50 @@ class SampleFlags(AdapterFlags):
     overwrite: bool = False
 
 
-def sample(name: str, args: list[str]) -> None:
+def main(name: str, args: list[str]) -> None:
     """`jaxdiff sample MODEL ...`."""
-    model = pretrained.load(name)
-    flags = parse_sampling(SampleFlags(sample=model.config.sample), prompted(args), f"jaxdiff sample {name}")
-    model = adapted(model, flags)
-    config, steers = dataclasses.replace(model.config, sample=flags.sample), steered(model, flags)
-    guide = load_guide(config, flags.classifier)
-    draw.check(config, guide, steers)
+    model = models.load(name)
+    flags = parse(SampleFlags(sample=model.config.sample), prompted(args), f"jaxdiff sample {name}")
+    model = with_adapters(model, flags)
+    classifier = flags.classifier and models.load(flags.classifier)
+    request = Request(flags.sample, None, classifier, control_input(model, flags))
+    generate.check(model, request)
     paths = output_paths(flags, samples_of(model))
-    with progress.bar("sampling", draw.num_steps(config), "steps") as tick:
-        parts = list(draw.batches(config, model.params, tick, "animation" in paths, guide, model.ends, steers))
-    drawn, places = np.concatenate([part for part, _ in parts]), draw.layout(config, guide)
-    about = places.shape[1], config.sample.prompts
-    images.save_grid(paths["grid"], images.arranged(drawn, places), *about)
-    if "individual" in paths:
-        images.save_each(paths["individual"], drawn)
-    if "npz" in paths:
-        np.savez_compressed(paths["npz"], images=drawn)
-    if "animation" in paths:
-        frames = images.arranged(np.concatenate([frames for _, frames in parts], axis=1), places)
-        images.save_animation(paths["animation"], frames, *about)
+    with progress.bar("sampling", generate.num_ticks(model, request), "steps") as tick:
+        batches = list(generate.batches(model, request, tick, "animation" in paths))
+    write(paths, batches, generate.layout(model, request), request.sample.prompts)
     for what, path in paths.items():
         print(f"{what:<12} {path}")
 
 
+def write(paths: dict, batches: list, places: np.ndarray, prompts: tuple[str, ...]) -> None:
+    """Writes images and frames to the files that are wanted."""
+    sampled, about = np.concatenate([batch for batch, _ in batches]), (places.shape[1], prompts)
+    images.save_grid(paths["grid"], images.arranged(sampled, places), *about)
+    if "individual" in paths:
+        images.save_each(paths["individual"], sampled)
+    if "npz" in paths:
+        np.savez_compressed(paths["npz"], images=sampled)
+    if "animation" in paths:
+        frames = images.arranged(np.concatenate([frames for _, frames in batches], axis=1), places)
+        images.save_animation(paths["animation"], frames, *about)
+
+
 def prompted(args: list[str]) -> list[str]:
-    """The arguments, with what comes before the first flag as --prompts."""
+    """The arguments, with those before the first flag as --prompts."""
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     if first and any(arg.split("=")[0] == "--prompts" for arg in args):
         raise ValueError("prompts stand right behind the model, or behind --prompts, and not in both places")
     return ["--prompts", *args[:first], *args[first:]] if first else args
 
 
-def samples_of(model: pretrained.Model) -> epath.Path:
-    """Where a model's samples go: into its run, or into a directory here."""
-    return epath.Path(model.about["run"]) / "samples" if "run" in model.about else epath.Path("samples")
+def samples_of(model: Model) -> epath.Path:
+    """The directory of a model's samples: in its run, or here."""
+    return epath.Path(model.origin.run) / "samples" if model.origin.run else epath.Path("samples")
 
 
 def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.Path]:
-    """What will be written where.
+    """The files to write, by what they hold.
 
     Raises:
       FileExistsError: something is there already and is not to be overwritten.
@@ -92,7 +98,7 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     about = "" if s.labels is None else f"_label{s.labels}"
     about += "".join(f"_{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for prompt in s.prompts[:1])
     about += "" if s.guidance == 1 else f"_guidance{s.guidance:g}"
-    default = directory / f"{s.sampler}_{s.spacing}_{s.steps}{about}_seed{s.seed}.png"
+    default = directory / f"{s.sampler.kind}_{s.spacing.kind}_{s.steps}{about}_seed{s.seed}.png"
     if not flags.out:
         directory.mkdir(parents=True, exist_ok=True)
     grid = epath.Path(flags.out) if flags.out else unused(default, flags.overwrite)

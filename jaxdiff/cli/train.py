@@ -11,26 +11,29 @@ import tyro
 from etils import epath
 
 from jaxdiff import config as configs
-from jaxdiff import pretrained
+from jaxdiff import hosts
+from jaxdiff import model as models
+from jaxdiff.cli import choices
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Config
-from jaxdiff.train import basis, checkpoint, hosts, loop, rundir
+from jaxdiff.model import checkpoints, runs
+from jaxdiff.train import base_model, loop, rundir
 from jaxdiff.train.stop import Stopped
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainFlags:
-    """Trains a diffusion model. What is not given is as in the config.
+    """Trains a diffusion model. The defaults are those of the config.
 
     Attributes:
       config: the fields of the config.
-      run_dir: where everything is written, also gs://bucket/run; runs/NAME by default.
+      run_dir: directory of everything that is written, also gs://bucket/run; runs/NAME by default.
       resume: go on from the newest checkpoint of the run that is there.
       auto_resume: as --resume where there is a run, and start one where there is none; for jobs that are started again.
       profile: trace so many steps into RUN/profile, for TensorBoard's profile plugin or Perfetto.
       coordinator: host:port of process 0, where several processes train together outside of a TPU pod or SLURM.
       num_processes: how many processes train together.
-      process_id: which of them this is, from 0.
+      process_id: index of this process, from 0.
     """
 
     config: Annotated[Config, tyro.conf.arg(name="")]
@@ -43,49 +46,57 @@ class TrainFlags:
     process_id: int | None = None
 
 
-def train(name: str, args: list[str]) -> None:
+def main(name: str, args: list[str]) -> None:
     """`jaxdiff train CONFIG ...`."""
     default, prog = configs.load(name), f"jaxdiff train {name}"
     run, resume = where(args, default.name)
-    if resume:  # with what the run was made with, and not with what the config has become since
+    if resume:  # with the config that the run was made with, and not with what the file has become since
         default = configs.read_run(run)
-    elif base := based(args, default.adapt.base):  # so that a flag which says otherwise is seen
-        theirs = pretrained.load_config(base)
-        shaped = dataclasses.replace(default.data, image_shape=theirs.data.image_shape)
-        adapt = dataclasses.replace(default.adapt, base=base)
-        default = basis.of_base(dataclasses.replace(default, adapt=adapt, data=shaped), theirs)
-    flags = parse(TrainFlags, TrainFlags(default), args, prog)
-    made, steps = (checkpoint.steps(rundir.checkpoints(run)) or [0])[0], flags.config.train.steps
-    if resume and flags.auto_resume and made >= steps:
+    else:
+        default = with_base(default, args)
+    flags = parse(TrainFlags(default), args, prog)
+    done, steps = (checkpoints.steps(runs.checkpoint_dir(run)) or [0])[0], flags.config.train.steps
+    if resume and flags.auto_resume and done >= steps:
         print(f"{run} is complete: it has made its {steps} steps")
         return
     hosts.initialize(flags.coordinator, flags.num_processes, flags.process_id)
     if not hosts.is_main():
         logging.getLogger("jaxdiff").setLevel(logging.WARNING)
     try:
-        loop.train(flags.config, run, resume, flags.profile)
+        loop.fit(flags.config, None, run, resume, flags.profile)
     except Stopped as stopped:
         resuming = ["--resume"] if rundir.holds_run(run) else []
         again = shlex.join(["jaxdiff", "train", name, "--run-dir", run, *resuming])
         again += " (on every host, as before)" if jax.process_count() > 1 else ""
         raise Stopped(f"{stopped}; to go on: {again}", stopped.signum) from None
-    if not hosts.is_main():
-        return
-    for drawn in sorted(epath.Path(run).glob("samples/step_*.png"))[-1:]:
-        print(f"samples      {drawn}")
-    print(f"checkpoints  {rundir.checkpoints(run)}")
+    if hosts.is_main():
+        report(flags, run)
+
+
+def report(flags: TrainFlags, run: str) -> None:
+    """Prints where everything is."""
+    for sheet in sorted(epath.Path(run).glob("samples/step_*.png"))[-1:]:
+        print(f"samples      {sheet}")
+    print(f"checkpoints  {runs.checkpoint_dir(run)}")
     print(f"curves       tensorboard --logdir {run}")
     if flags.profile:
         print(f"profile      {epath.Path(run) / 'profile'}")
-    more = "more images  jaxdiff sample" if flags.config.draws else "its numbers  jaxdiff eval"
+    more = "more images  jaxdiff sample" if flags.config.samples else "its numbers  jaxdiff eval"
     print(f"{more} {run}")
 
 
-def based(args: list[str], name: str | None) -> str | None:
-    """The model that is adapted, which the defaults of other flags are of."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--base", "--adapt.base", nargs="?", dest="base")
-    return first.parse_known_args(args)[0].base or name
+def with_base(config: Config, args: list[str]) -> Config:
+    """The config with the network and process of its base model, so that a flag which says otherwise is seen."""
+    config = choices.select(TrainFlags(config), args)[0].config
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--base", "--adapt.base", nargs="?", dest="base")
+    base = parser.parse_known_args(args)[0].base or config.adapt.base
+    if not base or config.adapt.kind == "none":
+        return config
+    theirs = models.load_config(base)
+    shaped = dataclasses.replace(config.data, image_shape=theirs.data.image_shape)
+    adapt = dataclasses.replace(config.adapt, base=base)
+    return base_model.with_base(dataclasses.replace(config, adapt=adapt, data=shaped), theirs)
 
 
 def where(args: list[str], name: str) -> tuple[str, bool]:

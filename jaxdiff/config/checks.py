@@ -1,213 +1,254 @@
-"""Refusing what could not be trained: every check of a config's numbers, alone and beside one another."""
+"""Checks of a config's values, alone and beside one another, before anything is trained."""
 
 import math
 
 import jax
 
-from jaxdiff.config.adapt_checks import check_adapt
+from jaxdiff.adapt import lora
 from jaxdiff.config.fields import Config, Latent, Reconstruction
 from jaxdiff.data import augment
 from jaxdiff.denoise import check_kind
-from jaxdiff.nets.autoencoder import AutoencoderConfig
-from jaxdiff.nets.clip import CLIPConfig
-from jaxdiff.nets.unet import UNetConfig
+
+SECTIONS = {  # sections of a config that only networks of these roles have
+    "diffusion": ("denoiser", "classifier"),
+    "latent": ("denoiser",),
+    "reconstruction": ("autoencoder",),
+    "sample": ("denoiser",),
+    "adapt": ("denoiser",),
+}
 
 
 def check(config: Config) -> None:
-    """Refuses a config that could not be trained on the devices that there are.
+    """Refuses a config that cannot be trained on the devices that there are.
 
     Raises:
       ValueError: one line that says what to change.
     """
-    train, optim = config.train, config.optim
+    _check_train(config)
+    _check_optim(config)
+    _check_sections(config)
+    config.net.check_platform(jax.default_backend())
+    if config.role == "text_encoder":
+        raise ValueError("a text transformer alone cannot be trained: train a CLIP, which has one")
+    if config.role in ("denoiser", "classifier"):
+        _check_latent(config)
+    config.net.check_image(config.shape)
+    if config.role == "denoiser":
+        check_kind(config.diffusion.predict, config.diffusion.make_schedule())
+        _check_denoiser(config)
+        _check_conditions(config)
+        _check_adapt(config)
+    elif config.role == "classifier":
+        _check_classifier(config)
+    elif config.role == "autoencoder":
+        _check_autoencoder(config)
+
+
+def _check_train(config):
+    train, devices = config.train, jax.device_count()
     positive = (train.steps, train.accumulate, train.steps_per_call, train.log_every, train.save_every)
     if min(positive) < 1 or train.sample_every < 0:
-        raise ValueError("numbers of steps and --train.accumulate must be at least 1 (--train.sample-every may be 0)")
+        raise ValueError("numbers of steps and `train.accumulate` must be at least 1 (`train.sample_every` may be 0)")
     if train.keep < 2:
-        raise ValueError(f"--train.keep={train.keep} must be at least 2: the newest checkpoint may be damaged")
-    if train.batch_size < 1 or train.batch_size % jax.device_count():
-        raise indivisible("--train.batch-size", train.batch_size, jax.device_count())
-    if train.batch_size // jax.device_count() % train.accumulate:
+        raise ValueError(f"`train.keep`={train.keep} must be at least 2: the newest checkpoint may be damaged")
+    if train.batch_size < 1 or train.batch_size % devices:
+        fitting = devices * max(1, round(train.batch_size / devices))
         raise ValueError(
-            f"--train.accumulate={train.accumulate} does not divide the {train.batch_size // jax.device_count()} examples "
-            f"of each of {jax.device_count()} devices"
+            f"`train.batch_size`={train.batch_size} does not divide by the {devices} devices: {fitting} would do"
+        )
+    if train.batch_size // devices % train.accumulate:
+        raise ValueError(
+            f"`train.accumulate`={train.accumulate} does not divide the {train.batch_size // devices} examples of each of "
+            f"{devices} devices"
+        )
+    if train.accumulate > 1 and (config.role == "clip" or getattr(config.net, "codebook_size", 0)):
+        raise ValueError(
+            "`train.accumulate` would change what is learned: a CLIP compares all examples of a batch, and a codebook "
+            "moves with each chunk of it"
         )
     if train.seed < 0:
-        raise ValueError(f"--train.seed={train.seed} must be 0 or more")
+        raise ValueError(f"`train.seed`={train.seed} must be 0 or more")
+    if train.sample_every and not config.samples:
+        raise ValueError(
+            f"`train.sample_every`={train.sample_every} must be 0: no images are sampled from this network"
+        )
     for field in ("steps", "log_every", "sample_every", "save_every"):
         if getattr(train, field) % train.steps_per_call:
-            flag = f"--train.{field.replace('_', '-')}"
             raise ValueError(
-                f"{flag}={getattr(train, field)} must be a multiple of steps_per_call={train.steps_per_call}"
+                f"`train.{field}`={getattr(train, field)} must be a multiple of `train.steps_per_call`={train.steps_per_call}"
             )
+
+
+def _check_optim(config):
+    train, optim = config.train, config.optim
     if not 0 <= optim.warmup < train.steps:
-        raise ValueError(f"--optim.warmup={optim.warmup} must be shorter than --train.steps={train.steps}")
+        raise ValueError(f"`optim.warmup`={optim.warmup} must be shorter than `train.steps`={train.steps}")
     if not 0 <= optim.ema_decay < 1:
-        raise ValueError(f"--optim.ema-decay={optim.ema_decay} must lie in [0, 1)")
+        raise ValueError(f"`optim.ema_decay`={optim.ema_decay} must lie in [0, 1)")
     if not (0 < optim.learning_rate < math.inf and optim.clip > 0):
-        raise ValueError(f"--optim.learning-rate={optim.learning_rate} and --optim.clip={optim.clip} must be above 0")
+        raise ValueError(f"`optim.learning_rate`={optim.learning_rate} and `optim.clip`={optim.clip} must be above 0")
     for name, low, high in (("b1", 0, 1), ("b2", 0, 1), ("decay_to", 0, math.inf), ("weight_decay", 0, math.inf)):
         if not low <= (value := getattr(optim, name)) < high:
-            raise ValueError(f"--optim.{name.replace('_', '-')}={value} must be at least {low} and below {high}")
-    _check_parts(config)
-    check_adapt(config)
-    if isinstance(config.net, UNetConfig):
-        config.net.check_platform(jax.default_backend())
-        _check_latent(config)
-        config.net.check_image(config.shape)
-        _check_diffusion(config)
-        _check_conditions(config)
-    elif isinstance(config.net, AutoencoderConfig):
-        _check_autoencoder(config)
-    elif isinstance(config.net, CLIPConfig):
-        _check_clip(config)
-    else:
-        raise ValueError("a text transformer alone cannot be trained: a CLIP trains one, beside one of images")
+            raise ValueError(f"`optim.{name}`={value} must be at least {low} and below {high}")
 
 
-def _check_parts(config):
-    """What is not of this kind of network is left as it is."""
-    own = ("diffusion", "latent", "sample", "adapt")
-    whose = {"reconstruction": AutoencoderConfig} | dict.fromkeys(own, UNetConfig)
-    for part, kind in whose.items():
-        if not isinstance(config.net, kind) and getattr(config, part) != getattr(Config(), part):
-            raise ValueError(f"--{part} is for networks of {kind.__name__}, and this is {type(config.net).__name__}")
-    if config.data.tokenizer is not None and not isinstance(config.net, CLIPConfig):
-        raise ValueError("--data.tokenizer is for a CLIP: a U-Net reads texts as the CLIP of --latent.text does")
-    if not 0 <= config.data.augment <= 3:
-        raise ValueError(f"--data.augment={config.data.augment} must lie in [0, 3]: 1 turns by up to 10 degrees")
-    if config.train.accumulate > 1 and (isinstance(config.net, CLIPConfig) or config.reconstruction.words):
-        raise ValueError(
-            "--train.accumulate would change what is learned: a CLIP compares all examples of a batch, and a codebook "
-            "moves with each part of it"
-        )
-    if config.data.wrong < 0 or (config.data.wrong and not isinstance(config.net, CLIPConfig)):
-        raise ValueError(f"--data.wrong={config.data.wrong} must be wrong captions for a CLIP, or 0")
-    if config.train.sample_every and not config.draws:
-        raise ValueError(f"--train.sample-every={config.train.sample_every} must be 0: this network draws nothing")
+def _check_sections(config):
+    """Sections that are of networks of another role are left as they are."""
+    for section, roles in SECTIONS.items():
+        if config.role not in roles and getattr(config, section) != getattr(Config(), section):
+            raise ValueError(f"`{section}` is for networks of role {' or '.join(roles)}, and this is {config.role!r}")
+    data, clip = config.data, config.role == "clip"
+    if data.tokenizer is not None and not clip:
+        raise ValueError("`data.tokenizer` is for a CLIP: other networks have that of `latent.text_encoder`")
+    if not 0 <= data.augment <= 3:
+        raise ValueError(f"`data.augment`={data.augment} must lie in [0, 3]: 1 turns by up to 10 degrees")
+    if data.hard_negatives < 0 or (data.hard_negatives and not clip):
+        raise ValueError(f"`data.hard_negatives`={data.hard_negatives} must be wrong captions for a CLIP, or 0")
 
 
 def _check_latent(config):
-    """What stands at the two ends of a diffusion goes with its network; the models themselves are not looked at."""
+    """Codec and text encoder go with the network; the models themselves are checked when they are loaded."""
     L, d, net = config.latent, config.data, config.net
-    if config.classifies and Latent() != L:
-        raise ValueError("--latent is for denoising: leave it out of a 'classification'")
     if (L.codec is None) != (L.shape is None):
-        raise ValueError("--latent.codec and --latent.shape go together: name both, or leave both out")
-    if L.factor is not None and not (L.codec and L.factor > 0):
-        raise ValueError(f"--latent.factor={L.factor} must be above 0, and goes with --latent.codec")
-    if bool(L.text) != bool(net.context_dim):
+        raise ValueError("`latent.codec` and `latent.shape` go together: name both, or leave both out")
+    if L.scaling_factor is not None and not (L.codec and L.scaling_factor > 0):
+        raise ValueError(f"`latent.scaling_factor`={L.scaling_factor} must be above 0, and goes with `latent.codec`")
+    if bool(L.text_encoder) != bool(net.context_dim):
         raise ValueError(
-            f"--net.context-dim={net.context_dim} is the width of the texts that --latent.text={L.text} reads: give both, "
-            "or neither"
+            f"`net.context_dim`={net.context_dim} is the width of the context that `latent.text_encoder`={L.text_encoder} "
+            "makes: give both, or neither"
         )
-    if L.skip < 0 or (L.skip and not L.text):
-        raise ValueError(f"--latent.skip={L.skip} must be blocks of the text transformer of --latent.text")
+    if L.skip_blocks < 0 or (L.skip_blocks and not L.text_encoder):
+        raise ValueError(f"`latent.skip_blocks`={L.skip_blocks} must be blocks of `latent.text_encoder`")
     if L != Latent() and (d.flip or d.augment):
         raise ValueError(
-            "--data.flip and --data.augment cannot go with --latent: images and captions are read by its models once, "
-            "before training"
+            "`data.flip` and `data.augment` cannot go with `latent`: images and captions are encoded once, before training"
         )
 
 
-def _check_autoencoder(config):
-    """An autoencoder gives back what it sees, by the rules of one kind of latents."""
-    net, r, default = config.net, config.reconstruction, Reconstruction()
-    net.unet().check_platform(jax.default_backend())
-    net.latent_shape(config.data.image_shape)
-    others = ("kl_weight",) if r.words else ("commitment", "decay", "dead")
-    for field in others:
-        if getattr(r, field) != getattr(default, field):
-            kind = "without" if r.words else "with"
-            flag = field.replace("_", "-")
-            raise ValueError(f"--reconstruction.{flag} is for autoencoders {kind} a codebook (--reconstruction.words)")
-    if r.words == 1 or min(r.words, r.kl_weight, r.commitment, r.dead, r.critic_weight) < 0 or not 0 <= r.decay < 1:
-        raise ValueError(
-            "--reconstruction needs weights of at least 0, a decay in [0, 1), and no codebook or one of 2 words or more"
-        )
-
-
-def _check_clip(config):
-    """A CLIP sees images of three channels, or as many as it normalises, with texts."""
-    channels, C = len(config.net.vision.mean), config.data.image_shape[-1]
-    if channels != C:
-        raise ValueError(f"--net.vision.mean is of {channels} channels, and --data.image-shape has {C}")
-
-
-def _check_conditions(config):
-    """What the network is told goes with what the data brings."""
-    d, net, drop = config.data, config.net, config.diffusion.drop
-    if net.vector_dim and (net.vector_dim != augment.DIM or not d.augment):
-        raise ValueError(
-            f"--net.vector-dim={net.vector_dim} must be 0, or {augment.DIM} with --data.augment, whose amounts are the "
-            "only vectors that data brings"
-        )
-    if net.image_channels:
-        raise ValueError(f"--net.image-channels={net.image_channels} must be 0: data brings no second picture")
-    if not 0 <= drop < 1:
-        raise ValueError(f"--diffusion.drop={drop} must lie in [0, 1)")
-    if drop and not net.num_classes and not net.context_dim and not config.classifies:
-        raise ValueError(
-            f"--diffusion.drop={drop} drops labels and texts, and this network has none: leave it at 0, or give it "
-            "--net.num-classes or --latent.text"
-        )
-
-
-def _check_diffusion(config):
-    """The forward process, the objective and the channels of the output go together."""
+def _check_denoiser(config):
+    """Objective, weighting and channels of the output go together."""
     d, channels, image_channels = config.diffusion, config.net.out_channels, config.shape[-1]
-    if config.classifies:
-        return _check_classification(config)
-    if d.levels == "clean":
-        raise ValueError(
-            "--diffusion.levels=clean leaves no noise to take away: it is for the objective 'classification'"
-        )
+    if d.levels.kind == "clean":
+        raise ValueError("`diffusion.levels`=clean leaves no noise to take away: it is for classifiers")
     fitting = {"denoising": (1,), "hybrid": (2,), "bound": (1, 2)}[d.objective]
     if channels not in [n * image_channels for n in fitting]:
         wanted = " or ".join(str(n * image_channels) for n in fitting)
         raise ValueError(
-            f"--net.out-channels={channels} must be {wanted} for {'latents' if config.latent.codec else 'images'} of "
+            f"`net.out_channels`={channels} must be {wanted} for {'latents' if config.latent.codec else 'images'} of "
             f"{image_channels} channels and the objective {d.objective!r}"
         )
-    if d.objective == "bound" and (d.weighting != "simple" or d.offset_noise or d.input_perturbation):
+    changed = d.offset_noise or d.input_perturbation
+    if d.objective == "bound" and (d.weighting.kind != "simple" or changed):
         raise ValueError(
-            "--diffusion.weighting, --diffusion.offset-noise and --diffusion.input-perturbation are not for the objective "
+            "`diffusion.weighting`, `diffusion.offset_noise` and `diffusion.input_perturbation` are not for the objective "
             "'bound': choose 'denoising' or 'hybrid', or leave them out"
         )
-    if d.objective == "hybrid" and (d.offset_noise or d.input_perturbation):
+    if d.objective == "hybrid" and changed:
         raise ValueError(
-            "--diffusion.offset-noise and --diffusion.input-perturbation are not for the objective 'hybrid', whose "
+            "`diffusion.offset_noise` and `diffusion.input_perturbation` are not for the objective 'hybrid', whose "
             "variance is that of plain noise: choose 'denoising', or leave them out"
         )
-    if d.zero_snr and d.weighting in ("min_snr", "p2"):
+    if d.zero_snr and d.weighting.kind in ("min_snr", "p2"):
         raise ValueError(
-            f"--diffusion.weighting={d.weighting} gives no weight to a last level without signal, where sampling starts: "
-            "choose 'simple', 'bound' or 'sigmoid' with --diffusion.zero-snr"
+            f"`diffusion.weighting`={d.weighting.kind} gives no weight to a last level without signal, where sampling "
+            "starts: choose 'simple', 'bound' or 'sigmoid' with `diffusion.zero_snr`"
         )
     if min(d.offset_noise, d.input_perturbation) < 0:
-        raise ValueError("--diffusion.offset-noise and --diffusion.input-perturbation must be at least 0")
-    check_kind(d.predict, d.make_schedule())
+        raise ValueError("`diffusion.offset_noise` and `diffusion.input_perturbation` must be at least 0")
 
 
-def _check_classification(config):
-    """A classifier is told nothing, draws nothing, and has an output for each class."""
+def _check_conditions(config):
+    """The network's conditions are those that the data has."""
+    d, net, dropout = config.data, config.net, config.diffusion.cond_dropout
+    if net.vector_dim and (net.vector_dim != augment.DIM or not d.augment):
+        raise ValueError(
+            f"`net.vector_dim`={net.vector_dim} must be 0, or {augment.DIM} with `data.augment`, whose amounts are the "
+            "only vectors that data has"
+        )
+    if net.image_channels:
+        raise ValueError(f"`net.image_channels`={net.image_channels} must be 0: data has no second picture")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"`diffusion.cond_dropout`={dropout} must lie in [0, 1)")
+    if dropout and not net.num_classes and not net.context_dim:
+        raise ValueError(
+            f"`diffusion.cond_dropout`={dropout} drops labels and texts, and this network has none: leave it at 0, or give "
+            "it `net.num_classes` or `latent.text_encoder`"
+        )
+
+
+def _check_classifier(config):
+    """A classifier has an output for each class, and no condition."""
     d, net = config.diffusion, config.net
     if net.out_channels < 2 or net.num_classes or net.vector_dim or net.context_dim:
         raise ValueError(
-            f"--net.out-channels={net.out_channels} must be the number of classes, at least 2, and --net.num-classes, "
-            "--net.vector-dim and --net.context-dim 0: a classifier is not told what it is to find out"
+            f"`net.out_channels`={net.out_channels} must be the number of classes, at least 2, and `net.num_classes`, "
+            "`net.vector_dim` and `net.context_dim` 0: a classifier takes no condition"
         )
-    others = {"predict": "eps", "weighting": "simple", "offset_noise": 0.0, "input_perturbation": 0.0, "drop": 0.0}
-    for field, default in others.items():
-        if getattr(d, field) != default:
-            raise ValueError(
-                f"--diffusion.{field.replace('_', '-')} is for denoising: leave it out of a 'classification'"
-            )
-    if d.levels == "importance":
-        raise ValueError("--diffusion.levels=importance is for denoising: choose 'uniform' for a 'classification'")
+    default = type(d)()
+    for field in ("predict", "weighting", "objective", "offset_noise", "input_perturbation", "cond_dropout"):
+        if getattr(d, field) != getattr(default, field):
+            raise ValueError(f"`diffusion.{field}` is for denoising: leave it out for a classifier")
+    if d.levels.kind == "importance":
+        raise ValueError("`diffusion.levels`=importance is for denoising: choose 'uniform' for a classifier")
 
 
-def indivisible(what: str, size: int, device_count: int) -> ValueError:
-    """The error for a batch that the devices cannot share."""
-    fitting = device_count * max(1, round(size / device_count))
-    return ValueError(f"{what}={size} does not divide by the {device_count} devices: {fitting} would do")
+def _check_autoencoder(config):
+    """The loss goes with the kind of latents."""
+    r, default, codebook = config.reconstruction, Reconstruction(), config.net.codebook_size
+    for field in ("kl_weight",) if codebook else ("commitment", "decay", "dead_below"):
+        if getattr(r, field) != getattr(default, field):
+            kind = "without" if codebook else "with"
+            raise ValueError(f"`reconstruction.{field}` is for autoencoders {kind} a codebook (`net.codebook_size`)")
+    if min(r.kl_weight, r.commitment, r.dead_below, r.critic_weight) < 0 or not 0 <= r.decay < 1:
+        raise ValueError("`reconstruction` needs weights of at least 0, and a decay in [0, 1)")
+
+
+def _check_adapt(config):
+    """The parts of an adaptation go together; the base model itself is checked when it is loaded."""
+    a = config.adapt
+    if a.kind == "none":
+        return
+    if a.base is None:
+        raise ValueError(f"`adapt` {a.kind} needs the model that is adapted: name it as `base`")
+    if a.kind == "lora":
+        lora.pattern(a.targets)  # raises
+        if a.rank < 1 or not 0 <= a.dropout < 1 or (a.alpha is not None and a.alpha <= 0):
+            raise ValueError("`adapt.rank` must be at least 1, `adapt.dropout` in [0, 1), and `adapt.alpha` above 0")
+    if a.kind == "controlnet" and a.condition is None:
+        raise ValueError("`adapt.condition` names the picture that the ControlNet is conditioned on, such as edges")
+    if a.kind == "textual_inversion" and not a.new.tokens:
+        raise ValueError("`adapt.new.tokens` names the tokens that are learned, such as '<star>'")
+    if a.new.initial and len(a.new.initial) not in {1, len(a.new.tokens)}:
+        raise ValueError(
+            f"`adapt.new.initial` names {len(a.new.initial)} words for the {len(a.new.tokens)} of `adapt.new.tokens`: one, "
+            "or as many"
+        )
+    lost = [token for token in a.new.tokens if a.prompts and not any(token in prompt for prompt in a.prompts)]
+    if lost:
+        raise ValueError(f"none of `adapt.prompts` holds the new token {lost[0]!r}: it would not be learned")
+    if (a.trains_text_encoder or a.prompts or a.prior.prompts) and not config.latent.text_encoder:
+        raise ValueError(
+            f"`base` {a.base} has no text encoder: leave out `adapt.new.tokens`, `adapt.text_encoder`, `adapt.prompts` and "
+            "`adapt.prior.prompts`"
+        )
+    _check_prior(a)
+
+
+def _check_prior(a):
+    prior, default = a.prior, type(a.prior)()
+    if prior != default and not prior.wanted:
+        raise ValueError('`adapt.prior` needs the class: name it by `adapt.prior.prompts`, such as "a dog"')
+    if prior.source and prior.num != default.num:
+        raise ValueError(
+            "`adapt.prior.num` images are sampled, and `adapt.prior.source` has images already: leave one out"
+        )
+    if prior.weight < 0 or prior.num < 1:
+        raise ValueError("`adapt.prior.weight` must be at least 0, and `adapt.prior.num` at least 1")
+    if prior.num < len(prior.prompts):
+        raise ValueError(
+            f"`adapt.prior.num`={prior.num} is less than the {len(prior.prompts)} prompts of `adapt.prior.prompts`: ask for "
+            "one image of each at least"
+        )
+    if not all(prompt.strip() for prompt in (*prior.prompts, *a.prompts)):
+        raise ValueError("one of `adapt.prior.prompts` and `adapt.prompts` is empty: say what the images show")

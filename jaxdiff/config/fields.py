@@ -43,7 +43,7 @@ class Data:
       tokenizer: folder of a published tokenizer for the captions of a CLIP; None trains one.
     """
 
-    source: Choice | str = "digits"
+    source: Choice = SOURCES.choice("digits")
     image_shape: tuple[int, int, int] = (28, 28, 1)
     flip: bool = False
     augment: float = 0.0
@@ -77,14 +77,14 @@ class Diffusion:
       input_perturbation: see `objectives.denoising`; 0 is none.
     """
 
-    schedule: Choice | str = "linear"
+    schedule: Choice = SCHEDULES.choice("linear")
     num_levels: int = 1000
     predict: Literal["eps", "x0", "v", "score"] = "eps"
-    weighting: Choice | str = "simple"
+    weighting: Choice = WEIGHTINGS.choice("simple")
     shift: float = 1.0
     zero_snr: bool = False
     objective: Literal["denoising", "hybrid", "bound"] = "denoising"
-    levels: Choice | str = "uniform"
+    levels: Choice = LEVEL_DRAWS.choice("uniform")
     cond_dropout: float = 0.0
     offset_noise: float = 0.0
     input_perturbation: float = 0.0
@@ -221,9 +221,9 @@ class Sample:
       seed: seed of the noise; image i of a seed is the same whatever the batch size.
     """
 
-    sampler: Annotated[Choice | str, tyro.conf.arg(name="")] = "ddim"
+    sampler: Annotated[Choice, tyro.conf.arg(name="")] = SAMPLERS.choice("ddim")
     steps: int = 50
-    spacing: Choice | str = "trailing"
+    spacing: Choice = SPACINGS.choice("trailing")
     labels: Annotated[str | None, tyro.conf.arg(aliases=["--label"])] = None
     prompts: tuple[str, ...] = ()
     negative: str = ""
@@ -262,7 +262,7 @@ class Config:
     diffusion: Diffusion = Diffusion()
     latent: Latent = Latent()
     reconstruction: Reconstruction = Reconstruction()
-    adapt: Choice | str = "none"
+    adapt: Choice = ADAPTATIONS.choice("none")
     optim: Optim = Optim()
     train: Train = Train()
     sample: Sample = Sample()

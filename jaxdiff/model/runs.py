@@ -27,7 +27,7 @@ def holds_run(run: epath.PathLike) -> bool:
     return (epath.Path(run) / "config.json").exists()
 
 
-def checkpoints(run: epath.PathLike) -> epath.Path:
+def checkpoint_dir(run: epath.PathLike) -> epath.Path:
     """The directory of a run's checkpoints."""
     return epath.Path(run) / "checkpoints"
 
@@ -63,9 +63,9 @@ def averaged(run: epath.PathLike, config: Config, base: Model | None):
     init = lambda key: adaptation.init_trained(config, base, key) if base else init_params(config, key)
     like = jax.eval_shape(init, jax.random.key(0))
     if not codebook_size(config):
-        found = reader.restore_ema(checkpoints(run), like)
+        found = reader.restore_ema(checkpoint_dir(run), like)
         return found.step, found.tree, None
-    found = reader.restore_raw(checkpoints(run), like)  # of codebooks there is no average
+    found = reader.restore_raw(checkpoint_dir(run), like)  # of codebooks there is no average
     return found.step, found.tree["ema"], found.tree["rest"]["extra"]["words"]
 
 

@@ -1,58 +1,15 @@
-"""Checkpoints: Orbax, asynchronous, the newest few kept, each with a checksum of every array."""
+"""Checkpoints of runs, written: Orbax, asynchronous, the newest few kept, each with a checksum of every array."""
 
-import concurrent.futures
-import contextlib
-import errno
-import json
-import logging
-import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxdiff.train import disk, hosts
+from jaxdiff import disk, hosts
+from jaxdiff.model import checkpoints as reader
+from jaxdiff.model.checkpoints import Restored
 from jaxdiff.train.state import TrainState
-
-log = logging.getLogger("jaxdiff")
-
-# What tensorstore says of a storage that cannot be reached, which says nothing of the checkpoint.
-PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED", "CANCELLED")
-
-
-class Restored(NamedTuple):
-    """What was read.
-
-    Attributes:
-      tree: the arrays, as NumPy.
-      about: what was saved beside them, a dict of JSON values.
-      step: of the checkpoint.
-      corrupt: newer steps that could not be read.
-    """
-
-    tree: Any
-    about: dict
-    step: int
-    corrupt: tuple[int, ...]
-
-
-class OtherStructure(ValueError):
-    """A checkpoint that is sound, but of other arrays than those asked for."""
-
-
-class Manager(ocp.CheckpointManager):
-    """Orbax's, which does not ask for preemptions itself.
-
-    jax's service stops all processes at the next number after the largest that any has asked with, and these are numbers of
-    calls (`stop.Stop.asked`), of which Orbax knows nothing: it would ask with numbers of steps.
-    """
-
-    def reached_preemption(self, step: int) -> bool:
-        del step
-        return False
 
 
 def manager(directory: epath.PathLike, keep: int = 3) -> ocp.CheckpointManager:
@@ -61,27 +18,13 @@ def manager(directory: epath.PathLike, keep: int = 3) -> ocp.CheckpointManager:
     The state is the same on every process, so that process 0 writes alone and nobody waits for it; the managers of the
     others write nothing. What an earlier process left half written is removed.
     """
-    path = _absolute(directory)
+    path = reader.absolute(directory)
     path.mkdir(parents=True, exist_ok=True)
     policy = ocp.checkpoint_managers.LatestN(keep)
     main = hosts.is_main()
-    return _manager(path, "write", read_only=not main, cleanup_tmp_directories=main, preservation_policy=policy)
-
-
-def _manager(path, prefix, **options):
-    """A manager of this process alone."""
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{prefix}{me}"
+    return reader.manager_of(
+        path, "write", read_only=not main, cleanup_tmp_directories=main, preservation_policy=policy
     )
-    options = ocp.CheckpointManagerOptions(multiprocessing_options=alone, create=False, **options)
-    return Manager(path, options=options)
-
-
-def steps(directory: epath.PathLike) -> list[int]:
-    """The steps of which there are whole checkpoints, newest first."""
-    path = _absolute(directory)
-    return sorted(ocp.utils.checkpoint_steps(path), reverse=True) if path.exists() else []
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, about: Mapping) -> None:
@@ -97,8 +40,8 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, about: Mapping) 
       OSError: there is too little room; what was saved before stays.
     """
     trees = _items(state)
-    about = dict(about) | {"arrays": {name: _describe(tree, name) for name, tree in trees.items()}}
-    about |= {"crc32": _crc32(about)}
+    about = dict(about) | {"arrays": {name: reader.describe(tree, name) for name, tree in trees.items()}}
+    about |= {"crc32": reader.crc32(about)}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
     disk.check_room(checkpoints.directory, sum(x.nbytes for x in jax.tree.leaves(trees)))
     if not checkpoints.save(int(state.step), args=ocp.args.Composite(**items, about=ocp.args.JsonSave(about))):
@@ -109,29 +52,14 @@ def restore(directory: epath.PathLike, like: TrainState) -> Restored:
     """The newest state that can be read; of several processes all read the same.
 
     Args:
-      directory: of checkpoints.
+      directory: directory of checkpoints.
       like: a state of the same structure, shapes and dtypes; arrays or `jax.ShapeDtypeStruct`.
 
-    Returns:
-      The state, what was saved beside it, and which newer checkpoints are corrupt.
-
     Raises:
-      FileNotFoundError: there is no checkpoint.
-      OtherStructure: the newest sound one is of another network or optimizer; it names the first array that differs.
-      OSError: there are checkpoints, and all of them are corrupt.
+      As `model.checkpoints.restore`.
     """
-    found = _newest(directory, _items(like))
+    found = reader.restore(directory, _items(like))
     return found._replace(tree=TrainState(**found.tree["rest"], ema=found.tree["ema"]))
-
-
-def restore_ema(directory: epath.PathLike, like) -> Restored:
-    """The newest averaged parameters that can be read; `like` gives their structure, shapes and dtypes.
-
-    Raises:
-      As `restore`.
-    """
-    found = _newest(directory, {"ema": like})
-    return found._replace(tree=found.tree["ema"])
 
 
 def set_aside(directory: epath.PathLike, step: int, name: str = "corrupt") -> epath.Path:
@@ -145,101 +73,7 @@ def set_aside(directory: epath.PathLike, step: int, name: str = "corrupt") -> ep
     return (epath.Path(directory) / str(step)).rename(target)
 
 
-def _absolute(directory):
-    """As Orbax asks for it; what is remote has no other."""
-    return epath.Path(directory) if disk.is_remote(directory) else epath.Path(directory).absolute()
-
-
 def _items(state):
     """The averaged parameters are an item of their own, so that sampling reads nothing else."""
     rest = state._asdict()
     return {"ema": rest.pop("ema"), "rest": rest}
-
-
-def _newest(directory, like):
-    """Goes through the checkpoints from the newest on until every process can read one."""
-    listed = hosts.gather(" ".join(map(str, steps(directory))), "checkpoints are listed")
-    candidates, reasons = listed[0].split(), {}
-    if not candidates:
-        raise FileNotFoundError(f"there is no checkpoint in {directory}: has the run been trained?")
-    for step in map(int, candidates):
-        found, reason = hosts.together(
-            lambda step=step: _try(directory, step, like), f"the checkpoint of step {step} is read"
-        )
-        reason = next((said for said in hosts.gather(reason, "whether it is whole") if said), None)
-        if reason is None:
-            return Restored(*found, step, tuple(reasons))
-        reasons[step] = reason
-        log.warning("the checkpoint of step %d in %s is corrupt (%s)", step, directory, reason)
-    said = "; ".join(f"step {step}: {reason}" for step, reason in reasons.items())
-    raise OSError(f"none of the checkpoints in {directory} can be read: {said}")
-
-
-def _try(directory, step, like):
-    """What `_read` gives and "", or None and in what way the checkpoint is corrupt.
-
-    Raises:
-      OtherStructure: it is sound.
-      OSError: it may be sound, but cannot be read now.
-    """
-    try:
-        return _read(directory, step, like), ""
-    except OtherStructure:
-        raise
-    except (ValueError, OSError, KeyError, TypeError) as error:  # what Orbax, tensorstore and JSON say of broken files
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        passing = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.EINVAL, errno.ENOTDIR)
-        if passing or any(word in said for word in PASSING):
-            raise OSError(f"the checkpoint of step {step} in {directory} cannot be read now ({said})") from error
-        return None, said
-
-
-def _read(directory, step, like):
-    """The arrays and what stands beside them, if the arrays are those that were saved."""
-    with contextlib.closing(_manager(_absolute(directory), "read", read_only=True)) as reader:
-        about = reader.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        if about.pop("crc32") != _crc32(about):
-            raise OSError("the checksum of what stands beside the arrays is not what was saved")
-        for name, tree in like.items():
-            _same_structure(about["arrays"][name], tree, name, f"the checkpoint of step {step} in {directory}")
-        empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)  # to be read into NumPy, not onto a device
-        items = {name: ocp.args.StandardRestore(tree) for name, tree in empty.items()}
-        trees = reader.restore(step, args=ocp.args.Composite(**items))
-    trees, arrays = {name: trees[name] for name in like}, about.pop("arrays")
-    for name, tree in trees.items():
-        for path, now in _describe(tree, name).items():
-            if now != arrays[name][path]:
-                raise OSError(f"the checksum of {path} is not what was saved")
-    return trees, about
-
-
-def _crc32(values: Mapping) -> int:
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
-
-
-def _describe(tree, item: str) -> dict:
-    """Shape, dtype and CRC-32 of every array, by path. tensorstore notices a file cut short, but not a changed bit."""
-    paths, leaves = _flat(tree, item)
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        sums = threads.map(lambda x: zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8)), leaves)
-        return {path: [list(x.shape), x.dtype.name, crc] for path, x, crc in zip(paths, leaves, sums)}
-
-
-def _flat(tree, item):
-    """Paths such as ema/mid_block/kernel, and the arrays."""
-    flat = [(path, x if hasattr(x, "dtype") else np.asarray(x)) for path, x in jax.tree.leaves_with_path(tree)]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    return [name if item == "rest" else f"{item}/{name}" for name in names], [x for _, x in flat]
-
-
-def _same_structure(saved: Mapping, like, item: str, where: str) -> None:
-    """Names the first array that differs."""
-    paths, leaves = _flat(like, item)
-    for path, leaf in zip(paths, leaves):
-        here = f"{leaf.dtype.name}{list(leaf.shape)}"
-        there = f"{saved[path][1]}{saved[path][0]}" if path in saved else "missing"
-        if here != there:
-            raise OtherStructure(f"{where} is of another network or optimizer: {path} is {there} there and {here} here")
-    for path in saved:
-        if path not in paths:
-            raise OtherStructure(f"{where} is of another network or optimizer: it has {path}, which is not asked for")

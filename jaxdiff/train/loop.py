@@ -17,7 +17,7 @@ from jaxdiff import disk, hosts
 from jaxdiff import model as models
 from jaxdiff.config import Config
 from jaxdiff.data import Source
-from jaxdiff.model import Model, adaptation, runs
+from jaxdiff.model import Model, adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import FrozenModels, keep, open_models
 from jaxdiff.model.params import model_params
 from jaxdiff.pipeline import ControlInput, Request, generate, images
@@ -150,7 +150,7 @@ def claimed(directory: epath.Path, resume: bool):
 
 def newest(directory: epath.Path) -> str:
     """What of the run is safe on the disk."""
-    found = checkpoint.steps(rundir.checkpoints(directory))
+    found = checkpoints.steps(runs.checkpoint_dir(directory))
     return f"the checkpoint of step {found[0]} is kept" if found else "there is no checkpoint yet"
 
 
@@ -160,17 +160,17 @@ def restore(run: Run) -> TrainState:
     Raises:
       As `model.checkpoints.restore`; ValueError where another run would come of it.
     """
-    checkpoints, config = rundir.checkpoints(run.directory), run.config
+    directory, config = runs.checkpoint_dir(run.directory), run.config
     before = hosts.together(lambda: configs.read_run(run.directory), "the run's config is read")
     rundir.check_same(before, config)
-    state, about, step, corrupt = checkpoint.restore(checkpoints, initial.state_shapes(config, run.frozen.base))
+    state, about, step, corrupt = checkpoint.restore(directory, initial.state_shapes(config, run.frozen.base))
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
     rundir.check_rest(step, config.train)
     check_examples(config, about["data"], position(run, step))
 
     def out_of_the_way():
         for bad in corrupt:
-            log.warning("the corrupt checkpoint was moved to %s", checkpoint.set_aside(checkpoints, bad))
+            log.warning("the corrupt checkpoint was moved to %s", checkpoint.set_aside(directory, bad))
 
     hosts.on_main(out_of_the_way, f"what came after step {step} is out of the way")
     log.info("going on from step %d of %s", step, run.directory)
@@ -212,7 +212,7 @@ class Saver:
 
     def __init__(self, run: Run):
         self.run = run
-        self.checkpoints = checkpoint.manager(rundir.checkpoints(run.directory), run.config.train.keep)
+        self.checkpoints = checkpoint.manager(runs.checkpoint_dir(run.directory), run.config.train.keep)
         self.step = self.checkpoints.latest_step()
 
     def save(self, step: int, state: TrainState) -> None:
@@ -227,7 +227,7 @@ class Saver:
     def distrust(self, step: int) -> None:
         """Sets the checkpoint of that step aside, if there is one: its numbers are finite, but led to some that are not."""
         hosts.together(self.checkpoints.wait_until_finished, f"what came before step {step + 1} is written")
-        found = checkpoint.steps(self.checkpoints.directory)
+        found = checkpoints.steps(self.checkpoints.directory)
         bad = len(found) > 1 and found[0] == step
         self.step = found[bad]
 

@@ -6,13 +6,10 @@ import functools
 import filelock
 from etils import epath
 
+from jaxdiff import disk
 from jaxdiff.config import Config, Train, to_json
-from jaxdiff.train import checkpoint, disk
-
-
-def checkpoints(run: epath.PathLike) -> epath.Path:
-    """Where a run's checkpoints are."""
-    return epath.Path(run) / "checkpoints"
+from jaxdiff.files import write_whole
+from jaxdiff.model import checkpoints, runs
 
 
 def write_config(run: epath.PathLike, config: Config) -> None:
@@ -20,13 +17,12 @@ def write_config(run: epath.PathLike, config: Config) -> None:
     path, text = epath.Path(run) / "config.json", to_json(config)
     if path.exists() and path.read_text() == text:
         return
-    (unfinished := epath.Path(run) / "config.json.tmp").write_text(text)
-    unfinished.replace(path)
+    write_whole(path, text.encode())
 
 
 def holds_run(run: epath.PathLike) -> bool:
     """Whether there is something to resume."""
-    return (epath.Path(run) / "config.json").exists() and bool(checkpoint.steps(checkpoints(run)))
+    return (epath.Path(run) / "config.json").exists() and bool(checkpoints.steps(runs.checkpoint_dir(run)))
 
 
 def claim(run: epath.PathLike, resume: bool) -> None:
@@ -42,7 +38,7 @@ def claim(run: epath.PathLike, resume: bool) -> None:
     run = epath.Path(run)
     if run.exists() and not run.is_dir():
         raise NotADirectoryError(f"{run} is a file: choose another --run-dir")
-    saved = checkpoint.steps(checkpoints(run))
+    saved = checkpoints.steps(runs.checkpoint_dir(run))
     if not resume and saved:
         raise FileExistsError(f"{run} already holds a run: add --resume to go on with it, or choose another --run-dir")
     found = [name for name in ("samples", "corrupt", "not_finite") if (run / name).exists()]

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from jaxdiff.train import hosts, parallel, speed
+from jaxdiff import errors, hosts
+from jaxdiff.train import parallel, speed
 
 log = logging.getLogger("jaxdiff")
 
 
-class NotFinite(FloatingPointError):
+class NotFinite(errors.NotFinite):
     """The loss or its gradient became infinite or not a number.
 
     Attributes:

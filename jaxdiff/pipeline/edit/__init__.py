@@ -2,11 +2,11 @@
 
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, EditMethod, Job
 from jaxdiff.pipeline.edit.bridge import Bridge
-from jaxdiff.pipeline.edit.edit import edit, prepare
 from jaxdiff.pipeline.edit.inversions import Inversion
 from jaxdiff.pipeline.edit.inverted import DirectInversion, NegativePromptInversion, NullText
 from jaxdiff.pipeline.edit.paired import PromptToPrompt
 from jaxdiff.pipeline.edit.partial import Inpaint, SDEdit
+from jaxdiff.pipeline.edit.run import edit, prepare
 
 __all__ = [
     "EDIT_METHODS",

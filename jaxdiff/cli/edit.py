@@ -1,0 +1,146 @@
+"""`jaxdiff edit`."""
+
+import dataclasses
+import io
+import re
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from etils import epath
+from PIL import Image
+
+from jaxdiff import model as models
+from jaxdiff import progress
+from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
+from jaxdiff.cli.files import unused, writable
+from jaxdiff.cli.flags import parse
+from jaxdiff.data import image_decode
+from jaxdiff.model import denoiser_of
+from jaxdiff.pipeline import images
+from jaxdiff.pipeline.edit import EDIT_METHODS, inversions, prepare
+from jaxdiff.registry import Choice
+from jaxdiff.samplers import SAMPLERS
+
+
+@dataclasses.dataclass(frozen=True)
+class EditFlags(AdapterFlags):
+    """Edits an image by what it is to show: a text, or a class label where the model has those.
+
+    Attributes:
+      prompt: text or label of the edited image; sdedit, inpaint and ddib can do without.
+      method: null-text, negative-prompt and direct invert a real image and sample it again by prompt-to-prompt; p2p samples
+        an image of --source and edits that; sdedit noises the image and samples from there; inpaint draws a region of it
+        anew; ddib translates it through the noise to another prompt, or another model.
+      image: the image, a PNG, JPEG or WebP file of the model's size.
+      source: text or label of the image as it is.
+      steps: number of sampling steps; by default 50.
+      guidance: scale of the guidance; by default the model's own, or 3 where that is 1.
+      early: scale in the first fifth of the way, where shape is settled; by default the same, but 20 for p2p where
+        --guidance is not given.
+      mask: an image of the same size: its bright pixels are drawn anew, and the others kept.
+      to: the model that the image is translated to; by default the same.
+      sampler: sampler of p2p, sdedit and inpaint.
+      seed: seed of everything random.
+      save_inversion: keep the inversion in this .safetensors file.
+      from_inversion: take it from there, and what is not given from how it was made: no --image, --source or --steps are
+        needed.
+      out: the edited image (.png); by default a new file in edits. The sheet beside it is named the same with _sheet.
+      overwrite: replace files that are there.
+    """
+
+    prompt: str | None = None
+    method: Annotated[Choice, tyro.conf.arg(name="")] = EDIT_METHODS.choice("null-text")
+    image: Path | None = None
+    source: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    early: float | None = None
+    mask: Path | None = None
+    to: str | None = None
+    sampler: Annotated[Choice, tyro.conf.arg(name="")] = SAMPLERS.choice("ddim")
+    seed: int | None = None
+    save_inversion: Path | None = None
+    from_inversion: Path | None = None
+    out: Path | None = None
+    overwrite: bool = False
+
+
+def main(name: str, args: list[str]) -> None:
+    """`jaxdiff edit MODEL ...`."""
+    model = models.load(name)
+    denoiser_of(model)  # raises where it is none
+    flags = parse(EditFlags(), args, f"jaxdiff edit {name}")
+    model = with_adapters(model, flags)
+    job = prepare(model, flags.method, given(flags, model), flags.steps)
+    if flags.save_inversion is not None and "inversion" not in job.method.takes:
+        raise ValueError(
+            f"--save-inversion is for methods that invert the image, and not for --method {job.method.kind}"
+        )
+    paths = output_paths(flags)
+    with progress.bar(job.method.kind, job.method.passes * job.num_steps, "steps") as tick:
+        edited = job.method.run(job, tick)
+    images.to_pil(edited.image).save(paths["edited"])
+    images.panels(edited.panels).save(paths["sheet"])
+    if "inversion" in paths:
+        inversions.save(paths["inversion"], edited.inversion, model)
+    for what, path in paths.items():
+        print(f"{what:<12} {path}")
+
+
+def given(flags: EditFlags, model) -> dict:
+    """Arguments of the edit; files are read.
+
+    Raises:
+      OSError, ValueError: a file that cannot be read.
+    """
+    H, W, _ = shape = model.image_shape
+    inversion = flags.from_inversion and inversions.load(epath.Path(flags.from_inversion), model)
+    return {
+        "image": flags.image and read_image(flags.image, shape),
+        "mask": flags.mask and read_image(flags.mask, (H, W, 1)),
+        "to": flags.to and models.load(flags.to),
+        "control": control_input(model, flags),
+        "sampler": None if flags.sampler == SAMPLERS.choice("ddim") else flags.sampler,
+        "inversion": inversion,
+        **{name: getattr(flags, name) for name in ("prompt", "source", "guidance", "early", "seed")},
+    }
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """The image in a file, uint8 [H, W, C].
+
+    Raises:
+      OSError, ValueError: there is none, it is of another size, or transparent; one line.
+    """
+    content = epath.Path(path).read_bytes()
+    try:
+        image = image_decode.decode(content, shape, exact=True)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    with Image.open(io.BytesIO(content), formats=image_decode.FORMATS) as file:
+        if file.has_transparency_data:
+            raise ValueError(f"{path} is transparent, which no image of the model is: save it without alpha")
+    return image
+
+
+def output_paths(flags: EditFlags) -> dict[str, epath.Path]:
+    """The files to write, by what they hold.
+
+    Raises:
+      OSError, ValueError: as `writable`.
+    """
+    about = re.sub(r"[^a-z0-9]+", "-", (flags.prompt or "").lower()).strip("-")[:40]
+    of = flags.image or flags.from_inversion
+    stem = "_".join(part for part in ("drawn" if of is None else of.stem, flags.method.kind, about) if part)
+    if flags.out is None:
+        epath.Path("edits").mkdir(exist_ok=True)
+        out = unused(epath.Path("edits") / f"{stem}.png", flags.overwrite, beside=("_sheet",))
+    else:
+        out = epath.Path(flags.out)
+    paths = {"edited": out, "sheet": out.with_stem(f"{out.stem}_sheet")}
+    if flags.save_inversion is not None:
+        paths["inversion"] = epath.Path(flags.save_inversion)
+    ending = {"inversion": (".safetensors",)}
+    return {what: writable(path, ending.get(what, (".png",)), flags.overwrite) for what, path in paths.items()}
