@@ -17,7 +17,7 @@ def get_config() -> Config:
     tower = {"width": 64, "heads": 4}
     return Config(
         name="captioned_clip",
-        data=Data(source="captioned", image_shape=(32, 32, 3), augment=1.0, wrong=4),
+        data=Data(source="captioned", image_shape=(32, 32, 3), augment=1.0, hard_negatives=4),
         net=CLIPConfig(
             text=TextConfig(**tower, layers=2, vocabulary=640, length=24, end_token=513),
             vision=VisionConfig(**tower, layers=4, size=32, patch=4, stem=(32, 64)),

@@ -4,15 +4,15 @@ jaxdiff train captioned_controlnet
 jaxdiff sample captioned "a red seven on a blue background" --controlnet runs/captioned_controlnet --control edges.png
 """
 
-from jaxdiff.config import Adapt, Config, Data, Optim, Sample, Train
+from jaxdiff.config import Config, ControlNet, Data, Optim, Sample, Train
 
 
 def get_config() -> Config:
-    """The encoder of the base once more, told the edges of the images that it learns to draw."""
+    """A copy of the base network's encoder, conditioned on the edges of the images."""
     return Config(
         name="captioned_controlnet",
         data=Data(source="captioned", image_shape=(32, 32, 3)),
-        adapt=Adapt(base="captioned", method="control", condition="edges", embedding=(16, 32, 64)),
+        adapt=ControlNet(base="captioned", condition="edges", embedding=(16, 32, 64)),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.99),
         train=Train(steps=2000, batch_size=64, steps_per_call=10, log_every=50, sample_every=500, save_every=500),
         sample=Sample(

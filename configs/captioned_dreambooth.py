@@ -5,7 +5,7 @@ jaxdiff train captioned_dreambooth --data.source folder:glyphs/sks
 jaxdiff sample runs/captioned_dreambooth "a red sks on a blue background"
 """
 
-from jaxdiff.config import Adapt, Config, Data, Optim, Sample, Train
+from jaxdiff.config import Config, Data, DreamBooth, Optim, Prior, Sample, Train
 from jaxdiff.data import captioned
 
 
@@ -14,7 +14,7 @@ def get_config() -> Config:
     return Config(
         name="captioned_dreambooth",
         data=Data(source="folder:glyphs/sks", image_shape=(32, 32, 3)),
-        adapt=Adapt(base="captioned", method="full", prior=tuple(captioned.prompts(200)[0])),
+        adapt=DreamBooth(base="captioned", prior=Prior(tuple(captioned.prompts(200)[0]))),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=20, decay_to=0.02, ema_decay=0.99),
         train=Train(steps=600, batch_size=32, steps_per_call=10, log_every=50, sample_every=0, save_every=200),
         sample=Sample(

@@ -26,8 +26,8 @@ def get_config() -> Config:
             context_length=24,
             groups=16,
         ),
-        diffusion=Diffusion(schedule="cosine", num_levels=1000, predict="v", drop=0.1),
-        latent=Latent(codec="captioned_vae", shape=(8, 8, 6), text="captioned_clip"),
+        diffusion=Diffusion(schedule="cosine", num_levels=1000, predict="v", cond_dropout=0.1),
+        latent=Latent(codec="captioned_vae", shape=(8, 8, 6), text_encoder="captioned_clip"),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.999, b2=0.99),
         train=Train(steps=4500, batch_size=64, steps_per_call=10, log_every=50, sample_every=500, save_every=500),
         sample=Sample(

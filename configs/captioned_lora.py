@@ -4,10 +4,10 @@
     jaxdiff train captioned_lora --data.source folder:glyphs/star
     jaxdiff sample captioned "a red <star> on a blue background" --lora runs/captioned_lora/adapter.safetensors
 
-Another glyph has another word: --adapt.words "<heart>" and --sample.prompts "a red <heart> on a blue background".
+Another glyph has another word: --adapt.new.tokens "<heart>" and --sample.prompts "a red <heart> on a blue background".
 """
 
-from jaxdiff.config import Adapt, Config, Data, Optim, Sample, Train
+from jaxdiff.config import Config, Data, LoRA, NewTokens, Optim, Prior, Sample, Train
 from jaxdiff.data import captioned
 
 
@@ -16,16 +16,13 @@ def get_config() -> Config:
     return Config(
         name="captioned_lora",
         data=Data(source="folder:glyphs/star", image_shape=(32, 32, 3)),
-        adapt=Adapt(
+        adapt=LoRA(
             base="captioned",
-            method="lora",
             rank=1,
             alpha=2.0,
-            where="attention+convolutions+feed_forward",
-            words=("<star>",),
-            begin=("seven",),
-            prior=tuple(captioned.prompts(200)[0]),
-            prior_weight=1.5,
+            targets="attention+convolutions+feed_forward",
+            new=NewTokens(("<star>",), initial=("seven",)),
+            prior=Prior(tuple(captioned.prompts(200)[0]), weight=1.5),
         ),
         optim=Optim(method="muon", learning_rate=1e-2, warmup=20, decay_to=0.02, ema_decay=0.99),
         train=Train(steps=1200, batch_size=32, steps_per_call=10, log_every=50, sample_every=0, save_every=200),

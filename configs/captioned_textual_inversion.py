@@ -5,15 +5,15 @@ jaxdiff train captioned_textual_inversion --data.source folder:glyphs/star
 jaxdiff sample captioned "a red <star> on a blue background" --lora runs/captioned_textual_inversion
 """
 
-from jaxdiff.config import Adapt, Config, Data, Optim, Sample, Train
+from jaxdiff.config import Config, Data, NewTokens, Optim, Sample, TextualInversion, Train
 
 
 def get_config() -> Config:
-    """64 numbers are learned: what the word <star> is to the text transformer."""
+    """64 numbers are trained: the embedding of the token <star>."""
     return Config(
         name="captioned_textual_inversion",
         data=Data(source="folder:glyphs/star", image_shape=(32, 32, 3)),
-        adapt=Adapt(base="captioned", method="words", words=("<star>",), begin=("four",)),
+        adapt=TextualInversion(base="captioned", new=NewTokens(("<star>",), initial=("four",))),
         optim=Optim(learning_rate=1e-2, warmup=20, decay_to=0.02, ema_decay=0.9),
         train=Train(steps=300, batch_size=32, steps_per_call=10, log_every=50, sample_every=0, save_every=100),
         sample=Sample(

@@ -10,6 +10,7 @@ the end here.
 
 from jaxdiff import UNetConfig
 from jaxdiff.config import Config, Data, Diffusion, Optim, Sample, Train
+from jaxdiff.samplers import SAMPLERS
 
 
 def get_config() -> Config:
@@ -28,5 +29,5 @@ def get_config() -> Config:
             sample_every=10_000,
             save_every=10_000,
         ),
-        sample=Sample(sampler="ddpm", variance="beta", steps=1000, num=64, batch_size=64),
+        sample=Sample(sampler=SAMPLERS["ddpm"](variance="beta"), steps=1000, num=64, batch_size=64),
     )

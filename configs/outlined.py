@@ -28,7 +28,7 @@ def get_config() -> Config:
             num_classes=10,
             vector_dim=6,  # how much the image was augmented
         ),
-        diffusion=Diffusion(schedule="cosine", num_levels=1000, predict="v", drop=0.1),
+        diffusion=Diffusion(schedule="cosine", num_levels=1000, predict="v", cond_dropout=0.1),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.999, b2=0.99),
         train=Train(steps=8000, batch_size=32, steps_per_call=10, log_every=50, sample_every=2000, save_every=500),
         sample=Sample(sampler="ddim", steps=50, num=40, batch_size=40),

@@ -1,6 +1,6 @@
 """Stable Diffusion 1's network (859,520,964 parameters) on one's own captioned pictures, for a TPU pod or GPU hosts.
 
-    jaxdiff train stable_diffusion_1 --data.source folder:pictures --latent.codec VAE --latent.text CLIP
+    jaxdiff train stable_diffusion_1 --data.source folder:pictures --latent.codec VAE --latent.text-encoder CLIP
 
 VAE and CLIP are an autoencoder and a text transformer of the published shapes, which are the defaults of
 `AutoencoderConfig` and `CLIPConfig`: .safetensors files or runs of this library. Pictures are cropped to squares of 512
@@ -33,8 +33,8 @@ def get_config() -> Config:
             dtype="bfloat16",
             remat=True,
         ),
-        diffusion=Diffusion(schedule="scaled_linear", num_levels=1000, predict="eps", drop=0.1),
-        latent=Latent(codec="vae.safetensors", shape=(64, 64, 4), text="clip.safetensors"),
+        diffusion=Diffusion(schedule="scaled_linear", num_levels=1000, predict="eps", cond_dropout=0.1),
+        latent=Latent(codec="vae.safetensors", shape=(64, 64, 4), text_encoder="clip.safetensors"),
         optim=Optim(learning_rate=1e-4, warmup=10_000, clip=1.0, weight_decay=0.01, ema_decay=0.9999),
         train=Train(
             steps=431_000, batch_size=2048, steps_per_call=10, log_every=100, sample_every=10_000, save_every=10_000

@@ -75,7 +75,8 @@ def _check_train(config):
     for field in ("steps", "log_every", "sample_every", "save_every"):
         if getattr(train, field) % train.steps_per_call:
             raise ValueError(
-                f"`train.{field}`={getattr(train, field)} must be a multiple of `train.steps_per_call`={train.steps_per_call}"
+                f"`train.{field}`={getattr(train, field)} must be a multiple of "
+                f"`train.steps_per_call`={train.steps_per_call}"
             )
 
 
@@ -247,8 +248,8 @@ def _check_prior(a):
         raise ValueError("`adapt.prior.weight` must be at least 0, and `adapt.prior.num` at least 1")
     if prior.num < len(prior.prompts):
         raise ValueError(
-            f"`adapt.prior.num`={prior.num} is less than the {len(prior.prompts)} prompts of `adapt.prior.prompts`: ask for "
-            "one image of each at least"
+            f"`adapt.prior.num`={prior.num} is less than the {len(prior.prompts)} prompts of `adapt.prior.prompts`: ask "
+            "for one image of each at least"
         )
     if not all(prompt.strip() for prompt in (*prior.prompts, *a.prompts)):
         raise ValueError("one of `adapt.prior.prompts` and `adapt.prompts` is empty: say what the images show")

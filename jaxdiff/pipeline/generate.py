@@ -248,8 +248,8 @@ def check(model: Model, request: Request) -> None:
     conditions.check(model, s.prompts or None, None, s.negative, request.control)
     if config.net.context_dim and not s.prompts:
         raise ValueError(
-            'this model samples images of texts: give it `prompts`, such as "a red seven on a blue background" (in training '
-            "--sample.prompts)"
+            'this model samples images of texts: give it `prompts`, such as "a red seven on a blue background" (in '
+            "training --sample.prompts)"
         )
     _check_guidance(model, request)
     _check_numbers(model, s)

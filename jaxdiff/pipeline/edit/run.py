@@ -56,7 +56,8 @@ def edit(
       control: picture for the model's ControlNet, see `jaxdiff.generate`.
       sampler: sampler, by name or with options, for "p2p", "sdedit" and "inpaint"; "ddim" by default.
       seed: seed of everything random; 0 by default.
-      inversion: inversion of an earlier edit of the image, with `source` and number of steps; its slow part is not repeated.
+      inversion: inversion of an earlier edit of the image, with its `source` and `steps`; the slow part is not
+        repeated.
       show_progress: show a bar when it takes more than two seconds.
       **options: options of the method, such as `strength` of "sdedit".
 
