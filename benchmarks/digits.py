@@ -33,7 +33,7 @@ def main():
 
     config = configs.read_run(args.run)
     config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, num=args.num, seed=args.seed))
-    params = checkpoint.restore_ema(args.run / "checkpoints", initial.param_shapes(config)).tree
+    params = checkpoints.restore_ema(args.run / "checkpoints", initial.param_shapes(config)).tree
     drawn = draw.draw(config, params).reshape(args.num, -1) / 255.0
     (judge, labels), (test, truth), (train, _) = (split(name) for name in ("judge", "test", "train"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxdiff import data, pretrained, progress
+from jaxdiff import data, model as models, progress
 from jaxdiff.eval import draw, features
 
 HELD_OUT = ("judge", "test")  # half of the digits, which no generator has seen
@@ -28,7 +28,7 @@ def real(*splits, num: int | None = None) -> np.ndarray:
 
 def judge() -> features.Features:
     """The network that ships to judge digits."""
-    model = pretrained.load("digits_judge")
+    model = models.load("digits_judge")
     return features.classifier_features(model.config.net, model.params, "digits_judge")
 
 
@@ -37,7 +37,7 @@ def judged(by: features.Features, images: np.ndarray) -> features.Gathered:
     return features.gathered(by, [images[start : start + BATCH] for start in range(0, len(images), BATCH)])
 
 
-def drawn(directory: Path, title: str, model: pretrained.Model, guide=None, guide_about=None, **sample) -> np.ndarray:
+def drawn(directory: Path, title: str, model: models.Model, guide=None, guide_about=None, **sample) -> np.ndarray:
     """Images that a model draws, uint8 [num, 28, 28, 1]: those that are kept of exactly this, or new ones."""
     plain = {"sampler": "ddim", "eta": None, "variance": None, "spacing": "trailing", "guidance": 1.0, "labels": None}
     config = dataclasses.replace(model.config, sample=dataclasses.replace(model.config.sample, **plain | sample))

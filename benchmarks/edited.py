@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import Cond, Guided, data, editing, pretrained
+from jaxdiff import Cond, Guided, data, editing, model as models
 from jaxdiff.data import captioned
 from jaxdiff.nets.unet import label_embedding
 from jaxdiff.objectives import to_unit_range
@@ -16,9 +16,9 @@ class Painter:
     """The text-to-image model that ships, with its ends compiled."""
 
     def __init__(self):
-        model = pretrained.load("captioned")
+        model = models.load("captioned")
         codec, self.reads = model.ends
-        self.words, self.shape, self.denoise = self.reads.tokenizer, model.config.shape, model.denoiser()
+        self.words, self.shape, self.denoise = self.reads.tokenizer, model.config.shape, denoiser_of(model)
         self.schedule = model.config.diffusion.make_schedule()
         self.encode, self.decode = jax.jit(codec.encode), jax.jit(codec.decode)
 
@@ -32,8 +32,8 @@ class Digits:
     """The model of digits drawn by their label."""
 
     def __init__(self, name="digits"):
-        model = pretrained.load(name)
-        self.params, self.shape, self.denoise = model.params, model.config.shape, model.denoiser()
+        model = models.load(name)
+        self.params, self.shape, self.denoise = model.params, model.config.shape, denoiser_of(model)
         self.schedule = model.config.diffusion.make_schedule()
 
     def cond(self, labels):

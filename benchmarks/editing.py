@@ -19,7 +19,7 @@ from edited import Digits, Painter, described, edits, held_out, middle, rows_of,
 from editing_cost import WINDOWS, cost
 from pages import run_sections
 
-from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps, xla
+from jaxdiff import Cond, Guided, data, editing, guidance, model as models, samplers, timesteps, xla
 from jaxdiff.data import captioned
 from jaxdiff.eval import features, images, neighbors, shown
 from jaxdiff.objectives import to_unit_range
@@ -159,7 +159,7 @@ class Judged:
     """What pairs of pictures show, before and after."""
 
     def __init__(self):
-        judge = pretrained.load("digits_judge")
+        judge = models.load("digits_judge")
         self.judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
 
     def __call__(self, pictures, asked):

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from jaxdiff import Cond, data, network, objectives, pretrained, progress, xla
+from jaxdiff import Cond, data, network, objectives, model as models, progress, xla
 from jaxdiff.data import augment, captioned
 from jaxdiff.errors import unknown
 from jaxdiff.eval import features, images, shown
@@ -238,21 +238,21 @@ def judge(names: Sequence[str], directory=None, steps: int = 600) -> Judge:
     classes = (*captioned.WORDS, *names)
     path = None if directory is None else Path(directory) / f"judge_{'_'.join(names)}_{steps}.safetensors"
     if path is not None and path.exists():
-        model = pretrained.read(path)
+        model = models.read(path)
     else:
         model = trained(names, steps)
     if path is not None and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        pretrained.write(unfinished := path.with_suffix(".tmp"), model, "float32")
+        models.write(unfinished := path.with_suffix(".tmp"), model, "float32")
         unfinished.replace(path)
     return Judge(classes, features.classifier_features(model.config.net, model.params, f"judge of {', '.join(names)}"))
 
 
-def trained(names: Sequence[str], steps: int, batch_size: int = 64) -> pretrained.Model:
+def trained(names: Sequence[str], steps: int, batch_size: int = 64) -> models.Model:
     """`digits_judge` with a new head, trained further on the classes of `judge`."""
     rng, key = np.random.default_rng(0), jax.random.key(0)
     x, labels = lessons(names)
-    start = pretrained.load("digits_judge")
+    start = models.load("digits_judge")
     net = dataclasses.replace(start.config.net, out_channels=10 + len(names))
     fresh = jax.jit(Classifier(net).init)(key, jnp.zeros([1, 28, 28, 1]), jnp.zeros([1]))["params"]
     params = jax.tree.map(jnp.asarray, fresh | {"encoder": start.params["encoder"]})
@@ -270,7 +270,7 @@ def trained(names: Sequence[str], steps: int, batch_size: int = 64) -> pretraine
             now, _ = step(now, key, {"image": moved, "cond": Cond(label=jnp.asarray(labels[rows])), "index": index})
             advance(1)
     about = {"model": "judge", "step": steps, "weights": "EMA", "trained_on": "captioned:judge and " + ", ".join(names)}
-    return pretrained.Model(dataclasses.replace(start.config, name="glyphs_judge", net=net), now.ema, about)
+    return models.Model(dataclasses.replace(start.config, name="glyphs_judge", net=net), now.ema, about)
 
 
 def lessons(names: Sequence[str], each: int = 400) -> tuple[np.ndarray, np.ndarray]:

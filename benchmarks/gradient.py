@@ -21,8 +21,8 @@ from jax.tree_util import Partial
 from pages import put
 
 import jaxdiff
-from jaxdiff import data, guidance, pretrained, samplers, timesteps, xla
-from jaxdiff.eval import images
+from jaxdiff import data, guidance, model as models, samplers, timesteps, xla
+from jaxdiff.pipeline import images
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "guidance.md", ROOT / "docs" / "images" / "gradient.png"
@@ -72,7 +72,7 @@ def goals() -> dict[str, Goal]:
 
 def draw(model, mask=None, weight=None) -> Drawn:
     """Digits of no label, led up the ink under a mask with a weight t -> w."""
-    net, schedule, denoise = model.config.net, model.config.diffusion.make_schedule(), model.denoiser()
+    net, schedule, denoise = model.config.net, model.config.diffusion.make_schedule(), denoiser_of(model)
     if mask is not None:
         led = guidance.by_gradient(denoise, Partial(ink, jnp.asarray(mask, jnp.float32)), schedule, weight)
         denoise = guidance.within(led, denoise, 0, schedule.num_levels - 1)
@@ -162,7 +162,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the table and the picture into docs/")
     args = parser.parse_args()
     xla.tune_cpu()
-    model = pretrained.load(args.model)
+    model = models.load(args.model)
     plain = draw(model)
     wanted = goals()
     found = {(name, when): matched(model, goal, when, plain) for name, goal in wanted.items() for when in WEIGHTS}

@@ -15,7 +15,7 @@ import numpy as np
 from drawn import BATCH, HELD_OUT, drawn, judge, judged, real
 from pages import put
 
-from jaxdiff import data, pretrained
+from jaxdiff import data, model as models
 from jaxdiff.eval import fid, images, neighbors
 from jaxdiff.eval.guided import make_guide
 
@@ -61,7 +61,7 @@ def distances(images, train):
 def measure(args):
     """{name: numbers} of the floor and of every kind."""
     by, train, held = judge(), real("train"), real(*HELD_OUT, num=NUM)
-    model, classifier, plain = (pretrained.load(name) for name in (args.model, args.classifier, args.unconditional))
+    model, classifier, plain = (models.load(name) for name in (args.model, args.classifier, args.unconditional))
     test = data.load("digits:test")
     labels = np.array([test[i]["label"] for i in range(len(test))])
     found = {"floor": compare(by, real("train", num=NUM), held, train)}
@@ -82,7 +82,7 @@ def measure(args):
 
 def pictures(args):
     """Ten rows of digits without guidance, with much, and with too much."""
-    model = pretrained.load(args.model)
+    model = models.load(args.model)
     for scale in (1.0, 3.0, 8.0):
         sheet = drawn(args.kept, f"scale {scale:g}", model, guidance=scale, steps=STEPS, num=80, batch_size=BATCH)
         places = np.arange(80).reshape(8, 10).T

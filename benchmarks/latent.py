@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from pages import run_sections
 
-from jaxdiff import Cond, UNet, data, network, objectives, pretrained, samplers, schedules
+from jaxdiff import Cond, UNet, data, network, objectives, model as models, samplers, schedules
 from jaxdiff.config import load as load_config
 from jaxdiff.data import captioned
 from jaxdiff.eval import draw, features, images, measure, neighbors, report, shown, zero_shot
@@ -45,7 +45,7 @@ def autoencoders(args):
     lines = ["| | numbers per image | fewer | PSNR, mean | worst 5% | codebook |", "|---|---|---|---|---|---|"]
     rows = []
     for name in ("captioned_vae", "captioned_vqvae"):
-        model = pretrained.load(name)
+        model = models.load(name)
         asked = Measure(",".join(measure.metrics_of(model.config)), num=len(x), batch_size=SIZE)
         found = report.measured(model.config, model.params, measure.complete(asked, model.config), lambda done: None)
         z = jax.jit(model.codec.encode)(to_unit_range(x[:10]))
@@ -68,7 +68,7 @@ def autoencoders(args):
 def clip(args):
     """What the small CLIP finds out of held-out images by descriptions alone."""
     del args
-    model = pretrained.load("captioned_clip")
+    model = models.load("captioned_clip")
     net, scale = model.config.make_net(), float(np.exp(model.params["logit_scale"]))
     texts, said = captioned.descriptions()
     texts = zero_shot.embed_texts(net, model.params, model.tokenizer, texts, batch_size=420)
@@ -95,7 +95,7 @@ def drawn(model, prompts, scale, seed=1, **how):
 
 def text_to_image(args):
     """Whether images show what was asked for, of combinations that were never trained on."""
-    model, judge = pretrained.load(args.model), pretrained.load("digits_judge")
+    model, judge = models.load(args.model), models.load("digits_judge")
     judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
     (asked, real), (_, train) = examples("unseen", 500), examples("train")
     prompts, wanted = [one["caption"] for one in asked], [shown.asked_for(one) for one in asked]
@@ -156,7 +156,7 @@ def cost_of(net, shape, batch, runs=5):
 def cost_of_decoding(shape, batch, runs=5):
     """GFLOPs and milliseconds that an image takes to be decoded."""
     z = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
-    decode, found = jax.jit(pretrained.load("captioned").codec.decode).lower(z).compile(), []
+    decode, found = jax.jit(models.load("captioned").codec.decode).lower(z).compile(), []
     for _ in range(runs + 1):
         start = time.perf_counter()
         jax.block_until_ready(decode(z))

@@ -19,15 +19,15 @@ import jax
 import numpy as np
 from pages import run_sections
 
-from jaxdiff import Cond, Guided, UNet, data, denoiser, editing, guidance, network, pretrained, samplers, timesteps
+from jaxdiff import Cond, Guided, UNet, data, denoiser, editing, guidance, network, model as models, samplers, timesteps
 from jaxdiff import config as configs
 from jaxdiff.data import captioned
 from jaxdiff.data.control_inputs import CONTROL_INPUTS, mask
 from jaxdiff.eval import draw, images
 from jaxdiff.eval.steered import Steered
-from jaxdiff.pretrained import fusion
-from jaxdiff.train import adaptation, basis, initial, parallel, setup
-from jaxdiff.train.parts import open_parts
+from jaxdiff.model import fusion
+from jaxdiff.model import adaptation, basis, initial, parallel, setup
+from jaxdiff.model.frozen_models import open_models
 
 DOCS = Path(__file__).parents[1] / "docs"
 CONCEPTS = ("star", "heart", "house")
@@ -98,11 +98,11 @@ def size_of(tree):
 
 def lora(args):
     """A glyph from twenty images, by a LoRA."""
-    base, measured = pretrained.load("captioned"), Measured(args)
+    base, measured = models.load("captioned"), Measured(args)
     about = glyphs.accuracy(measured.judge)
     run, seconds = lora_of(args, "star")
-    adapter = pretrained.load_adapter(run)
-    model = pretrained.adapted(base, adapter)
+    adapter = models.load_adapter(run)
+    model = models.with_adapter(base, adapter)
     size = (run / "adapter.safetensors").stat().st_size / 1e3
     count = size_of([one.factors for one in adapter.loras.values()]) + size_of(adapter.new_tokens)
     before, after = measured.digits(base), measured.digits(model)
@@ -130,7 +130,7 @@ def moved(model, base):
 
 def dreambooth(args):
     """All weights, with and without prior preservation, beside a LoRA and a new word."""
-    base, measured, lines, pictures = pretrained.load("captioned"), Measured(args), [], []
+    base, measured, lines, pictures = models.load("captioned"), Measured(args), [], []
     star, sks = (
         ["--data.source", f"folder:{glyphs.write(args.runs / 'glyphs' / word.strip('<>'), 'star', word=word)}"]
         for word in ("<star>", "sks")
@@ -143,7 +143,7 @@ def dreambooth(args):
         "LoRA": lora_of(args, "star"),
         "textual inversion": trained(args, "inversion", "captioned_textual_inversion", *star),
     }
-    rows = {"base": base} | {name: pretrained.load(str(run)) for name, (run, _) in runs.items()}
+    rows = {"base": base} | {name: models.load(str(run)) for name, (run, _) in runs.items()}
     for name, model in rows.items():
         word = "sks" if name.startswith("DreamBooth") else "<star>"
 
@@ -161,19 +161,19 @@ def dreambooth(args):
 
 def mixed(args):
     """Three glyphs in one set of weights."""
-    base, measured = pretrained.load("captioned"), Measured(args)
-    adapters = {name: pretrained.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS}
+    base, measured = models.load("captioned"), Measured(args)
+    adapters = {name: models.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS}
     every = base
     for adapter in adapters.values():
-        every = pretrained.adapted(every, adapter)
-    make = lambda *how, **steps: pretrained.adapted(base, fusion.fused(base, [*adapters.values()], *how, **steps))
+        every = models.with_adapter(every, adapter)
+    make = lambda *how, **steps: models.with_adapter(base, fusion.fused(base, [*adapters.values()], *how, **steps))
     models = {
         "gradient fusion": make(),
         "gradient fusion, of layers alone": make(steps=0),
         "average of the weights": make("average"),
         "sum of all three": every,
     }
-    own = {name: measured.glyph(pretrained.adapted(base, one), name)[0] for name, one in adapters.items()}
+    own = {name: measured.glyph(models.with_adapter(base, one), name)[0] for name, one in adapters.items()}
     lines = ["| | " + " | ".join(CONCEPTS) + " | digits |", "|---|" + "---|" * (len(CONCEPTS) + 1)]
     lines.append("| each LoRA alone | " + " | ".join(f"{own[name]:.1%}" for name in CONCEPTS) + " | |")
     rows = []
@@ -190,9 +190,9 @@ def mixed(args):
 
 def regions(args):
     """A star on the left and a heart on the right, each of whose halves is judged with the other one wiped out."""
-    base, judge = pretrained.load("captioned"), Measured(args).judge
-    glyphs_of = [pretrained.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS]
-    model = pretrained.adapted(base, fusion.fused(base, glyphs_of))
+    base, judge = models.load("captioned"), Measured(args).judge
+    glyphs_of = [models.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS]
+    model = models.with_adapter(base, fusion.fused(base, glyphs_of))
     height, width = model.config.shape[:2]
     sides = np.repeat(np.eye(2)[:, None], height, 1).repeat(width // 2, 2)
     asked = {
@@ -216,7 +216,7 @@ def regions(args):
 def attended(model, prompts, sides, seed):
     """Images of regions whose pixels attend to their own prompts, the first prompt being no text."""
     net = UNet(dataclasses.replace(model.config.net, context_length=0))
-    told = editing.regional_cond(model.reads(["", *prompts]), model.reads([""])[0], sides, num=BATCH)
+    told = editing.regional_cond(model.text_encoder(["", *prompts]), model.text_encoder([""])[0], sides, num=BATCH)
     diffusion = model.config.diffusion
     denoise = denoiser(network(net), model.params, diffusion.make_schedule(), diffusion.predict)
     return guided(model, denoise, told, seed)
@@ -225,8 +225,8 @@ def attended(model, prompts, sides, seed):
 def predicted(model, prompts, sides, seed):
     """Images of regions of which each is what is predicted for its prompt."""
     rows = lambda context: Cond(context=np.broadcast_to(context, (BATCH, *context.shape)))
-    told = tuple(Guided(rows(context), rows(model.reads([""])[0])) for context in model.reads(prompts))
-    return guided(model, model.denoiser(), told, seed, lambda denoise: guidance.multidiffusion(denoise, sides))
+    told = tuple(Guided(rows(context), rows(model.text_encoder([""])[0])) for context in model.text_encoder(prompts))
+    return guided(model, denoiser_of(model), told, seed, lambda denoise: guidance.multidiffusion(denoise, sides))
 
 
 def guided(model, denoise, told, seed, around=lambda denoise: denoise):
@@ -255,7 +255,7 @@ def overlap(one, other):
 def control(args):
     """Whether what is drawn follows a condition of a held-out image, in other colours than that one's."""
     run, seconds = trained(args, "control", "captioned_controlnet")
-    model, source = pretrained.load(str(run)), data.load("captioned:test")
+    model, source = models.load(str(run)), data.load("captioned:test")
     rng = np.random.default_rng(0)
     examples = [source[int(i)] for i in rng.permutation(len(source))[:NUM]]
     said = np.stack([rng.permutation(len(captioned.COLOURS))[:2] for _ in examples])
@@ -288,7 +288,7 @@ def control(args):
     line("scale 0.5", drawn(model, texts, steered=steer(told, 0.5)), masks(real))
     line("the same, beside another's condition (chance)", x, masks(real)[others])
     line("told another's condition", drawn(model, texts, steered=steer(told[others])), masks(real))
-    line("without ControlNet", drawn(model._replace(controls=()), texts), masks(real))
+    line("without ControlNet", drawn(model.replace(controls=()), texts), masks(real))
     if args.write:
         shown = [part for i in range(8) for part in (real[i], told[i], x[i])]
         images.save_grid(DOCS / "images" / "personalisation_control.png", np.stack(shown), 12)
@@ -306,14 +306,14 @@ WAYS = {  # of one batch size, so that their steps can be compared
 
 def cost(args):
     """Memory and time of a training step of each, 32 examples, in one run."""
-    base, programs, seconds, rows = pretrained.load("captioned"), {}, {}, {}
+    base, programs, seconds, rows = models.load("captioned"), {}, {}, {}
     for name, (config, left_out) in WAYS.items():
         config = configs.load(config)
         adapt = dataclasses.replace(config.adapt, prior=(), **dict.fromkeys(left_out, ()))
         train = dataclasses.replace(config.train, batch_size=32 * jax.device_count(), steps_per_call=1)
         config = basis.of_base(dataclasses.replace(config, adapt=adapt, train=train), base.config)
         source = data.load("captioned:test") if adapt.condition else None
-        parts = open_parts(config, source, None, base)
+        parts = open_models(config, source, None, base)
         state = initial.new_state(config, base)
         batch = _batch(config)
         arguments = (

@@ -133,7 +133,7 @@ def kill_and_resume(start, run, kills, steps, rng):
         if code == 128 + signal.SIGTERM:
             figures.grace.append(time.monotonic() - sent)
         elif kind != "start":
-            figures.redone.append(made(run) - max(checkpoint.steps(run / "checkpoints"), default=0))
+            figures.redone.append(made(run) - max(checkpoints.steps(run / "checkpoints"), default=0))
         figures.kills[f"{signal.Signals(signum).name} at {kind}"] += 1
         print(f"{figures.kills.total()}: {signal.Signals(signum).name} at {kind}, after step {made(run)}", flush=True)
 

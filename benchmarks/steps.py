@@ -21,7 +21,7 @@ import numpy as np
 from drawn import HELD_OUT, drawn, judge, judged, real
 from pages import put
 
-from jaxdiff import pretrained, xla
+from jaxdiff import model as models, xla
 from jaxdiff.eval import fid
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +61,7 @@ WAYS = [
 
 def measure(args):
     """{(way, steps): Score}, and under "floor" that of as many training images."""
-    by, model, held = judge(), pretrained.load(args.model), real(*HELD_OUT)
+    by, model, held = judge(), models.load(args.model), real(*HELD_OUT)
     held = [judged(by, held).moments, fid.moments(patches(held).reshape(-1, PATCH**2))]
     train = real("train", num=args.num)
     found = {"floor": score(by, held, train.reshape(10, -1, *train.shape[1:]).swapaxes(0, 1).reshape(train.shape))}

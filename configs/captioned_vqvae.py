@@ -16,7 +16,9 @@ def get_config() -> Config:
     return Config(
         name="captioned_vqvae",
         data=Data(source="captioned", image_shape=(32, 32, 3)),
-        net=AutoencoderConfig(channels=(32, 64), blocks=1, latent_channels=4, codebook_size=256, groups=8, patch=2, scaling_factor=1.0),
+        net=AutoencoderConfig(
+            channels=(32, 64), blocks=1, latent_channels=4, codebook_size=256, groups=8, patch=2, scaling_factor=1.0
+        ),
         reconstruction=Reconstruction(error="l2"),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.995, b2=0.99),
         train=Train(steps=4000, batch_size=32, steps_per_call=10, log_every=50, save_every=500),

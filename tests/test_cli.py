@@ -389,10 +389,10 @@ def test_a_broken_picture_is_named_and_stops_the_run_which_can_go_on(photos, tmp
     ]
     said = fails(capsys, *command)
     assert "dogs/d.png cannot be read" in said and "by --data.skip-broken" in said
-    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [0]
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [0]
     Image.new("RGB", (30, 30)).save(photos / "dogs" / "d.png")  # repaired
     cli.main([*map(str, command), "--resume"])
-    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [4, 2]
+    assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [4, 2]
 
 
 def test_broken_pictures_are_left_out_and_counted_on_request(photos, tmp_path, capsys):
@@ -428,7 +428,7 @@ def test_a_loss_that_is_not_finite_ends_with_3_and_keeps_what_is_good(tmp_path, 
     kept = checkpoint.restore(run / "checkpoints", initial.state_shapes(tiny_config()))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept.tree))
     cli.main(["train", "digits", "--run-dir", str(run), "--resume", "--optim.learning-rate", "0.001"])
-    assert checkpoint.steps(run / "checkpoints")[0] == 8
+    assert checkpoints.steps(run / "checkpoints")[0] == 8
 
 
 def test_a_full_disk_is_said_and_keeps_what_was_there(run, monkeypatch, capsys):
@@ -445,7 +445,7 @@ def test_auto_resume_starts_a_run_goes_on_with_it_and_leaves_it_when_it_is_compl
     command = ["train", str(tmp_path / "mine.py"), "--run-dir", str(tmp_path / "run"), "--auto-resume"]
     for steps in (2, 4):
         cli.main([*command, "--train.steps", str(steps)])
-        assert checkpoint.steps(tmp_path / "run" / "checkpoints")[0] == steps
+        assert checkpoints.steps(tmp_path / "run" / "checkpoints")[0] == steps
     before = contents(tmp_path / "run")
     cli.main(command)
     assert "is complete: it has made its 4 steps" in capsys.readouterr().out and contents(tmp_path / "run") == before

@@ -10,7 +10,7 @@ from helpers import fails, tiny_config
 from PIL import Image
 from tiny import tiny_latent, write_ends
 
-from jaxdiff import cli, pretrained
+from jaxdiff import cli, model as models
 from jaxdiff.cli.edit import output_paths
 from jaxdiff.cli.edit.flags import NEEDED, OPTIONS, EditFlags
 from jaxdiff.cli.edit.job import cells
@@ -26,14 +26,14 @@ def random_model(config, seed=0, size=0.2, **parts):
     values = np.random.default_rng(seed)
     shapes = initial.weight_shapes(config)
     params = jax.tree.map(lambda leaf: size * values.standard_normal(leaf.shape).astype(np.float32), shapes)
-    return pretrained.Model(config, params, ABOUT, parts)
+    return models.Model(config, params, ABOUT, parts)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder of models and images."""
     folder, rng = tmp_path_factory.mktemp("editing"), np.random.default_rng(0)
-    ends = [pretrained.load(str(path)) for path in write_ends(folder)]
+    ends = [models.load(str(path)) for path in write_ends(folder)]
     parts = dict(zip(("codec", "text"), ends))
     pixels = tiny_config()
     pixels = dataclasses.replace(pixels, net=dataclasses.replace(pixels.net, num_classes=3, vector_dim=2))
@@ -45,7 +45,7 @@ def place(tmp_path_factory):
     }
     models |= {"other": random_model(pixels, 1), "cosine": random_model(longer), "bare": random_model(bare)}
     for name, model in models.items():
-        pretrained.write(folder / f"{name}.safetensors", model, "float32")
+        models.write(folder / f"{name}.safetensors", model, "float32")
     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "photo.png")
     Image.fromarray(rng.integers(0, 256, (32, 32, 4), np.uint8)).save(folder / "clear.png")
     Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(folder / "digit.png")

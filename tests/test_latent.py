@@ -8,7 +8,7 @@ import pytest
 from jax.tree_util import Partial
 
 from jaxdiff import latent, samplers
-from jaxdiff.nets.autoencoder import AutoencoderConfig
+from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.kl_vae import KLAutoencoder
 from jaxdiff.nets.vq_vae import VQAutoencoder, quantize
 

@@ -15,15 +15,15 @@ from helpers import fails
 from PIL import Image
 from tiny import tiny_latent, write_ends
 
-from jaxdiff import Cond, cli, pretrained
+from jaxdiff import Cond, cli, model as models
 from jaxdiff import config as configs
 from jaxdiff.adapt import fuse, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Adapt, Config
 from jaxdiff.data import Source
-from jaxdiff.pretrained import Model, fusion
-from jaxdiff.train import adaptation, basis, checkpoint, initial, parallel, rundir, setup
-from jaxdiff.train.parts import open_parts
+from jaxdiff.model import Model, fusion
+from jaxdiff.model import adaptation, basis, checkpoint, initial, parallel, rundir, setup
+from jaxdiff.model.frozen_models import open_models
 
 STAR = "a red <star> on a blue background"
 SMALL = """--train.batch-size 8 --train.steps-per-call 1 --train.save-every 1 --train.log-every 1 --train.sample-every 0
@@ -35,12 +35,12 @@ def place(tmp_path_factory):
     """A folder with a base of random weights, its data, and a cache of what is encoded that goes with it."""
     folder, values = tmp_path_factory.mktemp("personal"), np.random.default_rng(0)
     config = tiny_latent("vae", "clip")
-    parts = dict(zip(("codec", "text"), (pretrained.load(str(path)) for path in write_ends(folder))))
-    parts["text"] = pretrained.text_of(parts["text"])
+    parts = dict(zip(("codec", "text"), (models.load(str(path)) for path in write_ends(folder))))
+    parts["text"] = models.text_transformer_of(parts["text"])
     shapes = initial.weight_shapes(config)
     params = jax.tree.map(lambda leaf: 0.3 * values.standard_normal(leaf.shape).astype(np.float32), shapes)
     about = {"step": 0, "weights": "EMA", "trained_on": "noise"}
-    pretrained.write(folder / "base.safetensors", Model(config, params, about, parts), "float32")
+    models.write(folder / "base.safetensors", Model(config, params, about, parts), "float32")
     (folder / "stars").mkdir()
     with (folder / "stars" / "metadata.jsonl").open("w") as file:
         for i in range(6):
@@ -82,7 +82,7 @@ def trained(way, steps=2, name=None, *more):
     name, (config, *flags) = name or way, WAYS[way]
     flags = [*flags, *BASE, *SMALL, "--train.steps", str(steps), *more]
     cli.main(["train", config, "--run-dir", name, *flags])
-    return pretrained.load(name)
+    return models.load(name)
 
 
 def picture(*args):
@@ -100,14 +100,14 @@ def differ(one, other):
 
 
 def test_lora(here, capsys):
-    model, base = trained("lora"), pretrained.load("base.safetensors")
-    adapter = pretrained.load_adapter("lora/adapter.safetensors")
+    model, base = trained("lora"), models.load("base.safetensors")
+    adapter = models.load_adapter("lora/adapter.safetensors")
     changed = differ(model.params, base.params)
     assert changed == set(adapter.loras["unet"].factors) and all("attn" in path for path in changed)
     assert set(adapter.new_tokens) == {"<star>"} and len(adapter.loras["text"].factors) == 8
-    files = pretrained.adapted(base, adapter)  # which is float16
+    files = models.with_adapter(base, adapter)  # which is float16
     chex.assert_trees_all_close(files.params, model.params, atol=1e-4)
-    chex.assert_trees_all_close(files.shards["text"].params, model.parts["text"].params, atol=1e-4)
+    chex.assert_trees_all_close(files.shards["text"].params, model.submodels["text_encoder"].params, atol=1e-4)
     plain = picture("base.safetensors", STAR)
     with_it = picture("base.safetensors", STAR, "--lora", "lora/adapter.safetensors")
     half = picture("base.safetensors", STAR, "--lora", "lora:0.5")
@@ -118,12 +118,12 @@ def test_lora(here, capsys):
 
 
 def test_lora_goes_on_with_the_same_bits(here):
-    at_once = pretrained.load("lora") if (here / "lora").exists() else trained("lora")
+    at_once = models.load("lora") if (here / "lora").exists() else trained("lora")
     shutil.copytree("lora", "half")
     shutil.rmtree(rundir.checkpoints("half") / "2")  # as if it had been killed before its last one
-    assert checkpoint.steps(rundir.checkpoints("half")) == [1]
+    assert checkpoints.steps(rundir.checkpoints("half")) == [1]
     gone_on = trained("lora", 2, "half", "--resume")
-    assert sorted(checkpoint.steps(rundir.checkpoints("half"))) == [1, 2]
+    assert sorted(checkpoints.steps(rundir.checkpoints("half"))) == [1, 2]
     for name in ("params", "parts"):
         one, other = (jax.tree.leaves(getattr(model, name)) for model in (at_once, gone_on))
         chex.assert_trees_all_equal([x for x in one if hasattr(x, "shape")], [x for x in other if hasattr(x, "shape")])
@@ -131,14 +131,14 @@ def test_lora_goes_on_with_the_same_bits(here):
 
 def test_dreambooth(here):
     """All of both networks is trained, the class is drawn by the base once, and half of all examples are of it."""
-    model, base = trained("full"), pretrained.load("base.safetensors")
+    model, base = trained("full"), models.load("base.safetensors")
     assert len(differ(model.params, base.params)) > 50
-    assert len(differ(model.parts["text"].params, base.parts["text"].params)) > 20
+    assert len(differ(model.submodels["text_encoder"].params, base.submodels["text_encoder"].params)) > 20
     assert len(list((here / "full" / "class").glob("*.png"))) == 16
     plain = picture("base.safetensors", STAR)
     assert (picture("full", STAR) != plain).any()
     cli.main(["export", "full", "--out", "full.safetensors", "--overwrite"])
-    chex.assert_trees_all_close(pretrained.load("full.safetensors").params, model.params, atol=1e-3)
+    chex.assert_trees_all_close(models.load("full.safetensors").params, model.params, atol=1e-3)
     config = configs.read_run("full")
     source = basis.examples(config, setup.open_source(config), "full")
     assert [bool(source.read(i)["prior"]) for i in range(4)] == [False, True, False, True]
@@ -147,9 +147,9 @@ def test_dreambooth(here):
 
 def test_textual_inversion(here):
     """Nothing but the new word's row of the table is trained."""
-    model, base = trained("words"), pretrained.load("base.safetensors")
+    model, base = trained("words"), models.load("base.safetensors")
     assert not differ(model.params, base.params)
-    text, before = model.parts["text"], base.parts["text"]
+    text, before = model.submodels["text_encoder"], base.submodels["text_encoder"]
     new, old = new_tokens.token_embeddings(text.params), new_tokens.token_embeddings(before.params)
     size = before.tokenizer.vocab_size
     np.testing.assert_array_equal(new[:size], old[:size])
@@ -161,7 +161,7 @@ def test_textual_inversion(here):
 
 def test_controlnet(here, capsys):
     """The base is as it was; the picture and its scale make a difference, and a scale of 0 makes none."""
-    model, base = trained("control", 3), pretrained.load("base.safetensors")
+    model, base = trained("control", 3), models.load("base.safetensors")
     assert not differ(model.params, base.params) and len(model.controls) == 1
     Image.fromarray(np.full([32, 32, 3], 200, np.uint8)).save("grey.png")
     how = ["base.safetensors", STAR, "--controlnet", "control/adapter.safetensors", "--guidance", "2"]
@@ -181,7 +181,7 @@ def test_controlnet(here, capsys):
 
 
 def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
-    base = pretrained.load("base.safetensors")
+    base = models.load("base.safetensors")
     config = Config(data=dataclasses.replace(Config().data, source="folder:stars", image_shape=(32, 32, 3)))
     config = dataclasses.replace(config, adapt=Adapt(base="base.safetensors", rank=2, words=("<star>",)))
     config = basis.of_base(config, base.config)
@@ -193,12 +193,12 @@ def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
     rest = adaptation.frozen(config, base)
     whole = adaptation.joined(config, base)(rest, state.params)
     assert not differ(whole["unet"], base.params)  # at first, to the bit
-    size = base.parts["text"].tokenizer.vocab_size
+    size = base.submodels["text_encoder"].tokenizer.vocab_size
     np.testing.assert_array_equal(
-        new_tokens.token_embeddings(whole["text"])[:size], new_tokens.token_embeddings(base.parts["text"].params)[:size]
+        new_tokens.token_embeddings(whole["text"])[:size], new_tokens.token_embeddings(base.submodels["text_encoder"].params)[:size]
     )
     source = basis.examples(config, setup.open_source(config), here / "unused")
-    parts = open_parts(config, source, None, base)
+    parts = open_models(config, source, None, base)
     step = setup.make_step(config, parts)
     batch = {
         "image": jnp.zeros([1, 64, 8, 8, 2]),
@@ -269,17 +269,17 @@ def test_fused(here, capsys):
     """Two LoRAs of words of their own as one, from the command line: of both ranks, both ways, for the base alone."""
     loras = []
     for i, word in enumerate(("<star>", "<moon>")):
-        base = pretrained.load("base.safetensors")
+        base = models.load("base.safetensors")
         fresh = lora.init(jax.random.key(i), base.params, 1)
         up = {path: both._replace(up=both.up + 0.3) for path, both in fresh.factors.items()}
         about = {"name": word, "base": "base.safetensors", "prompts": [f"a red {word}"], "prior": ["a red seven"]}
         corrections = {"unet": fresh._replace(factors=up)}
         if not i:  # what reads is corrected by one alone
-            reads = lora.init(jax.random.key(9), base.parts["text"].params, 1, lora.TEXT_ATTENTION)
+            reads = lora.init(jax.random.key(9), base.submodels["text_encoder"].params, 1, lora.TEXT_ATTENTION)
             up = {path: both._replace(up=both.up + 0.3) for path, both in reads.factors.items()}
             corrections["text"] = reads._replace(factors=up)
         made = Adapter(about, corrections, {word: np.full(8, 0.1, np.float32)})
-        pretrained.write_adapter(f"lora_{i}.safetensors", made, "float32")
+        models.write_adapter(f"lora_{i}.safetensors", made, "float32")
         loras.append(made)
     few = ["--images", "4", "--levels", "2", "--steps", "2", "--overwrite"]
     cli.main(["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "both", *few])
@@ -288,12 +288,12 @@ def test_fused(here, capsys):
     )
     cli.main(["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "by_few", *few, "--at-a-time", "40"])
     assert "fused        both.safetensors, of base.safetensors, with <star>, <moon>" in capsys.readouterr().out
-    both, mean, by_few = (pretrained.load_adapter(f"{name}.safetensors") for name in ("both", "mean", "by_few"))
+    both, mean, by_few = (models.load_adapter(f"{name}.safetensors") for name in ("both", "mean", "by_few"))
     chex.assert_trees_all_close(by_few.loras, both.loras, atol=1e-3)
-    base = pretrained.load("base.safetensors")
+    base = models.load("base.safetensors")
     halves = lora.merge(lora.merge(base.params, loras[0].loras["unet"], 0.5), loras[1].loras["unet"], 0.5)
-    chex.assert_trees_all_close(pretrained.adapted(base, mean).params, halves, atol=1e-3)
-    changed = differ(pretrained.adapted(base, both).params, base.params)
+    chex.assert_trees_all_close(models.with_adapter(base, mean).params, halves, atol=1e-3)
+    changed = differ(models.with_adapter(base, both).params, base.params)
     assert changed == set(loras[0].loras["unet"].factors) and set(both.words) == {"<star>", "<moon>"}
     assert all(down.shape[1] == 2 for down, _ in both.loras["unet"].factors.values())
     assert both.loras["text"].factors.keys() == loras[0].loras["text"].factors.keys()
@@ -306,7 +306,7 @@ def test_fused(here, capsys):
     with pytest.raises(ValueError, match="is no model, without a ControlNet, that draws what texts say"):
         fusion.fused(base._replace(parts={}), loras)
     with pytest.raises(ValueError, match="this LoRA is of another network"):
-        fusion.fused(pretrained.load("digits"), loras, "average")
+        fusion.fused(models.load("digits"), loras, "average")
     ticks = []
     fusion.fused(base, loras, images=4, levels=2, steps=0, at_a_time=40, tick=ticks.append)
     assert sum(ticks) == fusion.work(loras, steps=0, at_a_time=40)
@@ -331,7 +331,7 @@ def test_prompts_that_a_run_learns_from():
 
 def test_fused_layers_are_nearer_in_all_when_they_go_on(here):
     """What the network says with a LoRA of both, beside what it says with each concept's own: less far after `matched`."""
-    base = pretrained.load("base.safetensors")
+    base = models.load("base.safetensors")
     rng, shape = np.random.default_rng(0), base.config.shape
     loras = []
     for i in range(2):
@@ -341,7 +341,7 @@ def test_fused_layers_are_nearer_in_all_when_they_go_on(here):
         }
         loras.append(fresh._replace(factors=up))
     drawn = [
-        (rng.normal(size=[8, *shape]).astype(np.float32), np.asarray(base.reads([said] * 8))) for said in (STAR, "")
+        (rng.normal(size=[8, *shape]).astype(np.float32), np.asarray(base.text_encoder([said] * 8))) for said in (STAR, "")
     ]
     begun = fuse.averaged(loras)
     said = lambda one, k: base.apply(lora.merge(base.params, one), drawn[k][0], 500, Cond(context=drawn[k][1]))[0]
@@ -360,7 +360,7 @@ def test_a_run_that_has_lost_its_base(here, capsys):
         assert "has lost its base.safetensors" in fails(capsys, "sample", "words", STAR)
     finally:
         (here / "away").rename(here / "words" / "base.safetensors")
-    kept = checkpoint.steps(rundir.checkpoints("words"))
+    kept = checkpoints.steps(rundir.checkpoints("words"))
     assert "--resume cannot change adapt" in fails(
         capsys,
         "train",
@@ -373,4 +373,4 @@ def test_a_run_that_has_lost_its_base(here, capsys):
         "--adapt.begin",
         "eight",
     )
-    assert checkpoint.steps(rundir.checkpoints("words")) == kept
+    assert checkpoints.steps(rundir.checkpoints("words")) == kept

@@ -12,9 +12,9 @@ import safetensors.numpy
 from helpers import tiny_config
 from PIL import Image
 
-from jaxdiff import cli, pretrained
+from jaxdiff import cli, model as models
 from jaxdiff.eval import features
-from jaxdiff.pretrained import Model
+from jaxdiff.model import Model
 from jaxdiff.train import initial, loop
 
 ABOUT = {"step": 4, "weights": "EMA", "trained_on": "digits"}
@@ -27,8 +27,8 @@ def model():
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_what_is_written_is_read_again(model, dtype, tmp_path):
-    pretrained.write(tmp_path / "tiny.safetensors", model, dtype)
-    again = pretrained.load(str(tmp_path / "tiny.safetensors"))
+    models.write(tmp_path / "tiny.safetensors", model, dtype)
+    again = models.load(str(tmp_path / "tiny.safetensors"))
     assert again.config == model.config and again.about == {"model": "tiny"} | ABOUT
     rounded = jax.tree.map(lambda x: np.asarray(x).astype(dtype).astype(np.float32), model.params)
     jax.tree.map(np.testing.assert_array_equal, again.params, rounded)
@@ -38,12 +38,12 @@ def test_what_is_written_is_read_again(model, dtype, tmp_path):
 def test_a_run_and_its_file_are_the_same_model(tmp_path, capsys):
     config = tiny_config(steps=2)
     state = loop.train(config, tmp_path / "run")
-    run = pretrained.load(str(tmp_path / "run"))
+    run = models.load(str(tmp_path / "run"))
     jax.tree.map(np.testing.assert_array_equal, run.params, state.ema)
     out = tmp_path / "tiny.safetensors"
     cli.main(["export", str(tmp_path / "run"), "--out", str(out), "--dtype", "float32"])
     assert str(out) in capsys.readouterr().out
-    file = pretrained.load(str(out))
+    file = models.load(str(out))
     jax.tree.map(np.testing.assert_array_equal, file.params, state.ema)
     assert file.about == {"model": "tiny", "step": 2, "weights": "EMA", "trained_on": "digits"}
     x_t = jax.random.normal(jax.random.key(0), [1, 28, 28, 1])
@@ -56,7 +56,7 @@ def test_a_run_and_its_file_are_the_same_model(tmp_path, capsys):
 def changed(model, tmp_path, change):
     """A file of the model, changed."""
     path = tmp_path / "tiny.safetensors"
-    pretrained.write(path, model)
+    models.write(path, model)
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata, flat = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
     change(metadata, flat)
@@ -81,7 +81,7 @@ BROKEN = {
 def test_a_file_does_not_say_where_its_samples_go(model, tmp_path):
     lie = {"about": json.dumps(ABOUT | {"run": str(tmp_path / "elsewhere"), "model": "other"})}
     assert (
-        pretrained.load(changed(model, tmp_path, lambda about, flat: about.update(lie))).about
+        models.load(changed(model, tmp_path, lambda about, flat: about.update(lie))).about
         == {"model": "tiny"} | ABOUT
     )
 
@@ -89,25 +89,25 @@ def test_a_file_does_not_say_where_its_samples_go(model, tmp_path):
 @pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
 def test_a_file_that_does_not_fit(model, change, message, tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)):
-        pretrained.load(changed(model, tmp_path, change))
+        models.load(changed(model, tmp_path, change))
 
 
 def test_mistakes(model, tmp_path, capsys):
     (tmp_path / "x.safetensors").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="is no file of weights"):
-        pretrained.load(str(tmp_path / "x.safetensors"))
+        models.load(str(tmp_path / "x.safetensors"))
     with pytest.raises(FileNotFoundError):
-        pretrained.load(str(tmp_path / "absent.safetensors"))
+        models.load(str(tmp_path / "absent.safetensors"))
     with pytest.raises(ValueError, match="unknown model 'digit': did you mean 'digits'"):
-        pretrained.load("digit")
+        models.load("digit")
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        pretrained.load(str(tmp_path))
-    large = model._replace(params=jax.tree.map(lambda x: x + 1e6, model.params))
+        models.load(str(tmp_path))
+    large = model.replace(params=jax.tree.map(lambda x: x + 1e6, model.params))
     with pytest.raises(ValueError, match="not finite as float16: choose float32"):
-        pretrained.write(tmp_path / "large.safetensors", large)
+        models.write(tmp_path / "large.safetensors", large)
     classifies = dataclasses.replace(model.config.diffusion, objective="classification")
     with pytest.raises(ValueError, match="a classifier is no denoiser"):
-        model._replace(config=dataclasses.replace(model.config, diffusion=classifies)).denoiser()
+        model.replace(config=dataclasses.replace(model.config, diffusion=classifies)).denoiser()
     with pytest.raises(SystemExit):
         cli.main(["pretrained", "digits"])
     assert "takes no arguments" in capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_the_shipped_digits_are_read_by_the_shipped_judge_and_guided_by_the_ship
     cli.main(["sample", "digits", "--label", "3,7", "--guidance", "2", *args])
     assert "samples/ddim_trailing_10_label3,7_guidance2_seed0.png" in capsys.readouterr().out
     cli.main(["sample", "digits", "--labels", "4", "--classifier", "digits_classifier", "--out", "led.png", *args])
-    model = pretrained.load("digits_judge")
+    model = models.load("digits_judge")
     judge = features.classifier_features(model.config.net, model.params, "digits_judge")
     drawn = np.load("samples/ddim_trailing_10_label3,7_guidance2_seed0.npz")["images"]
     assert (judge.of(drawn)[1].argmax(1) == np.tile([3, 7], 8)).sum() >= 15
@@ -134,5 +134,5 @@ def test_the_shipped_digits_are_read_by_the_shipped_judge_and_guided_by_the_ship
 def test_the_command_lists_what_ships(capsys):
     cli.main(["pretrained"])
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == pretrained.names() + pretrained.adapter_names()
+    assert listed == models.names() + models.adapter_names()
     assert {"digits_judge", "star"} <= set(listed)

@@ -15,12 +15,12 @@ from helpers import tiny_config
 from PIL import Image
 from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 
-from jaxdiff import cli, config, pretrained
+from jaxdiff import cli, config, model as models
 from jaxdiff.adapt import lora
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.text import tokenizer
-from jaxdiff.train import adaptation, basis, checkpoint, initial, loop, rundir
-from jaxdiff.train.parts import open_parts
+from jaxdiff.model import adaptation, basis, checkpoint, initial, loop, rundir
+from jaxdiff.model.frozen_models import open_models
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -151,14 +151,14 @@ def tiny_models(tmp_path, monkeypatch):
     about, made = {"step": 0, "weights": "EMA", "trained_on": "digits"}, {}
     for name, of in SHIPPED.items():
         words = tokenizer.train([WORDS], 600, 24) if name == "captioned_clip" else None
-        made[name] = pretrained.Model(TINY[of], initial.new_state(TINY[of]).params, about, {}, words)
-    ends = {"codec": made["captioned_vae"], "text": pretrained.text_of(made["captioned_clip"])}
+        made[name] = models.Model(TINY[of], initial.new_state(TINY[of]).params, about, {}, words)
+    ends = {"codec": made["captioned_vae"], "text": models.text_transformer_of(made["captioned_clip"])}
     made["captioned"] = made["captioned"]._replace(parts=ends)
     for name, model in made.items():
-        pretrained.write(tmp_path / f"{name}.safetensors", model)
+        models.write(tmp_path / f"{name}.safetensors", model)
     (tmp_path / "adapters").mkdir()
     star = {"unet": lora.init(jax.random.key(0), made["captioned"].params, rank=1)}, {"<star>": jnp.zeros(8)}
-    pretrained.write_adapter(
+    models.write_adapter(
         tmp_path / "adapters" / "star.safetensors", Adapter({"base": "captioned", "name": "star"}, *star)
     )
 
@@ -167,14 +167,14 @@ def begun(small: config.Config, run: str, resume: bool, profile: int) -> None:
     """What training leaves behind, without a step of it: everything is checked, and a run is there."""
     base = basis.open_base(small, run if resume else None)
     small = basis.of_base(small, base and base.config)
-    parts = open_parts(small, loop.opened(small, run, profile), run if resume else None, base)
+    parts = open_models(small, loop.opened(small, run, profile), run if resume else None, base)
     rundir.claim(run, resume)
     pretrained.keep(run, parts.kept, parts.tokenizer, small.sample.prompts)
     rundir.write_config(run, small)
     state = initial.new_state(small, base)
     if base and small.adapt.method != "full":
         made = adaptation.adapter(small, state.ema, small.sample.prompts)
-        pretrained.write_adapter(Path(run) / loop.ADAPTER, made)
+        models.write_adapter(Path(run) / loop.ADAPTER, made)
     with contextlib.closing(checkpoint.manager(rundir.checkpoints(run))) as manager:
         checkpoint.save(manager, state._replace(step=state.step + small.train.steps), {})
 

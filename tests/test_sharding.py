@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff.eval.spread import over_batches
+from jaxdiff.sharding import over_batches
 
 
 @pytest.mark.parametrize("batch_size", [8, 16, 32])

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, data, editing, guidance, pretrained, samplers, timesteps
+from jaxdiff import Cond, Guided, data, editing, guidance, model as models, samplers, timesteps
 from jaxdiff import config as configs
 from jaxdiff.data import captioned, control_inputs
 from jaxdiff.eval import draw, features, images, measure, report, shown, zero_shot
@@ -22,21 +22,21 @@ MADE_BY = {"digits": "digits_conditional", "captioned": "captioned_latent"}  # t
 @pytest.mark.parametrize("name", configs.names())
 def test_configs_can_be_trained(name):
     config = configs.load(name)
-    base = config.adapt.base and pretrained.load_config(config.adapt.base)
+    base = config.adapt.base and models.load_config(config.adapt.base)
     config = basis.of_base(config, base)
     configs.check(config)
     if config.draws:  # on as many devices as there are here
         draw.check(dataclasses.replace(config, sample=dataclasses.replace(config.sample, batch_size=8)))
 
 
-@pytest.mark.parametrize("name", pretrained.names())
+@pytest.mark.parametrize("name", models.names())
 def test_models_are_what_their_configs_say(name):
-    assert pretrained.load(name).config == configs.load(MADE_BY.get(name, name))
+    assert models.load(name).config == configs.load(MADE_BY.get(name, name))
 
 
 def test_text_to_image_works_with_the_parts_that_ship():
-    model, latent = pretrained.load("captioned"), configs.load("captioned_latent").latent
-    ends = {"codec": pretrained.load(latent.codec), "text": pretrained.text_of(pretrained.load(latent.text))}
+    model, latent = models.load("captioned"), configs.load("captioned_latent").latent
+    ends = {"codec": models.load(latent.codec), "text": models.text_transformer_of(models.load(latent.text))}
     parts.check(model.config, ends)
     chex.assert_trees_all_equal(*({name: one.params for name, one in of.items()} for of in (model.parts, ends)))
     words = [tokenizer.to_json(one["text"].tokenizer) for one in (model.parts, ends)]
@@ -49,7 +49,7 @@ def test_all_weights_together_are_small():
 
 @pytest.mark.parametrize("name, least", [("captioned_vae", 28.0), ("captioned_vqvae", 28.0)])
 def test_autoencoders_give_back_held_out_images(name, least):
-    model = pretrained.load(name)
+    model = models.load(name)
     asked = measure.complete(Measure(num=400, batch_size=80), model.config)
     asked = dataclasses.replace(asked, metrics=",".join(measure.metrics_of(model.config)))
     found = report.measured(model.config, model.params, asked, lambda n: None)
@@ -59,7 +59,7 @@ def test_autoencoders_give_back_held_out_images(name, least):
 
 def test_clip_finds_digits_and_colours_of_held_out_images():
     """Among all captions that say everything there is to say."""
-    model, source = pretrained.load("captioned_clip"), data.load("captioned:test")
+    model, source = models.load("captioned_clip"), data.load("captioned:test")
     net, examples, (texts, said) = model.config.make_net(), list(source), captioned.descriptions()
     texts = zero_shot.embed_texts(net, model.params, model.tokenizer, texts, batch_size=840)
     images = zero_shot.embed_images(net, model.params, np.stack([one["image"] for one in examples]), batch_size=200)
@@ -71,30 +71,30 @@ def test_clip_finds_digits_and_colours_of_held_out_images():
 
 def test_an_image_is_inverted_and_redrawn_in_another_colour():
     """The drawn digits of docs/editing.md, 12 of them in 25 steps, and one way up and back."""
-    model = pretrained.load("captioned")
-    schedule, levels, words = model.config.diffusion.make_schedule(), timesteps.grid(1000, 25), model.reads.tokenizer
+    model = models.load("captioned")
+    schedule, levels, words = model.config.diffusion.make_schedule(), timesteps.grid(1000, 25), model.text_encoder.tokenizer
     source, target = (
         "a large red seven in the middle on a blue background",
         "a large green seven in the middle on a blue background",
     )
-    told = Guided(*(Cond(context=model.reads([text] * 12)) for text in (source, "")))
+    told = Guided(*(Cond(context=model.text_encoder([text] * 12)) for text in (source, "")))
     x_T = samplers.noise(samplers.keys_for(jax.random.key(0), 12), model.config.shape)
     edit = editing.pairs([editing.replace(words, source, target, cross_attention=0.2, self_attention=1.0)] * 12)
     both, _ = editing.sample_pairs(
-        model.denoiser(), schedule, levels, x_T, told, Cond(context=model.reads([target] * 12)),
+        denoiser_of(model), schedule, levels, x_T, told, Cond(context=model.text_encoder([target] * 12)),
         guidance.stepped(20.0, 3.0, 800), edit=edit,
     )  # fmt: skip
     said = [shown.read(image) for image in images.to_uint8(jax.jit(model.codec.decode)(both))]
     colours = [list(captioned.COLOURS)[one.colour] for one in said]
     assert colours == ["red"] * 12 + ["green"] * 12
     assert np.mean([shown.overlap(a.mask, b.mask) for a, b in zip(said[:12], said[12:])]) > 0.8
-    path = editing.invert(model.denoiser(), schedule, levels, both[:4], jax.tree.map(lambda x: x[:4], told.cond), 3)
-    again = editing.reconstruct(model.denoiser(), schedule, levels, path[0], jax.tree.map(lambda x: x[:4], told.cond))
+    path = editing.invert(denoiser_of(model), schedule, levels, both[:4], jax.tree.map(lambda x: x[:4], told.cond), 3)
+    again = editing.reconstruct(denoiser_of(model), schedule, levels, path[0], jax.tree.map(lambda x: x[:4], told.cond))
     assert 10 * np.log10(12.8**2 / np.square(again - both[:4]).mean()) > 45  # 12.8 is the range of latents
 
 
 def test_text_to_image_draws_combinations_that_were_never_trained_on():
-    model, source, judge = pretrained.load("captioned"), data.load("captioned:unseen"), pretrained.load("digits_judge")
+    model, source, judge = models.load("captioned"), data.load("captioned:unseen"), models.load("digits_judge")
     judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
     asked = [source[i] for i in range(32)]
     sample = dataclasses.replace(
@@ -107,15 +107,15 @@ def test_text_to_image_draws_combinations_that_were_never_trained_on():
 
 def test_adapters_are_of_the_model_that_they_name():
     """LoRAs change what is drawn of their word, and not the base where they weigh nothing; edges are followed."""
-    for name in pretrained.adapter_names():
-        adapter = pretrained.load_adapter(name)
-        base = pretrained.load(adapter.metadata["base"])
-        model = pretrained.adapted(base, adapter, 0.0)
+    for name in models.adapter_names():
+        adapter = models.load_adapter(name)
+        base = models.load(adapter.metadata["base"])
+        model = models.with_adapter(base, adapter, 0.0)
         chex.assert_trees_all_equal(model.params, jax.tree.map(np.asarray, base.params))
         assert bool(adapter.control) == (name == "edges") and list(adapter.new_tokens) == [f"<{name}>"] * (
             name != "edges"
         )
-    model, source = pretrained.adapted(base, pretrained.load_adapter("edges")), data.load("captioned:test")
+    model, source = models.with_adapter(base, models.load_adapter("edges")), data.load("captioned:test")
     real = np.stack([source[i]["image"] for i in range(8)])
     prompts = tuple(f"a {captioned.WORDS[source[i]['label']]} in black on yellow" for i in range(8))
     sample = dataclasses.replace(model.config.sample, prompts=prompts, num=8, batch_size=8, steps=10)

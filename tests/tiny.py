@@ -4,13 +4,14 @@ from pathlib import Path
 
 from helpers import tiny_config
 
-from jaxdiff import UNetConfig, data, pretrained
+from jaxdiff import UNetConfig, data, model as models
 from jaxdiff.config import Config, Data, Diffusion, Latent, Reconstruction, Sample
 from jaxdiff.data import tfds
-from jaxdiff.nets.autoencoder import AutoencoderConfig
+from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig, TextConfig, VisionConfig
+from jaxdiff.model.frozen_models import open_models
+from jaxdiff.model.params import model_params
 from jaxdiff.train import initial, setup
-from jaxdiff.train.parts import open_parts
 
 DATA = Data("captioned:test", (32, 32, 3))
 
@@ -20,8 +21,8 @@ def tiny_autoencoder(words: int = 0, critic_weight: float = 0.0, **train) -> Con
     return Config(
         name="tiny_autoencoder",
         data=DATA,
-        net=AutoencoderConfig(3, (4, 8), 1, 2, groups=4, mid_attention=False, patch=2, scaling_factor=1.0),
-        reconstruction=Reconstruction(words=words, critic_weight=critic_weight),
+        net=AutoencoderConfig(3, (4, 8), 1, 2, codebook_size=words, groups=4, mid_attention=False, patch=2, scaling_factor=1.0),
+        reconstruction=Reconstruction(critic_weight=critic_weight),
         **rest(train),
     )
 
@@ -44,8 +45,8 @@ def tiny_latent(codec, text, **train) -> Config:
         name="tiny_latent",
         data=DATA,
         net=net,
-        diffusion=Diffusion("cosine", 50, "v", drop=0.1),
-        latent=Latent(codec and str(codec), codec and (8, 8, 2), text=text and str(text)),
+        diffusion=Diffusion("cosine", 50, "v", cond_dropout=0.1),
+        latent=Latent(codec and str(codec), codec and (8, 8, 2), text_encoder=text and str(text)),
         sample=sample,
         **rest(train),
     )
@@ -59,16 +60,16 @@ def rest(train):
 def write_untrained(config: Config, path: Path, words=None) -> Path:
     """Writes a model as it is before training."""
     state = initial.new_state(config)
-    about = {"step": 0, "weights": "EMA", "trained_on": config.data.source}
-    model = pretrained.Model(config, initial.weights(config, state.ema, state.extra), about, tokenizer=words)
-    pretrained.write(path, model, "float32")
+    params = model_params(config, state.ema, initial.codebook(config, state.extra))
+    origin = models.Origin(config.name, 0, "EMA", str(config.data.source))
+    models.write(path, models.Model(config=config, params=params, origin=origin, tokenizer=words), "float32")
     return path
 
 
 def write_ends(folder: Path) -> tuple[Path, Path]:
     """Files of an autoencoder and of a CLIP, in a folder."""
     clip = tiny_clip()
-    words = open_parts(clip, setup.open_source(clip)).tokenizer
+    words = open_models(clip, setup.open_source(clip)).tokenizer
     vae = write_untrained(tiny_autoencoder(), folder / "vae.safetensors")
     return vae, write_untrained(clip, folder / "clip.safetensors", words)
 

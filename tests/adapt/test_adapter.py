@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import pretrained
+from jaxdiff import model as models
 from jaxdiff.adapt import adapter, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 
-MODEL = pretrained.load("captioned")
+MODEL = models.load("captioned")
 
 
 def trained(rank):
@@ -47,7 +47,7 @@ def test_what_is_none():
 
 
 def test_new_words_stand_behind_the_others():
-    text = MODEL.parts["text"].params
+    text = MODEL.submodels["text_encoder"].params
     rows = jnp.arange(128.0).reshape(2, 64)
     table, old = new_tokens.token_embeddings(new_tokens.insert(text, rows, 639)), new_tokens.token_embeddings(text)
     assert table.shape == (641, 64)

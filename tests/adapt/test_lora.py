@@ -7,10 +7,10 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxdiff import Cond, pretrained
+from jaxdiff import Cond, model as models
 from jaxdiff.adapt import lora
 
-MODEL = pretrained.load("captioned")
+MODEL = models.load("captioned")
 WHERE = lora.ATTENTION + "|" + lora.CONVOLUTIONS
 
 
@@ -123,7 +123,7 @@ def test_what_does_not_fit():
         lora.init(jax.random.key(0), MODEL.params, 7, "conv_out")
     with pytest.raises(ValueError, match="no kernel's path holds nowhere"):
         lora.init(jax.random.key(0), MODEL.params, 2, "nowhere")
-    digits = pretrained.load("digits").params
+    digits = models.load("digits").params
     with pytest.raises(ValueError, match="of another network"):
         lora.merge(digits, trained())
     small = trained(2, "conv_in")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, Prediction, editing, pretrained, samplers, schedules, timesteps
+from jaxdiff import Cond, Guided, Prediction, editing, model as models, samplers, schedules, timesteps
 from jaxdiff.nets.transformer import Site
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import base
@@ -14,7 +14,7 @@ from jaxdiff.types import Aux
 SCHEDULE = schedules.cosine(1000)
 LEVELS = timesteps.grid(1000, 20)
 X0 = jax.random.normal(jax.random.key(0), [4, 2])
-WORDS, SITE = pretrained.load("captioned").reads.tokenizer, Site("site", True, (4, 4))
+WORDS, SITE = models.load("captioned").reads.tokenizer, Site("site", True, (4, 4))
 
 
 def told(context, by="context"):

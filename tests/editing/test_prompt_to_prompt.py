@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, editing, pretrained, timesteps
+from jaxdiff import Cond, Guided, editing, model as models, timesteps
 from jaxdiff.editing.prompt_to_prompt import common
 from jaxdiff.nets.transformer import Site
 from jaxdiff.types import Static
 
-WORDS = pretrained.load("captioned").reads.tokenizer
+WORDS = models.load("captioned").reads.tokenizer
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
 AS_USERS = {
     "xla_backend_optimization_level": 3,
@@ -34,15 +34,15 @@ def test_no_edit_is_the_identity_bit_for_bit():
 
 
 def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_bit_for_bit():
-    model = pretrained.load("captioned")
-    z, context = jax.random.normal(jax.random.key(0), [2, *model.config.shape]), model.reads([SOURCE, TARGET])
+    model = models.load("captioned")
+    z, context = jax.random.normal(jax.random.key(0), [2, *model.config.shape]), model.text_encoder([SOURCE, TARGET])
     schedule, levels = model.config.diffusion.make_schedule(), timesteps.grid(1000, 3)
 
-    told = Guided(*(Cond(context=model.reads([text] * 2)) for text in (SOURCE, "")))
+    told = Guided(*(Cond(context=model.text_encoder([text] * 2)) for text in (SOURCE, "")))
 
     @functools.partial(jax.jit, compiler_options=AS_USERS)
     def draw(edit):
-        args = model.denoiser(), schedule, levels, z[:1], jax.tree.map(lambda x: x[:1], told), Cond(context=context[1:])
+        args = denoiser_of(model), schedule, levels, z[:1], jax.tree.map(lambda x: x[:1], told), Cond(context=context[1:])
         return editing.sample_pairs(*args, 3.0, edit=edit)[0]
 
     np.testing.assert_array_equal(draw(None), draw(editing.no_edit(2, 24)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, UNet, UNetConfig, denoiser, editing, guidance, network, pretrained, schedules
+from jaxdiff import Cond, UNet, UNetConfig, denoiser, editing, guidance, network, model as models, schedules
 from jaxdiff.nets.attention import edited
 from jaxdiff.nets.transformer import Site
 
@@ -169,9 +169,9 @@ def test_masks_come_from_inside_of_jit_too():
 
 def test_a_shipped_network_reads_more_prompts_without_a_length_of_its_own():
     """The same parameters, and with one prompt for all the same prediction."""
-    model = pretrained.load("captioned")
+    model = models.load("captioned")
     free = network(UNet(dataclasses.replace(model.config.net, context_length=0)))
-    seven, two, none = model.reads(["a red seven on a blue background", "a green two on a blue background", ""])
+    seven, two, none = model.text_encoder(["a red seven on a blue background", "a green two on a blue background", ""])
     x = normal(1, 8, 8, 6)
     told = editing.regional_cond(jnp.stack([two, seven]), none, np.ones([1, 8, 8]))
     run = jax.jit(free)

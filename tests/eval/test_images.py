@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from jaxdiff.eval import images
+from jaxdiff.pipeline import images
 
 
 def test_to_uint8_rounds_and_clips():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import TINY, tiny_config
 
-from jaxdiff import cli, data, denoise, pretrained
+from jaxdiff import cli, data, denoise, model as models
 from jaxdiff.config import Diffusion, Train
 from jaxdiff.eval import draw, features, fid, measure, neighbors, quality, reading, report
 from jaxdiff.eval.measure import Measure
@@ -21,7 +21,7 @@ CONFIG = dataclasses.replace(tiny_config(), net=dataclasses.replace(TINY, num_cl
 
 @pytest.fixture(scope="module")
 def judge():
-    model = pretrained.load("digits_judge")
+    model = models.load("digits_judge")
     return features.classifier_features(model.config.net, model.params, "digits_judge")
 
 
@@ -120,5 +120,5 @@ def test_mistakes(args, message, model, capsys):
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
     about = {"step": 0, "weights": "EMA", "trained_on": "digits"}
-    pretrained.write(path, pretrained.Model(CONFIG, initial.new_state(CONFIG).params, about))
+    models.write(path, models.Model(CONFIG, initial.new_state(CONFIG).params, about))
     return path

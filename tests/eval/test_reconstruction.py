@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 
-from jaxdiff import cli, data, pretrained
+from jaxdiff import cli, data, model as models
 from jaxdiff.eval import measure, report
 from jaxdiff.eval.measure import Measure
 from jaxdiff.train import initial
@@ -28,7 +28,7 @@ def test_an_autoencoder_by_hand(tmp_path, capsys):
     cli.main([*command, "--metrics", "psnr,codebook", "--out", str(out)])
     found = json.loads(out.read_text())["metrics"]
     assert set(found) == {"psnr", "codebook"}
-    model = pretrained.load("captioned_vqvae")
+    model = models.load("captioned_vqvae")
     net, words = model.config.make_net(), model.params["quantize"]["embedding"]
     x = np.stack([example["image"] for example in chosen()]) / 127.5 - 1
     encode, decode = (
@@ -47,7 +47,7 @@ def test_an_autoencoder_by_hand(tmp_path, capsys):
 
 
 def test_a_clip_by_hand():
-    model = pretrained.load("captioned_clip")
+    model = models.load("captioned_clip")
     asked = measure.complete(Measure(source="captioned:unseen", num=NUM, batch_size=16), model.config)
     ticks = []
     found = report.measured(model.config, model.params, asked, ticks.append, tokenizer=model.tokenizer)["retrieval"]

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from jaxdiff import data, pretrained
+from jaxdiff import data, model as models
 from jaxdiff.data import captioned
 from jaxdiff.eval import zero_shot
 
 
 @pytest.fixture(scope="module")
 def clip():
-    return pretrained.load("captioned_clip")
+    return models.load("captioned_clip")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import load_golden
 
-from jaxdiff.nets.autoencoder import AutoencoderConfig
+from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.kl_vae import KLAutoencoder, divergence
 from jaxdiff.nets.vq_vae import Codebook, VQAutoencoder, moved, perplexity, quantize
 from jaxdiff.types import Gaussian

@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from jaxdiff import objectives, samplers
-from jaxdiff.nets.autoencoder import AutoencoderConfig
+from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
 from jaxdiff.nets.critic import PatchCritic
 from jaxdiff.nets.kl_vae import KLAutoencoder, divergence

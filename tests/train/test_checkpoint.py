@@ -41,7 +41,7 @@ def test_gives_back_every_bit_and_what_was_saved_beside_it(saved):
     assert jax.tree.structure(found.tree) == jax.tree.structure(state(9))
     assert [x.dtype for x in jax.tree.leaves(found.tree)] == [np.asarray(x).dtype for x in jax.tree.leaves(state(9))]
     assert (found.about, found.step, found.corrupt) == (ABOUT | {"data": {"position": 9}}, 9, ())
-    chex.assert_trees_all_equal(checkpoint.restore_ema(saved, state(0).ema).tree, state(9).ema)
+    chex.assert_trees_all_equal(checkpoints.restore_ema(saved, state(0).ema).tree, state(9).ema)
 
 
 def test_shapes_alone_say_what_to_restore(saved):
@@ -50,7 +50,7 @@ def test_shapes_alone_say_what_to_restore(saved):
 
 
 def test_keeps_the_newest(saved):
-    assert checkpoint.steps(saved) == [9, 5]
+    assert checkpoints.steps(saved) == [9, 5]
 
 
 def files(saved, step):
@@ -104,12 +104,12 @@ def test_a_checkpoint_that_was_not_finished_is_none(saved):
     manager = checkpoint.manager(saved)
     checkpoint.save(manager, state(9), ABOUT)
     manager.close()
-    assert checkpoint.steps(saved) == [9, 5] and not list(saved.glob("*tmp*"))
+    assert checkpoints.steps(saved) == [9, 5] and not list(saved.glob("*tmp*"))
 
 
 def test_sampling_skips_a_damaged_average_too(saved):
     flip_bit(files(saved, 9)["ema"])
-    chex.assert_trees_all_equal(checkpoint.restore_ema(saved, state(0).ema).tree, state(5).ema)
+    chex.assert_trees_all_equal(checkpoints.restore_ema(saved, state(0).ema).tree, state(5).ema)
 
 
 def test_where_all_are_damaged_nothing_is_restored(saved):
@@ -134,7 +134,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("like, message", OTHERS.values(), ids=OTHERS)
 def test_another_structure_is_refused_by_its_first_array_and_not_taken_for_damage(saved, like, message):
-    with pytest.raises(checkpoint.OtherStructure, match=message):
+    with pytest.raises(checkpoints.OtherStructure, match=message):
         checkpoint.restore(saved, like)
 
 
@@ -150,7 +150,7 @@ def test_setting_aside_deletes_nothing(saved):
     shutil.copytree(saved / "5", saved / "9")
     second = checkpoint.set_aside(saved, 9)
     assert first.name == "9" and second.name == "9_2" and first.parent == second.parent == saved.parent / "corrupt"
-    assert first.is_dir() and second.is_dir() and checkpoint.steps(saved) == [5]
+    assert first.is_dir() and second.is_dir() and checkpoints.steps(saved) == [5]
 
 
 def test_too_little_room_is_noticed_before_anything_is_written(saved, monkeypatch):

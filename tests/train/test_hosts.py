@@ -21,8 +21,9 @@ from tiny import data_here, tiny_latent, write_ends
 
 from jaxdiff import data
 from jaxdiff.data import encoded
-from jaxdiff.train import checkpoint, encode, hosts, initial, rundir, setup
-from jaxdiff.train.parts import open_parts
+from jaxdiff import hosts
+from jaxdiff.train import checkpoint, encode, initial, rundir, setup
+from jaxdiff.model.frozen_models import open_models
 
 CONFIG = """
 from helpers import tiny_config
@@ -44,8 +45,9 @@ def get_config():
 ENCODE = """
 import argparse, functools
 from jaxdiff.data import encoded
-from jaxdiff.train import encode, hosts, setup
-from jaxdiff.train.parts import open_parts
+from jaxdiff import hosts
+from jaxdiff.train import encode, setup
+from jaxdiff.model.frozen_models import open_models
 from tiny import tiny_latent
 
 parser = argparse.ArgumentParser()
@@ -55,7 +57,7 @@ hosts.initialize(**vars(parser.parse_args()))
 encoded.shards = functools.partial(encoded.shards, size=400)  # three files
 config = tiny_latent("vae.safetensors", "clip.safetensors")
 source = setup.open_source(config)
-print(len(encode.encoded(config, source, open_parts(config, source))), "encoded")
+print(len(encode.encoded(config, source, open_models(config, source))), "encoded")
 """
 
 
@@ -111,7 +113,7 @@ def state(place, run):
 
 
 def newest(run):
-    return max(checkpoint.steps(rundir.checkpoints(run)))
+    return max(checkpoints.steps(rundir.checkpoints(run)))
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +244,7 @@ def test_two_processes_share_what_is_to_be_encoded(place, monkeypatch):
     source = setup.open_source(config)
     (folder,) = (place / "data" / "encoded").iterdir()
     assert len(list(folder.glob("*.array_record"))) == 3
-    made = encode.encode(config, source, open_parts(config, source).ends, range(len(source)))
+    made = encode.encode(config, source, open_models(config, source).ends, range(len(source)))
     kept = encoded.load(folder, source)
     for i, example in enumerate(made):
         for name, value in example.items():

@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 from tiny import data_here, tiny_autoencoder, tiny_clip, tiny_latent, write_ends, write_untrained
 
-from jaxdiff import Cond, cli, pretrained
+from jaxdiff import Cond, cli, model as models
 from jaxdiff import config as configs
 from jaxdiff.data import tfds
 from jaxdiff.data.captioned import SIDE
@@ -21,7 +21,7 @@ from jaxdiff.eval import draw
 from jaxdiff.nets.clip import TextConfig
 from jaxdiff.samplers import base
 from jaxdiff.train import encode, initial, loop, setup
-from jaxdiff.train.parts import open_parts
+from jaxdiff.model.frozen_models import open_models
 from jaxdiff.train.stop import Asked, Stop
 
 
@@ -45,14 +45,14 @@ def run(ends, tmp_path_factory):
 
 
 def test_a_run_keeps_what_it_works_with(run, ends, tmp_path):
-    model = pretrained.load(str(run))
+    model = models.load(str(run))
     assert sorted(model.parts) == ["codec", "text"] and (run / "samples" / "step_0000004.png").exists()
-    vae, clip = (pretrained.load(str(path)) for path in ends)
-    chex.assert_trees_all_equal(model.parts["codec"].params, vae.params)
-    chex.assert_trees_all_equal(model.parts["text"].params, clip.params["text_model"])
-    assert isinstance(model.parts["text"].config.net, TextConfig)
-    pretrained.write(tmp_path / "whole.safetensors", model, "float32")
-    whole = pretrained.load(str(tmp_path / "whole.safetensors"))
+    vae, clip = (models.load(str(path)) for path in ends)
+    chex.assert_trees_all_equal(model.submodels["codec"].params, vae.params)
+    chex.assert_trees_all_equal(model.submodels["text_encoder"].params, clip.params["text_model"])
+    assert isinstance(model.submodels["text_encoder"].config.net, TextConfig)
+    models.write(tmp_path / "whole.safetensors", model, "float32")
+    whole = models.load(str(tmp_path / "whole.safetensors"))
     chex.assert_trees_all_equal(draw.draw(whole.config, whole.params, ends=whole.ends), drawn(model))
     assert whole.about["trained_on"] == "captioned:test"
 
@@ -63,8 +63,8 @@ def drawn(model, **sample):
 
 
 def test_what_is_drawn_depends_on_prompt_negative_and_guidance(run):
-    model = pretrained.load(str(run))
-    model = model._replace(params=jax.tree.map(lambda x: x + 0.05, model.params))  # the last layer began with zeros
+    model = models.load(str(run))
+    model = model.replace(params=jax.tree.map(lambda x: x + 0.05, model.params))  # the last layer began with zeros
     first = drawn(model)
     programs = base._steps._cache_size()
     for change in ({"prompts": ("a blue six", "4")}, {"negative": "a blue six"}, {"guidance": 5.0}, {"seed": 1}):
@@ -78,7 +78,7 @@ def test_what_is_drawn_depends_on_prompt_negative_and_guidance(run):
 def test_encoded_once(run, ends):
     config = tiny_latent(*ends)
     source = setup.open_source(config)
-    parts = open_parts(config, source, run)
+    parts = open_models(config, source, run)
     folder = tfds.data_dir() / "encoded" / encode.identity(config, source, parts)
     assert folder.exists()
     latents = encode.encoded(config, source, parts, tick=lambda: pytest.fail("they are there"))
@@ -97,7 +97,7 @@ def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
     """Of files of 400 examples, those are made that are not there; each is as it would have been."""
     config = tiny_latent(*ends)
     source = setup.open_source(config)
-    parts, ticks = open_parts(config, source), []
+    parts, ticks = open_models(config, source), []
     monkeypatch.setattr(encode.files, "shards", functools.partial(encode.files.shards, size=400))
     monkeypatch.setattr(encode, "PIXELS", 25 * 32 * 32)  # on 8 devices 200 at a time
     monkeypatch.setattr(encode, "data_dir", lambda: tmp_path)
@@ -124,7 +124,7 @@ def encode_some(config, source, parts, which):
 
 
 def changed(model):
-    return model._replace(params=jax.tree.map(lambda x: x + 1e-3, model.params))
+    return model.replace(params=jax.tree.map(lambda x: x + 1e-3, model.params))
 
 
 def test_a_stop_while_encoding_says_how_to_go_on(ends, tmp_path, monkeypatch, capsys):
@@ -147,7 +147,7 @@ def test_a_stop_while_encoding_says_how_to_go_on(ends, tmp_path, monkeypatch, ca
 def test_encoded_data_lies_where_all_processes_see_it(ends, tmp_path, monkeypatch):
     config = tiny_latent(*ends)
     source = setup.open_source(config)
-    parts = open_parts(config, source)
+    parts = open_models(config, source)
     with monkeypatch.context() as patch:
         patch.setattr(encode, "data_dir", lambda: tmp_path)
         patch.setattr(encode.hosts, "on_main", lambda act, name: None)  # as on a host with a disk of its own
@@ -160,7 +160,7 @@ def test_encoded_data_lies_where_all_processes_see_it(ends, tmp_path, monkeypatc
 def test_captions_are_dropped(ends):
     """With a probability of 1 all are, so that they make no difference; the loss is that of no text."""
     config = change(tiny_latent(*ends), diffusion={"drop": 1.0})
-    parts, keys = open_parts(config, setup.open_source(config)), jax.random.split(jax.random.key(0), 4)
+    parts, keys = open_models(config, setup.open_source(config)), jax.random.split(jax.random.key(0), 4)
     params = jax.tree.map(lambda x: x + 0.05, initial.new_params(config, jax.random.key(1)))
     contexts = parts.ends.text_encoder(["a red seven", "a blue one", "3", "4"])
 
@@ -178,7 +178,7 @@ def test_another_factor_scales_the_latents(ends):
     config = tiny_latent(*ends)
     source, x = setup.open_source(config), np.zeros([1, SIDE, SIDE, 3], np.float32)
     (once, _), (twice, _) = (
-        open_parts(change(config, latent={"factor": factor}), source).ends for factor in (None, 2.0)
+        open_models(change(config, latent={"factor": factor}), source).ends for factor in (None, 2.0)
     )
     np.testing.assert_allclose(twice.encode(x), 2 * once.encode(x), rtol=1e-6)  # the file says 1
     np.testing.assert_allclose(twice.decode(2 * once.encode(x)), once.decode(once.encode(x)), rtol=1e-5)
@@ -187,15 +187,15 @@ def test_another_factor_scales_the_latents(ends):
 def test_a_run_that_lost_its_autoencoder_does_not_go_on(run, tmp_path):
     lost = tmp_path / "lost"
     shutil.copytree(run, lost, ignore=shutil.ignore_patterns("codec.safetensors"))
-    config = pretrained.load(str(run)).config
+    config = models.load(str(run)).config
     with pytest.raises(ValueError, match=r"has lost its codec\.safetensors, without which it cannot go on"):
-        open_parts(config, setup.open_source(config), lost)
+        open_models(config, setup.open_source(config), lost)
 
 
 def test_a_codebook_travels_with_its_network(tmp_path):
     config = tiny_autoencoder(words=16, steps=2)
     state = loop.train(config, tmp_path / "run")
-    model = pretrained.load(str(tmp_path / "run"))
+    model = models.load(str(tmp_path / "run"))
     chex.assert_trees_all_equal(model.params["quantize"]["embedding"], state.extra.words)
     assert not np.array_equal(state.extra.words, initial.new_state(config).extra.words)
     x = np.zeros([1, SIDE, SIDE, 3], np.float32)
@@ -207,13 +207,13 @@ def test_a_critic_does_not(tmp_path):
     shapes = jax.eval_shape(lambda: initial.new_params(config, jax.random.key(0)))
     assert set(shapes) == {"autoencoder", "critic"}
     write_untrained(config, tmp_path / "vae.safetensors")
-    assert set(pretrained.load(str(tmp_path / "vae.safetensors")).params) == set(shapes["autoencoder"])
+    assert set(models.load(str(tmp_path / "vae.safetensors")).params) == set(shapes["autoencoder"])
 
 
 def test_a_clip_learns_its_words(tmp_path):
     loop.train(tiny_clip(steps=2), tmp_path / "run")
-    model = pretrained.load(str(tmp_path / "run"))
-    assert model.reads(["a red seven"]).shape == (1, 24, 8)
+    model = models.load(str(tmp_path / "run"))
+    assert model.text_encoder(["a red seven"]).shape == (1, 24, 8)
     assert len(model.tokenizer.token_ids("a small purple seven on a yellow background")) == 8
     kept = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
     assert kept["length"] == 24
@@ -226,7 +226,7 @@ def refused(config):
     configs.check(config)
     if config.draws:
         draw.check(config)
-    open_parts(config, setup.open_source(config))
+    open_models(config, setup.open_source(config))
 
 
 def change(config, **parts):

@@ -40,7 +40,7 @@ def test_restores_what_was_saved(run):
     directory, state = run
     found = newest(directory)
     chex.assert_trees_all_equal(found.tree, state)
-    ema = checkpoint.restore_ema(rundir.checkpoints(directory), initial.param_shapes(tiny_config()))
+    ema = checkpoints.restore_ema(rundir.checkpoints(directory), initial.param_shapes(tiny_config()))
     chex.assert_trees_all_equal(ema.tree, state.ema)
     assert configs.from_json(json.dumps(found.about["config"])) == tiny_config()
     identity = setup.open_source(tiny_config()).identity
@@ -56,7 +56,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
         with pytest.raises(Stopped, match="stopped after step 12 of 20, which is saved in") as stopped:
             loop.train(config, tmp_path / "halted")
     assert stopped.value.signum == 15
-    assert checkpoint.steps(rundir.checkpoints(tmp_path / "halted")) == [12, 10]
+    assert checkpoints.steps(rundir.checkpoints(tmp_path / "halted")) == [12, 10]
     resumed = loop.train(config, tmp_path / "halted", resume=True)
     chex.assert_trees_all_equal(resumed, straight)
     chex.assert_trees_all_equal(newest(tmp_path / "halted").tree, straight)
@@ -78,7 +78,7 @@ def test_resumes_from_the_checkpoint_before_a_damaged_one(run, tmp_path, caplog)
         resumed = loop.train(tiny_config(), damaged, resume=True)
     chex.assert_trees_all_equal(resumed, straight)
     assert "step 4" in caplog.text and "is corrupt" in caplog.text and "going on from step 2" in caplog.text
-    assert (damaged / "corrupt" / "4").is_dir() and checkpoint.steps(damaged / "checkpoints") == [4, 2]
+    assert (damaged / "corrupt" / "4").is_dir() and checkpoints.steps(damaged / "checkpoints") == [4, 2]
 
 
 def test_where_every_checkpoint_is_damaged_nothing_is_started(run, tmp_path):
@@ -150,7 +150,7 @@ def test_a_disk_that_is_full_while_it_is_written_to_keeps_what_was_there(run, sm
     chex.assert_trees_all_equal(newest(directory).tree, before)
     (small_disk / "filler").unlink()
     resumed = loop.train(tiny_config(steps=8), directory, resume=True)
-    assert checkpoint.steps(rundir.checkpoints(directory))[0] == int(resumed.step) == 8
+    assert checkpoints.steps(rundir.checkpoints(directory))[0] == int(resumed.step) == 8
 
 
 def test_the_examples_of_each_step_are_logged(tmp_path):
