@@ -8,7 +8,7 @@ Another glyph has another word: --adapt.words "<heart>" and --sample.prompts "a 
 """
 
 from jaxdiff.config import Adapt, Config, Data, Optim, Sample, Train
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 
 
 def get_config() -> Config:

@@ -6,7 +6,7 @@ from helpers import tiny_config
 
 from jaxdiff import UNetConfig, data, pretrained
 from jaxdiff.config import Config, Data, Diffusion, Latent, Reconstruction, Sample
-from jaxdiff.data import tfds
+from jaxdiff.data import paths
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig, TextConfig, VisionConfig
 from jaxdiff.train import initial, setup
@@ -77,5 +77,5 @@ def data_here(folder: Path) -> Path:
     """A new folder for data sets that has the captioned digits, where others may be put that shall not stay."""
     data.load("captioned:test")  # which prepares them, if need be
     folder.mkdir()
-    (folder / "captioned_digits").symlink_to(tfds.data_dir() / "captioned_digits")
+    (folder / "captioned_digits").symlink_to(paths.data_dir() / "captioned_digits")
     return folder

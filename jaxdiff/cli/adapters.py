@@ -10,7 +10,7 @@ from etils import epath
 from PIL import Image
 
 from jaxdiff import pretrained
-from jaxdiff.data import folder
+from jaxdiff.data import image_decode
 from jaxdiff.eval.steered import Steered
 from jaxdiff.pretrained import Model
 
@@ -108,7 +108,7 @@ def picture(path: str, shape: tuple[int, int, int]):
       FileNotFoundError: there is none.
       ValueError: it cannot be read.
     """
-    read = folder.read_image(epath.Path(path), shape)
+    read = image_decode.read_image(epath.Path(path), shape)
     with Image.open(epath.Path(path).open("rb")) as image:
         width, height = image.size
     if (height, width) != shape[:2]:

@@ -162,9 +162,9 @@ def held_out(source: str) -> str:
     kind, _, name = source.partition(":")
     split = name
     if kind == "tfds":
-        from jaxdiff.data import tfds  # which takes a second to import
+        from jaxdiff.data import prepared  # which takes a second to import
 
-        dataset, version, split = tfds.parse(name)
+        dataset, version, split = prepared.parse(name)
         kind = f"tfds:{dataset}" + ("" if "*" in version else f":{version}")
     seen = {part.split("[")[0].strip() for part in split.split("+")}
     if kind == "folder" or seen & {"test", "all"}:
@@ -184,7 +184,7 @@ def chosen(config: Config, measure: Measure) -> list[dict]:
     if len(source) < measure.num:
         raise ValueError(f"{measure.source} has {len(source)} examples: --num {len(source)} takes all of them")
     if config.kind == "CLIP" and not source.captioned:
-        raise ValueError(f"{source.uncaptioned}, and a CLIP is measured by captions")
+        raise ValueError(f"{source.no_captions_reason}, and a CLIP is measured by captions")
     needed = labels and (config.classifies or measure.named(BITS))
     if needed and len(source.classes) not in range(1, labels + 1):
         raise ValueError(f"{measure.source} has {len(source.classes)} classes, and the network labels for {labels}")

@@ -10,7 +10,7 @@ from etils import epath
 
 from jaxdiff import data, pretrained, progress
 from jaxdiff.config import Config
-from jaxdiff.data import Source, derived, folder
+from jaxdiff.data import Source, derived, image_decode
 from jaxdiff.eval import draw, images
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.pretrained import Model
@@ -77,13 +77,13 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
     """
     a = config.adapt
     if a.prompts:
-        source = derived.prompted(source, a.prompts)
+        source = derived.with_prompts(source, a.prompts)
     if a.prior_source:
         prior = data.load(a.prior_source, config.data.image_shape, resize=config.data.resize)
-        source = derived.with_class(source, derived.prompted(prior, a.prior) if a.prior else prior)
+        source = derived.with_prior(source, derived.with_prompts(prior, a.prior) if a.prior else prior)
     elif a.prior:
-        source = derived.with_class(source, class_images(config, run))
-    return derived.conditioned(source, a.condition) if a.condition else source
+        source = derived.with_prior(source, class_images(config, run))
+    return derived.with_control(source, a.condition) if a.condition else source
 
 
 def prompts(config: Config, source: Source) -> list[str]:
@@ -108,7 +108,7 @@ def class_images(config: Config, run: epath.PathLike) -> Source:
     """The images of the class that the base draws, image i for the i-th prompt in turn."""
     a, paths = config.adapt, [class_folder(run) / f"{i:06d}.png" for i in range(config.adapt.prior_images)]
     return Source(
-        lambda i: {"image": folder.read_image(paths[i], config.data.image_shape)},
+        lambda i: {"image": image_decode.read_image(paths[i], config.data.image_shape)},
         a.prior_images,
         config.data.image_shape,
         caption=lambda i: a.prior[i % len(a.prior)],

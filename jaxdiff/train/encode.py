@@ -18,7 +18,7 @@ from jaxdiff import progress
 from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.data import encoded as files
-from jaxdiff.data.tfds import data_dir
+from jaxdiff.data.paths import data_dir
 from jaxdiff.eval.spread import replicated, split
 from jaxdiff.latent import Ends
 from jaxdiff.objectives import to_unit_range
@@ -60,7 +60,7 @@ def encoded(config: Config, source: Source, parts: Parts, tick: Callable[[], Non
     hosts.together(lambda: check_folder(folder), f"{folder} is seen")
     if hosts.gather(str(files.is_complete(folder)), "it is known whether the data is encoded")[0] == "False":
         hosts.together(lambda: _encode(config, source, parts, folder, tick), "the data is encoded", timeout=DAY)
-        hosts.on_main(lambda: files.complete(folder, len(source)), f"{folder} is whole")
+        hosts.on_main(lambda: files.mark_complete(folder, len(source)), f"{folder} is whole")
     latents = hosts.together(lambda: files.load(folder, source), f"{folder} is open")
     some = np.stack([latents[i]["image"] for i in range(min(len(latents), 256))]) if config.latent.codec else np.ones(1)
     if not 0.5 < (std := float(np.sqrt(np.square(some).mean()))) < 2:
@@ -117,7 +117,7 @@ def fingerprint(models: Mapping[str, Model]) -> str:
 def _encode(config, source, parts, folder, tick):
     """Writes those parts of the folder that are this process's and are not there."""
     mine = [part for part in files.shards(len(source)) if part.number % jax.process_count() == jax.process_index()]
-    missing = [part for part in mine if not files.is_there(folder, part)]
+    missing = [part for part in mine if not files.has_shard(folder, part)]
     _tell_of_cuts(source, parts)
     with progress.bar("encoding the data", sum(map(len, missing)), "examples", patience=2.0) as advance:
 
@@ -161,7 +161,7 @@ def encode(
             images, contexts = jax.device_get(_made(codec, embed, *split((x, tokens))))
             for n in range(len(numbers)):
                 made = {"image": images[n]} | ({} if contexts is None else {"context": contexts[n]})
-                made |= {name: np.asarray(examples[n][name]) for name in source.also}
+                made |= {name: np.asarray(examples[n][name]) for name in source.extra_arrays}
                 yield made | ({"label": np.int32(examples[n]["label"])} if source.classes else {})
 
 

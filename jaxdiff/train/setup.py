@@ -31,12 +31,12 @@ def open_source(config: Config):
     d, flag, labels = config.data, "--net.out-channels" if config.classifies else "--net.num-classes", config.classes
     source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
     if (config.latent.text or isinstance(config.net, CLIPConfig)) and not source.captioned:
-        raise ValueError(f"{source.uncaptioned}, and this network learns from captions")
-    if d.wrong and not source.wrong:
+        raise ValueError(f"{source.no_captions_reason}, and this network learns from captions")
+    if d.wrong and not source.hard_negative:
         raise ValueError(f"--data.wrong={d.wrong} is for sources that make wrong captions, and {d.source} does not")
     if labels and not source.classes:
         otherwise = "" if config.classifies else f": {flag} 0 trains without labels"
-        raise ValueError(f"{source.unlabelled}{otherwise}")
+        raise ValueError(f"{source.no_labels_reason}{otherwise}")
     if labels and len(source.classes) > labels:
         raise ValueError(
             f"{d.source} has {len(source.classes)} classes, and the network labels for {labels}: "
@@ -57,10 +57,10 @@ def batches(config: Config, source, start: int, parts: Parts = Parts()) -> Itera
         labels=bool(config.classes),
         flip=config.data.flip,
         augment=config.data.augment,
-        told=isinstance(config.net, UNetConfig) and bool(config.net.vector_dim),
+        augment_cond=isinstance(config.net, UNetConfig) and bool(config.net.vector_dim),
         contexts=bool(config.latent.text),
         tokenize=parts.tokenizer,
-        wrong=config.data.wrong,
+        hard_negatives=config.data.wrong,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -87,7 +87,7 @@ def make_loss(config: Config, parts: Parts = Parts()):
     if parts.base:
         loss_fn = _diffusion_loss(config, adaptation.make_apply(config, parts.base), parts)
         return (
-            objectives.dreambooth(loss_fn, config.adapt.prior_weight, derived.SHARE)
+            objectives.dreambooth(loss_fn, config.adapt.prior_weight, derived.PRIOR_FRACTION)
             if config.adapt.keeps_class
             else loss_fn
         )

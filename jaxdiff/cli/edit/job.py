@@ -86,7 +86,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=image_decode.FORMATS) as file:
         if file.has_transparency_data:
             raise ValueError(
-                f"{path} is transparent, which no image of {image_decode.say(shape)} is: save it without alpha"
+                f"{path} is transparent, which no image of {image_decode.format_shape(shape)} is: save it without alpha"
             )
     return image
 
