@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import Cond, Guided, data, editing, model as models
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 from jaxdiff.nets.unet import label_embedding
 from jaxdiff.objectives import to_unit_range
 
@@ -86,7 +86,7 @@ def swapped(num, seed=0, of=None):
 
 def described(example):
     """All that there is to say of an image."""
-    said = {name: names[example[name]] for name, names in captioned.NAMES.items()}
+    said = {name: names[example[name]] for name, names in captioned.ATTRIBUTES.items()}
     where = said["place"] if said["place"].startswith("in") else f"in the {said['place']}"
     return f"a {said['size']} {said['colour']} {said['label']} {where} on a {said['background']} background"
 

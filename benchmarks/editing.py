@@ -20,7 +20,7 @@ from editing_cost import WINDOWS, cost
 from pages import run_sections
 
 from jaxdiff import Cond, Guided, data, editing, guidance, model as models, samplers, timesteps, xla
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 from jaxdiff.eval import features, images, neighbors, shown
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.objectives.autoencoder import psnr

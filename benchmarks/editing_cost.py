@@ -14,7 +14,7 @@ from edited import Painter, described, edits, held_out, middle, rows_of, swapped
 from PIL import Image
 
 from jaxdiff import Cond, editing, guidance, samplers, timesteps
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 from jaxdiff.editing.null_text import _steps as searching
 
 WINDOWS = {"cross_attention": 0.2, "self_attention": 1.0}  # shares of the way for which attention is taken over

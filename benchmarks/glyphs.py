@@ -26,7 +26,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from jaxdiff import Cond, data, network, objectives, model as models, progress, xla
-from jaxdiff.data import augment, captioned
+from jaxdiff.data import augment
+from jaxdiff.data.sources import captioned
 from jaxdiff.errors import unknown
 from jaxdiff.eval import features, images, shown
 from jaxdiff.nets.classifier import Classifier
@@ -150,7 +151,7 @@ def example(
       word: what the caption calls it; None is the name in angle brackets.
 
     Returns:
-      Image uint8 [32, 32, 3], caption, and what it shows as positions in `captioned.NAMES`: "colour", "background", "size"
+      Image uint8 [32, 32, 3], caption, and what it shows as positions in `captioned.ATTRIBUTES`: "colour", "background", "size"
       and "place".
     """
     said = {"colour": colour, "background": background, "size": size, "place": place}
@@ -158,14 +159,14 @@ def example(
         raise ValueError(f"a {colour} glyph on {background} cannot be seen: give two colours")
     for what, given in said.items():
         choices = [
-            one for one in captioned.NAMES[what] if what not in ("colour", "background") or one not in said.values()
+            one for one in captioned.ATTRIBUTES[what] if what not in ("colour", "background") or one not in said.values()
         ]
         if given is None:
             said[what] = str(rng.choice(choices))
-        elif given not in captioned.NAMES[what]:
-            raise unknown(what, given, captioned.NAMES[what])
+        elif given not in captioned.ATTRIBUTES[what]:
+            raise unknown(what, given, captioned.ATTRIBUTES[what])
     text = captioned.TEMPLATES[rng.integers(len(captioned.TEMPLATES))].format(digit=word or f"<{name}>", **said)
-    positions = {what: captioned.NAMES[what].index(one) for what, one in said.items()}
+    positions = {what: captioned.ATTRIBUTES[what].index(one) for what, one in said.items()}
     return captioned.picture(ink(name, rng), **said), text, positions
 
 
@@ -235,7 +236,7 @@ def judge(names: Sequence[str], directory=None, steps: int = 600) -> Judge:
         raise ValueError(f"names={tuple(names)}: give one glyph or more, each once")
     for name in set(names) - set(KINDS):
         raise unknown("glyph", name, KINDS)
-    classes = (*captioned.WORDS, *names)
+    classes = (*captioned.DIGIT_NAMES, *names)
     path = None if directory is None else Path(directory) / f"judge_{'_'.join(names)}_{steps}.safetensors"
     if path is not None and path.exists():
         model = models.read(path)

@@ -21,7 +21,7 @@ from pages import run_sections
 
 from jaxdiff import Cond, UNet, data, network, objectives, model as models, samplers, schedules
 from jaxdiff.config import load as load_config
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 from jaxdiff.eval import draw, features, images, measure, neighbors, report, shown, zero_shot
 from jaxdiff.eval.measure import Measure
 from jaxdiff.objectives import to_unit_range
@@ -72,16 +72,18 @@ def clip(args):
     net, scale = model.config.make_net(), float(np.exp(model.params["logit_scale"]))
     texts, said = captioned.descriptions()
     texts = zero_shot.embed_texts(net, model.params, model.tokenizer, texts, batch_size=420)
-    lines = ["| | " + " | ".join(captioned.NAMES) + " |", "|---|" + "---|" * len(captioned.NAMES)]
+    lines = ["| | " + " | ".join(captioned.ATTRIBUTES) + " |", "|---|" + "---|" * len(captioned.ATTRIBUTES)]
     for split in ("test", "unseen"):
         held, x = examples(split)
         found = zero_shot.embed_images(net, model.params, x)
         hits = [
             np.mean(zero_shot.probabilities(found, texts, said[:, i], scale).argmax(1) == [one[name] for one in held])
-            for i, name in enumerate(captioned.NAMES)
+            for i, name in enumerate(captioned.ATTRIBUTES)
         ]
         lines.append(f"| `captioned:{split}` | " + " | ".join(f"{hit:.1%}" for hit in hits) + " |")
-    lines.append("| by chance | " + " | ".join(f"{1 / len(names):.0%}" for names in captioned.NAMES.values()) + " |")
+    lines.append(
+        "| by chance | " + " | ".join(f"{1 / len(names):.0%}" for names in captioned.ATTRIBUTES.values()) + " |"
+    )
     return "\n".join(lines) + "\n"
 
 

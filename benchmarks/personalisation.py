@@ -21,8 +21,8 @@ from pages import run_sections
 
 from jaxdiff import Cond, Guided, UNet, data, denoiser, editing, guidance, network, model as models, samplers, timesteps
 from jaxdiff import config as configs
-from jaxdiff.data import captioned
 from jaxdiff.data.control_inputs import CONTROL_INPUTS, mask
+from jaxdiff.data.sources import captioned
 from jaxdiff.eval import draw, images
 from jaxdiff.eval.steered import Steered
 from jaxdiff.model import fusion
@@ -261,7 +261,7 @@ def control(args):
     said = np.stack([rng.permutation(len(captioned.COLOURS))[:2] for _ in examples])
     names = list(captioned.COLOURS)
     texts = [
-        f"a {names[ink]} {captioned.WORDS[one['label']]} on a {names[ground]} background"
+        f"a {names[ink]} {captioned.DIGIT_NAMES[one['label']]} on a {names[ground]} background"
         for one, (ink, ground) in zip(examples, said)
     ]
     real = np.stack([one["image"] for one in examples])

@@ -6,7 +6,7 @@ jaxdiff sample runs/captioned_dreambooth "a red sks on a blue background"
 """
 
 from jaxdiff.config import Config, Data, DreamBooth, Optim, Prior, Sample, Train
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 
 
 def get_config() -> Config:

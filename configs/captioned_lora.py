@@ -8,7 +8,7 @@ Another glyph has another word: --adapt.new.tokens "<heart>" and --sample.prompt
 """
 
 from jaxdiff.config import Config, Data, LoRA, NewTokens, Optim, Prior, Sample, Train
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 
 
 def get_config() -> Config:

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from jaxdiff import data
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 from jaxdiff.eval import shown
 
 spec = importlib.util.spec_from_file_location(
@@ -36,14 +36,14 @@ def test_a_picture_shows_what_is_said(name):
     for image, text, said in glyphs.examples(name, 20, seed=3):
         read = shown.read(image)
         assert {what: getattr(read, what) for what in said} == said
-        words = {what: captioned.NAMES[what][n] for what, n in said.items()}
+        words = {what: captioned.ATTRIBUTES[what][n] for what, n in said.items()}
         assert text in [template.format(digit=f"<{name}>", **words) for template in captioned.TEMPLATES]
 
 
 def test_what_is_given_is_kept():
     given = {"colour": "red", "background": "white", "size": "small", "place": "top left"}
     for image, text, said in glyphs.examples("star", 5, word="sks", **given):
-        assert {what: captioned.NAMES[what][n] for what, n in said.items()} == given
+        assert {what: captioned.ATTRIBUTES[what][n] for what, n in said.items()} == given
         assert "red sks" in text or "sks in red" in text
         assert image[20:, 20:].min() == 245  # nothing but ground far from the place
     backgrounds = {said["background"] for *_, said in glyphs.examples("star", 60, colour="red")}

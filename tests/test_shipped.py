@@ -9,7 +9,8 @@ import pytest
 
 from jaxdiff import Cond, Guided, data, editing, guidance, model as models, samplers, timesteps
 from jaxdiff import config as configs
-from jaxdiff.data import captioned, control_inputs
+from jaxdiff.data import control_inputs
+from jaxdiff.data.sources import captioned
 from jaxdiff.eval import draw, features, images, measure, report, shown, zero_shot
 from jaxdiff.eval.measure import Measure
 from jaxdiff.eval.steered import Steered
@@ -64,7 +65,7 @@ def test_clip_finds_digits_and_colours_of_held_out_images():
     texts = zero_shot.embed_texts(net, model.params, model.tokenizer, texts, batch_size=840)
     images = zero_shot.embed_images(net, model.params, np.stack([one["image"] for one in examples]), batch_size=200)
     scale = float(np.exp(model.params["logit_scale"]))
-    for i, name in enumerate(captioned.NAMES):
+    for i, name in enumerate(captioned.ATTRIBUTES):
         found = zero_shot.probabilities(images, texts, said[:, i], scale).argmax(1)
         assert np.mean(found == [one[name] for one in examples]) >= 0.95, name
 
@@ -117,7 +118,7 @@ def test_adapters_are_of_the_model_that_they_name():
         )
     model, source = models.with_adapter(base, models.load_adapter("edges")), data.load("captioned:test")
     real = np.stack([source[i]["image"] for i in range(8)])
-    prompts = tuple(f"a {captioned.WORDS[source[i]['label']]} in black on yellow" for i in range(8))
+    prompts = tuple(f"a {captioned.DIGIT_NAMES[source[i]['label']]} in black on yellow" for i in range(8))
     sample = dataclasses.replace(model.config.sample, prompts=prompts, num=8, batch_size=8, steps=10)
     steered = Steered(model.controls, (np.stack([control_inputs.edges(image) for image in real]),))
     config = dataclasses.replace(model.config, sample=sample)

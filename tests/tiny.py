@@ -6,7 +6,7 @@ from helpers import tiny_config
 
 from jaxdiff import UNetConfig, data, model as models
 from jaxdiff.config import Config, Data, Diffusion, Latent, Reconstruction, Sample
-from jaxdiff.data import tfds
+from jaxdiff.data import paths
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip import CLIPConfig, TextConfig, VisionConfig
 from jaxdiff.model.frozen_models import open_models
@@ -78,5 +78,5 @@ def data_here(folder: Path) -> Path:
     """A new folder for data sets that has the captioned digits, where others may be put that shall not stay."""
     data.load("captioned:test")  # which prepares them, if need be
     folder.mkdir()
-    (folder / "captioned_digits").symlink_to(tfds.data_dir() / "captioned_digits")
+    (folder / "captioned_digits").symlink_to(paths.data_dir() / "captioned_digits")
     return folder

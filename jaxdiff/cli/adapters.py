@@ -93,11 +93,7 @@ def picture(path: str, shape: tuple[int, int, int]) -> np.ndarray:
       OSError: there is none.
       ValueError: it cannot be decoded.
     """
-    content = epath.Path(path).read_bytes()
-    try:
-        image = image_decode.decode(content, shape)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error})") from error
+    image = image_decode.read_image(epath.Path(path), shape)
     with Image.open(epath.Path(path).open("rb")) as file:
         width, height = file.size
     if (height, width) != shape[:2]:

@@ -19,15 +19,15 @@ class Source:
       size: number of examples.
       image_shape: H, W and C.
       classes: names of the labels; () where there are none.
-      unlabelled: why there are none, for the error that says so.
+      no_labels_reason: why there are none, for the error that says so.
       skipped: files that were left out because they cannot be read.
       identity: a number that another set or order of examples would not have, such as a checksum of their names.
       caption: gives the caption of example i, and raises ValueError where it has none; None where there are no captions.
       files: what is read, where that may be changed under the same name: paths.
-      uncaptioned: why they have none, for the error that says so.
-      wrong: (example, NumPy generator) -> a text that is almost its caption, but wrong; None where no such can be made.
-      also: names of further arrays in what is read, which batches have, too: "control", the picture that a ControlNet is
-        told, becomes a condition; others, such as the "prior" of DreamBooth, keep their names.
+      no_captions_reason: why they have none, for the error that says so.
+      hard_negative: (example, NumPy generator) -> a wrong caption that differs in one word; None if the source makes none.
+      extra_arrays: names of further arrays of each example that batches carry: "control", the control image, becomes
+        `Cond.control`; others, such as the "prior" of DreamBooth, keep their names.
 
     Example::
 
@@ -42,14 +42,14 @@ class Source:
     size: int
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...] = ()
-    unlabelled: str = dataclasses.field(default="the data set has no labels", repr=False)
+    no_labels_reason: str = dataclasses.field(default="the data set has no labels", repr=False)
     skipped: tuple[str, ...] = ()
     identity: int = 0
     caption: Callable[[int], str] | None = dataclasses.field(default=None, repr=False)
     files: tuple = dataclasses.field(default=(), repr=False)
-    uncaptioned: str = dataclasses.field(default="the data set has no captions", repr=False)
-    wrong: Callable[[dict, np.random.Generator], str] | None = dataclasses.field(default=None, repr=False)
-    also: tuple[str, ...] = ()
+    no_captions_reason: str = dataclasses.field(default="the data set has no captions", repr=False)
+    hard_negative: Callable[[dict, np.random.Generator], str] | None = dataclasses.field(default=None, repr=False)
+    extra_arrays: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.size
@@ -66,7 +66,7 @@ class Source:
         return self.caption is not None
 
 
-def remembered(source: Source, limit: int = 2**31) -> Source:
+def cached(source: Source, limit: int = 2**31) -> Source:
     """The same examples, each read and decoded once and then kept, if the images of all of them fit into `limit` bytes.
 
     Args:
@@ -79,13 +79,13 @@ def remembered(source: Source, limit: int = 2**31) -> Source:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data.base import Source, remembered
+        >>> from jaxdiff.data.base import Source, cached
         >>> reads = []
         >>> grey = Source(lambda i: reads.append(i) or {"image": np.zeros([2, 2, 1], np.uint8)}, 3, (2, 2, 1))
-        >>> kept = remembered(grey)
+        >>> kept = cached(grey)
         >>> [kept[i]["image"].shape for i in (0, 2, 0, 0)] == [(2, 2, 1)] * 4, reads
         (True, [0, 2])
-        >>> remembered(grey, limit=11) is grey  # they take 12
+        >>> cached(grey, limit=11) is grey  # they take 12
         True
     """
     if source.size * math.prod(source.image_shape) > limit:

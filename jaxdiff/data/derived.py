@@ -10,10 +10,10 @@ import numpy as np
 from jaxdiff.data.base import Source
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
 
-SHARE = 0.5  # of the class in `with_class`
+PRIOR_FRACTION = 0.5  # of the class in `with_prior`
 
 
-def prompted(source: Source, prompts: Sequence[str]) -> Source:
+def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
     """The images with other captions: each once with each of the prompts, one after the other.
 
     Args:
@@ -25,7 +25,7 @@ def prompted(source: Source, prompts: Sequence[str]) -> Source:
         >>> import numpy as np
         >>> from jaxdiff.data import Source, derived
         >>> grey = Source(lambda i: {"image": np.full([2, 2, 1], i, np.uint8)}, 2, (2, 2, 1))
-        >>> [example["caption"] for example in derived.prompted(grey, ["a photo of <dusk>", "<dusk>"])]
+        >>> [example["caption"] for example in derived.with_prompts(grey, ["a photo of <dusk>", "<dusk>"])]
         ['a photo of <dusk>', '<dusk>', 'a photo of <dusk>', '<dusk>']
     """
     count = len(prompts)
@@ -35,11 +35,11 @@ def prompted(source: Source, prompts: Sequence[str]) -> Source:
         size=len(source) * count,
         identity=_mixed(source.identity, list(prompts)),
         caption=lambda i: prompts[i % count],
-        wrong=None,
+        hard_negative=None,
     )
 
 
-def with_class(source: Source, prior: Source) -> Source:
+def with_prior(source: Source, prior: Source) -> Source:
     """Images of one thing and of its class in turn, each with "prior", bool: whether it is of the class.
 
     Args:
@@ -51,7 +51,7 @@ def with_class(source: Source, prior: Source) -> Source:
         >>> import numpy as np
         >>> from jaxdiff.data import Source, derived
         >>> grey = lambda n, size: Source(lambda i: {"image": np.full([1, 1, 1], n + i, np.uint8)}, size, (1, 1, 1))
-        >>> both = derived.with_class(grey(0, 1), grey(100, 2))
+        >>> both = derived.with_prior(grey(0, 1), grey(100, 2))
         >>> [(int(one["image"].max()), bool(one["prior"])) for one in both]
         [(0, False), (100, True), (0, False), (101, True)]
     """
@@ -73,16 +73,16 @@ def with_class(source: Source, prior: Source) -> Source:
         read,
         2 * max(len(source), len(prior)),
         source.image_shape,
-        unlabelled="images of a class beside those of a thing have no labels",
+        no_labels_reason="images of a class beside those of a thing have no labels",
         identity=_mixed(source.identity, [len(source), prior.identity, len(prior)]),
         caption=caption if source.captioned and prior.captioned else None,
         files=(*source.files, *prior.files),
-        uncaptioned=source.uncaptioned if not source.captioned else prior.uncaptioned,
-        also=("prior",),
+        no_captions_reason=source.no_captions_reason if not source.captioned else prior.no_captions_reason,
+        extra_arrays=("prior",),
     )
 
 
-def conditioned(source: Source, condition: str) -> Source:
+def with_control(source: Source, condition: str) -> Source:
     """The same with "control", the picture that a ControlNet is told, see `data.control_inputs`.
 
     Args:
@@ -94,12 +94,14 @@ def conditioned(source: Source, condition: str) -> Source:
         >>> import numpy as np
         >>> from jaxdiff.data import Source, derived
         >>> grey = Source(lambda i: {"image": np.full([8, 8, 1], i, np.uint8)}, 2, (8, 8, 1))
-        >>> derived.conditioned(grey, "edges")[1]["control"].shape
+        >>> derived.with_control(grey, "edges")[1]["control"].shape
         (8, 8, 3)
     """
     make = CONTROL_INPUTS[condition]
     read = lambda i: (example := source.read(i)) | {"control": make(example["image"])}
-    return dataclasses.replace(source, read=read, identity=_mixed(source.identity, condition), also=("control",))
+    return dataclasses.replace(
+        source, read=read, identity=_mixed(source.identity, condition), extra_arrays=("control",)
+    )
 
 
 def _mixed(identity, more):

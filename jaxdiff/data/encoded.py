@@ -14,7 +14,7 @@ from etils import epath
 
 from jaxdiff.data.base import Source
 
-ABOUT, SIZE = "about.json", 4096
+ABOUT, SHARD_SIZE = "about.json", 4096
 
 
 class Shard(NamedTuple):
@@ -32,7 +32,7 @@ class Shard(NamedTuple):
         return len(self.examples)
 
 
-def shards(count: int, size: int = SIZE) -> list[Shard]:
+def shards(count: int, size: int = SHARD_SIZE) -> list[Shard]:
     """How so many examples are divided into files.
 
     Example::
@@ -68,7 +68,7 @@ def write_shard(folder: epath.PathLike, part: Shard, examples: Iterable[dict[str
         unfinished.unlink(missing_ok=True)
 
 
-def is_there(folder: epath.PathLike, part: Shard) -> bool:
+def has_shard(folder: epath.PathLike, part: Shard) -> bool:
     """Whether a file has been written."""
     return _path(folder, part).exists()
 
@@ -77,14 +77,14 @@ def _path(folder, part):
     return epath.Path(folder) / f"{part.number:06d}.array_record"
 
 
-def complete(folder: epath.PathLike, count: int) -> None:
+def mark_complete(folder: epath.PathLike, count: int) -> None:
     """Says, beside its files, that a folder of so many examples is whole, and what they hold.
 
     Raises:
       FileNotFoundError: a file is missing.
     """
     for part in shards(count):
-        if not is_there(folder, part):
+        if not has_shard(folder, part):
             raise FileNotFoundError(
                 f"{_path(folder, part)} was not written: set TFDS_DATA_DIR to a folder that all share"
             )
@@ -121,7 +121,7 @@ def load(folder: epath.PathLike, source: Source) -> Source:
         >>> folder = tempfile.mkdtemp()
         >>> (part,) = encoded.shards(3)
         >>> encoded.write_shard(folder, part, ({"image": np.full([1, 1, 4], i, np.float16)} for i in part.examples))
-        >>> encoded.complete(folder, 3)
+        >>> encoded.mark_complete(folder, 3)
         >>> encoded.load(folder, grey)[2]["image"].ravel().tolist()
         [2.0, 2.0, 2.0, 2.0]
     """

@@ -4,6 +4,7 @@ import contextlib
 import io
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # what Pillow may try, whatever the name says
@@ -56,6 +57,19 @@ def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False) 
     return np.array(image).reshape(image_shape)
 
 
+def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """The image in a file as `decode` makes it.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        return decode(path.read_bytes(), image_shape)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} cannot be read ({reason})") from error
+
+
 def upright(image: Image.Image) -> Image.Image:
     """A loaded image, turned as its EXIF says."""
     with contextlib.suppress(Exception):  # what is broken now is the EXIF, not the pixels
@@ -72,7 +86,7 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(MODES[channels])
 
 
-def check(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+def check_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The shape, if images can have it.
 
     Raises:
@@ -80,10 +94,12 @@ def check(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
     """
     image_shape = tuple(image_shape)
     if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[2] not in MODES:
-        raise ValueError(f"image_shape={say(image_shape)} must be height, width and 1 (grey) or 3 (colour) channels")
+        raise ValueError(
+            f"image_shape={format_shape(image_shape)} must be height, width and 1 (grey) or 3 (colour) channels"
+        )
     return image_shape
 
 
-def say(image_shape) -> str:
+def format_shape(image_shape) -> str:
     """A shape as people write it: 28x28x1."""
     return "x".join("?" if side is None else str(side) for side in image_shape)

@@ -21,10 +21,10 @@ def batches(
     labels: bool = False,
     flip: bool = False,
     augment: float = 0.0,
-    told: bool = False,
+    augment_cond: bool = False,
     contexts: bool = False,
     tokenize: Callable[[list[str]], np.ndarray] | None = None,
-    wrong: int = 0,
+    hard_negatives: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
@@ -37,7 +37,7 @@ def batches(
     Args:
       source: random-access data set of {"image": uint8 [H, W, C] or latents, "label": int, "caption": str, "context": float
         [L, D] or tokens [L]}, with `len` and `[i]`, such as a `jaxdiff.data.Source`; all but "image" are read only where
-        asked for, or named in `Source.also`.
+        asked for, or named in `Source.extra_arrays`.
       batch_size: B, over all processes.
       seed: of the order, the mirroring and the augmentation.
       start_step: first step to deliver.
@@ -45,18 +45,18 @@ def batches(
       labels: deliver "cond" with Cond(label), int32 [K, B / P].
       flip: mirror each image left to right with probability 1/2, which the seed and its position decide.
       augment: strength with which images are changed, see `jaxdiff.data.augment`; 0 is none.
-      told: deliver the amounts of that in "cond" as Cond(vector), float32 [K, B / P, 6].
+      augment_cond: deliver the amounts of that in "cond" as Cond(vector), float32 [K, B / P, 6].
       contexts: deliver texts that were read before in "cond" as Cond(context), float32 [K, B / P, L, D].
       tokenize: texts -> int32 [B, L], such as a `text.tokenizer.Tokenizer`; deliver captions as "tokens".
-      wrong: deliver so many texts that are almost the caption, but wrong, as "wrong", for sources that make such.
+      hard_negatives: number of wrong captions to deliver per example, for sources with `Source.hard_negative`.
       process_index: p, in 0..P - 1.
       process_count: P; must divide B.
       num_threads: that read and decode, a step's batch at a time each; None is one per core, at most 16.
 
     Yields:
       {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order (modulo 2^32),
-      "example": uint32 [K, B / P], which one of the source it is, with `labels`, `told` or `contexts` "cond", and with
-      `tokenize` "tokens", int32 [K, B / P, L], and "wrong" [K, B / P, wrong, L]}, as NumPy arrays.
+      "example": uint32 [K, B / P], which one of the source it is, with `labels`, `augment_cond` or `contexts` "cond", and
+      with `tokenize` "tokens", int32 [K, B / P, L], and "hard_negatives" [K, B / P, hard_negatives, L]}, as NumPy arrays.
 
     Raises:
       ValueError: B does not divide by P, or the source is empty or lacks the labels that are asked for.
@@ -81,13 +81,15 @@ def batches(
     threads = num_threads or min(16, os.cpu_count() or 1)
 
     examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-    examples = examples.map(functools.partial(_read, source, labels, num_classes, contexts, tokenize, bool(wrong)))
-    if wrong:
-        examples = examples.random_map(functools.partial(_wrong, source, tokenize, wrong))
+    examples = examples.map(
+        functools.partial(_read, source, labels, num_classes, contexts, tokenize, bool(hard_negatives))
+    )
+    if hard_negatives:
+        examples = examples.random_map(functools.partial(_hard_negatives, source, tokenize, hard_negatives))
     if flip:
         examples = examples.random_map(_flip)
-    if augment or told:
-        examples = examples.random_map(functools.partial(_augment, augment, told))
+    if augment or augment_cond:
+        examples = examples.random_map(functools.partial(_augment, augment, augment_cond))
     mine = examples.map_with_index(_number)[start_step * batch_size + process_index :: process_count]
     read_ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
     steps = mine.batch(batch_size // process_count).to_iter_dataset(read_ahead)
@@ -103,10 +105,10 @@ def check_labels(source) -> int | None:
     classes = getattr(source, "classes", None)
     if classes or (classes is None and "label" in source[0]):
         return classes and len(classes)
-    raise ValueError(getattr(source, "unlabelled", "the examples have no labels"))
+    raise ValueError(getattr(source, "no_labels_reason", "the examples have no labels"))
 
 
-def _read(source, labels, num_classes, contexts, tokenize, wrong, i):
+def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i):
     example, cond = getattr(source, "read", source.__getitem__)(i), Cond()
     chosen = {"image": example["image"], "example": np.uint32(i)}
     if labels:
@@ -115,20 +117,22 @@ def _read(source, labels, num_classes, contexts, tokenize, wrong, i):
         cond = cond._replace(label=np.int32(example["label"]))
     if contexts:
         cond = cond._replace(context=example["context"])
-    for name in getattr(source, "also", ()):
+    for name in getattr(source, "extra_arrays", ()):
         if name == "control":
             cond = cond._replace(control=example[name])
         else:
             chosen[name] = example[name]
     if tokenize:
         chosen["tokens"] = tokenize([source.caption(i)])[0]
-    if wrong:
-        chosen["wrong"] = source[i]  # for `_wrong`
+    if hard_negatives:
+        chosen["hard_negatives"] = source[i]  # for `_hard_negatives`
     return chosen | {"cond": cond} if any(said is not None for said in cond) else chosen
 
 
-def _wrong(source, tokenize, count, example, rng):
-    return example | {"wrong": tokenize([source.wrong(example["wrong"], rng) for _ in range(count)])}
+def _hard_negatives(source, tokenize, count, example, rng):
+    return example | {
+        "hard_negatives": tokenize([source.hard_negative(example["hard_negatives"], rng) for _ in range(count)])
+    }
 
 
 def _flip(example, rng):
@@ -136,15 +140,15 @@ def _flip(example, rng):
 
 
 def _moved(move, example):
-    """The image moved, and with it the picture that a ControlNet is told."""
+    """Applies a geometric change to the image and to its control image."""
     moved, cond = example | {"image": move(example["image"])}, example.get("cond", Cond())
     return moved if cond.control is None else moved | {"cond": cond._replace(control=move(cond.control))}
 
 
-def _augment(strength, told, example, rng):
+def _augment(strength, augment_cond, example, rng):
     amounts = augmentation.amounts(rng, strength)
     example = _moved(lambda image: augmentation.affine(image, amounts), example)
-    return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)} if told else example
+    return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)} if augment_cond else example
 
 
 def _number(index, example):

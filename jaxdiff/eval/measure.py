@@ -174,9 +174,9 @@ def held_out(source: str) -> str:
     kind, _, name = source.partition(":")
     split = name
     if kind == "tfds":
-        from jaxdiff.data import tfds  # which takes a second to import
+        from jaxdiff.data import prepared  # which takes a second to import
 
-        dataset, version, split = tfds.parse(name)
+        dataset, version, split = prepared.parse(name)
         kind = f"tfds:{dataset}" + ("" if "*" in version else f":{version}")
     seen = {part.split("[")[0].strip() for part in split.split("+")}
     if kind == "folder" or seen & {"test", "all"}:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from jaxdiff.data.captioned import COLOURS, NAMES, PLACES, SIDE, SIZES
+from jaxdiff.data.sources.captioned import ATTRIBUTES, COLOURS, PLACES, SIDE, SIZES
 from jaxdiff.eval.features import Features, gathered
 
 PALETTE = np.array(list(COLOURS.values()), np.float64)
@@ -18,7 +18,7 @@ INKED = 0.4  # a pixel with more ink than this belongs to the digit
 
 
 class Shown(NamedTuple):
-    """What a picture shows, as positions in `jaxdiff.data.captioned.NAMES`.
+    """What a picture shows, as positions in `jaxdiff.data.sources.captioned.ATTRIBUTES`.
 
     Attributes:
       colour: of the digit.
@@ -52,12 +52,12 @@ def read(image: np.ndarray) -> Shown:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import captioned
+        >>> from jaxdiff.data.sources import captioned
         >>> from jaxdiff.eval import shown
         >>> one = np.zeros([28, 28], np.uint8)
         >>> one[4:24, 12:16] = 255
         >>> said = shown.read(captioned.picture(one, "red", "white", "small", "top left"))
-        >>> [captioned.NAMES[name][getattr(said, name)] for name in ("colour", "background", "size", "place")]
+        >>> [captioned.ATTRIBUTES[name][getattr(said, name)] for name in ("colour", "background", "size", "place")]
         ['red', 'white', 'small', 'top left']
     """
     x = image.astype(np.float64)
@@ -130,8 +130,8 @@ def asked_for(example: dict) -> dict[str, int]:
         >>> shown.asked_for(example | {"place": 3})
         {'label': 7, 'colour': 0, 'background': 2, 'size': 0}
     """
-    free = [name for name in ("size", "place") if NAMES[name][example[name]] not in example["caption"]]
-    return {name: example[name] for name in NAMES if name not in free}
+    free = [name for name in ("size", "place") if ATTRIBUTES[name][example[name]] not in example["caption"]]
+    return {name: example[name] for name in ATTRIBUTES if name not in free}
 
 
 def right(images: np.ndarray, asked: Sequence[dict], judge: Features) -> dict[str, float]:
@@ -139,7 +139,7 @@ def right(images: np.ndarray, asked: Sequence[dict], judge: Features) -> dict[st
 
     Args:
       images: uint8 [N, 32, 32, 3].
-      asked: for each its "label", "colour" and "background", and perhaps "size" and "place", as positions in `NAMES`.
+      asked: for each its "label", "colour" and "background", and perhaps "size" and "place", as positions in `ATTRIBUTES`.
       judge: of digits uint8 [B, 28, 28, 1], by whose classes they are read.
 
     Returns:
@@ -147,13 +147,13 @@ def right(images: np.ndarray, asked: Sequence[dict], judge: Features) -> dict[st
       was asked for.
     """
     said = [read(image) for image in images]
-    found = {name: [getattr(one, name) for one in said] for name in NAMES if name != "label"}
+    found = {name: [getattr(one, name) for one in said] for name in ATTRIBUTES if name != "label"}
     found["label"] = gathered(judge, [np.stack([one.digit for one in said])[..., None]]).classes
     hits = {
         name: np.array([found[name][i] == one[name] if name in one else True for i, one in enumerate(asked)])
-        for name in NAMES
+        for name in ATTRIBUTES
     }
-    counted = {name: np.array([name in one for one in asked]) for name in NAMES}
-    shares = {name: float(hits[name][counted[name]].mean()) for name in NAMES if counted[name].any()}
+    counted = {name: np.array([name in one for one in asked]) for name in ATTRIBUTES}
+    shares = {name: float(hits[name][counted[name]].mean()) for name in ATTRIBUTES if counted[name].any()}
     both = hits["colour"] & hits["background"]
     return shares | {"colours": float(both.mean()), "all": float(np.all(list(hits.values()), axis=0).mean())}

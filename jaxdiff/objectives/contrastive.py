@@ -27,7 +27,7 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), metrics "loss", "accuracy" (1 where a text
       finds its image) and "scale", float32 [B]. `batch["tokens"]` is int [B, L]; `batch["image"]` is uint8 [B, H, W, C], or
-      float already in [-1, 1]; `batch["wrong"]`, if there, is int [B, M, L], texts that are wrong of their image.
+      float already in [-1, 1]; `batch["hard_negatives"]`, if there, is int [B, M, L], texts that are wrong of their image.
 
     Example::
 
@@ -55,9 +55,9 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
             first = lax.axis_index(axis_name) * len(texts)
         own = first + jnp.arange(len(texts))
         by_text, by_image = scale * texts @ all_images.T, scale * images @ all_texts.T
-        if "wrong" in batch:
-            M, L = batch["wrong"].shape[1:]
-            wrong = net.apply({"params": params}, batch["wrong"].reshape(-1, L), method="encode_text")
+        if "hard_negatives" in batch:
+            M, L = batch["hard_negatives"].shape[1:]
+            wrong = net.apply({"params": params}, batch["hard_negatives"].reshape(-1, L), method="encode_text")
             wrong = jnp.einsum("bd,bmd->bm", images, wrong.reshape(-1, M, wrong.shape[-1]))
             by_image = jnp.concatenate([by_image, scale * wrong], axis=1)
         losses = [optax.softmax_cross_entropy_with_integer_labels(logits, own) for logits in (by_text, by_image)]

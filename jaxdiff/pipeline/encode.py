@@ -17,7 +17,7 @@ from jaxdiff import disk, hosts, progress
 from jaxdiff.config import Config, to_values
 from jaxdiff.data import Source
 from jaxdiff.data import encoded as files
-from jaxdiff.data.tfds import data_dir
+from jaxdiff.data.paths import data_dir
 from jaxdiff.model import Model
 from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.objectives import to_unit_range
@@ -57,7 +57,7 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
     hosts.together(lambda: check_folder(folder), f"{folder} is seen")
     if hosts.gather(str(files.is_complete(folder)), "it is known whether the data is encoded")[0] == "False":
         hosts.together(lambda: _encode(config, source, frozen, folder, tick), "the data is encoded", timeout=DAY)
-        hosts.on_main(lambda: files.complete(folder, len(source)), f"{folder} is whole")
+        hosts.on_main(lambda: files.mark_complete(folder, len(source)), f"{folder} is whole")
     latents = hosts.together(lambda: files.load(folder, source), f"{folder} is open")
     some = np.stack([latents[i]["image"] for i in range(min(len(latents), 256))]) if config.latent.codec else np.ones(1)
     if not 0.5 < (std := float(np.sqrt(np.square(some).mean()))) < 2:
@@ -116,7 +116,7 @@ def fingerprint(models: Mapping[str, Model]) -> str:
 def _encode(config, source, frozen, folder, tick):
     """Writes those shards of the folder that are this process's and are missing."""
     mine = [shard for shard in files.shards(len(source)) if shard.number % jax.process_count() == jax.process_index()]
-    missing = [shard for shard in mine if not files.is_there(folder, shard)]
+    missing = [shard for shard in mine if not files.has_shard(folder, shard)]
     _warn_of_truncation(source, frozen)
     with progress.bar("encoding the data", sum(map(len, missing)), "examples", delay=2.0) as advance:
 

@@ -10,7 +10,7 @@ from etils import epath
 
 from jaxdiff import data, hosts, progress
 from jaxdiff.config import Config
-from jaxdiff.data import Source, derived, folder
+from jaxdiff.data import Source, derived, image_decode
 from jaxdiff.files import write_whole
 from jaxdiff.model import Model, adaptation, runs
 from jaxdiff.model.frozen_models import load
@@ -79,13 +79,13 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
     """
     a = config.adapt
     if a.prompts:
-        source = derived.prompted(source, a.prompts)
+        source = derived.with_prompts(source, a.prompts)
     if a.prior.source:
         prior = data.load(a.prior.source, config.data.image_shape, resize=True)
-        source = derived.with_class(source, derived.prompted(prior, a.prior.prompts) if a.prior.prompts else prior)
+        source = derived.with_prior(source, derived.with_prompts(prior, a.prior.prompts) if a.prior.prompts else prior)
     elif a.prior.prompts:
-        source = derived.with_class(source, class_images(config, run))
-    return derived.conditioned(source, a.condition) if a.kind == "controlnet" else source
+        source = derived.with_prior(source, class_images(config, run))
+    return derived.with_control(source, a.condition) if a.kind == "controlnet" else source
 
 
 def prompts(config: Config, source: Source) -> list[str]:
@@ -111,7 +111,7 @@ def class_images(config: Config, run: epath.PathLike) -> Source:
     """The images of the class that were sampled from the base, image i for the i-th prompt in turn."""
     prior, paths = config.adapt.prior, [class_folder(run) / f"{i:06d}.png" for i in range(config.adapt.prior.num)]
     return Source(
-        lambda i: {"image": folder.read_image(paths[i], config.data.image_shape)},
+        lambda i: {"image": image_decode.read_image(paths[i], config.data.image_shape)},
         prior.num,
         config.data.image_shape,
         caption=lambda i: prior.prompts[i % len(prior.prompts)],

@@ -90,7 +90,7 @@ def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
         return _denoising_loss(config, denoise.network(config.make_net()), frozen)
     loss_fn = _denoising_loss(config, adaptation.make_apply(config, frozen.base), frozen)
     prior = config.adapt.prior
-    return objectives.dreambooth(loss_fn, prior.weight, derived.SHARE) if prior.wanted else loss_fn
+    return objectives.dreambooth(loss_fn, prior.weight, derived.PRIOR_FRACTION) if prior.wanted else loss_fn
 
 
 def _denoising_loss(config, apply, frozen):

@@ -88,7 +88,7 @@ def delivered(n, **options):
 
 
 def test_the_network_is_told_what_was_done_to_each_image():
-    for batch in delivered(3, told=True, labels=True):
+    for batch in delivered(3, augment_cond=True, labels=True):
         assert batch["cond"].label.shape == (1, 4)
         for image, vector in zip(batch["image"][0], batch["cond"].vector[0]):
             np.testing.assert_array_equal(image, augment.affine(picture(), vector))

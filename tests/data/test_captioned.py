@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxdiff import data
-from jaxdiff.data import captioned
-from jaxdiff.data.captioned import COLOURS, NAMES, WORDS
+from jaxdiff.data.sources import captioned
+from jaxdiff.data.sources.captioned import ATTRIBUTES, COLOURS, DIGIT_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_sizes_and_splits():
     sizes = {split: len(data.load(f"captioned:{split}")) for split in captioned.SPLITS}
     assert sizes == {"train": 20_000, "judge": 4_000, "test": 1_000, "unseen": 1_000}
     source = data.load("captioned:test")
-    assert source.image_shape == (32, 32, 3) and source.classes == WORDS and source.captioned
+    assert source.image_shape == (32, 32, 3) and source.classes == DIGIT_NAMES and source.captioned
 
 
 def test_one_combination_in_ten_is_left_out_and_all_of_its_parts_are_elsewhere():
@@ -59,9 +59,9 @@ def test_pictures_show_what_the_features_say(examples):
         ink = np.abs(image - back).sum(-1)
         assert nearest_colour(image.reshape(-1, 3)[ink.argmax()]) == example["colour"]
         rows, columns = (np.flatnonzero((ink > 20).any(axis)) for axis in (1, 0))
-        assert np.ptp(rows) < captioned.SIZES[NAMES["size"][example["size"]]] + 1
+        assert np.ptp(rows) < captioned.SIZES[ATTRIBUTES["size"][example["size"]]] + 1
         down, right = list(captioned.PLACES.values())[example["place"]]
-        room = 30 - captioned.SIZES[NAMES["size"][example["size"]]]
+        room = 30 - captioned.SIZES[ATTRIBUTES["size"][example["size"]]]
         assert abs(rows[0] - 1 - down * room) <= 2
         assert {0: columns[0] <= 3, 1: columns[-1] >= 28, 0.5: abs(columns.mean() - 15.5) < 3}[right]
 
@@ -70,17 +70,17 @@ def test_captions_name_what_the_features_say(examples):
     kinds = set()
     for example in examples["judge"]:
         text = f" {example['caption']} ".replace(",", " ")
-        assert f" {WORDS[example['label']]} " in text or f" {example['label']} " in text
+        assert f" {DIGIT_NAMES[example['label']]} " in text or f" {example['label']} " in text
         for name in ("colour", "background"):
-            assert f" {NAMES[name][example[name]]} " in text
-        assert all(NAMES["size"][example["size"]] in text for word in NAMES["size"] if word in text)
-        assert all(NAMES["place"][example["place"]] in text for word in NAMES["place"] if word in text)
-        kinds.add(text.replace(NAMES["colour"][example["colour"]], "").split()[0])
+            assert f" {ATTRIBUTES[name][example[name]]} " in text
+        assert all(ATTRIBUTES["size"][example["size"]] in text for word in ATTRIBUTES["size"] if word in text)
+        assert all(ATTRIBUTES["place"][example["place"]] in text for word in ATTRIBUTES["place"] if word in text)
+        kinds.add(text.replace(ATTRIBUTES["colour"][example["colour"]], "").split()[0])
     assert len({example["caption"] for example in examples["judge"]}) > 800 and len(kinds) > 3
 
 
 def test_preparing_again_gives_the_same_bits(tmp_path):
-    from jaxdiff.data import digits
+    from jaxdiff.data.sources import digits
 
     class Few(captioned.CaptionedDigits):
         name = "few"
@@ -97,18 +97,18 @@ def test_preparing_again_gives_the_same_bits(tmp_path):
 def test_wrong_captions_differ_in_one_thing_that_was_said(examples):
     rng, changed = np.random.default_rng(0), []
     for example in examples["judge"]:
-        text = captioned.wrong(example, rng)
+        text = captioned.hard_negative(example, rng)
         before, after = (re.sub(",", "", one) for one in (example["caption"], text))
         for name in ("colour", "background", "size", "place"):
-            for word in NAMES[name]:
+            for word in ATTRIBUTES[name]:
                 before, after = (one.replace(word, f"<{name}>") for one in (before, after))
-        digit = re.compile(rf"\b({'|'.join(WORDS)}|\d)\b")
+        digit = re.compile(rf"\b({'|'.join(DIGIT_NAMES)}|\d)\b")
         assert digit.sub("<digit>", before) == digit.sub("<digit>", after)  # the same template
         assert text != example["caption"]
         own = digit.search(example["caption"])[0], digit.search(text)[0]
         assert own[0].isdigit() == own[1].isdigit()
         changed.append(own[0] != own[1])
-        colours = [word for word in NAMES["colour"] if f" {word}" in f" {text}"]
+        colours = [word for word in ATTRIBUTES["colour"] if f" {word}" in f" {text}"]
         assert len(colours) == 2  # the digit never has the colour of its background
     assert 0.4 < np.mean(changed) < 0.6
 
@@ -116,11 +116,11 @@ def test_wrong_captions_differ_in_one_thing_that_was_said(examples):
 def test_wrong_captions_reach_the_batches():
     source, words = data.load("captioned:test"), {}
     tokenize = lambda texts: np.array([[words.setdefault(text, len(words))] for text in texts], np.int32)
-    batch = next(data.batches(source, 50, tokenize=tokenize, wrong=3))
+    batch = next(data.batches(source, 50, tokenize=tokenize, hard_negatives=3))
     named = {number: text for text, number in words.items()}
-    assert batch["tokens"].shape == (1, 50, 1) and batch["wrong"].shape == (1, 50, 3, 1)
-    for i, right, wrong in zip(batch["example"][0], batch["tokens"][0], batch["wrong"][0]):
+    assert batch["tokens"].shape == (1, 50, 1) and batch["hard_negatives"].shape == (1, 50, 3, 1)
+    for i, right, wrong in zip(batch["example"][0], batch["tokens"][0], batch["hard_negatives"][0]):
         assert named[right[0]] == source[i]["caption"]
         assert all(named[one] != source[i]["caption"] for one in wrong[:, 0])
-    again = next(data.batches(source, 50, tokenize=tokenize, wrong=3))
-    np.testing.assert_array_equal(again["wrong"], batch["wrong"])  # the seed and the position decide
+    again = next(data.batches(source, 50, tokenize=tokenize, hard_negatives=3))
+    np.testing.assert_array_equal(again["hard_negatives"], batch["hard_negatives"])  # the seed and the position decide

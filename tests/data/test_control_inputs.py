@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxdiff.data import captioned, control_inputs
+from jaxdiff.data import control_inputs
+from jaxdiff.data.sources import captioned
 
 ROWS, COLUMNS = np.mgrid[:40, :48]
 INSIDE = (ROWS - 18.0) ** 2 + (COLUMNS - 25.0) ** 2 <= 12.0**2

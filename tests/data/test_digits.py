@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import data
-from jaxdiff.data.digits import Digits
+from jaxdiff.data.sources.digits import Digits
 
 # Of images and labels, in order.
 SHA256 = {

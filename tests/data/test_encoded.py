@@ -25,16 +25,16 @@ def written(folder, count, size=3):
     """Examples, in files of three."""
     for part in encoded.shards(count, size):
         encoded.write_shard(folder, part, map(made, part.examples))
-    encoded.complete(folder, count)
+    encoded.mark_complete(folder, count)
 
 
 def test_parts_are_read_in_order(tmp_path, source):
     first, second = encoded.shards(5, 3)  # as two processes write them
     for part in (second, first):
-        assert not encoded.is_there(tmp_path, part) and not encoded.is_complete(tmp_path)
+        assert not encoded.has_shard(tmp_path, part) and not encoded.is_complete(tmp_path)
         encoded.write_shard(tmp_path, part, map(made, part.examples))
-        assert encoded.is_there(tmp_path, part)
-    encoded.complete(tmp_path, 5)
+        assert encoded.has_shard(tmp_path, part)
+    encoded.mark_complete(tmp_path, 5)
     assert encoded.is_complete(tmp_path) and not list(tmp_path.glob("*.tmp"))
     again = encoded.load(tmp_path, source)
     assert (len(again), again.image_shape, again.classes) == (5, (2, 3, 4), source.classes)
@@ -56,10 +56,10 @@ def test_what_fails_leaves_nothing(tmp_path):
 
 
 def test_a_folder_that_lacks_a_file_is_not_whole(tmp_path):
-    first, _ = encoded.shards(encoded.SIZE + 1)
+    first, _ = encoded.shards(encoded.SHARD_SIZE + 1)
     encoded.write_shard(tmp_path, first, map(made, range(2)))
     with pytest.raises(FileNotFoundError, match=r"000001\.array_record was not written: set TFDS_DATA_DIR"):
-        encoded.complete(tmp_path, encoded.SIZE + 1)
+        encoded.mark_complete(tmp_path, encoded.SHARD_SIZE + 1)
     assert not encoded.is_complete(tmp_path)
 
 

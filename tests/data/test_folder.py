@@ -14,7 +14,8 @@ from etils import epath
 from PIL import Image
 
 from jaxdiff import data
-from jaxdiff.data import folder
+from jaxdiff.data import image_decode
+from jaxdiff.data.sources import folder
 
 SHAPE = (8, 8, 3)
 
@@ -190,7 +191,7 @@ def test_every_file_is_looked_through_once(tmp_path, monkeypatch):
     seen = []
     for i in range(100):
         (tmp_path / f"{i:03d}.png").touch()
-    monkeypatch.setattr(folder, "read_image", lambda path, shape: seen.append(path.name))
+    monkeypatch.setattr(image_decode, "read_image", lambda path, shape: seen.append(path.name))
     data.load(f"folder:{tmp_path}", SHAPE, skip_broken=True)
     assert sorted(seen) == [f"{i:03d}.png" for i in range(100)]
 
@@ -306,4 +307,4 @@ def test_captions_that_are_missing_or_broken(tmp_path, change, why):
     with pytest.raises(ValueError, match=why):
         source = data.load(f"folder:{tmp_path}", SHAPE)
         [example["caption"] for example in source if source.captioned]
-        raise ValueError(source.uncaptioned)
+        raise ValueError(source.no_captions_reason)

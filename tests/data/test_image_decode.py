@@ -173,4 +173,4 @@ def test_exact_refuses_another_size():
 @pytest.mark.parametrize("shape", [(8, 8, 2), (8, 8), (0, 8, 3), (8, 8, 4), (3, 8, 8)])
 def test_shapes_that_no_image_has(shape):
     with pytest.raises(ValueError, match=r"must be height, width and 1 \(grey\) or 3 \(colour\) channels"):
-        image_decode.check(shape)
+        image_decode.check_shape(shape)

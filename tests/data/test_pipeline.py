@@ -177,11 +177,11 @@ def test_an_empty_source_is_refused():
 
 def test_further_arrays_of_a_source_come_along():
     """A ControlNet's picture becomes a condition, others keep their names, beside the example that they are of."""
-    source = derived.with_class(*(data.Source(functools.partial(pixel, first), 3, (1, 1, 1)) for first in (0, 100)))
+    source = derived.with_prior(*(data.Source(functools.partial(pixel, first), 3, (1, 1, 1)) for first in (0, 100)))
     batch = next(data.batches(source, 6, seed=1))
     np.testing.assert_array_equal(batch["prior"][0], batch["image"].reshape(-1) >= 100)
     assert "cond" not in batch
-    told = derived.conditioned(data.Source(functools.partial(pixel, 0), 3, (1, 1, 1)), "thumbnail")
+    told = derived.with_control(data.Source(functools.partial(pixel, 0), 3, (1, 1, 1)), "thumbnail")
     batch = next(data.batches(told, 3))
     np.testing.assert_array_equal(batch["cond"].control[..., 0].reshape(-1), batch["image"].reshape(-1))
     assert batch["cond"].control.shape == (1, 3, 1, 1, 3) and batch["cond"].context is None

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxdiff import data
-from jaxdiff.data.tfds import parse
+from jaxdiff.data.prepared import parse
 
 Picture, Label = tfds.features.Image, tfds.features.ClassLabel
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxdiff import data
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 from jaxdiff.eval import shown
 from jaxdiff.eval.features import Features
 
-NAMES = captioned.NAMES
+NAMES = captioned.ATTRIBUTES
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import data, model as models
-from jaxdiff.data import captioned
+from jaxdiff.data.sources import captioned
 from jaxdiff.eval import zero_shot
 
 
@@ -33,6 +33,6 @@ def test_images_score_higher_with_their_own_captions(clip, examples):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     rng = np.random.default_rng(0)
     right = zero_shot.embed_texts(net, clip.params, clip.tokenizer, [example["caption"] for example in examples])
-    wrong = [captioned.wrong(example, rng) for example in examples]
+    wrong = [captioned.hard_negative(example, rng) for example in examples]
     wrong = zero_shot.embed_texts(net, clip.params, clip.tokenizer, wrong)
     assert (zero_shot.clip_score(found, right) > zero_shot.clip_score(found, wrong)).mean() > 0.9

@@ -220,5 +220,7 @@ def test_wrong_texts_are_more_to_tell_apart():
     more = np.stack([[images[i] @ one for one in encode(wrong[i])] for i in range(len(X))])
     by_image = scale * np.concatenate([images @ texts.T, more], 1)
     wanted = -0.5 * (log_softmax(scale * texts @ images.T) + log_softmax(by_image))
-    loss, _ = jax.jit(objectives.contrastive(NET))(params, (), None, {"tokens": TOKENS, "image": X, "wrong": wrong})
+    loss, _ = jax.jit(objectives.contrastive(NET))(
+        params, (), None, {"tokens": TOKENS, "image": X, "hard_negatives": wrong}
+    )
     chex.assert_trees_all_close(loss, wanted.astype(np.float32), rtol=1e-4)

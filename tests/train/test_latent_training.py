@@ -15,8 +15,8 @@ from tiny import data_here, tiny_autoencoder, tiny_clip, tiny_latent, write_ends
 
 from jaxdiff import Cond, cli, model as models
 from jaxdiff import config as configs
-from jaxdiff.data import tfds
-from jaxdiff.data.captioned import SIDE
+from jaxdiff.data import paths
+from jaxdiff.data.sources.captioned import SIDE
 from jaxdiff.eval import draw
 from jaxdiff.nets.clip import TextConfig
 from jaxdiff.samplers import base
@@ -79,7 +79,7 @@ def test_encoded_once(run, ends):
     config = tiny_latent(*ends)
     source = setup.open_source(config)
     parts = open_models(config, source, run)
-    folder = tfds.data_dir() / "encoded" / encode.identity(config, source, parts)
+    folder = paths.data_dir() / "encoded" / encode.identity(config, source, parts)
     assert folder.exists()
     latents = encode.encoded(config, source, parts, tick=lambda: pytest.fail("they are there"))
     codec, reads = parts.ends

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from jaxdiff.data import digits
 from jaxdiff.data.base import Source
+from jaxdiff.data.sources import digits
 
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[..., None]
 
@@ -30,7 +30,7 @@ def outline(image: np.ndarray) -> np.ndarray:
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import outlined
+        >>> from jaxdiff.data.sources import outlined
         >>> stroke = np.zeros([5, 7, 1], np.uint8)
         >>> stroke[2, 2:5] = 255
         >>> for row in outlined.outline(stroke)[..., 0]:

@@ -6,7 +6,7 @@ import importlib
 from etils import epath
 
 from jaxdiff.data import image_decode
-from jaxdiff.data.base import Source, remembered
+from jaxdiff.data.base import Source, cached
 
 KINDS = {
     "digits": "digits[:SPLIT]",
@@ -29,9 +29,9 @@ def load(
     Args:
       source: one of
 
-        * "digits[:SPLIT]": the embedded digits, prepared on first use (see `jaxdiff.data.digits.Digits`);
+        * "digits[:SPLIT]": the embedded digits, prepared on first use (see `jaxdiff.data.sources.digits.Digits`);
         * "outlined[:SPLIT]": the same as dark outlines on light ground;
-        * "captioned[:SPLIT]": the same in colour and with captions (see `jaxdiff.data.captioned.CaptionedDigits`);
+        * "captioned[:SPLIT]": the same in colour and with captions (see `jaxdiff.data.sources.captioned.CaptionedDigits`);
         * "tfds:NAME[:SPLIT]": what tensorflow-datasets has prepared as array_record, read without TensorFlow, NAME being
           in its notation, such as "cifar10" or "imagenet_resized/64x64:0.1.0";
         * "folder:PATH": the PNG, JPEG and WebP files below a folder, here or on gs://; where it is made of folders, their
@@ -62,21 +62,23 @@ def load(
     if kind not in KINDS:
         raise unknown(source)
     if image_shape is not None:
-        image_shape = image_decode.check(image_shape)
-    module = importlib.import_module(f"jaxdiff.data.{kind}")  # not before: tensorflow-datasets takes a second to import
+        image_shape = image_decode.check_shape(image_shape)
+    module = importlib.import_module(
+        f"jaxdiff.data.sources.{kind}"
+    )  # not before: tensorflow-datasets takes a second to import
     if kind == "folder":
-        return remembered(module.load(name, image_shape, skip_broken))
-    return remembered(module.load(name, image_shape, resize))
+        return cached(module.load(name, image_shape, skip_broken))
+    return cached(module.load(name, image_shape, resize))
 
 
 def unknown(source: str) -> ValueError:
     """The error for a source of no known kind, with the nearest that there is."""
-    from jaxdiff.data import tfds
+    from jaxdiff.data import prepared
 
     kind, colon, name = source.partition(":")
     if source and (name.startswith("//") or epath.Path(source).expanduser().is_dir()):
         near = f"folder:{source}"
     else:
-        near = difflib.get_close_matches(kind or "digits", [*KINDS, *tfds.names()], 1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(kind or "digits", [*KINDS, *prepared.names()], 1, cutoff=0.0)[0]
         near = (near if near in KINDS else f"tfds:{near}") + colon + name
     return ValueError(f"unknown source {source!r}: did you mean {near!r}? (one of {', '.join(KINDS.values())})")

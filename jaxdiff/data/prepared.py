@@ -2,27 +2,20 @@
 
 import difflib
 import functools
-import os
 import re
 import zlib
 
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
 from jaxdiff.data import image_decode
 from jaxdiff.data.base import Source
+from jaxdiff.data.paths import data_dir
 from jaxdiff.errors import unknown
 
 COMMAND = "where 'pip install tensorflow apache-beam mlcroissant' has been done, run"  # all three, for `tfds` to start
 # NAME[/CONFIG][:VERSION][:SPLIT], all but the last as tensorflow-datasets writes it; a split may hold colons.
 NAME = re.compile(r"(?P<name>[A-Za-z]\w*(/[\w+.-]+)?)(:(?P<version>(\d+|\*)(\.(\d+|\*)){2}))?(:(?P<split>.*))?")
-
-
-def load(name: str, image_shape: tuple[int, int, int] | None, resize: bool) -> Source:
-    """Opens NAME[:SPLIT], see `jaxdiff.data.load`."""
-    name, version, split = parse(name)
-    return examples(find(name, version), name, split, image_shape, resize)
 
 
 def parse(source: str) -> tuple[str, str, str]:
@@ -33,8 +26,8 @@ def parse(source: str) -> tuple[str, str, str]:
 
     Example::
 
-        >>> from jaxdiff.data import tfds
-        >>> tfds.parse("imagenet_resized/64x64:0.1.0:train[:80%]"), tfds.parse("cifar10")
+        >>> from jaxdiff.data import prepared
+        >>> prepared.parse("imagenet_resized/64x64:0.1.0:train[:80%]"), prepared.parse("cifar10")
         (('imagenet_resized/64x64', '0.1.0', 'train[:80%]'), ('cifar10', '*.*.*', 'train'))
     """
     parts = NAME.fullmatch(source)
@@ -78,17 +71,17 @@ def prepared(base: str) -> list[tuple[str, str]]:
     return sorted(("/".join(above), version) for *above, version in parts if tfds.core.Version.is_valid(version))
 
 
-def data_dir() -> epath.Path:
-    """Where tensorflow-datasets keeps what it has prepared: TFDS_DATA_DIR, as it is now, or its default."""
-    return epath.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def examples(
-    builder, name: str, split: str, image_shape: tuple[int, int, int] | None, resize: bool, extra: tuple[str, ...] = ()
+def open_split(
+    builder,
+    name: str,
+    split: str,
+    image_shape: tuple[int, int, int] | None,
+    resize: bool,
+    extra_labels: tuple[str, ...] = (),
 ) -> Source:
     """A split of a prepared data set, its images fitted to `image_shape` if `resize` says so.
 
-    What is in `extra` are class labels that examples have, too.
+    What is in `extra_labels` are class labels that examples have, too.
 
     Raises:
       ValueError: the split, an image feature or the shape is not there.
@@ -96,8 +89,8 @@ def examples(
     check_split(builder.info.splits, name, split)
     features = builder.info.features
     image, label, caption = image_feature(features, name), label_feature(features), caption_feature(features)
-    labels = {name: name for name in extra} | ({"label": label} if label else {})
-    image_shape = fitting_shape(features[image].shape, name, image_shape, resize)
+    labels = {name: name for name in extra_labels} | ({"label": label} if label else {})
+    image_shape = resolve_shape(features[image].shape, name, image_shape, resize)
     skip = {key: tfds.decode.SkipDecoding() for key in features if isinstance(features[key], tfds.features.Image)}
     where = f"{split} of {name} in {builder.data_dir}"
     try:
@@ -112,8 +105,8 @@ def examples(
         classes=tuple(features[label].names) if label else (),
         identity=zlib.crc32(f"{builder.info.full_name} {split}".encode()),
         caption=functools.partial(_caption, records, caption, where) if caption else None,
-        uncaptioned=f"{name} has no captions (its features are {', '.join(sorted(features))})",
-        unlabelled=f"{name} has no labels (its features are {', '.join(sorted(features))})",
+        no_captions_reason=f"{name} has no captions (its features are {', '.join(sorted(features))})",
+        no_labels_reason=f"{name} has no labels (its features are {', '.join(sorted(features))})",
     )
 
 
@@ -182,7 +175,7 @@ def caption_feature(features) -> str | None:
     return texts[0] if texts else None
 
 
-def fitting_shape(own, name: str, image_shape: tuple[int, int, int] | None, resize: bool) -> tuple[int, int, int]:
+def resolve_shape(own, name: str, image_shape: tuple[int, int, int] | None, resize: bool) -> tuple[int, int, int]:
     """The shape that the images will have, theirs being `own`, with None for sides that vary.
 
     Raises:
@@ -191,11 +184,11 @@ def fitting_shape(own, name: str, image_shape: tuple[int, int, int] | None, resi
     if image_shape is None:
         if None in own:
             raise ValueError(f"the images of {name} vary in size: give an image_shape and resize=True")
-        return image_decode.check(own)
+        return image_decode.check_shape(own)
     if own != image_shape and not resize:
-        are = "vary in size" if None in own else f"are {image_decode.say(own)}"
+        are = "vary in size" if None in own else f"are {image_decode.format_shape(own)}"
         raise ValueError(
-            f"the images of {name} {are}, and --data.image-shape says {image_decode.say(image_shape)}: "
+            f"the images of {name} {are}, and --data.image-shape says {image_decode.format_shape(image_shape)}: "
             "--data.resize would fit them"
         )
     return image_shape

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-from jaxdiff.data import tfds as data_sets
+from jaxdiff.data import paths, prepared
 from jaxdiff.data.base import Source
 
 # Of the 500 images of each digit, in the file's order after a fixed shuffle.
@@ -57,7 +57,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 def load(split: str, image_shape: tuple[int, int, int] | None, resize: bool) -> Source:
     """Opens a split of the digits, see `jaxdiff.data.load`."""
-    return data_sets.examples(prepare(data_sets.data_dir()), "digits", split or "train", image_shape, resize)
+    return prepared.open_split(prepare(paths.data_dir()), "digits", split or "train", image_shape, resize)
 
 
 def prepare(data_dir: epath.PathLike, kind=Digits) -> tfds.core.DatasetBuilder:

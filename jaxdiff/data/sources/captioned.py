@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxdiff.data import digits
-from jaxdiff.data import tfds as data_sets
+from jaxdiff.data import paths, prepared
 from jaxdiff.data.base import Source
+from jaxdiff.data.sources import digits
 
 SIDE = 32
 COLOURS = {
@@ -31,7 +31,7 @@ PLACES = {
     "bottom left": (1, 0),
     "bottom right": (1, 1),
 }
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
     "a {colour} {digit} on a {background} background",
     "a {size} {colour} {digit} on a {background} background",
@@ -40,8 +40,8 @@ TEMPLATES = (
     "a {colour} {digit}, {place}, the background is {background}",
     "{digit} in {colour} on {background}",
 )
-NAMES = {
-    "label": WORDS,
+ATTRIBUTES = {
+    "label": DIGIT_NAMES,
     "colour": tuple(COLOURS),
     "background": tuple(COLOURS),
     "size": tuple(SIZES),
@@ -83,7 +83,7 @@ class CaptionedDigits(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-        labels = {name: tfds.features.ClassLabel(names=list(names)) for name, names in NAMES.items()}
+        labels = {name: tfds.features.ClassLabel(names=list(names)) for name, names in ATTRIBUTES.items()}
         image = tfds.features.Image(shape=(SIDE, SIDE, 3))
         return self.dataset_info_from_configs(
             description=CaptionedDigits.__doc__,
@@ -102,11 +102,11 @@ class CaptionedDigits(tfds.core.GeneratorBasedBuilder):
         allowed = combinations()[unseen]
         for i in range(times * len(source)):
             example = source[i % len(source)]
-            drawn = {name: int(rng.integers(len(names))) for name, names in NAMES.items()}
+            drawn = {name: int(rng.integers(len(names))) for name, names in ATTRIBUTES.items()}
             fitting = allowed[allowed[:, 0] == example["label"]]
             drawn |= dict(zip(("label", "colour", "background"), fitting[rng.integers(len(fitting))].tolist()))
             image = picture(
-                example["image"][..., 0], **{name: NAMES[name][n] for name, n in drawn.items() if name != "label"}
+                example["image"][..., 0], **{name: ATTRIBUTES[name][n] for name, n in drawn.items() if name != "label"}
             )
             yield i, {"image": digits.png(image), "caption": caption(rng, **drawn)} | drawn
 
@@ -127,7 +127,7 @@ def picture(digit: np.ndarray, colour: str, background: str, size: str, place: s
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import captioned
+        >>> from jaxdiff.data.sources import captioned
         >>> one = np.zeros([28, 28], np.uint8)
         >>> one[4:24, 12:16] = 255
         >>> image = captioned.picture(one, "red", "white", "small", "top left")
@@ -146,82 +146,82 @@ def picture(digit: np.ndarray, colour: str, background: str, size: str, place: s
 
 
 def caption(rng: np.random.Generator, label: int, colour: int, background: int, size: int, place: int) -> str:
-    """What a picture shows, in one of several ways; arguments are positions in `NAMES`.
+    """What a picture shows, in one of several ways; arguments are positions in `ATTRIBUTES`.
 
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import captioned
+        >>> from jaxdiff.data.sources import captioned
         >>> captioned.caption(np.random.default_rng(2), label=7, colour=0, background=2, size=0, place=1)
         'a red seven on a blue background'
     """
     words = {"colour": colour, "background": background, "size": size, "place": place}
-    words = {name: NAMES[name][n] for name, n in words.items()}
-    digit = WORDS[label] if rng.random() < 0.5 else str(label)
+    words = {name: ATTRIBUTES[name][n] for name, n in words.items()}
+    digit = DIGIT_NAMES[label] if rng.random() < 0.5 else str(label)
     return TEMPLATES[rng.integers(len(TEMPLATES))].format(digit=digit, **words)
 
 
-def prompts(num: int, seed: int = 0, words: Sequence[str] = WORDS) -> tuple[list[str], np.ndarray]:
+def prompts(num: int, seed: int = 0, subjects: Sequence[str] = DIGIT_NAMES) -> tuple[list[str], np.ndarray]:
     """Captions of pictures that there are not: words in turn, all else at random.
 
     Args:
       num: how many.
       seed: of what they say.
-      words: what is on the pictures, in place of the digits.
+      subjects: what is on the pictures, in place of the digits.
 
     Returns:
-      The captions, and what each would say in full: positions in `words` and in the rest of `NAMES`, int [num, 5].
+      The captions, and what each would say in full: positions in `subjects` and in the rest of `ATTRIBUTES`, int [num, 5].
 
     Example::
 
-        >>> from jaxdiff.data import captioned
-        >>> texts, said = captioned.prompts(2, seed=3, words=["star"])
+        >>> from jaxdiff.data.sources import captioned
+        >>> texts, said = captioned.prompts(2, seed=3, subjects=["star"])
         >>> texts[0], said[0].tolist()
         ('a photo of a white star on black, in the middle', [0, 5, 6, 0, 2])
     """
     rng, texts, said = np.random.default_rng(seed), [], []
     for i in range(num):
         colour, background = rng.permutation(len(COLOURS))[:2].tolist()
-        one = [i % len(words), colour, background, int(rng.integers(len(SIZES))), int(rng.integers(len(PLACES)))]
-        named = {name: names[n] for (name, names), n in zip([*NAMES.items()][1:], one[1:])}
-        texts.append(TEMPLATES[rng.integers(len(TEMPLATES))].format(digit=words[one[0]], **named))
+        one = [i % len(subjects), colour, background, int(rng.integers(len(SIZES))), int(rng.integers(len(PLACES)))]
+        named = {name: names[n] for (name, names), n in zip([*ATTRIBUTES.items()][1:], one[1:])}
+        texts.append(TEMPLATES[rng.integers(len(TEMPLATES))].format(digit=subjects[one[0]], **named))
         said.append(one)
     return texts, np.array(said)
 
 
 def descriptions() -> tuple[list[str], np.ndarray]:
-    """All captions that say everything there is to say, and what each says: N texts, positions in `NAMES` int [N, 5].
+    """All captions that say everything there is to say, and what each says: N texts, positions in `ATTRIBUTES` int [N, 5].
 
     Example::
 
-        >>> from jaxdiff.data import captioned
+        >>> from jaxdiff.data.sources import captioned
         >>> texts, said = captioned.descriptions()
         >>> len(texts), texts[7], said[7].tolist()
         (4200, 'a large red zero on a green background, in the middle', [0, 0, 1, 1, 2])
     """
-    said = [one for one in itertools.product(*map(range, map(len, NAMES.values()))) if one[1] != one[2]]
-    words = [{name: names[n] for (name, names), n in zip(NAMES.items(), one)} for one in said]
+    said = [one for one in itertools.product(*map(range, map(len, ATTRIBUTES.values()))) if one[1] != one[2]]
+    words = [{name: names[n] for (name, names), n in zip(ATTRIBUTES.items(), one)} for one in said]
     return [TEMPLATES[2].format(digit=one["label"], **one) for one in words], np.array(said)
 
 
-def wrong(example: dict, rng: np.random.Generator) -> str:
+def hard_negative(example: dict, rng: np.random.Generator) -> str:
     """The caption with one word changed, so that it is wrong: every other time the digit, else anything that it says.
 
     Example::
 
         >>> import numpy as np
-        >>> from jaxdiff.data import captioned
+        >>> from jaxdiff.data.sources import captioned
         >>> example = {"caption": "a red seven on white", "label": 7, "colour": 0, "background": 5, "size": 0, "place": 3}
-        >>> [captioned.wrong(example, np.random.default_rng(seed)) for seed in (1, 2)]
+        >>> [captioned.hard_negative(example, np.random.default_rng(seed)) for seed in (1, 2)]
         ['a red seven on black', 'a red zero on white']
     """
-    words = {name: NAMES[name][example[name]] for name in NAMES}
+    words = {name: ATTRIBUTES[name][example[name]] for name in ATTRIBUTES}
     if not re.search(rf"\b{words['label']}\b", example["caption"]):
         words["label"] = str(example["label"])
-    said = [name for name in NAMES if name != "label" and words[name] in example["caption"]]
+    said = [name for name in ATTRIBUTES if name != "label" and words[name] in example["caption"]]
     name = "label" if rng.random() < 0.5 else said[rng.integers(len(said))]
     numeral = words["label"].isdigit() and name == "label"
-    others = [str(n) for n in range(10)] if numeral else NAMES[name]
+    others = [str(n) for n in range(10)] if numeral else ATTRIBUTES[name]
     taken = {words[other] for other in ("colour", "background", name)}
     others = [other for other in others if other not in taken]
     return re.sub(rf"\b{words[name]}\b", others[rng.integers(len(others))], example["caption"])
@@ -229,6 +229,8 @@ def wrong(example: dict, rng: np.random.Generator) -> str:
 
 def load(split: str, image_shape: tuple[int, int, int] | None, resize: bool) -> Source:
     """Opens a split of the captioned digits, see `jaxdiff.data.load`."""
-    builder = digits.prepare(data_sets.data_dir(), CaptionedDigits)
-    source = data_sets.examples(builder, "captioned_digits", split or "train", image_shape, resize, extra=tuple(NAMES))
-    return dataclasses.replace(source, wrong=wrong)
+    builder = digits.prepare(paths.data_dir(), CaptionedDigits)
+    source = prepared.open_split(
+        builder, "captioned_digits", split or "train", image_shape, resize, extra_labels=tuple(ATTRIBUTES)
+    )
+    return dataclasses.replace(source, hard_negative=hard_negative)

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 from etils import epath
 
 from jaxdiff import progress
@@ -34,8 +33,8 @@ def load(path: str, image_shape: tuple[int, int, int] | None, skip_broken: bool)
         raise ValueError(f"the images of folder:{path} have no shape of their own: give an image_shape")
     root = epath.Path(path).expanduser()
     names, others = list_images(root)
-    caption, uncaptioned = captions_of(names, others, root)
-    classes, unlabelled = classes_of(names, root)
+    caption, no_captions_reason = captions_of(names, others, root)
+    classes, no_labels_reason = classes_of(names, root)
     broken = find_broken(root, names, image_shape) if skip_broken else {}
     report(broken, len(names), root)
     names = [name for name in names if name not in broken]
@@ -44,12 +43,12 @@ def load(path: str, image_shape: tuple[int, int, int] | None, skip_broken: bool)
         len(names),
         image_shape,
         classes,
-        unlabelled,
+        no_labels_reason,
         skipped=tuple(os.fspath(root / name) for name in broken),
         identity=zlib.crc32("\n".join(names).encode()),
         caption=caption,
         files=tuple(root / name for name in names),
-        uncaptioned=uncaptioned,
+        no_captions_reason=no_captions_reason,
     )
 
 
@@ -168,26 +167,13 @@ def read_table(path: epath.Path) -> dict[str, str]:
 
 def _read(root, names, classes, image_shape, i):
     try:
-        image = read_image(root / names[i], image_shape)
+        image = image_decode.read_image(root / names[i], image_shape)
     except ValueError as error:
         raise ValueError(
             f"{error}: put a sound file in its place; a new run can also do without it, or leave out all such files by "
             "--data.skip-broken"
         ) from error
     return {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})
-
-
-def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The image in a file as `jaxdiff.data.image_decode.decode` makes it.
-
-    Raises:
-      ValueError: it cannot be read.
-    """
-    try:
-        return image_decode.decode(path.read_bytes(), image_shape)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{path} cannot be read ({reason})") from error
 
 
 def find_broken(root: epath.Path, names: Sequence[str], image_shape: tuple[int, int, int]) -> dict[str, str]:
@@ -197,7 +183,7 @@ def find_broken(root: epath.Path, names: Sequence[str], image_shape: tuple[int, 
         found = {}
         for name in part:
             try:
-                read_image(root / name, image_shape)
+                image_decode.read_image(root / name, image_shape)
             except ValueError as error:
                 found[name] = str(error)
         return found
