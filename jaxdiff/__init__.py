@@ -25,6 +25,7 @@ _NAMES = {
     "fit": "train.loop",
     "Model": "model",
     "denoiser_of": "model",
+    "call": "types",
     # the functional core
     "Cond": "types",
     "Guided": "types",

@@ -17,7 +17,7 @@ from jaxdiff.model import Model, denoiser_of
 from jaxdiff.pipeline import condition as conditions
 from jaxdiff.pipeline.condition import ControlInput
 from jaxdiff.pipeline.images import to_uint8
-from jaxdiff.types import Array, Cond, Denoiser, Guided, called
+from jaxdiff.types import Array, Cond, Denoiser, Guided, call
 
 
 def generate(
@@ -170,12 +170,12 @@ def _condition(model, request, texts, labels, indices):
 
 def decode(model: Model, x: Array) -> Array:
     """Images of x_0: latents are decoded, pixels returned as they are; in about [-1, 1], float32 [B, H, W, C]."""
-    return x if model.codec is None else called(model.codec.decode, x)
+    return x if model.codec is None else call(model.codec.decode, x)
 
 
 def encode(model: Model, images: Array) -> Array:
     """x_0 of images in [-1, 1], float32 [B, H, W, C]: the mean of their latents, or the images themselves."""
-    return images if model.codec is None else called(model.codec.encode, images)
+    return images if model.codec is None else call(model.codec.encode, images)
 
 
 def finite(images: Array, start: int = 0) -> np.ndarray:

@@ -27,7 +27,7 @@ def make_optimizer(config: Config):
     )
 
 
-def make_levels(config: Config) -> objectives.Levels:
+def make_levels(config: Config) -> objectives.LevelDraw:
     """The distribution of the levels of training examples."""
     context = {"key": key_for(config, 2), "batch_size": config.train.batch_size, "axis_name": parallel.AXIS}
     return config.diffusion.levels(**context)

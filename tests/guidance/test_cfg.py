@@ -44,7 +44,7 @@ def assert_says(said, x0, t):
     np.testing.assert_allclose(sigma * said.eps, X - alpha * x0, rtol=1e-5, atol=2e-5)
 
 
-def called(denoise, *arguments):
+def call(denoise, *arguments):
     """What it says, and on what shapes the network was called for it."""
     shapes.clear()
     return denoise(*arguments), list(shapes)
@@ -57,7 +57,7 @@ SCALES = {"number": (3.0, 3.0), "rows": (EACH, EACH[:, None]), "of t": (lambda t
 @pytest.mark.parametrize("t", LEVELS.values(), ids=LEVELS)
 @pytest.mark.parametrize("scale, s", SCALES.values(), ids=SCALES)
 def test_cfg_is_the_formula_and_one_batch(scale, s, t):
-    said, shapes = called(guidance.cfg(DENOISE, scale), X, t, COND)
+    said, shapes = call(guidance.cfg(DENOISE, scale), X, t, COND)
     s = np.broadcast_to(1 + t / 50, 4)[:, None] if s is None else s
     assert_says(said, guess(t, NO) + s * (guess(t, YES) - guess(t, NO)), t)
     assert shapes == [(8, 6)]
@@ -66,7 +66,7 @@ def test_cfg_is_the_formula_and_one_batch(scale, s, t):
 
 @pytest.mark.parametrize("uncond", [None, Cond(vector=NO[:, :1])], ids=["structure", "shape"])
 def test_halves_that_differ_are_two_calls(uncond):
-    said, shapes = called(guidance.cfg(DENOISE, 3.0), X, 60, Guided(COND.cond, uncond))
+    said, shapes = call(guidance.cfg(DENOISE, 3.0), X, 60, Guided(COND.cond, uncond))
     no = 0.0 if uncond is None else NO[:, :1]
     assert_says(said, guess(60, no) + 3 * (guess(60, YES) - guess(60, no)), 60)
     assert shapes == [(4, 6)] * 2
@@ -74,14 +74,14 @@ def test_halves_that_differ_are_two_calls(uncond):
 
 @pytest.mark.parametrize("scale, vector", [(1, YES), (1.0, YES), (0, NO), (np.float64(0), NO)])
 def test_a_scale_that_needs_one_half_evaluates_one(scale, vector):
-    said, shapes = called(guidance.cfg(DENOISE, scale), X, 60, COND)
+    said, shapes = call(guidance.cfg(DENOISE, scale), X, 60, COND)
     assert_says(said, guess(60, vector), 60)
     assert shapes == [(4, 6)]
 
 
 def test_autoguidance_calls_both_denoisers_and_keeps_the_aux_of_the_good_one():
     weak = Partial(network, jnp.float32(0.2))
-    said, shapes = called(guidance.extrapolate(DENOISE, weak, 2.5), X, 60, COND.cond)
+    said, shapes = call(guidance.extrapolate(DENOISE, weak, 2.5), X, 60, COND.cond)
     good, bad = guess(60, YES), guess(60, YES, 0.2)
     assert_says(said, bad + 2.5 * (good - bad), 60)
     assert shapes == [(4, 6)] * 2
@@ -105,7 +105,7 @@ def test_rescaled_is_the_formula(t, phi):
     guided = guess(t, NO) + 5 * (good - guess(t, NO))
     mix = np.broadcast_to(phi, 4)[:, None]
     expected = mix * centered_std(good) / centered_std(guided) * guided + (1 - mix) * guided
-    whole, shapes = called(guidance.rescaled_cfg(DENOISE, 5.0, SCHEDULE, phi), X, t, COND)
+    whole, shapes = call(guidance.rescaled_cfg(DENOISE, 5.0, SCHEDULE, phi), X, t, COND)
     assert_says(whole, expected, t)
     assert shapes == [(8, 6)]
     parts = guidance.on_cond(DENOISE), guidance.cfg(DENOISE, 5.0)
