@@ -16,7 +16,7 @@ from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
 from jaxdiff.model import Model
-from jaxdiff.pipeline import Request, generate, images
+from jaxdiff.pipeline import Request, images, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +52,11 @@ def main(name: str, args: list[str]) -> None:
     model = with_adapters(model, flags)
     classifier = flags.classifier and models.load(flags.classifier)
     request = Request(flags.sample, None, classifier, control_input(model, flags))
-    generate.check(model, request)
+    sampling.check(model, request)
     paths = output_paths(flags, samples_of(model))
-    with progress.bar("sampling", generate.num_ticks(model, request), "steps") as tick:
-        batches = list(generate.batches(model, request, tick, "animation" in paths))
-    write(paths, batches, generate.layout(model, request), request.sample.prompts)
+    with progress.bar("sampling", sampling.num_ticks(model, request), "steps") as tick:
+        batches = list(sampling.batches(model, request, tick, "animation" in paths))
+    write(paths, batches, sampling.layout(model, request), request.sample.prompts)
     for what, path in paths.items():
         print(f"{what:<12} {path}")
 

@@ -1,5 +1,6 @@
 """Stub."""
 from jaxdiff.registry import Registry
+
 SOURCES = Registry("data source")
 def _load(kind, rest, image_shape, **o):
     from jaxdiff.data import sources

@@ -15,8 +15,8 @@ from jaxdiff.eval.measure import BITS, Measure
 from jaxdiff.model import Model, denoiser_of
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.objectives.variational import prior_term
-from jaxdiff.pipeline import condition as conditions
-from jaxdiff.pipeline.generate import tick_size
+from jaxdiff.pipeline import conditions
+from jaxdiff.pipeline.sampling import tick_size
 from jaxdiff.samplers import ode
 from jaxdiff.sharding import over_batches
 

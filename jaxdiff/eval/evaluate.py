@@ -13,7 +13,7 @@ from jaxdiff.eval.measure import Measure, chosen, complete
 from jaxdiff.eval.quality import Plan
 from jaxdiff.model import Model
 from jaxdiff.pipeline import ControlInput, Request
-from jaxdiff.pipeline.generate import as_control, check
+from jaxdiff.pipeline.sampling import as_control, check
 
 
 def evaluate(

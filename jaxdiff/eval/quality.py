@@ -14,7 +14,7 @@ from jaxdiff.eval import features, fid, neighbors, zero_shot
 from jaxdiff.eval.features import Features, Gathered, gathered
 from jaxdiff.eval.measure import JUDGED, SAMPLED, Measure
 from jaxdiff.model import Model
-from jaxdiff.pipeline import Request, generate
+from jaxdiff.pipeline import Request, sampling
 from jaxdiff.sharding import fitting
 
 log = logging.getLogger("jaxdiff")
@@ -76,7 +76,7 @@ def _judge(plan, judge):
     name = judge.origin.name or judge.config.name
     if not judge.config.classifies or judge.image_shape != shape:
         raise ValueError(f"`judge` {name} must be a classifier of images {shape}: train one, or take `inception`")
-    if measure.named(("accuracy",)) and judge.config.net.classes != generate.classes_of(plan.model, plan.request):
+    if measure.named(("accuracy",)) and judge.config.net.classes != sampling.classes_of(plan.model, plan.request):
         raise ValueError(f"`judge` {name} must know the classes that are sampled: leave accuracy out")
     label = f"{name}, trained on {judge.origin.trained_on}"
     return features.classifier_features(judge.config.net, judge.params, label)
@@ -86,7 +86,7 @@ def work(plan: Plan) -> int:
     """Number of ticks of `measured`."""
     measure = plan.measure
     judged = math.ceil(measure.num / measure.batch_size) if measure.named(JUDGED) else 0  # batches of real images
-    return judged + (generate.num_ticks(plan.model, sampled(plan, None)) if measure.named(SAMPLED) else 0)
+    return judged + (sampling.num_ticks(plan.model, sampled(plan, None)) if measure.named(SAMPLED) else 0)
 
 
 def sampled(plan: Plan, real: list[dict] | None) -> Request:
@@ -118,7 +118,7 @@ def measured(plan: Plan, real: list[dict], tick: Callable[[int], None]) -> dict:
     if not names:
         return found
     request = sampled(plan, real)
-    drawn = (images for images, _ in generate.batches(plan.model, request, tick))
+    drawn = (images for images, _ in sampling.batches(plan.model, request, tick))
     images = [example["image"] for example in real]
     if {"nearest", "clip_score"} & set(names):
         drawn = list(drawn)
@@ -130,7 +130,7 @@ def measured(plan: Plan, real: list[dict], tick: Callable[[int], None]) -> dict:
         found["clip_score"] = zero_shot.score_report(plan.clip, np.concatenate(drawn), texts, real)
     if plan.judge is None:
         return found
-    labels = generate.labels_of(plan.model, request)
+    labels = sampling.labels_of(plan.model, request)
     judged = gathered(plan.judge, _batched(images, measure.batch_size), lambda _: tick(1)), gathered(plan.judge, drawn)
     return found | compared(names, *judged, np.array(labels)[np.arange(measure.num) % len(labels)] if labels else None)
 

@@ -17,7 +17,7 @@ from jaxdiff.adapt.lora import check as check_one
 from jaxdiff.errors import unknown
 from jaxdiff.guidance import cfg
 from jaxdiff.model import Model, denoiser_of, with_adapter
-from jaxdiff.pipeline.condition import encode, rows
+from jaxdiff.pipeline.conditions import encode, rows
 from jaxdiff.process import q_sample
 from jaxdiff.types import Array, Cond
 

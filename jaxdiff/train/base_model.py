@@ -14,8 +14,8 @@ from jaxdiff.data import Source, derived, image_decode
 from jaxdiff.files import write_whole
 from jaxdiff.model import Model, adaptation, runs
 from jaxdiff.model.frozen_models import load
-from jaxdiff.pipeline import generate, images
-from jaxdiff.pipeline.generate import Request
+from jaxdiff.pipeline import images, sampling
+from jaxdiff.pipeline.sampling import Request
 
 # Fields of a config that may differ from the base's: how its network is computed, and how its loss is formed.
 FREE = {
@@ -146,15 +146,15 @@ def sample_class(config: Config, base: Model, run: epath.PathLike, tick: Callabl
         if (where / "about.json").read_text() != about:
             raise ValueError(f"{where} holds images of another class: remove it, or choose another --run-dir")
         return
-    generate.check(base, request)
+    sampling.check(base, request)
     where.mkdir(parents=True, exist_ok=True)
-    with progress.bar("sampling images of the class", generate.num_ticks(base, request), "steps") as advance:
+    with progress.bar("sampling images of the class", sampling.num_ticks(base, request), "steps") as advance:
 
         def on(count):
             tick()
             advance(count)
 
-        sampled = itertools.chain.from_iterable(batch for batch, _ in generate.batches(base, request, on))
+        sampled = itertools.chain.from_iterable(batch for batch, _ in sampling.batches(base, request, on))
         for i, image in enumerate(sampled):
             images.to_pil(image).save(file := io.BytesIO(), "PNG")
             (where / f"{i:06d}.png").write_bytes(file.getvalue())

@@ -20,7 +20,7 @@ from jaxdiff.data import Source
 from jaxdiff.model import Model, adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import FrozenModels, keep, open_models
 from jaxdiff.model.params import model_params
-from jaxdiff.pipeline import ControlInput, Request, generate, images
+from jaxdiff.pipeline import ControlInput, Request, images, sampling
 from jaxdiff.pipeline.encode import DAY, encoded, fingerprint
 from jaxdiff.train import base_model, checkpoint, initial, parallel, rundir, setup, watch
 from jaxdiff.train.failure_sync import FailureSync
@@ -74,7 +74,7 @@ def fit(
     prompts = hosts.together(lambda: [] if resume else base_model.prompts(config, data), "the captions are known")
     run = Run(config, directory, source, frozen, source)
     hosts.together(
-        lambda: generate.check(untrained(run), request(run)) if config.samples else None, "it can be sampled"
+        lambda: sampling.check(untrained(run), request(run)) if config.samples else None, "it can be sampled"
     )
     hosts.check_same({"data": position(run, 0), "models": fingerprint(frozen.to_keep)}, "the data is the same")
     with contextlib.ExitStack() as stack:
@@ -357,12 +357,12 @@ def draw_samples(run: Run, done: int, state: TrainState, writer, stopping: Stop)
         return
     model, asked = trained(run, parallel.first(state.ema)), request(run)
     try:
-        sampled = np.concatenate([batch for batch, _ in generate.batches(model, asked, stopping.tick)])
+        sampled = np.concatenate([batch for batch, _ in sampling.batches(model, asked, stopping.tick)])
     except Asked:
         log.info("no samples of step %d were drawn", done)
         return
     (run.directory / "samples").mkdir(exist_ok=True)
-    places = generate.layout(model, asked)
+    places = sampling.layout(model, asked)
     sheet = images.arranged(sampled, places)
     about = places.shape[1], asked.sample.prompts
     images.save_grid(run.directory / "samples" / f"step_{done:07d}.png", sheet, *about)

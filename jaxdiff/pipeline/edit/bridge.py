@@ -9,7 +9,7 @@ from jaxdiff import editing, timesteps
 from jaxdiff.model import denoiser_of
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, EditMethod, Job, check_finite, difference
-from jaxdiff.pipeline.generate import decode, encode, finite
+from jaxdiff.pipeline.sampling import decode, encode, finite
 
 
 @EDIT_METHODS.register("ddib")

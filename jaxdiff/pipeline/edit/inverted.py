@@ -13,7 +13,7 @@ from jaxdiff.pipeline.edit.attention import AttentionOptions
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, Job, check_finite, difference
 from jaxdiff.pipeline.edit.inversions import Inversion
 from jaxdiff.pipeline.edit.paired import sample_pair
-from jaxdiff.pipeline.generate import encode
+from jaxdiff.pipeline.sampling import encode
 
 
 @dataclasses.dataclass(frozen=True)

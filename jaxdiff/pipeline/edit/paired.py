@@ -10,7 +10,7 @@ from jaxdiff import editing
 from jaxdiff.model import denoiser_of
 from jaxdiff.pipeline.edit.attention import AttentionOptions, attention_edit, blend_of
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, Job, difference, where_words_look
-from jaxdiff.pipeline.generate import decode, finite
+from jaxdiff.pipeline.sampling import decode, finite
 
 
 def sample_pair(job: Job, tick, x_T, levels, sampler, embeddings=None):

@@ -18,7 +18,7 @@ from jaxdiff.pipeline.edit.base import (
     difference,
     known_latents,
 )
-from jaxdiff.pipeline.generate import decode, encode, finite
+from jaxdiff.pipeline.sampling import decode, encode, finite
 
 
 def _resample(job: Job, levels, rounds, tick, first=1.0) -> Edited:

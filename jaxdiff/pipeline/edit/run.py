@@ -9,11 +9,11 @@ import numpy as np
 from jaxdiff import progress
 from jaxdiff.model import Model, denoiser_of
 from jaxdiff.nets.unet import label_embedding
-from jaxdiff.pipeline import condition as conditions
-from jaxdiff.pipeline.condition import ControlInput
+from jaxdiff.pipeline import conditions
+from jaxdiff.pipeline.conditions import ControlInput
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, EditMethod, Job, known_latents
 from jaxdiff.pipeline.edit.inversions import Inversion
-from jaxdiff.pipeline.generate import as_control
+from jaxdiff.pipeline.sampling import as_control
 from jaxdiff.registry import Choice
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.types import Guided

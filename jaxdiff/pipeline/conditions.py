@@ -189,7 +189,7 @@ def parse_labels(text: str, classes: int) -> list[int]:
 
     Example::
 
-        >>> from jaxdiff.pipeline.condition import parse_labels
+        >>> from jaxdiff.pipeline.conditions import parse_labels
         >>> parse_labels("1,3,5-7", 10)
         [1, 3, 5, 6, 7]
     """

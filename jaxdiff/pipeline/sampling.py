@@ -14,8 +14,8 @@ from jaxdiff.config import Sample
 from jaxdiff.denoise import network
 from jaxdiff.errors import NotFinite, unknown
 from jaxdiff.model import Model, denoiser_of
-from jaxdiff.pipeline import condition as conditions
-from jaxdiff.pipeline.condition import ControlInput
+from jaxdiff.pipeline import conditions
+from jaxdiff.pipeline.conditions import ControlInput
 from jaxdiff.pipeline.images import to_uint8
 from jaxdiff.types import Array, Cond, Denoiser, Guided, call
 
