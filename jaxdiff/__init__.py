@@ -3,13 +3,13 @@
 Everything listed here is imported when it is first used, so that `import jaxdiff` is instant.
 """
 
-import importlib
+from jaxdiff import lazy
 
 __version__ = "0.2.0"
 
 _MODULES = (
-    "adapt", "config", "data", "denoise", "editing", "eval", "guidance", "latent", "model", "nets", "objectives", "pipeline",
-    "process", "samplers", "schedules", "testing", "text", "timesteps", "train", "types",
+    "adapt", "config", "data", "denoise", "editing", "eval", "guidance", "latent", "model", "nets", "objectives",
+    "pipeline", "process", "samplers", "schedules", "testing", "text", "timesteps", "train", "types",
 )  # fmt: skip
 _NAMES = {
     # a model and everything that is done with it
@@ -38,19 +38,4 @@ _NAMES = {
     "network": "denoise",
     "sample": "samplers",
 }
-__all__ = [*_NAMES, *_MODULES]
-
-
-def __getattr__(name):
-    if name in _NAMES:
-        value = getattr(importlib.import_module(f"jaxdiff.{_NAMES[name]}"), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"jaxdiff.{name}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _NAMES, _MODULES)

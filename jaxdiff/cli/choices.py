@@ -88,5 +88,5 @@ def owners(default, flag: str) -> list[str]:
 
 def described(default) -> str:
     """The choices of a dataclass, for its help."""
-    lines = [f"{place.flag} {{{','.join(place.value.registry)}}} (now {place.value.kind})" for place in places(default)]
-    return "Choices, whose own options are listed for the present one:\n\n" + "\n\n".join(lines) if lines else ""
+    lines = [f"  {place.flag} {{{','.join(place.value.registry)}}}: {place.value.kind}" for place in places(default)]
+    return "Choices, with the present one; its own options are below:\n" + "\n".join(lines) if lines else ""

@@ -48,15 +48,13 @@ def _renamed(section, fields):
 
 def _net(values):
     """The network with its kind, which was told by its fields, by the objective and by the loss of an autoencoder."""
-    net = dict(values["net"])
+    net, size = dict(values["net"]), values.get("reconstruction", {}).pop("words", 0)
     if "vision" in net:
         return {"kind": "clip"} | net | {part: {"kind": kind} | net[part] for part, kind in CLIP_PARTS.items()}
     if "vocabulary" in net:
         return {"kind": "text_encoder"} | net
     if "latent_channels" in net:
-        size = values.get("reconstruction", {}).pop("words", 0)
         return {"kind": "autoencoder"} | net | {"codebook_size": size}
-    values.get("reconstruction", {}).pop("words", None)
     if values.get("diffusion", {}).get("objective") == "classification":
         values["diffusion"].pop("objective")
         return {"kind": "classifier"} | net

@@ -1,26 +1,22 @@
 """Trained models: data that everything else runs; read from files, runs and names, and written."""
 
-from jaxdiff.model.adapters import with_adapter, write_adapter
-from jaxdiff.model.files import read, write
-from jaxdiff.model.load import load, load_adapter, load_config, with_adapters
-from jaxdiff.model.model import Model, Origin, denoiser_of, text_transformer_of
-from jaxdiff.model.runs import adapter_of
-from jaxdiff.model.shipped import adapter_names, names
+from jaxdiff import lazy
 
-__all__ = [
-    "Model",
-    "Origin",
-    "adapter_names",
-    "adapter_of",
-    "denoiser_of",
-    "load",
-    "load_adapter",
-    "load_config",
-    "names",
-    "read",
-    "text_transformer_of",
-    "with_adapter",
-    "with_adapters",
-    "write",
-    "write_adapter",
-]
+_NAMES = {
+    "Model": "model",
+    "Origin": "model",
+    "adapter_names": "shipped",
+    "adapter_of": "runs",
+    "denoiser_of": "model",
+    "load": "loading",
+    "load_adapter": "loading",
+    "load_config": "loading",
+    "names": "shipped",
+    "read": "files",
+    "text_transformer_of": "model",
+    "with_adapter": "adapters",
+    "with_adapters": "loading",
+    "write": "files",
+    "write_adapter": "adapters",
+}
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _NAMES)  # so that the list of shipped models is there at once

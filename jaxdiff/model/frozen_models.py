@@ -14,7 +14,7 @@ from jaxdiff.data import Source
 from jaxdiff.files import write_whole
 from jaxdiff.latent import Codec
 from jaxdiff.model import files, runs
-from jaxdiff.model.load import load as load_model
+from jaxdiff.model.loading import load as load_model
 from jaxdiff.model.model import Model, text_transformer_of
 from jaxdiff.text import encoder, tokenizer
 from jaxdiff.text.encoder import TextEncoder
