@@ -9,6 +9,7 @@ Five minutes of training on two cores of an AMD EPYC (160 images/s). Of 256 samp
 
 from jaxdiff import UNetConfig
 from jaxdiff.config import Config, Data, Diffusion, Optim, Sample, Train
+from jaxdiff.samplers import SAMPLERS
 
 
 def get_config() -> Config:
@@ -20,5 +21,5 @@ def get_config() -> Config:
         diffusion=Diffusion(schedule="cosine", num_levels=1000, predict="v"),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.995, b2=0.99),
         train=Train(steps=1500, batch_size=32, steps_per_call=10, log_every=20, save_every=750),
-        sample=Sample(sampler="ddpm", variance="beta", steps=200, num=64, batch_size=64),
+        sample=Sample(sampler=SAMPLERS["ddpm"](variance="beta"), steps=200, num=64, batch_size=64),
     )

@@ -29,6 +29,12 @@ class Choice:
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return self.registry.functions[self.kind](*args, **kwargs, **options)
 
+    def __str__(self) -> str:
+        """The text form, see `Registry.parse`, without options behind the first."""
+        fields = dataclasses.fields(self)
+        value = getattr(self, fields[0].name) if fields and fields[0].type is str else ""
+        return f"{self.kind}:{value}" if value else self.kind
+
 
 class Registry(Mapping):
     """Choices of one sort, by name: a mapping from names to subclasses of `Choice`.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxdiff import data, sharding
 from jaxdiff.config import Config
 from jaxdiff.data import Source
+from jaxdiff.data.specs import parse as parse_source
 from jaxdiff.errors import unknown
 from jaxdiff.model import Model
 from jaxdiff.pipeline import Request
@@ -211,6 +212,6 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
 
 def data_options(config: Config, name: str) -> dict:
     """Options of the training data's source that hold for another source, too, where that has them."""
-    trained_on, other = config.data.source, data.parse(name)
+    trained_on, other = config.data.source, parse_source(name)
     names = [field.name for field in dataclasses.fields(trained_on)][1:]
     return {name: getattr(trained_on, name) for name in names if hasattr(other, name)}

@@ -88,8 +88,8 @@ def fit(
         try:  # of several processes none knows here that another was asked: they stop after their first step
             tick = stopping.tick if jax.process_count() == 1 else lambda: None
             if base:
-                sampling = functools.partial(base_model.sample_class, config, base, directory, tick)
-                hosts.on_main(sampling, "there are images of the class", timeout=DAY)
+                sample_class = functools.partial(base_model.sample_class, config, base, directory, tick)
+                hosts.on_main(sample_class, "there are images of the class", timeout=DAY)
             run = run._replace(source=encoded(config, source, frozen, tick))
         except Asked:
             message = "stopped before the first step, while the data was made ready; what was encoded is kept"

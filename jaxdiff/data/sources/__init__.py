@@ -58,6 +58,9 @@ def load(
         >>> data.load("digits", (32, 32, 3), resize=True)[0]["image"].shape
         (32, 32, 3)
     """
+    from jaxdiff.registry import Choice
+    if isinstance(source, Choice):
+        return source(image_shape)
     kind, _, name = source.partition(":")
     if kind not in KINDS:
         raise unknown(source)
