@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxdiff.nets.bilinear import bilinear
 from jaxdiff.nets.layers import Dense, GroupNorm, kernel_init, zeros_init
 from jaxdiff.types import Array
 
@@ -67,21 +68,20 @@ def _scores(q, k):
     """q k^T [B, H, Q, K] in float32 whatever the dtype of q and k: a softmax feels absolute errors, not relative ones."""
     if q.dtype == jnp.float32:
         return jnp.einsum("bqhd,bkhd->bhqk", q, k)
-    return _low_precision_scores(q, k)
+    return _low_precision_scores("s", q, k)
 
 
-@jax.custom_vjp
-def _low_precision_scores(q, k):
-    return jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-
-
-def _low_precision_scores_backward(residuals, g):
-    q, k = residuals
-    g = g.astype(q.dtype)  # else the two products would be of float32 and bfloat16, and run as slowly as float32's
-    return jnp.einsum("bhqk,bkhd->bqhd", g, k), jnp.einsum("bhqk,bqhd->bkhd", g, q)
-
-
-_low_precision_scores.defvjp(lambda q, k: (_low_precision_scores(q, k), (q, k)), _low_precision_scores_backward)
+# The gradient of the scores is rounded, else the two products with it would be of float32 and bfloat16, and run as slowly
+# as float32's.
+_low_precision_scores = bilinear(
+    "scores",
+    {
+        "q": lambda k, s: jnp.einsum("bhqk,bkhd->bqhd", s.astype(k.dtype), k),
+        "k": lambda q, s: jnp.einsum("bhqk,bqhd->bkhd", s.astype(q.dtype), q),
+        "s": lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32),
+    },
+    {"q": {"Q": 1, "D": 3}, "k": {"K": 1, "D": 3}, "s": {"Q": 2, "K": 3}},
+)
 
 
 def attend(

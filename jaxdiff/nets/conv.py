@@ -1,26 +1,35 @@
 """The convolution, in a form that XLA runs and differentiates fast. Images are NHWC."""
 
 import functools
+from typing import NamedTuple
 
-import jax
 from jax import lax
 
 from jaxdiff.nets import winograd
+from jaxdiff.nets.bilinear import bilinear
 from jaxdiff.types import Array
-from jaxdiff.xla import materialized
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+class Window(NamedTuple):
+    """The static part of a convolution: height and width of image and kernel, stride, padding."""
+
+    image: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: int
+    padding: Padding
+
+
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((1, 1), (1, 1))) -> Array:
     """Convolution in NHWC, as fast to differentiate inside `lax.scan` as outside of it.
 
     XLA on the CPU has a fast path for convolutions in NHWC/HWIO order and brings others into that order only at the top
     level of a program. The derivatives that jax makes are in another order, and inside a loop they run many times slower;
-    so here both are written as NHWC convolutions again, by `conv2d` itself (hence reverse-mode of any order works;
-    forward-mode, `jax.jvp`, does not). Large 3x3 convolutions are done on the CPU by `nets.winograd`, derivatives too.
+    so here both gradients are written as NHWC convolutions again, and derivatives of any order, in forward and in reverse
+    mode, consist of these (see `nets.bilinear`). Large 3x3 convolutions are done on the CPU by `nets.winograd`, derivatives
+    too.
 
     Args:
       x: [B, H, W, C].
@@ -30,20 +39,48 @@ def conv2d(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((1, 1),
 
     Returns:
       [B, H', W', O].
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.nets.conv import conv2d
+        >>> x, kernel = jnp.ones([1, 4, 4, 2]), jnp.ones([3, 3, 2, 5])
+        >>> y, dy = jax.jvp(lambda x: conv2d(x, kernel), (x,), (2 * x,))
+        >>> y.shape, bool((dy == 2 * y).all())
+        ((1, 4, 4, 5), True)
     """
-    direct = functools.partial(_conv, padding=padding, stride=stride)
-    return _either(winograd.conv, direct, x.shape, kernel.shape, stride, padding)(x, kernel)
+    return _product("y", x, kernel, window=Window(x.shape[1:3], kernel.shape[:2], stride, padding))
 
 
-def _either(fast, direct, x_shape, kernel_shape, stride, padding):
-    """`fast` on a CPU if it can do such a convolution, else `direct`."""
+def _conv2d(x, kernel, window):
+    return _conv(x, kernel, window.padding, window.stride)
 
-    def call(*operands):
-        if not winograd.applies(x_shape, kernel_shape, operands[0].dtype, stride, padding):
-            return direct(*operands)
-        return lax.platform_dependent(*operands, cpu=fast, default=direct)
 
-    return call
+def _input_grad(kernel, y, window):
+    """The output's gradient y convolved with the flipped kernel."""
+    pads = []
+    for (before, _), size, k, out in zip(window.padding, window.image, window.kernel, y.shape[1:3], strict=True):
+        spread = (out - 1) * window.stride + 1
+        pads.append((k - 1 - before, size + before - spread))
+    return _conv(y, kernel[::-1, ::-1].transpose(0, 1, 3, 2), pads, x_dilation=window.stride)
+
+
+def _kernel_grad(x, y, window):
+    """x as [C, H, W, B] convolved with the output's gradient y as [H, W, B, O].
+
+    The operand in front is unfolded into patches, so it is the one with fewer channels: where C > O the two change places
+    and the result comes out flipped.
+    """
+    swap = window.stride == 1 and x.shape[-1] > y.shape[-1]
+    pads = []
+    for (before, _), size, k, out in zip(window.padding, window.image, window.kernel, y.shape[1:3], strict=True):
+        spread = (out - 1) * window.stride + 1
+        pads.append((k - 1 - before, size + before - spread) if swap else (before, k - 1 + spread - size - before))
+    if swap:
+        flipped = _conv(y.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), pads)
+        return flipped[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    gradient = _conv(x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), pads, kernel_dilation=window.stride)
+    return gradient.transpose(1, 2, 0, 3)
 
 
 def _conv(x, kernel, padding, stride=1, x_dilation=1, kernel_dilation=1):
@@ -58,58 +95,25 @@ def _conv(x, kernel, padding, stride=1, x_dilation=1, kernel_dilation=1):
     )
 
 
-def _conv2d_forward(x, kernel, stride, padding):
-    x = materialized(x)
-    return conv2d(x, kernel, stride, padding), (x, kernel)
+MAPS = {"x": _input_grad, "kernel": _kernel_grad, "y": _conv2d}
+FAST = {"x": winograd.conv_input_grad, "kernel": winograd.conv_kernel_grad, "y": winograd.conv}
+AXES = {"x": {"B": 0, "C": 3}, "kernel": {"C": 2, "O": 3}, "y": {"B": 0, "O": 3}}
 
 
-def _conv2d_backward(stride, padding, residuals, g):
-    x, kernel = residuals
-    # Together, so that what the forward pass made of x is made anew and not kept in memory until now.
-    x, g = materialized((x, g))
-    settings = stride, padding
-    return conv2d_input_grad(g, kernel, x.shape, *settings), conv2d_kernel_grad(x, g, kernel.shape, *settings)
+def _program(out):
+    """The map to `out`, by `nets.winograd` on a CPU where it can do such a convolution."""
+    operands = [name for name in MAPS if name != out]
+
+    def run(first, second, window):
+        arrays = zip(operands, (first, second), strict=True)
+        size = {letter: x.shape[axis] for name, x in arrays for letter, axis in AXES[name].items()}
+        direct = functools.partial(MAPS[out], window=window)
+        shapes = (1, *window.image, size["C"]), (*window.kernel, size["C"], size["O"])
+        if not winograd.applies(*shapes, first.dtype, window.stride, window.padding):
+            return direct(first, second)
+        return lax.platform_dependent(first, second, cpu=FAST[out], default=direct)
+
+    return run
 
 
-conv2d.defvjp(_conv2d_forward, _conv2d_backward)
-
-
-def conv2d_input_grad(g: Array, kernel: Array, x_shape: tuple, stride: int, padding: Padding) -> Array:
-    """Gradient of `conv2d` in x [B, H, W, C]: the output's gradient g convolved with the flipped kernel."""
-    pads = []
-    for (before, _), size, k, out in zip(padding, x_shape[1:3], kernel.shape[:2], g.shape[1:3], strict=True):
-        spread = (out - 1) * stride + 1
-        pads.append((k - 1 - before, size + before - spread))
-
-    def direct(g, kernel):
-        flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-        return conv2d(g, flipped, 1, tuple(pads)) if stride == 1 else _conv(g, flipped, pads, x_dilation=stride)
-
-    return _either(winograd.conv_input_grad, direct, x_shape, kernel.shape, stride, padding)(g, kernel)
-
-
-def conv2d_kernel_grad(x: Array, g: Array, kernel_shape: tuple, stride: int, padding: Padding) -> Array:
-    """Gradient of `conv2d` in the kernel [KH, KW, C, O]: x as [C, H, W, B] convolved with the output's gradient g as
-    [H, W, B, O].
-
-    The operand in front is unfolded into patches, so it is the one with fewer channels: where C > O the two change places
-    and the result comes out flipped.
-    """
-    settings = kernel_shape, stride, padding
-    direct = functools.partial(_kernel_grad, settings=settings)
-    return _either(winograd.conv_kernel_grad, direct, x.shape, *settings)(x, g)
-
-
-def _kernel_grad(x, g, settings):
-    kernel_shape, stride, padding = settings
-    swap = stride == 1 and kernel_shape[2] > kernel_shape[3]
-    pads = []
-    for (before, _), size, k, out in zip(padding, x.shape[1:3], kernel_shape[:2], g.shape[1:3], strict=True):
-        spread = (out - 1) * stride + 1
-        pads.append((k - 1 - before, size + before - spread) if swap else (before, k - 1 + spread - size - before))
-    if swap:
-        dk = conv2d(g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), 1, tuple(pads))
-        return dk[:, ::-1, ::-1].transpose(1, 2, 3, 0)
-    x, g = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
-    dk = conv2d(x, g, 1, tuple(pads)) if stride == 1 else _conv(x, g, pads, kernel_dilation=stride)
-    return dk.transpose(1, 2, 0, 3)
+_product = bilinear("conv2d", MAPS, AXES, {out: _program(out) for out in MAPS}, materialize=("x", "y"))

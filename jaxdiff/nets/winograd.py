@@ -27,8 +27,8 @@ def conv(x: Array, kernel: Array) -> Array:
     return _conv(x, kernel, "tnc,tco->tno")
 
 
-def conv_input_grad(g: Array, kernel: Array) -> Array:
-    """Gradient of `conv` in x: the output's gradient [B, H, W, O] convolved with the flipped kernel."""
+def conv_input_grad(kernel: Array, g: Array) -> Array:
+    """Gradient of `conv` in x: the output's gradient g [B, H, W, O] convolved with the flipped kernel."""
     return _conv(g, kernel[::-1, ::-1], "tno,tco->tnc")
 
 
