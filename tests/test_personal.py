@@ -294,7 +294,7 @@ def test_fused(here, capsys):
     halves = lora.merge(lora.merge(base.params, loras[0].loras["unet"], 0.5), loras[1].loras["unet"], 0.5)
     chex.assert_trees_all_close(pretrained.adapted(base, mean).params, halves, atol=1e-3)
     changed = differ(pretrained.adapted(base, both).params, base.params)
-    assert changed == set(loras[0].loras["unet"].factors) and set(both.words) == {"<star>", "<moon>"}
+    assert changed == set(loras[0].loras["unet"].factors) and set(both.new_tokens) == {"<star>", "<moon>"}
     assert all(down.shape[1] == 2 for down, _ in both.loras["unet"].factors.values())
     assert both.loras["text"].factors.keys() == loras[0].loras["text"].factors.keys()
     same = ["fuse", "lora_0.safetensors", "lora_0.safetensors", "-o", "same", *few]

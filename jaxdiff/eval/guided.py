@@ -89,7 +89,7 @@ def texts(config: Config, reads: TextEncoder | None) -> Texts | None:
     if reads is None:
         return None
     wanted = [*config.sample.prompts, config.sample.negative]
-    for kept, cut in filter(None, map(reads.tokenizer.cut, wanted)):
+    for kept, cut in filter(None, map(reads.tokenizer.truncation, wanted)):
         log.warning("only %d tokens of a prompt are read: %r, and %r is cut", reads.tokenizer.length - 2, kept, cut)
     contexts = reads(wanted)
     return Texts(contexts[:-1], contexts[-1])

@@ -74,7 +74,7 @@ def fused(
         >>> from jaxdiff import pretrained
         >>> from jaxdiff.pretrained import fusion
         >>> glyphs = [pretrained.load_adapter(name) for name in ("star", "heart")]
-        >>> sorted(fusion.fused(pretrained.load("captioned"), glyphs, "average").words)
+        >>> sorted(fusion.fused(pretrained.load("captioned"), glyphs, "average").new_tokens)
         ['<heart>', '<star>']
     """
     check(adapters, method, images, levels, steps, at_a_time)
