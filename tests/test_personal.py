@@ -222,7 +222,7 @@ MISTAKES = [
     ("--adapt.prior-weight 0.5", "--adapt.prior-weight is for prior preservation: say by --adapt.prior"),
     ("--adapt.condition edges", "--adapt.condition is for --adapt.method control"),
     ("--adapt.words Star", "must be without spaces and capitals"),
-    ("--adapt.words red", "is a word already"),
+    ("--adapt.words red", "is a token already"),
     ("--adapt.prior a --adapt.prior-images 0", "must be at least 0, and --adapt.prior-images at least 1"),
     ("--adapt.prior a b --adapt.prior-images 1", "are fewer than the 2 prompts of --adapt.prior"),
     ("--adapt.prompts seven", "none of --adapt.prompts holds the new word '<star>'"),
@@ -262,7 +262,7 @@ def test_what_cannot_be_put_beside(here, capsys):
     says = fails(capsys, "sample", "captioned", STAR, "--lora", "lora")
     assert "lora: this LoRA is of another network: " in says and "attn1/to_k/kernel" in says
     says = fails(capsys, "sample", "base.safetensors", STAR, "--lora", "lora", "--lora", "lora")
-    assert "'<star>' is a word already" in says
+    assert "'<star>' is a token already" in says
 
 
 def test_fused(here, capsys):
