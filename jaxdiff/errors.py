@@ -1,11 +1,19 @@
-"""Errors that say what to do."""
+"""Errors with the nearest valid choice."""
 
 import difflib
 from collections.abc import Iterable
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not known, with the nearest one that is.
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """Error for an unknown name, with the most similar known one.
+
+    Args:
+      kind: of thing that the name is for, such as "sampler".
+      name: the unknown name.
+      known: the valid names, at least one.
+
+    Returns:
+      `ValueError`, for the caller to raise.
 
     Example::
 
@@ -14,8 +22,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
         ValueError("unknown sampler 'dim': did you mean 'ddim'? (one of ddim, ddpm)")
     """
     known = list(known)
-    near = difflib.get_close_matches(str(name), known, 1, cutoff=0.0)[0]
-    return ValueError(f"unknown {what} {name!r}: did you mean {near!r}? (one of {', '.join(known)})")
+    nearest = difflib.get_close_matches(str(name), known, 1, cutoff=0.0)[0]
+    return ValueError(f"unknown {kind} {name!r}: did you mean {nearest!r}? (one of {', '.join(known)})")
 
 
 class NotFinite(FloatingPointError):

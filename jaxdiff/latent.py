@@ -1,6 +1,6 @@
-"""Diffusion in latent space: the same diffusion between an encoder and a decoder (Rombach et al. 2022).
+"""Latent diffusion: diffusion between an image encoder and a decoder (Rombach et al. 2022).
 
-(1)  z = f E(x),   x = D(z / f)          f the scaling factor that brings latents near unit variance        section 4.3, D.1
+(1)  z = f E(x),   x = D(z / f)          f the scaling factor, which gives latents about unit variance      section 4.3, D.1
 """
 
 import itertools
@@ -19,11 +19,26 @@ from jaxdiff.types import Array, Static
 
 
 class Codec(NamedTuple):
-    """The two ends of a diffusion in latent space, equation (1), both pytrees.
+    """Image encoder and decoder of a latent diffusion model, equation (1); a pytree, and so are both functions.
+
+    A jitted function takes the codec as an argument, so that its weights are traced: codecs of one structure then share a
+    compilation. Under `jax.jit(codec.decode)` the weights would be constants of the program, and each call of `jax.jit` on
+    a new codec a new compilation.
 
     Attributes:
-      encode: (images [B, H, W, C] in [-1, 1], keys [B] or None) -> latents [B, h, w, c]; without keys the likeliest.
+      encode: (images [B, H, W, C] in [-1, 1], keys [B] or None) -> latents [B, h, w, c]; the mean of their distribution
+        without keys, a sample with them.
       decode: latents -> images in about [-1, 1].
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp
+        >>> from jax.tree_util import Partial
+        >>> from jaxdiff import latent
+        >>> decode = jax.jit(lambda codec, z: codec.decode(z))
+        >>> codecs = [latent.Codec(None, Partial(jnp.multiply, factor)) for factor in (2.0, 3.0)]
+        >>> [decode(codec, jnp.ones([1])).tolist() for codec in codecs]  # one compilation
+        [[2.0], [3.0]]
     """
 
     encode: Partial
@@ -31,11 +46,11 @@ class Codec(NamedTuple):
 
 
 class Encoders(NamedTuple):
-    """What stands at the two ends of a diffusion: texts go in, images come out; None is none.
+    """Image codec and text encoder of a latent diffusion model; either may be None.
 
     Attributes:
       codec: of the latents that are diffused.
-      text_encoder: from texts to what the network's cross-attention reads.
+      text_encoder: from texts to the context of the network's cross-attention.
     """
 
     codec: Codec | None = None
@@ -43,15 +58,15 @@ class Encoders(NamedTuple):
 
 
 def kl_codec(net: KLAutoencoder, params, scaling_factor: float = 0.18215) -> Codec:
-    """The codec of a `KLAutoencoder`.
+    """Codec of a `KLAutoencoder`.
 
     Args:
       net: the autoencoder.
       params: its parameters.
-      scaling_factor: f of equation (1), from the config of the model: 0.18215 in Stable Diffusion 1 and 2.
+      scaling_factor: f of equation (1), from the model's config: 0.18215 in Stable Diffusion 1 and 2. Traced.
 
     Returns:
-      `Codec`, which with keys draws the latent, and without takes its mean.
+      `Codec`; `encode` samples from the posterior with keys, and returns its mean without.
 
     Example::
 
@@ -61,8 +76,8 @@ def kl_codec(net: KLAutoencoder, params, scaling_factor: float = 0.18215) -> Cod
         >>> from jaxdiff.nets.kl_vae import KLAutoencoder
         >>> net, x = KLAutoencoder(AutoencoderConfig(channels=(8, 16), blocks=1, groups=4)), jnp.zeros([2, 16, 16, 3])
         >>> codec = latent.kl_codec(net, jax.jit(net.init)(jax.random.key(0), x)["params"])
-        >>> z = jax.jit(codec.encode)(x)
-        >>> z.shape, jax.jit(codec.decode)(z).shape
+        >>> z = jax.jit(lambda codec, x: codec.encode(x))(codec, x)
+        >>> z.shape, jax.jit(lambda codec, z: codec.decode(z))(codec, z).shape
         ((2, 8, 8, 4), (2, 16, 16, 3))
     """
     factor = jnp.asarray(scaling_factor, jnp.float32)
@@ -70,16 +85,16 @@ def kl_codec(net: KLAutoencoder, params, scaling_factor: float = 0.18215) -> Cod
 
 
 def vq_codec(net: VQAutoencoder, params, codebook: Array, scaling_factor: float = 1.0) -> Codec:
-    """The codec of a `VQAutoencoder`; what is decoded is first moved to the nearest words.
+    """Codec of a `VQAutoencoder`; decoding first quantizes the latents to the nearest codebook vectors.
 
     Args:
       net: the autoencoder.
       params: its parameters.
-      codebook: of its codebook [K, D].
-      scaling_factor: f of equation (1).
+      codebook: vectors of the codebook [K, D].
+      scaling_factor: f of equation (1). Traced.
 
     Returns:
-      `Codec`, whose latents are those before the codebook: a diffusion draws near words, and decoding finds them.
+      `Codec`; its latents are those before quantization.
     """
     factor = jnp.asarray(scaling_factor, jnp.float32)
     encode = Partial(_vq_encode, Static(net), params, factor)
@@ -93,7 +108,7 @@ def _kl_encode(net, params, factor, x, keys=None):
 
 
 def _vq_encode(net, params, factor, x, keys=None):
-    del keys  # nothing is random
+    del keys  # the encoder is deterministic
     return factor * net.value.apply({"params": params}, x, method="encode")
 
 
@@ -101,12 +116,12 @@ def _decode(net, params, factor, z):
     return net.value.apply({"params": params}, z / factor, method="decode")
 
 
-def _vq_decode(net, params, words, factor, z):
-    return net.value.apply({"params": params}, quantize(words, z / factor)[0], method="decode")
+def _vq_decode(net, params, codebook, factor, z):
+    return net.value.apply({"params": params}, quantize(codebook, z / factor)[0], method="decode")
 
 
 def sliced(codec: Codec, size: int = 1) -> Codec:
-    """The same codec, decoding so many images at a time: less memory.
+    """The same codec, which decodes a few images at a time, in less memory.
 
     Args:
       codec: any codec.
@@ -116,7 +131,7 @@ def sliced(codec: Codec, size: int = 1) -> Codec:
       ValueError: a size below 1.
     """
     if size < 1:
-        raise ValueError(f"size={size} must be at least 1")
+        raise ValueError(f"`size`={size} must be at least 1")
     return codec._replace(decode=Partial(_sliced, Static(size), codec.decode))
 
 
@@ -125,18 +140,18 @@ def _sliced(size, decode, z):
 
 
 def tiled(codec: Codec, tile: int = 64, overlap: int = 16) -> Codec:
-    """The same codec, decoding squares that overlap, one after the other: large images in the memory of small ones.
+    """The same codec, which decodes overlapping tiles one after the other: large images in the memory of small ones.
 
-    Where squares overlap their images are mixed, the share of each falling to 0 towards its edge. Attention and norms then
-    see one square at a time, so that colours may differ a little from those of the whole.
+    Where tiles overlap their images are averaged, with weights that fall to 0 towards the edges of a tile. Attention and
+    norms see one tile at a time, so that colours may differ a little from those of an image decoded at once.
 
     Args:
       codec: any codec.
-      tile: side of the squares, in latents.
-      overlap: of neighbouring squares, in latents, from 0 to tile - 1.
+      tile: side of the tiles, in latents.
+      overlap: of neighbouring tiles, in latents, from 0 to tile - 1.
 
     Raises:
-      ValueError: no such squares.
+      ValueError: a tile below 1, or an overlap outside of that range.
 
     Example::
 
@@ -150,7 +165,7 @@ def tiled(codec: Codec, tile: int = 64, overlap: int = 16) -> Codec:
         True
     """
     if not 0 <= overlap < tile:
-        raise ValueError(f"overlap={overlap} must lie in 0..tile - 1, and tile={tile} be above 0")
+        raise ValueError(f"`overlap`={overlap} must lie in 0..`tile` - 1, and `tile`={tile} be at least 1")
     return codec._replace(decode=Partial(_tiled, Static(tile), Static(overlap), codec.decode))
 
 
@@ -160,29 +175,31 @@ def _tiled(tile, overlap, decode, z):
     corners = list(itertools.product(_starts(h, rows, overlap), _starts(w, columns, overlap)))
     _, H, W, C = jax.eval_shape(decode, jax.ShapeDtypeStruct((B, rows, columns, c), z.dtype)).shape
     factor = H // rows
-    share = _ramp(H, factor * overlap)[:, None] * _ramp(W, factor * overlap)[None]
+    weights = _ramp(H, factor * overlap)[:, None] * _ramp(W, factor * overlap)[None]
+    weights = weights[None, :, :, None]
 
-    def add(so_far, corner):
-        image, total = so_far
-        square = decode(lax.dynamic_slice(z, (0, *corner, 0), (B, rows, columns, c)))
+    def add(sums, corner):
+        weighted, total = sums
+        decoded = decode(lax.dynamic_slice(z, (0, *corner, 0), (B, rows, columns, c)))
         at = (0, *(factor * n for n in corner), 0)
-        shares = share[None, :, :, None]
-        image = lax.dynamic_update_slice(image, lax.dynamic_slice(image, at, square.shape) + shares * square, at)
-        total = lax.dynamic_update_slice(total, lax.dynamic_slice(total, at, shares.shape) + shares, at)
-        return (image, total), None
+        weighted = lax.dynamic_update_slice(
+            weighted, lax.dynamic_slice(weighted, at, decoded.shape) + weights * decoded, at
+        )
+        total = lax.dynamic_update_slice(total, lax.dynamic_slice(total, at, weights.shape) + weights, at)
+        return (weighted, total), None
 
-    empty = jnp.zeros([B, factor * h, factor * w, C]), jnp.zeros([1, factor * h, factor * w, 1])
-    (image, total), _ = lax.scan(add, empty, tuple(jnp.array(n) for n in zip(*corners)))
-    return image / total
+    zeros = jnp.zeros([B, factor * h, factor * w, C]), jnp.zeros([1, factor * h, factor * w, 1])
+    (weighted, total), _ = lax.scan(add, zeros, tuple(jnp.array(n) for n in zip(*corners)))
+    return weighted / total
 
 
 def _starts(size, tile, overlap):
-    """Where squares begin that cover a side, the last one ending with it."""
+    """Starts of tiles that cover a side; the last tile ends with the side."""
     return [*range(0, size - tile, max(1, tile - overlap)), size - tile]
 
 
 def _ramp(size, overlap):
-    """The share of a square along a side, float32 [size]: above 0, and rising and falling within the overlap."""
+    """Weights along one side of a tile, float32 [size]: above 0, rising and falling within the overlap."""
     place = jnp.arange(size) + 0.5
     edge = jnp.minimum(place, size - place)
     return jnp.minimum(edge / max(overlap, 0.5), 1.0)

@@ -10,13 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextlib.contextmanager
 def bar(title: str, total: int, unit: str = "", delay: float = 0.0) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, once it has taken more than `delay` seconds; gives the function that moves it on.
+    """Progress bar on standard error.
 
     Args:
-      title: what is being done.
-      total: how many there are to do.
-      unit: of what.
-      delay: seconds that need no bar.
+      title: label in front of the bar, such as "sampling".
+      total: number of units until it is full.
+      unit: plural name of what is counted, such as "steps".
+      delay: seconds before it is shown; work that takes less shows none.
+
+    Yields:
+      advance(count), which adds to the units done.
 
     Example::
 
@@ -31,7 +34,7 @@ def bar(title: str, total: int, unit: str = "", delay: float = 0.0) -> Iterator[
     def advance(count):
         shown.advance(task, count)
         if time.monotonic() - start > delay:
-            shown.start()  # which does nothing when it has started
+            shown.start()  # no effect once started
 
     try:
         if not delay:
@@ -39,4 +42,4 @@ def bar(title: str, total: int, unit: str = "", delay: float = 0.0) -> Iterator[
         yield advance
     finally:
         if shown.live.is_started:
-            shown.stop()  # which would print an empty line otherwise
+            shown.stop()  # a bar that was never shown would print an empty line

@@ -204,7 +204,7 @@ PHOTO = ("--image", "photo.png", "--steps", 2)
 MISTAKES = {
     "as many words": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "a seven", "--words", "replace"), "as many"),
     "no word in common": (("painter", *PHOTO, "--source", "red", "--prompt", "a blue one"), "no word in common"),
-    "word to weigh": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "purple=2"), "does not hold 'purple'"),
+    "word to weigh": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "purple=2"), "does not contain 'purple'"),
     "weight": (
         ("painter", *PHOTO, *PAINTED[:4], "--weigh", "green"),
         "--weigh green must be followed by = and a number",

@@ -1,4 +1,4 @@
-"""Codecs: the factor, what is random, and decoding in parts."""
+"""Codecs: scaling factor, posterior samples, and decoding in slices and tiles."""
 
 import chex
 import jax
@@ -22,7 +22,7 @@ def shaken(net):
     return jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32), shapes)
 
 
-def test_kl_scales_latents_and_draws_them_only_with_keys():
+def test_kl_scales_latents_and_samples_them_only_with_keys():
     net = KLAutoencoder(CONFIG)
     params = shaken(net)
     q = net.apply({"params": params}, X, method="encode")
@@ -44,12 +44,12 @@ def test_another_factor_or_other_parameters_compile_nothing():
     chex.assert_trees_all_close(one, two, atol=1e-5)  # the factor cancels
 
 
-def test_vq_decodes_the_nearest_words():
+def test_vq_decodes_the_nearest_codebook_vectors():
     net = VQAutoencoder(CONFIG)
-    params, words = shaken(net), np.random.default_rng(2).standard_normal((9, 4)).astype(np.float32)
-    codec = latent.vq_codec(net, params, words, 3.0)
+    params, codebook = shaken(net), np.random.default_rng(2).standard_normal((9, 4)).astype(np.float32)
+    codec = latent.vq_codec(net, params, codebook, 3.0)
     z = codec.encode(X)
-    nearest, _ = quantize(words, z / 3.0)
+    nearest, _ = quantize(codebook, z / 3.0)
     decoded = codec.decode(z)
     chex.assert_trees_all_close(decoded, net.apply({"params": params}, nearest, method="decode"), atol=1e-5)
     chex.assert_trees_all_close(codec.decode(3.0 * nearest), decoded, atol=1e-5)
@@ -64,7 +64,7 @@ def test_slices_are_the_whole(size):
 
 
 def blocks(z):
-    """A decoder that sees each latent alone: two by three pixels of it."""
+    """Decoder without a receptive field: each latent gives 2x2 pixels of twice its channels."""
     return jnp.concatenate([z, 2 * z], -1).repeat(2, 1).repeat(2, 2)
 
 
@@ -77,7 +77,7 @@ def test_tiles_of_a_decoder_without_neighbours_are_the_whole(tile, overlap, shap
 
 
 def test_tiles_leave_no_seams():
-    """Each square in a brightness of its own: the mixture has no jumps."""
+    """Each tile has a brightness of its own: their average has no jumps."""
     numbered = Partial(lambda z: jnp.broadcast_to(z.mean((1, 2), keepdims=True), z.shape).repeat(8, 1).repeat(8, 2))
     z = jnp.arange(12.0).reshape(1, 1, 12, 1) * jnp.ones([1, 12, 1, 1])
     image = latent.tiled(latent.Codec(None, numbered), tile=6, overlap=3).decode(z)[0, :, :, 0]
@@ -86,13 +86,13 @@ def test_tiles_leave_no_seams():
 
 
 @pytest.mark.parametrize(
-    "make, words",
+    "make, message",
     [
-        (lambda codec: latent.tiled(codec, 4, 4), "overlap=4"),
-        (lambda codec: latent.tiled(codec, 0, 0), "tile=0"),
-        (lambda codec: latent.sliced(codec, 0), "size=0"),
+        (lambda codec: latent.tiled(codec, 4, 4), "`overlap`=4"),
+        (lambda codec: latent.tiled(codec, 0, 0), "`tile`=0"),
+        (lambda codec: latent.sliced(codec, 0), "`size`=0"),
     ],
 )
-def test_impossible_parts_are_refused(make, words):
-    with pytest.raises(ValueError, match=words):
+def test_impossible_slices_and_tiles_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make(latent.Codec(None, Partial(blocks)))

@@ -15,14 +15,14 @@ from helpers import fails
 from PIL import Image
 from tiny import tiny_latent, write_ends
 
-from jaxdiff import Cond, cli, model as models
+from jaxdiff import Cond, cli
 from jaxdiff import config as configs
+from jaxdiff import model as models
 from jaxdiff.adapt import fuse, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Adapt, Config
 from jaxdiff.data import Source
-from jaxdiff.model import Model, fusion
-from jaxdiff.model import adaptation, basis, checkpoint, initial, parallel, rundir, setup
+from jaxdiff.model import Model, adaptation, basis, fusion, initial, parallel, rundir, setup
 from jaxdiff.model.frozen_models import open_models
 
 STAR = "a red <star> on a blue background"
@@ -222,7 +222,7 @@ MISTAKES = [
     ("--adapt.prior-weight 0.5", "--adapt.prior-weight is for prior preservation: say by --adapt.prior"),
     ("--adapt.condition edges", "--adapt.condition is for --adapt.method control"),
     ("--adapt.words Star", "must be without spaces and capitals"),
-    ("--adapt.words red", "is a word already"),
+    ("--adapt.words red", "is a token already"),
     ("--adapt.prior a --adapt.prior-images 0", "must be at least 0, and --adapt.prior-images at least 1"),
     ("--adapt.prior a b --adapt.prior-images 1", "are fewer than the 2 prompts of --adapt.prior"),
     ("--adapt.prompts seven", "none of --adapt.prompts holds the new word '<star>'"),
@@ -262,7 +262,7 @@ def test_what_cannot_be_put_beside(here, capsys):
     says = fails(capsys, "sample", "captioned", STAR, "--lora", "lora")
     assert "lora: this LoRA is of another network: " in says and "attn1/to_k/kernel" in says
     says = fails(capsys, "sample", "base.safetensors", STAR, "--lora", "lora", "--lora", "lora")
-    assert "'<star>' is a word already" in says
+    assert "'<star>' is a token already" in says
 
 
 def test_fused(here, capsys):
@@ -294,7 +294,7 @@ def test_fused(here, capsys):
     halves = lora.merge(lora.merge(base.params, loras[0].loras["unet"], 0.5), loras[1].loras["unet"], 0.5)
     chex.assert_trees_all_close(models.with_adapter(base, mean).params, halves, atol=1e-3)
     changed = differ(models.with_adapter(base, both).params, base.params)
-    assert changed == set(loras[0].loras["unet"].factors) and set(both.words) == {"<star>", "<moon>"}
+    assert changed == set(loras[0].loras["unet"].factors) and set(both.new_tokens) == {"<star>", "<moon>"}
     assert all(down.shape[1] == 2 for down, _ in both.loras["unet"].factors.values())
     assert both.loras["text"].factors.keys() == loras[0].loras["text"].factors.keys()
     same = ["fuse", "lora_0.safetensors", "lora_0.safetensors", "-o", "same", *few]

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import inspect
 import io
 import re
 

@@ -1,1 +1,1 @@
-"""Texts: from words to tokens."""
+"""Text conditions: tokenizers and text encoders."""

@@ -1,4 +1,4 @@
-"""Texts as what a U-Net's cross-attention reads."""
+"""Text encoders: from texts to the context of a network's cross-attention."""
 
 import functools
 from collections.abc import Sequence
@@ -13,68 +13,73 @@ from jaxdiff.types import Apply, Array, Static, call
 
 
 class TextEncoder(NamedTuple):
-    """A tokenizer and the transformer that was trained with it.
+    """Tokenizer, and the text transformer that was trained with it.
+
+    Calling it compiles once for all text encoders of one structure, whatever their weights: these are arguments of the
+    compiled program. To encode within a function of your own, hand over `embed`, which is a pytree, and the token ids:
+    `jax.jit(lambda embed, token_ids: embed(token_ids))`. Under `jax.jit(encoder.embed)` the weights would be constants of
+    the program, and each new encoder a new compilation.
 
     Attributes:
-      tokenizer: texts -> int32 [B, L].
-      embed: tokens -> float32 [B, L, D], a pytree.
+      tokenizer: texts -> token ids, int32 [B, L].
+      embed: token ids -> context, float32 [B, L, D]; a pytree.
     """
 
     tokenizer: Tokenizer
     embed: Partial
 
     def __call__(self, texts: Sequence[str]) -> Array:
-        """Texts -> context [B, L, D]; what is too long is cut, see `Tokenizer.truncation`."""
+        """Context [B, L, D] of texts; those that are too long are truncated, see `Tokenizer.truncation`."""
         tokens = self.tokenizer(texts)
-        count = -(-len(texts) // 8) * 8  # so that few numbers of texts compile anew
+        count = -(-len(texts) // 8) * 8  # padded to a multiple of 8 rows: few compilations
         filled = np.resize(tokens, (count, tokens.shape[1]))
         return call(self.embed, filled)[: len(texts)]
 
 
 def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -> TextEncoder:
-    """What reads texts for a U-Net.
+    """Text encoder of a text-to-image model.
 
     Args:
-      tokenizer: of texts.
+      tokenizer: the one that the text transformer was trained with.
       net: the text transformer.
       params: its parameters.
-      skip: how many of its last blocks are left out: 0 in Stable Diffusion 1, 1 in 2.
+      skip: number of its last blocks that are left out: 0 in Stable Diffusion 1, 1 in 2.
 
     Raises:
-      ValueError: the transformer reads other tokens than the tokenizer says.
+      ValueError: the tokenizer's vocabulary, length or end token is not that of the text transformer.
 
     Example::
 
         >>> import jax, jax.numpy as jnp
         >>> from jaxdiff.nets.clip import TextConfig, TextTransformer
         >>> from jaxdiff.text import encoder, tokenizer
-        >>> words = tokenizer.train(["a red seven"], vocab_size=600, length=6)
-        >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=words.end_id))
+        >>> tokens = tokenizer.train(["a red seven"], vocab_size=600, length=6)
+        >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=tokens.end_id))
         >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros([1, 6], jnp.int32))["params"]
-        >>> encoder.text_encoder(words, net, params)(["a red one", ""]).shape
+        >>> encoder.text_encoder(tokens, net, params)(["a red one", ""]).shape
         (2, 6, 8)
     """
     cfg = net.config
     if tokenizer.vocab_size > cfg.vocabulary or tokenizer.length != cfg.length or tokenizer.end_id != cfg.end_token:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} words, {tokenizer.length} to a text, its end being "
-            f"{tokenizer.end_id}; the transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, length {tokenizer.length} and end token "
+            f"{tokenizer.end_id}; the text transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
         )
     return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static(skip)))
 
 
 @functools.cache
 def with_text_encoder(apply: Apply, net: TextTransformer, skip: int = 0) -> Apply:
-    """A network that reads texts itself: apply function -> apply function, through which the text's half learns, too.
+    """Network that encodes its texts itself, so that the text transformer is trained with it: apply -> apply.
 
     Args:
       apply: network as a function of its parameters, from `denoise.network`.
       net: the text transformer.
-      skip: how many of its last blocks are left out.
+      skip: number of its last blocks that are left out.
 
     Returns:
-      The same of parameters {"unet": the network's, "text": the transformer's} and of a `Cond` whose context is tokens, int
-      [B, L]. Equal arguments give the same function.
+      Apply function of parameters {"unet": the network's, "text": the text transformer's} and of a `Cond` whose context is
+      token ids, int [B, L]. Equal arguments give the same function.
 
     Example::
 
@@ -83,28 +88,27 @@ def with_text_encoder(apply: Apply, net: TextTransformer, skip: int = 0) -> Appl
         >>> from jaxdiff.nets.clip import TextConfig, TextTransformer
         >>> from jaxdiff.text import encoder
         >>> net = TextTransformer(TextConfig(8, 2, 2, vocabulary=600, length=6, end_token=5))
-        >>> text = jax.jit(net.init)(jax.random.key(0), jnp.full([1, 6], 5))["params"]
-        >>> says = lambda params, x_t, t, cond, keys=None: cond.context.shape  # in place of a network
-        >>> tokens = Cond(context=jnp.full([2, 6], 5))
-        >>> encoder.with_text_encoder(says, net)({"unet": {}, "text": text}, None, 1, tokens)
+        >>> params = {"unet": {}, "text": jax.jit(net.init)(jax.random.key(0), jnp.full([1, 6], 5))["params"]}
+        >>> stub = lambda params, x_t, t, cond, keys=None: cond.context.shape  # in place of a network
+        >>> encoder.with_text_encoder(stub, net)(params, None, 1, Cond(context=jnp.full([2, 6], 5)))
         (2, 6, 8)
     """
 
-    def read(params, x_t, t, cond, keys=None):
+    def apply_both(params, x_t, t, cond, keys=None):
         context = net.apply({"params": params["text"]}, cond.context, skip).tokens
         return apply(params["unet"], x_t, t, cond._replace(context=context), keys)
 
-    return read
+    return apply_both
 
 
 def tokens_only(encoder: TextEncoder) -> TextEncoder:
-    """What gives texts as tokens, float context [B, L, D] being made of them later, see `with_text_encoder`."""
-    return encoder._replace(embed=Partial(_as_they_are))
+    """Text encoder that returns token ids as they are, for networks from `with_text_encoder`, which embed them."""
+    return encoder._replace(embed=Partial(_identity))
 
 
-def _as_they_are(tokens):
-    return tokens
+def _identity(token_ids):
+    return token_ids
 
 
-def _embed(net, params, skip, tokens):
-    return net.value.apply({"params": params}, tokens, skip.value).tokens
+def _embed(net, params, skip, token_ids):
+    return net.value.apply({"params": params}, token_ids, skip.value).tokens

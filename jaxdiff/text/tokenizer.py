@@ -1,9 +1,11 @@
-"""CLIP's tokenizer: byte pairs within words, texts of one length (Radford et al. 2021, section 2.4).
+"""CLIP's tokenizer: byte-pair encoding within words, padded to a fixed length (Radford et al. 2021, section 2.4).
 
-(1)  [start] w_1 ... w_n [end] [fill] ... [fill],   L tokens in all; what is longer is cut before the end
+(1)  [start] w_1 ... w_n [end] [pad] ... [pad],   L token ids in all; longer texts are truncated before the end token
 """
 
 import dataclasses
+import functools
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -14,18 +16,21 @@ from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-# OpenAI's pattern: English contractions, runs of letters, single digits, runs of other signs.
+# OpenAI's pattern: English contractions, runs of letters, single digits, runs of other characters.
 WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """Texts as tokens of one length, equation (1).
+    """Tokenizer that turns texts into token ids of one length, equation (1).
+
+    Two are equal, and have one hash, if their models serialize to the same JSON and length and pad id agree. Tokenizers are
+    therefore static structure in a pytree: models with equal ones share compilations.
 
     Attributes:
-      model: of the `tokenizers` library, which knows START and END.
+      model: of the `tokenizers` library, with the tokens START and END; not to be changed in place.
       length: L.
-      pad_id: the token that texts are filled up with: END in Stable Diffusion 1, "!" (0) in 2.
+      pad_id: id of the padding token: that of END in Stable Diffusion 1, that of "!" (0) in 2.
 
     Example::
 
@@ -34,33 +39,47 @@ class Tokenizer:
         >>> ids = [tokens.start_id, *tokens.token_ids("a red one"), tokens.end_id, tokens.pad_id]
         >>> tokens(["a red one"]).tolist() == [ids]
         True
+        >>> again = tokenizer.from_json(tokenizer.to_json(tokens))
+        >>> again == tokens, hash(again) == hash(tokens)
+        (True, True)
     """
 
     model: tokenizers.Tokenizer
     length: int
     pad_id: int
 
+    @functools.cached_property
+    def _value(self) -> tuple:
+        """Content of the tokenizer; digested once, as the model's JSON has megabytes."""
+        return hashlib.sha256(self.model.to_str().encode()).digest(), self.length, self.pad_id
+
+    def __eq__(self, other):
+        return isinstance(other, Tokenizer) and (self is other or self._value == other._value)
+
+    def __hash__(self):
+        return hash(self._value)
+
     @property
     def start_id(self) -> int:
-        """The token that every text begins with."""
+        """Id of the token that begins every text."""
         return self.model.token_to_id(START)
 
     @property
     def end_id(self) -> int:
-        """The token at which a text ends, and where the whole of it is read."""
+        """Id of the token that ends every text; CLIP pools its features there."""
         return self.model.token_to_id(END)
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are."""
+        """Number of tokens in the vocabulary."""
         return self.model.get_vocab_size()
 
     def token_ids(self, text: str) -> list[int]:
-        """The tokens of a text, however long, without start and end."""
+        """Token ids of a text, without start and end tokens, padding and truncation."""
         return self.model.encode(text, add_special_tokens=False).ids
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Tokens of texts; what does not fit is cut, which `truncation` tells.
+        """Token ids of texts; those that are too long are truncated, see `truncation`.
 
         Args:
           texts: any number B, also empty ones.
@@ -70,48 +89,48 @@ class Tokenizer:
         """
         rows = np.full((len(texts), self.length), self.pad_id, np.int32)
         for row, text in zip(rows, texts):
-            words = self.token_ids(text)[: self.length - 2]
-            row[: len(words) + 2] = [self.start_id, *words, self.end_id]
+            ids = self.token_ids(text)[: self.length - 2]
+            row[: len(ids) + 2] = [self.start_id, *ids, self.end_id]
         return rows
 
     def truncation(self, text: str) -> tuple[str, str] | None:
-        """What of a text is read, and what is not because it is too long; None where all of it is."""
-        said = self.model.encode(text, add_special_tokens=False)
-        if len(said.ids) <= self.length - 2:
+        """The part of a text that fits and the part that is cut off; None if all of it fits."""
+        encoding = self.model.encode(text, add_special_tokens=False)
+        if len(encoding.ids) <= self.length - 2:
             return None
-        at = said.offsets[self.length - 2][0]
-        return text[:at], text[at:]
+        end = encoding.offsets[self.length - 2][0]
+        return text[:end], text[end:]
 
     def positions(self, text: str, word: str) -> list[int]:
-        """Where in a text the tokens of a word are, counted from the start token at 0.
+        """Positions of a word's tokens in a text's row of token ids, in which the start token has position 0.
+
+        Args:
+          text: any text.
+          word: of one or several tokens; all of its occurrences count.
 
         Raises:
-          ValueError: the text does not hold the word, or only where it is cut.
+          ValueError: the text does not contain the word, or only in the part that is cut off.
         """
-        said, wanted = self.model.encode(text, add_special_tokens=False), self.token_ids(word)
-        found = [
-            start + 1 + i
-            for start in range(len(said.ids) - len(wanted) + 1)
-            if said.ids[start : start + len(wanted)] == wanted
-            for i in range(len(wanted))
-        ]
-        found = [place for place in found if place < self.length - 1]
+        ids, wanted = self.token_ids(text), self.token_ids(word)
+        starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
+        found = [1 + start + i for start in starts for i in range(len(wanted))]
+        found = [position for position in found if position < self.length - 1]
         if not found:
-            raise ValueError(f"{text!r} does not hold {word!r}, as far as it is read")
+            raise ValueError(f"{text!r} does not contain {word!r} in its first {self.length - 2} tokens")
         return found
 
 
 def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
-    """A tokenizer as published with CLIP and Stable Diffusion.
+    """Loads a tokenizer in the format in which CLIP and Stable Diffusion publish theirs.
 
     Args:
-      folder: with vocab.json and merges.txt; special_tokens_map.json or else tokenizer_config.json says what texts are
-        filled up with, END if neither does.
+      folder: with vocab.json and merges.txt; the padding token is read from special_tokens_map.json or else
+        tokenizer_config.json, and is END without both.
       length: L.
 
     Raises:
-      FileNotFoundError: the folder lacks one of them.
-      ValueError: they are not those of a tokenizer of this kind.
+      FileNotFoundError: one of the two files is missing.
+      ValueError: they are not those of a CLIP tokenizer.
     """
     folder = epath.Path(folder)
     for name in ("vocab.json", "merges.txt"):
@@ -119,53 +138,54 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
             raise FileNotFoundError(f"{folder} has no {name}: give the folder 'tokenizer' of a published model")
     configs = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
     try:
-        words = json.loads((folder / "vocab.json").read_text())
+        vocab = json.loads((folder / "vocab.json").read_text())
         lines = (folder / "merges.txt").read_text().splitlines()
         merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-        said = [json.loads(config.read_text()) for config in configs if config.exists()]
-        fill = [END, *(one["pad_token"] for one in said if one.get("pad_token"))][-1]
-        return _tokenizer(words, merges, length, fill["content"] if isinstance(fill, dict) else fill)
-    except Exception as error:  # the library's own errors are of that type
-        raise ValueError(f"{folder} holds no tokenizer of CLIP's kind ({error})") from error
+        contents = [json.loads(config.read_text()) for config in configs if config.exists()]
+        pad = [END, *(content["pad_token"] for content in contents if content.get("pad_token"))][-1]
+        return _tokenizer(vocab, merges, length, pad["content"] if isinstance(pad, dict) else pad)
+    except Exception as error:  # the type of the library's own errors
+        raise ValueError(f"{folder} holds no CLIP tokenizer ({error})") from error
 
 
 def train(texts: Iterable[str], vocab_size: int, length: int) -> Tokenizer:
-    """A tokenizer of the same kind, learned from texts; any other text can be said in it, too, byte by byte.
+    """Trains a tokenizer of the same kind; it encodes any text, if need be byte by byte.
 
-    Its first 514 tokens are bytes, bytes that end a word, START and END.
+    Its first 514 tokens are single bytes, bytes at the end of a word, START and END.
 
     Args:
-      texts: what it learns from.
-      vocab_size: tokens at most.
+      texts: training texts.
+      vocab_size: largest number of tokens.
       length: L.
 
     Raises:
-      ValueError: a size below 514, or a length below 3.
+      ValueError: a vocabulary of fewer than 514 tokens, or a length below 3.
     """
     if vocab_size < 514 or length < 3:
-        raise ValueError(f"vocab_size={vocab_size} must be at least 514, and length={length} at least 3")
+        raise ValueError(f"`vocab_size`={vocab_size} must be at least 514, and `length`={length} at least 3")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = _with_rules(models.BPE(end_of_word_suffix="</w>"))
+    model = _with_rules(models.BPE(end_of_word_suffix="</w>"))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    learner.train_from_iterator(texts, trainer)
-    merges = json.loads(learner.to_str())["model"]["merges"]
+    model.train_from_iterator(texts, trainer)
+    merges = json.loads(model.to_str())["model"]["merges"]
     merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges][: vocab_size - 514]
-    words = [*alphabet, *(f"{sign}</w>" for sign in alphabet), START, END]
-    words = list(dict.fromkeys([*words, *("".join(pair) for pair in merges)]))
-    return _tokenizer({word: i for i, word in enumerate(words)}, merges, length, END)
+    tokens = [*alphabet, *(f"{char}</w>" for char in alphabet), START, END]
+    tokens = list(dict.fromkeys([*tokens, *("".join(pair) for pair in merges)]))
+    return _tokenizer({token: i for i, token in enumerate(tokens)}, merges, length, END)
 
 
-def with_new_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
-    """The same with new words, each one token, numbered on from the last.
+def with_new_tokens(tokenizer: Tokenizer, new_tokens: Sequence[str]) -> Tokenizer:
+    """The same tokenizer with new tokens, whose ids follow the last one.
 
     Args:
       tokenizer: any.
-      words: such as "<star>": no capitals and no spaces. Where a text holds one, also inside of a word, it is that token.
+      new_tokens: such as "<star>", without capitals and spaces. Every occurrence in a text becomes this token, also within
+        a word.
 
     Raises:
-      ValueError: it is no such word, or one that is there already.
+      ValueError: a new token that is empty, has capitals or spaces, or is in the vocabulary already.
 
     Example::
 
@@ -176,49 +196,49 @@ def with_new_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> Tokenizer:
         True
     """
     model = tokenizers.Tokenizer.from_str(tokenizer.model.to_str())
-    for word in words:
-        if not word or re.search(r"\s", word) or word != word.lower():
-            raise ValueError(f"the new word {word!r} must be without spaces and capitals, such as <star>")
-        if {model.token_to_id(word), model.token_to_id(f"{word}</w>")} != {None}:
-            raise ValueError(f"{word!r} is a word already: choose another one, such as <{word.strip('<>')}>")
-        model.add_tokens([tokenizers.AddedToken(word, normalized=True)])
+    for token in new_tokens:
+        if not token or re.search(r"\s", token) or token != token.lower():
+            raise ValueError(f"the new token {token!r} must be without spaces and capitals, such as <star>")
+        if {model.token_to_id(token), model.token_to_id(f"{token}</w>")} != {None}:
+            raise ValueError(f"{token!r} is a token already: choose another, such as <{token.strip('<>')}>")
+        model.add_tokens([tokenizers.AddedToken(token, normalized=True)])
     return dataclasses.replace(tokenizer, model=model)
 
 
 def to_json(tokenizer: Tokenizer) -> str:
-    """A tokenizer as text; `from_json` is the inverse."""
+    """Serializes a tokenizer as JSON; `from_json` is the inverse."""
     whole = json.loads(tokenizer.model.to_str())
-    said, fill = whole["model"], tokenizer.model.id_to_token(tokenizer.pad_id)
-    said = {"vocab": said["vocab"], "merges": said["merges"], "length": tokenizer.length, "fill": fill}
-    words = [token["content"] for token in sorted(whole["added_tokens"], key=lambda token: token["id"])]
-    return json.dumps(said | ({"words": words} if words else {}))
+    added = [token["content"] for token in sorted(whole["added_tokens"], key=lambda token: token["id"])]
+    content = {"vocab": whole["model"]["vocab"], "merges": whole["model"]["merges"], "length": tokenizer.length}
+    content |= {"fill": tokenizer.model.id_to_token(tokenizer.pad_id)}
+    return json.dumps(content | ({"words": added} if added else {}))
 
 
 def from_json(text: str) -> Tokenizer:
     """Inverse of `to_json`.
 
     Raises:
-      ValueError: it is no such text.
+      ValueError: the text is not the JSON of a tokenizer.
     """
     try:
-        said = json.loads(text)
-        made = _tokenizer(said["vocab"], [tuple(pair) for pair in said["merges"]], said["length"], said["fill"])
-        return with_new_tokens(made, said.get("words", ()))
-    except Exception as error:  # the library's own errors are of that type
+        content = json.loads(text)
+        merges = [tuple(pair) for pair in content["merges"]]
+        tokenizer = _tokenizer(content["vocab"], merges, content["length"], content["fill"])
+        return with_new_tokens(tokenizer, content.get("words", ()))
+    except Exception as error:  # the type of the library's own errors
         raise ValueError(f"this is no tokenizer ({error})") from error
 
 
-def _tokenizer(words, merges, length, fill):
-    missing = [token for token in (START, END, fill) if token not in words]
+def _tokenizer(vocab, merges, length, pad):
+    missing = [token for token in (START, END, pad) if token not in vocab]
     if missing:
-        raise ValueError(f"its words lack {missing[0]}")
-    return Tokenizer(
-        _with_rules(models.BPE(words, merges, unk_token=END, end_of_word_suffix="</w>")), length, words[fill]
-    )
+        raise ValueError(f"its vocabulary lacks {missing[0]}")
+    model = models.BPE(vocab, merges, unk_token=END, end_of_word_suffix="</w>")
+    return Tokenizer(_with_rules(model), length, vocab[pad])
 
 
 def _with_rules(model: models.BPE) -> tokenizers.Tokenizer:
-    """What happens before the byte pairs: one space between words, no capitals, and words apart."""
+    """Adds the rules before byte-pair encoding: single spaces, lower case, and a split into words."""
     tokenizer = tokenizers.Tokenizer(model)
     space = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), space, normalizers.Lowercase()])

@@ -179,7 +179,7 @@ def test_what_cannot_be_aligned():
         editing.replace(WORDS, SOURCE, "a seven")
     with pytest.raises(ValueError, match="have no word in common"):
         editing.refine(WORDS, "red", "seven")
-    with pytest.raises(ValueError, match="does not hold 'purple'"):
+    with pytest.raises(ValueError, match="does not contain 'purple'"):
         editing.replace(WORDS, SOURCE, TARGET, word_windows={"purple": 0.5})
     with pytest.raises(ValueError, match="is too long"):
         editing.replace(WORDS, "red " * 40, "blue " * 40)

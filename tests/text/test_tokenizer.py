@@ -1,12 +1,16 @@
 """Tokens as transformers' CLIPTokenizer has them (tests/golden/make_tokenizer.py), and what else a tokenizer does."""
 
+import dataclasses
 import json
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from jaxdiff.text import tokenizer
+from jaxdiff.types import Static
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text())
 
@@ -63,10 +67,10 @@ def test_places_of_words(folder):
     assert [int(said(["a thought-through 45"])[0][place]) for place in several] == said.token_ids("45") and len(
         several
     ) == 2
-    with pytest.raises(ValueError, match="'blue', as far as it is read"):
+    with pytest.raises(ValueError, match="does not contain 'blue' in its first 18 tokens"):
         said.positions("a " * 18 + "blue", "blue")
     for absent in ("blue", ""):
-        with pytest.raises(ValueError, match="does not hold"):
+        with pytest.raises(ValueError, match="does not contain"):
             said.positions(text, absent)
 
 
@@ -93,16 +97,59 @@ def test_json_is_the_inverse(folder):
     [
         (lambda f: (f / "merges.txt").unlink(), FileNotFoundError, "has no merges.txt: give the folder 'tokenizer'"),
         (lambda f: (f / "vocab.json").unlink(), FileNotFoundError, "has no vocab.json"),
-        (lambda f: (f / "vocab.json").write_text("{"), ValueError, "holds no tokenizer of CLIP's kind"),
-        (lambda f: (f / "vocab.json").write_text('{"a": 0}'), ValueError, r"lack <\|startoftext\|>"),
-        (lambda f: (f / "merges.txt").write_text("a b c"), ValueError, "holds no tokenizer of CLIP's kind"),
-        (lambda f: (f / "tokenizer_config.json").write_text('{"pad_token": "?!"}'), ValueError, r"lack \?!"),
+        (lambda f: (f / "vocab.json").write_text("{"), ValueError, "holds no CLIP tokenizer"),
+        (lambda f: (f / "vocab.json").write_text('{"a": 0}'), ValueError, r"lacks <\|startoftext\|>"),
+        (lambda f: (f / "merges.txt").write_text("a b c"), ValueError, "holds no CLIP tokenizer"),
+        (lambda f: (f / "tokenizer_config.json").write_text('{"pad_token": "?!"}'), ValueError, r"lacks \?!"),
     ],
 )
 def test_folders_that_hold_no_tokenizer(folder, spoil, error, why):
     spoil(folder)
     with pytest.raises(error, match=why):
         tokenizer.load(folder)
+
+
+def test_tokenizers_of_equal_content_are_equal_and_hash_equal(folder):
+    one, same = tokenizer.load(folder, 9), tokenizer.load(folder, 9)
+    again = tokenizer.from_json(tokenizer.to_json(one))
+    assert one == same == again and hash(one) == hash(same) == hash(again)
+    others = [
+        tokenizer.load(folder, 10),
+        dataclasses.replace(one, pad_id=0),
+        tokenizer.with_new_tokens(one, ["<star>"]),
+    ]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(p) for p in GOLDEN["merges"][:-1]) + "\n")
+    others.append(tokenizer.load(folder, 9))
+    assert len({one, *others}) == 5 and all(one != other for other in (*others, None, 3))
+
+
+def test_hashing_a_tokenizer_again_does_not_serialize_it_again(folder):
+    big = {**GOLDEN["vocab"], **{f"{i}x": len(GOLDEN["vocab"]) + i for i in range(50_000)}}
+    (folder / "vocab.json").write_text(json.dumps(big))
+    one = tokenizer.load(folder, 9)
+
+    def seconds():
+        start = time.perf_counter()
+        hash(one)
+        return time.perf_counter() - start
+
+    first, later = seconds(), min(seconds() for _ in range(10))
+    assert later < first / 10 and later < 1e-3, (first, later)
+
+
+def test_models_with_equal_tokenizers_share_compilations(folder):
+    count = [0]
+
+    @jax.jit
+    def run(tokens, x):
+        count[0] += 1
+        return x + tokens.value.length
+
+    for tokens in (tokenizer.load(folder, 9), tokenizer.load(folder, 9)):
+        run(Static(tokens), 1.0)
+    assert count == [1]
+    run(Static(tokenizer.load(folder, 8)), 1.0)
+    assert count == [2]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"vocab": {"a": 0}, "merges": [], "length": 3, "fill": "a"}'])
