@@ -14,8 +14,10 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
+from jaxdiff.cli.flags import parse
 from jaxdiff.cli.sample import SampleFlags
-from jaxdiff.cli.sampling import parse_sampling
+from jaxdiff.model import checkpoints
+from jaxdiff.samplers import SAMPLERS
 from jaxdiff.train import checkpoint, initial, loop, rundir, setup
 
 CONFIG = """
@@ -29,7 +31,7 @@ def get_config():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "tiny"
-    loop.train(tiny_config(), directory)
+    loop.fit(tiny_config(), run=directory)
     return directory
 
 
@@ -120,7 +122,7 @@ TRAIN_MISTAKES = {
         "--train.steps: 'many' is not a whole number",
     ),
     "missing value": (["digits", "--train.steps"], "Missing value for argument '--train.steps'"),
-    "wrong choice": (["digits", "--diffusion.schedule", "cosinus"], "invalid choice 'cosinus'"),
+    "wrong choice": (["digits", "--diffusion.schedule", "cosinus"], "did you mean 'cosine'?"),
     "channels and groups": (["digits", "--net.channels", "30", "60"], "channels=30 cannot be divided into groups=16"),
     "image and depth": (["digits", "--net.channels", "64", "64", "64"], "must be multiples of 8"),
     "output channels": (
@@ -191,7 +193,7 @@ TRAIN_MISTAKES = {
     "noise below nothing": (["digits", "--diffusion.offset-noise", "-1"], "must be at least 0"),
     "eps from pure noise": (
         ["digits", "--diffusion.zero-snr", "--diffusion.predict", "eps"],
-        "predict='eps' cannot start from zero signal-to-noise: use 'v' or 'x0'",
+        "--predict='eps' cannot start from zero signal-to-noise: use 'v' or 'x0'",
     ),
     "no weight where sampling starts": (
         ["digits", "--diffusion.zero-snr", "--diffusion.weighting", "min_snr"],
@@ -204,16 +206,19 @@ TRAIN_MISTAKES = {
     "no shift": (["digits", "--diffusion.shift", "0"], "factor=0.0 must be a finite number above 0"),
     "vectors from nowhere": (["digits", "--net.vector-dim", "4"], "--net.vector-dim=4 must be 0"),
     "augmentation without end": (["digits", "--data.augment", "90"], "--data.augment=90.0 must lie in [0, 3]"),
-    "dropped labels that are not there": (["digits", "--diffusion.drop", "0.1"], "--diffusion.drop=0.1 drops labels"),
+    "dropped labels that are not there": (
+        ["digits", "--diffusion.cond-dropout", "0.1"],
+        "--diffusion.cond-dropout=0.1 drops labels",
+    ),
     "every label dropped": (
-        ["digits_conditional", "--diffusion.drop", "1"],
-        "--diffusion.drop=1.0 must lie in [0, 1)",
+        ["digits_conditional", "--diffusion.cond-dropout", "1"],
+        "--diffusion.cond-dropout=1.0 must lie in [0, 1)",
     ),
     "option of another sampler": (
         ["digits", "--sample.eta", "0.5"],
-        "eta=0.5 is for the sampler ddim, and this one is",
+        "--sample.eta is an option of --sample.sampler ddim: choose that, or leave it out",
     ),
-    "steps per call": (["digits", "--train.steps-per-call", "7"], "must be a multiple of steps_per_call=7"),
+    "steps per call": (["digits", "--train.steps-per-call", "7"], "must be a multiple of --train.steps-per-call=7"),
     "warm-up": (["digits", "--optim.warmup", "100000"], "must be shorter than --train.steps"),
     "no config": ([], "jaxdiff train needs a config"),
 }
@@ -236,9 +241,9 @@ SAMPLE_MISTAKES = {
     "eta out of range": (["--eta", "1.5"], "eta=1.5 must lie in [0, 1]"),
     "batch and devices": (["--batch-size", "12"], "does not divide by the 8 devices"),
     "no images": (["--num", "0"], "must be at least 1"),
-    "option of another sampler": (["--sampler", "ddpm", "--eta", "0.5"], "choose ddim, or set eta to None"),
-    "variance not learned": (["--sampler", "ddpm", "--variance", "learned"], "needs a network that says a variance"),
-    "order of another sampler": (["--sampler", "heun", "--order", "3"], "choose unipc, or set order to None"),
+    "option of another sampler": (["--sampler", "ddpm", "--eta", "0.5"], "--eta is an option of --sampler ddim"),
+    "variance not learned": (["--sampler", "ddpm", "--variance", "learned"], "needs a network that predicts one"),
+    "order of another sampler": (["--sampler", "heun", "--order", "3"], "--order is an option of --sampler unipc"),
     "order that there is not": (["--sampler", "unipc", "--order", "4"], "order=4 must be 1, 2 or 3"),
     "no steps by sigma": (["--spacing", "karras", "--steps", "0"], "num_steps=0 must be at least 1"),
     "grid that is no png": (["--out", "grid.jpg"], "must end in .png"),
@@ -278,7 +283,7 @@ BAD_CONFIGS = {
     "unknown field": ("config.Config(train=config.Train(stps=3))", "unknown field of Train in"),
     "unknown field, nearest": ("config.Config(train=config.Train(stps=3))", "did you mean 'steps'?"),
     "wrong type": ("config.Config(train=config.Train(steps='many'))", "mine.train.steps='many' must be of type int"),
-    "wrong choice": ("config.Config(diffusion=config.Diffusion('cosinus'))", "mine.diffusion.schedule='cosinus'"),
+    "wrong choice": ("config.Config(diffusion=config.Diffusion('cosinus'))", "unknown schedule 'cosinus': did you mean 'cosine'?"),
     "no dataclass": ("config.Config(train=3)", "mine.train must hold fields, not 3"),
     "bool for int": ("config.Config(train=config.Train(steps=True))", "mine.train.steps=True must be of type int"),
 }
@@ -388,7 +393,7 @@ def test_a_broken_picture_is_named_and_stops_the_run_which_can_go_on(photos, tmp
         tmp_path / "run",
     ]
     said = fails(capsys, *command)
-    assert "dogs/d.png cannot be read" in said and "by --data.skip-broken" in said
+    assert "dogs/d.png cannot be read" in said and "by --data.source.skip-broken" in said
     assert checkpoints.steps(tmp_path / "run" / "checkpoints") == [0]
     Image.new("RGB", (30, 30)).save(photos / "dogs" / "d.png")  # repaired
     cli.main([*map(str, command), "--resume"])
@@ -397,7 +402,7 @@ def test_a_broken_picture_is_named_and_stops_the_run_which_can_go_on(photos, tmp
 
 def test_broken_pictures_are_left_out_and_counted_on_request(photos, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(CONFIG)
-    args = ["--data.source", f"folder:{photos}", *SMALL, "--data.skip-broken", "--net.num-classes", "2"]
+    args = ["--data.source", f"folder:{photos}", *SMALL, "--data.source.skip-broken", "--net.num-classes", "2"]
     cli.main(["train", str(tmp_path / "mine.py"), *args, "--run-dir", str(tmp_path / "run")])
     assert re.search(r"left out 1 of the 4 images .*d\.png", capsys.readouterr().err)
     shutil.copy(
@@ -505,11 +510,11 @@ def test_a_run_without_checkpoint_or_config_is_neither_overwritten_nor_resumed(r
 
 
 def test_samples_of_a_run_keep_its_sampler_s_options_only_with_that_sampler():
-    default = configs.Sample(sampler="ddpm", variance="beta")
-    sampled = lambda *args: parse_sampling(SampleFlags(sample=default), list(args), "jaxdiff sample run").sample
-    assert sampled() == default
-    assert sampled("--variance", "posterior").variance == "posterior"
-    assert sampled("--sampler", "ddim", "--eta", "0.5") == configs.Sample(sampler="ddim", eta=0.5)
+    default = configs.Sample(sampler=SAMPLERS["ddpm"](variance="beta"))
+    sampled = lambda *args: parse(SampleFlags(sample=default), list(args), "jaxdiff sample run").sample
+    assert sampled() == sampled("--sampler", "ddpm") == default
+    assert sampled("--variance", "posterior").sampler.variance == "posterior"
+    assert sampled("--sampler", "ddim", "--eta", "0.5") == configs.Sample(sampler=SAMPLERS["ddim"](eta=0.5))
 
 
 def test_a_network_with_labels_draws_every_class(tmp_path, capsys):
@@ -525,7 +530,7 @@ def test_compilation_cache_is_on(monkeypatch, tmp_path):
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        cli.use_compilation_cache()
+        cli.prepare_jax()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxdiff" / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -10,23 +10,24 @@ from helpers import fails, tiny_config
 from PIL import Image
 from tiny import tiny_latent, write_ends
 
-from jaxdiff import cli, model as models
-from jaxdiff.cli.edit import output_paths
-from jaxdiff.cli.edit.flags import NEEDED, OPTIONS, EditFlags
-from jaxdiff.cli.edit.job import cells
-from jaxdiff.cli.edit.methods import METHODS, PASSES
-from jaxdiff.train import initial
+from jaxdiff import cli
+from jaxdiff import model as models
+from jaxdiff.cli.edit import EditFlags, output_paths
+from jaxdiff.model import loading
+from jaxdiff.model.params import param_shapes
+from jaxdiff.pipeline.edit import EDIT_METHODS
+from jaxdiff.pipeline.edit.base import known_latents
 
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
-ABOUT = {"model": "tiny", "step": 0, "weights": "EMA", "trained_on": "noise"}
+ORIGIN = models.Origin("tiny", 0, "EMA", "noise")
 
 
-def random_model(config, seed=0, size=0.2, **parts):
+def random_model(config, seed=0, size=0.2, **submodels):
     """A model whose every weight is random."""
     values = np.random.default_rng(seed)
-    shapes = initial.weight_shapes(config)
+    shapes = param_shapes(config)
     params = jax.tree.map(lambda leaf: size * values.standard_normal(leaf.shape).astype(np.float32), shapes)
-    return models.Model(config, params, ABOUT, parts)
+    return models.Model(config=config, params=params, origin=ORIGIN, submodels=submodels)
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +35,17 @@ def place(tmp_path_factory):
     """A folder of models and images."""
     folder, rng = tmp_path_factory.mktemp("editing"), np.random.default_rng(0)
     ends = [models.load(str(path)) for path in write_ends(folder)]
-    parts = dict(zip(("codec", "text"), ends))
+    parts = dict(zip(("codec", "text_encoder"), ends))
     pixels = tiny_config()
     pixels = dataclasses.replace(pixels, net=dataclasses.replace(pixels.net, num_classes=3, vector_dim=2))
     longer = dataclasses.replace(pixels, diffusion=dataclasses.replace(pixels.diffusion, schedule="cosine"))
     bare = tiny_config()
-    models = {
+    made = {
         "painter": random_model(tiny_latent("vae.safetensors", "clip.safetensors"), size=1.5, **parts),
         "pixels": random_model(pixels),
     }
-    models |= {"other": random_model(pixels, 1), "cosine": random_model(longer), "bare": random_model(bare)}
-    for name, model in models.items():
+    made |= {"other": random_model(pixels, 1), "cosine": random_model(longer), "bare": random_model(bare)}
+    for name, model in made.items():
         models.write(folder / f"{name}.safetensors", model, "float32")
     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "photo.png")
     Image.fromarray(rng.integers(0, 256, (32, 32, 4), np.uint8)).save(folder / "clear.png")
@@ -98,8 +99,8 @@ def test_other_models_are_refused_an_inversion(run, refused, tmp_path):
     assert "--source is not for --from-inversion" in refused("painter", *again, "--source", SOURCE)
     assert "--steps is not for --from-inversion" in refused("painter", *again, "--steps", 5)
     kept.write_bytes(kept.read_bytes()[:-10])
-    assert "is no inversion" in refused("painter", *again)
-    assert "is no inversion" in refused("painter", *again[:3], "painter.safetensors")
+    assert "is not an inversion" in refused("painter", *again)
+    assert "is not an inversion" in refused("painter", *again[:3], "painter.safetensors")
 
 
 def test_an_inversion_is_gone_on_with(run, tmp_path):
@@ -122,14 +123,15 @@ def test_each_flag_does_something(run):
     photo, drawn = ("--image", "photo.png", *PAINTED), ("--method", "p2p", *PAINTED)
     hole = ("--image", "digit.png", "--mask", "mask.png", "--method", "inpaint", "--prompt", 1, "--steps", 3)
     cases = {
-        ("painter", photo): [("--guidance", 4), ("--adam", 3), ("--rate", 0.1), ("--refine", 0)],
+        ("painter", photo): [("--guidance", 4), ("--inner-steps", 3), ("--learning-rate", 0.1), ("--inversion-rounds", 0)],
         ("painter", drawn): [
-            ("--seed", 1), ("--guidance", 4), ("--early", 1), ("--cross", 1), ("--cross", 0.5, 1), ("--own", 0),
-            ("--own", 0.4, 1), ("--words", "refine"), ("--hold", "green=1"), ("--hold", "green=0.4:1"),
-            ("--weigh", "green=3"), ("--share", "green=0.2"), ("--blend", "seven"),
+            ("--seed", 1), ("--guidance", 4), ("--early", 1), ("--cross-attention", 1), ("--cross-attention", 0.5, 1),
+            ("--self-attention", 0), ("--self-attention", 0.4, 1), ("--alignment", "refine"),
+            ("--word-window", "green=1"), ("--word-window", "green=0.4:1"), ("--reweight", "green=3"),
+            ("--source-share", "green=0.2"), ("--blend", "seven"), ("--eta", 1), ("--sampler", "ddpm"),
         ],
-        ("pixels", hole): [("--seed", 1), ("--guidance", 4), ("--rounds", 1)],
-        ("pixels", (*hole[:2], *hole[4:], "--method", "sdedit")): [("--early", 9), ("--strength", 0.4)],
+        ("pixels", hole): [("--seed", 1), ("--guidance", 4), ("--rounds", 1), ("--eta", 1)],
+        ("pixels", (*hole[:2], *hole[4:], "--method", "sdedit")): [("--early", 9), ("--strength", 0.4), ("--sampler", "ddpm")],
     }  # fmt: skip
     for (model, args), flags in cases.items():
         plain = run(model, *args)["edited"]
@@ -186,39 +188,39 @@ def test_labels_lead_from_one_model_to_another(run):
 def test_latents_are_kept_where_all_of_their_pixels_are():
     known = np.ones([4, 4, 1], bool)
     known[0, 0] = False
-    assert cells(known, (2, 2, 6))[..., 0].tolist() == [[False, True], [True, True]]
+    assert known_latents(known, (2, 2, 6))[..., 0].tolist() == [[False, True], [True, True]]
 
 
-LOADED = functools.cache(pretrained.load)  # of models that no test changes
+LOADED = functools.cache(loading.load)  # of models that no test changes
 
 
 @pytest.fixture
 def refused(place, monkeypatch, capsys):
     """Runs `jaxdiff edit MODEL ...`, which must fail; gives its one line."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(pretrained, "load", LOADED)
+    monkeypatch.setattr(loading, "load", LOADED)
     return lambda model, *args: fails(capsys, "edit", f"{model}.safetensors", *args)
 
 
 PHOTO = ("--image", "photo.png", "--steps", 2)
 MISTAKES = {
-    "as many words": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "a seven", "--words", "replace"), "as many"),
+    "as many words": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "a seven", "--alignment", "replace"), "as many"),
     "no word in common": (("painter", *PHOTO, "--source", "red", "--prompt", "a blue one"), "no word in common"),
-    "word to weigh": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "purple=2"), "does not contain 'purple'"),
+    "word to weigh": (("painter", *PHOTO, *PAINTED[:4], "--reweight", "purple=2"), "does not contain 'purple'"),
     "weight": (
-        ("painter", *PHOTO, *PAINTED[:4], "--weigh", "green"),
-        "--weigh green must be followed by = and a number",
+        ("painter", *PHOTO, *PAINTED[:4], "--reweight", "green"),
+        "--reweight green must be followed by = and a number",
     ),
     "window": (
-        ("painter", *PHOTO, *PAINTED[:4], "--hold", "green=0.1:0.2:0.3"),
-        "--hold green takes the share of the way",
+        ("painter", *PHOTO, *PAINTED[:4], "--word-window", "green=0.1:0.2:0.3"),
+        "--word-window green takes the share of the way",
     ),
-    "windows": (("painter", *PHOTO, *PAINTED[:4], "--own", 0.8, 0.2), "in this order"),
-    "weight that is none": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "green=nan"), "and a number"),
-    "share of a word": (("painter", *PHOTO, *PAINTED[:4], "--share", "green=2"), "the share of 'green' must lie in"),
+    "windows": (("painter", *PHOTO, *PAINTED[:4], "--self-attention", 0.8, 0.2), "in this order"),
+    "weight that is none": (("painter", *PHOTO, *PAINTED[:4], "--reweight", "green=nan"), "and a number"),
+    "share of a word": (("painter", *PHOTO, *PAINTED[:4], "--source-share", "green=2"), "the share of 'green' must lie in"),
     "guidance that is none": (("painter", *PHOTO, *PAINTED[:4], "--guidance", "nan"), "must be a finite number"),
-    "rate": (("painter", *PHOTO, *PAINTED[:4], "--rate", "-1"), "--rate -1.0 must be at least 0"),
-    "nothing to look for": (("painter", *PHOTO, *PAINTED[:4], "--guidance", 1), "at --guidance 1 no nulls are needed"),
+    "rate": (("painter", *PHOTO, *PAINTED[:4], "--learning-rate", "-1"), "--learning-rate=-1.0 must be finite and at"),
+    "nothing to look for": (("painter", *PHOTO, *PAINTED[:4], "--guidance", 1), "at --guidance=1 null-text inversion has nothing"),
     "mask of less than a latent": (
         ("painter", *PHOTO, "--method", "inpaint", "--mask", "line.png"),
         "keeps no whole latent",
@@ -230,7 +232,7 @@ MISTAKES = {
         "--guidance needs --prompt",
     ),
     "word to blend": (("painter", *PHOTO, *PAINTED[:4], "--blend", "purple"), "--blend purple is in neither"),
-    "share": (("painter", *PHOTO, *PAINTED[:4], "--cross", 2), "in [0, 1] of the way"),
+    "share": (("painter", *PHOTO, *PAINTED[:4], "--cross-attention", 2), "in [0, 1] of the way"),
     "size": (("painter", "--image", "digit.png", *PAINTED), "28x28"),
     "alpha": (("painter", "--image", "clear.png", *PAINTED), "save it without alpha"),
     "no image": (("painter", "--image", "painter.safetensors", *PAINTED), "cannot be read"),
@@ -238,18 +240,18 @@ MISTAKES = {
     "image that is not there": (("painter", "--image", "gone.png", *PAINTED), "gone.png"),
     "other method's flag": (
         ("painter", *PHOTO, *PAINTED[:4], "--strength", 0.5),
-        "--strength is not for --method null-text",
+        "--strength is an option of --method sdedit",
     ),
     "image to p2p": (("painter", *PHOTO, *PAINTED[:4], "--method", "p2p"), "--image is not for --method p2p"),
     "empty prompt": (("painter", *PHOTO, "--source", SOURCE, "--prompt", " "), "must say something"),
     "long prompt": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "red " * 40), "is too long"),
-    "p2p of labels": (("pixels", "--source", 0, "--prompt", 1, "--method", "p2p"), "--method p2p needs words"),
+    "p2p of labels": (("pixels", "--source", 0, "--prompt", 1, "--method", "p2p"), "needs a model with a text encoder"),
     "label": (("pixels", "--image", "digit.png", "--source", 0, "--prompt", "seven"), "must be one of 0..2"),
     "words of labels": (
         ("pixels", "--image", "digit.png", "--source", 0, "--prompt", 1, "--blend", "a"),
-        "--blend needs words",
+        "--blend needs a model with a text encoder",
     ),
-    "neither": (("bare", "--image", "digit.png", "--source", 0, "--prompt", 1), "draws neither texts nor labels"),
+    "neither": (("bare", "--image", "digit.png", "--source", 0, "--prompt", 1), "takes neither texts nor labels"),
     "schedules": (
         (
             "pixels",
@@ -278,8 +280,8 @@ MISTAKES = {
         ("pixels", "--image", "digit.png", "--prompt", 1, "--method", "sdedit", "--strength", 2),
         "must lie in [0, 1]",
     ),
-    "steps": (("painter", "--image", "photo.png", *PAINTED[:4], "--steps", 0), "--steps 0 must be at least 1"),
-    "classifier": (("vae", *PHOTO, *PAINTED[:4]), "is no denoiser"),
+    "steps": (("painter", "--image", "photo.png", *PAINTED[:4], "--steps", 0), "--steps=0 must be at least 1"),
+    "classifier": (("vae", *PHOTO, *PAINTED[:4]), "is not a denoiser"),
 }
 
 
@@ -301,14 +303,14 @@ def test_nothing_is_overwritten(place, refused):
     assert (place / "kept.safetensors").read_bytes() == b"mine"
     (place / "edits").mkdir(exist_ok=True)
     (place / "edits" / "photo_sdedit_sheet.png").write_bytes(b"mine")
-    paths = output_paths(EditFlags(method="sdedit", image=place / "photo.png"))
+    paths = output_paths(EditFlags(method=EDIT_METHODS.choice("sdedit"), image=place / "photo.png"))
     assert {what: path.name for what, path in paths.items()} == {
         "edited": "photo_sdedit_2.png", "sheet": "photo_sdedit_2_sheet.png"
     }  # fmt: skip
 
 
-def test_every_flag_is_some_method_s():
-    names = {field.name for field in dataclasses.fields(EditFlags)}
-    assert set(OPTIONS) == names - {"prompt", "method", "steps", "out", "overwrite"}
-    assert set(NEEDED) == set(METHODS) == set(PASSES)
-    assert all(set(methods) <= set(METHODS) for methods, _ in OPTIONS.values())
+def test_every_argument_of_a_method_is_a_flag():
+    names = {field.name for field in dataclasses.fields(EditFlags)} | {"inversion"}
+    for method in EDIT_METHODS.values():
+        assert {*method.needs, *method.takes} <= names
+        assert not {field.name for field in dataclasses.fields(method)} & names

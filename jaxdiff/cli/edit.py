@@ -17,7 +17,6 @@ from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
 from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.data import image_decode
-from jaxdiff.model import denoiser_of
 from jaxdiff.pipeline import images
 from jaxdiff.pipeline.edit import EDIT_METHODS, inversions, prepare
 from jaxdiff.registry import Choice
@@ -70,7 +69,7 @@ class EditFlags(AdapterFlags):
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff edit MODEL ...`."""
     model = models.load(name)
-    denoiser_of(model)  # raises where it is none
+    models.denoiser_of(model)  # raises where it is none
     flags = parse(EditFlags(), args, f"jaxdiff edit {name}")
     model = with_adapters(model, flags)
     job = prepare(model, flags.method, given(flags, model), flags.steps)

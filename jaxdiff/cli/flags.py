@@ -11,7 +11,7 @@ from jaxdiff.cli import choices
 
 FLAG = r"--[a-z][\w.-]*"
 # Arguments whose flags are not their own names.
-FLAGS = {"adapters": "--lora", "clip": "--clip or --no-clip", "adapt": "--adapt", "base": "--base"}
+FLAGS = {"adapters": "--lora", "inversion": "--from-inversion", "clip": "--clip or --no-clip", "adapt": "--adapt", "base": "--base"}
 
 
 def parse(default, args: list[str], prog: str):

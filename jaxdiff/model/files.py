@@ -25,6 +25,7 @@ from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import param_shapes
 from jaxdiff.text import tokenizer
 
+log = logging.getLogger("jaxdiff")
 ORIGIN = ("step", "weights", "trained_on")  # fields of `Origin` that a file keeps
 EARLIER = {"text": "text_encoder"}  # names that submodels had in version 0.1
 DTYPES = ("float32", "bfloat16", "float16")
@@ -159,8 +160,9 @@ def runs_here(config: Config) -> Config:
     try:
         config.net.check_platform(jax.default_backend())
     except ValueError:
-        logging.getLogger("jaxdiff").info("attention is 'plain' here, unlike in training")
-        return dataclasses.replace(config, net=config.net.without_kernels())
+        net = config.net.without_kernels()
+        log.info("attention is 'plain' here, and was %r in training", getattr(config.net, "attention_kernel", None))
+        return dataclasses.replace(config, net=net)
     return config
 
 
