@@ -127,7 +127,7 @@ ROWS = {
     "heun(churn=8/N)": noisy(lambda N: samplers.heun(churn=8 / N)),
     "euler_maruyama()": noisy(lambda N: samplers.euler_maruyama()),
     "reverse_diffusion()": noisy(lambda N: samplers.reverse_diffusion()),
-    "predictor_corrector()": corrected(None),
+    "predictor_corrector()": corrected("reverse_diffusion"),
     "predictor_corrector(predictor=ddpm())": corrected(samplers.ddpm()),
     "lcm()": noisy(
         lambda N: samplers.lcm(), "lcm*", move=lcm_step, steps=(FEW,), spacings=("even", "even to 0"), denoise=jump

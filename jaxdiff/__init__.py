@@ -6,7 +6,7 @@ from jaxdiff import editing, guidance, nets, objectives, process, samplers, sche
 from jaxdiff.denoise import denoiser, network
 from jaxdiff.nets.unet import UNet, UNetConfig
 from jaxdiff.samplers import ddim, ddpm, sample
-from jaxdiff.types import Cond, Guided, Prediction
+from jaxdiff.types import Cond, Guided, Prediction, call
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "Prediction",
     "UNet",
     "UNetConfig",
+    "call",
     "ddim",
     "ddpm",
     "denoiser",

@@ -1,4 +1,4 @@
-"""From flax module to `Apply` to `Denoiser`: the one place where levels meet network times."""
+"""From flax module to `Apply` to `Denoiser`; the only place that converts levels to network times."""
 
 import functools
 
@@ -16,21 +16,21 @@ from jaxdiff.types import Apply, Array, Aux, Denoiser, Prediction, Static
 
 @functools.cache
 def network(module: nn.Module) -> Apply:
-    """The module as a pure function of its parameters, taking levels.
+    """A module as a pure function of its parameters and of levels.
 
     Networks trained on T levels are conditioned on t - 1 in 0..T - 1, as published checkpoints expect; this subtraction
     is written here and nowhere else. Equal modules give the same function, so that they share compilations.
 
-    A `cond.attention_edit` is a callable pytree (probabilities [B, H, Q, K], `nets.transformer.Site`, levels [B]) ->
-    probabilities. Where there is one, all attention goes through it, and `Aux.maps` holds the cross-attention, edited and
-    averaged over heads [B, Q, K], by the name of its site; under jit, maps that nobody looks at are not kept.
+    `cond.attention_edit` is a callable pytree (probabilities [B, H, Q, K], `nets.transformer.Site`, levels [B]) ->
+    probabilities. If present, it is applied to all attention, and `Aux.maps` holds the edited cross-attention averaged
+    over heads [B, Q, K], by the name of its site; under jit, maps that are not used are not computed.
 
     Args:
       module: called as `module(x_t, time, cond, keys)`, time float32 or int [B].
 
     Returns:
-      apply(params, x_t, t, cond=None, keys=None) -> (output, Aux), with x_t [B, ...], t a scalar level or [B] in 1..T (a
-      judge of clean images is asked at level 0), and keys one random key per example for dropout, None for none.
+      apply(params, x_t, t, cond=None, keys=None) -> (output, Aux), with x_t [B, ...], t a scalar level or [B] in 1..T (0
+      for a classifier of clean images), and keys one random key per example for dropout, None for no dropout.
     """
 
     def apply(params, x_t, t, cond=None, keys=None):
@@ -38,8 +38,8 @@ def network(module: nn.Module) -> Apply:
         if cond is None or cond.attention_edit is None:
             return module.apply({"params": params}, x_t, time, cond, keys), Aux()
         cond = cond._replace(attention_edit=Partial(_edit_at, cond.attention_edit, time + 1))
-        output, said = module.apply({"params": params}, x_t, time, cond, keys, mutable="maps")
-        maps = {path[:-1]: maps for path, maps in traverse_util.flatten_dict(said.get("maps", {})).items()}
+        output, sown = module.apply({"params": params}, x_t, time, cond, keys, mutable="maps")
+        maps = {path[:-1]: maps for path, maps in traverse_util.flatten_dict(sown.get("maps", {})).items()}
         return output, Aux(maps={"/".join(path): averaged for path, averaged in maps.items()})
 
     return apply
@@ -50,10 +50,10 @@ def _edit_at(edit, t, probabilities, site):
 
 
 def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> Denoiser:
-    """Reads a network's output as a `Prediction`.
+    """Denoiser of a trained network: its output converted to a `Prediction`.
 
-    A network with twice the image's channels also says a variance (Nichol and Dhariwal 2021): the second half of its
-    output travels in `Prediction.aux.variance`.
+    A network with twice the image's channels also predicts a variance (Nichol and Dhariwal 2021): the second half of its
+    output becomes `Prediction.aux.variance`.
 
     Args:
       apply: network as a function of its parameters, from `network`.
@@ -62,11 +62,12 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
       predict: what it was trained to output, "eps", "x0", "v" or "score".
 
     Returns:
-      `Denoiser`, a pytree: other parameters or another schedule of the same length compile nothing.
+      `Denoiser`, a pytree: other parameters or another schedule of the same length do not recompile. Run it with
+      `jaxdiff.call`, or pass it to a jitted function as an argument: `jax.jit(denoise)` makes constants of the parameters.
 
     Raises:
       ValueError: unknown kind; "eps" or "score" with a schedule of zero terminal signal-to-noise ratio, at whose last
-        level they say nothing about x0.
+        level they do not determine x0.
 
     Example::
 
@@ -75,21 +76,21 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
         >>> net = jaxdiff.UNet(jaxdiff.UNetConfig(out_channels=1, channels=(32, 64), groups=8))
         >>> params = jax.jit(net.init)(jax.random.key(0), jnp.zeros([1, 28, 28, 1]), jnp.zeros([1]))["params"]
         >>> denoise = jaxdiff.denoiser(jaxdiff.network(net), params, jaxdiff.schedules.linear())
-        >>> jax.jit(denoise)(jnp.ones([2, 28, 28, 1]), 500, None).x0.shape
+        >>> jaxdiff.call(denoise, jnp.ones([2, 28, 28, 1]), 500, None).x0.shape
         (2, 28, 28, 1)
     """
     check_kind(predict, schedule)
     return Partial(_denoise, Static(apply), Static(predict), params, schedule)
 
 
-def read_output(predict: str, schedule: Schedule, output: Array, aux: Aux, x_t: Array, t) -> Prediction:
-    """What a network's output says of a batch; the second half of 2C channels is its variance.
+def to_prediction(predict: str, schedule: Schedule, output: Array, aux: Aux, x_t: Array, t) -> Prediction:
+    """Converts a network's output for a batch to a `Prediction`; the second half of 2C channels is the variance.
 
     Args:
       predict: what the network was trained to output, "eps", "x0", "v" or "score".
       schedule: noise schedule it was trained with.
       output: [B, ..., C] or [B, ..., 2C].
-      aux: what else it said.
+      aux: its further outputs.
       x_t: its input, [B, ..., C].
       t: level, scalar or [B].
 
@@ -103,20 +104,21 @@ def read_output(predict: str, schedule: Schedule, output: Array, aux: Aux, x_t: 
 
         >>> import jax.numpy as jnp
         >>> import jaxdiff
-        >>> from jaxdiff.denoise import read_output
+        >>> from jaxdiff.denoise import to_prediction
         >>> schedule = jaxdiff.schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
-        >>> said = read_output("x0", schedule, jnp.array([[2.0, 0.5]]), jaxdiff.types.Aux(), jnp.array([[2.2]]), 1)
-        >>> round(float(said.eps[0, 0]), 4), float(said.aux.variance[0, 0])
+        >>> output, x_t = jnp.array([[2.0, 0.5]]), jnp.array([[2.2]])
+        >>> prediction = to_prediction("x0", schedule, output, jaxdiff.types.Aux(), x_t, 1)
+        >>> round(float(prediction.eps[0, 0]), 4), float(prediction.aux.variance[0, 0])
         (1.0, 0.5)
     """
     channels = x_t.shape[-1]
     if output.shape == (*x_t.shape[:-1], 2 * channels):
         output, aux = output[..., :channels], aux._replace(variance=output[..., channels:])
     if output.shape != x_t.shape:
-        raise ValueError(f"the network's output {output.shape} is not of the images' shape {x_t.shape}")
+        raise ValueError(f"the network's output has shape {output.shape}, and x_t has shape {x_t.shape}")
     t = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
-    kind = functools.partial(predict_from, predict)
-    return jax.vmap(kind, in_axes=(None, 0, 0, 0))(schedule, output, x_t, t)._replace(aux=aux)
+    one = functools.partial(predict_from, predict)
+    return jax.vmap(one, in_axes=(None, 0, 0, 0))(schedule, output, x_t, t)._replace(aux=aux)
 
 
 def check_kind(predict: str, schedule: Schedule) -> None:
@@ -124,7 +126,7 @@ def check_kind(predict: str, schedule: Schedule) -> None:
 
     Args:
       predict: "eps", "x0", "v" or "score".
-      schedule: noise schedule; a traced one is taken to fit.
+      schedule: noise schedule; a traced one is not checked.
 
     Raises:
       ValueError: unknown kind; "eps" or "score" with zero terminal signal-to-noise ratio.
@@ -140,10 +142,10 @@ def check_kind(predict: str, schedule: Schedule) -> None:
     last = jnp.asarray(schedule.alpha)[-1]
     if predict in ("eps", "score") and not isinstance(last, jax.core.Tracer) and float(last) == 0.0:
         raise ValueError(
-            f"predict={predict!r} cannot start from zero signal-to-noise: use 'v' or 'x0' with this schedule"
+            f"`predict`={predict!r} cannot start from zero signal-to-noise: use 'v' or 'x0' with this schedule"
         )
 
 
 def _denoise(apply: Static, predict: Static, params, schedule, x_t: Array, t, cond=None) -> Prediction:
     output, aux = apply.value(params, x_t, t, cond)
-    return read_output(predict.value, schedule, output, aux, x_t, t)
+    return to_prediction(predict.value, schedule, output, aux, x_t, t)

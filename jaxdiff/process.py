@@ -1,4 +1,4 @@
-r"""The forward process, its posterior, and one step back. One example, scalar levels; a batch goes through `jax.vmap`.
+r"""The forward process, its posterior, and one reverse step; of one example, with scalar levels: batches use `jax.vmap`.
 
   (1)  q(x_t | x_0)      = N(alpha_t x_0, sigma_t^2 I)                                     Ho et al. 2020, eq. 4
   (2)  q(x_t | x_s)      = N(r x_s, beta I),   r = alpha_t / alpha_s,  beta = sigma_t^2 - r^2 sigma_s^2
@@ -10,18 +10,21 @@ Levels are 0 <= s < t <= T with any stride; for s = t - 1, (3) is DDPM's posteri
 beta is computed as (sigma_t - r sigma_s)(sigma_t + r sigma_s), which keeps the digits that 1 - r^2 would lose.
 """
 
+from typing import Literal, get_args
+
 import jax.numpy as jnp
 
 from jaxdiff.errors import unknown
-from jaxdiff.schedules import Schedule, read
+from jaxdiff.schedules import Schedule, lookup
 from jaxdiff.types import Array, Aux, Gaussian, Prediction
 
 KINDS = ("eps", "x0", "v", "score")
-VARIANCES = ("posterior", "beta", "learned")
+Variance = Literal["posterior", "beta", "learned"]
+VARIANCES = get_args(Variance)
 
 
 def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
-    """Noises clean data to level t in one shot, equation (1).
+    """Draws x_t given clean data, equation (1).
 
     Args:
       schedule: noise schedule.
@@ -52,21 +55,21 @@ def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
 
 
 def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
-    """Noises x_{t-1} to x_t, one step of the Markov chain.
+    """Draws x_t given x_{t-1}, one step of the Markov chain.
 
         x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps        Ho et al. 2020, eq. 2
 
     Args:
       schedule: noise schedule.
       x: x_{t-1}, float, any shape.
-      t: scalar int level in 1..T, the one entered; level 0 has beta = 0 and gives x back.
+      t: scalar int level of x_t, in 1..T; level 0 has beta = 0 and returns x.
       eps: standard normal noise, shape of x.
 
     Returns:
       x_t, shape of x; NaN at levels that the schedule does not have.
 
     Raises:
-      TypeError: t is not of an integer type, for beta is no function of levels in between.
+      TypeError: t is not of an integer type: beta is defined at integer levels only.
 
     Example::
 
@@ -77,19 +80,19 @@ def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
         >>> round(float(x_1), 4), round(float(x_2), 4)
         (2.0, 1.0)
     """
-    beta = read(schedule.betas, t)
+    beta = lookup(schedule.betas, t)
     return jnp.sqrt(1.0 - beta) * x + jnp.sqrt(beta) * eps
 
 
 def q_posterior(schedule: Schedule, x0: Array, x_t: Array, t, s) -> Gaussian:
-    """Distribution of x_s when both its future x_t and its origin x_0 are known, equation (3).
+    """Posterior q(x_s | x_t, x_0) of the forward process, equation (3).
 
     Args:
       schedule: noise schedule.
       x0: clean data, float, any shape.
       x_t: the noisier data, shape of x0.
       t: scalar level of x_t, int or float, at most T.
-      s: scalar level asked for, 0 <= s < t (not checked).
+      s: scalar level of x_s, 0 <= s < t (not checked).
 
     Returns:
       `Gaussian` with mean of the shape of x0 and scalar std; at s = 0 they are x0 and 0.
@@ -111,27 +114,27 @@ def q_posterior(schedule: Schedule, x0: Array, x_t: Array, t, s) -> Gaussian:
 
 
 def p_posterior(
-    schedule: Schedule, prediction: Prediction, x_t: Array, t, s, eta=1.0, variance: str = "posterior"
+    schedule: Schedule, prediction: Prediction, x_t: Array, t, s, eta=1.0, variance: Variance = "posterior"
 ) -> Gaussian:
-    """Distribution that the model gives x_s, equation (4).
+    """The model's distribution p(x_s | x_t), equation (4).
 
     Args:
       schedule: noise schedule.
-      prediction: the denoiser's belief at x_t, leaves of the shape of x_t.
+      prediction: the denoiser's prediction at x_t, leaves of the shape of x_t.
       x_t: the noisier data, float, any shape.
       t: scalar level of x_t, int or float, at most T.
       s: scalar level to go to, 0 <= s < t (not checked).
       eta: in [0, 1] (not checked): 1 is DDPM's ancestral step, 0 is deterministic DDIM; may be traced.
       variance: of the noise that is added. "posterior" is DDPM's fixed-small, the std of (4); "beta" its fixed-large,
-        sqrt(beta), none into level 0; "learned" interpolates the logs of the two by `prediction.aux.variance`
-        (Nichol and Dhariwal 2021, eq. 15). The last two belong to ancestral steps and leave the mean as it is.
+        sqrt(beta), no noise into level 0; "learned" interpolates the logs of the two by `prediction.aux.variance`
+        (Nichol and Dhariwal 2021, eq. 15). The last two are for ancestral steps and do not change the mean.
 
     Returns:
       `Gaussian` with mean of the shape of x_t and std, scalar or (learned) of that shape.
 
     Raises:
-      ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" from a
-        network that gives none.
+      ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" with a
+        network that predicts none.
 
     Example::
 
@@ -148,7 +151,7 @@ def p_posterior(
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
     if variance != "posterior" and not (isinstance(eta, int | float) and eta == 1):
-        raise ValueError(f"variance={variance!r} belongs to ancestral steps: leave eta at 1")
+        raise ValueError(f"`variance`={variance!r} is for ancestral steps: leave `eta` at 1")
     (alpha_s, sigma_s), (_, sigma_t) = schedule(s), schedule(t)
     r, beta = _transition(schedule, t, s)
     # sigma_s^2 - std^2 = sigma_s^2 ((1 - eta^2) + eta^2 (r sigma_s / sigma_t)^2): no difference of near-equal numbers.
@@ -162,13 +165,20 @@ def p_posterior(
 
 
 def p_step(
-    schedule: Schedule, prediction: Prediction, x_t: Array, t, s, noise: Array, eta=1.0, variance: str = "posterior"
+    schedule: Schedule,
+    prediction: Prediction,
+    x_t: Array,
+    t,
+    s,
+    noise: Array,
+    eta=1.0,
+    variance: Variance = "posterior",
 ) -> Array:
     """One sampling step t -> s: a draw from `p_posterior` with the given noise, equation (4).
 
     Args:
       schedule: noise schedule.
-      prediction: the denoiser's belief at x_t, leaves of the shape of x_t.
+      prediction: the denoiser's prediction at x_t, leaves of the shape of x_t.
       x_t: the noisier data, float, any shape.
       t: scalar level of x_t, int or float, at most T.
       s: scalar level to go to, 0 <= s < t (not checked).
@@ -180,8 +190,8 @@ def p_step(
       x_s = mean + std noise, shape of x_t.
 
     Raises:
-      ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" from a
-        network that gives none.
+      ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" with a
+        network that predicts none.
 
     Example::
 
@@ -199,15 +209,15 @@ def p_step(
 
 
 def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) -> Prediction:
-    """Turns what a network outputs into both of its readings, x0 and eps.
+    """Converts a network's output to predictions of both x0 and eps.
 
     * ``eps``: x0 = (x_t - sigma eps) / alpha (Ho et al. 2020, eq. 15)
     * ``x0``: eps = (x_t - alpha x0) / sigma
     * ``v`` = alpha eps - sigma x0: x0 = alpha x_t - sigma v, eps = sigma x_t + alpha v (Salimans and Ho 2022, app. D)
     * ``score`` = grad log q(x_t) = -eps / sigma (Song et al. 2021, score SDE)
 
-    Only "v" divides by nothing. At zero signal-to-noise (alpha = 0) "eps" and "score" say nothing of x0, and at level 0
-    "x0" says nothing of eps; the unsaid part is then not finite.
+    Only "v" needs no division. At zero signal-to-noise (alpha = 0) "eps" and "score" do not determine x0, and at level 0
+    "x0" does not determine eps; these are then not finite.
 
     Args:
       kind: "eps", "x0", "v" or "score".
@@ -247,7 +257,7 @@ def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) ->
 
 
 def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array:
-    """What a network of this kind is trained to output at x_t: the inverse of `predict_from`, where the papers are.
+    """Training target of a network of this kind at x_t: the inverse of `predict_from`, which cites the papers.
 
         eps,   x0,   v = alpha eps - sigma x0,   score = -eps / sigma
 
@@ -293,13 +303,13 @@ def _transition(schedule, t, s):
 def _learned_std(aux: Aux, beta, sigma_s, sigma_t):
     """exp of half the interpolated log-variances; raw outputs -1 and 1 are the posterior's and beta's."""
     if aux.variance is None:
-        raise ValueError("variance='learned' needs a network with 2C output channels; this one gives no variance")
-    share = (aux.variance + 1) / 2
-    # Into level 0 the posterior's variance is 0 and no noise is added; the logs are kept finite for the gradient.
+        raise ValueError("`variance`='learned' needs a network with 2C output channels; this one predicts no variance")
+    fraction = (aux.variance + 1) / 2
+    # Into level 0 the posterior's variance is 0 and no noise is added; the logs must be finite for the gradient.
     log_ratio = 2 * jnp.log(jnp.where(sigma_s > 0, sigma_s / sigma_t, 1.0))
-    return jnp.where(sigma_s > 0, jnp.exp(0.5 * (jnp.log(beta) + (1 - share) * log_ratio)), 0.0)
+    return jnp.where(sigma_s > 0, jnp.exp(0.5 * (jnp.log(beta) + (1 - fraction) * log_ratio)), 0.0)
 
 
 def _sqrt(x):
-    """Square root with 0 for what rounding left just below it, and no infinite gradient there."""
+    """Square root that is 0, with a finite gradient, where rounding has made x slightly negative."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)

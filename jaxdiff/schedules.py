@@ -12,13 +12,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.registry import Registry
 from jaxdiff.types import AlphaSigma, Array
+
+SCHEDULES = Registry("schedule")  # each choice is called as choice(num_levels) -> Schedule
 
 
 class Schedule(NamedTuple):
-    """A variance-preserving noise schedule: a pytree of tables with one row per level 0..T.
+    """Variance-preserving noise schedule: a pytree of tables with one row per level 0..T.
 
-    Calling it gives the scales of a level, equation (3).
+    Calling it returns the scales of a level, equation (3).
 
     Attributes:
       betas: float32 [T + 1], in [0, 1], betas[0] = 0; equation (1).
@@ -50,7 +53,7 @@ class Schedule(NamedTuple):
     def __call__(self, t) -> AlphaSigma:
         """Scales at level t, equation (3).
 
-        Integer levels read the table. Float levels interpolate linearly in the angle atan2(sigma, alpha), which is
+        Integer levels are looked up. Float levels interpolate linearly in the angle atan2(sigma, alpha), which is
         continuous and finite even where the signal-to-noise ratio is zero; alpha^2 + sigma^2 = 1 holds between levels too.
         This includes [0, 1), where the angle rises from clean data to level 1; networks are trained on 1..T only.
 
@@ -70,17 +73,17 @@ class Schedule(NamedTuple):
         """
         t = jnp.asarray(t)
         if jnp.issubdtype(t.dtype, jnp.integer):
-            return AlphaSigma(read(self.alpha, t), read(self.sigma, t))
+            return AlphaSigma(lookup(self.alpha, t), lookup(self.sigma, t))
         low = jnp.clip(jnp.floor(t), 0, self.num_levels - 1).astype(jnp.int32)
-        a, b = (AlphaSigma(read(self.alpha, i), read(self.sigma, i)) for i in (low, low + 1))
+        a, b = (AlphaSigma(lookup(self.alpha, i), lookup(self.sigma, i)) for i in (low, low + 1))
         turn = jnp.arctan2(b.sigma, b.alpha) - jnp.arctan2(a.sigma, a.alpha)
         w = jnp.where((t >= 0) & (t <= self.num_levels), t - low, jnp.nan)
         # The point at angle_a + w turn as a sum of a and b: a cosine would lose alpha's digits near pure noise.
-        share = lambda w: w * jnp.sinc(w * turn / jnp.pi) / jnp.sinc(turn / jnp.pi)  # sin(w turn) / sin(turn)
-        return AlphaSigma(*(share(1 - w) * x + share(w) * y for x, y in zip(a, b)))
+        weight = lambda w: w * jnp.sinc(w * turn / jnp.pi) / jnp.sinc(turn / jnp.pi)  # sin(w turn) / sin(turn)
+        return AlphaSigma(*(weight(1 - w) * x + weight(w) * y for x, y in zip(a, b)))
 
 
-def read(table: Array, t) -> Array:
+def lookup(table: Array, t) -> Array:
     """Rows of a table at integer levels.
 
     Args:
@@ -97,7 +100,7 @@ def read(table: Array, t) -> Array:
 
         >>> import jax.numpy as jnp
         >>> from jaxdiff import schedules
-        >>> schedules.read(jnp.array([0.0, 0.25, 0.5]), jnp.array([2, 0, 3, -1])).tolist()
+        >>> schedules.lookup(jnp.array([0.0, 0.25, 0.5]), jnp.array([2, 0, 3, -1])).tolist()
         [0.5, 0.0, nan, nan]
     """
     return jnp.asarray(table).at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
@@ -124,7 +127,7 @@ def from_betas(betas) -> Schedule:
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas <= 1)):
-        raise ValueError("betas must be a non-empty vector of numbers in (0, 1]")
+        raise ValueError("`betas` must be a non-empty vector of numbers in (0, 1]")
     betas = np.concatenate([[0.0], betas])
     alphas_cumprod = np.cumprod(1.0 - betas)
     return _cast(betas, np.sqrt(alphas_cumprod), np.sqrt(1.0 - alphas_cumprod))
@@ -137,14 +140,14 @@ def from_log_snr(log_snr) -> Schedule:
                                                                           Kingma et al. 2021 (VDM), section 3.2
 
     Args:
-      log_snr: l_1..l_T, [T], falling, from -40 to 40, beyond which angles run out of digits; the last may be -inf, which
-        is a zero terminal signal-to-noise ratio.
+      log_snr: l_1..l_T, [T], falling, from -40 to 40, beyond which float32 angles are not accurate; the last may be -inf,
+        which is a zero terminal signal-to-noise ratio.
 
     Returns:
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: log_snr is not such a vector.
+      ValueError: log_snr is not a non-empty vector of falling numbers in this range.
 
     Example::
 
@@ -155,9 +158,9 @@ def from_log_snr(log_snr) -> Schedule:
         [1.0, 0.8, 0.5, 0.0]
     """
     log_snr = np.asarray(log_snr, np.float64)
-    held = (np.abs(log_snr) <= 40) | (log_snr == -np.inf)
-    if log_snr.ndim != 1 or log_snr.size == 0 or not np.all(held) or not np.all(log_snr[1:] < log_snr[:-1]):
-        raise ValueError("log_snr must be a non-empty vector of falling numbers from -40 to 40; the last may be -inf")
+    in_range = (np.abs(log_snr) <= 40) | (log_snr == -np.inf)
+    if log_snr.ndim != 1 or log_snr.size == 0 or not np.all(in_range) or not np.all(log_snr[1:] < log_snr[:-1]):
+        raise ValueError("`log_snr` must be a non-empty vector of falling numbers from -40 to 40; the last may be -inf")
     log_snr = np.concatenate([[np.inf], log_snr])
     alpha, sigma = (np.exp(-0.5 * np.logaddexp(0, l)) for l in (-log_snr, log_snr))
     betas = np.concatenate([[0.0], -(sigma[1:] ** 2) * np.expm1(np.diff(log_snr))])
@@ -169,13 +172,14 @@ def _cast(betas, alpha, sigma):
     return Schedule(*(jnp.asarray(table, jnp.float32) for table in (betas, alpha**2, alpha, sigma)))
 
 
+@SCHEDULES.register("linear", leave_out=("num_levels",))
 def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """beta rising linearly, as in DDPM; its defaults are made for 1000 steps.
+    """Linear beta, as in DDPM.
 
         beta_t = beta_start + (beta_end - beta_start) (t - 1) / (T - 1)        Ho et al. 2020, section 4
 
     Args:
-      num_levels: T.
+      num_levels: T; the defaults of the betas are meant for 1000.
       beta_start: beta_1, in (0, 1].
       beta_end: beta_T, in (0, 1].
 
@@ -194,13 +198,14 @@ def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
     return from_betas(np.linspace(beta_start, beta_end, num_levels))
 
 
+@SCHEDULES.register("scaled_linear", leave_out=("num_levels",))
 def scaled_linear(num_levels: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
-    """sqrt(beta) rising linearly, as in latent diffusion and Stable Diffusion.
+    """Linear sqrt(beta), as in latent diffusion and Stable Diffusion.
 
         sqrt(beta_t) = sqrt(beta_start) + (sqrt(beta_end) - sqrt(beta_start)) (t - 1) / (T - 1)    Rombach et al. 2022
 
     Args:
-      num_levels: T; the defaults are made for 1000.
+      num_levels: T; the defaults of the betas are meant for 1000.
       beta_start: beta_1, in (0, 1].
       beta_end: beta_T, in (0, 1].
 
@@ -219,13 +224,16 @@ def scaled_linear(num_levels: int = 1000, beta_start: float = 0.00085, beta_end:
     return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_levels) ** 2)
 
 
+@SCHEDULES.register("cosine", leave_out=("num_levels",))
 def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule:
-    """alphabar following cos^2((t/T + s) / (1 + s) pi/2), Nichol and Dhariwal 2021, eq. 17; "squaredcos_cap_v2".
+    """Cosine schedule; "squaredcos_cap_v2" in diffusers.
+
+        alphabar_t = f(t) / f(0),   f(t) = cos^2((t/T + s) / (1 + s) pi/2)        Nichol and Dhariwal 2021, eq. 17
 
     Args:
       num_levels: T.
       s: small offset that keeps beta_1 from vanishing.
-      beta_max: largest beta, in (0, 1], which bounds the last step.
+      beta_max: upper limit of beta, in (0, 1], which takes effect in the last steps.
 
     Returns:
       `Schedule` with T + 1 levels.
@@ -243,20 +251,21 @@ def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) ->
     return from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max))
 
 
+@SCHEDULES.register("sigmoid", leave_out=("num_levels",))
 def sigmoid(
     num_levels: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, clip_min: float = 1e-9
 ) -> Schedule:
-    """alphabar falling as a piece of a sigmoid: gently at both ends, and earlier or later as `start`, `end` and `tau` say.
+    """Sigmoid schedule: alphabar falls as a section of a sigmoid, slowly at both ends.
 
         alphabar_t = max(clip_min, (v_T - v_t) / (v_T - v_0)),   v_t = sigmoid((start + (end - start) t / T) / tau)
                                                            Jabri, Fleet and Chen 2022; Chen 2023 (noise scheduling)
 
     Args:
       num_levels: T.
-      start: where on the sigmoid level 0 is.
-      end: where level T is, above `start`.
+      start: argument of the sigmoid at level 0.
+      end: argument at level T, above `start`.
       tau: temperature, above 0; a smaller one is steeper in the middle.
-      clip_min: least alphabar, reached at level T; 0 makes it a zero terminal signal-to-noise ratio.
+      clip_min: lower limit of alphabar, reached at level T; 0 gives a zero terminal signal-to-noise ratio.
 
     Returns:
       `Schedule` with T + 1 levels.
@@ -271,20 +280,22 @@ def sigmoid(
         0.5
     """
     if not (start < end and tau > 0):
-        raise ValueError(f"start={start} must be below end={end}, and tau={tau} above 0")
+        raise ValueError(f"`start`={start} must be below `end`={end}, and `tau`={tau} above 0")
     v = 1 / (1 + np.exp(-np.linspace(start, end, num_levels + 1) / tau))
     alphas_cumprod = np.maximum((v[-1] - v) / (v[-1] - v[0]), clip_min)
     if not np.all(np.diff(alphas_cumprod) < 0):
-        raise ValueError(f"levels repeat with tau={tau}, clip_min={clip_min}: take a larger tau or a smaller clip_min")
+        raise ValueError(
+            f"levels repeat with `tau`={tau} and `clip_min`={clip_min}: use a larger `tau` or a smaller `clip_min`"
+        )
     return from_betas(1 - alphas_cumprod[1:] / alphas_cumprod[:-1])
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
-    """The schedule with alpha shifted and scaled so that level T is pure noise and level 1 stays (Lin et al. 2024, alg. 1).
+    """Shifts and scales alpha so that level T is pure noise and level 1 is unchanged (Lin et al. 2024, algorithm 1).
 
         alpha'_t = alpha_1 (alpha_t - alpha_T) / (alpha_1 - alpha_T)   for t >= 1
 
-    Train and sample with kind "v" or "x0": at level T "eps" says nothing about x0.
+    Train and sample with predictions "v" or "x0": at level T "eps" does not determine x0.
 
     Args:
       schedule: noise schedule of at least two levels; not traced.
@@ -303,23 +314,25 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
         [1.0, 0.8, 0.3556, 0.0]
     """
     if schedule.num_levels < 2:
-        raise ValueError("a single level cannot both stay and move: give a schedule of at least two levels")
+        raise ValueError(
+            "`schedule` must have at least two levels: the first is unchanged, the last becomes pure noise"
+        )
     betas, alpha = (np.asarray(table, np.float64) for table in (schedule.betas, schedule.alpha))
-    # By its falls alpha_{t-1} - alpha_t, all of which are positive: differences of float32 tables would lose digits.
-    fall = alpha[:-1] * betas[1:] / (1 + alpha[1:] / alpha[:-1])
-    fall[1:] *= (1 - fall[0]) / fall[1:].sum()
-    alpha = np.append(np.cumsum(fall[::-1])[::-1], 0.0)
-    sigma = np.append(0.0, np.sqrt(np.cumsum(fall) * (1 + alpha[1:])))  # (1 - alpha) (1 + alpha)
-    betas = np.append(0.0, fall * (alpha[:-1] + alpha[1:]) / alpha[:-1] ** 2)
+    # Through the decreases alpha_{t-1} - alpha_t, all positive: differences of float32 tables would lose digits.
+    decrease = alpha[:-1] * betas[1:] / (1 + alpha[1:] / alpha[:-1])
+    decrease[1:] *= (1 - decrease[0]) / decrease[1:].sum()
+    alpha = np.append(np.cumsum(decrease[::-1])[::-1], 0.0)
+    sigma = np.append(0.0, np.sqrt(np.cumsum(decrease) * (1 + alpha[1:])))  # (1 - alpha) (1 + alpha)
+    betas = np.append(0.0, decrease * (alpha[:-1] + alpha[1:]) / alpha[:-1] ** 2)
     return _cast(betas, alpha, sigma)
 
 
 def shift(schedule: Schedule, factor: float) -> Schedule:
-    """The schedule for images of another size, whose pixels repeat the same signal more (or less) often.
+    """Shifts the log-SNR of a schedule to another image size, since larger images need more noise to hide the same signal.
 
         log_snr'_t = log_snr_t - 2 log(factor)        Hoogeboom, Heek and Salimans 2023 (simple diffusion), section 3.1
 
-    As a ratio it is sigma' / alpha' = factor sigma / alpha, which holds at clean data and at pure noise too.
+    As a ratio this is sigma' / alpha' = factor sigma / alpha, which also holds at clean data and at pure noise.
 
     Args:
       schedule: noise schedule; not traced.
@@ -341,9 +354,9 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
         [inf, 0.6137, -0.3863, -1.3863]
     """
     if not 0 < factor < np.inf:
-        raise ValueError(f"factor={factor} must be a finite number above 0, such as new side / old side")
+        raise ValueError(f"`factor`={factor} must be a finite number above 0, such as new side / old side")
     betas, _, alpha, sigma = (np.asarray(table, np.float64) for table in schedule)
     size = np.hypot(alpha, factor * sigma)
-    # beta = sigma_t^2 (1 - snr_t / snr_{t-1}), and the ratio stays: no difference of near-equal numbers.
-    betas = np.minimum(betas * (factor / size) ** 2, 1.0)  # what rounding of the tables left above 1
+    # beta = sigma_t^2 (1 - snr_t / snr_{t-1}), and the ratio is unchanged: no difference of near-equal numbers.
+    betas = np.minimum(betas * (factor / size) ** 2, 1.0)  # rounding of the tables may have made it more than 1
     return _cast(betas, alpha / size, factor * sigma / size)

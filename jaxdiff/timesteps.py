@@ -1,28 +1,161 @@
-"""Which levels a sampler visits: falling grids from near T down to `end`."""
+"""Grids of levels for sampling: falling from near T to `end`.
+
+`levels` makes a grid of a registered spacing, with the options of that spacing; `grid` and `grid_by_sigma` are the two
+families of spacings as plain functions.
+"""
+
+from typing import Literal
 
 import numpy as np
 
 from jaxdiff.errors import unknown
+from jaxdiff.registry import Choice, Registry
 from jaxdiff.schedules import Schedule
 
-
-def _leading(T, N, offset):
-    return 1 + offset + np.arange(N)[::-1] * (T // N)
+SPACINGS = Registry("spacing")  # each choice is called as choice(schedule, num_steps) -> levels [N + 1]
 
 
-def _trailing(T, N, offset):
-    return np.round(T - np.arange(N) * (T / N)) + offset
+def levels(spacing: str | Choice, schedule: Schedule, num_steps: int) -> np.ndarray:
+    """Levels that a sampler visits, falling to clean data unless the spacing has another `end`.
+
+    Args:
+      spacing: name of one of `SPACINGS`, for its default options, or a `Choice` of one.
+      schedule: noise schedule of T levels; not traced.
+      num_steps: N, the number of sampling steps.
+
+    Returns:
+      NumPy array [N + 1], int32, or float32 where levels lie between those of training.
+
+    Raises:
+      ValueError: unknown spacing; numbers for which there is no such grid, see `grid` and `grid_by_sigma`.
+
+    Example::
+
+        >>> from jaxdiff import schedules, timesteps
+        >>> timesteps.levels("trailing", schedules.linear(), 4).tolist()
+        [1000, 750, 500, 250, 0]
+        >>> timesteps.levels(timesteps.SPACINGS["leading"](offset=1, end=1), schedules.linear(), 4).tolist()
+        [752, 502, 252, 2, 1]
+    """
+    return SPACINGS.choice(spacing)(schedule, num_steps)
 
 
-def _linspace(T, N, offset):
-    return 1 + np.round(np.linspace(0, T - 1, N))[::-1] + offset
+@SPACINGS.register("trailing")
+def trailing(schedule: Schedule, num_steps: int, start: int | None = None, end: int = 0) -> np.ndarray:
+    """Even steps from level T: round(T - i T / N), i < N (Lin et al. 2024, table 2).
+
+    Args:
+      schedule: noise schedule of T levels.
+      num_steps: N.
+      start: level that takes the place of T; None is T.
+      end: last level; 0 is clean data.
+
+    Returns:
+      int32 [N + 1]; see `grid`.
+    """
+    return grid(schedule.num_levels, num_steps, "trailing", start=start, end=end)
 
 
-def _quadratic(T, N, offset):
-    return 1 + np.floor(np.linspace(0, np.sqrt(0.8 * T), N) ** 2)[::-1] + offset
+@SPACINGS.register("leading")
+def leading(schedule: Schedule, num_steps: int, offset: int = 0, start: int | None = None, end: int = 0) -> np.ndarray:
+    """Even steps of whole length: 1 + offset + i (T // N), i < N, as in DDPM's and DDIM's papers.
+
+    Args:
+      schedule: noise schedule of T levels.
+      num_steps: N.
+      offset: added to the levels; Stable Diffusion has offset 1 and end 1.
+      start: level that takes the place of T; None is T.
+      end: last level; 0 is clean data.
+
+    Returns:
+      int32 [N + 1]; see `grid`.
+    """
+    return grid(schedule.num_levels, num_steps, "leading", offset, start, end)
 
 
-SPACINGS = {"leading": _leading, "trailing": _trailing, "linspace": _linspace, "quadratic": _quadratic}
+@SPACINGS.register("linspace")
+def linspace(schedule: Schedule, num_steps: int, start: int | None = None, end: int = 0) -> np.ndarray:
+    """Even steps between level T and level 1, both included: 1 + round(linspace(0, T - 1, N)).
+
+    Args:
+      schedule: noise schedule of T levels.
+      num_steps: N.
+      start: level that takes the place of T; None is T.
+      end: last level; 0 is clean data.
+
+    Returns:
+      int32 [N + 1]; see `grid`.
+    """
+    return grid(schedule.num_levels, num_steps, "linspace", start=start, end=end)
+
+
+@SPACINGS.register("quadratic")
+def quadratic(schedule: Schedule, num_steps: int, start: int | None = None, end: int = 0) -> np.ndarray:
+    """Steps that shorten towards clean data: 1 + floor(linspace(0, sqrt(0.8 T), N)^2) (Song et al. 2021, appendix D.2).
+
+    Args:
+      schedule: noise schedule of T levels.
+      num_steps: N.
+      start: level that takes the place of T; None is T.
+      end: last level; 0 is clean data.
+
+    Returns:
+      int32 [N + 1]; see `grid`.
+    """
+    return grid(schedule.num_levels, num_steps, "quadratic", start=start, end=end)
+
+
+@SPACINGS.register("karras")
+def karras(
+    schedule: Schedule, num_steps: int, rho: float = 7.0, start: float | None = None, end: Literal[0, 1] = 0
+) -> np.ndarray:
+    """Steps that are even in (sigma / alpha)^(1/rho) (Karras et al. 2022, eq. 5), between the levels of training.
+
+    Args:
+      schedule: noise schedule of T levels.
+      num_steps: N.
+      rho: above 0; a larger one takes shorter steps at low noise.
+      start: first level, in [1, T]. None is T - 1: level T may have no signal, or be much noisier than the one below.
+      end: last level; 0 is one step further, from level 1 to clean data.
+
+    Returns:
+      float32 [N + 1]; see `grid_by_sigma`.
+    """
+    return grid_by_sigma(schedule, num_steps, "karras", rho, _below(schedule, start), end)
+
+
+@SPACINGS.register("exponential")
+def exponential(schedule: Schedule, num_steps: int, start: float | None = None, end: Literal[0, 1] = 0) -> np.ndarray:
+    """Steps that are even in log-SNR, between the levels of training.
+
+    Args:
+      schedule: noise schedule of T levels.
+      num_steps: N.
+      start: first level, in [1, T]. None is T - 1: level T may have no signal, or be much noisier than the one below.
+      end: last level; 0 is one step further, from level 1 to clean data.
+
+    Returns:
+      float32 [N + 1]; see `grid_by_sigma`.
+    """
+    return grid_by_sigma(schedule, num_steps, "exponential", start=_below(schedule, start), end=end)
+
+
+def _below(schedule, start):
+    return schedule.num_levels - 1 if start is None else start
+
+
+# Levels before the last: of T levels in N steps.
+LEVEL_SPACINGS = {
+    "leading": lambda T, N: 1 + np.arange(N)[::-1] * (T // N),
+    "trailing": lambda T, N: np.round(T - np.arange(N) * (T / N)),
+    "linspace": lambda T, N: 1 + np.round(np.linspace(0, T - 1, N))[::-1],
+    "quadratic": lambda T, N: 1 + np.floor(np.linspace(0, np.sqrt(0.8 * T), N) ** 2)[::-1],
+}
+# sigma / alpha at u from 0 to 1.
+SIGMA_SPACINGS = {
+    "karras": lambda top, bottom, u, rho: ((1 - u) * top ** (1 / rho) + u * bottom ** (1 / rho)) ** rho,
+    "exponential": lambda top, bottom, u, rho: top ** (1 - u) * bottom**u,
+}
 
 
 def grid(
@@ -33,7 +166,7 @@ def grid(
     start: int | None = None,
     end: int = 0,
 ) -> np.ndarray:
-    """Levels that a sampler visits, falling, the last being `end`.
+    """Levels that a sampler visits, falling to `end`, at levels of training.
 
     With T levels and N steps the levels before the last are
 
@@ -45,8 +178,8 @@ def grid(
     For spacings of the noise itself, between the levels of training, see `grid_by_sigma`.
 
     Args:
-      num_levels: T, the number of levels the network was trained on.
-      num_steps: N, how many steps to take.
+      num_levels: T, the number of levels of training.
+      num_steps: N, the number of sampling steps.
       spacing: one of the names above.
       offset: added to the levels, in published timesteps.
       start: spread the levels over 1..start in place of 1..T, as SDEdit and image-to-image do.
@@ -64,33 +197,22 @@ def grid(
         >>> timesteps.grid(1000, 4).tolist()
         [1000, 750, 500, 250, 0]
     """
-    if spacing not in SPACINGS:
-        raise unknown("spacing", spacing, SPACINGS)
+    if spacing not in LEVEL_SPACINGS:
+        raise unknown("spacing", spacing, LEVEL_SPACINGS)
     top = num_levels if start is None else start
     if not 1 <= top <= num_levels:
-        raise ValueError(f"start={top} is not one of the levels 1..{num_levels}")
+        raise ValueError(f"`start`={top} is not one of the levels 1..{num_levels}")
     if not 1 <= num_steps <= top:
-        raise ValueError(f"num_steps={num_steps} must be from 1 to {top}, the number of levels")
-    levels = np.append(SPACINGS[spacing](top, num_steps, offset), end).astype(np.int32)
-    if np.any(np.diff(levels) >= 0):
-        raise ValueError(f"{num_steps} {spacing} steps down to level {end} repeat a level: use fewer steps")
-    if levels[0] > num_levels or end < 0:
+        raise ValueError(f"`num_steps`={num_steps} must be from 1 to {top}, the number of levels")
+    visited = np.append(LEVEL_SPACINGS[spacing](top, num_steps) + offset, end).astype(np.int32)
+    if np.any(np.diff(visited) >= 0):
+        raise ValueError(f"{num_steps} {spacing} steps down to level {end} repeat a level: use fewer `num_steps`")
+    if visited[0] > num_levels or end < 0:
         raise ValueError(
-            f"offset={offset} and end={end} lead outside of the levels 0..{num_levels}: "
-            "use fewer steps or a smaller offset"
+            f"`offset`={offset} and `end`={end} lead outside of the levels 0..{num_levels}: "
+            "use fewer `num_steps` or a smaller `offset`"
         )
-    return levels
-
-
-def _karras(top, bottom, u, rho):
-    return ((1 - u) * top ** (1 / rho) + u * bottom ** (1 / rho)) ** rho
-
-
-def _exponential(top, bottom, u, rho):
-    return top ** (1 - u) * bottom**u
-
-
-SIGMA_SPACINGS = {"karras": _karras, "exponential": _exponential}
+    return visited
 
 
 def grid_by_sigma(
@@ -101,30 +223,31 @@ def grid_by_sigma(
     start: float | None = None,
     end: int = 1,
 ) -> np.ndarray:
-    """Levels at which the noise, as lambda = sigma / alpha, is spaced by a formula; they fall between those of training.
+    """Levels at which the noise, as lambda = sigma / alpha, is spaced by a formula; they lie between those of training.
 
     From lambda_max at level `start` to lambda_min at level 1, both of them visited, at even u from 0 to 1:
 
     * ``karras``: lambda^(1/rho) = (1 - u) lambda_max^(1/rho) + u lambda_min^(1/rho) (Karras et al. 2022, eq. 5)
     * ``exponential``: lambda = lambda_max^(1 - u) lambda_min^u, even steps of log-SNR; the limit of large rho
 
-    A level is where `schedule`, which interpolates in the angle, has this lambda, to 1e-4 of it; except where the last step
-    to level T is long (cosine, sigmoid): many levels then fall within it, as close as float32 allows. Start at T - 1 there.
+    At each level `schedule`, which interpolates in the angle, has this lambda to a relative 1e-4; except where the last
+    step to level T is long (cosine, sigmoid): many levels then lie within it, as close as float32 allows. Start at T - 1
+    there.
 
     Args:
       schedule: noise schedule; not traced.
-      num_steps: N, how many steps to take.
+      num_steps: N, the number of sampling steps.
       spacing: one of the names above.
       rho: above 0; of ``karras`` only. A larger one takes shorter steps at low noise.
-      start: where to begin, in [1, T], T if None; a schedule with zero terminal signal-to-noise ratio needs one below T.
+      start: first level, in [1, T], T if None; a schedule with zero terminal signal-to-noise ratio needs one below T.
       end: last level, 1 or 0. 0 is one step further, from level 1 to clean data.
 
     Returns:
       float32 NumPy array [N + 1], falling strictly.
 
     Raises:
-      ValueError: unknown spacing; a rho that is not above 0, or not read; a start outside of [1, T] or at pure noise;
-        another end; no steps, or more than float32 levels can tell apart.
+      ValueError: unknown spacing; a rho that is not above 0, or that the spacing does not have; a start outside of [1, T]
+        or at pure noise; another end; no steps, or more than float32 levels can separate.
 
     Example::
 
@@ -136,20 +259,22 @@ def grid_by_sigma(
     if spacing not in SIGMA_SPACINGS:
         raise unknown("spacing", spacing, SIGMA_SPACINGS)
     if not rho > 0 or (spacing != "karras" and rho != 7.0):
-        raise ValueError(f"rho={rho} must be above 0, and left at 7 with spacings other than 'karras'")
+        raise ValueError(f"`rho`={rho} must be above 0, and left at 7 with spacings other than 'karras'")
     T = schedule.num_levels
     start = T if start is None else start
     if not 1 <= start <= T or end not in (0, 1):
-        raise ValueError(f"start={start} must be a level from 1 to {T}, and end={end} either 1 or 0")
+        raise ValueError(f"`start`={start} must be a level from 1 to {T}, and `end`={end} either 1 or 0")
     if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} must be at least 1")
+        raise ValueError(f"`num_steps`={num_steps} must be at least 1")
     angles = np.arctan2(np.asarray(schedule.sigma, np.float64), np.asarray(schedule.alpha, np.float64))
     top, bottom = np.interp(start, np.arange(T + 1), angles), angles[1]
     if top >= np.pi / 2:
-        raise ValueError(f"sigma / alpha is infinite at level {start}, pure noise: start below it, such as at {T - 1}")
+        raise ValueError(
+            f"sigma / alpha is infinite at level {start}, pure noise: set `start` below it, such as to {T - 1}"
+        )
     ratios = SIGMA_SPACINGS[spacing](np.tan(top), np.tan(bottom), np.linspace(0, 1, num_steps + end), rho)
-    levels = np.interp(np.arctan(ratios), angles, np.arange(T + 1)).astype(np.float32)
-    levels = np.append(levels, np.zeros(1 - end, np.float32))
-    if np.any(np.diff(levels) >= 0):
-        raise ValueError(f"{num_steps} steps from level {start} to {end} repeat a level: use fewer steps")
-    return levels
+    visited = np.interp(np.arctan(ratios), angles, np.arange(T + 1)).astype(np.float32)
+    visited = np.append(visited, np.zeros(1 - end, np.float32))
+    if np.any(np.diff(visited) >= 0):
+        raise ValueError(f"{num_steps} steps from level {start} to {end} repeat a level: use fewer `num_steps`")
+    return visited

@@ -1,4 +1,4 @@
-"""The few types that everything shares: what flows between schedules, networks, guidance and samplers."""
+"""Types shared by schedules, networks, guidance and samplers."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,14 +28,14 @@ class AlphaSigma(NamedTuple):
 
 
 class Gaussian(NamedTuple):
-    """A normal distribution with independent components: its mean and its standard deviation (not variance)."""
+    """Normal distribution with independent components: mean and standard deviation (not variance)."""
 
     mean: Array
     std: Array
 
 
 class Aux(NamedTuple):
-    """What a network says besides its output; every leaf has one row per example, None is absent.
+    """Further outputs of a network; every leaf has one row per example, None means absent.
 
     Attributes:
       variance: raw output [B, ...] in about [-1, 1] that interpolates the log-variances of a step
@@ -48,7 +48,7 @@ class Aux(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a denoiser believes about x_t; always x_t = alpha_t x0 + sigma_t eps.
+    """Prediction of a denoiser at x_t; x_t = alpha_t x0 + sigma_t eps always holds.
 
     Attributes:
       x0: predicted clean data, shape of x_t.
@@ -62,17 +62,17 @@ class Prediction(NamedTuple):
 
 
 class Cond(NamedTuple):
-    """What a network is conditioned on; every leaf has one row per example, None is absent.
+    """Condition of a network; every leaf has one row per example, None means absent.
 
     Attributes:
       label: class label, int [B]; or its embedding, float [B, D], see `nets.unet.label_embedding`.
       vector: real-valued context [B, C].
-      context: sequence that cross-attention reads [B, L, D].
-      context_mask: which positions of `context` count, bool [B, L].
-      image: picture concatenated to x_t [B, H, W, C].
-      control: picture that a ControlNet reads [B, H, W, C]; of several, a tuple.
-      control_scale: weight of the control [B], or of each of its residuals [B, n]; of several, a tuple.
-      residuals: what ControlNets add to the U-Net, see `adapt.control`.
+      context: sequence for cross-attention [B, L, D].
+      context_mask: True at the positions of `context` that are attended to, bool [B, L].
+      image: image concatenated to x_t [B, H, W, C].
+      control: control input of a ControlNet [B, H, W, C]; a tuple with several ControlNets.
+      control_scale: weight of the ControlNet's residuals [B], or of each of them [B, n]; a tuple with several ControlNets.
+      residuals: sums of ControlNet residuals that the U-Net adds to its features, see `adapt.control`.
       attention_edit: callable pytree applied to attention probabilities.
     """
 
@@ -88,7 +88,12 @@ class Cond(NamedTuple):
 
 
 class Guided(NamedTuple):
-    """Two conditions, the wanted one and the one to be led away from: what classifier-free guidance reads."""
+    """Pair of conditions of classifier-free guidance.
+
+    Attributes:
+      cond: the condition that guidance moves towards.
+      uncond: the one that it moves away from: the null label or empty text, or a negative prompt.
+    """
 
     cond: Cond | None
     uncond: Cond | None
@@ -102,7 +107,7 @@ Denoiser = Callable[[Array, Array, Any], Prediction]
 
 @jax.tree_util.register_static
 class Static:
-    """A hashable value that rides in a pytree as structure and not as a leaf.
+    """A hashable value that is part of a pytree's structure instead of a leaf.
 
     Two are equal when their values are, so a `jax.tree_util.Partial` over equal statics is one compilation.
     """
@@ -120,14 +125,38 @@ class Static:
         return f"Static({self.value!r})"
 
 
+def call(function: Callable, *args) -> Any:
+    """Runs a function that is a pytree, such as a denoiser or a codec's decoder, as one compiled program.
+
+    Its arrays are arguments of the program, so that all functions of one structure share a compilation, whatever their
+    weights. `jax.jit(denoise)` instead copies the weights into the program as constants, and compiles for every object.
+
+    Args:
+      function: a `jax.tree_util.Partial`; any other function is compiled for itself.
+      *args: its arguments, pytrees of arrays.
+
+    Returns:
+      function(*args).
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff
+        >>> from jaxdiff import testing
+        >>> schedule, data = jaxdiff.schedules.linear(), testing.gaussian([1.0], 0.25)
+        >>> jaxdiff.call(data.denoiser(schedule), jnp.zeros([2, 1]), 500, None).x0.shape
+        (2, 1)
+    """
+    return _call(as_partial(function), *args)
+
+
 @jax.jit
-def called(function: Callable, *args):
-    """function(*args), compiled once for all functions that are pytrees of one structure, whatever their arrays hold."""
+def _call(function, *args):
     return function(*args)
 
 
 def as_partial(function: Callable) -> Partial:
-    """A function as a pytree: as it is where it is one, else one without arrays, that a new function compiles anew."""
+    """A function as a pytree: a `Partial` unchanged; any other one without arrays, compiled for itself."""
     return function if isinstance(function, Partial) else Partial(function)
 
 

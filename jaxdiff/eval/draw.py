@@ -22,7 +22,7 @@ from jaxdiff.eval.steered import Steered
 from jaxdiff.guidance import clip_x0
 from jaxdiff.latent import Codec, Ends
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Denoiser, called
+from jaxdiff.types import Denoiser, call
 
 SAMPLERS = {
     "ddim": samplers.ddim,
@@ -76,7 +76,7 @@ def sampling_levels(sample: Sample, schedule: Schedule) -> np.ndarray:
         # From T - 1: at T there may be no signal, and some schedules' last step is longer than all the others together.
         return timesteps.grid_by_sigma(schedule, sample.steps, sample.spacing, start=T - 1, end=0)
     if sample.spacing not in timesteps.SPACINGS:
-        raise unknown("spacing", sample.spacing, [*timesteps.SPACINGS, *timesteps.SIGMA_SPACINGS])
+        raise unknown("spacing", sample.spacing, timesteps.SPACINGS)
     return timesteps.grid(T, sample.steps, sample.spacing)
 
 
@@ -199,7 +199,7 @@ def decoder(codec: Codec | None) -> Callable:
     if codec is None:
         return lambda x: x
     decode = replicated(codec.decode)
-    return lambda z: called(decode, z)
+    return lambda z: call(decode, z)
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""Transforms of denoisers: Denoiser -> Denoiser, so that no sampler ever learns of them."""
+"""Guidance as transforms of denoisers, Denoiser -> Denoiser, which samplers do not depend on."""
 
 from jaxdiff.guidance.cfg import cfg, extrapolate, halves, on_cond, on_uncond
 from jaxdiff.guidance.clip import clip_similarity

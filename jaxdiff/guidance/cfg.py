@@ -1,6 +1,6 @@
-"""Two predictions, the better one and the worse, and a third one beyond the better: classifier-free guidance, autoguidance.
+"""Guidance by extrapolation from a worse prediction through a better one: classifier-free guidance and autoguidance.
 
-A scale s stands in bad + s (good - bad). Papers that write (1 + w) good - w bad have s = 1 + w.
+The scale is s in bad + s (good - bad). Papers that write (1 + w) good - w bad have s = 1 + w.
 """
 
 from typing import Any
@@ -14,28 +14,28 @@ from jaxdiff.types import Array, Cond, Denoiser, Guided, Prediction, as_partial,
 
 
 def extrapolate(good: Denoiser, bad: Denoiser, scale: Weight) -> Denoiser:
-    """Goes from a worse prediction through a better one and beyond, as autoguidance does with a weaker model.
+    """Extrapolates from a worse prediction through a better one, as autoguidance does with a weaker model.
 
         x0 = x0_bad + s (x0_good - x0_bad),   eps likewise        Karras et al. 2024 (autoguidance)
 
-    Both are called, one after the other, with the same condition.
+    Both are evaluated, one after the other, with the same condition.
 
     Args:
       good: the better denoiser.
       bad: the worse one, such as a smaller network, or one that was trained for a shorter time.
-      scale: s; a number, one per example [B], or a function t -> s. Traced, but for the Python number 1, which is `good`
-        alone, and 0, which is `bad`.
+      scale: s; a number, one per example [B], or a function t -> s. Traced, except for the Python number 1, which is
+        `good` alone, and 0, which is `bad`.
 
     Returns:
-      `Denoiser`, a pytree, which keeps the `aux` of `good`.
+      `Denoiser`, a pytree, with the `aux` of `good`.
 
     Example::
 
         >>> import jax.numpy as jnp
         >>> import jaxdiff
         >>> schedule = jaxdiff.schedules.linear()
-        >>> says = lambda x0: lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, x0 + 0 * x_t, x_t, t)
-        >>> denoise = jaxdiff.guidance.extrapolate(says(2.0), says(1.5), 3.0)
+        >>> constant = lambda x0: lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, x0 + 0 * x_t, x_t, t)
+        >>> denoise = jaxdiff.guidance.extrapolate(constant(2.0), constant(1.5), 3.0)
         >>> float(denoise(jnp.zeros([1, 1]), 500, None).x0[0, 0])  # 1.5 + 3 * 0.5
         3.0
     """
@@ -47,13 +47,13 @@ def extrapolate(good: Denoiser, bad: Denoiser, scale: Weight) -> Denoiser:
 
 
 def on_cond(denoise: Denoiser) -> Denoiser:
-    """The denoiser on the wanted half of a `Guided`.
+    """The denoiser with the first condition of a `Guided`.
 
     Args:
       denoise: any denoiser.
 
     Returns:
-      `Denoiser`, a pytree, for conditions that are a `Guided`; with any other it raises ValueError.
+      `Denoiser`, a pytree, for a `Guided` condition; ValueError with any other.
 
     Example::
 
@@ -67,15 +67,15 @@ def on_cond(denoise: Denoiser) -> Denoiser:
 
 
 def on_uncond(denoise: Denoiser) -> Denoiser:
-    """The denoiser on the other half of a `Guided`.
+    """The denoiser with the second condition of a `Guided`.
 
-    With `Guided(Cond(label=y), None)` it hides a label from an unconditional network; `classifier` around it still sees it.
+    With `Guided(Cond(label=y), None)` an unconditional network does not receive the label, and `classifier` around it does.
 
     Args:
       denoise: any denoiser.
 
     Returns:
-      `Denoiser`, a pytree, for conditions that are a `Guided`; with any other it raises ValueError.
+      `Denoiser`, a pytree, for a `Guided` condition; ValueError with any other.
 
     Example::
 
@@ -89,21 +89,21 @@ def on_uncond(denoise: Denoiser) -> Denoiser:
 
 
 def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
-    """Classifier-free guidance: away from the unconditional prediction, through the conditional one.
+    """Classifier-free guidance: extrapolates from the unconditional prediction through the conditional one.
 
         eps = eps_uncond + s (eps_cond - eps_uncond),   x0 likewise        Ho and Salimans 2021, eq. 6, with w = s - 1
 
-    Its condition is a `Guided(cond, uncond)`, where `uncond` holds the null label, or what is *not* wanted (a negative
-    condition). Both halves run as one batch of 2B, see `halves`.
+    The condition is a `Guided(cond, uncond)`, where `uncond` is the null label or empty text, or a negative condition.
+    Both predictions are one batch of 2B, see `halves`.
 
     Args:
-      denoise: a denoiser whose network was trained with conditions that were dropped now and then.
-      scale: s; a number, one per example [B], or a function t -> s. Traced, but for the Python number 1, which is the
-        conditional prediction alone, and 0, which is the unconditional one: half the work. Below 0 it leads away from
+      denoise: a denoiser whose network was trained with condition dropout.
+      scale: s; a number, one per example [B], or a function t -> s. Traced, except for the Python number 1, which is the
+        conditional prediction alone, and 0, which is the unconditional one: half the work. Below 0 it guides away from
         the condition.
 
     Returns:
-      `Denoiser`, a pytree, which keeps the `aux` of the conditional half; ValueError where its condition is no `Guided`.
+      `Denoiser`, a pytree, with the `aux` of the conditional prediction; ValueError if the condition is not a `Guided`.
 
     Example::
 
@@ -111,7 +111,7 @@ def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
         >>> import jaxdiff
         >>> from jaxdiff import Cond, Guided, guidance
         >>> schedule = jaxdiff.schedules.linear()
-        >>> def denoise(x_t, t, cond):  # class y is the number y, and class 9 stands for all of them
+        >>> def denoise(x_t, t, cond):  # data of class y is the number y; 9 is the null label
         ...     x0 = jnp.where(cond.label == 9, 4.5, cond.label)[:, None]
         ...     return jaxdiff.process.predict_from("x0", schedule, x0, x_t, jnp.asarray(t))
         >>> cond = Guided(Cond(label=jnp.array([5, 3])), Cond(label=jnp.array([9, 9])))
@@ -120,7 +120,7 @@ def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
 
     A negative condition, and a scale that falls with the level::
 
-        >>> cond = Guided(Cond(label=jnp.array([5, 3])), Cond(label=jnp.array([4, 4])))  # anything but a 4
+        >>> cond = Guided(Cond(label=jnp.array([5, 3])), Cond(label=jnp.array([4, 4])))  # away from 4
         >>> guidance.cfg(denoise, lambda t: 1 + t / 500)(jnp.zeros([2, 1]), 500, cond).x0.tolist()  # 4 + 2, 4 - 2
         [[6.0], [2.0]]
     """
@@ -132,9 +132,9 @@ def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
 
 
 def halves(denoise: Denoiser, x_t: Array, t, cond: Guided) -> tuple[Prediction, Prediction]:
-    """Both predictions of a `Guided`; as one call on 2B rows where its halves have the same structure and shapes.
+    """Predictions for both conditions of a `Guided`: one call on 2B rows if these have the same structure and shapes.
 
-    Where they do not, as when one is None, it is two calls.
+    If they do not, as when one is None, there are two calls.
 
     Args:
       denoise: any denoiser.
@@ -143,7 +143,7 @@ def halves(denoise: Denoiser, x_t: Array, t, cond: Guided) -> tuple[Prediction, 
       cond: both conditions.
 
     Returns:
-      Prediction on `cond.cond`, and on `cond.uncond`.
+      Predictions for `cond.cond` and for `cond.uncond`.
 
     Raises:
       ValueError: `cond` is not a `Guided`.
@@ -161,20 +161,20 @@ def halves(denoise: Denoiser, x_t: Array, t, cond: Guided) -> tuple[Prediction, 
         ([(4, 1)], [[1.0], [1.0]], [[0.0], [0.0]])
     """
     good, bad = _guided(cond)
-    if not alike(good, bad):
+    if not batchable(good, bad):
         return denoise(x_t, t, good), denoise(x_t, t, bad)
-    twice = lambda first, second: jnp.concatenate([first, second])
-    t = t if jnp.ndim(t) == 0 else twice(t, t)
-    said, count = denoise(twice(x_t, x_t), t, jax.tree.map(twice, good, bad)), x_t.shape[0]
-    return jax.tree.map(lambda x: x[:count], said), jax.tree.map(lambda x: x[count:], said)
+    join = lambda first, second: jnp.concatenate([first, second])
+    t = t if jnp.ndim(t) == 0 else join(t, t)
+    both, size = denoise(join(x_t, x_t), t, jax.tree.map(join, good, bad)), x_t.shape[0]
+    return jax.tree.map(lambda x: x[:size], both), jax.tree.map(lambda x: x[size:], both)
 
 
 def blend(good: Prediction, bad: Prediction, scale: Array) -> Prediction:
-    """bad + scale (good - bad), with the `aux` of `good`; x_t = alpha x0 + sigma eps holds, for it is linear.
+    """bad + scale (good - bad), with the `aux` of `good`; x_t = alpha x0 + sigma eps still holds, since it is linear.
 
     Args:
       good: prediction with leaves [B, ...].
-      bad: the same.
+      bad: prediction of the same shapes.
       scale: scalar or [B].
 
     Returns:
@@ -193,30 +193,31 @@ def blend(good: Prediction, bad: Prediction, scale: Array) -> Prediction:
     return Prediction(mix(good.x0, bad.x0), mix(good.eps, bad.eps), good.aux)
 
 
-def alike(one: Any, other: Any) -> bool:
-    """Whether two conditions have the same structure, and leaves of the same shapes, so that they can run as one batch.
+def batchable(one: Any, other: Any) -> bool:
+    """Whether two conditions can be one batch: they have the same structure, and leaves of the same shapes.
 
     Args:
       one: any condition.
-      other: any other.
+      other: any condition.
 
     Example::
 
         >>> import jax.numpy as jnp
         >>> from jaxdiff import Cond
-        >>> from jaxdiff.guidance.cfg import alike
-        >>> alike(Cond(label=jnp.array([1])), Cond(label=jnp.array([2]))), alike(Cond(label=jnp.array([1])), None)
+        >>> from jaxdiff.guidance.cfg import batchable
+        >>> label = lambda y: Cond(label=jnp.array([y]))
+        >>> batchable(label(1), label(2)), batchable(label(1), None)
         (True, False)
     """
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(cond)] for cond in (one, other)]
     return jax.tree.structure(one) == jax.tree.structure(other) and shapes[0] == shapes[1]
 
 
-def wanted(cond: Any) -> Cond | None:
-    """What is asked for: the first half of a `Guided`, and any other condition itself.
+def cond_half(cond: Any) -> Cond | None:
+    """The first condition of a `Guided`; any other condition unchanged.
 
     Args:
-      cond: a `Guided` or anything else.
+      cond: a `Guided`, or a condition.
 
     Returns:
       A condition.
@@ -224,22 +225,22 @@ def wanted(cond: Any) -> Cond | None:
     Example::
 
         >>> from jaxdiff import Guided
-        >>> from jaxdiff.guidance.cfg import wanted
-        >>> wanted(Guided("a cat", "")), wanted("a cat")
+        >>> from jaxdiff.guidance.cfg import cond_half
+        >>> cond_half(Guided("a cat", "")), cond_half("a cat")
         ('a cat', 'a cat')
     """
     return cond.cond if isinstance(cond, Guided) else cond
 
 
 def _is(scale, value):
-    """Whether it is this Python number; one that is traced is not looked at."""
+    """Whether `scale` is this Python number; False if it is an array or traced."""
     return isinstance(scale, int | float) and scale == value
 
 
 def _guided(cond) -> Guided:
     if not isinstance(cond, Guided):
         raise ValueError(
-            "this denoiser reads two conditions: give cond=jaxdiff.Guided(cond, uncond), uncond with the null label"
+            "guidance needs two conditions: give cond=jaxdiff.Guided(cond, uncond), uncond with the null label"
         )
     return cond
 

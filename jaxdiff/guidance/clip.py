@@ -1,4 +1,4 @@
-"""What CLIP says of a predicted image, as an objective that guidance ascends."""
+"""CLIP guidance: the similarity of the predicted image and a text, as an objective of `by_gradient`."""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -8,22 +8,23 @@ from jaxdiff.types import Array, Static
 
 
 def clip_similarity(net: CLIP, params, texts: Array, decode: Partial | None = None) -> Partial:
-    """How well the predicted image goes with a text: the objective of CLIP guidance, for `by_gradient`.
+    """Cosine similarity of the predicted image and a text: the objective of CLIP guidance, for `by_gradient`.
 
-        cos(text, image(D(x0)))           Radford et al. 2021;  D the decoder of a diffusion in latent space, else nothing
+        cos(text, image(D(x0)))           Radford et al. 2021;  D the decoder of a latent diffusion model, else the identity
 
     Args:
-      net: both transformers.
+      net: text and image transformer.
       params: their parameters.
-      texts: what `CLIP.encode_text` makes of the texts, of length 1: [projection], or one per example [B, projection].
-      decode: latents -> images, as a `latent.Codec` has it; None where the diffusion is of images.
+      texts: normalised embeddings from `CLIP.encode_text`: [projection], or one per example [B, projection].
+      decode: latents -> images, see `latent.Codec`; None for a diffusion model of images.
 
     Returns:
-      (x0 [B, ...], t, cond) -> float32 [B] in [-1, 1], a pytree: other texts compile nothing.
+      (x0 [B, ...], t, cond) -> float32 [B] in [-1, 1], a pytree: other texts do not recompile.
 
     Example::
 
         >>> import jax, jax.numpy as jnp
+        >>> import jaxdiff
         >>> from jaxdiff import guidance
         >>> from jaxdiff.nets.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
         >>> tower = {"width": 8, "layers": 1, "heads": 2}
@@ -32,7 +33,7 @@ def clip_similarity(net: CLIP, params, texts: Array, decode: Partial | None = No
         >>> tokens, x0 = jnp.array([[1, 2, 19, 19, 19]]), jnp.ones([2, 8, 8, 3])
         >>> params = jax.jit(net.init)(jax.random.key(0), tokens, x0)["params"]
         >>> text = net.apply({"params": params}, tokens, method="encode_text")[0]
-        >>> jax.jit(guidance.clip_similarity(net, params, text))(x0, 1, None).shape
+        >>> jaxdiff.call(guidance.clip_similarity(net, params, text), x0, 1, None).shape
         (2,)
     """
     return Partial(_similarity, Static(net), params, texts, decode)

@@ -1,14 +1,15 @@
-"""Guidance by the gradient of something that looks at the image: a classifier, or any objective.
+"""Guidance by the gradient of a differentiable function of the image: a classifier, or any objective.
 
-A direction g, the gradient with respect to x_t of what is to rise, changes a prediction to
+The gradient g of an objective with respect to x_t changes a prediction to
 
   (1)  eps' = eps - w sigma_t g,   x0' = x0 + w (sigma_t^2 / alpha_t) g
 
-which keeps x_t = alpha_t x0' + sigma_t eps'. At zero signal-to-noise (alpha_t = 0) x_t is eps, and nothing can be changed.
+so that x_t = alpha_t x0' + sigma_t eps' still holds. At zero signal-to-noise (alpha_t = 0) x_t is eps, and the prediction
+is not changed.
 
-An exact gradient falls with alpha_t. That of a trained network does not quite, and where alpha_t is nearly 0, as at the
-last level of `schedules.cosine`, its error in x0 is without bound: put `clip_x0` around it, or leave those levels out by
-`within`.
+An exact gradient falls with alpha_t. That of a trained network does so only approximately, and where alpha_t is nearly 0,
+as at the last level of `schedules.cosine`, its error in x0 is unbounded: apply `clip_x0` to the result, or exclude these
+levels by `within`.
 """
 
 from collections.abc import Callable
@@ -17,30 +18,29 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff.guidance.cfg import wanted
+from jaxdiff.guidance.cfg import cond_half
 from jaxdiff.guidance.weights import Weight, as_weight, weight_at
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Apply, Denoiser, Static, as_partial, rows
 
 
 def classifier(denoise: Denoiser, log_prob: Callable, schedule: Schedule, scale: Weight) -> Denoiser:
-    """Classifier guidance: up the gradient of log p(y | x_t) of a classifier of noisy images.
+    """Classifier guidance: ascends log p(y | x_t) of a classifier of noisy images.
 
         eps' = eps - s sigma_t grad_{x_t} log p(y | x_t)        Dhariwal and Nichol 2021, algorithm 2
 
-    and x0' with it, by equation (1). If the classifier is exact, then around an unconditional denoiser s = 1 gives what a
-    conditional one would say, and any s what `cfg` says; around a conditional one s is that of `cfg` less 1.
+    and x0' by equation (1). With an exact classifier and an unconditional denoiser, s = 1 gives the conditional prediction,
+    and any s that of `cfg`; with a conditional denoiser, s corresponds to the scale of `cfg` minus 1.
 
     Args:
-      denoise: any denoiser. One that takes no labels is hidden from them by `on_uncond`, with conditions
-        `Guided(Cond(label=y), None)`.
+      denoise: any denoiser. For one without labels use `on_uncond(denoise)` and conditions `Guided(Cond(label=y), None)`.
       log_prob: (x_t, t, cond) -> log p(y | x_t) [B], in which example i depends on x_t[i] only; such as `label_log_prob`.
-        Of a `Guided` it sees the first half.
+        It receives the first condition of a `Guided`.
       schedule: noise schedule.
       scale: s; a number, one per example [B], or a function t -> s; traced.
 
     Returns:
-      `Denoiser`, a pytree; as it was where alpha_t = 0. ValueError where log_prob is not one number per example.
+      `Denoiser`, a pytree; unchanged where alpha_t = 0. ValueError if log_prob does not return one number per example.
 
     Example::
 
@@ -61,7 +61,7 @@ def classifier(denoise: Denoiser, log_prob: Callable, schedule: Schedule, scale:
 
 
 def label_log_prob(apply: Apply, params) -> Partial:
-    """What a classifier of noisy images says of the label that is asked for, as `classifier` reads it.
+    """Log probability of the label under a classifier of noisy images: the `log_prob` of `classifier`.
 
         log p(y | x_t) = log softmax(logits)_y
 
@@ -70,8 +70,7 @@ def label_log_prob(apply: Apply, params) -> Partial:
       params: its parameters.
 
     Returns:
-      (x_t [B, ...], t, cond) -> float32 [B], a pytree. y is `cond.label`, and it raises ValueError where there is none; NaN
-      where y is no class.
+      (x_t [B, ...], t, cond) -> float32 [B], a pytree. y is `cond.label`, ValueError without one; NaN if y is not a class.
 
     Example::
 
@@ -88,22 +87,22 @@ def label_log_prob(apply: Apply, params) -> Partial:
 
 
 def by_gradient(denoise: Denoiser, objective: Callable, schedule: Schedule, strength: Weight) -> Denoiser:
-    """Ascends any differentiable objective of the predicted image, through the network.
+    """Ascends a differentiable objective of the predicted image, through the network.
 
         eps' = eps - w(t) sigma_t grad_{x_t} objective(x0(x_t, t))        Bansal et al. 2023 (forward universal guidance)
 
-    and x0' with it, by equation (1); the paper descends a loss, which is minus the objective. The strength w says when it
-    acts: `late` on texture, `early` on shape.
+    and x0' by equation (1); the paper descends a loss, which is minus the objective. The strength w determines at which
+    levels it acts: `late` changes texture, `early` shape.
 
     Args:
       denoise: any denoiser, differentiable with respect to x_t.
-      objective: (x0 [B, ...], t, cond) -> [B], what is to rise, in which example i depends on x0[i] only. Of a `Guided` it
-        sees the first half.
+      objective: (x0 [B, ...], t, cond) -> [B], to be maximised, in which example i depends on x0[i] only. It receives the
+        first condition of a `Guided`.
       schedule: noise schedule.
       strength: w; a function of t such as `late(schedule, scale)`, a number, or one per example [B]; traced.
 
     Returns:
-      `Denoiser`, a pytree; as it was where alpha_t = 0. ValueError where objective is not one number per example.
+      `Denoiser`, a pytree; unchanged where alpha_t = 0. ValueError if objective does not return one number per example.
 
     Example::
 
@@ -121,14 +120,14 @@ def by_gradient(denoise: Denoiser, objective: Callable, schedule: Schedule, stre
 
 
 def _classifier(denoise, log_prob, schedule, scale, x_t, t, cond=None):
-    total = lambda x: _total(log_prob(x, t, wanted(cond)), x)
-    return _moved(denoise(x_t, t, cond), jax.grad(total)(x_t), weight_at(scale, t), schedule, x_t, t)
+    total = lambda x: _total(log_prob(x, t, cond_half(cond)), x)
+    return _shifted(denoise(x_t, t, cond), jax.grad(total)(x_t), weight_at(scale, t), schedule, x_t, t)
 
 
 def _label_log_prob(apply, params, x_t, t, cond):
     label = getattr(cond, "label", None)
     if label is None:
-        raise ValueError("the classifier needs a label to lead to: give cond=jaxdiff.Cond(label=...), int [B]")
+        raise ValueError("classifier guidance needs labels: give cond=jaxdiff.Cond(label=...), int [B]")
     logits, _ = apply.value(params, x_t, t, None)
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     label = jnp.where(jnp.asarray(label) < 0, logits.shape[1], label)  # NaN, and not counted from the end
@@ -138,21 +137,23 @@ def _label_log_prob(apply, params, x_t, t, cond):
 def _by_gradient(denoise, objective, schedule, strength, x_t, t, cond=None):
     def total(x):
         prediction = denoise(x, t, cond)
-        return _total(objective(prediction.x0, t, wanted(cond)), x), prediction
+        return _total(objective(prediction.x0, t, cond_half(cond)), x), prediction
 
     gradient, prediction = jax.grad(total, has_aux=True)(x_t)
-    return _moved(prediction, gradient, weight_at(strength, t), schedule, x_t, t)
+    return _shifted(prediction, gradient, weight_at(strength, t), schedule, x_t, t)
 
 
-def _total(each, x):
-    """The sum over examples, whose gradient is that of each."""
-    if jnp.shape(each) != x.shape[:1]:
-        raise ValueError(f"what guides must be one number per example, {x.shape[:1]}, and is {jnp.shape(each)}")
-    return each.sum()
+def _total(values, x):
+    """Sum over examples; its gradient with respect to an example is that of the example's own value."""
+    if jnp.shape(values) != x.shape[:1]:
+        raise ValueError(
+            f"the objective of guidance must have one number per example, {x.shape[:1]}, and has {jnp.shape(values)}"
+        )
+    return values.sum()
 
 
-def _moved(prediction, gradient, weight, schedule, x_t, t):
-    """Equation (1), and the prediction itself where there is no signal."""
+def _shifted(prediction, gradient, weight, schedule, x_t, t):
+    """Prediction of equation (1); unchanged where there is no signal."""
     alpha, sigma = (rows(scale, x_t) for scale in schedule(t))
     step = jnp.where(alpha > 0, rows(weight, x_t) * sigma * gradient, 0.0)
     eps = prediction.eps - step

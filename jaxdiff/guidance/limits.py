@@ -1,4 +1,4 @@
-"""Guidance held back: in its contrast, and to the levels where it helps."""
+"""Limits of guidance: rescaled contrast, and an interval of levels."""
 
 import jax
 import jax.numpy as jnp
@@ -13,32 +13,32 @@ from jaxdiff.types import Denoiser, as_partial, rows
 
 
 def rescaled(good: Denoiser, guided: Denoiser, schedule: Schedule, phi: float) -> Denoiser:
-    """Takes back the contrast that guidance adds: each guided image gets the standard deviation of the unguided one.
+    """Rescales guided predictions to the standard deviation of unguided ones, since guidance increases contrast.
 
         x0' = phi (std(x0_good) / std(x0)) x0 + (1 - phi) x0        Lin et al. 2024 (common noise schedules), section 3.4
 
-    The paper rescales the network's output; here it is the predicted x0 whatever that is, and eps is worked out again, so
-    that x_t = alpha_t x0' + sigma_t eps' still holds. Standard deviations are those within an example. Where an example's
-    is nothing but rounding there is no contrast, and it stays as it is.
+    The paper rescales the network's output; here it is the predicted x0, for networks of any kind, and eps is recomputed so
+    that x_t = alpha_t x0' + sigma_t eps' still holds. Standard deviations are those within an example. If an example's is
+    only due to rounding, the example is not changed.
 
-    `good` is evaluated beside `guided`, even where the one is part of the other: for `cfg` take `rescaled_cfg`.
+    `good` is evaluated in addition to `guided`, even if one is part of the other: for `cfg` use `rescaled_cfg`.
 
     Args:
-      good: the unguided denoiser, such as the one inside of `guided`.
+      good: the unguided denoiser.
       guided: the guided one, such as `extrapolate(good, bad, scale)` or `classifier(good, ...)`.
-      schedule: noise schedule they were made with.
-      phi: share of the rescaled image, in [0, 1], 0.7 in the paper; scalar or [B]; traced.
+      schedule: their noise schedule.
+      phi: weight of the rescaled image, in [0, 1], 0.7 in the paper; scalar or [B]; traced.
 
     Returns:
-      `Denoiser`, a pytree, which keeps the `aux` of `guided`.
+      `Denoiser`, a pytree, with the `aux` of `guided`.
 
     Example::
 
         >>> import jax.numpy as jnp
         >>> import jaxdiff
         >>> schedule = jaxdiff.schedules.linear()
-        >>> says = lambda k: lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, k * x_t, x_t, t)
-        >>> denoise = jaxdiff.guidance.rescaled(says(1.0), says(3.0), schedule, 0.5)
+        >>> times = lambda k: lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, k * x_t, x_t, t)
+        >>> denoise = jaxdiff.guidance.rescaled(times(1.0), times(3.0), schedule, 0.5)
         >>> denoise(jnp.array([[1.0, -1.0]]), 500, None).x0.tolist()  # halfway from 3 to 1
         [[2.0, -2.0]]
     """
@@ -46,18 +46,18 @@ def rescaled(good: Denoiser, guided: Denoiser, schedule: Schedule, phi: float) -
 
 
 def rescaled_cfg(denoise: Denoiser, scale: Weight, schedule: Schedule, phi: float) -> Denoiser:
-    """`cfg` with its contrast taken back: `rescaled(on_cond(denoise), cfg(denoise, scale), schedule, phi)`.
+    """`cfg` with rescaled contrast: `rescaled(on_cond(denoise), cfg(denoise, scale), schedule, phi)`.
 
-    It costs what `cfg` costs, one batch of 2B rows, where these two denoisers together would cost 3B.
+    It costs as much as `cfg`, one batch of 2B rows; these two denoisers together would evaluate 3B.
 
     Args:
-      denoise: a denoiser whose network was trained with conditions that were dropped now and then.
+      denoise: a denoiser whose network was trained with condition dropout.
       scale: see `cfg`; always traced.
-      schedule: noise schedule it was made with.
+      schedule: its noise schedule.
       phi: see `rescaled`.
 
     Returns:
-      `Denoiser`, a pytree, which keeps the `aux` of the conditional half; ValueError where its condition is no `Guided`.
+      `Denoiser`, a pytree, with the `aux` of the conditional prediction; ValueError if the condition is not a `Guided`.
 
     Example::
 
@@ -75,17 +75,17 @@ def rescaled_cfg(denoise: Denoiser, scale: Weight, schedule: Schedule, phi: floa
 
 
 def within(inside: Denoiser, outside: Denoiser, t_low: float, t_high: float) -> Denoiser:
-    """Guidance in an interval of levels only: at high noise it costs diversity, and at low noise nothing is left to guide.
+    """Guidance in an interval of levels: at high noise it reduces diversity, and at low noise it has little effect.
 
         inside where t_low <= t <= t_high, else outside        Kynkäänniemi et al. 2024 (limited interval)
 
-    Where all examples are at one level only one of the two is evaluated; with a level per example both are.
+    With one level for all examples only one of the two is evaluated; with a level per example both are.
 
     Args:
       inside: denoiser within the interval, ends included, such as `cfg(denoise, scale)`.
-      outside: denoiser elsewhere, such as `on_cond(denoise)`; what it returns has the same structure.
+      outside: denoiser elsewhere, such as `on_cond(denoise)`; its predictions must have the same structure.
       t_low: lowest level of the interval; traced.
-      t_high: highest level; traced.
+      t_high: highest level of the interval; traced.
 
     Returns:
       `Denoiser`, a pytree.
@@ -95,8 +95,8 @@ def within(inside: Denoiser, outside: Denoiser, t_low: float, t_high: float) -> 
         >>> import jax.numpy as jnp
         >>> import jaxdiff
         >>> schedule = jaxdiff.schedules.linear()
-        >>> says = lambda x0: lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, x0 + 0 * x_t, x_t, t)
-        >>> denoise = jaxdiff.guidance.within(says(1.0), says(0.0), 200, 800)
+        >>> constant = lambda x0: lambda x_t, t, cond: jaxdiff.process.predict_from("x0", schedule, x0 + 0 * x_t, x_t, t)
+        >>> denoise = jaxdiff.guidance.within(constant(1.0), constant(0.0), 200, 800)
         >>> [float(denoise(jnp.zeros([1, 1]), t, None).x0[0, 0]) for t in (900, 800, 500, 100)]
         [0.0, 1.0, 1.0, 0.0]
     """
@@ -119,18 +119,18 @@ def _mixed(good, guided, schedule, phi, x_t, t):
 
 
 def _contrast(good, guided):
-    """std(good) / std(guided) of each example [B]; 1 where the latter is nothing but rounding."""
+    """std(good) / std(guided) of each example [B]; 1 where the latter is only due to rounding."""
     axes = tuple(range(1, guided.ndim))
     before, after = jnp.var(good, axes), jnp.var(guided, axes)
-    some = after > 1e-10 * jnp.square(guided).mean(axes)
-    ratio = jnp.where(some, before, 1.0) / jnp.where(some, after, 1.0)
+    varies = after > 1e-10 * jnp.square(guided).mean(axes)
+    ratio = jnp.where(varies, before, 1.0) / jnp.where(varies, after, 1.0)
     return jnp.where(ratio > 0, jnp.sqrt(jnp.where(ratio > 0, ratio, 1.0)), 0.0)  # no infinite slope at 0
 
 
 def _within(inside, outside, t_low, t_high, x_t, t, cond=None):
     t = jnp.asarray(t)
-    use = (t_low <= t) & (t <= t_high)
+    guided = (t_low <= t) & (t <= t_high)
     if t.ndim == 0:
-        return lax.cond(use, inside, outside, x_t, t, cond)
-    pick = lambda a, b: jnp.where(rows(use, a), a, b)
+        return lax.cond(guided, inside, outside, x_t, t, cond)
+    pick = lambda a, b: jnp.where(rows(guided, a), a, b)
     return jax.tree.map(pick, inside(x_t, t, cond), outside(x_t, t, cond))

@@ -1,4 +1,4 @@
-"""Predicted images kept in the range of images."""
+"""Thresholds: limit the predicted image to the range of images."""
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +9,22 @@ from jaxdiff.types import Array, Denoiser, Prediction, as_partial, rows
 
 
 def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float = 1.0) -> Denoiser:
-    """Keeps the predicted image in its range, as DDPM's sampler does (Ho et al. 2020, section 3.3 and its code).
+    """Clips the predicted image, as DDPM's sampler does (Ho et al. 2020, section 3.3 and its code).
 
         x0' = clip(x0, lo, hi),   eps' = (x_t - alpha_t x0') / sigma_t
 
-    eps is worked out again, so that x_t = alpha_t x0' + sigma_t eps' still holds. Not for latents, which have no range, nor
+    eps is recomputed so that x_t = alpha_t x0' + sigma_t eps' still holds. Not for latents, which have no fixed range, nor
     for inversion.
 
     Args:
       denoise: any denoiser.
-      schedule: noise schedule it was made with.
+      schedule: its noise schedule.
       lo: smallest value of clean data, at most `hi`; traced.
       hi: largest value of clean data; traced.
 
     Returns:
       `Denoiser`, a pytree: (x_t [B, ...], t scalar or [B], cond) -> `Prediction` with x0 in [lo, hi], eps of the same shape
-      and `aux` as it was. At level 0 the eps of what was clipped is not finite.
+      and unchanged `aux`. At level 0 eps is not finite where x0 was clipped.
 
     Example::
 
@@ -41,24 +41,24 @@ def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float =
 
 
 def dynamic_threshold(denoise: Denoiser, schedule: Schedule, percentile: float = 99.5) -> Denoiser:
-    """Keeps the predicted image in [-1, 1] by its own range, which strong guidance saturates less than `clip_x0`.
+    """Dynamic thresholding: limits the predicted image to [-1, 1] by its own range; strong guidance saturates it less.
 
         x0' = clip(x0, -c, c) / c,   c = max(1, percentile of |x0|),   eps' = (x_t - alpha_t x0') / sigma_t
                                                                      Saharia et al. 2022 (Imagen), section 2.3
 
-    Each example has its own c. Not for latents, which have no range, nor for inversion.
+    Each example has its own c. Not for latents, which have no fixed range, nor for inversion.
 
     Args:
       denoise: any denoiser.
-      schedule: noise schedule it was made with.
+      schedule: its noise schedule.
       percentile: in (1, 100], so that Imagen's 0.995 is 99.5; traced.
 
     Returns:
       `Denoiser`, a pytree: (x_t [B, ...], t scalar or [B], cond) -> `Prediction` with x0 in [-1, 1], eps of the same shape
-      and `aux` as it was. At level 0 the eps of what was changed is not finite.
+      and unchanged `aux`. At level 0 eps is not finite where x0 was changed.
 
     Raises:
-      ValueError: a percentile outside of (1, 100], where it is a number and not traced.
+      ValueError: a percentile outside of (1, 100], unless it is traced.
 
     Example::
 
@@ -71,22 +71,22 @@ def dynamic_threshold(denoise: Denoiser, schedule: Schedule, percentile: float =
         [[0.25, -0.5, 1.0, 0.0, 1.0]]
     """
     if not isinstance(percentile, jax.core.Tracer) and not 1 < percentile <= 100:
-        raise ValueError(f"percentile={percentile} must lie in (1, 100]: Imagen's is 99.5")
+        raise ValueError(f"`percentile`={percentile} must lie in (1, 100]: Imagen's is 99.5")
     return Partial(_threshold, as_partial(denoise), schedule, jnp.asarray(percentile, jnp.float32))
 
 
 def with_x0(prediction: Prediction, x0: Array, schedule: Schedule, x_t: Array, t) -> Prediction:
-    """The prediction with another x0, and an eps that goes with it: x_t = alpha x0 + sigma eps.
+    """Replaces x0 of a prediction, and eps with it so that x_t = alpha x0 + sigma eps.
 
     Args:
       prediction: leaves [B, ...].
-      x0: the other one, same shape.
+      x0: the new x0, same shape.
       schedule: noise schedule.
-      x_t: what it was predicted from, same shape.
+      x_t: the input of the prediction, same shape.
       t: level, scalar or [B].
 
     Returns:
-      `Prediction`; where x0 is as it was, so is eps, to the last digit.
+      `Prediction`; where x0 is unchanged, so is eps, exactly.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Weights of guidance: a number, one per example, or a function of the level."""
+"""Weights of guidance: a number, one number per example, or a function of the level."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Weight = float | Array | Callable[[Array], Array]
 
 
 def as_weight(weight: Weight) -> Array | Partial:
-    """A weight as a pytree of float32 arrays, so that another number is not another compilation.
+    """A weight as a pytree of float32 arrays, so that another number does not recompile.
 
     Args:
       weight: a number, one per example [B], or t -> weight.
@@ -30,7 +30,7 @@ def as_weight(weight: Weight) -> Array | Partial:
 
 
 def weight_at(weight: Array | Partial, t) -> Array:
-    """A weight at a level.
+    """The value of a weight at a level.
 
     Args:
       weight: from `as_weight`.
@@ -50,13 +50,13 @@ def weight_at(weight: Array | Partial, t) -> Array:
 
 
 def late(schedule: Schedule, scale: float) -> Partial:
-    """A weight that acts late in sampling, where the noise is low: on texture.
+    """Weight that is large late in sampling, at low noise, where it changes texture.
 
         t -> scale sqrt(alphabar_t)
 
     Args:
       schedule: noise schedule.
-      scale: of the weight; traced.
+      scale: upper limit of the weight; traced.
 
     Returns:
       t -> weight, a pytree.
@@ -72,13 +72,13 @@ def late(schedule: Schedule, scale: float) -> Partial:
 
 
 def early(schedule: Schedule, scale: float) -> Partial:
-    """A weight that acts early in sampling, where the noise is high: on shape.
+    """Weight that is large early in sampling, at high noise, where it changes shape.
 
         t -> scale sqrt(1 - alphabar_t)
 
     Args:
       schedule: noise schedule.
-      scale: of the weight; traced.
+      scale: upper limit of the weight; traced.
 
     Returns:
       t -> weight, a pytree.
@@ -94,14 +94,14 @@ def early(schedule: Schedule, scale: float) -> Partial:
 
 
 def stepped(above: float, below: float, level: float) -> Partial:
-    """A weight that is one above a level, and another from there down.
+    """Weight with one value above a level and another at that level and below.
 
-    With much of it above, where shape is settled, an image is bound to its prompt more than to its noise.
+    A large weight at high levels, at which shape is determined, makes the image depend more on the prompt than on x_T.
 
     Args:
-      above: weight at levels above `level`; traced, as is the other.
-      below: weight at `level` and below.
-      level: where it changes; traced.
+      above: weight at levels above `level`; traced.
+      below: weight at `level` and below; traced.
+      level: level at which it changes; traced.
 
     Returns:
       t -> weight, a pytree.

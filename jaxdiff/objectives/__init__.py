@@ -1,4 +1,4 @@
-"""Objectives: what a network is trained to do; one loss per example."""
+"""Training objectives; one loss per example."""
 
 from jaxdiff.objectives.autoencoder import kl_autoencoder, vq_autoencoder
 from jaxdiff.objectives.classification import classification
@@ -6,14 +6,15 @@ from jaxdiff.objectives.contrastive import contrastive
 from jaxdiff.objectives.denoising import denoising
 from jaxdiff.objectives.distillation import distillation
 from jaxdiff.objectives.dreambooth import dreambooth
-from jaxdiff.objectives.levels import Levels, clean, importance, logit_normal, stratified, uniform
+from jaxdiff.objectives.levels import LEVEL_DRAWS, LevelDraw, clean, importance, logit_normal, stratified, uniform
 from jaxdiff.objectives.noising import to_unit_range
 from jaxdiff.objectives.variational import variational_bound
 from jaxdiff.objectives.weightings import WEIGHTINGS, bound, min_snr, p2, sigmoid, simple
 
 __all__ = [
+    "LEVEL_DRAWS",
     "WEIGHTINGS",
-    "Levels",
+    "LevelDraw",
     "bound",
     "classification",
     "clean",

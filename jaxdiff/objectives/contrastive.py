@@ -1,7 +1,7 @@
-"""The objective of CLIP: each text finds its image among all, and each image its text (Radford et al. 2021, figure 3).
+"""The contrastive objective of CLIP: text to image and image to text within the batch (Radford et al. 2021, figure 3).
 
 (1)  L_i = -1/2 log softmax_j(s t_i . x_j)[i] - 1/2 log softmax_j(s x_i . t_j)[i],   s = exp(logit_scale), at most 100
-(2)  among the t_j of the second softmax there may be texts that are almost right of x_i, but wrong: "hard negatives"
+(2)  the t_j of the second softmax may include hard negatives: wrong captions of x_i that are almost right
                                                                                         Yuksekgonul et al. 2023, NegCLIP
 """
 
@@ -21,13 +21,13 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
     """The objective of a `CLIP`, equation (1), over the examples of all devices.
 
     Args:
-      net: both transformers.
-      axis_name: of the devices, whose texts and images are all compared.
+      net: text and image transformer.
+      axis_name: mapped axis of devices, whose texts and images are all compared; None for one device.
 
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), metrics "loss", "accuracy" (1 where a text
-      finds its image) and "scale", float32 [B]. `batch["tokens"]` is int [B, L]; `batch["image"]` is uint8 [B, H, W, C], or
-      float already in [-1, 1]; `batch["wrong"]`, if there, is int [B, M, L], texts that are wrong of their image.
+      is nearest to its image) and "scale", float32 [B]. `batch["tokens"]` is int [B, L]; `batch["image"]` is uint8
+      [B, H, W, C], or float already in [-1, 1]; `batch["wrong"]`, optional, is int [B, M, L], hard negatives of each image.
 
     Example::
 
@@ -39,7 +39,7 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
         >>> net = CLIP(CLIPConfig(text, VisionConfig(**tower, size=8, patch=4), projection=4))
         >>> batch = {"tokens": jnp.array([[1, 2, 19, 19, 19]] * 4), "image": jnp.zeros([4, 8, 8, 3])}
         >>> params = jax.jit(net.init)(jax.random.key(0), batch["tokens"], batch["image"])["params"]
-        >>> loss, _ = jax.jit(contrastive(net))(params, (), None, batch)  # of four that are all the same
+        >>> loss, _ = jax.jit(contrastive(net))(params, (), None, batch)  # four equal examples
         >>> jnp.exp(loss).round(4).tolist()
         [4.0, 4.0, 4.0, 4.0]
     """
@@ -47,7 +47,7 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
     def loss_fn(params, extra, keys, batch):
         del keys  # nothing is random
         texts, images, scale = net.apply({"params": params}, batch["tokens"], to_unit_range(batch["image"]))
-        # Cut where it is used, and not in its gradient, so that it comes back.
+        # Limited in value and not in gradient, so that it can decrease again.
         scale, first = scale + lax.stop_gradient(jnp.minimum(scale, LARGEST_SCALE) - scale), 0
         all_texts, all_images = texts, images
         if axis_name is not None:
@@ -62,7 +62,7 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
             by_image = jnp.concatenate([by_image, scale * wrong], axis=1)
         losses = [optax.softmax_cross_entropy_with_integer_labels(logits, own) for logits in (by_text, by_image)]
         loss = 0.5 * (losses[0] + losses[1])
-        found = (by_text.argmax(1) == own).astype(jnp.float32)
-        return loss, (extra, {"loss": loss, "accuracy": found, "scale": jnp.broadcast_to(scale, loss.shape)})
+        correct = (by_text.argmax(1) == own).astype(jnp.float32)
+        return loss, (extra, {"loss": loss, "accuracy": correct, "scale": jnp.broadcast_to(scale, loss.shape)})
 
     return loss_fn

@@ -1,4 +1,4 @@
-"""The denoising objective: what almost every diffusion model is trained with."""
+"""The denoising objective, with which almost every diffusion model is trained."""
 
 import functools
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoise import check_kind, read_output
-from jaxdiff.objectives.levels import Levels, uniform
+from jaxdiff.denoise import check_kind, to_prediction
+from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
 from jaxdiff.objectives.variational import level_terms
 from jaxdiff.objectives.weightings import simple
@@ -21,10 +21,10 @@ def denoising(
     schedule: Schedule,
     predict: str = "eps",
     weighting: Callable[[Schedule, Array, str], Array] = simple,
-    null=None,
-    drop: float = 0.0,
+    null_cond=None,
+    cond_dropout: float = 0.0,
     *,
-    levels: Levels | None = None,
+    levels: LevelDraw | None = None,
     bound_weight: float = 0.0,
     offset_noise: float = 0.0,
     input_perturbation: float = 0.0,
@@ -33,36 +33,36 @@ def denoising(
 
         L = w(t) mean |target(x_0, eps, t) - f(x_t, t)|^2,   eps ~ N(0, I),  x_t = alpha_t x_0 + sigma_t eps
 
-    A network with twice the image's channels also says a variance, of which this knows nothing; the hybrid loss teaches it
-    (Nichol and Dhariwal 2021, eq. 16), without a gradient through the mean:
+    A network with twice the image's channels also predicts a variance, on which this loss does not depend; the hybrid loss
+    trains it (Nichol and Dhariwal 2021, eq. 16), without a gradient through the mean:
 
         L_hybrid = L + bound_weight L_vlb,   L_vlb = T times the bound's term of level t, in bits per dimension
 
     Args:
       apply: network as a function of its parameters, from `denoise.network`.
       schedule: noise schedule.
-      predict: what the network is to output, "eps", "x0", "v" or "score".
+      predict: kind of the network's output, "eps", "x0", "v" or "score".
       weighting: w, see `objectives.weightings`.
-      null: what stands for no condition: a `Cond` whose leaves are one example's (no batch axis); what it lacks (None) is
-        never dropped.
-      drop: probability, in [0, 1], with which an example's condition is replaced by `null` (Ho and Salimans 2021).
-      levels: how t is drawn, see `objectives.levels`; None is uniform over 1..T.
-      bound_weight: of the hybrid loss, 0.001 in the paper; 0 for a network that says no variance.
-      offset_noise: standard deviation of noise that is added to eps and is one number per example and channel, so that the
+      null_cond: null condition: a `Cond` of one example (no batch axis); fields that are None are never dropped.
+      cond_dropout: probability, in [0, 1], with which an example's condition is replaced by `null_cond` (Ho and Salimans
+        2021).
+      levels: random draw of t, see `objectives.levels`; None is uniform over 1..T.
+      bound_weight: weight of L_vlb, 0.001 in the paper; 0 for a network that predicts no variance.
+      offset_noise: standard deviation of noise that is added to eps, one number per example and channel, so that the
         mean brightness is learnt too; about 0.1, or 0 for none.
-      input_perturbation: gamma of Ning et al. 2023: the network sees eps + gamma xi and is to find eps; 0.1, or 0 for none.
+      input_perturbation: gamma of Ning et al. 2023: x_t has noise eps + gamma xi, the target has eps; 0.1, or 0 for none.
 
     Returns:
-      loss_fn(params, extra, keys [B], batch) -> (loss, (extra, {"loss": loss})), loss float32 [B]; extra is what `levels`
-      remembers, at first `levels.init(T)`, () of uniform ones.
-      `batch["image"]` is uint8 [B, H, W, C], or float already in [-1, 1]; `batch["cond"]`, if there, is a `Cond`, and
-      `batch["index"]`, which some `levels` need, the examples' places in the stream.
+      loss_fn(params, extra, keys [B], batch) -> (loss, (extra, {"loss": loss})), loss float32 [B]; extra is the memory of
+      `levels`, initially `levels.init(T)`, () if uniform.
+      `batch["image"]` is uint8 [B, H, W, C], or float already in [-1, 1]; `batch["cond"]`, optional, is a `Cond`, and
+      `batch["index"]`, which some `levels` need, the examples' positions in the stream.
 
     Raises:
-      ValueError: unknown kind, or one that zero terminal signal-to-noise does not go with; a drop without a null; a
-        bound_weight with noise that is not plain. From loss_fn: with a drop, the batch's `cond` lacks what
-        `null` has; an output that is not of the image's shape, or has no variance where there is a bound_weight or has one
-        where there is none.
+      ValueError: unknown kind, or one that cannot be used with zero terminal signal-to-noise; cond_dropout without
+        null_cond; bound_weight together with offset_noise or input_perturbation. From loss_fn: with cond_dropout, the
+        batch's `cond` lacks a field of null_cond; the output does not have the image's shape; it has no variance with a
+        bound_weight, or a variance without.
 
     Example::
 
@@ -79,25 +79,26 @@ def denoising(
     check_kind(predict, schedule)
     if bound_weight and (offset_noise or input_perturbation):
         raise ValueError(
-            "the bound is of plain noise: leave offset_noise and input_perturbation at 0 with a bound_weight"
+            "the bound assumes plain noise: leave `offset_noise` and `input_perturbation` at 0 with a `bound_weight`"
         )
     levels = uniform() if levels is None else levels
-    noising = checked(Noising(levels, null, drop, offset_noise, input_perturbation))
+    options = checked(Noising(levels, null_cond, cond_dropout, offset_noise, input_perturbation))
 
     def loss_fn(params, extra, keys, batch):
-        x0, eps, x_t, t, weight, cond, net_keys = noised(noising, schedule, extra, keys, batch)
+        x0, eps, x_t, t, weight, cond, net_keys = noised(options, schedule, extra, keys, batch)
         output, aux = apply(params, x_t, t, cond, keys=net_keys)
-        said = read_output(predict, schedule, output, aux, x_t, t)
-        if (said.aux.variance is not None) != bool(bound_weight):
+        prediction = to_prediction(predict, schedule, output, aux, x_t, t)
+        if (prediction.aux.variance is not None) != bool(bound_weight):
+            has = "no" if prediction.aux.variance is None else "a"
             raise ValueError(
-                f"a network that says {'no' if said.aux.variance is None else 'a'} variance is not for "
-                f"bound_weight={bound_weight}: twice the image's channels go with the hybrid loss, and only with it"
+                f"a network that predicts {has} variance cannot be trained with `bound_weight`={bound_weight}: "
+                "the hybrid loss needs twice the image's channels, the plain one exactly these"
             )
         target = jax.vmap(functools.partial(target_for, predict), (None, 0, 0, 0))(schedule, x0, eps, t)
         error = jnp.square(output[..., : x_t.shape[-1]] - target).mean(tuple(range(1, target.ndim)))
         loss = weighting(schedule, t, predict) * error
         if bound_weight:
-            fixed = Prediction(*jax.lax.stop_gradient((said.x0, said.eps)), said.aux)
+            fixed = Prediction(*jax.lax.stop_gradient((prediction.x0, prediction.eps)), prediction.aux)
             terms = level_terms(schedule, fixed, x0, x_t, t, "learned")
             loss = loss + bound_weight * schedule.num_levels * terms
         extra = levels.update(extra, batch.get("index"), t, loss)

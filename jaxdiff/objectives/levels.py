@@ -1,9 +1,11 @@
-"""Which levels the examples of a batch are trained at.
+"""Random draws of the levels at which the examples of a batch are trained.
 
-Whoever draws some levels more often weighs their losses less, or else changes what the loss weighs. A way of drawing them
-is a `Levels`, three pure functions; what `importance` remembers is the objective's `extra`.
+A distribution that is not uniform changes the weight of levels in the loss, unless each loss is divided by the probability
+of its level, as `importance` does. A draw is a `LevelDraw`, three pure functions; its memory is the objective's `extra`.
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,14 +13,59 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdiff.registry import Registry
 from jaxdiff.types import Array
 
+CONTEXT = ("key", "batch_size", "axis_name")
 
-class Levels(NamedTuple):
-    """How levels are drawn; T is the schedule's number of steps.
+
+class LevelDraws(Registry):
+    """Registry of draws of levels: each choice is called as choice(key=..., batch_size=..., axis_name=...) -> `LevelDraw`.
+
+    These describe the training run: a random key, the batch size over all devices, and the mapped axis of devices or None.
+    A registered function receives those that it has as parameters; its other parameters with defaults are its options.
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import objectives
+        >>> run = {"key": jax.random.key(0), "batch_size": 8, "axis_name": None}
+        >>> choice = objectives.LEVEL_DRAWS["logit_normal"](mean=-1.0)
+        >>> choice, type(choice(**run)).__name__
+        (logit_normal(mean=-1.0, std=1.0), 'LevelDraw')
+    """
+
+    def register(self, name: str, leave_out: tuple[str, ...] = ()) -> Callable:
+        """Decorator that registers a function under a name, see `Registry.register`."""
+        add = super().register(name, (*leave_out, *CONTEXT))
+
+        def add_in_context(declared):
+            add(declared if isinstance(declared, type) else _in_context(declared))
+            return declared
+
+        return add_in_context
+
+
+def _in_context(function):
+    """The function with all of CONTEXT as keyword arguments, of which it receives those that it has."""
+    taken = [name for name in CONTEXT if name in inspect.signature(function).parameters]
+
+    @functools.wraps(function)
+    def in_context(*, key=None, batch_size=None, axis_name=None, **options):
+        context = {"key": key, "batch_size": batch_size, "axis_name": axis_name}
+        return function(**{name: context[name] for name in taken}, **options)
+
+    return in_context
+
+
+LEVEL_DRAWS = LevelDraws("draw of levels")
+
+
+class LevelDraw(NamedTuple):
+    """Random draw of training levels as three pure functions; T is the schedule's number of levels.
 
     Attributes:
-      init: T -> extra, what is remembered before the first step; () if nothing.
+      init: T -> extra, the memory before the first step; () if none.
       draw: (extra, keys [B], index int [B] or None, T) -> (t int32 [B] in 0..T, weight float32 [B] of each loss).
       update: (extra, index, t, loss [B] before the weight) -> extra.
     """
@@ -32,19 +79,20 @@ class History(NamedTuple):
     """The last losses of every level.
 
     Attributes:
-      losses: float32 [T + 1, H], the newest first; row 0 is of no use.
-      counts: how many of them there are so far, at most H, float32 [T + 1].
+      losses: float32 [T + 1, H], the newest first; row 0 is unused.
+      counts: number of losses recorded, at most H, float32 [T + 1].
     """
 
     losses: Array
     counts: Array
 
 
-def uniform() -> Levels:
-    """Every level as often as the others (Ho et al. 2020, algorithm 1): t ~ U{1..T}.
+@LEVEL_DRAWS.register("uniform")
+def uniform() -> LevelDraw:
+    """Uniform levels, t ~ U{1..T} (Ho et al. 2020, algorithm 1).
 
     Returns:
-      `Levels` that remember nothing; their weights are 1.
+      `LevelDraw` without memory, with weights of 1.
 
     Example::
 
@@ -60,14 +108,15 @@ def uniform() -> Levels:
         t = jax.vmap(lambda key: jax.random.randint(key, (), 1, T + 1))(keys)
         return t, jnp.ones(t.shape, jnp.float32)
 
-    return Levels(_nothing, draw, _keep)
+    return LevelDraw(_no_memory, draw, _unchanged)
 
 
-def clean() -> Levels:
-    """No noise at all, t = 0: for a network that is to judge clean images.
+@LEVEL_DRAWS.register("clean")
+def clean() -> LevelDraw:
+    """No noise, t = 0: for a classifier of clean images.
 
     Returns:
-      `Levels` that remember nothing; their weights are 1.
+      `LevelDraw` without memory, with weights of 1.
 
     Example::
 
@@ -82,20 +131,21 @@ def clean() -> Levels:
     def draw(extra, keys, index, T):
         return jnp.zeros(len(keys), jnp.int32), jnp.ones(len(keys), jnp.float32)
 
-    return Levels(_nothing, draw, _keep)
+    return LevelDraw(_no_memory, draw, _unchanged)
 
 
-def logit_normal(mean: float = 0.0, std: float = 1.0) -> Levels:
-    """Levels in the middle more often: logit(u) ~ N(mean, std^2), t = 1 + floor(u T) (Esser et al. 2024, SD 3).
+@LEVEL_DRAWS.register("logit_normal")
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> LevelDraw:
+    """Middle levels more often: logit(u) ~ N(mean, std^2), t = 1 + floor(u T) (Esser et al. 2024, SD 3).
 
-    The loss is not reweighted, as there: to draw a level more often is to weigh it more.
+    As in the paper, the loss is not divided by the probability: levels that are drawn more often have more weight.
 
     Args:
-      mean: of the logit; below 0 draws less noisy levels.
-      std: of the logit, above 0.
+      mean: mean of the logit; below 0 draws less noisy levels.
+      std: standard deviation of the logit, above 0.
 
     Returns:
-      `Levels` that remember nothing; their weights are 1.
+      `LevelDraw` without memory, with weights of 1.
 
     Raises:
       ValueError: std is not above 0.
@@ -110,30 +160,31 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> Levels:
         0.7
     """
     if not std > 0:
-        raise ValueError(f"std={std} must be above 0")
+        raise ValueError(f"`std`={std} must be above 0")
 
     def draw(extra, keys, index, T):
         u = jax.nn.sigmoid(mean + std * jax.vmap(jax.random.normal)(keys))
         return _level(u, T), jnp.ones(u.shape, jnp.float32)
 
-    return Levels(_nothing, draw, _keep)
+    return LevelDraw(_no_memory, draw, _unchanged)
 
 
-def stratified(key: Array, batch_size: int) -> Levels:
-    """The levels of a step evenly spread: u_i = (u_0 + i / B) mod 1, t = 1 + floor(u T) (Kingma et al. 2021, VDM, app. I).
+@LEVEL_DRAWS.register("stratified")
+def stratified(key: Array, batch_size: int) -> LevelDraw:
+    """Evenly spaced levels in a step: u_i = (u_0 + i / B) mod 1, t = 1 + floor(u T) (Kingma et al. 2021, VDM, app. I).
 
-    Each is uniform, and together they leave no gap, which lowers the variance of the mean loss. Examples know their place
-    in the stream: those at n B .. (n + 1) B - 1 are step n's, on whichever device, and share u_0.
+    Each level is uniform, and a step's levels are evenly spaced, which lowers the variance of the mean loss. u_0 is the
+    same for examples n B .. (n + 1) B - 1 of the data stream, which are step n's, on any device.
 
     Args:
-      key: random key, of the u_0 of all steps.
+      key: random key for u_0 of all steps.
       batch_size: B, over all devices.
 
     Returns:
-      `Levels` that remember nothing; their weights are 1. `draw` needs the places, "index" of the batch.
+      `LevelDraw` without memory, with weights of 1. Its `draw` needs the positions in the stream, "index" of the batch.
 
     Raises:
-      ValueError: a batch_size below 1. From `draw`: there are no places.
+      ValueError: a batch_size below 1. From `draw`: no positions.
 
     Example::
 
@@ -144,34 +195,35 @@ def stratified(key: Array, batch_size: int) -> Levels:
         [1, 2, 3, 4]
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+        raise ValueError(f"`batch_size`={batch_size} must be at least 1")
 
     def draw(extra, keys, index, T):
         if index is None:
-            raise ValueError("stratified levels need the examples' places in the stream, batch['index']")
+            raise ValueError("stratified levels need the examples' positions in the stream, batch['index']")
         step_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index // batch_size)
         u = jax.vmap(jax.random.uniform)(step_keys) + (index % batch_size) / batch_size
         return _level(u % 1.0, T), jnp.ones(u.shape, jnp.float32)
 
-    return Levels(_nothing, draw, _keep)
+    return LevelDraw(_no_memory, draw, _unchanged)
 
 
-def importance(history: int = 10, mix: float = 0.001, axis_name: str | None = None) -> Levels:
-    """Levels of large loss more often, and each loss weighed by how rare it is (Nichol and Dhariwal 2021, section 3.3).
+@LEVEL_DRAWS.register("importance")
+def importance(history: int = 10, mix: float = 0.001, axis_name: str | None = None) -> LevelDraw:
+    """Importance sampling: levels of large loss more often, with smaller weights (Nichol and Dhariwal 2021, section 3.3).
 
         p_t = (1 - mix) sqrt(E[L_t^2]) / sum_i sqrt(E[L_i^2]) + mix / T,   weight = 1 / (T p_t)
 
-    E is over the last losses at each level; until all levels have so many, p is uniform. The weighted loss has the mean of
-    the loss over uniform levels, with less variance.
+    E is over the last losses at each level; until all levels have `history` losses, p is uniform. The weighted loss has the
+    mean of the loss over uniform levels, with less variance.
 
     Args:
-      history: how many losses per level, at least 1.
-      mix: share of uniform draws, in (0, 1], so that no level is forgotten; the published code's.
-      axis_name: of the mapped axis of devices, whose losses are then gathered, in order of their places, so that all
-        remember the same.
+      history: number of losses per level, at least 1.
+      mix: fraction of uniform draws, in (0, 1], so that every level is drawn; the default is the published code's.
+      axis_name: mapped axis of devices, over which losses are gathered in order of their positions, so that all devices
+        have the same memory; None for one device.
 
     Returns:
-      `Levels` whose memory is a `History`.
+      `LevelDraw` whose memory is a `History`.
 
     Raises:
       ValueError: a history below 1, or a mix outside of (0, 1].
@@ -188,17 +240,17 @@ def importance(history: int = 10, mix: float = 0.001, axis_name: str | None = No
         (0.67, True)
     """
     if history < 1 or not 0 < mix <= 1:
-        raise ValueError(f"history={history} must be at least 1, and mix={mix} in (0, 1]")
+        raise ValueError(f"`history`={history} must be at least 1, and `mix`={mix} in (0, 1]")
 
     def init(T):
         return History(jnp.zeros((T + 1, history), jnp.float32), jnp.zeros(T + 1, jnp.float32))
 
     def draw(extra, keys, index, T):
         root = jnp.sqrt(jnp.square(extra.losses[1:]).mean(1))
-        # Not quite `history`: the mean over devices of what is equal on all of them may be a rounding below it.
+        # Not `>= history`: counts are averaged over devices, which may round them below it.
         full = (extra.counts[1:] > history - 0.5).all() & (root.sum() > 0)
-        share = jnp.where(full, root / jnp.where(full, root.sum(), 1.0), 1 / T)
-        p = (1 - mix) * share + mix / T
+        by_loss = jnp.where(full, root / jnp.where(full, root.sum(), 1.0), 1 / T)
+        p = (1 - mix) * by_loss + mix / T
         t = 1 + jax.vmap(jax.random.categorical, (0, None))(keys, jnp.log(p))
         return t, 1 / (T * p[t - 1])
 
@@ -207,13 +259,13 @@ def importance(history: int = 10, mix: float = 0.001, axis_name: str | None = No
             index, t, loss = lax.all_gather((index, t, loss), axis_name, tiled=True)
         if index is not None:
             t, loss = t[jnp.argsort(index)], loss[jnp.argsort(index)]
-        return lax.scan(_remember, extra, (t, lax.stop_gradient(loss)))[0]
+        return lax.scan(_record, extra, (t, lax.stop_gradient(loss)))[0]
 
-    return Levels(init, draw, update)
+    return LevelDraw(init, draw, update)
 
 
-def _remember(extra, t_loss):
-    """One more loss; the oldest of its level is forgotten."""
+def _record(extra, t_loss):
+    """Adds a loss, in place of the oldest of its level."""
     t, loss = t_loss
     losses, counts = extra
     row = jnp.append(loss[None], losses[t, :-1])
@@ -221,13 +273,13 @@ def _remember(extra, t_loss):
 
 
 def _level(u, T):
-    """u in [0, 1) as a level; rounding may have made it 1."""
+    """Level of u in [0, 1); rounding may have made u 1."""
     return jnp.minimum(1 + jnp.floor(u * T).astype(jnp.int32), T)
 
 
-def _nothing(T):
+def _no_memory(T):
     return ()
 
 
-def _keep(extra, index, t, loss):
+def _unchanged(extra, index, t, loss):
     return extra

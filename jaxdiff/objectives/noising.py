@@ -1,11 +1,11 @@
-"""What the objectives of a denoiser share: examples at random levels."""
+"""Noised examples at random levels, with condition dropout: shared by the objectives of denoisers."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.objectives.levels import Levels
+from jaxdiff.objectives.levels import LevelDraw
 from jaxdiff.process import q_sample
 from jaxdiff.samplers import fold, normal
 from jaxdiff.schedules import Schedule
@@ -13,15 +13,15 @@ from jaxdiff.types import Array, rows
 
 
 class Noised(NamedTuple):
-    """A batch at random levels; x_t = alpha_t x0 + sigma_t eps, but for a perturbation of the input.
+    """A batch noised to random levels; x_t = alpha_t x0 + sigma_t eps, without a perturbation of the input.
 
     Attributes:
       x0: images in [-1, 1], float32 [B, H, W, C].
-      eps: the noise that is to be found again, same shape.
-      x_t: what the network sees, same shape.
+      eps: the noise to be predicted, same shape.
+      x_t: input of the network, same shape.
       t: levels, int32 [B].
-      weight: of each loss, for having drawn its level more or less often, float32 [B].
-      cond: a `Cond`, in which some examples' may have been replaced by the null one, or None.
+      weight: weight of each loss, which corrects for the distribution of levels, float32 [B].
+      cond: a `Cond`, after condition dropout, or None.
       keys: one random key per example for the network's dropout.
     """
 
@@ -35,97 +35,100 @@ class Noised(NamedTuple):
 
 
 class Noising(NamedTuple):
-    """How a batch is noised; see `objectives.denoising` for what each means."""
+    """Options of `noised`; see `objectives.denoising`."""
 
-    levels: Levels
-    null: Any = None
-    drop: float = 0.0
+    levels: LevelDraw
+    null_cond: Any = None
+    cond_dropout: float = 0.0
     offset: float = 0.0
     perturbation: float = 0.0
 
 
-def checked(how: Noising) -> Noising:
-    """The same, if its parts go together.
+def checked(options: Noising) -> Noising:
+    """Returns the options, if they go together.
 
     Raises:
-      ValueError: a drop without a null.
+      ValueError: cond_dropout without null_cond.
     """
-    if how.drop and how.null is None:
-        raise ValueError("drop needs a null condition to put in the place of the dropped ones")
-    return how
+    if options.cond_dropout and options.null_cond is None:
+        raise ValueError(f"`cond_dropout`={options.cond_dropout} needs `null_cond`, which replaces dropped conditions")
+    return options
 
 
-def noised(how: Noising, schedule: Schedule, extra, keys: Array, batch) -> Noised:
+def noised(options: Noising, schedule: Schedule, extra, keys: Array, batch) -> Noised:
     """Draws levels and noise, and drops conditions, each example by its own key.
 
     Args:
-      how: see `Noising`.
+      options: see `Noising`.
       schedule: noise schedule.
-      extra: what `how.levels` remembers.
+      extra: memory of `options.levels`.
       keys: one random key per example, [B].
-      batch: dict with "image" and perhaps "cond" and "index".
+      batch: dict with "image" and optionally "cond" and "index".
 
     Returns:
       `Noised`.
     """
     x0, cond = to_unit_range(batch["image"]), batch.get("cond")
     level_keys, noise_keys, drop_keys, net_keys, offset_keys, input_keys = (fold(keys, i) for i in range(6))
-    t, weight = how.levels.draw(extra, level_keys, batch.get("index"), schedule.num_levels)
+    t, weight = options.levels.draw(extra, level_keys, batch.get("index"), schedule.num_levels)
     eps = normal(noise_keys, x0.shape[1:])
-    if how.offset:
+    if options.offset:
         shift = normal(offset_keys, x0.shape[-1:])
-        eps = eps + how.offset * shift.reshape(-1, *(1,) * (x0.ndim - 2), x0.shape[-1])
-    seen = eps + how.perturbation * normal(input_keys, x0.shape[1:]) if how.perturbation else eps
-    if how.drop:
-        dropped = jax.vmap(lambda key: jax.random.bernoulli(key, how.drop))(drop_keys)
-        cond = without(dropped, how.null, cond)
-    x_t = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, seen)
+        eps = eps + options.offset * shift.reshape(-1, *(1,) * (x0.ndim - 2), x0.shape[-1])
+    perturbed = eps + options.perturbation * normal(input_keys, x0.shape[1:]) if options.perturbation else eps
+    if options.cond_dropout:
+        dropped = jax.vmap(lambda key: jax.random.bernoulli(key, options.cond_dropout))(drop_keys)
+        cond = drop_cond(dropped, options.null_cond, cond)
+    x_t = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, perturbed)
     return Noised(x0, eps, x_t, t, weight, cond, net_keys)
 
 
-def without(dropped: Array, null, cond):
-    """The conditions of a batch, some of which become the null one.
+def drop_cond(dropped: Array, null_cond, cond):
+    """Replaces the conditions of some examples by the null condition.
 
     Args:
-      dropped: whose conditions, bool [B].
-      null: a `Cond` of one example, without a batch axis; what it lacks (None) is kept in `cond` as it is.
+      dropped: True for the examples whose condition is replaced, bool [B].
+      null_cond: a `Cond` of one example, without a batch axis; fields that are None are not replaced.
       cond: `Cond` of the batch.
 
     Returns:
       A `Cond` like `cond`.
 
     Raises:
-      ValueError: `cond` lacks what `null` has.
+      ValueError: a field is None in `cond` and not in `null_cond`.
 
     Example::
 
         >>> import jax.numpy as jnp
         >>> from jaxdiff import Cond
-        >>> from jaxdiff.objectives.noising import without
+        >>> from jaxdiff.objectives.noising import drop_cond
         >>> cond = Cond(label=jnp.array([3, 7]), vector=jnp.ones([2, 1]))
-        >>> without(jnp.array([True, False]), Cond(label=10), cond).label.tolist()
+        >>> drop_cond(jnp.array([True, False]), Cond(label=10), cond).label.tolist()
         [10, 7]
     """
+    is_none = lambda x: x is None
 
-    def one(no, yes):
-        if yes is None:
-            raise ValueError("the null condition has something that the batch's condition has not: give both the same")
-        return jnp.where(rows(dropped, yes), no, yes)
+    def replace(null, leaf):
+        if leaf is None:
+            raise ValueError(
+                "the null condition has a field that the batch's condition does not have: give both the same"
+            )
+        return jnp.where(rows(dropped, leaf), null, leaf)
 
-    def kept(no, yes):
-        return yes if no is None else jax.tree.map(one, no, yes, is_leaf=lambda x: x is None)
+    def replace_field(null, field):
+        return field if null is None else jax.tree.map(replace, null, field, is_leaf=is_none)
 
-    return jax.tree.map(kept, null, cond or type(null)(), is_leaf=lambda x: x is None)
+    return jax.tree.map(replace_field, null_cond, cond or type(null_cond)(), is_leaf=is_none)
 
 
 def to_unit_range(image: Array) -> Array:
-    """uint8 images to floats in [-1, 1]: image / 127.5 - 1 (Ho et al. 2020, section 3.3).
+    """Converts uint8 images to floats in [-1, 1]: image / 127.5 - 1 (Ho et al. 2020, section 3.3).
 
     Args:
-      image: uint8 in 0..255, any shape; anything of another type is taken to be in [-1, 1] already.
+      image: uint8 in 0..255, any shape; any other type must be in [-1, 1] already.
 
     Returns:
-      float32 in [-1, 1], same shape; another type than uint8 comes back as it is.
+      float32 in [-1, 1], same shape; images of other types unchanged.
 
     Example::
 

@@ -1,6 +1,6 @@
-r"""How much a level counts in the loss: functions w(schedule, t, predict) -> [B] that multiply the squared error.
+r"""Weights of levels in the loss: functions w(schedule, t, predict) -> [B] that multiply the squared error.
 
-An error d of x0 is one of d alpha / sigma in eps, of d / sigma in v and of d alpha / sigma^2 in the score, so that a weight
+An error d of x0 corresponds to d alpha / sigma in eps, d / sigma in v and d alpha / sigma^2 in the score, so that a weight
 W of the x0 error is, for the error of
 
   (1)  x0: W,   eps: W / snr,   v: W / (snr + 1),   score: W sigma^2 / snr,   snr = alpha^2 / sigma^2
@@ -17,17 +17,21 @@ import jax.numpy as jnp
 
 from jaxdiff.errors import unknown
 from jaxdiff.process import KINDS
-from jaxdiff.schedules import Schedule, read
+from jaxdiff.registry import Registry
+from jaxdiff.schedules import Schedule, lookup
 from jaxdiff.types import Array
 
+WEIGHTINGS = Registry("weighting")  # each choice is called as choice(schedule, t, predict) -> w [B]
 
+
+@WEIGHTINGS.register("simple")
 def simple(schedule: Schedule, t: Array, predict: str) -> Array:
-    """DDPM's L_simple: every level counts the same, w = 1 (Ho et al. 2020, eq. 14).
+    """Equal weights of all levels, w = 1: DDPM's L_simple (Ho et al. 2020, eq. 14).
 
     Args:
-      schedule: noise schedule; it makes no difference.
+      schedule: noise schedule; without effect.
       t: levels, int [B].
-      predict: what the network outputs; it makes no difference.
+      predict: kind of the network's output; without effect.
 
     Returns:
       Ones, float32 [B].
@@ -44,17 +48,18 @@ def simple(schedule: Schedule, t: Array, predict: str) -> Array:
     return jnp.ones(jnp.shape(t), jnp.float32)
 
 
+@WEIGHTINGS.register("min_snr")
 def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> Array:
     """The x0 error weighted by min(snr, gamma), in terms of the network's target (Hang et al. 2023, section 3.4).
 
-    Levels at which the image is almost clean then count less, which is soon learnt well enough, and its shape more. A level
-    without signal has no weight: take another weighting for zero terminal signal-to-noise.
+    Levels with little noise then have less weight, and those that determine shape more. A level without signal has weight
+    0: use another weighting with zero terminal signal-to-noise.
 
     Args:
       schedule: noise schedule.
-      t: levels in 1..T, int [B]; for "eps" and "score" those with some signal.
-      predict: what the network outputs, "eps", "x0", "v" or "score".
-      gamma: the largest weight of the x0 error; another one by `functools.partial`.
+      t: levels in 1..T, int [B]; for "eps" and "score" levels with a signal-to-noise ratio above 0.
+      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      gamma: upper limit of the weight of the x0 error.
 
     Returns:
       w, float32 [B].
@@ -74,17 +79,18 @@ def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> A
     return _for_kind(predict, jnp.minimum(_snr(schedule, t), gamma), schedule, t)
 
 
+@WEIGHTINGS.register("p2")
 def p2(schedule: Schedule, t: Array, predict: str, k: float = 1.0, gamma: float = 1.0) -> Array:
-    """The eps error weighted by 1 / (k + snr)^gamma: less for the finest detail (Choi et al. 2022, "P2").
+    """The eps error weighted by 1 / (k + snr)^gamma, which reduces the weight of fine detail (Choi et al. 2022, "P2").
 
     As a weight of the x0 error it is snr / (k + snr)^gamma, which is 0 at a level without signal.
 
     Args:
       schedule: noise schedule.
-      t: levels in 1..T, int [B]; for "score" those with some signal.
-      predict: what the network outputs, "eps", "x0", "v" or "score".
-      k: the paper's, above 0, which bounds the weight.
-      gamma: the paper's, 0 for no weighting of eps; both by `functools.partial`.
+      t: levels in 1..T, int [B]; for "score" levels with a signal-to-noise ratio above 0.
+      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      k: the paper's k, above 0, which bounds the weight.
+      gamma: the paper's gamma; 0 is no weighting of eps.
 
     Returns:
       w, float32 [B].
@@ -104,8 +110,9 @@ def p2(schedule: Schedule, t: Array, predict: str, k: float = 1.0, gamma: float 
     return _for_kind(predict, snr / (k + snr) ** gamma, schedule, t)
 
 
+@WEIGHTINGS.register("bound")
 def bound(schedule: Schedule, t: Array, predict: str) -> Array:
-    """The weights that make the loss the variational bound, in nats per number but for what does not depend on x0.
+    """Weights that make the loss the variational bound, in nats per number, up to terms that do not depend on x0.
 
         W_t = T/2 (snr_{t-1} - snr_t),   W_1 = T / (2 sigma_1^2)         Kingma et al. 2021 (VDM), eq. 13
 
@@ -115,8 +122,8 @@ def bound(schedule: Schedule, t: Array, predict: str) -> Array:
 
     Args:
       schedule: noise schedule.
-      t: levels in 1..T, int [B]; for "eps" and "score" those with some signal.
-      predict: what the network outputs, "eps", "x0", "v" or "score".
+      t: levels in 1..T, int [B]; for "eps" and "score" levels with a signal-to-noise ratio above 0.
+      predict: kind of the network's output, "eps", "x0", "v" or "score".
 
     Returns:
       w, float32 [B].
@@ -136,18 +143,19 @@ def bound(schedule: Schedule, t: Array, predict: str) -> Array:
     return _for_kind(predict, _bound(schedule, t), schedule, t)
 
 
+@WEIGHTINGS.register("sigmoid")
 def sigmoid(schedule: Schedule, t: Array, predict: str, bias: float = 2.0) -> Array:
-    """The bound weighted by sigmoid(bias - log snr): the more, the noisier (Kingma and Gao 2023).
+    """The bound weighted by sigmoid(bias - log snr), which rises with the noise (Kingma and Gao 2023).
 
         W_t = sigmoid(bias - log snr_t) T/2 (snr_{t-1} - snr_t)
 
-    Weights that fall with the signal-to-noise ratio are a bound on noised data, whatever the schedule.
+    Weights that fall with the signal-to-noise ratio give a bound on noised data, for any schedule.
 
     Args:
       schedule: noise schedule.
-      t: levels in 1..T, int [B]; for "eps" and "score" those with some signal.
-      predict: what the network outputs, "eps", "x0", "v" or "score".
-      bias: log snr of the level at which the weight is one half; another one by `functools.partial`.
+      t: levels in 1..T, int [B]; for "eps" and "score" levels with a signal-to-noise ratio above 0.
+      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      bias: log snr of the level at which the factor is one half.
 
     Returns:
       w, float32 [B].
@@ -164,9 +172,6 @@ def sigmoid(schedule: Schedule, t: Array, predict: str, bias: float = 2.0) -> Ar
         1.0
     """
     return _for_kind(predict, jax.nn.sigmoid(bias - schedule(t).log_snr) * _bound(schedule, t), schedule, t)
-
-
-WEIGHTINGS = {"simple": simple, "min_snr": min_snr, "p2": p2, "bound": bound, "sigmoid": sigmoid}
 
 
 def _snr(schedule, t):
@@ -191,6 +196,6 @@ def _for_kind(predict, weight, schedule, t):
 def _bound(schedule, t):
     """W of equation (2); snr_{t-1} - snr_t = snr_{t-1} beta_t / sigma_t^2, no difference of near-equal numbers."""
     t = jnp.asarray(t)
-    beta, sigma = read(schedule.betas, t), schedule(t).sigma
+    beta, sigma = lookup(schedule.betas, t), schedule(t).sigma
     above = jnp.where(t > 1, _snr(schedule, jnp.maximum(t - 1, 1)) * beta, 1.0)
     return schedule.num_levels / 2 * above / jnp.square(sigma)

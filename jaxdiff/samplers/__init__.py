@@ -1,6 +1,6 @@
-"""Samplers: how to get from noise to data, given a denoiser."""
+"""Samplers from noise to data, given a denoiser."""
 
-from jaxdiff.samplers.base import Sampler, State, chunks, each_key, fold, keys_for, noise, normal, sample
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State, chunks, each_key, fold, keys_for, noise, normal, sample
 from jaxdiff.samplers.cfgpp import ddim_cfgpp
 from jaxdiff.samplers.ddim import ddim
 from jaxdiff.samplers.ddpm import ddpm
@@ -14,6 +14,7 @@ from jaxdiff.samplers.sde import euler_maruyama, predictor_corrector, reverse_di
 from jaxdiff.samplers.unipc import unipc
 
 __all__ = [
+    "SAMPLERS",
     "Sampler",
     "State",
     "chunks",

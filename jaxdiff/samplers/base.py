@@ -1,4 +1,4 @@
-"""What a sampler is, and the one loop that runs all of them."""
+"""The type of samplers, their registry, and the loop that runs them."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -8,16 +8,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdiff.registry import Registry
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Denoiser, as_partial
 
+SAMPLERS = Registry("sampler")  # each choice is called as choice() -> Sampler
+
 
 class State(NamedTuple):
-    """Where a sampler is.
+    """State of a sampler between two steps.
 
     Attributes:
       x: the current x, float32 [B, ...].
-      memory: pytree of whatever it remembers of earlier steps; () if nothing.
+      memory: pytree of values from earlier steps that later ones need; () if none.
     """
 
     x: Array
@@ -25,7 +28,7 @@ class State(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """Two pure functions; a pytree whose leaves are the sampler's numbers.
+    """A sampler as two pure functions; a pytree whose leaves are the sampler's numbers.
 
     Attributes:
       init: x_T -> State.
@@ -37,7 +40,7 @@ class Sampler(NamedTuple):
 
 
 def keys_for(key: Array, n: int) -> Array:
-    """One key per example: example i has the same key whatever n is.
+    """One key per example, which does not depend on the number of examples.
 
     Args:
       key: a random key, scalar.
@@ -58,7 +61,7 @@ def keys_for(key: Array, n: int) -> Array:
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal numbers, each example's from its own key.
+    """Standard normal noise, of each example from its own key.
 
     Args:
       keys: one random key per example, [B].
@@ -80,7 +83,7 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def noise(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal x_T, independent of the noise that `sample` takes from the same keys.
+    """Standard normal x_T, independent of the noise that `sample` draws from the same keys.
 
     Args:
       keys: one random key per example, [B], for example from `keys_for`.
@@ -101,11 +104,11 @@ def noise(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def fold(keys: Array, use) -> Array:
-    """Other keys of the same examples: fold_in(key, use) of each, such as those of a step.
+    """Derives further keys of the same examples, such as those of a step: fold_in(key, use) of each.
 
     Args:
       keys: one random key per example, [B].
-      use: what for, an int of its own for every use of the keys. In `sample` the steps count from 1, and 0 is `noise`.
+      use: int, different for every use of the keys. `sample` uses 1, 2, ... for its steps, and `noise` uses 0.
 
     Returns:
       Keys, [B].
@@ -122,14 +125,14 @@ def fold(keys: Array, use) -> Array:
 
 
 def each_key(key: Array, n: int) -> Array:
-    """One key per example, from one for all of them or as they are.
+    """One key per example: derived from a single key, or as given.
 
     Args:
       key: a random key; or one per example, [n].
       n: number of examples.
 
     Returns:
-      `keys_for(key, n)` or `key`, [n].
+      Keys [n]: `keys_for(key, n)`, or `key` itself.
 
     Raises:
       TypeError: a legacy key, made by `jax.random.PRNGKey`.
@@ -143,7 +146,7 @@ def each_key(key: Array, n: int) -> Array:
         True
     """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError("key must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
+        raise TypeError("`key` must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
     return keys_for(key, n) if key.ndim == 0 else key
 
 
@@ -159,27 +162,27 @@ def sample(
     cond_axes: Any = None,
     collect: Callable | None = None,
 ) -> tuple[Array, Any]:
-    """Runs a sampler down a grid of levels, as one compiled `lax.scan` over pairs (t, s).
+    """Runs a sampler over a grid of levels, as one compiled `lax.scan` over pairs (t, s).
 
     Everything but the functions themselves is traced: a changed key, scale, schedule, grid (of the same length), image or
-    set of weights compiles nothing, given that `denoise` and `sampler` come from this library. A plain Python function
-    is taken as a denoiser too; a new one is a new compilation.
+    set of weights does not recompile, if `denoise` and `sampler` come from this library. A plain Python function may be
+    the denoiser too; each new one is compiled.
 
     Args:
-      key: random key made by `jax.random.key`; or one per example [B]; or None for a sampler that draws nothing. With a
-        single key, example i uses `keys_for(key, B)[i]`, so it comes out the same whatever the batch is.
+      key: random key made by `jax.random.key`; or one per example [B]; or None for a deterministic sampler. With a
+        single key, example i uses `keys_for(key, B)[i]`, so that its result does not depend on the batch.
       sampler: for example `ddim()`.
       denoise: see `jaxdiff.types.Denoiser`.
       schedule: noise schedule.
-      timesteps: levels visited, falling, int [N + 1], from `jaxdiff.timesteps.grid`.
-      x_T: where to begin, float32 [B, ...], for example from `noise`.
+      timesteps: levels visited, falling, [N + 1], from `jaxdiff.timesteps`.
+      x_T: initial x, float32 [B, ...], for example from `noise`.
       cond: conditions, any pytree, one row per example.
-      cond_axes: as `in_axes` of `jax.vmap`: 0 at leaves (or prefixes) of `cond` that have one row per step in front,
+      cond_axes: as `in_axes` of `jax.vmap`: 0 at leaves (or prefixes) of `cond` that have a leading axis of steps,
         [N, B, ...], and None elsewhere; hashable, so made of named and plain tuples and not of dicts and lists.
-      collect: (State, Prediction) -> pytree, called after each step; a new function is a new compilation.
+      collect: (State, Prediction) -> pytree, called after each step; each new function is compiled.
 
     Returns:
-      x at the last level, float32 [B, ...], and what was collected, [N, ...] at each leaf; None without `collect`.
+      x at the last level, float32 [B, ...], and the results of `collect`, [N, ...] at each leaf; None without it.
 
     Raises:
       ValueError: cond_axes holds something other than 0 and None, cannot be hashed, or is no prefix of `cond`; a leaf of
@@ -208,7 +211,7 @@ def sample(
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, timesteps, x_T)
     if any(axis != 0 for axis in jax.tree.leaves(cond_axes)):
         raise ValueError(
-            "cond_axes may hold 0 (one row per step in front) and None (the same at every step), nothing else"
+            "`cond_axes` may hold 0 (a leading axis of steps) and None (the same at every step), nothing else"
         )
     state, collected = _sample(keys, sampler, denoise, schedule, timesteps, x_T, cond, cond_axes, collect)
     return state.x, collected
@@ -226,25 +229,25 @@ def chunks(
     size: int,
     collect: Callable | None = None,
 ) -> Iterator[tuple[Array, Any]]:
-    """`sample`, `size` steps at a time, so that the host can watch or stop; the numbers are those of `sample`.
+    """Runs `sample` in chunks of `size` steps, between which the host can report progress or stop; same result.
 
     Args:
-      key: as in `sample`, and so are the arguments up to `cond`.
-      sampler: see there.
-      denoise: see there.
-      schedule: see there.
-      timesteps: see there.
-      x_T: see there.
-      cond: see there; the same at every step.
-      size: steps in each part, at least 1. Parts of equal size are one compilation; a shorter last one is another.
-      collect: as in `sample`.
+      key: see `sample`.
+      sampler: see `sample`.
+      denoise: see `sample`.
+      schedule: see `sample`.
+      timesteps: see `sample`.
+      x_T: see `sample`.
+      cond: see `sample`; the same at every step.
+      size: steps in each chunk, at least 1. Chunks of equal size are one compilation; a shorter last one is another.
+      collect: see `sample`.
 
     Yields:
-      x after each part [B, ...], the last being that of `sample`, and what was collected in it.
+      x after each chunk [B, ...], the last being that of `sample`, and the chunk's results of `collect`.
 
     Raises:
       ValueError: a size below 1.
-      TypeError: a key that is not typed.
+      TypeError: a legacy key, made by `jax.random.PRNGKey`.
 
     Example::
 
@@ -261,7 +264,7 @@ def chunks(
         True
     """
     if size < 1:
-        raise ValueError(f"size={size} must be at least 1")
+        raise ValueError(f"`size`={size} must be at least 1")
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, timesteps, x_T)
     state = _init(sampler, x_T)
     for first in range(0, len(timesteps) - 1, size):
@@ -271,7 +274,7 @@ def chunks(
 
 
 def _traced(key, sampler, denoise, timesteps, x_T):
-    """A key per example, and functions as pytrees, so that they can be arguments of a compiled function."""
+    """One key per example, and functions as pytrees, which can be arguments of a compiled function."""
     keys = None if key is None else each_key(key, x_T.shape[0])
     return keys, Sampler(*map(as_partial, sampler)), as_partial(denoise), jnp.asarray(timesteps)
 
@@ -288,31 +291,34 @@ def _sample(keys, sampler, denoise, schedule, timesteps, x_T, cond, cond_axes, c
 
 @functools.partial(jax.jit, static_argnames=("cond_axes", "collect"))
 def _steps(keys, sampler, denoise, schedule, first, timesteps, state, cond, cond_axes, collect):
-    per_step, put_back = _split(cond, cond_axes)
+    per_step, cond_at = _split(cond, cond_axes)
     steps = first + jnp.arange(1, timesteps.shape[0])
 
-    def body(state, step_t_s_rows):
-        step, t, s, rows = step_t_s_rows
+    def body(state, inputs):
+        step, t, s, leaves = inputs
         step_keys = None if keys is None else fold(keys, step)
-        state, prediction = sampler.step(step_keys, denoise, schedule, state, t, s, put_back(rows))
+        state, prediction = sampler.step(step_keys, denoise, schedule, state, t, s, cond_at(leaves))
         return state, None if collect is None else collect(state, prediction)
 
     return lax.scan(body, state, (steps, timesteps[:-1], timesteps[1:], per_step))
 
 
 def _split(cond, axes):
-    """Takes out the leaves that vary with the step; the returned function puts one step's rows back in."""
+    """The leaves of `cond` that vary with the step, and a function from one step's slices of them to its condition."""
     leaves, tree = jax.tree.flatten(cond)
-    spread = jax.tree.map(
-        lambda axis, part: jax.tree.map(lambda _: axis is not None, part), axes, cond, is_leaf=lambda axis: axis is None
+    marked = jax.tree.map(
+        lambda axis, subtree: jax.tree.map(lambda _: axis is not None, subtree),
+        axes,
+        cond,
+        is_leaf=lambda axis: axis is None,
     )
-    varies = jax.tree.leaves(spread)
+    varies = jax.tree.leaves(marked)
     per_step = [leaf for leaf, vary in zip(leaves, varies, strict=True) if vary]
 
-    def put_back(rows):
-        rows = iter(rows)
+    def cond_at(slices):
+        slices = iter(slices)
         return jax.tree.unflatten(
-            tree, [next(rows) if vary else leaf for leaf, vary in zip(leaves, varies, strict=True)]
+            tree, [next(slices) if vary else leaf for leaf, vary in zip(leaves, varies, strict=True)]
         )
 
-    return per_step, put_back
+    return per_step, cond_at

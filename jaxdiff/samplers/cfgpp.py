@@ -1,30 +1,31 @@
-"""DDIM that is guided in what it predicts and not in the noise that it puts back: CFG++."""
+"""CFG++: DDIM whose predicted x0 is guided, and whose renoising is unconditional."""
 
 from jax.tree_util import Partial
 
 from jaxdiff.guidance.cfg import blend, halves
-from jaxdiff.guidance.weights import Weight, as_weight, weight_at
-from jaxdiff.samplers.base import Sampler, State
+from jaxdiff.guidance.weights import as_weight, weight_at
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 
 
-def ddim_cfgpp(scale: Weight) -> Sampler:
-    r"""CFG++ (Chung et al. 2024, algorithm 2) on any falling grid; it draws nothing.
+@SAMPLERS.register("ddim_cfgpp")
+def ddim_cfgpp(scale: float = 0.6) -> Sampler:
+    r"""CFG++ (Chung et al. 2024, algorithm 2) on any falling grid; deterministic.
 
         eps = eps_uncond + scale (eps_cond - eps_uncond),   x0 = (x_t - sigma_t eps) / alpha_t
         x_s = alpha_s x0 + sigma_s eps_uncond
 
-    With `cfg` and `ddim` the last term has eps, which large scales lead away from the data. Here scale 1 is already strong,
-    and 0 is DDIM on the unconditional prediction. Its condition is a `Guided(cond, uncond)`, as that of `cfg`; the denoiser
-    is the plain one, which is called once a step, on both halves.
+    With `cfg` and `ddim` the last term has eps, which large scales move away from the data. Here scale 1 is already strong,
+    and 0 is DDIM on the unconditional prediction. The condition is a `Guided(cond, uncond)`, as for `cfg`; the denoiser
+    is the unguided one, which is evaluated once per step, on both conditions as one batch.
 
     Args:
-      scale: lambda in the paper, in [0, 1]; a number, one per example [B], or a function t -> scale. Traced.
+      scale: lambda in the paper, in [0, 1]; from Python also one per example [B], or a function t -> scale. Traced.
 
     Returns:
-      `Sampler`, whose predictions are the guided ones; `sample` raises ValueError where the condition is no `Guided`.
+      `Sampler`, whose predictions are the guided ones; `sample` raises ValueError if the condition is not a `Guided`.
 
     Raises:
-      ValueError: a scale outside of [0, 1], where it is a Python number.
+      ValueError: a scale outside of [0, 1], if it is a Python number.
 
     Example::
 
@@ -41,7 +42,7 @@ def ddim_cfgpp(scale: Weight) -> Sampler:
         1.6
     """
     if isinstance(scale, int | float) and not 0 <= scale <= 1:
-        raise ValueError(f"scale={scale} must lie in [0, 1]: guidance of this kind interpolates, and 1 is strong")
+        raise ValueError(f"`scale`={scale} must lie in [0, 1]: CFG++ interpolates, and 1 is strong guidance")
     return Sampler(Partial(State), Partial(_step, as_weight(scale)))
 
 

@@ -1,27 +1,28 @@
-"""DDIM: one family of steps, from deterministic (eta = 0) to ancestral (eta = 1)."""
+"""DDIM: a family of samplers from deterministic (eta = 0) to ancestral (eta = 1)."""
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.process import p_step
-from jaxdiff.samplers.base import Sampler, State, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
 
 
+@SAMPLERS.register("ddim")
 def ddim(eta: float = 0.0) -> Sampler:
     """Denoising diffusion implicit models (Song, Meng and Ermon 2021), eqs. 12 and 16, on any falling grid.
 
         x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z,   std = eta sqrt(beta) sigma_s / sigma_t
 
     Args:
-      eta: share of the posterior's standard deviation that is added as noise, in [0, 1]; 0 is deterministic and 1 is
-        ancestral sampling. Traced: other values compile nothing.
+      eta: fraction of the posterior's standard deviation that is added as noise, in [0, 1]; 0 is deterministic and 1 is
+        ancestral sampling. Traced: other values do not recompile.
 
     Returns:
-      `Sampler`. Without a random key only eta = 0 makes sense; any other eta then gives NaN and not a silent zero.
+      `Sampler`. Without a random key, an eta other than 0 gives NaN.
 
     Raises:
-      ValueError: an eta outside of [0, 1], where it is a number and not traced.
+      ValueError: an eta outside of [0, 1], unless it is traced.
 
     Example::
 
@@ -36,11 +37,11 @@ def ddim(eta: float = 0.0) -> Sampler:
         >>> levels = jaxdiff.timesteps.grid(1000, 3, end=250)
         >>> x, _ = jaxdiff.sample(None, jaxdiff.ddim(), denoise, schedule, levels, x_T)
         >>> alpha, sigma = schedule(250)
-        >>> bool(jnp.allclose(x, alpha * 3 + sigma * eps, atol=1e-4))  # the noise is kept, however many the steps
+        >>> bool(jnp.allclose(x, alpha * 3 + sigma * eps, atol=1e-4))  # the noise is unchanged, for any number of steps
         True
     """
     if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
-        raise ValueError(f"eta={eta} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
+        raise ValueError(f"`eta`={eta} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
     return Sampler(Partial(State), Partial(_step, jnp.asarray(eta, jnp.float32)))
 
 

@@ -4,12 +4,13 @@ import jax
 from jax.tree_util import Partial
 
 from jaxdiff.errors import unknown
-from jaxdiff.process import VARIANCES, p_step
-from jaxdiff.samplers.base import Sampler, State, normal
+from jaxdiff.process import VARIANCES, Variance, p_step
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
 from jaxdiff.types import Static
 
 
-def ddpm(variance: str = "posterior") -> Sampler:
+@SAMPLERS.register("ddpm")
+def ddpm(variance: Variance = "posterior") -> Sampler:
     """Ancestral sampling (Ho, Jain and Abbeel 2020, algorithm 2), also on grids that skip levels.
 
         x_s = (alpha_s beta x0 + r sigma_s^2 x_t) / sigma_t^2 + std z,   r = alpha_t / alpha_s,
@@ -19,7 +20,7 @@ def ddpm(variance: str = "posterior") -> Sampler:
       variance: "posterior" (the paper's fixed-small), "beta" (fixed-large) or "learned"; see `process.p_posterior`.
 
     Returns:
-      `Sampler`; without a random key `sample` raises ValueError, and with "learned" also where the network has no variance.
+      `Sampler`; `sample` raises ValueError without a random key, and with "learned" also if the network has no variance.
 
     Raises:
       ValueError: unknown variance.
@@ -46,7 +47,7 @@ def ddpm(variance: str = "posterior") -> Sampler:
 
 def _step(variance, keys, denoise, schedule, state, t, s, cond):
     if keys is None:
-        raise ValueError("ancestral sampling draws noise: give sample() a random key")
+        raise ValueError("ancestral sampling adds noise: give sample() a random key")
     prediction = denoise(state.x, t, cond)
     z = normal(keys, state.x.shape[1:])
     ancestral = lambda prediction, x, z: p_step(schedule, prediction, x, t, s, z, variance=variance.value)

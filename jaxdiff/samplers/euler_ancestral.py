@@ -1,11 +1,12 @@
-"""Euler's step to less noise than wanted, and fresh noise on top."""
+"""Ancestral sampling by Euler's method: a step to less noise than the next level has, then fresh noise."""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff.samplers.base import Sampler, State, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
 
 
+@SAMPLERS.register("euler_ancestral")
 def euler_ancestral() -> Sampler:
     r"""Ancestral sampling with Euler steps (Karras et al. 2022's variables; k-diffusion), on any falling grid.
 
@@ -14,8 +15,8 @@ def euler_ancestral() -> Sampler:
         w_up^2 = w_s^2 (w_t^2 - w_s^2) / w_t^2,   w_down^2 = w_s^2 - w_up^2
         y_s    = y_t + (w_down - w_t) eps + w_up z
 
-    It is the step of `ddpm` with the posterior's variance, in other variables: alpha_s w_down = alpha_s w_s^2 / w_t is what
-    the posterior leaves of eps, and alpha_s w_up its standard deviation.
+    This is the step of `ddpm` with the posterior's variance, in other variables: alpha_s w_down = alpha_s w_s^2 / w_t is
+    the factor of eps in the posterior's mean, and alpha_s w_up its standard deviation.
 
     Returns:
       `Sampler`; without a random key `sample` raises ValueError.
@@ -37,7 +38,7 @@ def euler_ancestral() -> Sampler:
 
 def _step(keys, denoise, schedule, state, t, s, cond):
     if keys is None:
-        raise ValueError("ancestral sampling draws noise: give sample() a random key")
+        raise ValueError("ancestral sampling adds noise: give sample() a random key")
     prediction = denoise(state.x, t, cond)
     return State(_update(schedule, prediction, t, s, normal(keys, state.x.shape[1:]))), prediction
 

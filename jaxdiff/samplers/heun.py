@@ -1,4 +1,4 @@
-"""Heun's method on the probability flow over sigma/alpha: the sampler of EDM, with its churn."""
+"""Heun's method on the probability flow over sigma/alpha, with churn: the sampler of EDM."""
 
 from typing import NamedTuple
 
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.samplers.base import Sampler, State, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
 from jaxdiff.types import Array
 
 PURE_NOISE = 1000.0  # a level whose sigma/alpha is above this counts as one without signal; EDM begins at 80
 
 
 class Churn(NamedTuple):
-    """How much noise is put back before each step; see `heun`."""
+    """Amount of noise that is added before each step; see `heun`."""
 
     gamma: Array
     s_min: Array
@@ -22,6 +22,7 @@ class Churn(NamedTuple):
     s_noise: Array
 
 
+@SAMPLERS.register("heun")
 def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_noise: float = 1.0) -> Sampler:
     r"""Second-order sampling (Karras, Aittala, Aila and Laine 2022, EDM, algorithm 2), on any falling grid.
 
@@ -30,26 +31,26 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
         y'  = y_t + (w_s - w_t) eps(x_t, t)                                  Euler, which is DDIM
         y_s = y_t + (w_s - w_t) (eps(x_t, t) + eps(x', s)) / 2               Heun
 
-    Churn first puts noise z back in, which raises t to the level between levels that has the larger w:
+    With churn, noise z is first added, which raises t to the (fractional) level that has the larger w:
 
         w_t <- (1 + gamma) w_t,   y_t <- y_t + sqrt((1 + gamma)^2 - 1) w_t s_noise z,   gamma = min(churn, sqrt(2) - 1)
 
-    It asks the denoiser twice a step. Into level 0, of which no network knows, and out of a level without signal (w above
-    1000, where the paper begins at 80) the step is Euler's and asks once. Steps are best spread evenly over a power of w
-    (Karras spacing), not over levels.
+    A step evaluates the denoiser twice. Into level 0, at which networks are not trained, and out of a level without signal
+    (w above 1000, where the paper begins at 80) the step is Euler's and evaluates it once. Steps are best spaced evenly in
+    a power of w (Karras spacing), not in levels.
 
     Args:
-      churn: gamma, the paper's S_churn / N for N steps, at least 0; larger ones count as sqrt(2) - 1, and no level is
-        raised above T. The number 0 leaves churn out, which is a compilation of its own; otherwise traced.
-      s_min: smallest w at which noise is put back; traced, as are the next two.
-      s_max: largest such w.
-      s_noise: standard deviation of z; slightly above 1 makes up for detail that denoisers remove.
+      churn: gamma, the paper's S_churn / N for N steps, at least 0; values above sqrt(2) - 1 count as that, and no level is
+        raised above T. With the number 0 there is no churn, which is a separate compilation; otherwise traced.
+      s_min: smallest w at which noise is added; traced.
+      s_max: largest w at which noise is added; traced.
+      s_noise: standard deviation of z, traced; slightly above 1 compensates for detail that denoisers remove.
 
     Returns:
-      `Sampler`; with churn, `sample` raises ValueError where it has no random key.
+      `Sampler`; with churn, `sample` raises ValueError without a random key.
 
     Raises:
-      ValueError: a churn below 0, where it is a number and not traced.
+      ValueError: a churn below 0, unless it is traced.
 
     Example::
 
@@ -60,14 +61,14 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
         >>> x_T = jnp.array([[-1.0], [0.5]])
         >>> levels = timesteps.grid(1000, 50, end=1)
         >>> x, _ = sample(None, heun(), data.denoiser(schedule), schedule, levels, x_T)
-        >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=0.01))  # where the exact flow ends
+        >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=0.01))  # the exact solution
         True
     """
     if not isinstance(churn, jax.core.Tracer):
         if churn == 0:
             return Sampler(Partial(State), Partial(_step, None))
         if not churn > 0:
-            raise ValueError(f"churn={churn} must be at least 0: the share by which each step raises the noise")
+            raise ValueError(f"`churn`={churn} must be at least 0: the fraction by which each step raises the noise")
     return Sampler(Partial(State), Partial(_step, Churn(*(jnp.float32(x) for x in (churn, s_min, s_max, s_noise)))))
 
 
@@ -75,7 +76,7 @@ def _step(churn, keys, denoise, schedule, state, t, s, cond):
     x = state.x
     if churn is not None:
         if keys is None:
-            raise ValueError("churn draws noise: give sample() a random key, or leave churn at 0")
+            raise ValueError("`churn` adds noise: give sample() a random key, or leave `churn` at 0")
         x, t = _raise(churn, schedule, x, t, normal(keys, x.shape[1:]))
     prediction = denoise(x, t, cond)
     alpha, sigma = schedule(s)
@@ -89,14 +90,14 @@ def _step(churn, keys, denoise, schedule, state, t, s, cond):
 
 
 def slope_gain(schedule, t, s) -> Array:
-    """How much another slope moves x_s: alpha_s (w_s - w_t), and 0 out of a level without signal, where w is infinite."""
+    """Derivative of x_s with respect to the slope: alpha_s (w_s - w_t); 0 out of a level without signal (infinite w)."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    none = sigma_t > PURE_NOISE * alpha_t
-    return jnp.where(none, 0.0, sigma_s - alpha_s * sigma_t / jnp.where(none, 1.0, alpha_t))
+    no_signal = sigma_t > PURE_NOISE * alpha_t
+    return jnp.where(no_signal, 0.0, sigma_s - alpha_s * sigma_t / jnp.where(no_signal, 1.0, alpha_t))
 
 
 def _raise(churn, schedule, x, t, z):
-    """x and its level, float, after noise z was put back in."""
+    """x and its level, float, after noise z is added."""
     alpha, sigma = schedule(t)
     w = sigma / alpha
     gamma = jnp.where((churn.s_min <= w) & (w <= churn.s_max), jnp.minimum(churn.gamma, jnp.sqrt(2.0) - 1), 0.0)

@@ -1,24 +1,25 @@
-"""Multistep consistency sampling, as latent consistency models are sampled."""
+"""Multistep consistency sampling, the sampler of latent consistency models."""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.process import q_sample
-from jaxdiff.samplers.base import Sampler, State, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
 
 
+@SAMPLERS.register("lcm")
 def lcm(timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Sampler:
     r"""The sampler of latent consistency models (Luo et al. 2023, multistep sampling), on any falling grid.
 
-        f   = c_skip x_t + c_out x0(x_t, t)                            where the path of x_t ends in clean data
+        f   = c_skip x_t + c_out x0(x_t, t)                            the end of the path of x_t in clean data
         x_s = alpha_s f + sigma_s z                                    noised again to s
         c_skip = d^2 / (tau^2 + d^2),   c_out = tau / sqrt(tau^2 + d^2),   tau = timestep_scaling (t - 1),   d = sigma_data
 
-    It is for denoisers distilled to jump to the end of the path; of an ordinary one it is no solver. Into level 0 no noise
-    is added. At the first level, the published timestep 0, f is x_t itself (the boundary condition).
+    It is for consistency models, distilled to predict the end of the path; with other denoisers it does not solve the ODE.
+    Into level 0 no noise is added. At level 1, the published timestep 0, f is x_t (the boundary condition).
 
     Args:
-      timestep_scaling: of the published timestep t - 1; traced.
+      timestep_scaling: factor of the published timestep t - 1; traced.
       sigma_data: d, standard deviation of the data; traced.
 
     Returns:
@@ -44,7 +45,7 @@ def lcm(timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Sampler:
 
 def _step(timestep_scaling, sigma_data, keys, denoise, schedule, state, t, s, cond):
     if keys is None:
-        raise ValueError("consistency sampling draws noise: give sample() a random key")
+        raise ValueError("consistency sampling adds noise: give sample() a random key")
     prediction = denoise(state.x, t, cond)
     end = _end_of_path(timestep_scaling, sigma_data, prediction, state.x, t)
     return State(q_sample(schedule, end, s, normal(keys, state.x.shape[1:]))), prediction

@@ -1,10 +1,10 @@
-r"""The probability-flow ODE, integrated over the angle phi = atan2(sigma, alpha), in which it is finite everywhere.
+r"""Samplers of the probability-flow ODE, integrated over phi = atan2(sigma, alpha), where it is finite everywhere.
 
   (1)  dx/dt = -beta(t)/2 (x + score(x, t))                        Song et al. 2021 (score SDE), eqs. 11 and 13
   (2)  d(x / alpha) / d(sigma / alpha) = eps(x, t)                 Song et al. 2021 (DDIM), eq. 14
   (3)  dx/dphi = cos(phi) eps - sin(phi) x0 = v                    Salimans and Ho 2022, appendix D
 
-The three are one equation in three variables. (3) divides by nothing, so that it also begins at zero signal-to-noise.
+The three are one equation in three variables. (3) has no division, so that it can start at zero signal-to-noise.
 """
 
 from typing import Any, NamedTuple
@@ -15,32 +15,33 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jaxdiff.process import q_sample, target_for
-from jaxdiff.samplers.base import Sampler, State
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Denoiser, Static
 
-FIRST_GUESS = 16  # an adaptive path's first step is this part of it
+FIRST_STEP = 16  # the first trial step of an adaptive solver is 1/16 of the path
 
 
+@SAMPLERS.register("probability_flow", leave_out=("solver",))
 def probability_flow(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solver=None) -> Sampler:
     """The probability-flow ODE by an adaptive solver of diffrax (Song et al. 2021, score SDE, eq. 13).
 
         dx/dphi = v = alpha eps - sigma x0,   phi = atan2(sigma, alpha)
 
-    From level t to level s by as many steps as the tolerances ask for: `grid(T, 1)` is one path from end to end, and a
-    finer grid gives fixed points in between. Networks know no level below 1, so that a step into level 0 integrates to
-    level 1 and ends with a DDIM step. The examples of a batch share their steps, which satisfy the tolerances in each of
-    them; so an example depends on the others, within the tolerances.
+    From level t to level s with as many solver steps as the tolerances require: `grid(T, 1)` is one path from end to end,
+    and a finer grid adds fixed points in between. Networks are not trained below level 1, so that a step into level 0
+    integrates to level 1 and ends with a DDIM step. The examples of a batch share the solver's steps, which satisfy the
+    tolerances for each of them; so an example depends on the others, within the tolerances.
 
     Args:
-      rtol: relative tolerance of a step's error, above 0. Traced, and so is atol.
-      atol: absolute tolerance.
-      max_steps: of the solver in one step t -> s, rejected ones included.
+      rtol: relative tolerance of a step's error, above 0; traced.
+      atol: absolute tolerance; traced.
+      max_steps: limit of solver steps in one step t -> s, rejected ones included.
       solver: an adaptive solver of diffrax; None is `diffrax.Tsit5()`, of order 5.
 
     Returns:
-      `Sampler`, which draws no noise and goes up as well as down, from any level of at least 1. x is NaN where max_steps
-      were not enough, and on a path that begins below level 1.
+      `Sampler`, deterministic, for rising grids as well as falling ones, from any level of at least 1. x is NaN if
+      max_steps were not enough, and on a path that starts below level 1.
 
     Raises:
       ValueError: max_steps below 1.
@@ -60,20 +61,21 @@ def probability_flow(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 10
     return Sampler(Partial(State), Partial(_step, adaptive(rtol, atol, max_steps, solver)))
 
 
-def probability_flow_fixed(steps: int = 1, solver=None) -> Sampler:
-    """The probability-flow ODE by a constant number of equal steps in the angle: the choice for pods.
+@SAMPLERS.register("probability_flow_fixed", leave_out=("solver",))
+def probability_flow_fixed(substeps: int = 1, solver=None) -> Sampler:
+    """The probability-flow ODE by a constant number of equal steps in the angle: for pods.
 
-    As `probability_flow`, without its tolerances: every device does the same work, and no example depends on another.
+    Like `probability_flow`, without tolerances: every device does the same work, and no example depends on another.
 
     Args:
-      steps: of the solver in one step t -> s, at least 1.
-      solver: a solver of diffrax; None is `diffrax.Heun()`, of order 2, with two evaluations a step.
+      substeps: solver steps in one step t -> s, at least 1.
+      solver: a solver of diffrax; None is `diffrax.Heun()`, of order 2, with two evaluations per step.
 
     Returns:
-      `Sampler`, which draws no noise and goes up as well as down, from any level of at least 1.
+      `Sampler`, deterministic, for rising grids as well as falling ones, from any level of at least 1.
 
     Raises:
-      ValueError: steps below 1.
+      ValueError: substeps below 1.
 
     Example::
 
@@ -87,28 +89,28 @@ def probability_flow_fixed(steps: int = 1, solver=None) -> Sampler:
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=1e-2))
         True
     """
-    return Sampler(Partial(State), Partial(_step, fixed(steps, solver)))
+    return Sampler(Partial(State), Partial(_step, fixed(substeps, solver)))
 
 
 class Method(NamedTuple):
-    """How an ODE is solved, from `adaptive` or `fixed`; a pytree, of which the tolerances are traced.
+    """ODE solver and step sizes, from `adaptive` or `fixed`; a pytree, of which the tolerances are traced.
 
     Attributes:
-      how: `Static` of the solver, of how many parts the first step is one, and of the greatest number of steps.
+      static: `Static` of (solver, n, max_steps): the first step is 1/n of the path, and there are at most max_steps.
       tolerances: (rtol, atol), or None for constant steps.
     """
 
-    how: Static
+    static: Static
     tolerances: Any
 
 
 def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solver=None) -> Method:
-    """As many steps as the tolerances ask for.
+    """Adaptive steps: as many as the tolerances require.
 
     Args:
       rtol: relative tolerance of a step's error in each example, above 0; traced.
       atol: absolute tolerance; traced.
-      max_steps: on one path, rejected ones included.
+      max_steps: limit of steps on one path, rejected ones included.
       solver: an adaptive solver of diffrax; None is `diffrax.Tsit5()`, of order 5.
 
     Returns:
@@ -123,26 +125,26 @@ def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solv
         >>> [round(float(tolerance), 6) for tolerance in ode.adaptive(rtol=1e-5).tolerances]
         [1e-05, 0.0001]
     """
-    import diffrax  # takes half a second, which only those wait for who use it
+    import diffrax  # here, because importing it takes half a second
 
     if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps} must be at least 1")
-    how = Static((diffrax.Tsit5() if solver is None else solver, FIRST_GUESS, max_steps))
-    return Method(how, (jnp.asarray(rtol, jnp.float32), jnp.asarray(atol, jnp.float32)))
+        raise ValueError(f"`max_steps`={max_steps} must be at least 1")
+    static = Static((diffrax.Tsit5() if solver is None else solver, FIRST_STEP, max_steps))
+    return Method(static, (jnp.asarray(rtol, jnp.float32), jnp.asarray(atol, jnp.float32)))
 
 
-def fixed(steps: int = 1, solver=None) -> Method:
+def fixed(substeps: int = 1, solver=None) -> Method:
     """A constant number of equal steps: the same work for all devices, and no example depends on another.
 
     Args:
-      steps: on one path, at least 1.
-      solver: a solver of diffrax; None is `diffrax.Heun()`, of order 2, with two evaluations a step.
+      substeps: number of steps on one path, at least 1.
+      solver: a solver of diffrax; None is `diffrax.Heun()`, of order 2, with two evaluations per step.
 
     Returns:
       `Method`.
 
     Raises:
-      ValueError: steps below 1.
+      ValueError: substeps below 1.
 
     Example::
 
@@ -152,24 +154,24 @@ def fixed(steps: int = 1, solver=None) -> Method:
     """
     import diffrax
 
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1")
-    return Method(Static((diffrax.Heun() if solver is None else solver, steps, steps)), None)
+    if substeps < 1:
+        raise ValueError(f"`substeps`={substeps} must be at least 1")
+    return Method(Static((diffrax.Heun() if solver is None else solver, substeps, substeps)), None)
 
 
 def integrate(method: Method, field: Partial, y, begin: Array, end: Array):
     """Solves dy/dphi = field(phi, y) from one angle to another, for a batch.
 
     Args:
-      method: from `adaptive` or `fixed`. An adaptive one holds the error of a step, as the root mean square over a leaf's
-        numbers, within the tolerances in each leaf of each example.
-      field: (phi scalar, y) -> dy/dphi, a `Partial` over the arrays that it reads.
+      method: from `adaptive` or `fixed`. With `adaptive` the error of a step, as the root mean square over a leaf's
+        numbers, is within the tolerances in each leaf of each example.
+      field: (phi scalar, y) -> dy/dphi, a `Partial` over its arrays.
       y: pytree of float32 leaves [B, ...] at `begin`.
       begin: scalar angle.
       end: scalar angle, above or below `begin`.
 
     Returns:
-      y at `end`; NaN where the method's max_steps were not enough.
+      y at `end`; NaN if the method's max_steps were not enough.
 
     Example::
 
@@ -183,7 +185,7 @@ def integrate(method: Method, field: Partial, y, begin: Array, end: Array):
     """
     import diffrax
 
-    solver, steps, max_steps = method.how.value
+    solver, steps, max_steps = method.static.value
     if method.tolerances is None:
         controller = diffrax.ConstantStepSize()
     else:
@@ -205,7 +207,7 @@ def integrate(method: Method, field: Partial, y, begin: Array, end: Array):
 
 
 def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, x: Array) -> Array:
-    """The field of the probability flow, equation (3).
+    """Vector field of the probability flow, equation (3).
 
     Args:
       denoise: any denoiser.
@@ -255,11 +257,11 @@ def angle_of(schedule: Schedule, t) -> Array:
 
 
 def level_at(schedule: Schedule, phi) -> Array:
-    """The level at which the schedule has an angle: its interpolation inverted.
+    """The level at which the schedule has an angle, by inverting its interpolation.
 
     Args:
       schedule: noise schedule.
-      phi: angle, any shape; one beyond those of levels 1 and T counts as theirs.
+      phi: angle, any shape; clipped to the range from level 1 to T.
 
     Returns:
       Float levels in [1, T], shape of phi.
@@ -278,7 +280,7 @@ def level_at(schedule: Schedule, phi) -> Array:
 
 def _step(method, keys, denoise, schedule, state, t, s, cond):
     del keys
-    prediction = denoise(state.x, t, cond)  # of no use but to `collect`: without it the compiler leaves it out
+    prediction = denoise(state.x, t, cond)  # only for `collect`: without it the compiler removes this
     lowest = jnp.maximum(s, 1)
     field = Partial(velocity, denoise, schedule, cond)
     x = integrate(method, field, state.x, angle_of(schedule, t), angle_of(schedule, lowest))
@@ -292,12 +294,12 @@ def _step(method, keys, denoise, schedule, state, t, s, cond):
 
 
 def _in_steps(u, y, args):
-    """The field in the variable u, which is 0 at the begin and rises by 1 in each of the equal steps."""
+    """The field in the variable u, which is 0 at the start and increases by 1 in each of the equal steps."""
     field, begin, rate = args
     return jax.tree.map(lambda slope: rate * slope, field(begin + rate * u, y))
 
 
 def _largest(errors):
-    """The largest root mean square of an example, over all leaves."""
+    """The largest root mean square of an example's leaf."""
     each = lambda error: jnp.sqrt(jnp.square(error).mean(tuple(range(1, error.ndim)))).max()
     return jnp.stack([each(error) for error in jax.tree.leaves(errors)]).max()

@@ -1,4 +1,4 @@
-"""PNDM in its linear multistep form (PLMS): DDIM's step with a slope extrapolated from earlier ones."""
+"""PNDM in its linear multistep form (PLMS): DDIM's step with a slope extrapolated from previous ones."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.samplers.base import Sampler, State
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.heun import slope_gain
 from jaxdiff.types import Array
 
-ADAMS_BASHFORTH = (  # weights of the newest slope and the three before, by how many there are
+ADAMS_BASHFORTH = (  # weights of the newest slope and the three before, with 0, 1, 2 and 3 previous ones
     (1, 0, 0, 0),
     (3 / 2, -1 / 2, 0, 0),
     (23 / 12, -16 / 12, 5 / 12, 0),
@@ -19,17 +19,18 @@ ADAMS_BASHFORTH = (  # weights of the newest slope and the three before, by how 
 
 
 class Memory(NamedTuple):
-    """What earlier steps left behind.
+    """Predictions of previous steps.
 
     Attributes:
       eps: the last three predictions, the newest first, float32 [3, B, ...].
-      steps: how many steps were taken, int32.
+      steps: number of steps taken, int32.
     """
 
     eps: Array
     steps: Array
 
 
+@SAMPLERS.register("pndm")
 def pndm() -> Sampler:
     r"""Pseudo linear multistep sampling, PLMS (Liu, Ren, Lin and Zhao 2022, eqs. 9 and 12), on any falling grid.
 
@@ -37,10 +38,10 @@ def pndm() -> Sampler:
         x_s = alpha_s (x_t - sigma_t e) / alpha_t + sigma_s e
 
     The second and third step use the formulas of lower order, and the first the mean of eps at both of its ends, for which
-    it asks the denoiser once more (a first step out of a level without signal or into level 0 is DDIM's). The weights are
-    those of steps that are even in sigma/alpha, whatever the grid, so that it is of second order, and not fourth, where
-    steps change slowly from one to the next. On steps even in levels, whose last ones do not, it is seen to be of first
-    order, and yet very close: it was made for them.
+    it evaluates the denoiser once more (a first step out of a level without signal or into level 0 is DDIM's). The weights
+    are exact for steps even in sigma/alpha, but are used on every grid, so that the order is second instead of fourth on
+    grids whose step length changes slowly. On steps even in levels, whose last ones change quickly, the measured order is
+    first, with a small error nevertheless: the method was designed for these grids.
 
     Returns:
       `Sampler`.
@@ -54,7 +55,7 @@ def pndm() -> Sampler:
         >>> x_T = jnp.array([[-1.0], [0.5]])
         >>> levels = timesteps.grid(1000, 50, end=1)
         >>> x, _ = sample(None, pndm(), data.denoiser(schedule), schedule, levels, x_T)
-        >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=0.01))  # where the exact flow ends
+        >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=0.01))  # the exact solution
         True
     """
     return Sampler(Partial(_init), Partial(_step))

@@ -1,4 +1,4 @@
-r"""The variance-preserving SDE run backwards, and Langevin steps between.
+r"""Solvers of the reverse variance-preserving SDE, and Langevin correctors.
 
   (1)  dx = -beta(t)/2 x dt + sqrt(beta(t)) dw                           Song et al. 2021 (score SDE), eq. 11
   (2)  dx = -beta(t) (x/2 + score(x, t)) dt + sqrt(beta(t)) dw, t falling                               eq. 6
@@ -6,8 +6,8 @@ r"""The variance-preserving SDE run backwards, and Langevin steps between.
   (4)  x_s = (2 - r) x_t + beta score + sqrt(beta) z,   r = alpha_t / alpha_s,   beta = 1 - r^2     appendix E
   (5)  x <- x + e g + sqrt(2 e) z,   g = score(x, s),   e = 2 (1 - beta_s) (snr |z| / |g|)^2       algorithm 5
 
-(3) and (4) discretise (2) and differ in B^2. B is infinite from a level without signal; x_t says nothing of x_0 there, and
-the step is then the ancestral one, alpha_s x0 + sigma_s z. No noise is added into level 0.
+(3) and (4) discretise (2) and differ in B^2. B is infinite from a level without signal; x_t does not depend on x_0 there,
+and the step is then the ancestral one, alpha_s x0 + sigma_s z. No noise is added into level 0.
 """
 
 import jax
@@ -16,17 +16,18 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jaxdiff.process import p_step
-from jaxdiff.samplers.base import Sampler, State, fold, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State, fold, normal
 from jaxdiff.types import Static, as_partial, rows
 
 
+@SAMPLERS.register("euler_maruyama")
 def euler_maruyama() -> Sampler:
     """Euler and Maruyama's method on the reverse VP-SDE (Song et al. 2021, score SDE, eqs. 6 and 11).
 
         x_s = x_t + B/2 x_t + B score + sqrt(B) z,   B = 2 log(alpha_s / alpha_t),   score = -eps / sigma_t
 
-    B is the exact integral of beta(t) over the step, so that only x and the score are frozen in it. Of weak order 1; its
-    first steps are coarse where the schedule ends in nearly pure noise.
+    B is the exact integral of beta(t) over the step, so that only x and the score are held constant in it. Weak order 1;
+    its first steps are inaccurate if the schedule ends in nearly pure noise.
 
     Returns:
       `Sampler`; without a random key `sample` raises ValueError.
@@ -47,8 +48,9 @@ def euler_maruyama() -> Sampler:
     return Sampler(Partial(State), Partial(_step, Static(_euler_maruyama)))
 
 
+@SAMPLERS.register("reverse_diffusion")
 def reverse_diffusion() -> Sampler:
-    """The forward chain's own discretisation, reversed (Song et al. 2021, score SDE, appendix E and algorithm 3).
+    """Reverse of the forward chain's discretisation (Song et al. 2021, score SDE, appendix E and algorithm 3).
 
         x_s = (2 - r) x_t + beta score + sqrt(beta) z,   r = alpha_t / alpha_s,   beta = 1 - r^2,   score = -eps / sigma_t
 
@@ -61,33 +63,35 @@ def reverse_diffusion() -> Sampler:
         >>> import jaxdiff
         >>> from jaxdiff.samplers import reverse_diffusion
         >>> schedule = jaxdiff.schedules.from_betas([0.19])  # r = alpha_1 = 0.9
-        >>> nothing = lambda x_t, t, cond: jaxdiff.Prediction(x_t / 0.9, jnp.zeros_like(x_t))  # the score is 0
-        >>> x, _ = jaxdiff.sample(jax.random.key(0), reverse_diffusion(), nothing, schedule, [1, 0], jnp.ones([1, 1]))
+        >>> denoise = lambda x_t, t, cond: jaxdiff.Prediction(x_t / 0.9, jnp.zeros_like(x_t))  # the score is 0
+        >>> x, _ = jaxdiff.sample(jax.random.key(0), reverse_diffusion(), denoise, schedule, [1, 0], jnp.ones([1, 1]))
         >>> round(float(x[0, 0]), 4)
         1.1
     """
     return Sampler(Partial(State), Partial(_step, Static(_reverse_diffusion)))
 
 
-def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: Sampler | None = None) -> Sampler:
-    """A predictor's step, then Langevin steps at the level entered (Song et al. 2021, score SDE, algorithms 3 and 5).
+@SAMPLERS.register("predictor_corrector")
+def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: str = "reverse_diffusion") -> Sampler:
+    """A predictor's step, then Langevin steps at the new level (Song et al. 2021, score SDE, algorithms 3 and 5).
 
         x <- x + e g + sqrt(2 e) z,   g = score(x, s),   e = 2 (1 - beta_s) (snr |z| / |g|)^2
 
-    1 - beta_s is (alpha_s / alpha_{s-1})^2, of adjacent levels whatever the grid's stride. |z| and |g| are norms of each
+    1 - beta_s is (alpha_s / alpha_{s-1})^2, of adjacent levels for any stride of the grid. |z| and |g| are norms of each
     example (the paper's code averages them over the batch), so that an example does not depend on the others; their ratio
-    is steady for images, and scatters where an example has few numbers. Level 0 is not corrected.
+    varies little for images, and much if an example has few numbers. Level 0 is not corrected.
 
     Args:
-      snr: the paper's r, above 0. Traced: other values compile nothing.
-      corrector_steps: M, at least 1; each calls the denoiser once more. Static.
-      predictor: any sampler; None is `reverse_diffusion()`, and `ddpm()` the paper's "ancestral sampling".
+      snr: the paper's r, above 0. Traced: other values do not recompile.
+      corrector_steps: M, at least 1; each evaluates the denoiser once more. Static.
+      predictor: name of a sampler, with its default options; "ddpm" is the paper's "ancestral sampling". From Python also
+        a `Sampler`.
 
     Returns:
       `Sampler`; without a random key `sample` raises ValueError.
 
     Raises:
-      ValueError: an snr, where it is a number and not traced, that is not above 0; corrector_steps below 1.
+      ValueError: an snr that is not above 0, unless it is traced; corrector_steps below 1; unknown predictor.
 
     Example::
 
@@ -98,53 +102,55 @@ def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: 
         >>> schedule, key = jaxdiff.schedules.linear(), jax.random.key(0)
         >>> data, levels = testing.gaussian([0.0] * 64, 0.25), jaxdiff.timesteps.grid(1000, 20)
         >>> x_T = jaxdiff.samplers.noise(jaxdiff.samplers.keys_for(key, 500), (64,))
-        >>> draw = lambda sampler: jaxdiff.sample(key, sampler, data.denoiser(schedule), schedule, levels, x_T)[0]
-        >>> off = lambda x: abs(float(x.var()) - 0.25)
-        >>> off(draw(predictor_corrector(predictor=jaxdiff.ddpm()))) < off(draw(jaxdiff.ddpm()))
+        >>> sample = lambda sampler: jaxdiff.sample(key, sampler, data.denoiser(schedule), schedule, levels, x_T)[0]
+        >>> error = lambda x: abs(float(x.var()) - 0.25)
+        >>> error(sample(predictor_corrector(predictor="ddpm"))) < error(sample(jaxdiff.ddpm()))
         True
     """
     if not isinstance(snr, jax.core.Tracer) and not snr > 0:
-        raise ValueError(f"snr={snr} must be above 0")
+        raise ValueError(f"`snr`={snr} must be above 0")
     if corrector_steps < 1:
-        raise ValueError(f"corrector_steps={corrector_steps} must be at least 1: without any, use the predictor itself")
-    predictor = reverse_diffusion() if predictor is None else predictor
+        raise ValueError(
+            f"`corrector_steps`={corrector_steps} must be at least 1: without any, use the predictor itself"
+        )
+    predictor = predictor if isinstance(predictor, Sampler) else SAMPLERS.choice(predictor)()
     init, predict = map(as_partial, predictor)
     return Sampler(init, Partial(_predict_and_correct, Static(corrector_steps), jnp.asarray(snr, jnp.float32), predict))
 
 
 def _euler_maruyama(r, beta):
-    """Growth of x and variance of the noise in (3); of two equal formulas of B the one that keeps its digits."""
+    """Factor of x and variance of the noise in (3); B by the more accurate of two equal formulas."""
     short = r > 0.5
     B = jnp.where(short, -jnp.log1p(-jnp.where(short, beta, 0.0)), -2 * jnp.log(r))
     return 1 + B / 2, B
 
 
 def _reverse_diffusion(r, beta):
-    """The same in (4)."""
+    """Factor of x and variance of the noise in (4)."""
     return 2 - r, beta
 
 
 def _step(scheme, keys, denoise, schedule, state, t, s, cond):
     if keys is None:
-        raise ValueError("a reverse SDE draws noise: give sample() a random key")
+        raise ValueError("the reverse SDE adds noise: give sample() a random key")
     prediction = denoise(state.x, t, cond)
     z = normal(keys, state.x.shape[1:])
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(s), schedule(t)
     r = jnp.where(alpha_t > 0, alpha_t / alpha_s, 1.0)
     beta = (sigma_t - r * sigma_s) * (sigma_t + r * sigma_s)  # 1 - r^2 with all its digits
-    growth, variance = scheme.value(r, beta)
+    factor, variance = scheme.value(r, beta)
     score = -prediction.eps / sigma_t
-    x = growth * state.x + variance * score + jnp.where(sigma_s > 0, jnp.sqrt(variance), 0.0) * z
+    x = factor * state.x + variance * score + jnp.where(sigma_s > 0, jnp.sqrt(variance), 0.0) * z
     ancestral = p_step(schedule, prediction, state.x, t, s, z)
     return state._replace(x=jnp.where(alpha_t > 0, x, ancestral)), prediction
 
 
 def _predict_and_correct(count, snr, predict, keys, denoise, schedule, state, t, s, cond):
     if keys is None:
-        raise ValueError("the Langevin corrector draws noise: give sample() a random key")
+        raise ValueError("the Langevin corrector adds noise: give sample() a random key")
 
     def correct(x):
-        level = jnp.where(s > 0, s, t)  # under vmap both branches run, and networks do not know level 0
+        level = jnp.where(s > 0, s, t)  # under vmap both branches run, and networks are not trained at level 0
         langevin = lambda j, x: _langevin(snr, fold(keys, j), denoise, schedule, x, level, cond)
         return lax.fori_loop(1, count.value + 1, langevin, x)
 
@@ -154,9 +160,9 @@ def _predict_and_correct(count, snr, predict, keys, denoise, schedule, state, t,
 
 def _langevin(snr, keys, denoise, schedule, x, s, cond):
     """One step of (5)."""
-    kept = jnp.square(schedule(s).alpha / schedule(jnp.maximum(s - 1, 0)).alpha)  # 1 - beta_s
+    one_minus_beta = jnp.square(schedule(s).alpha / schedule(jnp.maximum(s - 1, 0)).alpha)
     z = normal(keys, x.shape[1:])
     g = -denoise(x, s, cond).eps / schedule(s).sigma
     z2, g2 = (jnp.square(v).sum(range(1, x.ndim)) for v in (z, g))
-    e = rows(2 * kept * jnp.square(snr) * jnp.where(g2 > 0, z2 / jnp.where(g2 > 0, g2, 1.0), 0.0), x)
+    e = rows(2 * one_minus_beta * jnp.square(snr) * jnp.where(g2 > 0, z2 / jnp.where(g2 > 0, g2, 1.0), 0.0), x)
     return x + e * g + jnp.sqrt(2 * e) * z

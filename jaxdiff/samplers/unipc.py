@@ -1,26 +1,27 @@
-"""UniPC: a multistep predictor, and a corrector that costs no evaluation of its own."""
+"""UniPC: a multistep predictor, and a corrector that needs no further evaluation."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.errors import unknown
-from jaxdiff.samplers.base import Sampler, State
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.dpmpp import half_log_snr
 from jaxdiff.types import AlphaSigma, Array, Static
 
-VARIANTS = ("bh1", "bh2")
+Variant = Literal["bh1", "bh2"]
+VARIANTS = get_args(Variant)
 
 
 class Memory(NamedTuple):
-    """What earlier steps left behind.
+    """Predictions of previous steps.
 
     Attributes:
-      x: the corrected x of the step before, float32 [B, ...].
+      x: the corrected x of the previous step, float32 [B, ...].
       x0: predictions of the last steps, the newest first, [order, B, ...].
-      level: their levels, [order]; before the first step levels without signal, which nothing is drawn through.
+      level: their levels, [order]; before the first step levels without signal, which are not interpolated.
     """
 
     x: Array
@@ -28,29 +29,30 @@ class Memory(NamedTuple):
     level: AlphaSigma
 
 
-def unipc(order: int = 2, variant: str = "bh2") -> Sampler:
+@SAMPLERS.register("unipc")
+def unipc(order: int = 2, variant: Variant = "bh2") -> Sampler:
     r"""UniPC with predictions of data (Zhao, Bai, Rao, Zhou and Lu 2023), on any falling grid.
 
-    With lambda = log(alpha / sigma) and h = lambda_s - lambda_t a step weighs a polynomial x0(u) through known predictions,
-    u being (lambda - lambda_t) / h:
+    With lambda = log(alpha / sigma) and h = lambda_s - lambda_t a step integrates a polynomial x0(u) through known
+    predictions, with u = (lambda - lambda_t) / h:
 
         x_s = (sigma_s / sigma_t) x_t + alpha_s h int_0^1 e^{-(1 - u) h} x0(u) du
             = (sigma_s / sigma_t) x_t + alpha_s ((1 - e^-h) x0_t + sum_j c_j (x0_j - x0_t) / u_j)
 
-    The predictor draws it through x0_t and the order - 1 predictions before; the corrector, once x0_s is known, through
-    x0_s, too, and moves x_s before the next step leaves it. Through two points c is set to B(h) / 2, as the paper does.
+    The predictor's polynomial goes through x0_t and the order - 1 predictions before; the corrector's, once x0_s is known,
+    also through x0_s, and corrects x_s before the next step. Through two points c is set to B(h) / 2, as the paper does.
 
     Where lambda is infinite fewer points are used: the first step, the one out of a level of zero signal-to-noise ratio,
-    and the one into level 0 are DDIM's. It is of order p + 1 on grids that are smooth in lambda, such as Karras';
-    the last steps of grids even in levels are not, and the order seen there is about 2. End these at level 0 when steps are
-    few: a last step to level 1 spans so much of lambda that its extrapolation costs more than it gains.
+    and the one into level 0 are DDIM's. The order is p + 1 on grids that are smooth in lambda, such as Karras'; the last
+    steps of grids even in levels are not, and the measured order is about 2. With few steps, end these at level 0: a last
+    step to level 1 spans so much of lambda that its extrapolation adds error.
 
     Args:
       order: p of the paper's UniPC-p, from 1 to 3; static.
-      variant: "bh1", B(h) = h, or "bh2", B(h) = 1 - e^-h; static. It matters through two points only.
+      variant: "bh1", B(h) = h, or "bh2", B(h) = 1 - e^-h; static. It only affects polynomials through two points.
 
     Returns:
-      `Sampler`. What it says is x at s before correction.
+      `Sampler`; the state's x at each level is the one before correction.
 
     Raises:
       ValueError: another order; unknown variant.
@@ -64,11 +66,11 @@ def unipc(order: int = 2, variant: str = "bh2") -> Sampler:
         >>> x_T = jnp.array([[-1.0], [0.5]])
         >>> levels = timesteps.grid(1000, 50)
         >>> x, _ = sample(None, unipc(), data.denoiser(schedule), schedule, levels, x_T)
-        >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 0), atol=0.01))  # where the exact flow ends
+        >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 0), atol=0.01))  # the exact solution
         True
     """
     if order not in (1, 2, 3):
-        raise ValueError(f"order={order} must be 1, 2 or 3")
+        raise ValueError(f"`order`={order} must be 1, 2 or 3")
     if variant not in VARIANTS:
         raise unknown("variant", variant, VARIANTS)
     return Sampler(Partial(_init, Static(order)), Partial(_step, Static(variant)))
@@ -76,8 +78,8 @@ def unipc(order: int = 2, variant: str = "bh2") -> Sampler:
 
 def _init(order, x_T):
     n = order.value
-    nothing = AlphaSigma(jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32))
-    return State(x_T, Memory(x_T, jnp.zeros((n, *x_T.shape), x_T.dtype), nothing))
+    no_signal = AlphaSigma(jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32))
+    return State(x_T, Memory(x_T, jnp.zeros((n, *x_T.shape), x_T.dtype), no_signal))
 
 
 def _step(variant, keys, denoise, schedule, state, t, s, cond):
@@ -93,14 +95,14 @@ def _step(variant, keys, denoise, schedule, state, t, s, cond):
 
 
 def _move(variant, memory, then, x0_then=None):
-    """x at the level `then`, from the newest of the memory: predicted, or corrected where the prediction there is known."""
+    """x at the level `then`, from the newest in memory: predicted, or corrected if the prediction at `then` is known."""
     x, x0, level = memory
     ratio = then.sigma / level.sigma[0]
     moved = ratio * x + (then.alpha - level.alpha[0] * ratio) * x0[0]
     finite = (level.alpha > 0) & (then.sigma > 0)
     here = half_log_snr(level)
     h = jnp.where(finite[0], half_log_snr(then) - here[0], 1.0)
-    # Points of which there is no lambda yet come last and weigh nothing; their u only has to differ from the others'.
+    # Points without a finite lambda come last and have weight 0; their u only has to differ from the others'.
     older = range(1, len(x0))
     u = [jnp.where(finite[j], (here[j] - here[0]) / h, -100.0 * j) for j in older]
     points, known = [x0[j] for j in older], [finite[j] for j in older]
@@ -113,7 +115,7 @@ def _move(variant, memory, then, x0_then=None):
 
 
 def _weights(variant, h, u, count):
-    """c for the first `count` points, 0 for the others, [len(u)]: sum_j c_j u_j^(k - 1) = h int e^{-(1 - u) h} u^k du."""
+    """c of the first `count` points, 0 of the others, [len(u)]: sum_j c_j u_j^(k - 1) = h int e^{-(1 - u) h} u^k du."""
     n = len(u)
     pad = lambda c: c + [0.0] * (n - len(c))
     two_points = {"bh1": h, "bh2": -jnp.expm1(-h)}[variant] / 2
@@ -123,7 +125,7 @@ def _weights(variant, h, u, count):
 
 
 def _moment(k, h):
-    """h int_0^1 e^{-(1 - u) h} u^k du; by its series where the closed form would lose digits."""
+    """h int_0^1 e^{-(1 - u) h} u^k du; as a series where the closed form would lose digits."""
     small = jnp.minimum(h, 1.0)
     series = small * math.factorial(k) * sum((-small) ** n / math.factorial(n + k + 1) for n in range(9))
     closed = -jnp.expm1(-h)
@@ -133,7 +135,7 @@ def _moment(k, h):
 
 
 def _solve(u, b):
-    """c with sum_j c_j u_j^i = b_i: c_j is what b makes of the polynomial that is 1 at u_j and 0 at the other points."""
+    """c with sum_j c_j u_j^i = b_i: c_j is b applied to the polynomial that is 1 at u_j and 0 at the other points."""
     c = []
     for j in range(len(u)):
         polynomial, at_j = [1.0], 1.0  # coefficients, the lowest power first

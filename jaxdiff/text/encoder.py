@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 
 from jaxdiff.nets.clip import TextTransformer
 from jaxdiff.text.tokenizer import Tokenizer
-from jaxdiff.types import Apply, Array, Static, called
+from jaxdiff.types import Apply, Array, Static, call
 
 
 class TextEncoder(NamedTuple):
@@ -28,7 +28,7 @@ class TextEncoder(NamedTuple):
         tokens = self.tokenizer(texts)
         count = -(-len(texts) // 8) * 8  # so that few numbers of texts compile anew
         filled = np.resize(tokens, (count, tokens.shape[1]))
-        return called(self.embed, filled)[: len(texts)]
+        return call(self.embed, filled)[: len(texts)]
 
 
 def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -> TextEncoder:

@@ -34,7 +34,7 @@ def make_optimizer(config: Config):
     )
 
 
-def make_levels(config: Config) -> objectives.Levels:
+def make_levels(config: Config) -> objectives.LevelDraw:
     """How the levels that examples are trained at are drawn."""
     makers = {
         "uniform": objectives.uniform,

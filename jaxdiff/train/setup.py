@@ -107,7 +107,7 @@ def _diffusion_loss(config, apply, parts):
         apply,
         d.make_schedule(),
         d.predict,
-        objectives.WEIGHTINGS[d.weighting],
+        objectives.WEIGHTINGS.choice(d.weighting),
         null,
         d.drop,
         levels=levels,

@@ -1,4 +1,4 @@
-"""Guidance by two predictions: against the formulas in float64, and how often the network is called, and on what."""
+"""Guidance by two predictions: against the formulas in float64, with the number and shapes of network calls."""
 
 import itertools
 
@@ -17,11 +17,11 @@ RNG = np.random.default_rng(0)
 X, YES, NO = (RNG.standard_normal((4, 6)).astype(np.float32) for _ in range(3))
 COND = Guided(Cond(vector=YES), Cond(vector=NO))
 LEVELS = {"one": 60, "rows": np.array([3, 99, 20, 60])}
-shapes = []  # of the x_t that the network is called on
+shapes = []  # of x_t in each call of the network
 
 
 def network(w, x_t, t, cond):
-    """A nonlinear guess of x0 that reads everything, with one row of aux for each example."""
+    """A nonlinear prediction of x0 from x_t, level and condition, with one row of aux for each example."""
     shapes.append(x_t.shape)
     t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x_t.shape[:1])[:, None]
     vector = 0.0 if cond is None else cond.vector
@@ -32,20 +32,20 @@ def network(w, x_t, t, cond):
 DENOISE = Partial(network, jnp.float32(0.7))
 
 
-def guess(t, vector, w=0.7):
-    """The same x0 in float64."""
+def predicted_x0(t, vector, w=0.7):
+    """x0 of `network` in float64."""
     return np.tanh(np.float64(w) * X + vector) + np.broadcast_to(t, 4)[:, None] / 100
 
 
-def assert_says(said, x0, t):
-    """This x0, and the eps that goes with it."""
+def assert_predicts(prediction, x0, t):
+    """This x0, and an eps with which it adds up to X."""
     alpha, sigma = (np.broadcast_to(np.asarray(s, np.float64)[t], 4)[:, None] for s in (SCHEDULE.alpha, SCHEDULE.sigma))
-    np.testing.assert_allclose(said.x0, x0, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(sigma * said.eps, X - alpha * x0, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(prediction.x0, x0, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sigma * prediction.eps, X - alpha * x0, rtol=1e-5, atol=2e-5)
 
 
-def called(denoise, *arguments):
-    """What it says, and on what shapes the network was called for it."""
+def with_shapes(denoise, *arguments):
+    """A denoiser's prediction, and the shapes of x_t in its calls of the network."""
     shapes.clear()
     return denoise(*arguments), list(shapes)
 
@@ -57,41 +57,43 @@ SCALES = {"number": (3.0, 3.0), "rows": (EACH, EACH[:, None]), "of t": (lambda t
 @pytest.mark.parametrize("t", LEVELS.values(), ids=LEVELS)
 @pytest.mark.parametrize("scale, s", SCALES.values(), ids=SCALES)
 def test_cfg_is_the_formula_and_one_batch(scale, s, t):
-    said, shapes = called(guidance.cfg(DENOISE, scale), X, t, COND)
+    prediction, shapes = with_shapes(guidance.cfg(DENOISE, scale), X, t, COND)
     s = np.broadcast_to(1 + t / 50, 4)[:, None] if s is None else s
-    assert_says(said, guess(t, NO) + s * (guess(t, YES) - guess(t, NO)), t)
+    assert_predicts(prediction, predicted_x0(t, NO) + s * (predicted_x0(t, YES) - predicted_x0(t, NO)), t)
     assert shapes == [(8, 6)]
-    np.testing.assert_allclose(said.aux.variance, guess(t, YES) + 1, rtol=1e-5)  # of the wanted half
+    np.testing.assert_allclose(
+        prediction.aux.variance, predicted_x0(t, YES) + 1, rtol=1e-5
+    )  # of the conditional prediction
 
 
 @pytest.mark.parametrize("uncond", [None, Cond(vector=NO[:, :1])], ids=["structure", "shape"])
-def test_halves_that_differ_are_two_calls(uncond):
-    said, shapes = called(guidance.cfg(DENOISE, 3.0), X, 60, Guided(COND.cond, uncond))
+def test_conditions_of_different_shapes_are_two_calls(uncond):
+    prediction, shapes = with_shapes(guidance.cfg(DENOISE, 3.0), X, 60, Guided(COND.cond, uncond))
     no = 0.0 if uncond is None else NO[:, :1]
-    assert_says(said, guess(60, no) + 3 * (guess(60, YES) - guess(60, no)), 60)
+    assert_predicts(prediction, predicted_x0(60, no) + 3 * (predicted_x0(60, YES) - predicted_x0(60, no)), 60)
     assert shapes == [(4, 6)] * 2
 
 
 @pytest.mark.parametrize("scale, vector", [(1, YES), (1.0, YES), (0, NO), (np.float64(0), NO)])
-def test_a_scale_that_needs_one_half_evaluates_one(scale, vector):
-    said, shapes = called(guidance.cfg(DENOISE, scale), X, 60, COND)
-    assert_says(said, guess(60, vector), 60)
+def test_a_scale_that_needs_one_condition_evaluates_one(scale, vector):
+    prediction, shapes = with_shapes(guidance.cfg(DENOISE, scale), X, 60, COND)
+    assert_predicts(prediction, predicted_x0(60, vector), 60)
     assert shapes == [(4, 6)]
 
 
-def test_autoguidance_calls_both_denoisers_and_keeps_the_aux_of_the_good_one():
+def test_autoguidance_calls_both_denoisers_and_has_the_aux_of_the_good_one():
     weak = Partial(network, jnp.float32(0.2))
-    said, shapes = called(guidance.extrapolate(DENOISE, weak, 2.5), X, 60, COND.cond)
-    good, bad = guess(60, YES), guess(60, YES, 0.2)
-    assert_says(said, bad + 2.5 * (good - bad), 60)
+    prediction, shapes = with_shapes(guidance.extrapolate(DENOISE, weak, 2.5), X, 60, COND.cond)
+    good, bad = predicted_x0(60, YES), predicted_x0(60, YES, 0.2)
+    assert_predicts(prediction, bad + 2.5 * (good - bad), 60)
     assert shapes == [(4, 6)] * 2
-    np.testing.assert_allclose(said.aux.variance, good + 1, rtol=1e-5)
+    np.testing.assert_allclose(prediction.aux.variance, good + 1, rtol=1e-5)
     assert guidance.extrapolate(DENOISE, weak, 1) is DENOISE and guidance.extrapolate(DENOISE, weak, 0.0) is weak
 
 
 def test_cfg_of_two_calls_is_cfg():
     apart = guidance.extrapolate(guidance.on_cond(DENOISE), guidance.on_uncond(DENOISE), 3.0)
-    assert_says(apart(X, 60, COND), guidance.cfg(DENOISE, 3.0)(X, 60, COND).x0, 60)
+    assert_predicts(apart(X, 60, COND), guidance.cfg(DENOISE, 3.0)(X, 60, COND).x0, 60)
 
 
 def centered_std(x):
@@ -101,39 +103,40 @@ def centered_std(x):
 @pytest.mark.parametrize("phi", [0.0, 0.7, 1.0, np.array([0.0, 0.3, 0.7, 1.0], np.float32)])
 @pytest.mark.parametrize("t", LEVELS.values(), ids=LEVELS)
 def test_rescaled_is_the_formula(t, phi):
-    good = guess(t, YES)
-    guided = guess(t, NO) + 5 * (good - guess(t, NO))
+    good = predicted_x0(t, YES)
+    guided = predicted_x0(t, NO) + 5 * (good - predicted_x0(t, NO))
     mix = np.broadcast_to(phi, 4)[:, None]
     expected = mix * centered_std(good) / centered_std(guided) * guided + (1 - mix) * guided
-    whole, shapes = called(guidance.rescaled_cfg(DENOISE, 5.0, SCHEDULE, phi), X, t, COND)
-    assert_says(whole, expected, t)
+    whole, shapes = with_shapes(guidance.rescaled_cfg(DENOISE, 5.0, SCHEDULE, phi), X, t, COND)
+    assert_predicts(whole, expected, t)
     assert shapes == [(8, 6)]
-    parts = guidance.on_cond(DENOISE), guidance.cfg(DENOISE, 5.0)
-    assert_says(guidance.rescaled(*parts, SCHEDULE, phi)(X, t, COND), expected, t)
+    denoisers = guidance.on_cond(DENOISE), guidance.cfg(DENOISE, 5.0)
+    assert_predicts(guidance.rescaled(*denoisers, SCHEDULE, phi)(X, t, COND), expected, t)
 
 
 @pytest.mark.parametrize("flat", [0.0, 0.3])
 def test_an_image_without_contrast_is_not_rescaled(flat):
-    """Nor divided by 0: also what rounding leaves of its contrast is none, and slopes are finite."""
-    says = lambda x0: lambda x_t, t, cond: process.predict_from("x0", SCHEDULE, x0 + 0 * x_t, x_t, t)
+    """Nor divided by 0; the same with contrast that is only due to rounding, and gradients are finite."""
+    constant = lambda x0: lambda x_t, t, cond: process.predict_from("x0", SCHEDULE, x0 + 0 * x_t, x_t, t)
     rounding = flat * (1 + 1e-7 * np.arange(6, dtype=np.float32))
 
     def total(x):
-        said = guidance.rescaled(says(YES), says(rounding[None] + 0 * x), SCHEDULE, 1.0)(x, 60, None)
-        return said.x0.sum(), said
+        denoise = guidance.rescaled(constant(YES), constant(rounding[None] + 0 * x), SCHEDULE, 1.0)
+        prediction = denoise(x, 60, None)
+        return prediction.x0.sum(), prediction
 
-    slope, said = jax.grad(total, has_aux=True)(jnp.asarray(X))
-    assert_says(said, np.broadcast_to(rounding, X.shape), 60)
-    assert np.all(np.isfinite(slope))
-    constant_goal = lambda x: guidance.rescaled(says(flat), says(x), SCHEDULE, 1.0)(x, 60, None).x0.sum()
-    assert np.all(np.isfinite(jax.grad(constant_goal)(jnp.asarray(X))))
+    gradient, prediction = jax.grad(total, has_aux=True)(jnp.asarray(X))
+    assert_predicts(prediction, np.broadcast_to(rounding, X.shape), 60)
+    assert np.all(np.isfinite(gradient))
+    without_contrast = lambda x: guidance.rescaled(constant(flat), constant(x), SCHEDULE, 1.0)(x, 60, None).x0.sum()
+    assert np.all(np.isfinite(jax.grad(without_contrast)(jnp.asarray(X))))
 
 
 calls = {"in": 0, "out": 0}
 
 
 def counting(name, x_t, t, cond):
-    """Says which of the two it is, and counts when it runs and not when it is traced."""
+    """Predicts 1 or 0 by its name, and counts its runs and not its traces."""
 
     def count(x):
         calls[name] += 1
@@ -147,12 +150,12 @@ IN, OUT = (lambda x_t, t, cond, name=name: counting(name, x_t, t, cond) for name
 
 
 def test_within_ends_included_and_only_one_of_the_two_is_evaluated():
-    said = jax.jit(lambda t, lo, hi: guidance.within(IN, OUT, lo, hi)(jnp.asarray(X), t, None).x0[0, 0])
+    x0 = jax.jit(lambda t, lo, hi: guidance.within(IN, OUT, lo, hi)(jnp.asarray(X), t, None).x0[0, 0])
     levels = (80, 71, 70, 50, 20, 19, 1)
     calls.update({"in": 0, "out": 0})
-    assert [float(said(t, 20, 70)) for t in levels] == [0, 0, 1, 1, 1, 0, 0]
+    assert [float(x0(t, 20, 70)) for t in levels] == [0, 0, 1, 1, 1, 0, 0]
     assert calls == {"in": 3, "out": 4}
-    assert [float(said(t, 20.5, 70)) for t in (20, 21)] == [0, 1] and said._cache_size() == 2  # int and float ends
+    assert [float(x0(t, 20.5, 70)) for t in (20, 21)] == [0, 1] and x0._cache_size() == 2  # int and float ends
     each = guidance.within(IN, OUT, 20, 70)(jnp.asarray(X), jnp.array([71, 70, 20, 19]), None)
     assert each.x0[:, 0].tolist() == [0, 1, 1, 0]
 
@@ -178,7 +181,7 @@ def of_level(k, t):
 
 
 def stack(k, scale):
-    """Everything at once, with numbers that depend on k."""
+    """All transforms together, with numbers that depend on k."""
     strong = guidance.rescaled_cfg(DENOISE, scale, SCHEDULE, 0.1 * k)
     weak = guidance.extrapolate(guidance.cfg(DENOISE, 1.0 + k), guidance.on_cond(DENOISE), np.float64(k))
     return guidance.dynamic_threshold(guidance.within(strong, weak, 10 * k, 50 + k), SCHEDULE, 90 + k)
@@ -192,7 +195,7 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_other_numbers_compile_nothing_and_change_something(make):
+def test_other_numbers_do_not_recompile_and_change_the_result(make):
     found, traced = [], []
     for k in (2, 3, 4):
         shapes.clear()
@@ -202,7 +205,7 @@ def test_other_numbers_compile_nothing_and_change_something(make):
     assert np.all(np.isfinite(found)) and all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(found))
 
 
-def test_it_goes_through_vmap_and_grad():
+def test_vmap_and_grad():
     x0 = lambda scale: stack(2, scale)(jnp.asarray(X), jnp.int32(60), COND).x0
     scales = jnp.array([2.5, 4.0])
     many = jax.jit(jax.vmap(x0))(scales)
@@ -213,17 +216,17 @@ def test_it_goes_through_vmap_and_grad():
     np.testing.assert_allclose(jax.grad(total)(3.0), slope, rtol=1e-2)
 
 
-def test_guidance_that_changes_at_a_level_is_the_one_above_it_and_the_other_from_there_down():
+def test_a_stepped_weight_has_one_value_above_its_level_and_another_from_there_down():
     traces = []
 
     @jax.jit
-    def say(weight, x_t, t):
+    def predict(weight, x_t, t):
         traces.append(0)
         return guidance.cfg(Partial(network, 0.7), weight)(x_t, t, COND)
 
     for above, below, level in ((20.0, 3.0, 60), (2.0, 5.0, 30)):
         t = np.array([level - 1, level, level + 1, 100])
-        found = say(guidance.stepped(above, below, level), X, t)
+        found = predict(guidance.stepped(above, below, level), X, t)
         for i, scale in enumerate((below, below, above, above)):
             wanted = guidance.cfg(Partial(network, 0.7), scale)(X, t, COND)
             np.testing.assert_allclose(found.x0[i], wanted.x0[i], rtol=1e-5)

@@ -31,7 +31,7 @@ def test_the_schedule_is_shifted_then_ended_in_noise():
 
 @pytest.mark.parametrize("name", Diffusion.__dataclass_fields__["weighting"].type.__args__)
 def test_every_weighting_by_name_is_its_function(name):
-    assert objectives.WEIGHTINGS[name] is getattr(objectives, name)
+    assert objectives.WEIGHTINGS.functions[name] is getattr(objectives, name)
 
 
 @pytest.mark.parametrize(

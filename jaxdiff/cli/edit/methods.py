@@ -13,7 +13,7 @@ from jaxdiff.cli.edit.job import Job, cells, leaf_of, scale_of
 from jaxdiff.eval import images
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.pretrained import Model
-from jaxdiff.types import Array, called
+from jaxdiff.types import Array, call
 
 
 def by_inversion(job: Job, tick):
@@ -135,12 +135,12 @@ def redrawn(job: Job, tick, x_T, levels, sampler, nulls=None):
 def to_x0(model: Model, image: np.ndarray) -> Array:
     """What the model diffuses, of one image: [1, ...]."""
     x = to_unit_range(image[None])
-    return x if model.codec is None else called(model.codec.encode, x)
+    return x if model.codec is None else call(model.codec.encode, x)
 
 
 def to_images(model: Model, x0: Array) -> np.ndarray:
     """uint8 [B, H, W, C]."""
-    x = x0 if model.codec is None else called(model.codec.decode, x0)
+    x = x0 if model.codec is None else call(model.codec.decode, x0)
     return images.to_uint8(x)
 
 
