@@ -17,19 +17,19 @@ PURE_NOISE = schedules.from_betas([0.1, 0.3, 0.6, 1.0])
 
 
 class Clock(nn.Module):
-    """Says the time that it is given, plus what it is conditioned on."""
+    """A network whose output is its time plus its condition."""
 
     factor: float = 1.0
 
     @nn.compact
     def __call__(self, x, t, cond=None, keys=None):
         shift = self.param("shift", nn.initializers.constant(0.25), ())
-        said = self.factor * t + shift
+        output = self.factor * t + shift
         if cond is not None:
-            said = said + cond.label
+            output = output + cond.label
         if keys is not None:
-            said = said + jax.vmap(lambda key: jax.random.uniform(key, minval=1000.0, maxval=2000.0))(keys)
-        return jnp.broadcast_to(said[:, None], x.shape)
+            output = output + jax.vmap(lambda key: jax.random.uniform(key, minval=1000.0, maxval=2000.0))(keys)
+        return jnp.broadcast_to(output[:, None], x.shape)
 
 
 PARAMS = {"shift": jnp.float32(0.25)}
@@ -59,7 +59,7 @@ def test_equal_modules_give_the_same_function():
 
 
 def linear_network(channels):
-    """Output [B, channels] that depends on everything a network sees."""
+    """A network with output [B, channels] that depends on x_t, the level and the parameters."""
 
     def apply(params, x_t, t, cond=None, keys=None):
         return jnp.sin(x_t @ params["w"][:, :channels] + jnp.asarray(t).reshape(-1, 1) / 50), Aux(maps=x_t + 1)
@@ -73,23 +73,23 @@ X = jnp.asarray(np.random.default_rng(1).standard_normal((4, 3)), jnp.float32)
 
 @pytest.mark.parametrize("t", [1, 42, 100, [1, 2, 50, 100]], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prediction_always_makes_up_x_t(kind, t):
+def test_a_prediction_always_adds_up_to_x_t(kind, t):
     apply = linear_network(3)
     prediction = denoise.denoiser(apply, W, SCHEDULE, kind)(X, jnp.asarray(t), None)
     chex.assert_shape([prediction.x0, prediction.eps], X.shape)
     alpha, sigma = (np.broadcast_to(f(ABAR[t]) ** 0.5, 4)[:, None] for f in (lambda a: a, lambda a: 1 - a))
     np.testing.assert_allclose(alpha * prediction.x0 + sigma * prediction.eps, X, atol=1e-5)
     output = np.asarray(apply(W, X, jnp.asarray(t))[0])
-    said = {
+    expected = {
         "eps": prediction.eps,
         "x0": prediction.x0,
         "v": alpha * prediction.eps - sigma * prediction.x0,
         "score": -prediction.eps / sigma,
     }
-    np.testing.assert_allclose(said[kind], output, atol=1e-5)
+    np.testing.assert_allclose(expected[kind], output, atol=1e-5)
 
 
-def test_a_scalar_level_is_everyones_level():
+def test_a_scalar_level_is_the_level_of_all_examples():
     denoiser = denoise.denoiser(linear_network(3), W, SCHEDULE)
     chex.assert_trees_all_close(denoiser(X, 7, None), denoiser(X, jnp.full([4], 7), None), rtol=1e-6)
 
@@ -99,7 +99,7 @@ def test_the_second_half_of_2c_channels_is_the_variance():
     prediction = denoise.denoiser(apply, W, SCHEDULE)(X, 9, None)
     output, _ = apply(W, X, 9)
     chex.assert_trees_all_equal((prediction.eps, prediction.aux.variance), (output[:, :3], output[:, 3:]))
-    chex.assert_trees_all_equal(prediction.aux.maps, X + 1)  # what the network said besides is passed on
+    chex.assert_trees_all_equal(prediction.aux.maps, X + 1)  # further outputs are passed on
     assert denoise.denoiser(linear_network(3), W, SCHEDULE)(X, 9, None).aux.variance is None
 
 
@@ -120,7 +120,7 @@ def test_it_can_be_differentiated_in_its_parameters():
 
 @pytest.mark.parametrize("kind", ["eps", "score"])
 def test_eps_cannot_start_from_pure_noise(kind):
-    with pytest.raises(ValueError, match=f"predict='{kind}' cannot start from zero signal-to-noise: use 'v' or 'x0'"):
+    with pytest.raises(ValueError, match=f"`predict`='{kind}' cannot start from zero signal-to-noise: use 'v' or 'x0'"):
         denoise.denoiser(linear_network(3), W, PURE_NOISE, kind)
 
 

@@ -63,7 +63,7 @@ def steps(kind, variance, schedule, eta, *columns):
 
 
 def toy(x, t, T):
-    """The nonlinear guess of x0 with which the trajectories were made."""
+    """The nonlinear prediction of x0 with which the trajectories were made."""
     return jnp.tanh(0.8 * x + 0.5 * jnp.sin(6.0 * t / T))
 
 
@@ -107,14 +107,14 @@ def test_noising_and_velocity_are_diffusers(name, T):
     "schedule", [LINEAR, schedules.cosine(400), PURE_NOISE], ids=["linear", "cosine", "pure noise"]
 )
 def test_steps_of_the_chain_add_up_to_one_shot(schedule):
-    """Mean factor and variance of x_t: q_step multiplies the one, and the other squared, and adds to the other."""
+    """Factor of the mean and variance of x_t: q_step multiplies the first, and the second by the square, and adds noise."""
     per_level = jax.vmap(lambda f, x, t, eps: f(schedule, x, t, eps), in_axes=(None, None, 0, None))
     levels = jnp.arange(1, schedule.num_levels + 1)
     at_levels = lambda f, x, eps: np.asarray(per_level(Partial(f), x, levels, eps), np.float64)
-    keeps, adds = at_levels(process.q_step, 1.0, 0.0), at_levels(process.q_step, 0.0, 1.0)
+    factors, stds = at_levels(process.q_step, 1.0, 0.0), at_levels(process.q_step, 0.0, 1.0)
     factor, variance, want = 1.0, 0.0, []
-    for keep, add in zip(keeps, adds):
-        factor, variance = keep * factor, keep**2 * variance + add**2
+    for step_factor, std in zip(factors, stds):
+        factor, variance = step_factor * factor, step_factor**2 * variance + std**2
         want.append((factor, variance**0.5))
     got = at_levels(process.q_sample, 1.0, 0.0), at_levels(process.q_sample, 0.0, 1.0)
     np.testing.assert_allclose(np.stack(got, 1), want, rtol=1e-5, atol=1e-7)
@@ -181,8 +181,8 @@ def test_a_true_prediction_gives_the_right_marginal(t, s, eta):
     np.testing.assert_allclose(std, eta * bayes(1.0, 1.0, t, s)[1], rtol=1e-4)
 
 
-def test_beta_keeps_its_digits():
-    """1 - alpha_t^2 / alpha_s^2 of float32 tables is nearly a thousandth off; ours is never a ten-thousandth off."""
+def test_beta_is_accurate():
+    """1 - alpha_t^2 / alpha_s^2 of float32 tables has a relative error of nearly 1e-3; ours is below 1e-4."""
     schedule = schedules.cosine(1000)
     f = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
     abar = np.cumprod(np.concatenate([[1.0], 1 - np.minimum(1 - f[1:] / f[:-1], 0.999)]))
@@ -235,7 +235,7 @@ def test_gradients_in_eta_and_the_schedule_are_finite(t, s, eta):
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_a_step_out_of_pure_noise(eta):
-    """At alpha_t = 0 x_t says nothing of x_0: at eta 1 x_s is q(x_s | x0), with std sigma_s and no direction."""
+    """At alpha_t = 0 x_t does not depend on x_0: at eta 1 x_s is q(x_s | x0), with std sigma_s and no direction."""
     prediction = Prediction(jnp.asarray(normal(0, 5)), jnp.asarray(normal(1, 5)))
     z, abar = normal(2, 5), 0.9 * 0.7 * 0.4
     ours = process.p_step(PURE_NOISE, prediction, prediction.eps, 4, 3, z, eta)
@@ -248,13 +248,13 @@ def test_a_step_out_of_pure_noise(eta):
 
 @pytest.mark.parametrize("kind", process.KINDS)
 @pytest.mark.parametrize("t", [1, 30, 500, 900])
-def test_reading_a_target_gives_back_what_it_was_made_of(kind, t):
+def test_a_target_is_converted_back_to_x0_and_eps(kind, t):
     x0, eps = normal(0, 6), normal(1, 6)
     x_t = np.float32(ABAR[t] ** 0.5) * x0 + np.float32((1 - ABAR[t]) ** 0.5) * eps
     prediction = process.predict_from(kind, LINEAR, process.target_for(kind, LINEAR, x0, eps, t), x_t, t)
-    unsaid = 1e-6 / min(ABAR[t], 1 - ABAR[t]) ** 0.5  # x_t is rounded, and its rounding is divided by alpha or sigma
-    np.testing.assert_allclose(prediction.x0, x0, atol=unsaid, rtol=1e-5)
-    np.testing.assert_allclose(prediction.eps, eps, atol=unsaid, rtol=1e-5)
+    rounding = 1e-6 / min(ABAR[t], 1 - ABAR[t]) ** 0.5  # of x_t, divided by alpha or sigma
+    np.testing.assert_allclose(prediction.x0, x0, atol=rounding, rtol=1e-5)
+    np.testing.assert_allclose(prediction.eps, eps, atol=rounding, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", process.KINDS)
@@ -282,7 +282,7 @@ def test_v_needs_no_signal_and_no_noise():
     assert not np.all(np.isfinite(process.predict_from("eps", PURE_NOISE, eps, eps + 1, 4).x0))
 
 
-# Refusals
+# Errors
 
 
 def test_unknown_names_are_refused():
@@ -297,18 +297,18 @@ def test_unknown_names_are_refused():
 
 
 @pytest.mark.parametrize("variance", ["beta", "learned"])
-def test_other_variances_belong_to_eta_1(variance):
+def test_other_variances_are_for_eta_1(variance):
     x = jnp.ones([3])
     step = lambda eta: process.p_step(LINEAR, Prediction(x, x, Aux(variance=x)), x, 5, 4, x, eta, variance)
     for eta in (0.5, 0.0, jnp.float32(1.0)):
-        with pytest.raises(ValueError, match=f"variance='{variance}' belongs to ancestral steps"):
+        with pytest.raises(ValueError, match=f"`variance`='{variance}' is for ancestral steps"):
             step(eta)
-    with pytest.raises(ValueError, match="belongs to ancestral steps"):
+    with pytest.raises(ValueError, match="is for ancestral steps"):
         jax.jit(step)(1.0)  # traced: it could be anything
     chex.assert_trees_all_equal(step(1), step(1.0))
 
 
-def test_learned_variance_needs_a_network_that_says_one():
+def test_learned_variance_needs_a_network_that_predicts_one():
     x = jnp.ones([3])
     with pytest.raises(ValueError, match="2C output channels"):
         process.p_step(LINEAR, Prediction(x, x), x, 5, 4, x, variance="learned")

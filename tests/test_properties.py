@@ -1,4 +1,4 @@
-"""The algebra, for all schedules, levels and values: properties that hypothesis tries to break."""
+"""Algebraic properties for all schedules, levels and values, by hypothesis."""
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ NAMED = {
 
 @st.composite
 def some_schedule(draw):
-    """One with a name, or any that falls by steps of 0.001 to 3 in log-SNR, to zero in the end or not."""
+    """A named schedule, or one that falls by steps of 0.001 to 3 in log-SNR, with or without zero terminal SNR."""
     if draw(st.booleans()):
         return NAMED[draw(st.sampled_from(sorted(NAMED)))]
     falls = draw(st.lists(st.floats(0.001, draw(st.sampled_from([0.01, 0.5, 3.0]))), min_size=T, max_size=T))
@@ -39,7 +39,7 @@ def some_schedule(draw):
 
 @st.composite
 def values(draw, count):
-    """Normal numbers [count, D], of any size."""
+    """Normal numbers [count, D], at several scales."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     size = draw(st.sampled_from([1e-3, 1.0, 30.0]))
     return (size * rng.standard_normal((count, D))).astype(np.float32)
@@ -60,26 +60,26 @@ def near(found, want, scale, tolerance):
 
 @jax.jit
 def all_conversions(schedule, output, x_t):
-    """(source, through) -> the source's reading, and its reading after going through the other, at all levels."""
+    """(source, via) -> prediction from an output of kind source, and after conversion via the other kind; at all levels."""
 
     def one(t):
-        read = {kind: process.predict_from(kind, schedule, output, x_t, t) for kind in process.KINDS}
-        target = lambda through, p: process.target_for(through, schedule, p.x0, p.eps, t)
-        again = lambda through, p: process.predict_from(through, schedule, target(through, p), x_t, t)
-        return {(a, b): (read[a], again(b, read[a])) for a in process.KINDS for b in process.KINDS}
+        direct = {kind: process.predict_from(kind, schedule, output, x_t, t) for kind in process.KINDS}
+        target = lambda via, p: process.target_for(via, schedule, p.x0, p.eps, t)
+        converted = lambda via, p: process.predict_from(via, schedule, target(via, p), x_t, t)
+        return {(a, b): (direct[a], converted(b, direct[a])) for a in process.KINDS for b in process.KINDS}
 
     return jax.vmap(one)(LEVELS)
 
 
 def defined(kind, alpha, sigma):
-    """Levels at which a network of this kind says what x0 and eps both are."""
+    """Levels at which an output of this kind determines both x0 and eps."""
     return {"eps": alpha > 0, "x0": sigma > 0, "v": alpha >= 0, "score": (alpha > 0) & (sigma > 0)}[kind]
 
 
 @few
 @given(some_schedule(), values(2))
 def test_conversions_are_inverse_to_one_another(schedule, numbers):
-    """Off by a few roundings of the terms of x_t = alpha x0 + sigma eps, by which both readings are measured."""
+    """Up to a few roundings of the terms of x_t = alpha x0 + sigma eps."""
     output, x_t = numbers
     alpha, sigma = float64(schedule.alpha[:, None], schedule.sigma[:, None])
     for (a, b), (first, second) in all_conversions(schedule, output, x_t).items():
@@ -116,7 +116,7 @@ def test_a_step_to_the_next_level_is_ddpms_three_terms(schedule, numbers):
     """
     x_t, eps, z = float64(*numbers)
     alpha, sigma, betas = float64(*(table[:, None] for table in (schedule.alpha, schedule.sigma, schedule.betas)))
-    here = alpha[1:, 0] > 0  # an eps-prediction says nothing at pure noise
+    here = alpha[1:, 0] > 0  # an eps-prediction does not determine x0 at pure noise
     with np.errstate(divide="ignore", invalid="ignore"):
         grow, beta = alpha[:-1] / alpha[1:], betas[1:]  # 1 / sqrt(1 - beta)
         std = np.sqrt(beta) * sigma[:-1] / sigma[1:]
@@ -175,11 +175,11 @@ def test_posterior_after_noising_gives_back_the_marginal(schedule):
 # Grids
 
 
-@pytest.mark.parametrize("spacing", timesteps.SPACINGS)
+@pytest.mark.parametrize("spacing", timesteps.LEVEL_SPACINGS)
 @few
 @given(data=st.data())
 def test_a_grid_falls_strictly_to_its_end(spacing, data):
-    """Whatever is asked for, there is such a grid or a refusal; and none where the grid obviously is."""
+    """Any arguments give such a grid or ValueError, and no ValueError where there obviously is a grid."""
     trained = data.draw(st.integers(1, 2000))
     N = data.draw(st.integers(1, trained))
     start = data.draw(st.none() | st.integers(N, trained))
@@ -203,7 +203,7 @@ scales = jax.jit(lambda schedule, levels: schedule(levels))
 @few
 @given(schedule=some_schedule(), data=st.data())
 def test_a_grid_by_sigma_falls_strictly_to_its_end(spacing, schedule, data):
-    """Never refused from between levels, and each step divides sigma / alpha by what the formula says."""
+    """No ValueError with a start between levels, and sigma / alpha as in the formula."""
     start = data.draw(st.floats(1.5, T - 0.5, width=32))
     N, end = data.draw(st.integers(1, 30)), data.draw(st.integers(0, 1))
     rho = data.draw(st.floats(0.5, 20)) if spacing == "karras" else 7.0

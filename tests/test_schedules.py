@@ -1,4 +1,4 @@
-"""Noise schedules: against diffusers' tables, float64 formulas, and their own promises."""
+"""Noise schedules: against diffusers' tables, float64 formulas, and their documented properties."""
 
 import decimal
 import math
@@ -45,11 +45,11 @@ def test_tables_are_computed_in_float64():
     assert {leaf.dtype for leaf in jax.tree.leaves(schedule)} == {np.dtype("float32")}
 
 
-def test_the_arguments_count():
+def test_the_arguments_have_effect():
     np.testing.assert_allclose(schedules.linear(3, 0.1, 0.3).betas, [0, 0.1, 0.2, 0.3], rtol=1e-6)
     np.testing.assert_allclose(schedules.scaled_linear(3, 0.01, 0.09).betas, [0, 0.01, 0.04, 0.09], rtol=1e-6)
     assert float(schedules.cosine(100, beta_max=0.5).betas.max()) == 0.5
-    # With s = 1/2 the squared cosine falls from cos^2(pi/6) = 3/4, and is 1/2 at a quarter of the way.
+    # With s = 1/2 the squared cosine falls from cos^2(pi/6) = 3/4, and is 1/2 at a quarter of T.
     np.testing.assert_allclose(schedules.cosine(100, s=0.5).alphas_cumprod[25], (1 / 2) / (3 / 4), rtol=1e-6)
 
 
@@ -61,9 +61,9 @@ def test_betas_that_are_no_variances_are_refused(betas):
         schedules.from_betas(betas)
 
 
-class Reading(chex.TestCase):
+class AtLevels(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
-    def test_integer_levels_read_the_tables_in_any_shape(self):
+    def test_integer_levels_look_up_the_tables_in_any_shape(self):
         schedule, t = schedules.linear(20), jnp.array([[0, 1, 7], [20, 19, 7]])
         alpha, sigma = self.variant(lambda schedule, t: schedule(t))(schedule, t)
         np.testing.assert_array_equal(alpha, np.asarray(schedule.alpha)[t])
@@ -123,7 +123,7 @@ def test_log_snr_of_a_level():
     assert PURE_NOISE(4).log_snr == -np.inf
 
 
-# Sigmoid, zero terminal signal-to-noise, shift and log-SNR: what they should be, as alphabar in float64 from level 0 on
+# Sigmoid, zero terminal signal-to-noise, shift and log-SNR: expected alphabar of levels 0..T in float64
 
 
 def linear_abar(T):
@@ -186,10 +186,10 @@ def test_new_schedules_are_schedules(schedule, abar):
 
 
 @new
-def test_new_tables_keep_their_digits(schedule, abar):
-    """Every table to a few roundings of float32, relatively, at both ends; those made of float32 tables, too.
+def test_new_tables_are_accurate(schedule, abar):
+    """All tables to a relative error of a few roundings of float32, at both ends; also those made of float32 tables.
 
-    By the formula as it is written, from float32 tables, sigma of a zero terminal schedule is up to 5e-4 off.
+    By the formula as it is written, from float32 tables, sigma of a zero terminal schedule would be off by up to 5e-4.
     """
     close = lambda table, want: np.testing.assert_allclose(table[1:], want[1:], rtol=1e-6)
     close(schedule.alphas_cumprod, abar)
@@ -200,7 +200,7 @@ def test_new_tables_keep_their_digits(schedule, abar):
 
 @new
 def test_new_schedules_are_linear_in_the_angle_between_levels(schedule, abar):
-    """In all their digits, next to pure noise, too, where the cosine of a float32 angle has few."""
+    """Accurate also next to pure noise, where the cosine of a float32 angle has few digits."""
     angle, T = np.arctan2(np.sqrt(1 - abar), np.sqrt(abar)), len(abar) - 1
     low = np.concatenate([np.arange(0, T, max(1, T // 50)), [1, T - 1]])
     w = np.random.default_rng(0).integers(1, 16, low.shape) / 16  # float32 holds low + w
@@ -228,7 +228,7 @@ def test_zero_terminal_is_diffusers(name, T):
         np.testing.assert_allclose(getattr(schedule, table)[1:], theirs, rtol=1e-5, atol=1e-12)
 
 
-def test_zero_terminal_keeps_the_first_level_and_itself():
+def test_zero_terminal_does_not_change_the_first_level_and_is_idempotent():
     linear = schedules.linear()
     once = schedules.zero_terminal_snr(linear)
     np.testing.assert_allclose([x[1] for x in once], [x[1] for x in linear], rtol=2e-7)
@@ -236,7 +236,7 @@ def test_zero_terminal_keeps_the_first_level_and_itself():
     chex.assert_trees_all_close(schedules.zero_terminal_snr(once), once, rtol=1e-6, atol=0)
 
 
-def test_shift_is_what_averaging_pixels_undoes():
+def test_shift_undoes_the_averaging_of_pixels():
     """2 x 2 pixels of one color, noised by the schedule for twice the side and averaged, are the small image's x_t."""
     small = schedules.cosine(100)
     large, t = schedules.shift(small, 2.0), jnp.arange(1, 101)
@@ -252,8 +252,8 @@ def test_shifts_multiply():
     chex.assert_trees_all_close(schedules.shift(schedule, 1.0), schedule, rtol=2e-7, atol=0)
 
 
-def test_log_snr_of_any_size_keeps_its_digits():
-    """Against decimals of 60 digits; 1 - alphabar would be 0 in float64 at the first."""
+def test_log_snr_of_any_size_is_accurate():
+    """Against decimals of 60 digits; 1 - alphabar would be 0 in float64 at the first level."""
     log_snr = [40, 39.875, 20, 0.5, 0.25, -10, -30, -30.125, -40]
     schedule = schedules.from_log_snr([*log_snr, -np.inf])
     with decimal.localcontext(prec=60):
@@ -277,18 +277,18 @@ def test_one_level_may_go_straight_to_pure_noise():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: schedules.sigmoid(start=3, end=-3), "start=3 must be below end=-3"),
-        (lambda: schedules.sigmoid(tau=0.0), "tau=0.0 above 0"),
-        (lambda: schedules.sigmoid(tau=0.01), "take a larger tau"),
-        (lambda: schedules.sigmoid(clip_min=0.1), "smaller clip_min"),
+        (lambda: schedules.sigmoid(start=3, end=-3), "`start`=3 must be below `end`=-3"),
+        (lambda: schedules.sigmoid(tau=0.0), "`tau`=0.0 above 0"),
+        (lambda: schedules.sigmoid(tau=0.01), "use a larger `tau`"),
+        (lambda: schedules.sigmoid(clip_min=0.1), "smaller `clip_min`"),
         (lambda: schedules.zero_terminal_snr(schedules.from_betas([0.5])), "at least two levels"),
-        (lambda: schedules.shift(schedules.linear(10), 0.0), "factor=0.0 must be a finite number above 0"),
+        (lambda: schedules.shift(schedules.linear(10), 0.0), "`factor`=0.0 must be a finite number above 0"),
         (lambda: schedules.shift(schedules.linear(10), -2), "above 0"),
         (lambda: schedules.shift(schedules.linear(10), np.inf), "finite"),
         (lambda: schedules.shift(schedules.linear(10), np.nan), "finite"),
     ],
 )
-def test_what_is_no_schedule_is_refused(make, message):
+def test_impossible_schedules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -1,4 +1,4 @@
-"""Grids of levels: against diffusers' timesteps, the papers' formulas, and every refusal."""
+"""Grids of levels: against diffusers' timesteps and the papers' formulas, and every ValueError."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import samplers, schedules, testing
-from jaxdiff.timesteps import SPACINGS, grid, grid_by_sigma
+from jaxdiff.timesteps import LEVEL_SPACINGS, SPACINGS, grid, grid_by_sigma, levels
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "grids.npz")
 
@@ -35,7 +35,7 @@ def test_trailing_goes_by_integer_index():
 
 
 @pytest.mark.parametrize("T, N", [(1000, 1), (1000, 2), (1000, 29), (128, 5), (10, 3)])
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("spacing", LEVEL_SPACINGS)
 def test_levels_fall_strictly_to_clean_data(spacing, T, N):
     levels = grid(T, N, spacing)
     assert levels.shape == (N + 1,) and levels.dtype == np.int32
@@ -56,7 +56,7 @@ def test_end_is_the_last_level():
     np.testing.assert_array_equal(grid(1000, 2, "trailing", end=300), [1000, 500, 300])
 
 
-def test_start_spreads_the_steps_over_what_is_left():
+def test_start_spreads_the_steps_over_the_levels_below_it():
     np.testing.assert_array_equal(grid(1000, 4, "trailing", start=600), [600, 450, 300, 150, 0])
     np.testing.assert_array_equal(grid(1000, 4, "leading", start=600), [451, 301, 151, 1, 0])
     np.testing.assert_array_equal(grid(1000, 3, "linspace", start=601), [601, 301, 1, 0])
@@ -72,13 +72,13 @@ def test_an_unknown_spacing_is_refused_and_the_nearest_named(typo, meant):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((1000, 1001), "num_steps=1001 must be from 1 to 1000"),
-        ((1000, 0), "num_steps=0"),
-        ((1000, -3), "num_steps=-3"),
-        ((1000, 10, "trailing", 0, 1001), "start=1001"),
-        ((1000, 10, "trailing", 0, 0), "start=0"),
-        ((1000, 10, "trailing", 0, 9), "num_steps=10 must be from 1 to 9"),  # ten steps, nine levels to take them
-        ((1000, 1000, "leading", 1), "offset=1.*outside of the levels 0..1000"),
+        ((1000, 1001), "`num_steps`=1001 must be from 1 to 1000"),
+        ((1000, 0), "`num_steps`=0"),
+        ((1000, -3), "`num_steps`=-3"),
+        ((1000, 10, "trailing", 0, 1001), "`start`=1001"),
+        ((1000, 10, "trailing", 0, 0), "`start`=0"),
+        ((1000, 10, "trailing", 0, 9), "`num_steps`=10 must be from 1 to 9"),  # ten steps, nine levels
+        ((1000, 1000, "leading", 1), "`offset`=1.*outside of the levels 0..1000"),
         ((1000, 50, "trailing", 1), "outside of the levels"),
         ((1000, 50, "leading", 0, None, -1), "outside of the levels"),
         ((1000, 100, "quadratic"), "repeat a level"),
@@ -87,9 +87,29 @@ def test_an_unknown_spacing_is_refused_and_the_nearest_named(typo, meant):
         ((1000, 10, "trailing", 0, None, 500), "repeat a level"),
     ],
 )
-def test_what_cannot_be_walked_is_refused(arguments, message):
+def test_impossible_grids_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         grid(*arguments)
+
+
+def test_levels_of_registered_spacings_are_the_grids():
+    """Spacings by sigma start at T - 1 and end at clean data, unless given otherwise."""
+    schedule = schedules.zero_terminal_snr(schedules.linear())
+    for spacing in SPACINGS:
+        expected = (
+            grid(1000, 20, spacing)
+            if spacing in LEVEL_SPACINGS
+            else grid_by_sigma(schedule, 20, spacing, start=999, end=0)
+        )
+        np.testing.assert_array_equal(levels(spacing, schedule, 20), expected)
+    schedule = schedules.linear()
+    expected = grid_by_sigma(schedule, 7, "karras", rho=3.0, start=600.5, end=1)
+    np.testing.assert_array_equal(levels(SPACINGS["karras"](3.0, 600.5, 1), schedule, 7), expected)
+    expected = grid(1000, 7, "leading", offset=1, start=600, end=1)
+    np.testing.assert_array_equal(levels(SPACINGS["leading"](1, 600, 1), schedule, 7), expected)
+    for typo, meant in (("karas", "karras"), ("trailling", "trailing")):
+        with pytest.raises(ValueError, match=f"unknown spacing '{typo}': did you mean '{meant}'"):
+            levels(typo, schedule, 7)
 
 
 # Spaced by sigma / alpha
@@ -111,7 +131,7 @@ everywhere = pytest.mark.parametrize("schedule", BY_SIGMA.values(), ids=BY_SIGMA
 
 
 def test_karras_spacing_is_edms():
-    """What EDM's code visits for sigma from 80 to 0.002 in 18 steps, the default of its CIFAR-10 models."""
+    """The noise levels of EDM's code for sigma from 80 to 0.002 in 18 steps, the default of its CIFAR-10 models."""
     published = [80.0, 57.586, 40.7856, 28.3748, 19.3525, 12.9099, 8.4010, 5.3150, 3.2567]
     published += [1.9233, 1.0883, 0.5853, 0.2964, 0.1395, 0.0599, 0.0229, 0.0075, 0.0020]
     schedule = schedules.from_log_snr(-2 * np.linspace(np.log(0.002), np.log(80), 1000))
@@ -175,8 +195,8 @@ def test_by_sigma_from_a_start():
     np.testing.assert_array_equal(grid_by_sigma(schedule, 1, start=1, end=0), [1, 0])
 
 
-def test_a_sampler_walks_it():
-    """On data that is a single point DDIM keeps the noise it began with, whatever the levels."""
+def test_a_sampler_runs_over_it():
+    """On data that is a single point DDIM does not change the initial noise, for any levels."""
     schedule, data = schedules.linear(), testing.gaussian([3.0], 0.0)
     eps = jnp.array([[-1.0], [0.5]])
     levels = grid_by_sigma(schedule, 6, start=700.25)
@@ -190,26 +210,26 @@ def test_a_sampler_walks_it():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
-        ({"start": 0.5}, "start=0.5 must be a level from 1 to 1000"),
-        ({"start": 1000.5}, "start=1000.5"),
-        ({"start": np.nan}, "start=nan"),
-        ({"end": 2}, "end=2 either 1 or 0"),
-        ({"rho": 0.0}, "rho=0.0 must be above 0"),
+        ({"num_steps": 0}, "`num_steps`=0 must be at least 1"),
+        ({"start": 0.5}, "`start`=0.5 must be a level from 1 to 1000"),
+        ({"start": 1000.5}, "`start`=1000.5"),
+        ({"start": np.nan}, "`start`=nan"),
+        ({"end": 2}, "`end`=2 either 1 or 0"),
+        ({"rho": 0.0}, "`rho`=0.0 must be above 0"),
         ({"start": 1}, "repeat a level"),
         ({"start": 1.001, "num_steps": 10000}, "repeat a level"),
-        ({"schedule": schedules.zero_terminal_snr(schedules.linear())}, "infinite at level 1000.*such as at 999"),
+        ({"schedule": schedules.zero_terminal_snr(schedules.linear())}, "infinite at level 1000.*such as to 999"),
         ({"schedule": schedules.zero_terminal_snr(schedules.linear()), "start": 1000}, "infinite"),
     ],
 )
-def test_what_cannot_be_spaced_is_refused(spacing, options, message):
+def test_impossible_grids_by_sigma_are_refused(spacing, options, message):
     with pytest.raises(ValueError, match=message):
         grid_by_sigma(**({"schedule": schedules.linear(), "num_steps": 10, "spacing": spacing} | options))
 
 
-def test_names_and_numbers_that_are_not_read_are_refused():
+def test_unknown_spacings_and_a_rho_without_effect_are_refused():
     schedule = schedules.linear(10)
     with pytest.raises(ValueError, match="unknown spacing 'karas': did you mean 'karras'"):
         grid_by_sigma(schedule, 5, "karas")
-    with pytest.raises(ValueError, match=r"rho=5.0 must be above 0, and left at 7 with spacings other than 'karras'"):
+    with pytest.raises(ValueError, match=r"`rho`=5.0 must be above 0, and left at 7 with spacings other than 'karras'"):
         grid_by_sigma(schedule, 5, "exponential", rho=5.0)

@@ -1,4 +1,4 @@
-"""Objectives: what a network is trained to do; one loss per example."""
+"""Training objectives; one loss per example."""
 
 from jaxdiff.objectives.autoencoder import kl_autoencoder, vq_autoencoder
 from jaxdiff.objectives.classification import classification

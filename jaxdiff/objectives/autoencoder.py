@@ -1,9 +1,9 @@
-"""Objectives of autoencoders: latents near a normal distribution, or words of a codebook.
+"""Objectives of autoencoders: KL-regularised or vector-quantised latents, optionally with a critic.
 
 (1)  KL:  L = |x - D(z)|^p / n + w KL(q(z | x) || N(0, 1)) / n,  z ~ q(z | x)          Rombach et al. 2022, appendix G
 (2)  VQ:  L = |x - D(z_q)|^p / n + b |z_e - sg(z_q)|^2 / m                              van den Oord et al. 2017, eq. 3
      with n and m the numbers in an image and in its latent
-(3)  with a critic C:  + w_C (-C(x')) and max(0, 1 - C(x)) + max(0, 1 + C(x')), x' what was decoded     Esser et al. 2021
+(3)  with a critic C:  + w_C (-C(x')) and max(0, 1 - C(x)) + max(0, 1 + C(x')), x' the reconstruction   Esser et al. 2021
 """
 
 from collections.abc import Callable
@@ -38,8 +38,8 @@ def kl_autoencoder(
       net: the autoencoder.
       kl_weight: w, at least 0.
       error: "l1" is p = 1, as published; "l2" is p = 2.
-      critic: images -> scores, such as a `PatchCritic`, against which it is trained, equation (3); None is none.
-      critic_weight: w_C; above 0 with a critic, whose own loss is then a metric "critic".
+      critic: adversarial critic, images -> scores, such as a `PatchCritic`, equation (3); None is none.
+      critic_weight: w_C; above 0 with a critic, whose loss is then the metric "critic".
 
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), metrics "loss", "psnr" in dB and "kl" in
@@ -47,7 +47,7 @@ def kl_autoencoder(
       `batch["image"]` is uint8 [B, H, W, C], or float already in [-1, 1].
 
     Raises:
-      ValueError: an unknown error, a weight below 0, or a critic without its weight, or the other way round.
+      ValueError: an unknown error, a weight below 0, a critic without critic_weight, or critic_weight without a critic.
 
     Example::
 
@@ -65,14 +65,14 @@ def kl_autoencoder(
         (2,)
     """
     if kl_weight < 0:
-        raise ValueError(f"kl_weight={kl_weight} must be at least 0")
+        raise ValueError(f"`kl_weight`={kl_weight} must be at least 0")
 
-    def through(params, extra, keys, x):
+    def reconstruct(params, extra, keys, x):
         q = net.apply({"params": params}, x, method="encode")
         z, kl = q.mean + q.std * normal(keys, q.mean.shape[1:]), divergence(q)
         return net.apply({"params": params}, z, method="decode"), kl_weight * kl / x[0].size, extra, {"kl": kl}
 
-    return _reconstruction(through, error, critic, critic_weight)
+    return _reconstruction(reconstruct, error, critic, critic_weight)
 
 
 def vq_autoencoder(
@@ -85,54 +85,54 @@ def vq_autoencoder(
     critic_weight: float = 0.0,
     axis_name: str | None = None,
 ) -> Callable:
-    """The objective of a `VQAutoencoder`, equation (2), and the codebook's moving averages.
+    """The objective of a `VQAutoencoder`, equation (2), with a codebook updated by moving averages.
 
     Args:
       net: the autoencoder.
       commitment: b, at least 0.
-      decay: of the codebook's running sums, see `vq_vae.moved`.
-      dead: a word to which fewer latents fall, by its running count, begins again as one of them; 0 is never.
+      decay: decay of the codebook's moving averages, see `vq_vae.moved`.
+      dead: a code whose moving count of latents is below this is dead, and replaced by a random latent; 0 is never.
       error: see `kl_autoencoder`.
       critic: see `kl_autoencoder`.
       critic_weight: see `kl_autoencoder`.
-      axis_name: of the devices over which the codebook's sums are taken.
+      axis_name: mapped axis of devices, over which the codebook's sums are taken; None for one device.
 
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), `extra` being a `vq_vae.Codebook`; metrics
-      "loss", "psnr" in dB, "perplexity" of the running counts and "used", the share of them of at least 1, float32 [B].
-      The key of the first example of all devices chooses what dead words become.
+      "loss", "psnr" in dB, "perplexity" of the moving counts and "used", the fraction of counts of at least 1, float32
+      [B]. The key of the first example of all devices chooses the latents that replace dead codes.
 
     Raises:
       ValueError: as `kl_autoencoder`; a commitment below 0, or a decay outside of [0, 1).
     """
     if commitment < 0 or not 0 <= decay < 1:
-        raise ValueError(f"commitment={commitment} must be at least 0 and decay={decay} in [0, 1)")
+        raise ValueError(f"`commitment`={commitment} must be at least 0 and `decay`={decay} in [0, 1)")
 
-    def through(params, book, keys, x):
+    def reconstruct(params, book, keys, x):
         z = net.apply({"params": params}, x, method="encode")
         z_q, index = quantize(book.words, z)
         commit = _mean(jnp.square(z - lax.stop_gradient(z_q)))
         book = moved(book, _first(keys, axis_name), lax.stop_gradient(z), index, decay, dead, axis_name)
         used = jnp.broadcast_to(perplexity(book.count), commit.shape)
-        said = {"perplexity": used, "used": jnp.broadcast_to((book.count >= 1).mean(), commit.shape)}
-        return net.apply({"params": params}, z_q, method="decode"), commitment * commit, book, said
+        metrics = {"perplexity": used, "used": jnp.broadcast_to((book.count >= 1).mean(), commit.shape)}
+        return net.apply({"params": params}, z_q, method="decode"), commitment * commit, book, metrics
 
-    return _reconstruction(through, error, critic, critic_weight)
+    return _reconstruction(reconstruct, error, critic, critic_weight)
 
 
-def _reconstruction(through, error, critic, critic_weight):
-    """The loss of through(params, extra, keys, x) -> (decoded, what its latents add, extra, metrics)."""
+def _reconstruction(reconstruct, error, critic, critic_weight):
+    """loss_fn of reconstruct(params, extra, keys, x) -> (decoded, loss of the latents, extra, metrics)."""
     if error not in ERRORS:
         raise unknown("error", error, ERRORS)
-    judged = _with_critic(critic, critic_weight)
+    adversarial = _adversarial(critic, critic_weight)
 
     def loss_fn(params, extra, keys, batch):
         x = to_unit_range(batch["image"])
         own = params if critic is None else params["autoencoder"]
-        decoded, added, extra, said = through(own, extra, keys, x)
-        of_critic, told = judged(params, x, decoded)
-        loss = _mean(ERRORS[error](x - decoded)) + added + of_critic
-        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded)} | said | told)
+        decoded, of_latents, extra, metrics = reconstruct(own, extra, keys, x)
+        of_critic, critic_metrics = adversarial(params, x, decoded)
+        loss = _mean(ERRORS[error](x - decoded)) + of_latents + of_critic
+        return loss, (extra, {"loss": loss, "psnr": psnr(x, decoded)} | metrics | critic_metrics)
 
     return loss_fn
 
@@ -161,18 +161,18 @@ def _mean(x):
     return x.mean(tuple(range(1, x.ndim)))
 
 
-def _with_critic(critic, weight):
-    """(params, x, decoded) -> (what a critic adds to the loss, equation (3), metrics); each learns from its own term."""
+def _adversarial(critic, weight):
+    """(params, x, decoded) -> (loss of equation (3), metrics); autoencoder and critic are trained by one term each."""
     if (weight > 0) != (critic is not None) or weight < 0:
-        raise ValueError(f"critic_weight={weight} must be above 0 with a critic, and 0 without one")
+        raise ValueError(f"`critic_weight`={weight} must be above 0 with a critic, and 0 without one")
     if critic is None:
         return lambda params, x, decoded: (0.0, {})
 
-    def judged(params, x, decoded):
+    def loss(params, x, decoded):
         score = lambda params, x: critic.apply({"params": params}, x)
-        deceived = -_mean(score(lax.stop_gradient(params["critic"]), decoded))
-        real, fake = (score(params["critic"], of) for of in (x, lax.stop_gradient(decoded)))
+        generator = -_mean(score(lax.stop_gradient(params["critic"]), decoded))
+        real, fake = (score(params["critic"], images) for images in (x, lax.stop_gradient(decoded)))
         hinge = _mean(nn.relu(1 - real)) + _mean(nn.relu(1 + fake))
-        return weight * deceived + hinge, {"critic": hinge}
+        return weight * generator + hinge, {"critic": hinge}
 
-    return judged
+    return loss

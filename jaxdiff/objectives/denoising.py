@@ -79,7 +79,7 @@ def denoising(
     check_kind(predict, schedule)
     if bound_weight and (offset_noise or input_perturbation):
         raise ValueError(
-            "the variational bound assumes plain noise: leave `offset_noise` and `input_perturbation` at 0 with `bound_weight`"
+            "the bound assumes plain noise: leave `offset_noise` and `input_perturbation` at 0 with a `bound_weight`"
         )
     levels = uniform() if levels is None else levels
     options = checked(Noising(levels, null_cond, cond_dropout, offset_noise, input_perturbation))
@@ -89,9 +89,10 @@ def denoising(
         output, aux = apply(params, x_t, t, cond, keys=net_keys)
         prediction = to_prediction(predict, schedule, output, aux, x_t, t)
         if (prediction.aux.variance is not None) != bool(bound_weight):
+            has = "no" if prediction.aux.variance is None else "a"
             raise ValueError(
-                f"a network that predicts {'no' if prediction.aux.variance is None else 'a'} variance cannot be trained with "
-                f"`bound_weight`={bound_weight}: the hybrid loss needs twice the image's channels, and no other loss does"
+                f"a network that predicts {has} variance cannot be trained with `bound_weight`={bound_weight}: "
+                "the hybrid loss needs twice the image's channels, the plain one exactly these"
             )
         target = jax.vmap(functools.partial(target_for, predict), (None, 0, 0, 0))(schedule, x0, eps, t)
         error = jnp.square(output[..., : x_t.shape[-1]] - target).mean(tuple(range(1, target.ndim)))

@@ -110,7 +110,9 @@ def drop_cond(dropped: Array, null_cond, cond):
 
     def replace(null, leaf):
         if leaf is None:
-            raise ValueError("the null condition has a field that the batch's condition does not have: give both the same")
+            raise ValueError(
+                "the null condition has a field that the batch's condition does not have: give both the same"
+            )
         return jnp.where(rows(dropped, leaf), null, leaf)
 
     def replace_field(null, field):

@@ -6,7 +6,7 @@ r"""Terms of the variational bound in bits per dimension; of one example, with s
   (4)  L_0     = -log p(x_0 | x_t) of the last step, by a Gaussian integrated over each number's bin       eq. 13
 
 Bits per dimension are the mean over an example's numbers, divided by log 2. A term (3) or (4) is for one draw of x_t; its
-expectation is the bound's. LevelDraw may have any stride: the bound is then that of the shorter chain.
+expectation is the bound's. Levels may have any stride: the bound is then that of the shorter chain.
 """
 
 import jax

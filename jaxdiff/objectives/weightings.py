@@ -174,7 +174,6 @@ def sigmoid(schedule: Schedule, t: Array, predict: str, bias: float = 2.0) -> Ar
     return _for_kind(predict, jax.nn.sigmoid(bias - schedule(t).log_snr) * _bound(schedule, t), schedule, t)
 
 
-
 def _snr(schedule, t):
     alpha, sigma = schedule(t)
     return jnp.square(alpha / sigma)

@@ -1,4 +1,4 @@
-"""An exact oracle, and checks of schedules, denoisers and samplers that stand on it; for your own tests, too.
+"""Exact oracles, and checks of schedules, denoisers and samplers against them; also for users' own tests.
 
 For example::
 

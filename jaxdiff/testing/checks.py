@@ -1,4 +1,4 @@
-"""Checks of anybody's schedules, denoisers and samplers; each raises AssertionError with a line that says what is wrong."""
+"""Checks of schedules, denoisers and samplers; each raises AssertionError with a line that describes the fault."""
 
 import functools
 from collections.abc import Callable
@@ -23,17 +23,17 @@ from jaxdiff.testing.oracle import Mixture, gaussian
 from jaxdiff.types import Denoiser, as_partial
 
 POINT = gaussian([1.5, -0.5], 0.0)
-FLOAT32 = 1e-5  # what rounding leaves of errors after hundreds of steps
+FLOAT32 = 1e-5  # error from rounding after hundreds of steps
 
 
 def check_schedule(schedule, tolerance: float = 1e-5) -> None:
-    """Checks what every variance-preserving schedule over levels 0..T must be.
+    """Checks the properties of variance-preserving schedules over levels 0..T.
 
     Level 0 is clean data; alpha^2 + sigma^2 = 1; the signal-to-noise ratio falls at every level; float levels lie between.
 
     Args:
       schedule: t -> (alpha, sigma), with `num_levels`, such as a `jaxdiff.schedules.Schedule`.
-      tolerance: of the sums.
+      tolerance: of alpha^2 + sigma^2 = 1.
 
     Raises:
       AssertionError: something does not hold.
@@ -50,8 +50,8 @@ def check_schedule(schedule, tolerance: float = 1e-5) -> None:
     )
     assert np.all(np.isfinite(alpha) & np.isfinite(sigma)), "some scale is not finite"
     assert alpha[0] == 1 and sigma[0] == 0, f"level 0 is not clean data: alpha {alpha[0]}, sigma {sigma[0]}"
-    off = np.abs(alpha**2 + sigma**2 - 1)
-    assert off.max() < tolerance, f"alpha^2 + sigma^2 is off by {off.max():.1e} at level {off.argmax()}"
+    error = np.abs(alpha**2 + sigma**2 - 1)
+    assert error.max() < tolerance, f"alpha^2 + sigma^2 is off by {error.max():.1e} at level {error.argmax()}"
     angle = np.arctan2(sigma, alpha)
     rises = np.flatnonzero(np.diff(angle) <= 0)
     assert not len(rises), f"the signal-to-noise ratio does not fall from level {rises[:1]} to the next"
@@ -64,16 +64,16 @@ def check_schedule(schedule, tolerance: float = 1e-5) -> None:
 def check_denoiser(
     denoise: Denoiser, schedule, shape: tuple[int, ...], cond=None, data: Mixture | None = None, tolerance: float = 1e-3
 ) -> None:
-    """Checks what every denoiser must hold: x_t = alpha x0 + sigma eps, at all levels, each example on its own.
+    """Checks the properties of denoisers: x_t = alpha x0 + sigma eps at all levels, and examples that are independent.
 
-    It fails for a denoiser that clips x0 and leaves eps as it was.
+    It fails for a denoiser that clips x0 and does not change eps.
 
     Args:
       denoise: (x_t, t, cond) -> Prediction.
-      schedule: that it was made for.
+      schedule: its noise schedule.
       shape: of one example.
       cond: conditions of 4 examples.
-      data: if given, the denoiser is to be the optimal one of it.
+      data: if given, the denoiser must be the optimal one for this data.
       tolerance: relative to 1 + |x|.
 
     Raises:
@@ -89,24 +89,24 @@ def check_denoiser(
     x = 1.5 * samplers.noise(samplers.keys_for(jax.random.key(0), 4), shape)
     close = lambda a, b: bool(jnp.all(jnp.abs(a - b) <= tolerance * (1 + jnp.abs(b))))
     for t in sorted({1, max(1, T // 10), max(1, T // 2), T}):
-        said, each, alone = _answers(as_partial(denoise), x, jnp.int32(t), cond)
+        together, per_example, alone = _predictions(as_partial(denoise), x, jnp.int32(t), cond)
         for name in ("x0", "eps"):
-            found = getattr(said, name)
-            assert found.shape == x.shape, f"{name} has shape {found.shape} and x_t {x.shape}"
-            assert bool(jnp.all(jnp.isfinite(found))), f"{name} is not finite at level {t}"
+            value = getattr(together, name)
+            assert value.shape == x.shape, f"{name} has shape {value.shape} and x_t {x.shape}"
+            assert bool(jnp.all(jnp.isfinite(value))), f"{name} is not finite at level {t}"
         alpha, sigma = schedule(t)
-        assert close(alpha * said.x0 + sigma * said.eps, x), f"x_t is not alpha x0 + sigma eps at level {t}"
-        assert close(each.x0, said.x0), f"one level for all and one for each differ at level {t}"
+        assert close(alpha * together.x0 + sigma * together.eps, x), f"x_t is not alpha x0 + sigma eps at level {t}"
+        assert close(per_example.x0, together.x0), f"a scalar level and one level per example differ at level {t}"
         if cond is None:
-            assert close(alone.x0, said.x0[:1]), f"an example depends on the others of its batch at level {t}"
+            assert close(alone.x0, together.x0[:1]), f"an example depends on the others of its batch at level {t}"
         if data is not None:
-            exact, *_ = _answers(data.denoiser(schedule), x, jnp.int32(t), None)
-            assert close(said.x0, exact.x0), f"x0 is not E[x_0 | x_t] at level {t}"
+            exact, *_ = _predictions(data.denoiser(schedule), x, jnp.int32(t), None)
+            assert close(together.x0, exact.x0), f"x0 is not E[x_0 | x_t] at level {t}"
 
 
 @jax.jit
-def _answers(denoise, x, t, cond):
-    """With one level for all, with one for each example, and, where there is no condition, of the first example alone."""
+def _predictions(denoise, x, t, cond):
+    """Predictions with a scalar level, with a level per example, and, without a condition, of the first example alone."""
     alone = denoise(x[:1], t, cond) if cond is None else None
     return denoise(x, t, cond), denoise(x, jnp.full(len(x), t), cond), alone
 
@@ -114,17 +114,17 @@ def _answers(denoise, x, t, cond):
 def check_prediction_kind(
     kind: str | tuple[Callable, Callable], schedule, levels=None, tolerance: float = 1e-4
 ) -> None:
-    """Checks that what a network is trained to output gives back the x0 and eps that it was made of.
+    """Checks that a kind of prediction recovers x0 and eps from the training target.
 
     Args:
-      kind: one of `jaxdiff.process.KINDS`, or a pair of your own: predict(schedule, output, x_t, t) -> Prediction and
+      kind: one of `jaxdiff.process.KINDS`, or a pair of functions: predict(schedule, output, x_t, t) -> Prediction and
         target(schedule, x0, eps, t) -> output, of one example and a scalar level.
       schedule: noise schedule.
-      levels: at which the kind is defined, int [M]; None is wherever there is both signal and noise.
-      tolerance: of x0 and eps, beside what the rounding of x_t makes of them where alpha or sigma is small.
+      levels: levels at which the kind is defined, int [M]; None is all with both signal and noise.
+      tolerance: of x0 and eps, in addition to the rounding of x_t divided by alpha or sigma.
 
     Raises:
-      AssertionError: one of them comes back different.
+      AssertionError: x0 or eps is not recovered.
 
     Example::
 
@@ -140,30 +140,30 @@ def check_prediction_kind(
     levels = np.asarray(levels)
     x0, eps = samplers.normal(samplers.keys_for(jax.random.key(0), 2), (len(levels), 4))
 
-    def back(t, x0, eps):
+    def recover(t, x0, eps):
         return predict(schedule, target(schedule, x0, eps, t), process.q_sample(schedule, x0, t, eps), t)
 
-    said = jax.jit(jax.vmap(back))(levels, x0, eps)
-    for name, found, true, scale in zip(("x0", "eps"), said, (x0, eps), schedule(levels)):
-        off = np.abs(np.asarray(found - true, np.float64)).max(1)
+    prediction = jax.jit(jax.vmap(recover))(levels, x0, eps)
+    for name, value, true, scale in zip(("x0", "eps"), prediction, (x0, eps), schedule(levels)):
+        error = np.abs(np.asarray(value - true, np.float64)).max(1)
         allowed = tolerance + 1e-6 / np.maximum(np.asarray(scale), 1e-9)
-        worst = np.argmax(off / allowed)
-        assert off[worst] <= allowed[worst], f"{name} comes back off by {off[worst]:.1e} at level {levels[worst]}"
+        worst = np.argmax(error / allowed)
+        assert error[worst] <= allowed[worst], f"{name} is off by {error[worst]:.1e} at level {levels[worst]}"
 
 
 def check_round_trip(sampler: samplers.Sampler, tolerance: float, steps: int = 128, spacing: str = "karras") -> None:
-    """Checks that a deterministic sampler which goes up as well as down comes back: from level 1 to T and to 1 again.
+    """Checks that a deterministic sampler is reversible: from level 1 up to T and back down to 1.
 
-    It says nothing of where x is in between, and a sampler that does nothing comes back, too: `check_sampler` does.
+    It does not check x in between, and a sampler that does nothing passes: `check_sampler` checks that.
 
     Args:
-      sampler: draws nothing.
+      sampler: deterministic.
       tolerance: of the root mean square over paths and components, whose standard deviations are below 1.
-      steps: up, and again down. DDIM turns back to first order only: with twice the steps it is off by half as much.
+      steps: number of steps up, and again down. DDIM is reversible to first order: twice the steps halve the error.
       spacing: see `flow_errors`.
 
     Raises:
-      AssertionError: it does not come back.
+      AssertionError: it does not return to the start.
 
     Example::
 
@@ -174,8 +174,10 @@ def check_round_trip(sampler: samplers.Sampler, tolerance: float, steps: int = 1
     x_T = samplers.noise(samplers.keys_for(jax.random.key(0), 256), (2,))
     x_1, levels = CLOUD.flow(schedule, x_T, 4096, 1), levels_over(schedule, steps, spacing)
     run = lambda levels, x: samplers.sample(None, sampler, CLOUD.denoiser(schedule), schedule, levels, x)[0]
-    off = float(np.sqrt(np.mean(np.square(np.asarray(run(levels, run(levels[::-1], x_1)) - x_1, np.float64)))))
-    assert off < tolerance, f"after {steps} steps up and {steps} down x is off by {off:.1e}, not below {tolerance:.1e}"
+    error = float(np.sqrt(np.mean(np.square(np.asarray(run(levels, run(levels[::-1], x_1)) - x_1, np.float64)))))
+    assert error < tolerance, (
+        f"after {steps} steps up and {steps} down x is off by {error:.1e}, not below {tolerance:.1e}"
+    )
 
 
 def check_sampler(
@@ -187,21 +189,21 @@ def check_sampler(
     spacing: str = "karras",
     draws: Callable = samplers.normal,
 ) -> None:
-    """Checks a sampler against data of which its answer is known; there is no Monte-Carlo noise in it.
+    """Checks a sampler against data with known solutions, without Monte-Carlo error.
 
-    * On data that is a single point the marginals N(alpha_s mu, sigma_s^2) are met after every step, however large the
-      steps (`exact_on_points`): an index off by one or another variance shows at once.
+    * On data that is a single point the marginals N(alpha_s mu, sigma_s^2) hold after every step, for steps of any size
+      (`exact_on_points`): an index that is off by one, or a wrong variance, is visible at once.
     * On a Gaussian it converges at its order: a deterministic sampler to the exact flow, path by path; a stochastic one to
       the mean and covariance of the marginal. The latter come from `affine_moments`, so that a sampler whose steps depend
-      on x otherwise, such as `predictor_corrector`, is refused with a line that says what to do instead.
+      on x otherwise, such as `predictor_corrector`, is refused with a line that names the alternative.
 
     Args:
       sampler: a `jaxdiff.samplers.Sampler`.
-      order: of convergence that it claims; a higher one passes, and so does a sampler that is exact to float32.
-      stochastic: it needs a random key.
-      exact_on_points: it claims so; those that discretize a drift, such as Euler-Maruyama's, do not.
-      spacing: of the levels over which it converges, see `flow_errors`.
-      draws: what a stochastic one draws in a step, where that is not `samplers.normal(keys, shape)`; see `moment_errors`.
+      order: expected order of convergence; a higher one passes, and so does a sampler that is exact to float32.
+      stochastic: whether it needs a random key.
+      exact_on_points: whether to check single points; those that discretize a drift, such as Euler-Maruyama's, fail.
+      spacing: spacing of the levels over which it converges, see `flow_errors`.
+      draws: the noise of a step, if it is not `samplers.normal(keys, shape)`; see `moment_errors`.
 
     Raises:
       AssertionError: something does not hold.
@@ -216,9 +218,9 @@ def check_sampler(
     if exact_on_points:
         _check_on_point(sampler, draws if stochastic else None)
     if stochastic:
-        for what, errors in zip(("mean", "covariance"), moment_errors(sampler, [64, 128, 256], CLOUD, spacing, draws)):
+        for name, errors in zip(("mean", "covariance"), moment_errors(sampler, [64, 128, 256], CLOUD, spacing, draws)):
             errors = errors.reshape(3, -1)
-            _check_fall(what, errors[:, np.abs(errors[0]).argmax()], order)
+            _check_convergence(name, errors[:, np.abs(errors[0]).argmax()], order)
         return
     counts = [32, 64, 128]
     errors = flow_errors(sampler, counts, spacing=spacing)
@@ -230,7 +232,7 @@ def check_sampler(
 
 
 def _check_on_point(sampler, draws):
-    """Mean and standard deviation after each of eight steps over sixteen levels."""
+    """Checks mean and standard deviation after each of eight steps over sixteen levels."""
     schedule, levels = schedules.cosine(16), timesteps.grid(16, 8)
     keys = samplers.keys_for(jax.random.key(0), paths_for(8, (2,), draws or samplers.normal))
     x_T, noise = samplers.noise(keys, (2,)), noise_of_steps(keys, 8, (2,), draws) if draws else []
@@ -238,12 +240,12 @@ def _check_on_point(sampler, draws):
     _, xs = samplers.sample(keys if draws else None, sampler, denoise, schedule, levels, x_T, collect=_x_of)
     for x, s in zip(xs, levels[1:]):
         (mean, cov), (true_mean, true_cov) = affine_moments(x, x_T, noise, *start), POINT.moments(schedule, s)
-        off = np.abs(mean - true_mean).max()
-        assert off < 2e-3, f"on a single point the mean at level {s} is off by {off:.4f}"
+        error = np.abs(mean - true_mean).max()
+        assert error < 2e-3, f"on a single point the mean at level {s} is off by {error:.4f}"
         std, true_std = np.sqrt(np.diag(cov)), np.sqrt(np.diag(true_cov))
-        off = np.abs(std - true_std).max()
-        assert off < 2e-3, (
-            f"on a single point the standard deviation at level {s} is off by {off:.4f} from {true_std[0]:.4f}"
+        error = np.abs(std - true_std).max()
+        assert error < 2e-3, (
+            f"on a single point the standard deviation at level {s} is off by {error:.4f} from {true_std[0]:.4f}"
         )
 
 
@@ -251,14 +253,14 @@ def _x_of(state, prediction):
     return state.x
 
 
-def _check_fall(what, errors, order):
-    """Errors b + c N^-p after N = 64, 128 and 256 steps, signed: p must be as large as claimed, and b nothing."""
+def _check_convergence(name, errors, order):
+    """Checks signed errors b + c N^-p after N = 64, 128 and 256 steps: p must be the order or above, and b small."""
     first, second = -np.diff(errors)
     if max(abs(first), abs(second)) < FLOAT32:
         measured, rest = np.inf, errors[-1]
     else:
         measured = np.log2(first / second) if first * second > 0 else -np.inf
         rest = errors[-1] - second / (first / second - 1) if measured > 0 else np.inf
-    said = f"errors of the {what} {errors} after 64, 128 and 256 steps"
-    assert measured > order - 0.25, f"{said} fall at order {measured:.2f}, not {order}"
-    assert abs(rest) < 0.01, f"{said} go to {rest:.3f}, not to 0"
+    message = f"errors of the {name} {errors} after 64, 128 and 256 steps"
+    assert measured > order - 0.25, f"{message} fall at order {measured:.2f}, not {order}"
+    assert abs(rest) < 0.01, f"{message} go to {rest:.3f}, not to 0"

@@ -1,4 +1,4 @@
-"""How far samplers end from what is known of a Gaussian, without chance, and at what order that falls with more steps."""
+"""Errors of samplers on Gaussian data with known solutions, without Monte-Carlo error, and their order of convergence."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ CLOUD = gaussian([1.0, -0.5], [[0.5, 0.2], [0.2, 0.3]])
 
 
 def order_of(counts: Sequence[int], errors: Sequence[float]) -> float:
-    """The order of convergence: p where errors fall as counts^-p, by least squares on the logarithms.
+    """Order of convergence p of errors that fall as counts^-p, by least squares on the logarithms.
 
     Args:
       counts: numbers of steps, [M], M at least 2.
@@ -36,19 +36,19 @@ def order_of(counts: Sequence[int], errors: Sequence[float]) -> float:
 def flow_errors(
     sampler: samplers.Sampler, counts: Sequence[int], data: Mixture = CLOUD, batch: int = 256, spacing: str = "karras"
 ) -> np.ndarray:
-    """How far a deterministic sampler ends from the exact flow of a Gaussian, for several numbers of steps.
+    """Error of a deterministic sampler with respect to the exact flow of a Gaussian, for several numbers of steps.
 
-    From level T = 4096 of the VP-SDE's schedule to level 1, in Karras' spacing, whose steps are smooth along all of the
-    path: a solver then shows its order. On steps even in levels the last ones, near clean data, are as large in log-SNR
-    however many there are, and orders are lower.
+    From level T = 4096 of the VP-SDE's schedule to level 1, in Karras' spacing, whose steps are smooth along the whole
+    path, so that a solver has its order. Of steps even in levels, the last ones, near clean data, are large in log-SNR for
+    any number of steps, and orders are lower.
 
     Args:
-      sampler: draws nothing.
-      counts: numbers of steps. Paths are compiled in parts of their greatest common divisor.
+      sampler: deterministic.
+      counts: numbers of steps. Paths are compiled in chunks of their greatest common divisor.
       data: one Gaussian.
-      batch: how many paths.
-      spacing: "karras" or "exponential", of levels between those of the tables (float32); or, for samplers that know whole
-        levels only, "trailing", with counts that divide 4096.
+      batch: number of paths.
+      spacing: "karras" or "exponential", with levels between those of the tables (float32); or, for samplers that need
+        integer levels, "trailing", with counts that divide 4096.
 
     Returns:
       Root mean squares over paths and components, float64 [M].
@@ -74,23 +74,23 @@ def moment_errors(
     spacing: str = "karras",
     draws: Callable[[Array, tuple[int, ...]], Array] = samplers.normal,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far mean and covariance at the end are from those of the marginal, for several numbers of steps, without chance.
+    """Errors of mean and covariance with respect to the marginal, for several numbers of steps, without Monte-Carlo error.
 
     Paths are those of `flow_errors`, and moments those of `affine_moments`.
 
     Args:
-      sampler: draws noise, and is affine on Gaussian data: its steps are as long as the levels say, whatever x is.
-      counts: numbers of steps. Paths are compiled in parts of their greatest common divisor.
+      sampler: stochastic, and affine on Gaussian data: its step sizes depend on the levels and not on x.
+      counts: numbers of steps. Paths are compiled in chunks of their greatest common divisor.
       data: one Gaussian.
       spacing: see `flow_errors`.
       draws: (keys [B], shape) -> the standard normal numbers [B, *shape] that the sampler draws from a step's keys, or
-        [K, B, *shape] where it draws K times.
+        [K, B, *shape] if it draws K times.
 
     Returns:
       Errors of the mean [M, D] and of the covariance [M, D, D], signed, float64.
 
     Raises:
-      AssertionError: x at the end is no affine function of x_T and the draws.
+      AssertionError: x at the end is not an affine function of x_T and the draws.
 
     Example::
 
@@ -114,25 +114,26 @@ def moment_errors(
 
 
 def affine_moments(x, x_T, noise, mean, cov) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of x without chance, where paths are affine in x_T and in all that was drawn.
+    """Mean and covariance of x without Monte-Carlo error, for paths that are affine in x_T and in the noise.
 
         x = a + B x_T + sum_k C_k z_k,   E x = a + B E x_T,   cov x = B cov(x_T) B' + sum_k C_k C_k'
 
-    On Gaussian data each step of most samplers is so, with the same numbers on every path. Least squares finds them, and
-    says if it is so.
+    On Gaussian data the steps of most samplers are affine, with the same coefficients for every path. Least squares finds
+    them, and its residual shows whether they are.
 
     Args:
-      x: where paths are, float [P, D]; P of `paths_for`, or anyhow more than there are numbers in a row of x_T and noise.
-      x_T: where they began, [P, D].
-      noise: standard normal numbers, [K, P, D], such as `noise_of_steps`; [] if nothing was drawn.
-      mean: of x_T in the distribution that is asked about, [D]; paths may begin anywhere, such as in N(0, I).
-      cov: the same, [D, D].
+      x: end of each path, float [P, D]; P from `paths_for`, or at least more than there are numbers in x_T and noise of one
+        path.
+      x_T: start of each path, [P, D].
+      noise: standard normal numbers, [K, P, D], such as `noise_of_steps`; [] if the sampler is deterministic.
+      mean: mean of x_T in the distribution of interest, [D]; the paths themselves may start anywhere, such as in N(0, I).
+      cov: covariance of x_T in this distribution, [D, D].
 
     Returns:
       Mean [D] and covariance [D, D], float64.
 
     Raises:
-      AssertionError: x is not affine in them.
+      AssertionError: x is not affine in x_T and noise.
 
     Example::
 
@@ -146,21 +147,21 @@ def affine_moments(x, x_T, noise, mean, cov) -> tuple[np.ndarray, np.ndarray]:
     x, D = np.asarray(x, np.float64), len(mean)
     columns = np.concatenate([np.ones([len(x), 1]), x_T, *noise], 1, dtype=np.float64)
     weights = np.linalg.solve(columns.T @ columns, columns.T @ x)
-    off = np.abs(columns @ weights - x).max()
-    assert off < 1e-4 * (1 + np.abs(x).max()), (
-        f"x is off by {off:.1e} from an affine function of x_T and the noise: name all that a step draws (draws), or, "
-        "where steps depend on x otherwise, compare the moments of many paths with those of Mixture.moments"
+    residual = np.abs(columns @ weights - x).max()
+    assert residual < 1e-4 * (1 + np.abs(x).max()), (
+        f"x is off by {residual:.1e} from an affine function of x_T and the noise: give all noise of a step as `draws`, "
+        "or, if steps depend on x otherwise, compare the moments of many paths with those of Mixture.moments"
     )
     a, B, C = np.split(weights, [1, 1 + D])
     return a[0] + mean @ B, B.T @ cov @ B + C.T @ C
 
 
 def noise_of_steps(keys: Array, steps: int, shape: tuple[int, ...], draws: Callable = samplers.normal) -> np.ndarray:
-    """What a sampler draws in the steps of `sample`.
+    """The noise that a sampler draws in the steps of `sample`.
 
     Args:
       keys: one random key per path, [P], as given to `sample`.
-      steps: N.
+      steps: N, number of steps.
       shape: of one example, (D,).
       draws: see `moment_errors`.
 
@@ -179,15 +180,15 @@ def noise_of_steps(keys: Array, steps: int, shape: tuple[int, ...], draws: Calla
 
 
 def paths_for(steps: int, shape: tuple[int, ...], draws: Callable = samplers.normal) -> int:
-    """Twice as many paths as an affine function of x_T and of all that is drawn has coefficients.
+    """Number of paths for `affine_moments`: twice the number of coefficients of an affine function of x_T and all noise.
 
     Args:
-      steps: how many.
+      steps: number of steps.
       shape: of one example, (D,).
       draws: see `moment_errors`.
 
     Returns:
-      P.
+      P, number of paths.
 
     Example::
 
@@ -215,12 +216,12 @@ def vp_sde() -> schedules.Schedule:
 
 
 def levels_over(schedule: schedules.Schedule, count: int, spacing: str) -> np.ndarray:
-    """From level T to level 1 in so many steps.
+    """Levels from T to 1.
 
     Args:
       schedule: noise schedule.
-      count: N.
-      spacing: see `flow_errors`.
+      count: N, number of steps.
+      spacing: one of `timesteps.SPACINGS`.
 
     Returns:
       Levels, [N + 1].
@@ -231,9 +232,7 @@ def levels_over(schedule: schedules.Schedule, count: int, spacing: str) -> np.nd
         >>> convergence.levels_over(convergence.vp_sde(), 2, "trailing").tolist()
         [4096, 2048, 1]
     """
-    if spacing in timesteps.SIGMA_SPACINGS:
-        return timesteps.grid_by_sigma(schedule, count, spacing)
-    return timesteps.grid(schedule.num_levels, count, spacing, end=1)
+    return timesteps.SPACINGS[spacing](start=schedule.num_levels, end=1)(schedule, count)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "draws"))
@@ -242,7 +241,7 @@ def _noise_of_steps(keys, steps, shape, draws):
 
 
 def _ends(keys, sampler, counts, data, x_T, spacing):
-    """x at level 1 after each number of steps."""
+    """x at level 1, for each number of steps."""
     schedule, size = vp_sde(), math.gcd(*counts)
     for count in counts:
         levels = levels_over(schedule, count, spacing)

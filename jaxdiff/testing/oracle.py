@@ -1,4 +1,4 @@
-r"""Data of which everything is known in closed form.
+r"""Data with closed-form marginals, scores and denoisers: mixtures of Gaussians.
 
 For data x_0 ~ sum_k w_k N(mu_k, S_k) every marginal of the forward process is such a mixture again:
 
@@ -8,7 +8,7 @@ For data x_0 ~ sum_k w_k N(mu_k, S_k) every marginal of the forward process is s
   (3)  E[. | x_t] = sum_k p(k | x_t) E[. | x_t, k],   grad log q(x_t) = -E[eps | x_t] / sigma_t
   (4)  for one Gaussian the probability flow takes x_t to x_s = alpha_s mu + C_s^(1/2) C_t^(-1/2) (x_t - alpha_t mu)
 
-(2) and (3) are what a perfect network would say, so that a sampler's error is its own. Where the components have classes,
+(2) and (3) are the output of a perfect network, so that the error of a sampler is its own. If the components have classes,
 
   (5)  q(x_t, y) = sum_{k of class y} w_k N(alpha_t mu_k, C_k),   p(y | x_t) = q(x_t, y) / q(x_t)
 """
@@ -25,7 +25,7 @@ from jaxdiff.types import AlphaSigma, Array, Denoiser, Prediction, rows
 
 
 class Mixture(NamedTuple):
-    """A mixture of Gaussians over examples of D numbers, each covariance by its principal axes; a pytree.
+    """Mixture of Gaussians over examples of D numbers, with covariances as principal axes; a pytree.
 
     Attributes:
       weights: w, float [K], adding up to 1.
@@ -64,7 +64,7 @@ class Mixture(NamedTuple):
           schedule: noise schedule.
 
         Returns:
-          Denoiser of x_t [B, ...] whose examples have D numbers; it reads no condition.
+          Denoiser of x_t [B, ...] whose examples have D numbers; it ignores the condition.
         """
         return Partial(_denoise, self, schedule)
 
@@ -77,16 +77,16 @@ class Mixture(NamedTuple):
           t: level, scalar or [B].
 
         Returns:
-          float32 [B]; at level 0 that of the data, which must then have no variance of 0.
+          float32 [B]; at level 0 that of the data, whose variances must then be above 0.
         """
         return _over_examples(lambda level, x: _posterior(self, level, x)[0], schedule, x_t, t)
 
     def score(self, schedule: Schedule, x_t: Array, t) -> Array:
-        """grad log q(x_t), equation (3); as `log_prob`, of the shape of x_t, for levels above 0."""
+        """grad log q(x_t), equation (3), shape of x_t, for levels above 0; arguments as for `log_prob`."""
         return -self.denoiser(schedule)(x_t, t, None).eps / rows(schedule(t).sigma, x_t)
 
     def flow(self, schedule: Schedule, x_t: Array, t, s) -> Array:
-        """Where the probability-flow ODE takes x_t, from level t to level s, up or down: equation (4).
+        """Exact solution of the probability-flow ODE from x_t at level t to level s, up or down: equation (4).
 
         Args:
           schedule: noise schedule.
@@ -98,10 +98,10 @@ class Mixture(NamedTuple):
           x_s, shape of x_t.
 
         Raises:
-          ValueError: there is more than one component, of which the flow has no closed form.
+          ValueError: more than one component: the flow then has no closed form.
         """
         if len(self.weights) != 1:
-            raise ValueError(f"a mixture of {len(self.weights)} has no closed flow: take one Gaussian")
+            raise ValueError(f"the flow of a mixture of {len(self.weights)} has no closed form: use one Gaussian")
         mean, std, axes = self.means[0], self.stds[0], self.axes[0]
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
         stretch = jnp.hypot(alpha_s * std, sigma_s) / jnp.hypot(alpha_t * std, sigma_t)
@@ -119,48 +119,48 @@ class Mixture(NamedTuple):
 
 
 class Labeled(NamedTuple):
-    """A mixture whose components have classes; a pytree.
+    """Mixture whose components have classes; a pytree.
 
     Attributes:
       data: the mixture.
-      classes: class of each component, int [K]; the largest plus 1 is the null label, which stands for all of them.
+      classes: class of each component, int [K]; the largest plus 1 is the null label, which includes all components.
     """
 
     data: Mixture
     classes: Array
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
-        """The optimal denoiser of the class that is asked for, equations (2) and (3) over its components.
+        """The optimal class-conditional denoiser, equations (2) and (3) over the components of the class.
 
         Args:
           schedule: noise schedule.
 
         Returns:
-          Denoiser of x_t [B, ...] whose examples have D numbers. It reads `cond.label`, int [B], and says NaN where no
-          class has it; without a condition it is that of all data.
+          Denoiser of x_t [B, ...] whose examples have D numbers. The class is `cond.label`, int [B], with NaN for labels
+          that do not exist; without a condition it is the denoiser of all data.
         """
         return Partial(_denoise_labeled, self, schedule)
 
     def log_posterior(self, schedule: Schedule) -> Partial:
-        """The optimal classifier of noisy examples, as `guidance.classifier` reads it, equation (5).
+        """The optimal classifier of noisy examples, equation (5): a `log_prob` of `guidance.classifier`.
 
         Args:
           schedule: noise schedule.
 
         Returns:
-          (x_t [B, ...], t, cond) -> log p(y | x_t), float32 [B], where y is `cond.label`; 0 for the null label, -inf where
-          no class has it.
+          (x_t [B, ...], t, cond) -> log p(y | x_t), float32 [B], where y is `cond.label`; 0 for the null label, -inf for
+          labels that do not exist.
         """
         return Partial(_log_posterior, self, schedule)
 
     def weights_of(self, label: Array) -> Array:
-        """The weights of the components of a class, and 0 for others; [K], label a scalar."""
-        kept = (self.classes == label) | (label == jnp.max(self.classes) + 1)
-        return jnp.where(kept, self.data.weights, 0.0)
+        """The weights of the components of a class, 0 for others; [K], label a scalar."""
+        included = (self.classes == label) | (label == jnp.max(self.classes) + 1)
+        return jnp.where(included, self.data.weights, 0.0)
 
 
 def labeled(data: Mixture, classes) -> Labeled:
-    """Classes for the components of a mixture: an oracle of conditional generation and of classifiers.
+    """Assigns classes to the components of a mixture: an oracle of conditional generation and of classifiers.
 
     Args:
       data: a mixture of K components.
@@ -170,7 +170,7 @@ def labeled(data: Mixture, classes) -> Labeled:
       `Labeled`.
 
     Raises:
-      ValueError: not one class per component, or a class that none has.
+      ValueError: not one class per component, or a class without components.
 
     Example::
 
@@ -180,7 +180,7 @@ def labeled(data: Mixture, classes) -> Labeled:
         >>> schedule = schedules.from_betas([0.36])  # alpha = 0.8, sigma = 0.6
         >>> two = labeled(testing.mixture([1, 1], [[-1.0], [1.0]], [0.0, 0.0]), [0, 1])  # the points -1 and 1
         >>> x_t, cond = jnp.full([3, 1], 0.45), Cond(label=jnp.array([0, 1, 2]))
-        >>> x0 = two.denoiser(schedule)(x_t, 1, cond).x0  # -1, 1, and tanh(1) for both of them
+        >>> x0 = two.denoiser(schedule)(x_t, 1, cond).x0  # -1, 1, and tanh(1) for the null label
         >>> [round(float(x), 4) for x in x0[:, 0]]
         [-1.0, 1.0, 0.7616]
         >>> p = jnp.exp(two.log_posterior(schedule)(x_t, 1, cond))  # (1 -+ tanh(1)) / 2
@@ -191,24 +191,25 @@ def labeled(data: Mixture, classes) -> Labeled:
     known = np.unique(classes)
     if classes.shape != data.weights.shape or not np.array_equal(known, np.arange(len(known))):
         raise ValueError(
-            f"classes {classes.tolist()} must be one for each of {len(data.weights)} components, counted from 0"
+            f"`classes`={classes.tolist()} must be one for each of {len(data.weights)} components, counted from 0"
         )
     return Labeled(data, classes)
 
 
 def mixture(weights, means, covs) -> Mixture:
-    """A mixture of Gaussians.
+    """Mixture of Gaussians.
 
     Args:
       weights: [K], above 0; scaled to add up to 1.
       means: [K, D].
-      covs: of each component a variance [K], variances [K, D], or a covariance [K, D, D]; 0 is a point.
+      covs: variances [K] or [K, D], or covariances [K, D, D]; 0 is a point.
 
     Returns:
       `Mixture`.
 
     Raises:
-      ValueError: shapes that do not fit, a weight that is not above 0, a covariance that is not one.
+      ValueError: shapes that do not fit, a weight that is not above 0, a covariance that is not symmetric and positive
+        semidefinite.
 
     Example::
 
@@ -222,30 +223,30 @@ def mixture(weights, means, covs) -> Mixture:
     """
     weights, means, covs = (np.asarray(x, np.float64) for x in (weights, means, covs))
     if weights.ndim != 1 or means.ndim != 2 or len(weights) != len(means) or not np.all(weights > 0):
-        raise ValueError(f"weights {weights.shape} must be [K] and above 0, and means {means.shape} [K, D]")
+        raise ValueError(f"`weights` {weights.shape} must be [K] and above 0, and `means` {means.shape} [K, D]")
     K, D = means.shape
     if covs.shape == (K,):
         covs = np.broadcast_to(covs[:, None], (K, D))
     if covs.shape == (K, D):
         covs = covs[:, :, None] * np.eye(D)
     if covs.shape != (K, D, D) or not np.allclose(covs, covs.transpose(0, 2, 1)):
-        raise ValueError(f"covs {covs.shape} must be [K], [K, D] or symmetric [K, D, D], with K = {K} and D = {D}")
+        raise ValueError(f"`covs` {covs.shape} must be [K], [K, D] or symmetric [K, D, D], with K = {K} and D = {D}")
     variances, axes = np.linalg.eigh(covs)
     if variances.min() < -1e-9 * max(1.0, variances.max()):
-        raise ValueError("a covariance has a negative variance")
+        raise ValueError("one of `covs` has a negative variance")
     tables = weights / weights.sum(), means, np.sqrt(np.maximum(variances, 0)), axes
-    return Mixture(*(np.asarray(x, np.float32) for x in tables))  # nothing is computed where this is imported
+    return Mixture(*(np.asarray(x, np.float32) for x in tables))  # NumPy, so that importing this starts no jax backend
 
 
 def gaussian(mean, cov) -> Mixture:
-    """One Gaussian.
+    """Gaussian, as a mixture with one component.
 
     Args:
       mean: [D].
       cov: a variance, variances [D], or a covariance [D, D]; 0 is a point.
 
     Returns:
-      `Mixture` of one.
+      `Mixture` with one component.
 
     Example::
 
@@ -260,12 +261,12 @@ def gaussian(mean, cov) -> Mixture:
 
 
 def ring(count: int = 8, radius: float = 1.0, std: float = 0.1) -> Mixture:
-    """Equal Gaussians on a circle: two-dimensional data for pictures, with everything about it known.
+    """Equal Gaussians on a circle: two-dimensional data for plots.
 
     Args:
-      count: how many.
-      radius: of the circle.
-      std: of each.
+      count: number of Gaussians.
+      radius: radius of the circle.
+      std: standard deviation of each Gaussian.
 
     Returns:
       `Mixture` over D = 2.
@@ -316,10 +317,10 @@ def _posterior(data: Mixture, level: AlphaSigma, x: Array):
     alpha, sigma = level
     y = jnp.einsum("kde,kd->ke", data.axes, x[None] - alpha * data.means)  # along the axes
     variance = jnp.square(alpha * data.stds) + jnp.square(sigma)
-    some = jnp.where(variance > 0, variance, 1.0)  # points at level 0 have no density, and none is said
-    scaled = jnp.where(variance > 0, y / some, 0.0)
-    log_each = jnp.log(data.weights) - 0.5 * (y * scaled + jnp.log(2 * jnp.pi * some)).sum(-1)
-    share = jax.nn.softmax(log_each)
+    safe = jnp.where(variance > 0, variance, 1.0)  # points at level 0 have no density
+    scaled = jnp.where(variance > 0, y / safe, 0.0)
+    log_each = jnp.log(data.weights) - 0.5 * (y * scaled + jnp.log(2 * jnp.pi * safe)).sum(-1)
+    posterior = jax.nn.softmax(log_each)
     x0 = data.means + jnp.einsum("kde,ke->kd", data.axes, alpha * jnp.square(data.stds) * scaled)
     eps = jnp.einsum("kde,ke->kd", data.axes, sigma * scaled)
-    return jax.nn.logsumexp(log_each), share @ x0, share @ eps
+    return jax.nn.logsumexp(log_each), posterior @ x0, posterior @ eps

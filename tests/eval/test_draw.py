@@ -52,7 +52,7 @@ def test_the_sampling_program_is_kept_for_the_next_run():
 
 def test_every_sampler_has_a_name_on_the_command_line():
     library = {name for name in samplers.__all__ if name in vars(samplers) and name[0].islower()}
-    library -= {"each_key", "fold", "keys_for", "noise", "normal", "parts", "sample"}
+    library -= {"each_key", "fold", "keys_for", "noise", "normal", "chunks", "sample"}
     assert library == set(draw.SAMPLERS) - {"dpmpp_2m_sde"}
     for name in draw.SAMPLERS:
         assert isinstance(draw.make_sampler(Sample(sampler=name)), samplers.Sampler)

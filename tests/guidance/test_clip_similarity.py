@@ -1,4 +1,4 @@
-"""CLIP as an objective of guidance: what it says of images and latents, and that it is ascended."""
+"""CLIP similarity as an objective of guidance: its values for images and latents, and its ascent."""
 
 import chex
 import jax
@@ -29,16 +29,16 @@ def test_it_is_the_cosine_of_each_image_with_its_text():
     np.testing.assert_allclose(one, (TEXTS @ IMAGES.T)[1], rtol=1e-5)
 
 
-def test_latents_are_decoded_and_other_texts_compile_nothing():
+def test_latents_are_decoded_and_other_texts_do_not_recompile():
     half, twice = X / 2, Partial(lambda z: 2 * z)
-    said = jax.jit(chex.assert_max_traces(lambda objective: objective(half, 1, None), n=1))
+    similarity = jax.jit(chex.assert_max_traces(lambda objective: objective(half, 1, None), n=1))
     for text, row in zip(TEXTS, (TEXTS @ IMAGES.T)):
-        np.testing.assert_allclose(said(guidance.clip_similarity(NET, PARAMS, text, twice)), row, rtol=1e-5)
+        np.testing.assert_allclose(similarity(guidance.clip_similarity(NET, PARAMS, text, twice)), row, rtol=1e-5)
 
 
-def test_guidance_by_it_leads_to_the_text():
+def test_guidance_increases_it():
     schedule = schedules.cosine(50)
     objective = guidance.clip_similarity(NET, PARAMS, TEXTS[0])
     plain = lambda x_t, t, cond: predict_from("x0", schedule, x_t, x_t, t)
-    led = guidance.by_gradient(plain, objective, schedule, 0.01)(jnp.asarray(X), 25, None)
-    assert (objective(led.x0, 25, None) > objective(X, 25, None)).all()
+    guided = guidance.by_gradient(plain, objective, schedule, 0.01)(jnp.asarray(X), 25, None)
+    assert (objective(guided.x0, 25, None) > objective(X, 25, None)).all()

@@ -21,7 +21,7 @@ EXACT, POSTERIOR = ORACLE.denoiser(SCHEDULE), ORACLE.log_posterior(SCHEDULE)
 LABEL, NULL = Cond(label=jnp.array([0, 1, 2, 2, 1, 0])), Cond(label=jnp.full(6, 3))
 LEVELS = {"1": 1, "30": 30, "100": 100, "rows": np.array([1, 20, 40, 60, 80, 100])}
 EACH = np.array([0.0, 0.5, 1.0, 2.0, 4.0, -1.0], np.float32)
-say = jax.jit(lambda denoise, x, t, cond: denoise(x, t, cond))
+predict = jax.jit(lambda denoise, x, t, cond: denoise(x, t, cond))
 
 
 def scales(t):
@@ -43,57 +43,57 @@ def assert_same(one, other, t):
 def test_an_exact_classifier_is_classifier_free_guidance(scale, t):
     """eps_uncond - s sigma grad log p(y | x_t) = eps_uncond + s (eps_cond - eps_uncond)."""
     cond = Guided(LABEL, NULL)
-    free = say(guidance.cfg(EXACT, scale), X, t, cond)
+    free = predict(guidance.cfg(EXACT, scale), X, t, cond)
     unconditional = guidance.on_uncond(EXACT)
-    assert_same(say(guidance.classifier(unconditional, POSTERIOR, SCHEDULE, scale), X, t, cond), free, t)
+    assert_same(predict(guidance.classifier(unconditional, POSTERIOR, SCHEDULE, scale), X, t, cond), free, t)
 
 
 @pytest.mark.parametrize("t", [30, 100])
 def test_around_guided_and_conditional_denoisers_scales_add_up(t):
-    """The classifier reads the wanted half: 1.5 of the one and 2 of the other are 3.5; a conditional denoiser is 1."""
+    """The classifier receives the first condition: scales 1.5 and 2 add up to 3.5; a conditional denoiser counts as 1."""
     cond, guided = Guided(LABEL, NULL), guidance.cfg(EXACT, jnp.float32(1.5))
-    both = say(guidance.classifier(guided, POSTERIOR, SCHEDULE, 2.0), X, t, cond)
-    assert_same(both, say(guidance.cfg(EXACT, 3.5), X, t, cond), t)
-    both = say(guidance.classifier(EXACT, POSTERIOR, SCHEDULE, 2.0), X, t, LABEL)
-    assert_same(both, say(guidance.cfg(EXACT, 3.0), X, t, cond), t)
+    both = predict(guidance.classifier(guided, POSTERIOR, SCHEDULE, 2.0), X, t, cond)
+    assert_same(both, predict(guidance.cfg(EXACT, 3.5), X, t, cond), t)
+    both = predict(guidance.classifier(EXACT, POSTERIOR, SCHEDULE, 2.0), X, t, LABEL)
+    assert_same(both, predict(guidance.cfg(EXACT, 3.0), X, t, cond), t)
 
 
-def test_a_negative_condition_leads_down_its_probability():
-    """From class y to all data and beyond: eps_y + s (eps - eps_y) = eps + (s - 1) sigma grad log p(y | x_t)."""
-    away = say(guidance.cfg(EXACT, 3.0), X, 30, Guided(NULL, LABEL))
+def test_a_negative_condition_descends_its_probability():
+    """From class y through all data: eps_y + s (eps - eps_y) = eps + (s - 1) sigma grad log p(y | x_t)."""
+    away = predict(guidance.cfg(EXACT, 3.0), X, 30, Guided(NULL, LABEL))
     down = guidance.classifier(guidance.on_uncond(EXACT), POSTERIOR, SCHEDULE, -2.0)
-    assert_same(say(down, X, 30, Guided(LABEL, NULL)), away, 30)
+    assert_same(predict(down, X, 30, Guided(LABEL, NULL)), away, 30)
 
 
 NO_SIGNAL = schedules.from_betas([*np.linspace(1e-3, 0.2, 39), 1.0])
 
 
-def linear_guess(x_t, t, cond):
+def linear_denoiser(x_t, t, cond):
     return process.predict_from("v", NO_SIGNAL, 0.3 * x_t, x_t, jnp.asarray(t))
 
 
 @pytest.mark.parametrize(
     "guided",
     [
-        guidance.classifier(linear_guess, lambda x_t, t, cond: -jnp.square(x_t).sum(1), NO_SIGNAL, 2.0),
-        guidance.by_gradient(linear_guess, lambda x0, t, cond: -jnp.square(x0).sum(1), NO_SIGNAL, 2.0),
+        guidance.classifier(linear_denoiser, lambda x_t, t, cond: -jnp.square(x_t).sum(1), NO_SIGNAL, 2.0),
+        guidance.by_gradient(linear_denoiser, lambda x0, t, cond: -jnp.square(x0).sum(1), NO_SIGNAL, 2.0),
     ],
     ids=["classifier", "objective"],
 )
-def test_without_signal_it_is_off_and_finite(guided):
-    plain, said = linear_guess(X, 40, None), say(guided, X, 40, None)
-    np.testing.assert_allclose(said.x0, plain.x0, rtol=1e-6)
-    np.testing.assert_allclose(said.eps, plain.eps, rtol=1e-6)
-    assert np.all(say(guided, X, 39, None).x0 != linear_guess(X, 39, None).x0)
-    slope = jax.jit(jax.grad(lambda x: sum(part.sum() for part in guided(x, 40, None)[:2])))(X)
-    assert np.all(np.isfinite(slope))
+def test_without_signal_it_has_no_effect_and_is_finite(guided):
+    plain, prediction = linear_denoiser(X, 40, None), predict(guided, X, 40, None)
+    np.testing.assert_allclose(prediction.x0, plain.x0, rtol=1e-6)
+    np.testing.assert_allclose(prediction.eps, plain.eps, rtol=1e-6)
+    assert np.all(predict(guided, X, 39, None).x0 != linear_denoiser(X, 39, None).x0)
+    gradient = jax.jit(jax.grad(lambda x: sum(leaf.sum() for leaf in guided(x, 40, None)[:2])))(X)
+    assert np.all(np.isfinite(gradient))
 
 
 W = RNG.standard_normal((3, 4)).astype(np.float32)
 
 
 def logits(params, x_t, t, cond=None, keys=None):
-    """A linear classifier whose temperature rises with the level; it must be asked without a condition."""
+    """A linear classifier whose temperature rises with the level; it must be called without a condition."""
     assert cond is None
     return x_t @ params / (1 + jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1]) / 50)[:, None], Aux()
 
@@ -116,13 +116,15 @@ def test_classifier_guidance_with_a_linear_classifier_is_its_closed_form(scale, 
     p /= p.sum(1, keepdims=True)
     gradient = (W.T[LABELS] - p @ W.T) / heat
     s = np.broadcast_to(t / 10, 6)[:, None] if s is None else s
-    plain, (alpha, sigma) = say(EXACT, X, t, NULL), scales(t)
+    plain, (alpha, sigma) = predict(EXACT, X, t, NULL), scales(t)
     log_prob = guidance.label_log_prob(logits, W)
-    np.testing.assert_allclose(say(log_prob, X, t, Cond(LABELS)), np.log(p[np.arange(6), LABELS]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        predict(log_prob, X, t, Cond(LABELS)), np.log(p[np.arange(6), LABELS]), rtol=1e-4, atol=1e-5
+    )
     guided = guidance.classifier(guidance.on_uncond(EXACT), log_prob, SCHEDULE, scale)
-    said = say(guided, X, t, Guided(Cond(LABELS), NULL))
-    np.testing.assert_allclose(said.eps, plain.eps - s * sigma * gradient, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(alpha * said.x0, alpha * plain.x0 + s * sigma**2 * gradient, rtol=1e-4, atol=1e-4)
+    prediction = predict(guided, X, t, Guided(Cond(LABELS), NULL))
+    np.testing.assert_allclose(prediction.eps, plain.eps - s * sigma * gradient, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(alpha * prediction.x0, alpha * plain.x0 + s * sigma**2 * gradient, rtol=1e-4, atol=1e-4)
 
 
 CLOUD = testing.gaussian([1.0, -0.5, 0.0], 0.4).denoiser(SCHEDULE)
@@ -143,26 +145,26 @@ STRENGTHS = {
 
 @pytest.mark.parametrize("strength, w, t", STRENGTHS.values(), ids=STRENGTHS)
 def test_the_gradient_of_an_objective_is_its_closed_form(strength, w, t):
-    """Of N(mu, v): x0 = mu + k (x_t - alpha mu) with k = alpha v / (alpha^2 v + sigma^2), and so k (goal - x0)."""
+    """For data N(mu, v): x0 = mu + k (x_t - alpha mu) with k = alpha v / (alpha^2 v + sigma^2), gradient k (goal - x0)."""
     (alpha, sigma), mu = scales(t), np.array([1.0, -0.5, 0.0])
     k = 0.4 * alpha / (0.4 * alpha**2 + sigma**2)
     x0 = mu + k * (X - alpha * mu)
     gradient = k * (GOAL - x0)
-    said = say(guidance.by_gradient(CLOUD, nearness, SCHEDULE, strength), X, t, None)
+    prediction = predict(guidance.by_gradient(CLOUD, nearness, SCHEDULE, strength), X, t, None)
     eps = (X - alpha * x0) / sigma - w(alpha, sigma) * sigma * gradient
-    np.testing.assert_allclose(said.eps, eps, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(alpha * said.x0 + sigma * said.eps, X, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(prediction.eps, eps, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(alpha * prediction.x0 + sigma * prediction.eps, X, rtol=1e-4, atol=1e-4)
 
 
-def test_an_objective_reads_the_wanted_half_and_is_ascended():
-    """Samples of N(mu, 0.4) drawn to one goal each; the denoiser sees both halves."""
+def test_an_objective_receives_the_first_condition_and_is_ascended():
+    """Samples of N(mu, 0.4) guided to one goal each; the denoiser receives both conditions."""
     goals = np.repeat(GOAL[None], 6, 0) * np.linspace(-1, 1, 6, dtype=np.float32)[:, None]
     cond, denoise = Guided(Cond(vector=goals), None), guidance.on_uncond(CLOUD)
-    drawn = []
+    samples = []
     for strength in (0.0, 2.0):
         guided = guidance.by_gradient(denoise, nearness, SCHEDULE, strength)
-        drawn.append(samplers.sample(None, samplers.ddim(), guided, SCHEDULE, grid(100, 20), X, cond)[0])
-    before, after = (nearness(x, 0, cond.cond) for x in drawn)
+        samples.append(samplers.sample(None, samplers.ddim(), guided, SCHEDULE, grid(100, 20), X, cond)[0])
+    before, after = (nearness(x, 0, cond.cond) for x in samples)
     assert np.all(after > before)
 
 
@@ -175,7 +177,7 @@ def traced_cloud(x_t, t, cond):
 
 
 @pytest.mark.parametrize("weight", [lambda k: k * EACH, lambda k: guidance.late(SCHEDULE, k)], ids=["rows", "of t"])
-def test_other_numbers_compile_nothing_and_change_something(weight):
+def test_other_numbers_do_not_recompile_and_change_the_result(weight):
     found, counts = [], []
     for k in (1, 2):
         traces.clear()
@@ -191,7 +193,7 @@ def test_other_numbers_compile_nothing_and_change_something(weight):
     assert denoise(X, 50, cond).aux.variance is not None
 
 
-def test_it_goes_through_vmap_and_grad():
+def test_vmap_and_grad():
     def x0(w):
         inner = guidance.classifier(CLOUD, guidance.label_log_prob(logits, W), SCHEDULE, w)
         return guidance.by_gradient(inner, nearness, SCHEDULE, w)(X, jnp.int32(50), Cond(LABELS, GOAL[None])).x0
@@ -208,9 +210,9 @@ MISTAKES = {
         lambda: guidance.classifier(CLOUD, summed, SCHEDULE, 1.0)(X, 5, None),
         r"one number per example, \(6,",
     ),
-    "objective": (lambda: guidance.by_gradient(CLOUD, summed, SCHEDULE, 1.0)(X, 5, None), r"and is \(\)"),
+    "objective": (lambda: guidance.by_gradient(CLOUD, summed, SCHEDULE, 1.0)(X, 5, None), r"and has \(\)"),
     "no condition": (lambda: guidance.label_log_prob(logits, W)(X, 5, None), r"give cond=jaxdiff.Cond\(label=...\)"),
-    "no label": (lambda: guidance.label_log_prob(logits, W)(X, 5, Cond(vector=X)), "needs a label to lead to"),
+    "no label": (lambda: guidance.label_log_prob(logits, W)(X, 5, Cond(vector=X)), "classifier guidance needs labels"),
 }
 
 
@@ -220,7 +222,7 @@ def test_mistakes(make, message):
         make()
 
 
-def test_of_a_label_that_is_no_class_nothing_is_said():
-    above, below = (say(guidance.label_log_prob(logits, W), X, 5, Cond(LABELS + step)) for step in (1, -1))
+def test_the_log_probability_of_a_label_that_is_no_class_is_nan():
+    above, below = (predict(guidance.label_log_prob(logits, W), X, 5, Cond(LABELS + step)) for step in (1, -1))
     assert np.isnan(above).tolist() == (LABELS == 3).tolist()
     assert np.isnan(below).tolist() == (LABELS == 0).tolist()

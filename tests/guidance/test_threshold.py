@@ -1,4 +1,4 @@
-"""Predicted images kept in range."""
+"""Thresholds of predicted images."""
 
 import chex
 import jax
@@ -19,7 +19,7 @@ def gaussian(x_t, t, cond):
 
 
 @pytest.mark.parametrize("t", [1, 50, 100, np.array([3, 99, 20, 1])], ids=["1", "50", "100", "rows"])
-def test_clipping_keeps_the_sum(t):
+def test_clipped_predictions_add_up_to_x_t(t):
     x_t = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32) * 3
     plain, clipped = gaussian(x_t, t, None), guidance.clip_x0(gaussian, SCHEDULE, -0.5, 0.25)(x_t, t, None)
     alpha, sigma = (
@@ -30,12 +30,12 @@ def test_clipping_keeps_the_sum(t):
     np.testing.assert_allclose(alpha * clipped.x0 + sigma * clipped.eps, x_t, rtol=1e-5, atol=1e-5)
 
 
-def test_what_lies_in_range_is_left_as_it_is():
+def test_predictions_in_range_are_unchanged():
     x_t = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32)
     chex.assert_trees_all_equal(guidance.clip_x0(gaussian, SCHEDULE, -100, 100)(x_t, 50, None), gaussian(x_t, 50, None))
 
 
-def test_other_bounds_compile_nothing_and_bound_the_samples():
+def test_other_bounds_do_not_recompile_and_bound_the_samples():
     traced = chex.assert_max_traces(gaussian, n=1)
     levels, x_T = timesteps.grid(100, 10), samplers.noise(samplers.keys_for(jax.random.key(0), 8), (5,))
     for hi in (0.25, 0.5):
@@ -44,7 +44,7 @@ def test_other_bounds_compile_nothing_and_bound_the_samples():
         assert float(x_0.max()) == hi and float(x_0.min()) == -0.5  # the last step ends at x0
 
 
-def imagens(x0, percentile):
+def by_imagen(x0, percentile):
     """Saharia et al. 2022, appendix A.2, example by example."""
     c = [max(1.0, np.percentile(np.abs(x), percentile)) for x in x0]
     return np.stack([np.clip(x, -s, s) / s for x, s in zip(x0, c)])
@@ -52,20 +52,20 @@ def imagens(x0, percentile):
 
 @pytest.mark.parametrize("t", [1, 50, np.array([3, 99, 20, 1])], ids=["1", "50", "rows"])
 @pytest.mark.parametrize("percentile", [80, 99.5, 100])
-def test_dynamic_thresholding_is_the_formula_and_keeps_the_sum(t, percentile):
+def test_dynamic_thresholding_is_the_formula_and_adds_up_to_x_t(t, percentile):
     x_t = np.random.default_rng(0).standard_normal((4, 50)).astype(np.float32) * np.array([[0.2], [1], [3], [9]], "f")
-    plain, held = gaussian(x_t, t, None), guidance.dynamic_threshold(gaussian, SCHEDULE, percentile)(x_t, t, None)
-    expected = imagens(np.asarray(plain.x0, np.float64), percentile)
-    np.testing.assert_allclose(held.x0, expected, rtol=1e-5, atol=1e-6)
+    plain, limited = gaussian(x_t, t, None), guidance.dynamic_threshold(gaussian, SCHEDULE, percentile)(x_t, t, None)
+    expected = by_imagen(np.asarray(plain.x0, np.float64), percentile)
+    np.testing.assert_allclose(limited.x0, expected, rtol=1e-5, atol=1e-6)
     alpha, sigma = (
         np.broadcast_to(np.asarray(table, np.float64)[t], 4)[:, None] for table in (SCHEDULE.alpha, SCHEDULE.sigma)
     )
-    np.testing.assert_allclose(alpha * held.x0 + sigma * held.eps, x_t, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(held.x0[0], plain.x0[0])  # within [-1, 1], and left as it is
-    np.testing.assert_array_equal(held.eps[0], plain.eps[0])
+    np.testing.assert_allclose(alpha * limited.x0 + sigma * limited.eps, x_t, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(limited.x0[0], plain.x0[0])  # within [-1, 1], and unchanged
+    np.testing.assert_array_equal(limited.eps[0], plain.eps[0])
 
 
-def test_another_percentile_compiles_nothing():
+def test_another_percentile_does_not_recompile():
     traced = chex.assert_max_traces(gaussian, n=1)
     levels, x_T = timesteps.grid(100, 10), 4 * samplers.noise(samplers.keys_for(jax.random.key(0), 8), (5,))
     found = []

@@ -1,4 +1,4 @@
-"""The classifier's loss, against a cross-entropy by hand, and that a network learns by it."""
+"""The classifier's loss: against a cross-entropy in float64, and in the training of a network."""
 
 import chex
 import jax
@@ -22,7 +22,7 @@ KERNEL = RNG.standard_normal((4, 3)).astype(np.float32)
 
 
 def spy(seen):
-    """A linear classifier that notes what it is handed."""
+    """A linear classifier that records its arguments."""
 
     def apply(params, x_t, t, cond, keys=None):
         seen.update(x_t=np.asarray(x_t), t=np.asarray(t), cond=cond, keys=keys)
@@ -65,7 +65,7 @@ def test_the_network_sees_noisy_images_their_levels_and_no_label():
     assert abs(eps.mean()) < 5 / np.sqrt(eps.size) and abs(eps.var() - 1) < 5 * np.sqrt(2 / eps.size)
 
 
-def test_clean_levels_leave_the_images_as_they_are():
+def test_clean_levels_do_not_change_the_images():
     seen = {}
     objectives.classification(spy(seen), SCHEDULE, levels=levels.clean())(KERNEL, (), KEYS, BATCH)
     np.testing.assert_array_equal(seen["t"], np.zeros(64, np.int32))
@@ -73,8 +73,8 @@ def test_clean_levels_leave_the_images_as_they_are():
     chex.assert_trees_all_equal(levels.clean().draw((), KEYS, None, 100)[1], jnp.ones(64))
 
 
-def test_losses_are_weighed_by_how_their_level_was_drawn():
-    odd = objectives.Levels(
+def test_losses_have_the_weights_of_their_levels():
+    odd = objectives.LevelDraw(
         init=lambda T: jnp.zeros(()),
         draw=lambda extra, keys, index, T: (jnp.full(len(keys), 7), jnp.full(len(keys), 4.0)),
         update=lambda extra, index, t, loss: extra + loss.sum(),
@@ -83,11 +83,11 @@ def test_losses_are_weighed_by_how_their_level_was_drawn():
     loss_fn = objectives.classification(even, SCHEDULE, levels=odd)
     loss, (extra, metrics) = loss_fn(None, odd.init(100), KEYS, BATCH)
     np.testing.assert_allclose(loss, 4 * np.log(3) * np.ones(64), rtol=1e-6)
-    assert float(extra) == pytest.approx(64 * np.log(3))  # what it is told of is the loss before its weight
+    assert float(extra) == pytest.approx(64 * np.log(3))  # update receives the loss before its weight
     assert metrics["accuracy"].max() == 1.0
 
 
-def test_a_network_learns_to_tell_two_images_apart():
+def test_a_network_learns_to_classify_two_images():
     net = Classifier(UNetConfig(out_channels=2, channels=(8,), blocks=1, attention=(), mid_attention=False, groups=4))
     label = np.arange(16) % 2
     image = np.zeros((16, 4, 4, 1), np.uint8)
@@ -97,31 +97,31 @@ def test_a_network_learns_to_tell_two_images_apart():
     loss_fn = objectives.classification(network(net), SCHEDULE)
     step = jax.jit(make_train_step(loss_fn, optimizer))
     params = jax.jit(net.init)(jax.random.key(0), jnp.zeros([1, 4, 4, 1]), jnp.zeros([1]))["params"]
-    now, said = state.init(params, optimizer), []
+    now, history = state.init(params, optimizer), []
     for _ in range(20):
         now, metrics = step(now, jax.random.key(1), batch)
-        said.append(jax.device_get(metrics))
-    assert np.mean([m["loss"] for m in said[-5:]]) < 0.5 * np.mean([m["loss"] for m in said[:2]])
-    assert np.mean([m["accuracy"] for m in said[-5:]]) > 0.9
+        history.append(jax.device_get(metrics))
+    assert np.mean([m["loss"] for m in history[-5:]]) < 0.5 * np.mean([m["loss"] for m in history[:2]])
+    assert np.mean([m["accuracy"] for m in history[-5:]]) > 0.9
     assert step._cache_size() == 1
 
 
-def test_a_label_that_is_no_class_has_no_loss_to_go_by():
+def test_the_loss_of_a_label_that_is_no_class_is_nan():
     loss_fn = objectives.classification(spy({}), SCHEDULE)
     loss, _ = loss_fn(KERNEL, (), KEYS, BATCH | {"cond": Cond(label=np.full(64, 3))})
     assert np.isnan(loss).all()
 
 
-def test_refusals():
+def test_errors():
     for smoothing in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=f"label_smoothing={smoothing} must be in"):
+        with pytest.raises(ValueError, match=f"`label_smoothing`={smoothing} must be in"):
             objectives.classification(spy({}), SCHEDULE, label_smoothing=smoothing)
     loss_fn = objectives.classification(spy({}), SCHEDULE)
     for cond in ({}, {"cond": None}, {"cond": Cond(vector=np.ones((64, 1)))}):
-        with pytest.raises(ValueError, match="a classifier learns from labels: give the batch a cond with a label"):
+        with pytest.raises(ValueError, match="a classifier is trained on labels: give the batch a cond with a label"):
             loss_fn(KERNEL, (), KEYS, {"image": BATCH["image"]} | cond)
     picture = lambda params, x_t, t, cond, keys=None: (x_t, Aux())
-    with pytest.raises(ValueError, match=r"output \(64, 2, 2, 1\) is not logits \[B, K\] of labels \(64,\)"):
+    with pytest.raises(ValueError, match=r"output has shape \(64, 2, 2, 1\), not \[B, K\] for labels \(64,\)"):
         objectives.classification(picture, SCHEDULE)(None, (), KEYS, BATCH)
-    with pytest.raises(ValueError, match="is not logits"):
+    with pytest.raises(ValueError, match=r"not \[B, K\] for labels"):
         loss_fn(KERNEL, (), KEYS, BATCH | {"cond": Cond(label=np.zeros((64, 1), np.int32))})

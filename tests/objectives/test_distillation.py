@@ -1,4 +1,4 @@
-"""The distance of what two networks say, against its closed form, and whose gradient it has."""
+"""Distillation: the distance of two networks' outputs against its closed form, and its gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def times(name):
 
 
 def test_against_its_closed_form():
-    """(a - b)^2 E x_t^2 with E x_t^2 = alpha_t^2 x_0^2 + sigma_t^2; only what learns has a gradient."""
+    """(a - b)^2 E x_t^2 with E x_t^2 = alpha_t^2 x_0^2 + sigma_t^2; the teacher has no gradient."""
     schedule, params = schedules.linear(), {"a": 0.7, "b": 0.2}
     loss_fn = objectives.distillation(times("a"), times("b"), schedule)
     mean = lambda params: loss_fn(params, (), KEYS, {"image": IMAGES})[0].mean()
@@ -39,7 +39,7 @@ def test_against_its_closed_form():
 
 
 def test_levels_and_conditions_are_those_of_denoising():
-    """Clean images are seen as they are; a dropped condition is the null one for both networks."""
+    """Clean images are not noised; a dropped condition is the null one for both networks."""
     params, batch = {"a": 2.0, "b": 1.0}, {"image": IMAGES, "cond": Cond(label=jnp.full(512, 3.0))}
     loss_fn = objectives.distillation(times("a"), times("b"), schedules.linear(), levels=clean())
     loss, (_, metrics) = loss_fn(params, (), KEYS, batch)
@@ -48,5 +48,5 @@ def test_levels_and_conditions_are_those_of_denoising():
     dropping = objectives.distillation(times("a"), times("b"), schedules.linear(), Cond(label=0.0), 0.25, clean())
     dropped = np.asarray(dropping(params, (), KEYS, batch)[0] == 0)
     assert 0.15 < dropped.mean() < 0.35
-    with pytest.raises(ValueError, match="drop needs a null condition"):
-        objectives.distillation(times("a"), times("b"), schedules.linear(), drop=0.1, levels=uniform())
+    with pytest.raises(ValueError, match=r"`cond_dropout`=0\.1 needs `null_cond`"):
+        objectives.distillation(times("a"), times("b"), schedules.linear(), cond_dropout=0.1, levels=uniform())

@@ -1,4 +1,4 @@
-"""Prior preservation: two means, whatever the numbers of examples, and their gradient."""
+"""Prior preservation: two means for any numbers of examples, and their gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def rows(params, extra, keys, batch):
 
 @pytest.mark.parametrize("prior", [[0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0], [1, 0, 1, 0, 1, 1]])
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.3])
-def test_each_half_has_its_own_mean(prior, weight):
+def test_instance_and_class_have_separate_means(prior, weight):
     prior, loss = np.array(prior, bool), np.asarray(LOSS)
     batch = {"image": LOSS, "prior": jnp.asarray(prior)}
     loss_fn = objectives.dreambooth(rows, weight)
@@ -39,7 +39,7 @@ def test_a_batch_of_one_kind_is_finite():
 
 
 def test_around_denoising():
-    """With a weight of 0 it is denoising of the instance's images alone."""
+    """With a weight of 0 it is the denoising objective of the instance's images alone."""
     grey = lambda params, x_t, t, cond, keys=None: (jnp.full_like(x_t, params), Aux())
     plain = objectives.denoising(grey, schedules.linear(), predict="x0")
     image, keys = jnp.linspace(-1, 1, 4).reshape(4, 1, 1, 1), jax.random.split(jax.random.key(0), 4)
@@ -49,23 +49,23 @@ def test_around_denoising():
     np.testing.assert_allclose(loss.mean(), wanted[::2].mean(), rtol=1e-6)
 
 
-def test_what_it_needs():
-    with pytest.raises(ValueError, match="prior_weight=-1 must be at least 0"):
+def test_errors():
+    with pytest.raises(ValueError, match="`prior_weight`=-1 must be at least 0"):
         objectives.dreambooth(rows, -1)
-    with pytest.raises(ValueError, match="the batch has no `prior`"):
+    with pytest.raises(ValueError, match="DreamBooth needs batch"):
         objectives.dreambooth(rows)(1.0, 0, None, {"image": LOSS})
 
 
-def test_a_known_share_weighs_alike_however_a_batch_is_divided():
-    """Parts of a batch, some of one kind alone, have the mean of the whole; counted in each part they have not."""
+def test_with_a_known_fraction_the_loss_does_not_depend_on_how_a_batch_is_divided():
+    """Its mean over chunks of a batch is that of the batch; with fractions counted in each chunk it is not."""
     alone = lambda params, extra, keys, batch: (batch["image"], (extra, {"loss": batch["image"]}))
     image, prior = jnp.arange(8.0), jnp.array([True, True, False, True, False, False, True, False])
     mean = lambda loss_fn, part: float(loss_fn(None, (), None, {"image": image[part], "prior": prior[part]})[0].mean())
-    known, counted = objectives.dreambooth(alone, 0.5, share=0.5), objectives.dreambooth(alone, 0.5)
+    known, counted = objectives.dreambooth(alone, 0.5, prior_fraction=0.5), objectives.dreambooth(alone, 0.5)
     whole, parts = slice(None), (slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8))
     wanted = np.mean([2.0, 4.0, 5.0, 7.0]) + 0.5 * np.mean([0.0, 1.0, 3.0, 6.0])
     np.testing.assert_allclose([mean(known, whole), mean(counted, whole)], wanted)
     np.testing.assert_allclose(np.mean([mean(known, part) for part in parts]), wanted)
     assert abs(np.mean([mean(counted, part) for part in parts]) - wanted) > 0.1
-    with pytest.raises(ValueError, match="share=1 must lie in"):
-        objectives.dreambooth(alone, share=1)
+    with pytest.raises(ValueError, match="`prior_fraction`=1 must lie in"):
+        objectives.dreambooth(alone, prior_fraction=1)

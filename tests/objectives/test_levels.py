@@ -1,4 +1,4 @@
-"""Draws of levels: how often each comes, and that reweighted losses keep their mean."""
+"""Draws of levels: their frequencies, and the mean of reweighted losses."""
 
 import functools
 from collections import deque
@@ -51,13 +51,15 @@ def test_stratified_levels_leave_no_gap_in_a_step_and_are_uniform_over_many():
     for step in np.asarray(t).reshape(-1, 50):
         strata = np.sort(step)
         assert set(np.diff(strata)) <= {1, 2, 3}  # 2 apart, but for rounding to levels
-    # Within a step levels lie 2 apart, so that a level comes in every other step: a coin per step.
+    # Within a step levels lie 2 apart, so that a level is drawn in half of the steps, like a coin toss per step.
     counts = np.bincount(np.asarray(t), minlength=101)[1:]
     assert np.abs(counts - 200).max() < 5 * np.sqrt(400 * 0.25)
-    assert len(np.unique(np.asarray(t).reshape(-1, 50)[:, 0])) > 90  # and an example's place says nothing of its level
+    assert (
+        len(np.unique(np.asarray(t).reshape(-1, 50)[:, 0])) > 90
+    )  # an example's position does not determine its level
 
 
-def test_stratified_levels_are_those_of_the_place_wherever_it_is_worked_on():
+def test_stratified_levels_depend_on_the_position_and_not_on_the_device():
     draws = levels.stratified(jax.random.key(5), 8)
     whole, _ = draws.draw((), None, jnp.arange(32), 1000)
     for device in range(4):
@@ -65,7 +67,7 @@ def test_stratified_levels_are_those_of_the_place_wherever_it_is_worked_on():
         chex.assert_trees_all_equal(part, whole[device::4])
 
 
-def test_importance_draws_by_root_mean_squares_and_keeps_the_mean():
+def test_importance_draws_by_root_mean_squares_and_preserves_the_mean():
     T, losses = 20, np.linspace(0.1, 2.0, 20)
     draws = levels.importance(history=3)
     extra = draws.init(T)
@@ -80,10 +82,10 @@ def test_importance_draws_by_root_mean_squares_and_keeps_the_mean():
     np.testing.assert_allclose(weight, (1 / (T * p))[np.asarray(t) - 1], rtol=1e-5)
     weighed = np.asarray(weight) * losses[np.asarray(t) - 1]
     assert weighed.mean() == pytest.approx(losses.mean(), abs=5 * weighed.std() / np.sqrt(len(KEYS)))
-    assert weighed.std() < 0.01 * losses.std()  # in this case p is what takes all of the variance away
+    assert weighed.std() < 0.01 * losses.std()  # with constant losses p removes all of the variance
 
 
-def test_importance_remembers_the_last_losses_of_each_level():
+def test_importance_records_the_last_losses_of_each_level():
     """Against a queue for each level, fed one loss after the other."""
     rng, queues = np.random.default_rng(0), {t: deque(maxlen=4) for t in range(1, 6)}
     draws = levels.importance(history=4)
@@ -98,7 +100,7 @@ def test_importance_remembers_the_last_losses_of_each_level():
     np.testing.assert_array_equal(extra.counts[1:], 4 * np.ones(5))
 
 
-def test_devices_remember_the_same_as_one_device():
+def test_all_devices_record_the_losses_of_one_device():
     alone = levels.importance(history=4)
     shared = levels.importance(history=4, axis_name="batch")
     rng = np.random.default_rng(1)
@@ -107,17 +109,17 @@ def test_devices_remember_the_same_as_one_device():
     D = jax.local_device_count()
     assert D == 8
     update = jax.pmap(functools.partial(shared.update, shared.init(5)), axis_name="batch")
-    found = update(*(x.reshape(-1, D).T for x in (index, t, loss)))  # as processes take every D-th
+    found = update(*(x.reshape(-1, D).T for x in (index, t, loss)))  # processes have every D-th example
     chex.assert_trees_all_equal(found, jax.tree.map(lambda x: jnp.stack([x] * D), wanted))
 
 
-def test_refusals():
-    with pytest.raises(ValueError, match="std=0 must be above 0"):
+def test_errors():
+    with pytest.raises(ValueError, match="`std`=0 must be above 0"):
         levels.logit_normal(std=0)
-    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+    with pytest.raises(ValueError, match="`batch_size`=0 must be at least 1"):
         levels.stratified(jax.random.key(0), 0)
-    with pytest.raises(ValueError, match="need the examples' places in the stream"):
+    with pytest.raises(ValueError, match="need the examples' positions in the stream"):
         levels.stratified(jax.random.key(0), 4).draw((), KEYS, None, 10)
     for wrong in ({"history": 0}, {"mix": 0.0}, {"mix": 1.5}):
-        with pytest.raises(ValueError, match="must be at least 1, and mix"):
+        with pytest.raises(ValueError, match="must be at least 1, and `mix`"):
             levels.importance(**wrong)

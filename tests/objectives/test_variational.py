@@ -1,4 +1,4 @@
-"""The variational bound's terms: against float64 integrals, the published code's tables, and whole paths."""
+"""Terms of the variational bound: against float64 integrals, the published code's tables, and whole paths."""
 
 import functools
 
@@ -21,7 +21,7 @@ STANDARD = np.linspace(-12, 12, 100001)  # standard deviations over which densit
     "q, p",
     [((0.3, 1.0), (0.3, 1.0)), ((0.3, 0.5), (-1.0, 2.0)), ((2.0, 0.01), (2.02, 0.0101)), ((0.0, 3.0), (1.0, 0.5))],
 )
-def test_kl_is_the_integral_that_it_stands_for(q, p):
+def test_kl_is_the_integral_of_its_definition(q, p):
     x = q[0] + q[1] * STANDARD
     log_q, log_p = stats.norm.logpdf(x, *q), stats.norm.logpdf(x, *p)
     want = np.trapezoid(np.exp(log_q) * (log_q - log_p), x)
@@ -57,22 +57,22 @@ def test_pure_noise_has_no_prior_term_and_a_finite_gradient():
 
 @functools.partial(jax.jit, static_argnums=3)
 def decode(x0, mean, std, bins=256):
-    """For rows of means -log P and its slopes in mean and std."""
+    """-log P of vectors of means, and its derivatives with respect to mean and std."""
     one = lambda x0, mean, std: variational.decoder_nll(x0, Gaussian(mean, std), bins)
     return jax.vmap(jax.value_and_grad(one, argnums=(1, 2)), (0, 0, None))(x0, mean, std)
 
 
 def by_quadrature(x0, mean, std):
-    """-log of the integral over a bin, and its slope in the mean, in float64; 20,000 midpoints, by logarithms."""
+    """-log of the integral over a bin, and its derivative in the mean, in float64; 20,000 midpoints, by logarithms."""
     lo, hi = x0 - HALF, x0 + HALF
-    if abs(x0) == 1:  # an open bin: 40 standard deviations beyond its edge, or beyond the mean
+    if abs(x0) == 1:  # an open bin: up to 40 standard deviations beyond its edge, or beyond the mean
         far = x0 * (max(abs(lo), abs(hi), x0 * mean) + 40 * std)
         lo, hi = (lo, far) if x0 > 0 else (far, hi)
     edges = np.linspace(lo, hi, 20001)
-    away = ((edges[1:] + edges[:-1]) / 2 - mean) / std
-    logs = stats.norm.logpdf(away) + np.log((hi - lo) / 20000 / std)
+    z = ((edges[1:] + edges[:-1]) / 2 - mean) / std
+    logs = stats.norm.logpdf(z) + np.log((hi - lo) / 20000 / std)
     total = special.logsumexp(logs)
-    return -total, -(np.exp(logs - total) * away).sum() / std
+    return -total, -(np.exp(logs - total) * z).sum() / std
 
 
 @pytest.mark.parametrize("std", [0.001, 0.0047, 0.0074, 0.05, 0.5, 1.0])  # linear and cosine schedules: about 0.005
@@ -93,8 +93,8 @@ def test_probabilities_add_up_to_one(mean, std, bins):
     assert float(np.exp(-nll).sum()) == pytest.approx(1, abs=1e-4)
 
 
-def test_no_tail_is_too_far():
-    """At 10^5 and 10^9 standard deviations the value is z^2 / 2 and the slope z / std, as long as float32 has them."""
+def test_the_far_tail_is_accurate():
+    """At 10^5 and 10^9 standard deviations the value is z^2 / 2 and the derivative z / std."""
     x0, mean = np.float32([0, 1]), np.float32([1, 1])
     for off, std in [(-300.0, 0.003), (-1e9, 1.0)]:
         values, (by_mean, by_std) = decode(x0, off * mean, np.float32(std))
@@ -107,7 +107,7 @@ def test_no_tail_is_too_far():
 
 
 class Published:
-    """Tables as in improved DDPM's code, of a chain that is its own schedule: index k is the step k + 1 -> k."""
+    """Tables as in improved DDPM's code, of a chain with one level per step: index k is the step k + 1 -> k."""
 
     def __init__(self, alphas_cumprod):
         abar = np.asarray(alphas_cumprod, np.float64)
@@ -120,7 +120,7 @@ class Published:
         self.coef_x = (1 - before) * np.sqrt(1 - self.betas) / (1 - abar)
 
     def term(self, k, x0, guess, x_t, variance, raw):
-        """Bits per dimension."""
+        """Term of step k in bits per dimension."""
         share = (raw + 1) / 2
         log_var = {
             "posterior": self.log_small[k],
@@ -131,9 +131,9 @@ class Published:
         if k == 0:
             std = np.broadcast_to(np.exp(log_var / 2), x0.shape)
             return np.mean([by_quadrature(*numbers)[0] for numbers in zip(x0, mean, std)]) / np.log(2)
-        away = self.coef_x0[k] * x0 + self.coef_x[k] * x_t - mean
+        error = self.coef_x0[k] * x0 + self.coef_x[k] * x_t - mean
         true = self.log_small[k]
-        kl = 0.5 * (-1 + log_var - true + np.exp(true - log_var) + away**2 * np.exp(-log_var))
+        kl = 0.5 * (-1 + log_var - true + np.exp(true - log_var) + error**2 * np.exp(-log_var))
         return kl.mean() / np.log(2)
 
 
@@ -150,7 +150,7 @@ CHAINS = {
 
 @functools.partial(jax.jit, static_argnums=0)
 def terms(variance, schedule, x0, guess, raw, x_t, t, s, above):
-    """A row for each step: all levels are traced."""
+    """One term per step, with all levels traced."""
 
     def one(x0, guess, raw, x_t, t, s, above):
         prediction = process.predict_from("x0", schedule, guess, x_t, t)._replace(aux=Aux(variance=raw))
@@ -168,14 +168,14 @@ def test_terms_are_those_of_the_published_code(name, variance):
     x0[:, 0], x0[:, 1] = 1, -1
     guess, raw = x0 + 0.05 * rng.normal(size=x0.shape), rng.uniform(-1, 1, x0.shape)
     x_t = np.sqrt(abar)[:, None] * x0 + np.sqrt(1 - abar)[:, None] * rng.normal(size=x0.shape)
-    above = np.append(levels[2:], schedule.num_levels + 1)  # of the first step: a level that is not there
+    above = np.append(levels[2:], schedule.num_levels + 1)  # of the first step: a level that does not exist
     rows = [jnp.asarray(x, jnp.float32) for x in (x0, guess, raw, x_t)]
     found = terms(variance, schedule, *rows, levels[1:], levels[:-1], above)
     want = [chain.term(k, x0[k], guess[k], x_t[k], variance, raw[k]) for k in range(N)]
     np.testing.assert_allclose(found, want, rtol=2e-4, atol=1e-5)
 
 
-def test_the_published_approximation_of_the_decoder_is_close_where_it_is_meant_to_be():
+def test_the_published_approximation_of_the_decoder_is_close_in_its_range():
     """Within three bins and two standard deviations: 0.01 nats."""
     phi = lambda x: 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     mean, std = np.linspace(-0.02, 0.02, 41)[:, None], np.array([0.01, 0.02, 0.05])
@@ -185,22 +185,25 @@ def test_the_published_approximation_of_the_decoder_is_close_where_it_is_meant_t
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
-def test_gradients_are_finite_at_both_ends_and_feel_the_variance_learned(variance):
-    """In what the network says and in the schedule's tables, with levels traced; also where it is right to the digit."""
+def test_gradients_are_finite_at_both_ends_and_depend_on_a_learned_variance(variance):
+    """With respect to the prediction and the schedule's tables, with levels traced; also for an exact prediction."""
     x0 = jnp.array([1.0, -1.0, 0.2, 0.4])
 
     @jax.jit
     def slopes(off, t, s, above):
         x_t = process.q_sample(NO_SIGNAL, x0, t, jnp.array([0.3, -1.0, 0.5, 2.0]))
-        said = process.predict_from("x0", NO_SIGNAL, x0 + off, x_t, t)._replace(aux=Aux(variance=jnp.full(4, 0.1)))
-        total = lambda schedule, said: variational.bound_term(schedule, said, x0, x_t, t, s, above, variance)
-        return jax.grad(total, argnums=(0, 1))(NO_SIGNAL, said)
+        prediction = process.predict_from("x0", NO_SIGNAL, x0 + off, x_t, t)
+        prediction = prediction._replace(aux=Aux(variance=jnp.full(4, 0.1)))
+        total = lambda schedule, prediction: variational.bound_term(
+            schedule, prediction, x0, x_t, t, s, above, variance
+        )
+        return jax.grad(total, argnums=(0, 1))(NO_SIGNAL, prediction)
 
     for off in (0.0, 0.3, 50.0):
         for t, s, above in [(1, 0, 2), (2, 0, 4), (2, 1, 3), (4, 3, 5), (4, 1, 0)]:
             found = slopes(off, t, s, above)
             assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found)), (off, t, s)
-            assert off == 0 or np.any(found[1].x0), "the guess has no gradient"
+            assert off == 0 or np.any(found[1].x0), "the prediction has no gradient"
             assert np.any(found[1].aux.variance) == (variance == "learned")
 
 
@@ -211,14 +214,14 @@ SHORT, BETAS = schedules.linear(10, 0.02, 0.7), np.linspace(0.02, 0.7, 10)
 
 
 def log_normal(x, mean, std):
-    """Of each example's two numbers together."""
+    """Log density of each example, which has two numbers."""
     return -0.5 * np.square((x - mean) / std).sum(-1) - 2 * np.log(std) - np.log(2 * np.pi)
 
 
 def direct(x, raw, variance):
     """-log p(x_0, ..., x_T) + log q(x_1, ..., x_T | x_0) of paths x [T + 1, N, 2], in nats of each; float64.
 
-    The model steps by the posterior of the exact guess of x_0, which is worked out here by conditioning a Gaussian.
+    The model's step is the posterior with the exact prediction of x_0, computed here by conditioning a Gaussian.
     """
     abar = np.append(1.0, np.cumprod(1 - BETAS))
     nats = -log_normal(x[10], 0.0, 1.0)
@@ -245,7 +248,7 @@ def direct(x, raw, variance):
 def test_the_bound_is_that_of_whole_paths(variance):
     """L_T + sum_t L_{t-1} + L_0 is the expectation of a path's log-ratio: 100,000 paths, to four standard errors.
 
-    Terms and log-ratios are of the same paths, so that only what they differ by is noise: below 0.005 bits per dimension.
+    Terms and log-ratios are of the same paths, so that only their difference has noise: below 0.005 bits per dimension.
     """
     N, raw, rng = 100_000, 0.3, np.random.default_rng(0)
     x0 = np.round(127.5 * (rng.multivariate_normal(MEAN, COV, N) + 1)) / 127.5 - 1
@@ -260,9 +263,9 @@ def test_the_bound_is_that_of_whole_paths(variance):
         data, total = testing.gaussian(MEAN, COV), jax.vmap(variational.prior_term, (None, 0))(SHORT, x[0])
         for t in range(1, 11):
             x0, eps, _ = data.denoiser(SHORT)(x[t], t, None)
-            said = Prediction(x0, eps, Aux(variance=jnp.full_like(x0, raw)))
-            term = lambda said, x0, x_t, t=t: variational.bound_term(SHORT, said, x0, x_t, t, t - 1, t + 1, variance)
-            total += jax.vmap(term)(said, x[0], x[t])
+            prediction = Prediction(x0, eps, Aux(variance=jnp.full_like(x0, raw)))
+            term = lambda p, x0, x_t, t=t: variational.bound_term(SHORT, p, x0, x_t, t, t - 1, t + 1, variance)
+            total += jax.vmap(term)(prediction, x[0], x[t])
         return total
 
     off = np.asarray(bound(jnp.asarray(np.stack(x), jnp.float32)), np.float64) - want
@@ -270,7 +273,7 @@ def test_the_bound_is_that_of_whole_paths(variance):
     assert error < 0.005 and abs(off.mean()) < 4 * error, f"{off.mean():.4f} bits off, of a standard error {error:.4f}"
 
 
-def test_what_makes_no_sense_is_refused():
+def test_errors():
     x = jnp.zeros(2)
     with pytest.raises(ValueError, match="unknown variance 'fixed'"):
         variational.bound_term(SHORT, Prediction(x, x), x, x, 2, 1, 3, "fixed")

@@ -1,4 +1,4 @@
-"""What the tests of several solvers share: diffusers' runs, and what holds of every sampler."""
+"""Checks that the tests of several solvers share: against diffusers' runs, and of properties of every sampler."""
 
 import pathlib
 
@@ -20,7 +20,7 @@ state_x = lambda state, prediction: state.x
 
 
 def toy(x_t, t, cond=None):
-    """The nonlinear guess of eps that the files were made with."""
+    """The nonlinear prediction of eps with which the files were made."""
     eps = jnp.tanh(0.8 * x_t) + 0.3 * jnp.sin(6.0 * t / 1000)
     return process.predict_from("eps", STABLE, eps, x_t, t)
 
@@ -50,11 +50,11 @@ def assert_steps_are_published(case, move):
 
 
 def count_traces(make, *arguments):
-    """How often the denoiser is traced in calls with each of the arguments, everything made anew each time.
+    """Numbers of traces of the denoiser in calls with each of the arguments, with new objects in each call.
 
     Args:
       make: argument -> Sampler.
-      arguments: other numbers of the sampler; the levels, x_T, schedule, weights and key change along with them.
+      arguments: numbers of the sampler; the levels, x_T, schedule, weights and key also change from call to call.
     """
     traces, counts = [], []
 
@@ -75,8 +75,8 @@ def count_traces(make, *arguments):
     return counts
 
 
-def assert_parts_are_the_whole(sampler):
-    """What a sampler remembers is handed on from part to part."""
+def assert_chunks_are_the_whole(sampler):
+    """A sampler's memory is passed from chunk to chunk."""
     x_T = samplers.noise(samplers.keys_for(KEY, 2), (3,))
     arguments = KEY, sampler, Partial(toy), STABLE, grid(1000, 6), x_T
     *_, (x, _) = samplers.chunks(*arguments, size=2)
@@ -84,15 +84,15 @@ def assert_parts_are_the_whole(sampler):
 
 
 def in_v(w, schedule, x_t, t, cond=None):
-    """Says v, as it must at zero signal-to-noise, and at level 0, where nothing was trained, NaN with slopes of NaN."""
+    """Predicts v, for zero signal-to-noise; at level 0, where networks are not trained, NaN with gradients of NaN."""
     v = jnp.sin(w * x_t) * jnp.where(t < 1, jnp.nan, 1.0)
     return process.predict_from("v", schedule, v, x_t, t)
 
 
 def assert_all_ends_work(sampler):
-    """Ends at 0 and 1, from zero signal-to-noise and not: finite, and so are gradients; so under vmap, at float levels.
+    """Grids to levels 0 and 1, from zero signal-to-noise and not: results and gradients are finite, also under vmap.
 
-    The float 27.0 is the level 27, and levels lie between.
+    So they are at float levels, which agree with integer levels (27.0 and 27).
     """
 
     def total(w, schedule, x_T, levels):
@@ -105,10 +105,11 @@ def assert_all_ends_work(sampler):
     for schedule in (schedules.linear(40), NO_SIGNAL):
         xs = []
         for row in levels:
-            (_, x), slopes = derive(w, schedule, x_T, row)
+            (_, x), gradients = derive(w, schedule, x_T, row)
             assert np.all(np.isfinite(x)), f"not finite over {row}"
-            assert all(np.all(np.isfinite(slope)) for slope in jax.tree.leaves(slopes)), f"slope not finite over {row}"
-            assert float(slopes[0]) != 0 and np.all(np.asarray(slopes[2]) != 0)
+            finite = [np.all(np.isfinite(gradient)) for gradient in jax.tree.leaves(gradients)]
+            assert all(finite), f"gradient not finite over {row}"
+            assert float(gradients[0]) != 0 and np.all(np.asarray(gradients[2]) != 0)
             xs.append(x)
     floats = np.concatenate([levels, levels - np.array([[0, 0.1, 0, 0, 0]])]).astype(np.float32)
 
@@ -116,8 +117,8 @@ def assert_all_ends_work(sampler):
         sums, xs = jax.vmap(lambda row: total(w, NO_SIGNAL, x_T, row))(floats)
         return sums.sum(), xs
 
-    (_, together), slope = jax.jit(jax.value_and_grad(each, has_aux=True))(w)
+    (_, together), gradient = jax.jit(jax.value_and_grad(each, has_aux=True))(w)
     np.testing.assert_allclose(together[:2], xs, rtol=1e-4, atol=1e-4)
-    off = np.abs(together[2:] - together[:2]).max((1, 2))
-    assert np.all((1e-5 < off) & (off < 0.3)), f"between levels it is off by {off}"
-    assert np.isfinite(slope), "under vmap the slope is not finite"
+    change = np.abs(together[2:] - together[:2]).max((1, 2))
+    assert np.all((1e-5 < change) & (change < 0.3)), f"between levels it changes by {change}"
+    assert np.isfinite(gradient), "under vmap the gradient is not finite"

@@ -1,4 +1,4 @@
-"""The loop that runs samplers: compilations, randomness, conditions, what is collected."""
+"""The loop that runs samplers: compilations, randomness, conditions, collected values."""
 
 import chex
 import jax
@@ -22,7 +22,7 @@ predicted = lambda state, prediction: prediction.x0
 
 
 class Net(nn.Module):
-    """A network that notes each time Python runs it, which under jit is once a trace."""
+    """A network that records each run of its Python code, which under jit is once per trace."""
 
     traces = []  # noqa: RUF012
     features: int = 3
@@ -43,7 +43,7 @@ def params(seed):
 
 
 def call(key=0, weights=0, schedule=LINEAR, sampler=None, levels=None, label=1.0, x=1.0, predict="v", batch=4):
-    """A call of `sample` with everything about it made anew."""
+    """A call of `sample` with new objects."""
     denoiser = denoise.denoiser(denoise.network(Net()), params(weights), schedule, predict)
     sampler = samplers.ddim(0.5) if sampler is None else sampler
     levels = grid(100, 3) if levels is None else levels
@@ -52,7 +52,7 @@ def call(key=0, weights=0, schedule=LINEAR, sampler=None, levels=None, label=1.0
 
 
 def traced(**changes):
-    """The result of a call, and whether the network was traced in it, given that the plain call has been made."""
+    """The result of a call, and whether the network was traced in it; the call without changes is made before."""
     call()
     before = len(Net.traces)
     return call(**changes), len(Net.traces) > before
@@ -87,13 +87,13 @@ def traced(**changes):
         "x_T",
     ],
 )
-def test_another_value_compiles_nothing_and_counts(change):
+def test_another_value_does_not_recompile_and_has_effect(change):
     x, compiled = traced(**change())
     assert not compiled
     assert not np.allclose(x, call())
 
 
-def test_the_same_call_with_everything_made_anew_compiles_nothing():
+def test_the_same_call_with_new_objects_does_not_recompile():
     x, compiled = traced()
     assert not compiled
     chex.assert_trees_all_equal(x, call())
@@ -130,7 +130,7 @@ def test_one_plain_function_compiles_once():
 
 
 def elementwise(x_t, t, cond=None):
-    """A nonlinear denoiser in which no example sees another."""
+    """A nonlinear denoiser in which no example depends on another."""
     alpha, sigma = LINEAR(t)
     x0 = jnp.tanh(x_t)
     return Prediction(x0, (x_t - alpha * x0) / sigma)
@@ -142,7 +142,7 @@ def run(key, x_T, sampler=None, **options):
 
 
 @pytest.mark.parametrize("sampler", [samplers.ddim(0.5), samplers.ddpm()], ids=["ddim", "ddpm"])
-def test_image_i_of_seed_k_is_the_same_whatever_the_batch(sampler):
+def test_image_i_of_seed_k_does_not_depend_on_the_batch(sampler):
     images = {}
     for batch in (3, 7):
         x_T = samplers.noise(samplers.keys_for(KEY, batch), (3,))
@@ -181,23 +181,23 @@ def test_a_legacy_key_is_refused():
         run(jax.random.PRNGKey(0), jnp.ones([2, 3]))
 
 
-# What comes out
+# Results
 
 
-def test_what_is_collected_is_stacked_over_steps():
+def test_collected_values_are_stacked_over_steps():
     x_T = samplers.noise(samplers.keys_for(KEY, 2), (3,))
-    collect = lambda state, prediction: {"x": state.x, "mean": prediction.x0.mean(), "guess": prediction.x0}
+    collect = lambda state, prediction: {"x": state.x, "mean": prediction.x0.mean(), "x0": prediction.x0}
     x_0, collected = run(KEY, x_T, collect=collect)
-    chex.assert_shape([collected["x"], collected["guess"], collected["mean"]], [(4, 2, 3), (4, 2, 3), (4,)])
+    chex.assert_shape([collected["x"], collected["x0"], collected["mean"]], [(4, 2, 3), (4, 2, 3), (4,)])
     chex.assert_trees_all_equal(collected["x"][-1], x_0)
     # The prediction of a step is the denoiser's at the x before it.
     before = jnp.concatenate([x_T[None], collected["x"][:-1]])
-    chex.assert_trees_all_close(collected["guess"], jnp.tanh(before), rtol=1e-5)
+    chex.assert_trees_all_close(collected["x0"], jnp.tanh(before), rtol=1e-5)
     assert run(KEY, x_T)[1] is None
 
 
 @pytest.mark.parametrize("size, count", [(1, 6), (2, 3), (4, 2), (6, 1), (50, 1)])
-def test_parts_are_the_whole(size, count):
+def test_chunks_are_the_whole(size, count):
     x_T = samplers.noise(samplers.keys_for(KEY, 3), (2,))
     arguments = KEY, samplers.ddpm(), Partial(elementwise), LINEAR, grid(100, 6), x_T
     whole, steps = samplers.sample(*arguments, collect=state_x)
@@ -207,7 +207,7 @@ def test_parts_are_the_whole(size, count):
     chex.assert_trees_all_close(np.concatenate(collected), steps, rtol=1e-6)
 
 
-def test_equal_parts_are_one_compilation():
+def test_equal_chunks_are_one_compilation():
     denoiser = denoise.denoiser(denoise.network(Net()), params(0), LINEAR, "v")
     cond, x_T = Cond(label=np.ones([7], np.float32)), np.ones([7, 3], np.float32)
     before = len(Net.traces)
@@ -217,12 +217,12 @@ def test_equal_parts_are_one_compilation():
     assert traces > 0 and len(Net.traces) - before == traces
 
 
-def test_parts_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="size=0"):
+def test_empty_chunks_are_refused():
+    with pytest.raises(ValueError, match="`size`=0"):
         next(samplers.chunks(KEY, samplers.ddim(), jnp.sin, LINEAR, grid(100, 6), jnp.ones([1, 2]), size=0))
 
 
-def test_a_denoiser_sees_every_level_but_the_last():
+def test_a_denoiser_is_called_at_every_level_but_the_last():
     clock = Partial(lambda x_t, t, cond: Prediction(jnp.full_like(x_t, t), jnp.zeros_like(x_t)))
     x, seen = samplers.sample(None, samplers.ddim(), clock, LINEAR, grid(100, 4), jnp.ones([1, 1]), collect=predicted)
     chex.assert_trees_all_equal(seen[:, 0, 0], jnp.array([100.0, 75.0, 50.0, 25.0]))
@@ -230,7 +230,7 @@ def test_a_denoiser_sees_every_level_but_the_last():
 
 
 def test_it_can_be_jitted_and_differentiated():
-    """A perfect denoiser of the point w leads to w on any way: the derivative of x_0 in w is 1."""
+    """With a perfect denoiser of the point w x_0 is w on any grid: its derivative in w is 1."""
 
     def pointwise(w, x_t, t, cond=None):
         alpha, sigma = LINEAR(t)
@@ -250,22 +250,22 @@ def test_it_can_be_jitted_and_differentiated():
 # Conditions
 
 
-def obey(x_t, t, cond):
-    """Predicts what it is told, label + mean of the context; of a `Guided`, the first plus a hundred times the second."""
-    parts = cond if isinstance(cond, Guided) else (cond,)
-    told = sum(
-        weight * (part.label + (0 if part.context is None else part.context.mean((1, 2))))
-        for weight, part in zip((1.0, 100.0), parts)
+def predict_cond(x_t, t, cond):
+    """Predicts its condition, label + mean of the context; of a `Guided`, the first plus a hundred times the second."""
+    conds = cond if isinstance(cond, Guided) else (cond,)
+    x0 = sum(
+        weight * (cond.label + (0 if cond.context is None else cond.context.mean((1, 2))))
+        for weight, cond in zip((1.0, 100.0), conds)
     )
-    return Prediction(jnp.zeros_like(x_t) + rows(told, x_t), jnp.zeros_like(x_t))
+    return Prediction(jnp.zeros_like(x_t) + rows(x0, x_t), jnp.zeros_like(x_t))
 
 
-def told(cond, cond_axes=None):
-    """What the denoiser was told, [steps, examples]."""
+def received(cond, cond_axes=None):
+    """The denoiser's conditions as numbers, [steps, examples]."""
     _, seen = samplers.sample(
         None,
         samplers.ddim(),
-        Partial(obey),
+        Partial(predict_cond),
         LINEAR,
         grid(100, 3),
         jnp.ones([2, 1]),
@@ -282,18 +282,18 @@ CONTEXT = np.arange(3 * 2 * 5 * 4, dtype=np.float32).reshape(3, 2, 5, 4)  # one 
 
 
 def test_one_condition_holds_for_all_steps():
-    np.testing.assert_array_equal(told(Cond(label=SAME)), [[7, 8]] * 3)
+    np.testing.assert_array_equal(received(Cond(label=SAME)), [[7, 8]] * 3)
 
 
 @pytest.mark.parametrize("axes", [Cond(label=0), 0], ids=["leaf", "whole"])
 def test_a_marked_leaf_has_one_row_per_step(axes):
-    np.testing.assert_array_equal(told(Cond(label=EACH), axes), EACH)
+    np.testing.assert_array_equal(received(Cond(label=EACH), axes), EACH)
 
 
-def test_unmarked_leaves_stay_whole():
-    got = told(Cond(label=SAME, context=CONTEXT), Cond(context=0))
+def test_unmarked_leaves_are_the_same_at_all_steps():
+    got = received(Cond(label=SAME, context=CONTEXT), Cond(context=0))
     np.testing.assert_allclose(got, SAME + CONTEXT.mean((2, 3)), rtol=1e-6)
-    got = told(Cond(label=EACH, context=CONTEXT[0]), Cond(label=0))
+    got = received(Cond(label=EACH, context=CONTEXT[0]), Cond(label=0))
     np.testing.assert_allclose(got, EACH + CONTEXT[0].mean((1, 2)), rtol=1e-6)
 
 
@@ -301,15 +301,15 @@ def test_one_half_of_a_guided_condition_can_vary():
     """As null-text inversion replays: only the unconditional half's context has a row per step."""
     guided = Guided(Cond(label=SAME, context=CONTEXT[1]), Cond(label=SAME, context=CONTEXT))
     want = SAME + CONTEXT[1].mean((1, 2)) + 100 * (SAME + CONTEXT.mean((2, 3)))
-    np.testing.assert_allclose(told(guided, Guided(None, Cond(context=0))), want, rtol=1e-6)
+    np.testing.assert_allclose(received(guided, Guided(None, Cond(context=0))), want, rtol=1e-6)
 
 
 def test_a_prefix_marks_all_below_it():
     guided = Guided(Cond(label=EACH, context=CONTEXT), Cond(label=SAME))
     want = EACH + CONTEXT.mean((2, 3)) + 100 * SAME
-    np.testing.assert_allclose(told(guided, Guided(0, None)), want, rtol=1e-6)
+    np.testing.assert_allclose(received(guided, Guided(0, None)), want, rtol=1e-6)
 
 
 def test_rows_must_be_as_many_as_steps():
     with pytest.raises(ValueError, match="scan"):
-        told(Cond(label=EACH[:2]), Cond(label=0))
+        received(Cond(label=EACH[:2]), Cond(label=0))

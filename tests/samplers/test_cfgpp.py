@@ -1,4 +1,4 @@
-"""CFG++: what it is where it is DDIM, and its scales; its recursion on Gaussians: test_recursions.py, test_table.py."""
+"""CFG++: special cases in which it is DDIM, and its scales; recursions on Gaussians: test_recursions.py, test_table.py."""
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +31,13 @@ def run(sampler, denoise, cond):
     [(0.0, Guided(LABEL, NULL), NULL), (0.7, Guided(LABEL, LABEL), LABEL), (0.4, Guided(NULL, NULL), None)],
     ids=["scale 0", "equal halves", "both null"],
 )
-def test_it_is_ddim_where_the_guidance_leads_nowhere(scale, cond, same):
+def test_without_guidance_it_is_ddim(scale, cond, same):
     x = run(ddim_cfgpp(scale), DENOISE, cond)
     np.testing.assert_allclose(x, run(samplers.ddim(), DENOISE, same), rtol=1e-5, atol=1e-5)
 
 
 def test_its_last_step_is_guided_ddim_and_the_others_are_not():
-    """Into level 0 no noise is put back, conditional or not."""
+    """Into level 0 no noise is added, conditional or not."""
     step = lambda s: samplers.sample(None, ddim_cfgpp(0.6), DENOISE, LINEAR, [60, s], X_T, Guided(LABEL, NULL))[0]
     guided = lambda s: samplers.sample(
         None, samplers.ddim(), guidance.cfg(DENOISE, 0.6), LINEAR, [60, s], X_T, Guided(LABEL, NULL)
@@ -58,19 +58,19 @@ def test_a_scale_may_be_of_each_example_or_of_the_level():
     np.testing.assert_allclose(step(Partial(of_level, 0.5)), step(0.3), rtol=1e-5, atol=1e-5)
 
 
-def test_one_call_a_step_on_both_halves_and_the_prediction_is_the_guided_one():
+def test_one_call_per_step_for_both_conditions_and_the_prediction_is_the_guided_one():
     def count(x_t, t, cond):
         shapes.append(x_t.shape)
         return DENOISE(x_t, t, cond)
 
     cond, state = Guided(LABEL, NULL), samplers.State(X_T)
-    _, said = ddim_cfgpp(0.6).step(None, count, LINEAR, state, jnp.int32(60), jnp.int32(20), cond)
+    _, prediction = ddim_cfgpp(0.6).step(None, count, LINEAR, state, jnp.int32(60), jnp.int32(20), cond)
     assert shapes == [(8, 2)]
-    jax.tree.map(np.testing.assert_array_equal, said, guidance.cfg(DENOISE, 0.6)(X_T, jnp.int32(60), cond))
+    jax.tree.map(np.testing.assert_array_equal, prediction, guidance.cfg(DENOISE, 0.6)(X_T, jnp.int32(60), cond))
 
 
-def told(sampler):
-    """Has the denoiser told twice that there is no condition."""
+def with_guided(sampler):
+    """The sampler with its condition as both of a `Guided`."""
     return sampler._replace(step=Partial(guided_step, sampler.step))
 
 
@@ -79,16 +79,16 @@ def guided_step(step, keys, denoise, schedule, state, t, s, cond):
 
 
 def test_all_ends_work():
-    solver_checks.assert_all_ends_work(told(ddim_cfgpp(0.6)))
+    solver_checks.assert_all_ends_work(with_guided(ddim_cfgpp(0.6)))
 
 
-def test_other_values_compile_nothing():
-    first, *later = solver_checks.count_traces(lambda scale: told(ddim_cfgpp(scale)), 0, 0.6, np.float64(1.0))
+def test_other_values_do_not_recompile():
+    first, *later = solver_checks.count_traces(lambda scale: with_guided(ddim_cfgpp(scale)), 0, 0.6, np.float64(1.0))
     assert first > 0 and later == [0, 0]
 
 
 @pytest.mark.parametrize("scale", [-0.1, 3])
-def test_a_scale_of_other_guidance_is_refused(scale):
+def test_a_scale_out_of_range_is_refused(scale):
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
         ddim_cfgpp(scale)
 

@@ -1,4 +1,4 @@
-"""DDIM as a sampler: whole runs against diffusers, and its eta."""
+"""DDIM: whole runs against diffusers, and its eta."""
 
 import pathlib
 
@@ -21,7 +21,7 @@ LINEAR = schedules.linear(100)
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.split("/")[6] == "0.0"])
 def test_a_whole_run_is_diffusers(case):
-    """Grid and steps together, on diffusers' own grids, with the nonlinear guess of x0 that the files were made with."""
+    """Grid and steps together, on diffusers' grids, with the nonlinear prediction of x0 with which the files were made."""
     _, name, T, N, spacing, kind, _, offset, end = case.split("/")
     T, schedule = int(T), MAKERS[name](int(T))
     levels = grid(T, int(N), spacing, int(offset), end=int(end))
@@ -56,7 +56,7 @@ def run(key, eta):
     return samplers.sample(key, samplers.ddim(eta), Partial(shrinking), LINEAR, grid(100, 5), X_T)[0]
 
 
-def test_without_a_key_only_eta_0_makes_sense():
+def test_without_a_key_an_eta_other_than_0_gives_nan():
     chex.assert_trees_all_close(run(None, 0.0), run(jax.random.key(0), 0.0), rtol=1e-6, atol=1e-6)  # two programs
     assert np.all(np.isnan(run(None, 0.5)))
 
@@ -69,11 +69,9 @@ def test_eta_0_does_not_depend_on_the_key_and_others_do():
 
 
 def test_eta_scales_the_noise_of_one_and_the_same_draw():
-    """A prediction of nothing leaves only std z, and std is eta times the posterior's."""
-    nothing = Partial(lambda x_t, t, cond: Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t)))
-    step = lambda eta: samplers.sample(jax.random.key(0), samplers.ddim(eta), nothing, LINEAR, np.array([80, 40]), X_T)[
-        0
-    ]
+    """With a prediction of zero only std z is left, and std is eta times the posterior's."""
+    zero = Partial(lambda x_t, t, cond: Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t)))
+    step = lambda eta: samplers.sample(jax.random.key(0), samplers.ddim(eta), zero, LINEAR, np.array([80, 40]), X_T)[0]
     abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))
     std = np.sqrt((1 - abar[39]) / (1 - abar[79]) * (1 - abar[79] / abar[39]))
     z = step(1.0) / std
@@ -90,8 +88,8 @@ def test_eta_may_be_traced():
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
-def test_the_way_can_be_cut_in_two(eta):
-    """A step knows nothing of the grid around it: 100 -> 40 -> 0 is 100 -> 40 and then 40 -> 0."""
+def test_a_grid_can_be_divided_in_two(eta):
+    """A step does not depend on the rest of the grid: 100 -> 40 -> 0 is 100 -> 40 and then 40 -> 0."""
     levels, key = np.array([100, 70, 40, 20, 0]), None if eta == 0 else jax.random.key(0)
     sampler, denoise = samplers.ddim(eta), Partial(shrinking)
     collect = lambda state, prediction: state.x
@@ -109,7 +107,7 @@ def test_the_way_can_be_cut_in_two(eta):
     ids=["eta 0", "eta 0.5", "eta 1", "fixed-small", "fixed-large"],
 )
 def test_a_single_point_is_found_in_a_single_step(sampler):
-    """By the perfect denoiser of data that is always the same, read from the score of N(alpha where, sigma^2)."""
+    """With the perfect denoiser of a single point, from the score of N(alpha where, sigma^2)."""
     key, where = jax.random.key(1), jnp.array([[0.3, -0.8, 1.0]])
     x, _ = samplers.sample(key, sampler, Partial(of_point, where), LINEAR, grid(100, 1), X_T)
     np.testing.assert_allclose(x, np.repeat(where, len(X_T), 0), atol=1e-5)

@@ -29,7 +29,7 @@ def test_a_whole_run_of_the_sde_is_diffusers(case):
 
 @pytest.mark.parametrize("sde", [False, True])
 def test_the_step_and_its_noise_are_the_samplers(sde):
-    """The sampler's second step is `_update` with the noise of the keys that it is handed."""
+    """The sampler's second step is `_update` with the noise of its keys."""
     keys, x = samplers.keys_for(KEY, 4), samplers.noise(samplers.keys_for(KEY, 4), (3,))
     z = samplers.normal(keys, (3,)) if sde else None
     sampler, state = dpmpp_2m(sde), _init(x)
@@ -64,12 +64,12 @@ def test_all_ends_work(sde):
     solver_checks.assert_all_ends_work(dpmpp_2m(sde))
 
 
-def test_parts_are_the_whole():
-    solver_checks.assert_parts_are_the_whole(dpmpp_2m())
+def test_chunks_are_the_whole():
+    solver_checks.assert_chunks_are_the_whole(dpmpp_2m())
 
 
 @pytest.mark.parametrize("sde", [False, True])
-def test_other_values_compile_nothing(sde):
+def test_other_values_do_not_recompile(sde):
     first, *later = solver_checks.count_traces(lambda _: dpmpp_2m(sde), 0, 1, 2)
     assert first > 0 and later == [0, 0]
 

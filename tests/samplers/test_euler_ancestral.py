@@ -36,7 +36,7 @@ def test_all_ends_work():
     solver_checks.assert_all_ends_work(euler_ancestral())
 
 
-def test_other_values_compile_nothing():
+def test_other_values_do_not_recompile():
     first, *later = solver_checks.count_traces(lambda _: euler_ancestral(), 0, 1, 2)
     assert first > 0 and later == [0, 0]
 

@@ -62,7 +62,7 @@ def test_churn_finds_the_level_whose_noise_is_raised():
         up = raised(t, (gamma, 0.0, np.inf, 1.0))
         (alpha, sigma), (alpha_up, sigma_up) = STABLE(t), STABLE(up)
         np.testing.assert_allclose(sigma_up / alpha_up, (1 + gamma) * sigma / alpha, rtol=1e-4)
-    assert raised(990, (0.4, 0.0, np.inf, 1.0)) == 1000  # there is nothing above T
+    assert raised(990, (0.4, 0.0, np.inf, 1.0)) == 1000  # no level is raised above T
     assert raised(500, (0.4, 5.0, np.inf, 1.0)) == 500 == raised(500, (0.4, 0.0, 1.0, 1.0))
 
 
@@ -80,19 +80,19 @@ def test_all_ends_work(churn):
     solver_checks.assert_all_ends_work(heun(churn))
 
 
-def test_other_values_compile_nothing():
+def test_other_values_do_not_recompile():
     for make in (lambda churn: heun(churn, 0.1 * churn, 10 + churn, 1 + churn), lambda churn: heun()):
         first, *later = solver_checks.count_traces(make, 0.1, 0.2, np.float64(0.4))
         assert first > 0 and later == [0, 0]
 
 
-def test_churn_0_is_left_out_whatever_number_it_is():
+def test_churn_0_is_left_out_for_any_type_of_number():
     trees = [jax.tree.structure(heun(churn)) for churn in (0, 0.0, np.float32(0), jnp.zeros([]))]
     assert trees == 4 * [jax.tree.structure(heun())] and jax.tree.structure(heun(0.1)) != trees[0]
 
 
-def test_churn_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match=r"churn=-0\.1 must be at least 0"):
+def test_errors():
+    with pytest.raises(ValueError, match=r"`churn`=-0\.1 must be at least 0"):
         heun(-0.1)
     with pytest.raises(ValueError, match="random key"):
         samplers.sample(None, heun(0.1), solver_checks.toy, STABLE, np.array([900, 500, 0]), jnp.ones([1, 2]))

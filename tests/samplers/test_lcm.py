@@ -1,4 +1,4 @@
-"""Consistency sampling: against diffusers, and exact where the consistency model is."""
+"""Consistency sampling: against diffusers, and exact with an exact consistency model."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,7 @@ def test_the_noise_of_a_step_is_that_of_its_keys():
 
 
 def test_a_perfect_consistency_model_meets_the_marginals_on_any_grid():
-    """The jump to the end of the path makes data of x_t, and the noise makes x_s of data."""
+    """The end of the path of x_t is data, and noised data is x_s."""
     schedule, data, batch = schedules.linear(1000), testing.gaussian([1.0, -0.5], [[0.5, 0.2], [0.2, 0.3]]), 8192
 
     def jump(x_t, t, cond):
@@ -51,7 +51,7 @@ def test_a_perfect_consistency_model_meets_the_marginals_on_any_grid():
         np.testing.assert_allclose(np.cov(x.T), cov, atol=5 * np.sqrt(2 / batch))
 
 
-def test_at_the_first_level_the_path_has_ended():
+def test_at_level_1_the_path_has_ended():
     x = jnp.array([[0.3, -2.0]])
     np.testing.assert_array_equal(_end_of_path(10.0, 0.5, Prediction(5 * x, x), x, 1), x)
     # tau = 0.1 * 5 = d: c_skip is a half and c_out its root.
@@ -63,7 +63,7 @@ def test_all_ends_work():
     solver_checks.assert_all_ends_work(lcm(0.01))
 
 
-def test_other_values_compile_nothing():
+def test_other_values_do_not_recompile():
     first, *later = solver_checks.count_traces(lambda scaling: lcm(scaling, scaling / 20), 10, 7.5, np.float64(1.0))
     assert first > 0 and later == [0, 0]
 

@@ -32,14 +32,14 @@ def run(sampler, data, schedule, levels, x_T, **options):
     "levels", [[1000, 1], [1000, 600, 20, 1], [1000.0, 333.3, 1.5]], ids=["one", "three", "between"]
 )
 def test_adaptive_steps_follow_the_exact_flow_of_a_gaussian(name, levels):
-    """At every level of the grid, to ten times the tolerance of a step; a fifth of that is seen."""
+    """At every level of the grid, to ten times the tolerance of a step; the measured error is a fifth of that."""
     schedule, levels = SCHEDULES[name], np.asarray(levels)
     _, xs = run(probability_flow(1e-5, 1e-5), CLOUD, schedule, levels, X_T, collect=lambda state, _: state.x)
     for x, s in zip(xs, levels[1:]):
         np.testing.assert_allclose(x, CLOUD.flow(schedule, X_T, levels[0], s), atol=1e-4)
 
 
-def test_the_flow_goes_up_as_well():
+def test_the_flow_is_integrated_upwards_too():
     schedule = schedules.cosine()
     x, _ = run(probability_flow(1e-5, 1e-5), CLOUD, schedule, [1, 1000], X_T)
     np.testing.assert_allclose(x, CLOUD.flow(schedule, X_T, 1, 1000), atol=1e-4)
@@ -53,9 +53,9 @@ def runge_kutta(x, steps):
 
     def eps(y, log_k):
         k = np.exp(log_k)  # y = x_0 + k eps: a mixture of N(mean, var + k^2)
-        away, var = y[..., None] - means, variances + k**2
-        share = weights * np.exp(-(away**2) / var / 2) / np.sqrt(var)
-        return k * (k * (share * away / var).sum(-1) / share.sum(-1))  # times dk / dlog k
+        difference, var = y[..., None] - means, variances + k**2
+        density = weights * np.exp(-(difference**2) / var / 2) / np.sqrt(var)
+        return k * (k * (density * difference / var).sum(-1) / density.sum(-1))  # times dk / dlog k
 
     y, grid = x * np.sqrt(1 + k_T**2), np.linspace(np.log(k_T), np.log(k_1), steps + 1)
     for a, b in itertools.pairwise(grid):
@@ -70,12 +70,12 @@ def runge_kutta(x, steps):
 def test_adaptive_steps_follow_the_flow_of_a_mixture():
     x_T = np.linspace(-2, 2, 21)
     want = runge_kutta(x_T, 1000)
-    assert np.abs(want - runge_kutta(x_T, 500)).max() < 1e-7  # the reference is right to more than is asked
+    assert np.abs(want - runge_kutta(x_T, 500)).max() < 1e-7  # the reference is more accurate than the test needs
     x, _ = run(probability_flow(1e-5, 1e-5), TWO, schedules.linear(), [1000, 1], np.float32(x_T)[:, None])
     np.testing.assert_allclose(x[:, 0], want, atol=1e-4)
 
 
-def test_tolerances_are_felt():
+def test_tolerances_have_effect():
     schedule = schedules.linear()
     exact = CLOUD.flow(schedule, X_T, 1000, 1)
     loose, tight = (run(probability_flow(tol, tol), CLOUD, schedule, [1000, 1], X_T)[0] for tol in (1e-2, 1e-5))
@@ -94,7 +94,7 @@ def test_level_0_is_reached_by_a_ddim_step_from_level_1(sampler, levels):
     np.testing.assert_allclose(x_0, CLOUD.denoiser(schedule)(x_1, 1, None).x0, atol=1e-5)
 
 
-def test_networks_only_see_trained_levels():
+def test_networks_are_evaluated_at_trained_levels_only():
     schedule, seen = schedules.linear(), []
 
     def denoise(x_t, t, cond):
@@ -124,30 +124,30 @@ def test_fixed_steps_between_levels_converge_too():
     assert abs(testing.order_of(counts, errors) - 2) < 0.2, errors
 
 
-def test_every_part_of_a_state_is_held_to_the_tolerances():
-    """Beside one that stands still, and of two examples, one falls: it ends where it ends alone."""
+def test_every_leaf_and_example_is_within_the_tolerances():
+    """One leaf is constant, and of the other's two examples one falls: to the same value as it would alone."""
     field = Partial(lambda phi, y: (jnp.zeros_like(y[0]), -y[1] * jnp.array([0.0, 20.0])))
     y = jnp.ones([2, 500]), jnp.ones(2)
-    still, fell = ode.integrate(ode.adaptive(1e-5, 1e-5), field, y, 0.2, 0.7)
-    np.testing.assert_array_equal(still, 1)
-    np.testing.assert_allclose(fell, [1, np.exp(-10)], atol=1e-4)
+    constant, falling = ode.integrate(ode.adaptive(1e-5, 1e-5), field, y, 0.2, 0.7)
+    np.testing.assert_array_equal(constant, 1)
+    np.testing.assert_allclose(falling, [1, np.exp(-10)], atol=1e-4)
 
 
-def test_the_angles_are_turned_back_into_levels():
+def test_angles_are_converted_back_to_levels():
     for schedule in SCHEDULES.values():
         t = jnp.linspace(1, 1000, 777)
         np.testing.assert_allclose(ode.level_at(schedule, ode.angle_of(schedule, t)), t, rtol=2e-4)
 
 
 def by_variance(x_t, t, cond):
-    """Each example's data is N(0, its own variance); where that is 1, its path goes nowhere."""
+    """Each example's data is N(0, cond); with variance 1 its path is constant."""
     alpha, sigma = SCHEDULES["linear"](t)
-    away = x_t / (alpha**2 * cond + sigma**2)
-    return Prediction(alpha * cond * away, sigma * away)
+    scaled = x_t / (alpha**2 * cond + sigma**2)
+    return Prediction(alpha * cond * scaled, sigma * scaled)
 
 
-def test_the_hardest_example_sets_the_steps_of_all():
-    """Beside a thousand that have nothing to do one ends where it ends alone; by the mean of errors it would not."""
+def test_the_hardest_example_determines_the_steps_of_all():
+    """In a batch with a thousand constant paths one ends as it does alone; with the mean of all errors it would not."""
     variance, x_T = np.ones([1001, 1], np.float32), np.ones([1001, 1], np.float32)
     variance[0] = 1e-4
     ends = lambda cond: samplers.sample(
@@ -165,7 +165,7 @@ def test_too_few_steps_and_a_path_from_below_level_1_give_nan():
 
 
 def test_zero_signal_to_noise_with_v_prediction_end_to_end():
-    """A network that says v of the cloud exactly; x_T is pure noise, so that x_1 has the data's mean and covariance."""
+    """With a network that predicts v exactly; x_T is pure noise, so that x_1 has the data's mean and covariance."""
 
     def apply(params, x_t, t, cond, keys=None):
         x0, eps, _ = CLOUD.denoiser(ZERO_SNR)(x_t, t, cond)
@@ -179,7 +179,7 @@ def test_zero_signal_to_noise_with_v_prediction_end_to_end():
     np.testing.assert_allclose(x, CLOUD.flow(ZERO_SNR, x_T, 1000, 0), atol=2e-3)
 
 
-def test_other_values_compile_nothing():
+def test_other_values_do_not_recompile():
     traces = []
 
     def denoise(x_t, t, cond):
@@ -201,8 +201,8 @@ def test_other_values_compile_nothing():
     assert len(traces) > before
 
 
-def test_diffrax_is_imported_only_where_it_is_used():
-    """It takes half a second, of every start of the command line."""
+def test_diffrax_is_imported_only_when_it_is_used():
+    """Importing it takes half a second."""
     program = """
 import sys
 import jaxdiff.samplers
@@ -215,15 +215,15 @@ assert "diffrax" in sys.modules
 
 
 def test_gradients_are_finite_and_right():
-    """The flow of a Gaussian is affine in x_T: its slope is how far two paths end apart."""
+    """The flow of a Gaussian is affine in x_T: its derivative is the distance of the ends of two paths."""
     schedule, data = schedules.linear(), testing.gaussian([0.0], 0.25)
     end = lambda x: run(probability_flow(1e-5, 1e-5), data, schedule, np.array([1000, 1]), x[None, None])[0][0, 0]
     want = data.flow(schedule, jnp.ones([1, 1]), 1000, 1)[0, 0]
     np.testing.assert_allclose(jax.jit(jax.grad(end))(jnp.float32(0.7)), want, atol=1e-3)
 
 
-def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="max_steps=0 must be at least 1"):
+def test_errors():
+    with pytest.raises(ValueError, match="`max_steps`=0 must be at least 1"):
         probability_flow(max_steps=0)
-    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+    with pytest.raises(ValueError, match="`substeps`=0 must be at least 1"):
         probability_flow_fixed(0)

@@ -1,4 +1,4 @@
-"""PNDM: against diffusers, and what it asks; recursions and orders: test_recursions.py, test_table.py."""
+"""PNDM: against diffusers, and its evaluations; recursions and orders: test_recursions.py, test_table.py."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from jaxdiff.types import Prediction
 
 
 def test_the_whole_path_is_far_closer_than_ddims():
-    """On steps even in levels, for which it was made."""
+    """On steps even in levels, for which it was designed."""
     ours, ddims = (testing.flow_errors(sampler, [32], spacing="trailing") for sampler in (pndm(), samplers.ddim()))
     assert ours < ddims / 30
 
@@ -31,16 +31,18 @@ def test_the_weights_extrapolate_polynomials(count):
         np.testing.assert_allclose(found, 1 / (degree + 1), rtol=1e-12)
 
 
-def test_only_the_first_step_asks_twice_and_never_about_level_0():
-    """Of a denoiser whose eps is the level: the mean of both ends, then the extrapolation, which is exact at an edge."""
-    asked = Partial(lambda x, t, cond: Prediction(jnp.zeros_like(x), jnp.zeros_like(x) + t))
+def test_only_the_first_step_evaluates_twice_and_never_at_level_0():
+    """With a denoiser whose eps is the level: the mean of both ends, then the extrapolation, which is exact there."""
+    level_as_eps = Partial(lambda x, t, cond: Prediction(jnp.zeros_like(x), jnp.zeros_like(x) + t))
     collect = lambda state, prediction: state.memory.eps[0, 0, 0]
     for levels, steps in (([400, 300, 200, 100, 1], 4), ([400, 0], 1)):
-        x, eps = samplers.sample(None, pndm(), asked, STABLE, np.array(levels), jnp.zeros([1, 1]), collect=collect)
+        x, eps = samplers.sample(
+            None, pndm(), level_as_eps, STABLE, np.array(levels), jnp.zeros([1, 1]), collect=collect
+        )
         np.testing.assert_array_equal(eps, levels[:steps])
         assert np.all(np.isfinite(x))
     levels = np.array([400, 300])
-    x, _ = samplers.sample(None, pndm(), asked, STABLE, levels, jnp.zeros([1, 1]))
+    x, _ = samplers.sample(None, pndm(), level_as_eps, STABLE, levels, jnp.zeros([1, 1]))
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, STABLE(t)) for t in levels)
     # DDIM with x0 = 0 and eps = 400, and then the slope corrected to the mean, 350
     want = sigma_s * 400 + alpha_s * (sigma_s / alpha_s - sigma_t / alpha_t) * (350 - 400)
@@ -57,10 +59,10 @@ def test_a_first_step_out_of_a_level_without_signal_is_ddim():
     np.testing.assert_array_equal(step(pndm()), step(samplers.ddim()))
 
 
-def test_parts_are_the_whole():
-    solver_checks.assert_parts_are_the_whole(pndm())
+def test_chunks_are_the_whole():
+    solver_checks.assert_chunks_are_the_whole(pndm())
 
 
-def test_other_values_compile_nothing():
+def test_other_values_do_not_recompile():
     first, *later = solver_checks.count_traces(lambda _: pndm(), 0, 1, 2)
     assert first > 0 and later == [0, 0]

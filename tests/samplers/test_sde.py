@@ -1,4 +1,4 @@
-"""The reverse SDE and its corrector: formulas, invariances, refusals; the recursions of means are in test_recursions.py."""
+"""The reverse SDE and its corrector: formulas, invariances, errors; the recursions of means are in test_recursions.py."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ MAKERS = {"euler_maruyama": euler_maruyama, "reverse_diffusion": reverse_diffusi
 
 
 def elementwise(schedule, x_t, t, cond=None):
-    """A nonlinear denoiser in which no example sees another."""
+    """A nonlinear denoiser in which no example depends on another."""
     alpha, sigma = schedule(t)
     eps = jnp.tanh(x_t) + 0.1 * jnp.sin(0.1 * t)
     return Prediction((x_t - sigma * eps) / alpha, eps)
@@ -55,7 +55,7 @@ def test_a_step_is_the_papers_formula(name, t, s):
 
 
 @pytest.mark.parametrize("t, s", [(1000, 1), (1000, 999), (2, 1)])
-def test_euler_maruyama_keeps_its_digits_however_long_the_step(t, s):
+def test_euler_maruyama_is_accurate_for_steps_of_any_length(t, s):
     """On a schedule that ends in nearly pure noise: B from 4e-5 to 20."""
     f = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
     abar = np.concatenate([[1.0], np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], 0.999))])
@@ -74,7 +74,7 @@ STAY = Sampler(
 @pytest.mark.parametrize("s", [1, 40])
 @pytest.mark.parametrize("snr, count", [(0.16, 1), (0.3, 3)])
 def test_the_corrector_is_algorithm_5(snr, count, s):
-    """With a predictor that stays where it is; the corrector's keys are folds 1, 2, ... of the step's."""
+    """With a predictor that does not change x; the corrector's keys are folds 1, 2, ... of the step's."""
     keys, x = samplers.keys_for(KEY, 5), X
     for j in range(1, count + 1):
         z = np.asarray(samplers.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, j), (4, 3)), np.float64)
@@ -93,16 +93,16 @@ def test_level_0_is_not_corrected():
     assert np.all(np.isfinite(alone))
 
 
-def test_no_step_is_taken_where_the_score_vanishes():
+def test_no_step_is_taken_if_the_score_is_0():
     denoise = Partial(lambda x, t, cond: Prediction(x / LINEAR(t).alpha, jnp.zeros_like(x)))
     keys = samplers.keys_for(KEY, 2)
     state, _ = predictor_corrector(predictor=STAY).step(keys, denoise, LINEAR, State(jnp.ones([2, 3])), 80, 40, None)
     np.testing.assert_array_equal(state.x, jnp.ones([2, 3]))
 
 
-def test_langevin_steps_lead_to_the_marginal_from_elsewhere():
-    """From twice the std and another mean. Unadjusted steps of snr r stretch the variance to 1 / (1 - r^2), here by 1%, and
-    the scatter of the norms by about 4 / D, here by 0.8%; a standard error of the variance is 0.6%."""
+def test_langevin_steps_converge_to_the_marginal():
+    """From twice the std and another mean. Unadjusted steps of snr r multiply the variance by 1 / (1 - r^2), here +1%, and
+    the variation of the norms by about 1 + 4 / D, here +0.8%; a standard error of the variance is 0.6%."""
     t = 40
     mean, var = 0.5 * np.sqrt(ABAR[t]), 0.25 * ABAR[t] + 1 - ABAR[t]
     x = 2 * np.sqrt(var) * np.random.default_rng(1).standard_normal([100, 512])
@@ -118,13 +118,13 @@ def test_langevin_steps_lead_to_the_marginal_from_elsewhere():
     assert -0.02 < x.var() / var - 1 < 0.04
 
 
-def test_correcting_lessens_the_predictors_bias():
-    """In 64 dimensions, where the rule's norms are steady."""
+def test_correcting_reduces_the_predictors_bias():
+    """In 64 dimensions, where the norms vary little."""
     schedule, data = schedules.linear(), testing.gaussian(np.zeros(64), 0.25)
     x_T, levels = samplers.noise(samplers.keys_for(KEY, 500), (64,)), timesteps.grid(1000, 20, end=1)
-    draw = lambda sampler: samplers.sample(KEY, sampler, data.denoiser(schedule), schedule, levels, x_T)[0]
+    sample = lambda sampler: samplers.sample(KEY, sampler, data.denoiser(schedule), schedule, levels, x_T)[0]
     alone, corrected = (
-        abs(float(draw(sampler).var()) / 0.25 - 1)
+        abs(float(sample(sampler).var()) / 0.25 - 1)
         for sampler in (reverse_diffusion(), predictor_corrector(0.16, 5, reverse_diffusion()))
     )
     assert corrected < 0.6 * alone
@@ -165,7 +165,7 @@ def test_float_levels_and_gradients_are_finite(name):
     assert np.isfinite(value) and np.isfinite(slope)
 
 
-def test_other_values_compile_nothing():
+def test_other_values_do_not_recompile():
     traces = []
 
     def denoise(x_t, t, cond):
@@ -192,8 +192,8 @@ def test_a_key_is_needed(name):
         )
 
 
-def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match="snr=0 must be above 0"):
+def test_errors():
+    with pytest.raises(ValueError, match="`snr`=0 must be above 0"):
         predictor_corrector(0)
-    with pytest.raises(ValueError, match="corrector_steps=0 must be at least 1"):
+    with pytest.raises(ValueError, match="`corrector_steps`=0 must be at least 1"):
         predictor_corrector(corrector_steps=0)

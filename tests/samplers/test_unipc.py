@@ -45,18 +45,18 @@ def test_all_ends_work(order, variant):
     solver_checks.assert_all_ends_work(unipc(order, variant))
 
 
-def test_parts_are_the_whole():
-    solver_checks.assert_parts_are_the_whole(unipc())
+def test_chunks_are_the_whole():
+    solver_checks.assert_chunks_are_the_whole(unipc())
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_other_values_compile_nothing(order):
+def test_other_values_do_not_recompile(order):
     first, *later = solver_checks.count_traces(lambda _: unipc(order), 0, 1, 2)
     assert first > 0 and later == [0, 0]
 
 
 def test_other_orders_and_variants_are_refused():
-    with pytest.raises(ValueError, match="order=4 must be 1, 2 or 3"):
+    with pytest.raises(ValueError, match="`order`=4 must be 1, 2 or 3"):
         unipc(4)
     with pytest.raises(ValueError, match="did you mean 'bh2'"):
         unipc(variant="b2")

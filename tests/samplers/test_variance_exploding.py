@@ -1,6 +1,6 @@
 """The variance-exploding process y_w = x_0 + w eps is ours rescaled, y = x / alpha and w = sigma / alpha.
 
-Here stand the VE samplers as their papers write them, in float64 NumPy; ours draw the same samples.
+The VE samplers of the papers, in float64 NumPy, give the same samples as ours.
 """
 
 import jax
@@ -17,11 +17,11 @@ def denoise(y, w):
     """E[x_0 | y_w] of the mixture, by its definition and without a schedule."""
     means, variances = np.array([[1.0, -0.5], [-1.0, 0.5]]), np.array([0.04, 0.09])
     total = variances + w**2
-    away = y[:, None] - means
-    log_p = np.log([0.3, 0.7]) - np.log(total) - 0.5 * np.square(away).sum(-1) / total
+    difference = y[:, None] - means
+    log_p = np.log([0.3, 0.7]) - np.log(total) - 0.5 * np.square(difference).sum(-1) / total
     p = np.exp(log_p - log_p.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    return (p[:, :, None] * (means + (variances / total)[:, None] * away)).sum(1)
+    return (p[:, :, None] * (means + (variances / total)[:, None] * difference)).sum(1)
 
 
 def euler(y, w, v, z):

@@ -1,4 +1,4 @@
-"""The checks pass what is right and fail what is a little wrong."""
+"""Checks of schedules, denoisers and samplers: right ones pass, slightly wrong ones fail."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def one_level_too_far(keys, denoise, schedule, state, t, s, cond):
 
 
 def one_level_too_early(keys, denoise, schedule, state, t, s, cond):
-    """DDIM that asks the network one level off."""
+    """DDIM that evaluates the network at another level."""
     prediction = denoise(state.x, t - 1, cond)
     alpha, sigma = schedule(s)
     return State(alpha * prediction.x0 + sigma * prediction.eps), prediction
@@ -45,7 +45,7 @@ def variance_for_std(schedule, prediction, x, t, s, z):
 
 
 def without_shrinking(schedule, prediction, x, t, s, z):
-    """Adds the noise and keeps all of eps, too."""
+    """Adds the noise and does not reduce eps."""
     alpha, sigma = schedule(s)
     _, std = process.p_posterior(schedule, prediction, x, t, s)
     return alpha * prediction.x0 + sigma * prediction.eps + std * z
@@ -57,7 +57,7 @@ def test_right_samplers_pass(sampler):
 
 
 def test_a_sampler_that_is_exact_passes():
-    """No order can be measured where errors are those of rounding."""
+    """No order can be measured if errors are those of rounding."""
 
     def step(keys, denoise, schedule, state, t, s, cond):
         return State(CLOUD.flow(schedule, state.x, t, s)), denoise(state.x, t, cond)
@@ -73,14 +73,14 @@ def two_draws(keys, shape):
     return jnp.stack([samplers.normal(samplers.fold(keys, use), shape) for use in (5, 6)])
 
 
-def drawing_twice(keys, denoise, schedule, state, t, s, cond):
+def step_with_two_draws(keys, denoise, schedule, state, t, s, cond):
     z = jnp.array([0.6, 0.8]) @ two_draws(keys, state.x.shape[1:]).reshape(2, -1)
     prediction = denoise(state.x, t, cond)
     return State(process.p_step(schedule, prediction, state.x, t, s, z.reshape(state.x.shape))), prediction
 
 
-def test_a_sampler_may_draw_otherwise_if_it_says_so():
-    testing.check_sampler(Sampler(State, drawing_twice), stochastic=True, draws=two_draws)
+def test_a_sampler_may_draw_other_noise_if_it_is_given():
+    testing.check_sampler(Sampler(State, step_with_two_draws), stochastic=True, draws=two_draws)
 
 
 def test_a_sampler_whose_steps_depend_on_x_is_refused():
@@ -100,18 +100,18 @@ def test_a_wrong_variance_fails(move):
         testing.check_sampler(as_sampler(move), stochastic=True)
 
 
-def test_a_sampler_of_lower_order_than_it_claims_fails():
+def test_a_sampler_of_lower_order_than_expected_fails():
     with pytest.raises(AssertionError, match=r"fall at order (0\.9|1\.0)\d, not 2"):
         testing.check_sampler(samplers.ddim(), order=2)
 
 
-def test_a_stochastic_sampler_of_lower_order_than_it_claims_fails():
+def test_a_stochastic_sampler_of_lower_order_than_expected_fails():
     with pytest.raises(AssertionError, match=r"errors of the covariance .* fall at order 0\.8\d, not 2"):
         testing.check_sampler(samplers.ddpm(), order=2, stochastic=True)
 
 
 def biased(shift, gain, keys, denoise, schedule, state, t, s, cond):
-    """DDPM, and at the end something that no number of steps takes away."""
+    """DDPM with a bias at the end that does not fall with the number of steps."""
     state, prediction = samplers.ddpm().step(keys, denoise, schedule, state, t, s, cond)
     mean = jnp.asarray(CLOUD.means)
     return State(jnp.where(s == 1, mean + shift + gain * (state.x - mean), state.x)), prediction
@@ -131,15 +131,15 @@ def test_a_stochastic_sampler_that_converges_elsewhere_fails(shift, gain, messag
         testing.check_sampler(Sampler(Partial(State), step), stochastic=True, exact_on_points=False)
 
 
-def test_a_small_error_of_a_variance_shows_on_a_point():
-    """1% of the std of one step's noise; the wrong ones above are off by much more."""
+def test_a_small_error_of_a_variance_is_visible_on_a_point():
+    """1% of the std of one step's noise; the errors above are much larger."""
     move = lambda schedule, prediction, x, t, s, z: process.p_step(schedule, prediction, x, t, s, 1.01 * z)
     with pytest.raises(AssertionError, match=r"the standard deviation at level 14 is off by 0\.00"):
         testing.check_sampler(as_sampler(move), stochastic=True)
 
 
-def test_one_that_converges_elsewhere_fails():
-    """A bias that no number of steps takes away, and that a point does not show."""
+def test_a_deterministic_sampler_that_converges_elsewhere_fails():
+    """A bias that does not fall with the number of steps, and is not visible on a point."""
 
     def step(keys, denoise, schedule, state, t, s, cond):
         prediction = denoise(state.x, t, cond)
@@ -151,22 +151,21 @@ def test_one_that_converges_elsewhere_fails():
         testing.check_sampler(Sampler(State, step), order=1, exact_on_points=False)
 
 
-def up_otherwise(keys, denoise, schedule, state, t, s, cond):
-    """Heun down, DDIM up."""
+def heun_down_ddim_up(keys, denoise, schedule, state, t, s, cond):
     run = lambda sampler: lambda state: sampler.step(keys, denoise, schedule, state, t, s, cond)
     return jax.lax.cond(s > t, run(samplers.ddim()), run(samplers.heun()), state)
 
 
-def test_round_trips_come_back():
+def test_round_trips():
     testing.check_round_trip(samplers.heun(), tolerance=1e-4)
     testing.check_round_trip(samplers.ddim(), tolerance=0.04)
-    for sampler in (samplers.ddim(), Sampler(State, up_otherwise)):
+    for sampler in (samplers.ddim(), Sampler(State, heun_down_ddim_up)):
         with pytest.raises(AssertionError, match=r"after 128 steps up and 128 down x is off by [12]\.\de-02"):
             testing.check_round_trip(sampler, tolerance=0.01)
 
 
 @pytest.mark.parametrize("kind", process.KINDS)
-def test_kinds_of_prediction_are_made_and_undone(kind):
+def test_right_kinds_of_prediction_pass(kind):
     testing.check_prediction_kind(kind, SCHEDULE)
 
 
@@ -174,7 +173,7 @@ def test_v_holds_at_both_ends_where_eps_does_not():
     schedule = schedules.zero_terminal_snr(SCHEDULE)
     testing.check_prediction_kind("v", schedule, levels=range(1001))
     testing.check_prediction_kind("eps", schedule)
-    with pytest.raises(AssertionError, match="x0 comes back off by nan at level 1000"):
+    with pytest.raises(AssertionError, match="x0 is off by nan at level 1000"):
         testing.check_prediction_kind("eps", schedule, levels=range(1001))
 
 
@@ -183,9 +182,9 @@ def predict_v(schedule, output, x_t, t):
 
 
 TARGETS = {
-    "sign": (lambda schedule, x0, eps, t: -process.target_for("v", schedule, x0, eps, t), r"x0 comes back off by"),
-    "level": (lambda schedule, x0, eps, t: process.target_for("v", schedule, x0, eps, t - 1), r"x0 comes back off by"),
-    "scale": (lambda schedule, x0, eps, t: 1.001 * process.target_for("v", schedule, x0, eps, t), r"comes back off by"),
+    "sign": (lambda schedule, x0, eps, t: -process.target_for("v", schedule, x0, eps, t), r"x0 is off by"),
+    "level": (lambda schedule, x0, eps, t: process.target_for("v", schedule, x0, eps, t - 1), r"x0 is off by"),
+    "scale": (lambda schedule, x0, eps, t: 1.001 * process.target_for("v", schedule, x0, eps, t), r"is off by"),
 }
 
 
@@ -205,9 +204,9 @@ def clipped(x_t, t, cond):
 
 
 def mixing(x_t, t, cond):
-    said = RING.denoiser(SCHEDULE)(x_t + 0.1 * x_t.mean(0, keepdims=True), t, cond)
+    x0 = RING.denoiser(SCHEDULE)(x_t + 0.1 * x_t.mean(0, keepdims=True), t, cond).x0
     alpha, sigma = (x[..., None] for x in jax.tree.map(jnp.atleast_1d, SCHEDULE(t)))
-    return Prediction(said.x0, (x_t - alpha * said.x0) / sigma)
+    return Prediction(x0, (x_t - alpha * x0) / sigma)
 
 
 WRONG = {
@@ -264,7 +263,7 @@ def test_order_of_known_errors():
 
 @pytest.mark.parametrize("noisy", [False, True])
 def test_the_moments_of_an_affine_map_are_found(noisy):
-    """x = a + B x_T + C_1 z_1 + C_2 z_2, and what is not so is refused."""
+    """x = a + B x_T + C_1 z_1 + C_2 z_2; a map that is not affine fails."""
     rng = np.random.default_rng(0)
     x_T, *noise = rng.standard_normal([1 + 2 * noisy, 64, 2])
     a, cov, (B, *C) = (
@@ -280,8 +279,8 @@ def test_the_moments_of_an_affine_map_are_found(noisy):
         testing.affine_moments(np.square(x), x_T, noise, np.zeros(2), np.eye(2))
 
 
-def test_the_noise_of_steps_is_what_sample_hands_out():
-    """A sampler that adds up what it draws."""
+def test_the_noise_of_steps_is_that_of_sample():
+    """With a sampler that adds up its noise."""
     keys, x_T = samplers.keys_for(jax.random.key(3), 4), jnp.zeros([4, 2])
     add = Sampler(
         State, lambda keys, denoise, schedule, state, t, s, cond: (State(state.x + two_draws(keys, (2,)).sum(0)), None)

@@ -1,4 +1,4 @@
-"""The closed forms, against quadrature, SciPy and a float64 integration that know nothing of them."""
+"""Closed forms of the oracles, against quadrature, SciPy and an integration in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,9 @@ def test_denoiser_and_density_are_those_of_quadrature(t):
     ).sum(0)
     density = joint.sum(1) * (x0[1] - x0[0])
     expected = (joint * x0).sum(1) / joint.sum(1)
-    said = denoise(data, jnp.asarray(x[:, None], jnp.float32), t)
-    np.testing.assert_allclose(said.x0[:, 0], expected, atol=2e-5)
-    np.testing.assert_allclose(said.eps[:, 0], (x - alpha * expected) / sigma, atol=2e-4)
+    prediction = denoise(data, jnp.asarray(x[:, None], jnp.float32), t)
+    np.testing.assert_allclose(prediction.x0[:, 0], expected, atol=2e-5)
+    np.testing.assert_allclose(prediction.eps[:, 0], (x - alpha * expected) / sigma, atol=2e-4)
     np.testing.assert_allclose(log_prob(data, jnp.asarray(x[:, None]), t), np.log(density), atol=1e-4)
 
 
@@ -98,20 +98,20 @@ def test_samples_have_the_moments():
         np.testing.assert_allclose(np.cov(x.T), cov, atol=0.08)
 
 
-def test_images_are_taken_as_they_are():
+def test_images_are_accepted_in_their_shape():
     data = testing.gaussian(np.arange(12.0), 0.5)
     x = jnp.ones([2, 2, 3, 2])
-    said = denoise(data, x, jnp.array([3, 50]))
+    prediction = denoise(data, x, jnp.array([3, 50]))
     flat = denoise(data, x.reshape(2, 12), jnp.array([3, 50]))
-    np.testing.assert_array_equal(said.x0.reshape(2, 12), flat.x0)
-    assert said.eps.shape == data.flow(SCHEDULE, x, 100, 1).shape == x.shape
+    np.testing.assert_array_equal(prediction.x0.reshape(2, 12), flat.x0)
+    assert prediction.eps.shape == data.flow(SCHEDULE, x, 100, 1).shape == x.shape
 
 
 @pytest.mark.parametrize("t", [0, 1, 100])
 def test_a_point_and_the_ends_are_finite(t):
     schedule = schedules.from_betas([*np.linspace(1e-3, 0.2, 99), 1.0])  # down to zero signal
-    said = testing.gaussian([2.0], 0.0).denoiser(schedule)(jnp.ones([3, 1]), t, None)
-    assert bool(jnp.all(said.x0 == 2.0)) and bool(jnp.all(jnp.isfinite(said.eps)))
+    prediction = testing.gaussian([2.0], 0.0).denoiser(schedule)(jnp.ones([3, 1]), t, None)
+    assert bool(jnp.all(prediction.x0 == 2.0)) and bool(jnp.all(jnp.isfinite(prediction.eps)))
 
 
 CLASSES = np.array([1, 0, 1])  # of the three, and 2 is the null label
@@ -126,11 +126,11 @@ def test_a_class_is_the_mixture_of_its_components_and_the_null_label_all_of_them
     first = testing.gaussian([2, 1, -1], COVS[1])
     second = testing.mixture([0.5, 0.2], [[0, 0, 0], [-1, 3, 0.5]], [COVS[0], COVS[2]])
     label = jnp.arange(9) % 3
-    said = of_class(x, t, Cond(label=label))
+    prediction = of_class(x, t, Cond(label=label))
     for y, data in enumerate((first, second, THREE)):
         expected = denoise(data, x[y::3], t)
-        np.testing.assert_allclose(said.x0[y::3], expected.x0, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(said.eps[y::3], expected.eps, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(prediction.x0[y::3], expected.x0, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(prediction.eps[y::3], expected.eps, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(of_class(x, t, None).x0, denoise(THREE, x, t).x0, rtol=1e-5, atol=1e-5)
 
 
@@ -150,7 +150,7 @@ def test_the_posterior_of_a_class_is_bayes_rule(t):
     np.testing.assert_allclose(log_p, np.log(joint / sum(each)), rtol=1e-4, atol=1e-4)
 
 
-def test_a_label_that_is_no_class_is_seen():
+def test_a_label_that_is_no_class_gives_nan_and_probability_0():
     cond, x = Cond(label=jnp.array([3, -1])), jnp.ones([2, 3])
     assert np.all(np.isnan(of_class(x, 37, cond).x0))
     assert np.all(log_posterior(x, 37, cond) == -np.inf)
@@ -164,7 +164,10 @@ MISTAKES = {
     "covs": (lambda: testing.mixture([1], [[0.0, 1.0]], [[1.0, 1.0, 1.0]]), r"\[K, D, D\]"),
     "asymmetric": (lambda: testing.gaussian([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]), "symmetric"),
     "negative": (lambda: testing.gaussian([0.0], -1.0), "negative variance"),
-    "flow": (lambda: testing.ring().flow(SCHEDULE, jnp.ones([1, 2]), 9, 1), "mixture of 8 has no closed flow"),
+    "flow": (
+        lambda: testing.ring().flow(SCHEDULE, jnp.ones([1, 2]), 9, 1),
+        "flow of a mixture of 8 has no closed form",
+    ),
 }
 
 
