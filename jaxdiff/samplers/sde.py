@@ -10,14 +10,13 @@ r"""The variance-preserving SDE run backwards, and Langevin steps between.
 the step is then the ancestral one, alpha_s x0 + sigma_s z. No noise is added into level 0.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
 from jaxdiff.process import p_step
 from jaxdiff.samplers.base import Sampler, State, fold, normal
-from jaxdiff.types import Static, as_partial, rows
+from jaxdiff.types import Static, as_partial, is_traced, rows
 
 
 def euler_maruyama() -> Sampler:
@@ -103,7 +102,7 @@ def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: 
         >>> off(draw(predictor_corrector(predictor=jaxdiff.ddpm()))) < off(draw(jaxdiff.ddpm()))
         True
     """
-    if not isinstance(snr, jax.core.Tracer) and not snr > 0:
+    if not is_traced(snr) and not snr > 0:
         raise ValueError(f"snr={snr} must be above 0")
     if corrector_steps < 1:
         raise ValueError(f"corrector_steps={corrector_steps} must be at least 1: without any, use the predictor itself")
