@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jaxdiff.errors import unknown
 from jaxdiff.process import KINDS, predict_from
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Apply, Array, Aux, Denoiser, Prediction, Static
+from jaxdiff.types import Apply, Array, Aux, Denoiser, Prediction, Static, is_traced
 
 
 @functools.cache
@@ -140,7 +140,7 @@ def check_kind(predict: str, schedule: Schedule) -> None:
     if predict not in KINDS:
         raise unknown("kind of prediction", predict, KINDS)
     last = jnp.asarray(schedule.alpha)[-1]
-    if predict in ("eps", "score") and not isinstance(last, jax.core.Tracer) and float(last) == 0.0:
+    if predict in ("eps", "score") and not is_traced(last) and float(last) == 0.0:
         raise ValueError(
             f"`predict`={predict!r} cannot start from zero signal-to-noise: use 'v' or 'x0' with this schedule"
         )

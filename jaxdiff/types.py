@@ -125,6 +125,21 @@ class Static:
         return f"Static({self.value!r})"
 
 
+def is_traced(x) -> bool:
+    """Whether jax is tracing `x`, so that it has a shape and no value that could be checked yet.
+
+    The only place that names `jax.core.Tracer`, which jax exports and shows in its FAQ, but may move at any release.
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff.types import is_traced
+        >>> is_traced(1.0), bool(jax.jit(lambda x: is_traced(x))(1.0))
+        (False, True)
+    """
+    return isinstance(x, jax.core.Tracer)
+
+
 def call(function: Callable, *args) -> Any:
     """Runs a function that is a pytree, such as a denoiser or a codec's decoder, as one compiled program.
 

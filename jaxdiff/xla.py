@@ -2,9 +2,15 @@
 
 import importlib.metadata
 import importlib.util
+import logging
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 
 from jax import lax
+
+log = logging.getLogger("jaxdiff")
 
 # Convolutions and matrix products by Eigen instead of YNNPACK, which is slower at those of a U-Net (at 4x32x32x128 a 3x3
 # convolution takes 1.2 times, its kernel's gradient 1.8 times as long); barriers that last until code is made, see
@@ -15,14 +21,15 @@ CPU_FLAGS = {
     "xla_disable_hlo_passes": "cse_barrier_expander",
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
-KNOWN_TO = ("0.10.", "0.11.", "0.12.")  # versions of jaxlib: others might not know a flag and then end the process
+KNOWN_TO = ("0.10.", "0.11.", "0.12.")  # versions of jaxlib whose binaries have them all; others are asked first
 ACCELERATORS = ("libtpu", "jax_plugins")  # packages that bring other platforms, for which the flags are not meant
 
 
 def tune_cpu() -> None:
     """Adds `CPU_FLAGS` to the environment's XLA_FLAGS, where jax can only use a CPU; call it before jax computes anything.
 
-    A flag that is set already stays as it is. The flags change how fast results come and their last digits.
+    A flag that is set already stays as it is. The flags change how fast results come and their last digits. One that this
+    jaxlib does not know would end the process: it is left out, with a warning.
 
     Example::
 
@@ -33,13 +40,44 @@ def tune_cpu() -> None:
         >>> os.environ["XLA_FLAGS"].startswith(before)  # only adds to them
         True
     """
-    if not importlib.metadata.version("jaxlib").startswith(KNOWN_TO):
-        return
     if os.environ.get("JAX_PLATFORMS") != "cpu" and any(map(importlib.util.find_spec, ACCELERATORS)):
         return
     flags = os.environ.get("XLA_FLAGS", "")
     new = [f"--{name}={value}" for name, value in CPU_FLAGS.items() if name not in flags]
+    version = importlib.metadata.version("jaxlib")
+    if not version.startswith(KNOWN_TO):
+        known = known_flags(new)
+        if unknown := [flag for flag in new if flag not in known]:
+            log.warning("jaxlib %s does not know %s: jaxdiff may run slower with it", version, " and ".join(unknown))
+        new = known
     os.environ["XLA_FLAGS"] = " ".join([flags, *new]).strip()
+
+
+def known_flags(flags: Sequence[str]) -> list[str]:
+    """Those of some flags that this jaxlib accepts.
+
+    XLA reads XLA_FLAGS once, and ends the process at a name or a value that it does not know. So child processes try them,
+    a second or two each: all flags at once and, only if that fails, each on its own.
+
+    Args:
+      flags: such as "--xla_dump_to=here".
+
+    Example::
+
+        >>> from jaxdiff import xla
+        >>> xla.known_flags(["--xla_brew_tea=true"])
+        []
+    """
+    if not flags or _accepted(flags):
+        return list(flags)
+    return [flag for flag in flags if len(flags) > 1 and _accepted([flag])]
+
+
+def _accepted(flags):
+    """Whether a process with these flags can use jax on the CPU."""
+    environment = os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-P", "-c", "import jax; jax.devices()"]
+    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
 
 def materialized(x):

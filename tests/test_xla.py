@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import logging
 import os
 
 import chex
@@ -42,9 +43,28 @@ def test_a_user_s_flag_stays(flags):
     assert kept == "--xla_disable_hlo_passes=other" and len(added) == len(xla.CPU_FLAGS) - 1
 
 
-@pytest.mark.parametrize("where", [{"packages": ["libtpu"]}, {"packages": ["jax_plugins"]}, {"jaxlib": "0.13.0"}])
-def test_nothing_is_asked_of_accelerators_or_unknown_versions(flags, where):
-    assert flags(**where) == ""
+@pytest.mark.parametrize("package", ["libtpu", "jax_plugins"])
+def test_nothing_is_asked_of_accelerators(flags, package):
+    assert flags(packages=[package]) == ""
+
+
+def test_the_installed_jaxlib_is_one_that_knows_the_flags():
+    new = [f"--{name}={value}" for name, value in xla.CPU_FLAGS.items()]
+    if importlib.metadata.version("jaxlib").startswith(xla.KNOWN_TO):
+        assert xla.known_flags(new) == new
+
+
+def test_another_jaxlib_is_asked_and_a_flag_that_it_does_not_know_is_left_out(flags, monkeypatch, caplog):
+    """By name or by value: with either in XLA_FLAGS the process would end."""
+    known = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    unknown = {"xla_brew_tea": "true", "xla_cpu_prefer_vector_width": "wide"}
+    monkeypatch.setattr(xla, "CPU_FLAGS", unknown | known)
+    monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
+    assert flags(jaxlib="0.13.0") == "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    (line,) = caplog.messages
+    assert "jaxlib 0.13.0 does not know --xla_brew_tea=true and --xla_cpu_prefer_vector_width=wide" in line
+    assert flags("--xla_brew_tea=false --xla_cpu_prefer_vector_width=8", jaxlib="0.13.0").endswith("MEMORY_OPTIMIZED")
+    assert len(caplog.messages) == 1  # a flag of the user's own is the user's affair
 
 
 def test_barriers_are_in_the_cpu_s_program_only_and_last():

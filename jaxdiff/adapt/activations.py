@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core.tracers import current_trace
 from jax.tree_util import Partial
 
 from jaxdiff.nets.layers import Conv, Dense, Upsample
-from jaxdiff.types import Array, Static
+from jaxdiff.types import Array, Static, is_traced
 
 
 def gram(inputs: Array) -> Array:
@@ -116,23 +115,35 @@ def sum_over_batches(look: Callable, batches: Iterable) -> dict[str, np.ndarray]
 def _grams(call: Static, groups: Static, *args) -> dict[str, Array]:
     found = {}
     for paths in groups.value:
+        _check_level(call.value, paths, args)
         found |= _looked_at(call.value, paths, args)
     return found
 
 
+def _check_level(call, paths, args):
+    """Refuses layers that run inside another transformation, which their matrices may not leave.
+
+    One that did would be a traced constant of the program. `_looked_at` keeps this trace and makes no second one.
+    """
+    try:
+        leaked = any(map(is_traced, jax.make_jaxpr(_looked_at, static_argnums=(0, 1))(call, paths, args).consts))
+    except jax.errors.UnexpectedTracerError:
+        leaked = True
+    if leaked:
+        raise ValueError(
+            "some of these layers run inside another transformation: give a network of dataclasses.replace(config, "
+            "remat=False), which has the same parameters, and call it without a jit or scan of your own"
+        )
+
+
 @functools.partial(jax.jit, static_argnames=("call", "paths"))
 def _looked_at(call, paths, args):
-    found, here = {}, current_trace()
+    found = {}
 
     def look(run, args, kwargs, context):
         seen = _seen(context.module) if context.method_name == "__call__" else None
         if seen is not None and seen[0] in paths:
             path, rows = seen
-            if current_trace() != here:  # from inside of a transformation nothing may be taken out
-                raise ValueError(
-                    f"{path} runs inside another transformation: give a network of dataclasses.replace(config, "
-                    f"remat=False), which has the same parameters, and call it without a jit or scan of your own"
-                )
             g = gram(rows(*args, **kwargs))
             found[path] = found[path] + g if path in found else g
         return run(*args, **kwargs)

@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> None:
         with logged():
             dispatch(args)
     except (ValueError, OSError) as error:
-        end(f"error: {text_of(error)}", 2)
+        end(f"error: {text_of(error, args)}", 2)
     except NotFinite as error:
-        end(f"error: {text_of(error)}", 3)
+        end(f"error: {text_of(error, args)}", 3)
     except KeyboardInterrupt:
         end("stopped without saving", 128 + signal.SIGINT)
     except Exception as error:
@@ -66,12 +66,15 @@ def main(argv: list[str] | None = None) -> None:
         end(f"error: out of memory: try --train.accumulate, --net.remat or a smaller batch ({error})", 2)
 
 
-def text_of(error: Exception) -> str:
-    """The text of an error with arguments as flags, without the number that the system gives it."""
+def text_of(error: Exception, args: list[str]) -> str:
+    """The text of an error with arguments as flags of the command, without the number that the system gives it."""
+    from jaxdiff.cli.choices import flags_of
     from jaxdiff.cli.flags import as_flags
 
     if not isinstance(error, OSError) or not error.strerror:
-        return as_flags(str(error))
+        module = next((COMMANDS[arg][0] for arg in args if arg in COMMANDS), None)
+        default = getattr(sys.modules.get(f"jaxdiff.cli.{module}"), "DEFAULT", None)
+        return as_flags(str(error), flags_of(default) if default else ())
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 

@@ -90,3 +90,15 @@ def described(default) -> str:
     """The choices of a dataclass, for its help."""
     lines = [f"  {place.flag} {{{','.join(place.value.registry)}}}: {place.value.kind}" for place in places(default)]
     return "Choices, with the present one; its own options are below:\n" + "\n".join(lines) if lines else ""
+
+
+def flags_of(default, prefix: str = "--") -> Iterator[str]:
+    """All flags of a dataclass, with the options of every choice."""
+    hints = typing.get_type_hints(type(default), include_extras=True)
+    for field in dataclasses.fields(default):
+        value, name = getattr(default, field.name), field.name.replace("_", "-")
+        inside = prefix if _without_name(hints[field.name]) else f"{prefix}{name}."
+        yield f"{prefix}{name}"
+        for one in [cls() for cls in value.registry.values()] if isinstance(value, Choice) else [value]:
+            if dataclasses.is_dataclass(one):
+                yield from flags_of(one, inside)

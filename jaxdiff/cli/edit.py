@@ -66,6 +66,9 @@ class EditFlags(AdapterFlags):
     overwrite: bool = False
 
 
+DEFAULT = EditFlags()
+
+
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff edit MODEL ...`."""
     model = models.load(name)

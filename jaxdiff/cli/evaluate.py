@@ -40,6 +40,9 @@ class EvalFlags(AdapterFlags):
     overwrite: bool = False
 
 
+DEFAULT = EvalFlags()
+
+
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff eval MODEL ...`."""
     model = models.load(name)

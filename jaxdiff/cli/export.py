@@ -28,6 +28,9 @@ class ExportFlags:
     overwrite: bool = False
 
 
+DEFAULT = ExportFlags()
+
+
 def main(run: str, args: list[str]) -> None:
     """`jaxdiff export RUN ...`."""
     flags = parse(ExportFlags(), args, f"jaxdiff export {run}")

@@ -4,14 +4,15 @@ import contextlib
 import difflib
 import io
 import re
+from collections.abc import Iterable
 
 import tyro
 
 from jaxdiff.cli import choices
 
 FLAG = r"--[a-z][\w.-]*"
-# Arguments whose flags are not their own names.
-FLAGS = {"adapters": "--lora", "inversion": "--from-inversion", "clip": "--clip or --no-clip", "adapt": "--adapt", "base": "--base"}
+# Arguments whose flags have other names.
+SYNONYMS = {"adapters": "lora", "inversion": "from_inversion", "num_steps": "steps", "adapt.base": "base"}
 
 
 def parse(default, args: list[str], prog: str):
@@ -52,13 +53,27 @@ def one_line(message: str, prog: str, default=None) -> str:
     return complaint.rstrip(".") + (f": did you mean {near[0]}?" if near else "") + f" ({prog} --help lists all flags)"
 
 
-def as_flags(message: str) -> str:
-    """A message of the library with the arguments that it names in backticks as flags.
+def as_flags(message: str, known: Iterable[str] = ()) -> str:
+    """A message of the library, with the arguments that it names in backticks as flags.
+
+    Args:
+      message: text such as "`batch_size`=3 does not divide by 8 devices".
+      known: flags of the command; an argument is the one that it ends, of sampling where there are several.
 
     Example::
 
         >>> from jaxdiff.cli.flags import as_flags
         >>> as_flags("`batch_size`=3 does not divide by 8 devices, nor does `train.batch_size`")
         '--batch-size=3 does not divide by 8 devices, nor does --train.batch-size'
+        >>> as_flags("`num_steps`=3000 must be from 1 to 1000", ["--train.steps", "--sample.steps"])
+        '--sample.steps=3000 must be from 1 to 1000'
     """
-    return re.sub(r"`([a-z_][a-z_.0-9]*)`", lambda name: FLAGS.get(name[1], f"--{name[1].replace('_', '-')}"), message)
+    known = set(known)
+
+    def flag(match):
+        name = SYNONYMS.get(match[1], match[1]).replace("_", "-")
+        ends = sorted(one for one in known if one.endswith(f".{name}"))
+        fitting = [one for one in (f"--{name}", f"--sample.{name}", *ends[:1]) if one in known]
+        return fitting[0] if fitting else f"--{name}"
+
+    return re.sub(r"`([a-z_][a-z_.0-9]*)`", flag, message)

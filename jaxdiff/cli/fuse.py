@@ -44,6 +44,9 @@ class FuseFlags:
     overwrite: bool = False
 
 
+DEFAULT = FuseFlags()
+
+
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff fuse LORA LORA ... -o FILE`."""
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))

@@ -45,6 +45,9 @@ class SampleFlags(AdapterFlags):
     overwrite: bool = False
 
 
+DEFAULT = SampleFlags()
+
+
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff sample MODEL ...`."""
     model = models.load(name)

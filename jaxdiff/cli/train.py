@@ -46,6 +46,9 @@ class TrainFlags:
     process_id: int | None = None
 
 
+DEFAULT = TrainFlags(Config())
+
+
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff train CONFIG ...`."""
     default, prog = configs.load(name), f"jaxdiff train {name}"

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from jaxdiff.process import q_sample
 from jaxdiff.samplers import Sampler, State, fold, normal
-from jaxdiff.types import Array
+from jaxdiff.types import Array, is_traced
 
 
 def inpaint(sampler: Sampler, x0: Array, known: Array, rounds: int = 1) -> Sampler:
@@ -44,7 +44,7 @@ def inpaint(sampler: Sampler, x0: Array, known: Array, rounds: int = 1) -> Sampl
         >>> bool((x[:, 0] == 1.5).all()), bool((x[:, 1] > 0).all())  # the second number goes with the first
         (True, True)
     """
-    if not isinstance(rounds, jax.core.Tracer) and rounds < 1:
+    if not is_traced(rounds) and rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1")
     known = jnp.broadcast_to(jnp.asarray(known, x0.dtype), x0.shape)
     return Sampler(sampler.init, Partial(_step, sampler.step, x0, known, jnp.asarray(rounds, jnp.int32)))

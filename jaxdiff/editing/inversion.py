@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 
 from jaxdiff.samplers import Sampler, State, ddim, sample
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser, Prediction, rows
+from jaxdiff.types import Array, Denoiser, Prediction, is_traced, rows
 
 
 def ddim_inversion(refine: int = 0) -> Sampler:
@@ -48,7 +48,7 @@ def ddim_inversion(refine: int = 0) -> Sampler:
         >>> sample(None, sampler, denoise, schedule, [0, 500, 1000], jnp.ones([2, 1]))[0].shape
         (2, 1)
     """
-    if not isinstance(refine, jax.core.Tracer) and refine < 0:
+    if not is_traced(refine) and refine < 0:
         raise ValueError(f"refine={refine} must be 0 or more rounds")
     return Sampler(Partial(State), Partial(_step, jnp.asarray(refine, jnp.int32)))
 

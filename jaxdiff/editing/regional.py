@@ -13,11 +13,10 @@ context_length=0)` takes any number, and its parameters are the same.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.types import Array, Cond, Guided
+from jaxdiff.types import Array, Cond, Guided, is_traced
 
 
 class Regions(NamedTuple):
@@ -99,7 +98,7 @@ def regions(masks, num: int = 1) -> Regions:
     """
     if jnp.ndim(masks) != 3:
         raise ValueError(f"masks must be [R, H, W], one for each region, and these are {jnp.shape(masks)}")
-    if not isinstance(masks, jax.core.Tracer):
+    if not is_traced(masks):
         if np.min(masks) < 0 or np.max(masks) > 1:
             raise ValueError("masks must be in [0, 1]")
         for i, mask in enumerate(np.asarray(masks)):

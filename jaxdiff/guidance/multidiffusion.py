@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff.guidance.cfg import batchable
-from jaxdiff.types import Aux, Denoiser, Prediction, as_partial
+from jaxdiff.types import Aux, Denoiser, Prediction, as_partial, is_traced
 
 
 def multidiffusion(denoise: Denoiser, masks) -> Denoiser:
@@ -46,7 +46,7 @@ def multidiffusion(denoise: Denoiser, masks) -> Denoiser:
     """
     if jnp.ndim(masks) != 3:
         raise ValueError(f"`masks` must be [R, H, W], one for each condition, and have shape {jnp.shape(masks)}")
-    if not isinstance(masks, jax.core.Tracer):
+    if not is_traced(masks):
         _check(np.asarray(masks))
     return Partial(_multidiffusion, as_partial(denoise), jnp.asarray(masks, jnp.float32))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser, Prediction, as_partial, rows
+from jaxdiff.types import Array, Denoiser, Prediction, as_partial, is_traced, rows
 
 
 def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float = 1.0) -> Denoiser:
@@ -70,7 +70,7 @@ def dynamic_threshold(denoise: Denoiser, schedule: Schedule, percentile: float =
         >>> denoise(jnp.array([[0.5, -1.0, 2.0, 0.0, 9.0]]), 1, None).x0.tolist()  # c = 2
         [[0.25, -0.5, 1.0, 0.0, 1.0]]
     """
-    if not isinstance(percentile, jax.core.Tracer) and not 1 < percentile <= 100:
+    if not is_traced(percentile) and not 1 < percentile <= 100:
         raise ValueError(f"`percentile`={percentile} must lie in (1, 100]: Imagen's is 99.5")
     return Partial(_threshold, as_partial(denoise), schedule, jnp.asarray(percentile, jnp.float32))
 

@@ -6,6 +6,7 @@ from jax.tree_util import Partial
 
 from jaxdiff.process import p_step
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
+from jaxdiff.types import is_traced
 
 
 @SAMPLERS.register("ddim")
@@ -40,7 +41,7 @@ def ddim(eta: float = 0.0) -> Sampler:
         >>> bool(jnp.allclose(x, alpha * 3 + sigma * eps, atol=1e-4))  # the noise is unchanged, for any number of steps
         True
     """
-    if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
+    if not is_traced(eta) and not 0 <= eta <= 1:
         raise ValueError(f"`eta`={eta} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
     return Sampler(Partial(State), Partial(_step, jnp.asarray(eta, jnp.float32)))
 

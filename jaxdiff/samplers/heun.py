@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
-from jaxdiff.types import Array
+from jaxdiff.types import Array, is_traced
 
 PURE_NOISE = 1000.0  # a level whose sigma/alpha is above this counts as one without signal; EDM begins at 80
 
@@ -64,7 +63,7 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=0.01))  # the exact solution
         True
     """
-    if not isinstance(churn, jax.core.Tracer):
+    if not is_traced(churn):
         if churn == 0:
             return Sampler(Partial(State), Partial(_step, None))
         if not churn > 0:

@@ -10,14 +10,13 @@ r"""Solvers of the reverse variance-preserving SDE, and Langevin correctors.
 and the step is then the ancestral one, alpha_s x0 + sigma_s z. No noise is added into level 0.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
 from jaxdiff.process import p_step
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State, fold, normal
-from jaxdiff.types import Static, as_partial, rows
+from jaxdiff.types import Static, as_partial, is_traced, rows
 
 
 @SAMPLERS.register("euler_maruyama")
@@ -107,7 +106,7 @@ def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: 
         >>> error(sample(predictor_corrector(predictor="ddpm"))) < error(sample(jaxdiff.ddpm()))
         True
     """
-    if not isinstance(snr, jax.core.Tracer) and not snr > 0:
+    if not is_traced(snr) and not snr > 0:
         raise ValueError(f"`snr`={snr} must be above 0")
     if corrector_steps < 1:
         raise ValueError(

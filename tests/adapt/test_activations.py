@@ -206,3 +206,24 @@ def test_recomputed_blocks_are_refused_and_those_outside_of_them_are_not(under_j
     seen = activations.grams(recomputed, [outside])(params(), x, t, context)[outside]
     wanted = activations.grams(call, [outside])(params(), x, t, context)[outside]
     np.testing.assert_allclose(seen, wanted, rtol=1e-4, atol=1e-3)
+
+
+TRANSFORMED = {
+    "jit": lambda run, x: jax.jit(run)(x),
+    "vmap": lambda run, x: jax.vmap(run)(x[None]),
+    "scan": lambda run, x: jax.lax.scan(lambda y, _: (y + run(y), None), x, None, length=2)[0],
+    "grad": lambda run, x: jax.grad(lambda y: run(y).sum())(x),
+}
+
+
+@pytest.mark.parametrize("under_jit", [False, True])
+@pytest.mark.parametrize("transformed", TRANSFORMED.values(), ids=TRANSFORMED)
+def test_layers_inside_of_a_transformation_are_refused(transformed, under_jit):
+    layer, x = Dense(6), normal(4, 6)
+    weights = {"kernel": normal(6, 6), "bias": np.zeros(6, np.float32)}
+    run = lambda weights, x: transformed(lambda x: layer.apply({"params": weights}, x), x)
+    look = activations.grams(run, ["kernel"])
+    with pytest.raises(ValueError, match="inside another transformation"):
+        (jax.jit(look) if under_jit else look)(weights, x)
+    around = jax.vmap(activations.grams(lambda weights, x: layer.apply({"params": weights}, x), ["kernel"]), (None, 0))
+    np.testing.assert_allclose(around(weights, x[None])["kernel"][0], x.T @ x, rtol=1e-4, atol=1e-4)

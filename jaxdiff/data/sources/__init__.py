@@ -59,6 +59,7 @@ def load(
         (32, 32, 3)
     """
     from jaxdiff.registry import Choice
+
     if isinstance(source, Choice):
         return source(image_shape)
     kind, _, name = source.partition(":")
