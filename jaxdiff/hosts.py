@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
@@ -104,6 +103,8 @@ def barrier(name: str, timeout: int = 600) -> None:
     """
     if jax.process_count() == 1:
         return
+    import orbax.checkpoint as ocp  # here, for loading a file needs no Orbax
+
     log.info("waiting for all %d processes: %s (at most %d s)", jax.process_count(), name, timeout)
     start = time.monotonic()
     try:

@@ -5,8 +5,10 @@ frozen dataclass of these options; the command line makes its flags of the same 
 """
 
 import dataclasses
+import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from jaxdiff.errors import unknown
@@ -142,3 +144,16 @@ def _dataclass_of(function, name, leave_out):
         fields.append((parameter.name, parameter.annotation, dataclasses.field(default=parameter.default)))
     namespace = {"__doc__": inspect.getdoc(function), "__module__": function.__module__}
     return dataclasses.make_dataclass(name, fields, frozen=True, bases=(Choice,), namespace=namespace)
+
+
+def import_all(package: str, paths: Iterable[str], ending: str = "") -> None:
+    """Imports all modules of a package, so that everything that they register is there.
+
+    Args:
+      package: its name.
+      paths: its `__path__`.
+      ending: only modules whose names end so.
+    """
+    for module in pkgutil.iter_modules(paths):
+        if module.name.endswith(ending):
+            importlib.import_module(f"{package}.{module.name}")

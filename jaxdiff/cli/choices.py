@@ -12,36 +12,60 @@ from typing import Any, NamedTuple
 from jaxdiff.registry import Choice
 
 
-class Place(NamedTuple):
-    """A field of a dataclass that holds a choice.
+class Field(NamedTuple):
+    """A field of a dataclass on the command line.
 
     Attributes:
-      flag: the flag that names the choice, such as "--sample.sampler".
-      options: prefix of the flags of its options.
-      value: the choice.
+      name: name of the field.
+      flag: its flag.
+      inside: prefix of the flags of the fields of its value.
+      value: its value.
+      kinds: dataclasses that can be chosen in place of the value; () where it is not a choice.
     """
 
+    name: str
     flag: str
-    options: str
-    value: Choice
+    inside: str
+    value: Any
+    kinds: tuple[type[Choice], ...]
 
 
-def places(default, prefix: str = "--") -> Iterator[Place]:
-    """The choices in a dataclass, and in the dataclasses in it; those that choices hold follow them."""
+def fields_of(default, prefix: str = "--", above: tuple = ()) -> Iterator[Field]:
+    """The fields of a dataclass; a choice within one of the same registry, such as a CLIP's text transformer, is fixed."""
     hints = typing.get_type_hints(type(default), include_extras=True)
     for field in dataclasses.fields(default):
-        value = getattr(default, field.name)
-        name = field.name.replace("_", "-")
+        value, name = getattr(default, field.name), field.name.replace("_", "-")
         inside = prefix if _without_name(hints[field.name]) else f"{prefix}{name}."
-        if isinstance(value, Choice):
-            yield Place(f"{prefix}{name}", inside, value)
-        if dataclasses.is_dataclass(value):
-            yield from places(value, inside)
+        chosen = isinstance(value, Choice) and value.registry not in above
+        yield Field(field.name, f"{prefix}{name}", inside, value, tuple(value.registry.values()) if chosen else ())
 
 
 def _without_name(hint) -> bool:
     """Whether tyro leaves a field's name out of the flags of its fields."""
     return any(getattr(note, "name", None) == "" for note in getattr(hint, "__metadata__", ()))
+
+
+def _below(field, above):
+    """The registries above the fields of a field's value."""
+    return (*above, field.value.registry) if isinstance(field.value, Choice) else above
+
+
+def places(default, prefix: str = "--", above: tuple = ()) -> Iterator[Field]:
+    """The fields of a dataclass that are choices, and those of the dataclasses in it."""
+    for field in fields_of(default, prefix, above):
+        if field.kinds:
+            yield field
+        if dataclasses.is_dataclass(field.value):
+            yield from places(field.value, field.inside, _below(field, above))
+
+
+def flags_of(default, prefix: str = "--", above: tuple = ()) -> Iterator[str]:
+    """All flags of a dataclass, with the options of every choice."""
+    for field in fields_of(default, prefix, above):
+        yield field.flag
+        for value in [cls() for cls in field.kinds] or [field.value]:
+            if dataclasses.is_dataclass(value):
+                yield from flags_of(value, field.inside, _below(field, above))
 
 
 def select(default, args: list[str]) -> tuple[Any, list[str]]:
@@ -52,9 +76,9 @@ def select(default, args: list[str]) -> tuple[Any, list[str]]:
     Raises:
       ValueError: an unknown name.
     """
-    for flag in [place.flag for place in places(default)]:
+    for flag in [field.flag for field in places(default)]:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument(flag, flag.replace("-", "_").replace("__", "--", 1), dest="name", nargs="?")
+        parser.add_argument(flag, f"--{flag[2:].replace('-', '_')}", dest="name", nargs="?")
         known, rest = parser.parse_known_args(args)
         if known.name is not None:
             default, args = _with(default, flag, known.name), rest
@@ -63,42 +87,27 @@ def select(default, args: list[str]) -> tuple[Any, list[str]]:
 
 def _with(default, flag, name, prefix="--"):
     """The dataclass with a choice at the place of a flag."""
-    hints, changes = typing.get_type_hints(type(default), include_extras=True), {}
-    for field in dataclasses.fields(default):
-        value, dashed = getattr(default, field.name), field.name.replace("_", "-")
-        inside = prefix if _without_name(hints[field.name]) else f"{prefix}{dashed}."
-        if isinstance(value, Choice) and f"{prefix}{dashed}" == flag:
-            new = value.registry.parse(name)
-            changes[field.name] = value if name == value.kind else new
-        elif dataclasses.is_dataclass(value):
-            changes[field.name] = _with(value, flag, name, inside)
+    changes = {}
+    for field in fields_of(default, prefix):
+        if field.flag == flag:
+            value = field.value
+            changes[field.name] = value if name == value.kind else value.registry.parse(name)
+        elif dataclasses.is_dataclass(field.value):
+            changes[field.name] = _with(field.value, flag, name, field.inside)
     return dataclasses.replace(default, **changes) if changes else default
 
 
 def owners(default, flag: str) -> list[str]:
     """Choices that would have an option of this flag, as the arguments that select them."""
-    found = []
-    for place in places(default):
-        for kind, cls in place.value.registry.items():
-            names = {f"{place.options}{field.name.replace('_', '-')}" for field in dataclasses.fields(cls)}
-            if flag in names:
-                found.append(f"{place.flag} {kind}")
-    return found
+    return [
+        f"{field.flag} {cls.kind}"
+        for field in places(default)
+        for cls in field.kinds
+        if flag in {option.flag for option in fields_of(cls(), field.inside)}
+    ]
 
 
 def described(default) -> str:
     """The choices of a dataclass, for its help."""
-    lines = [f"  {place.flag} {{{','.join(place.value.registry)}}}: {place.value.kind}" for place in places(default)]
+    lines = [f"  {field.flag} {{{','.join(field.value.registry)}}}: {field.value.kind}" for field in places(default)]
     return "Choices, with the present one; its own options are below:\n" + "\n".join(lines) if lines else ""
-
-
-def flags_of(default, prefix: str = "--") -> Iterator[str]:
-    """All flags of a dataclass, with the options of every choice."""
-    hints = typing.get_type_hints(type(default), include_extras=True)
-    for field in dataclasses.fields(default):
-        value, name = getattr(default, field.name), field.name.replace("_", "-")
-        inside = prefix if _without_name(hints[field.name]) else f"{prefix}{name}."
-        yield f"{prefix}{name}"
-        for one in [cls() for cls in value.registry.values()] if isinstance(value, Choice) else [value]:
-            if dataclasses.is_dataclass(one):
-                yield from flags_of(one, inside)

@@ -12,7 +12,13 @@ from jaxdiff.cli import choices
 
 FLAG = r"--[a-z][\w.-]*"
 # Arguments whose flags have other names.
-SYNONYMS = {"adapters": "lora", "inversion": "from_inversion", "num_steps": "steps", "adapt.base": "base"}
+SYNONYMS = {
+    "adapters": "lora",
+    "inversion": "from_inversion",
+    "num_steps": "steps",
+    "factor": "shift",
+    "adapt.base": "base",
+}
 
 
 def parse(default, args: list[str], prog: str):

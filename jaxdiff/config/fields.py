@@ -6,20 +6,20 @@ from typing import Annotated, Literal
 import tyro
 from flax import linen as nn
 
+from jaxdiff import nets
 from jaxdiff.config.adaptation import ADAPTATIONS
 from jaxdiff.data.specs import SOURCES
 from jaxdiff.data.specs import parse as parse_source
-from jaxdiff.nets.autoencoder_config import AutoencoderConfig
-from jaxdiff.nets.clip_config import CLIPConfig
+from jaxdiff.guidance import GUIDANCES
 from jaxdiff.nets.spec import NETS, NetSpec
 from jaxdiff.nets.unet_config import UNetConfig
 from jaxdiff.objectives import LEVEL_DRAWS, WEIGHTINGS
-from jaxdiff.registry import Choice
+from jaxdiff.registry import Choice, import_all
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.schedules import SCHEDULES, Schedule, shift, zero_terminal_snr
 from jaxdiff.timesteps import SPACINGS
 
-__all__ = ["AutoencoderConfig", "CLIPConfig", "UNetConfig"]  # importing them registers the networks that ship
+import_all(nets.__name__, nets.__path__, ending="_config")
 
 
 def _choose(config, **registries) -> None:
@@ -213,6 +213,7 @@ class Sample:
       negative: text to lead away from, with guidance; the empty text is the unconditional one.
       guidance: scale of the guidance towards label or prompt: 1 is the network as it is, 0 without condition, more is more
         typical and less diverse. With a classifier it multiplies the classifier's gradient.
+      guide: how the scale depends on the level, see `jaxdiff.guidance.GUIDANCES`, with its own options.
       interval: lowest and highest level with guidance (Kynkäänniemi et al. 2024); None is all.
       rescale: share, in [0, 1], by which the contrast of guided images is brought back, see `jaxdiff.guidance.rescaled`.
       clip: clip the predicted x0 to [-1, 1], see `jaxdiff.guidance.clip_x0`; not for latents.
@@ -228,6 +229,7 @@ class Sample:
     prompts: tuple[str, ...] = ()
     negative: str = ""
     guidance: float = 1.0
+    guide: Choice = GUIDANCES.choice("constant")
     interval: tuple[int, int] | None = None
     rescale: float = 0.0
     clip: bool = True
@@ -236,7 +238,7 @@ class Sample:
     seed: int = 0
 
     def __post_init__(self):
-        _choose(self, sampler=SAMPLERS, spacing=SPACINGS)
+        _choose(self, sampler=SAMPLERS, spacing=SPACINGS, guide=GUIDANCES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ def multidiffusion(denoise: Denoiser, masks) -> Denoiser:
 
     The paper takes the mean of the next x_t, which is the same if that is linear in the prediction, as in DDIM. A
     prediction is discarded outside of its region, so a condition should name the position of its object: the paper's
-    bootstrapping, which forces objects into their masks, is not implemented. `editing.regional_cond` needs one prediction, with
-    a prompt per region in cross-attention.
+    bootstrapping, which forces objects into their masks, is not implemented. `editing.regional_cond` needs one
+    prediction, with a prompt per region in cross-attention.
 
     Args:
       denoise: any denoiser, such as `cfg(denoise, scale)`: guidance is applied first.

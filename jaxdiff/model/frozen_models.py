@@ -175,6 +175,7 @@ def make_tokenizer(config: Config, source: Source) -> Tokenizer:
     if words.vocab_size > cfg.vocabulary or words.end_id != cfg.end_token:
         raise ValueError(
             f"the tokenizer has {words.vocab_size} tokens, its end being {words.end_id}: `net.text.vocabulary` "
-            f"{words.vocab_size} `net.text.end_token` {words.end_id} would do, in place of {cfg.vocabulary} and {cfg.end_token}"
+            f"{words.vocab_size} `net.text.end_token` {words.end_id} would do, in place of {cfg.vocabulary} and "
+            f"{cfg.end_token}"
         )
     return words

@@ -27,7 +27,8 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), metrics "loss", "accuracy" (1 where a text
       is nearest to its image) and "scale", float32 [B]. `batch["tokens"]` is int [B, L]; `batch["image"]` is uint8
-      [B, H, W, C], or float already in [-1, 1]; `batch["hard_negatives"]`, optional, is int [B, M, L], hard negatives of each image.
+      [B, H, W, C], or float already in [-1, 1]; `batch["hard_negatives"]`, optional, is int [B, M, L], of each
+      image.
 
     Example::
 

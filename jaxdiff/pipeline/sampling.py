@@ -208,13 +208,15 @@ def _guided(denoise, schedule, sample, classifier):
         strong = guidance.classifier(plain, log_prob, schedule, sample.guidance)
         if sample.rescale:
             strong = guidance.rescaled(plain, strong, schedule, sample.rescale)
-    elif sample.guidance == 1:
-        return guidance.on_cond(denoise)
     else:
-        plain, strong = guidance.on_cond(denoise), guidance.cfg(denoise, sample.guidance)
-        if sample.rescale:
-            strong = guidance.rescaled_cfg(denoise, sample.guidance, schedule, sample.rescale)
+        plain = guidance.on_cond(denoise)
+        strong = sample.guide(denoise, schedule, sample.guidance, sample.rescale)
     return guidance.within(strong, plain, *sample.interval) if sample.interval else strong
+
+
+def is_guided(sample: Sample) -> bool:
+    """Whether there is guidance at all: a constant scale of 1 is none."""
+    return sample.guidance != 1 or sample.guide.kind != "constant"
 
 
 def guides_itself(sample: Sample) -> bool:
@@ -257,10 +259,10 @@ def check(model: Model, request: Request) -> None:
 
 def _check_guidance(model, request):
     s, config, classifier = request.sample, model.config, request.classifier
-    itself, scaled = guides_itself(s), s.guidance != 1 and request.classifier is None
+    itself, scaled = guides_itself(s), is_guided(s) and request.classifier is None
     if s.negative and classifier is not None:
         raise ValueError("`negative` is for the network's own guidance, not that of a `classifier`: leave one out")
-    if s.negative and s.guidance == 1 and not itself:
+    if s.negative and not is_guided(s) and not itself:
         raise ValueError("`negative` is what guidance leads away from: add `guidance`=3, or leave it out")
     if scaled and not config.net.num_classes and not config.net.context_dim:
         raise ValueError(
@@ -271,11 +273,13 @@ def _check_guidance(model, request):
             "guidance needs a network that also samples without its label or prompt: train it with "
             "--diffusion.cond-dropout 0.1, or give a `classifier`"
         )
-    if itself and (classifier is not None or s.guidance != 1):
+    if classifier is not None and s.guide.kind != "constant":
+        raise ValueError(f"`guide`={s.guide.kind} is for the network's own guidance, not that of a `classifier`")
+    if itself and (classifier is not None or is_guided(s)):
         raise ValueError(
             f"the sampler {s.sampler.kind} guides by its own `scale`: leave out `guidance` and `classifier`"
         )
-    if request.control and request.control.guess and s.guidance == 1:
+    if request.control and request.control.guess and not is_guided(s):
         raise ValueError("`guess` is for guidance, whose other half does not see the picture: add `guidance`=3")
     if not 0 <= s.rescale <= 1:
         raise ValueError(f"`rescale`={s.rescale} must lie in [0, 1]")
