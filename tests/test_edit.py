@@ -215,7 +215,7 @@ MISTAKES = {
     ),
     "windows": (("painter", *PHOTO, *PAINTED[:4], "--own", 0.8, 0.2), "in this order"),
     "weight that is none": (("painter", *PHOTO, *PAINTED[:4], "--weigh", "green=nan"), "and a number"),
-    "share of a word": (("painter", *PHOTO, *PAINTED[:4], "--share", "green=2"), "the share of 'green' must lie in"),
+    "share of a word": (("painter", *PHOTO, *PAINTED[:4], "--share", "green=2"), "of 'green' must lie in"),
     "guidance that is none": (("painter", *PHOTO, *PAINTED[:4], "--guidance", "nan"), "must be a finite number"),
     "rate": (("painter", *PHOTO, *PAINTED[:4], "--rate", "-1"), "--rate -1.0 must be at least 0"),
     "nothing to look for": (("painter", *PHOTO, *PAINTED[:4], "--guidance", 1), "at --guidance 1 no nulls are needed"),
