@@ -283,7 +283,10 @@ BAD_CONFIGS = {
     "unknown field": ("config.Config(train=config.Train(stps=3))", "unknown field of Train in"),
     "unknown field, nearest": ("config.Config(train=config.Train(stps=3))", "did you mean 'steps'?"),
     "wrong type": ("config.Config(train=config.Train(steps='many'))", "mine.train.steps='many' must be of type int"),
-    "wrong choice": ("config.Config(diffusion=config.Diffusion('cosinus'))", "unknown schedule 'cosinus': did you mean 'cosine'?"),
+    "wrong choice": (
+        "config.Config(diffusion=config.Diffusion('cosinus'))",
+        "unknown schedule 'cosinus': did you mean 'cosine'?",
+    ),
     "no dataclass": ("config.Config(train=3)", "mine.train must hold fields, not 3"),
     "bool for int": ("config.Config(train=config.Train(steps=True))", "mine.train.steps=True must be of type int"),
 }

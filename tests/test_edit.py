@@ -204,7 +204,10 @@ def refused(place, monkeypatch, capsys):
 
 PHOTO = ("--image", "photo.png", "--steps", 2)
 MISTAKES = {
-    "as many words": (("painter", *PHOTO, "--source", SOURCE, "--prompt", "a seven", "--alignment", "replace"), "as many"),
+    "as many words": (
+        ("painter", *PHOTO, "--source", SOURCE, "--prompt", "a seven", "--alignment", "replace"),
+        "as many",
+    ),
     "no word in common": (("painter", *PHOTO, "--source", "red", "--prompt", "a blue one"), "no word in common"),
     "word to weigh": (("painter", *PHOTO, *PAINTED[:4], "--reweight", "purple=2"), "does not contain 'purple'"),
     "weight": (
@@ -217,10 +220,16 @@ MISTAKES = {
     ),
     "windows": (("painter", *PHOTO, *PAINTED[:4], "--self-attention", 0.8, 0.2), "in this order"),
     "weight that is none": (("painter", *PHOTO, *PAINTED[:4], "--reweight", "green=nan"), "and a number"),
-    "share of a word": (("painter", *PHOTO, *PAINTED[:4], "--source-share", "green=2"), "the share of 'green' must lie in"),
+    "share of a word": (
+        ("painter", *PHOTO, *PAINTED[:4], "--source-share", "green=2"),
+        "the share of 'green' must lie in",
+    ),
     "guidance that is none": (("painter", *PHOTO, *PAINTED[:4], "--guidance", "nan"), "must be a finite number"),
     "rate": (("painter", *PHOTO, *PAINTED[:4], "--learning-rate", "-1"), "--learning-rate=-1.0 must be finite and at"),
-    "nothing to look for": (("painter", *PHOTO, *PAINTED[:4], "--guidance", 1), "at --guidance=1 null-text inversion has nothing"),
+    "nothing to look for": (
+        ("painter", *PHOTO, *PAINTED[:4], "--guidance", 1),
+        "at --guidance=1 null-text inversion has nothing",
+    ),
     "mask of less than a latent": (
         ("painter", *PHOTO, "--method", "inpaint", "--mask", "line.png"),
         "keeps no whole latent",

@@ -195,7 +195,8 @@ def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
     assert not differ(whole["unet"], base.params)  # at first, to the bit
     size = base.submodels["text_encoder"].tokenizer.vocab_size
     np.testing.assert_array_equal(
-        new_tokens.token_embeddings(whole["text"])[:size], new_tokens.token_embeddings(base.submodels["text_encoder"].params)[:size]
+        new_tokens.token_embeddings(whole["text"])[:size],
+        new_tokens.token_embeddings(base.submodels["text_encoder"].params)[:size],
     )
     source = basis.examples(config, setup.open_source(config), here / "unused")
     parts = open_models(config, source, None, base)
@@ -341,7 +342,8 @@ def test_fused_layers_are_nearer_in_all_when_they_go_on(here):
         }
         loras.append(fresh._replace(factors=up))
     drawn = [
-        (rng.normal(size=[8, *shape]).astype(np.float32), np.asarray(base.text_encoder([said] * 8))) for said in (STAR, "")
+        (rng.normal(size=[8, *shape]).astype(np.float32), np.asarray(base.text_encoder([said] * 8)))
+        for said in (STAR, "")
     ]
     begun = fuse.averaged(loras)
     said = lambda one, k: base.apply(lora.merge(base.params, one), drawn[k][0], 500, Cond(context=drawn[k][1]))[0]

@@ -81,8 +81,7 @@ BROKEN = {
 def test_a_file_does_not_say_where_its_samples_go(model, tmp_path):
     lie = {"about": json.dumps(ABOUT | {"run": str(tmp_path / "elsewhere"), "model": "other"})}
     assert (
-        models.load(changed(model, tmp_path, lambda about, flat: about.update(lie))).about
-        == {"model": "tiny"} | ABOUT
+        models.load(changed(model, tmp_path, lambda about, flat: about.update(lie))).about == {"model": "tiny"} | ABOUT
     )
 
 

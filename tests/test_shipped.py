@@ -73,7 +73,11 @@ def test_clip_finds_digits_and_colours_of_held_out_images():
 def test_an_image_is_inverted_and_redrawn_in_another_colour():
     """The drawn digits of docs/editing.md, 12 of them in 25 steps, and one way up and back."""
     model = models.load("captioned")
-    schedule, levels, words = model.config.diffusion.make_schedule(), timesteps.grid(1000, 25), model.text_encoder.tokenizer
+    schedule, levels, words = (
+        model.config.diffusion.make_schedule(),
+        timesteps.grid(1000, 25),
+        model.text_encoder.tokenizer,
+    )
     source, target = (
         "a large red seven in the middle on a blue background",
         "a large green seven in the middle on a blue background",

@@ -21,7 +21,9 @@ def tiny_autoencoder(words: int = 0, critic_weight: float = 0.0, **train) -> Con
     return Config(
         name="tiny_autoencoder",
         data=DATA,
-        net=AutoencoderConfig(3, (4, 8), 1, 2, codebook_size=words, groups=4, mid_attention=False, patch=2, scaling_factor=1.0),
+        net=AutoencoderConfig(
+            3, (4, 8), 1, 2, codebook_size=words, groups=4, mid_attention=False, patch=2, scaling_factor=1.0
+        ),
         reconstruction=Reconstruction(critic_weight=critic_weight),
         **rest(train),
     )

@@ -1,4 +1,4 @@
-"""Editing of images, real and drawn: transforms of samplers and conditions, none of which a sampler or network knows."""
+"""Image editing by transforms of samplers and conditions; samplers and networks do not depend on any of them."""
 
 from jaxdiff.editing.blend import local_blend
 from jaxdiff.editing.ddib import bridge

@@ -1,4 +1,4 @@
-"""Dual diffusion implicit bridges: from one model's data to another's through the noise that they share; Su et al. 2023."""
+"""Dual diffusion implicit bridges: image translation through the noise that two models share (Su et al. 2023)."""
 
 from jaxdiff.editing.inversion import ddim_inversion
 from jaxdiff.samplers import Sampler, ddim, sample
@@ -17,22 +17,23 @@ def bridge(
     inversion_sampler: Sampler | None = None,
     sampler: Sampler | None = None,
 ) -> Array:
-    """Translates data of one model into data of another: up the flow of the first, down that of the second.
+    """Translates data of model a into data of model b: from data to noise by the flow of a, and back by that of b.
 
-    Two conditions of one model are two models. Where both are Gaussian it is the map of optimal transport between them if
-    their covariances commute (Su et al. 2023, section 3.3).
+    One model with two conditions counts as two models. Between Gaussians whose covariances commute, the translation is the
+    optimal transport map (Su et al. 2023, section 3.3).
 
     Args:
-      denoise_a: of the model whose data is given.
-      denoise_b: of the model into whose data it is translated.
+      denoise_a: denoiser of the data that is given.
+      denoise_b: denoiser of the data that is wanted.
       schedule: the noise schedule of both.
-      timesteps: levels, falling. Better down to T / 100 than to 0: the last step to clean data cannot be undone.
-      x0: data of the first at the last level, float32 [B, ...].
-      cond_a: conditions of the first.
-      cond_b: conditions of the second.
-      inversion_sampler: sampler for rising grids that draws nothing; `ddim_inversion()` by default. `heun` and
-        `probability_flow_fixed` go up, too, on grids that end at level 1, and are of second order.
-      sampler: `ddim()` by default.
+      timesteps: levels, descending. Grids that end at T / 100 are better than those that end at 0, because the last step
+        to clean data cannot be inverted.
+      x0: data of model a at the last level, float32 [B, ...].
+      cond_a: conditions of model a.
+      cond_b: conditions of model b.
+      inversion_sampler: deterministic sampler for ascending grids; None is `ddim_inversion()`. `heun` and
+        `probability_flow_fixed`, of second order, also ascend, on grids that end at level 1.
+      sampler: deterministic sampler for descending grids; None is `ddim()`.
 
     Returns:
       float32 [B, ...].
@@ -46,9 +47,9 @@ def bridge(
         >>> narrow, wide = testing.gaussian([0.0], 0.04), testing.gaussian([1.0], 1.0)  # variances
         >>> denoisers = narrow.denoiser(schedule), wide.denoiser(schedule)
         >>> x = editing.bridge(*denoisers, schedule, levels, jnp.array([[0.2], [0.4]]))
-        >>> bool(jnp.allclose(x, jnp.array([[2.0], [3.0]]), atol=0.1))  # one and two standard deviations off the mean
+        >>> bool(jnp.allclose(x, jnp.array([[2.0], [3.0]]), atol=0.1))  # one and two standard deviations from the mean
         True
     """
-    rising = timesteps[::-1]
-    x_T, _ = sample(None, inversion_sampler or ddim_inversion(), denoise_a, schedule, rising, x0, cond_a)
+    ascending = timesteps[::-1]
+    x_T, _ = sample(None, inversion_sampler or ddim_inversion(), denoise_a, schedule, ascending, x0, cond_a)
     return sample(None, sampler or ddim(), denoise_b, schedule, timesteps, x_T, cond_b)[0]

@@ -1,17 +1,17 @@
-"""DDIM inversion: from data up to the noise that DDIM would draw it from, and back down.
+"""DDIM inversion: from data to the noise from which DDIM samples it, and back.
 
-A step from level s up to t > s
+A step from level s to a higher level t
 
 (1)  x_t = alpha_t x0 + sigma_t eps,   x0 = (x_s - sigma_s eps) / alpha_s,   eps = eps(x_s, t)
 
-asks the network about x_s as if it were at the level that is entered (Mokady et al. 2023, section 3.2; Song et al. 2021,
-section 4.3), so that clean data needs no case of its own and the network only sees levels that it was trained on. What it
-says of x_t differs a little, and by that much a DDIM step back misses x_s. Rounds of
+evaluates the network at x_s with level t (Mokady et al. 2023, section 3.2; Song et al. 2021, section 4.3), so that clean
+data is no special case and the network only gets levels that it was trained on. Its output at x_t is a little different,
+and by so much a DDIM step from x_t misses x_s. The iteration
 
 (2)  x_t <- x_t + (x_s - ddim(x_t, t -> s)) / (alpha_t alpha_s + sigma_t sigma_s)
 
-have as their fixed point the x_t from which it does not (Pan et al. 2023, Garibi et al. 2024); the divisor is what a change
-of x_t is multiplied by in that step, where the network says the same v.
+has the x_t whose DDIM step ends at x_s as its fixed point (Pan et al. 2023, Garibi et al. 2024); the divisor is the
+derivative of a DDIM step with respect to x_t for a network whose v is constant.
 """
 
 from typing import NamedTuple
@@ -21,23 +21,24 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.process import predict_from
 from jaxdiff.samplers import Sampler, State, ddim, sample
-from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser, Prediction, is_traced, rows
+from jaxdiff.schedules import Schedule, from_betas
+from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial, is_traced, rows
 
 
 def ddim_inversion(refine: int = 0) -> Sampler:
-    """DDIM backwards, equations (1) and (2), on a rising grid.
+    """DDIM inversion as a sampler, equations (1) and (2), for ascending grids of levels.
 
     Args:
-      refine: rounds of equation (2) in each step, at least 0; r of them are r + 1 calls of the denoiser, and what missed
-        least is kept. Traced: other numbers compile nothing.
+      refine: number of fixed-point iterations (2) per step, at least 0; r of them take r + 1 calls of the denoiser, and the
+        iterate with the smallest error is returned. Traced: other numbers do not recompile.
 
     Returns:
-      `Sampler` that draws nothing, for grids that rise from level 0 or 1.
+      Deterministic `Sampler`, for grids that start at level 0 or 1.
 
     Raises:
-      ValueError: fewer rounds than none, where it is a number and not traced.
+      ValueError: a negative number of iterations, unless it is traced.
 
     Example::
 
@@ -49,54 +50,61 @@ def ddim_inversion(refine: int = 0) -> Sampler:
         (2, 1)
     """
     if not is_traced(refine) and refine < 0:
-        raise ValueError(f"refine={refine} must be 0 or more rounds")
+        raise ValueError(f"`refine`={refine} must be at least 0: it is a number of iterations")
     return Sampler(Partial(State), Partial(_step, jnp.asarray(refine, jnp.int32)))
 
 
-class Near(NamedTuple):
-    """The x_t that misses x_s least so far, by which vector and squared distance [B], and how far rounds go [B]."""
+class Candidate(NamedTuple):
+    """Best x_t so far.
+
+    Attributes:
+      x: x_t, float32 [B, ...].
+      residual: x_s minus its DDIM step, shape of x_t.
+      distance: squared norm of the residual [B].
+      step_size: factor of the residual in iteration (2) [B].
+    """
 
     x: Array
-    missed: Array
+    residual: Array
     distance: Array
-    damping: Array
+    step_size: Array
 
 
 def _step(refine, keys, denoise, schedule, state, s, t, cond):
-    """From level s up to t."""
+    """From level s to a higher level t."""
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(s), schedule(t)
-    x_s, said = state.x, denoise(state.x, t, cond)
-    x0 = (x_s - sigma_s * said.eps) / alpha_s
+    x_s, prediction = state.x, denoise(state.x, t, cond)
+    x0 = (x_s - sigma_s * prediction.eps) / alpha_s
 
-    def closer(_, found):
-        x_t, best = found
-        missed = x_s - ddim().step(None, denoise, schedule, State(x_t), t, s, cond)[0].x
-        near = Near(x_t, missed, jnp.square(missed).reshape(missed.shape[0], -1).sum(1), best.damping)
-        far = best._replace(damping=best.damping / 2)
-        best = jax.tree.map(lambda a, b: jnp.where(rows(near.distance < best.distance, a), a, b), near, far)
-        return best.x + rows(best.damping, x_t) * best.missed / (alpha_t * alpha_s + sigma_t * sigma_s), best
+    def iterate(_, carry):
+        x_t, best = carry
+        residual = x_s - ddim().step(None, denoise, schedule, State(x_t), t, s, cond)[0].x
+        new = Candidate(x_t, residual, jnp.square(residual).reshape(residual.shape[0], -1).sum(1), best.step_size)
+        old = best._replace(step_size=best.step_size / 2)
+        best = jax.tree.map(lambda a, b: jnp.where(rows(new.distance < best.distance, a), a, b), new, old)
+        return best.x + rows(best.step_size, x_t) * best.residual / (alpha_t * alpha_s + sigma_t * sigma_s), best
 
-    x_t, ones = alpha_t * x0 + sigma_t * said.eps, jnp.ones(x_s.shape[0])
-    begin = x_t, Near(x_t, jnp.zeros_like(x_t), jnp.inf * ones, ones)
-    calls = jnp.where(refine > 0, refine + 1, 0)  # the last only tells whether the last round came nearer
-    _, best = lax.fori_loop(0, calls, closer, begin)
-    return State(best.x), Prediction(x0, said.eps, said.aux)
+    x_t, ones = alpha_t * x0 + sigma_t * prediction.eps, jnp.ones(x_s.shape[0])
+    start = x_t, Candidate(x_t, jnp.zeros_like(x_t), jnp.inf * ones, ones)
+    calls = jnp.where(refine > 0, refine + 1, 0)  # the last one only measures the last iterate
+    _, best = lax.fori_loop(0, calls, iterate, start)
+    return State(best.x), Prediction(x0, prediction.eps, prediction.aux)
 
 
 def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=None, refine: int = 0) -> Array:
-    """The path of data up to the noise that DDIM draws it from.
+    """DDIM inversion of data: its trajectory up to the noise from which DDIM samples it.
 
     Args:
-      denoise: the denoiser that it is gone back down with, or, for editing, that one without its guidance; nothing may clip
-        what it predicts.
+      denoise: the denoiser that later samples along the trajectory; for editing, the one without guidance. It must not clip
+        its predictions.
       schedule: noise schedule.
-      timesteps: levels, falling, int [N + 1], as for `sample`; the last is the level of x0.
+      timesteps: levels, descending, int [N + 1], as for `sample`; the last is the level of x0.
       x0: clean data, float32 [B, ...].
-      cond: conditions, one row per example, the same at every step.
-      refine: rounds of equation (2) in each step, see `ddim_inversion`. Traced.
+      cond: conditions, one row per example, the same at every step; also with control inputs.
+      refine: number of fixed-point iterations per step, see `ddim_inversion`. Traced.
 
     Returns:
-      float32 [N + 1, B, ...], aligned with the levels: first x_T, last x0.
+      float32 [N + 1, B, ...] in the order of the levels: x_T first, x0 last.
 
     Example::
 
@@ -105,38 +113,66 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
         >>> from jaxdiff import editing, testing
         >>> schedule, data = jaxdiff.schedules.linear(), testing.gaussian([0.5, -0.3], [[0.5, 0.2], [0.2, 0.3]])
         >>> levels, x0 = jaxdiff.timesteps.grid(1000, 50), jnp.array([[0.0, 0.0], [1.0, 0.4]])
-        >>> path = editing.invert(data.denoiser(schedule), schedule, levels, x0, refine=10)
-        >>> again = editing.reconstruct(data.denoiser(schedule), schedule, levels, path[0])
-        >>> path.shape, bool(jnp.allclose(again, x0, atol=1e-3))
+        >>> trajectory = editing.invert(data.denoiser(schedule), schedule, levels, x0, refine=10)
+        >>> again = editing.reconstruct(data.denoiser(schedule), schedule, levels, trajectory[0])
+        >>> trajectory.shape, bool(jnp.allclose(again, x0, atol=1e-3))
         ((51, 2, 2), True)
     """
-    rising = jnp.asarray(timesteps)[::-1]
-    _, path = sample(None, ddim_inversion(refine), denoise, schedule, rising, x0, cond, collect=_x)
-    return jnp.concatenate([x0[None], path])[::-1]
-
-
-def check_path(levels: Array, trajectory: Array) -> None:
-    """Raises ValueError where a trajectory has not one point for each level."""
-    if len(trajectory) != len(levels):
-        raise ValueError(
-            f"a trajectory of {len(trajectory)} points is none of {len(levels)} levels: invert on the same ones"
-        )
+    ascending = jnp.asarray(timesteps)[::-1]
+    _, trajectory = sample(None, ddim_inversion(refine), denoise, schedule, ascending, x0, cond, collect=_x)
+    return jnp.concatenate([x0[None], trajectory])[::-1]
 
 
 def _x(state, prediction):
     return state.x
 
 
+def check_trajectory(levels: Array, trajectory: Array) -> None:
+    """Raises ValueError for a trajectory that does not have one point per level."""
+    if len(trajectory) != len(levels):
+        raise ValueError(
+            f"`trajectory` has {len(trajectory)} points and `timesteps` has {len(levels)} levels: invert on these levels"
+        )
+
+
+def check_deterministic(sampler: Sampler) -> None:
+    """Raises ValueError for a sampler that adds noise, because its samples leave the trajectory of an inversion.
+
+    The innermost of nested samplers takes one step without a random key on a problem of one number; samplers that add noise
+    then raise an error or return NaN.
+    """
+    message = "`sampler` adds noise: only a deterministic one, such as ddim(), follows the trajectory of an inversion"
+    try:
+        x = _one_step(*map(_innermost, sampler), from_betas([0.5, 0.5]))
+    except ValueError as error:
+        raise ValueError(message) from error
+    if not is_traced(x) and not jnp.isfinite(x).all():
+        raise ValueError(message)
+
+
+def _innermost(function):
+    """The function of the sampler within `inpaint`, `local_blend` and the like, which have it as their first argument."""
+    while isinstance(function, Partial) and function.args and isinstance(function.args[0], Partial):
+        function = function.args[0]
+    return as_partial(function)
+
+
+@jax.jit
+def _one_step(init, step, schedule):
+    denoise = lambda x_t, t, cond: predict_from("x0", schedule, jnp.zeros_like(x_t), x_t, t)
+    return step(None, denoise, schedule, init(jnp.ones([1, 1])), 2, 1, Guided(None, None))[0].x
+
+
 def reconstruct(denoise: Denoiser, schedule: Schedule, timesteps, x_T: Array, cond=None, cond_axes=None) -> Array:
-    """Data from its noise, by DDIM without noise: `sample` as `invert` is undone by it.
+    """Deterministic DDIM from noise to data: the inverse of `invert`.
 
     Args:
-      denoise: any denoiser, such as one with guidance.
+      denoise: any denoiser, also one with guidance.
       schedule: noise schedule.
-      timesteps: levels, falling, int [N + 1].
+      timesteps: levels, descending, int [N + 1].
       x_T: float32 [B, ...], the first row of `invert`.
       cond: conditions.
-      cond_axes: which leaves of them have one row per step, see `sample`; such as what null-text inversion has found.
+      cond_axes: leaves of `cond` with one row per step, such as embeddings from `null_text`; see `sample`.
 
     Returns:
       float32 [B, ...].

@@ -1,4 +1,4 @@
-"""Which word looked where: cross-attention averaged over steps, sites and heads, as pictures."""
+"""Cross-attention maps of words, averaged over steps, sites and heads."""
 
 import functools
 from collections.abc import Callable
@@ -10,41 +10,39 @@ from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Array
 
 
-def sides(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """Height and width of a map of images of that shape, the longer one being `size`."""
+def map_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Height and width of an attention map for images of that shape, `size` being its longer side."""
     return shape[0] * size // max(shape), shape[1] * size // max(shape)
 
 
-def at_size(maps: dict | None, shape: tuple[int, int], size: int | None) -> Array:
-    """The maps of a size, averaged over sites, [B, h, w, L].
+def maps_of_size(maps: dict | None, shape: tuple[int, int], size: int | None) -> Array:
+    """Average over the sites that have maps of one size, float32 [B, h, w, L].
 
     Args:
-      maps: of `Aux`, by site, [B, Q, L] each.
-      shape: height and width of what is drawn.
-      size: longer side of the maps; None is the largest that there is.
+      maps: from `Aux`, [B, Q, L] by site; None means no maps.
+      shape: height and width of the sampled images or latents.
+      size: longer side of the maps; None is the largest available.
 
     Raises:
-      ValueError: there is none.
+      ValueError: no site has maps of that size.
     """
     found = maps_by_size(maps, shape)
     size = max(found, default=None) if size is None else size
     if size not in found:
-        there = (
-            f"one of {sorted(found)}" if found else "the denoiser collects maps where there is a Cond.attention_edit"
-        )
-        raise ValueError(f"no attention maps of side {size}: {there}")
-    return sum(one.reshape(one.shape[0], *sides(shape, size), -1) for one in found[size]) / len(found[size])
+        reason = f"one of {sorted(found)}" if found else "denoisers collect maps if there is a Cond.attention_edit"
+        raise ValueError(f"no attention maps of `size`={size}: {reason}")
+    return sum(one.reshape(one.shape[0], *map_shape(shape, size), -1) for one in found[size]) / len(found[size])
 
 
 def maps_by_size(maps: dict | None, shape: tuple[int, int]) -> dict[int, list]:
-    """The maps of each size.
+    """Groups attention maps by size.
 
     Args:
-      maps: of `Aux`, by site, [B, Q, L] each, or their shapes; None is none.
-      shape: height and width of what is drawn.
+      maps: from `Aux`, [B, Q, L] by site, or their shapes; None means no maps.
+      shape: height and width of the sampled images or latents.
 
     Returns:
-      Longer side -> the maps that have it.
+      Longer side -> list of the maps that have it.
 
     Example::
 
@@ -62,60 +60,61 @@ def maps_by_size(maps: dict | None, shape: tuple[int, int]) -> dict[int, list]:
 
 @functools.cache
 def collect_maps(size: int | None = None) -> Callable:
-    """What `sample` takes as `collect`, to give the cross-attention of each step, float32 [N, B, h, w, L].
+    """Returns a `collect` argument of `sample` that gives the cross-attention maps of each step, float32 [N, B, h, w, L].
 
     Args:
-      size: longer side of the maps that are averaged; None is the largest.
+      size: longer side of the maps, which are averaged over sites; None is the largest available.
 
     Returns:
-      (State, Prediction) -> maps; the same function for the same size, so that nothing compiles anew. It raises ValueError
-      where there are none: maps are there where a `Cond.attention_edit` is, `no_edit` at least.
+      (State, Prediction) -> maps; one function per size, so that sampling again does not recompile. It raises ValueError if
+      there are no maps of that size: the condition needs a `Cond.attention_edit`, such as `no_edit`.
     """
-    return lambda state, prediction: at_size(prediction.aux.maps, state.x.shape[1:3], size)
+    return lambda state, prediction: maps_of_size(prediction.aux.maps, state.x.shape[1:3], size)
 
 
 def word_heatmaps(maps: Array, tokenizer: Tokenizer, prompt: str) -> dict[str, np.ndarray]:
-    """Where each word of a prompt looked, on average over the steps.
+    """Heat maps of a prompt's words: cross-attention averaged over steps and summed over a word's tokens.
 
     Args:
       maps: of one example, from `collect_maps`, [N, h, w, L].
-      tokenizer: that the network's texts are read with.
+      tokenizer: of the text encoder.
       prompt: of that example.
 
     Returns:
-      For each word float32 [h, w]: 1 where it looked most, of all places and words. Words beyond the cut are
-      missing, and one that is there twice looked where either did.
+      Word -> float32 [h, w], divided by the highest value of all words. Words beyond the tokenizer's length are left out;
+      the maps of a repeated word are added.
 
     Example::
 
         >>> import numpy as np
         >>> from jaxdiff import editing
         >>> from jaxdiff.text import tokenizer
-        >>> words = tokenizer.train(["a red seven"], vocab_size=600, length=6)
+        >>> tokens = tokenizer.train(["a red seven"], vocab_size=600, length=6)
         >>> maps = np.zeros([10, 4, 4, 6])
-        >>> maps[:, 1, 1, 2] = 0.5  # the second row's second place at the token of "red", after the start and "a"
-        >>> heatmaps = editing.word_heatmaps(maps, words, "a red seven")
+        >>> maps[:, 1, 1, 2] = 0.5  # one pixel attends to "red", the third token after the start and "a"
+        >>> heatmaps = editing.word_heatmaps(maps, tokens, "a red seven")
         >>> list(heatmaps), np.argwhere(heatmaps["red"]).tolist()
         (['a', 'red', 'seven'], [[1, 1]])
     """
-    heat = np.asarray(maps, np.float32).mean(0)
-    found, at = {}, 1  # after the start token
+    attention = np.asarray(maps, np.float32).mean(0)
+    heatmaps, first = {}, 1  # after the start token
     for word in prompt.split():
-        places = [place for place in range(at, at + len(tokenizer.token_ids(word))) if place < tokenizer.length - 1]
-        at += len(tokenizer.token_ids(word))
-        if places:
-            found[word] = found.get(word, 0) + heat[..., places].sum(-1)
-    highest = max((one.max() for one in found.values()), default=1.0)
-    return {word: one / max(highest, 1e-12) for word, one in found.items()}
+        end = first + len(tokenizer.token_ids(word))
+        positions = [position for position in range(first, end) if position < tokenizer.length - 1]
+        first = end
+        if positions:
+            heatmaps[word] = heatmaps.get(word, 0) + attention[..., positions].sum(-1)
+    highest = max((heatmap.max() for heatmap in heatmaps.values()), default=1.0)
+    return {word: heatmap / max(highest, 1e-12) for word, heatmap in heatmaps.items()}
 
 
 def highlight(image: np.ndarray, heatmap: np.ndarray, min_brightness: float = 0.25) -> np.ndarray:
-    """A picture that is bright where a word looked most, and dark elsewhere.
+    """Darkens an image except where a heat map is high.
 
     Args:
       image: uint8 [H, W, C].
-      heatmap: [h, w], at least 0, stretched so that the highest is fully bright.
-      min_brightness: brightness of the rest, in [0, 1].
+      heatmap: [h, w], at least 0; resized to the image, and divided by its highest value.
+      min_brightness: brightness where the heat map is 0, in [0, 1].
 
     Returns:
       uint8 [H, W, C].
@@ -128,6 +127,5 @@ def highlight(image: np.ndarray, heatmap: np.ndarray, min_brightness: float = 0.
         [[200, 50], [50, 50]]
     """
     heatmap = np.asarray(jax.image.resize(heatmap / max(heatmap.max(), 1e-12), image.shape[:2], "linear"))
-    return np.round(image * (min_brightness + (1 - min_brightness) * np.clip(heatmap, 0, 1))[..., None]).astype(
-        np.uint8
-    )
+    brightness = min_brightness + (1 - min_brightness) * np.clip(heatmap, 0, 1)
+    return np.round(image * brightness[..., None]).astype(np.uint8)

@@ -1,10 +1,10 @@
-"""Null-text inversion: what stands for "no text" is learned for each step, so that guidance leads back to a real image.
+"""Null-text inversion: unconditional embeddings, optimised for each step, with which guidance reconstructs a real image.
 
-Along the path z*_T..z*_0 of an inversion without guidance, from z_T = z*_T down, each step t -> s finds
+Along the trajectory z*_T..z*_0 of an inversion without guidance, starting from z_T = z*_T, each step t -> s solves
 
 (1)  null_t = argmin_null | z*_s - ddim(z_t, eps_null + w (eps_cond - eps_null), t -> s) |^2     Mokady et al. 2023, eq. 3
 
-by some steps of Adam that begin at the null of the step before, and goes on from where guidance with it leads.
+by some iterations of Adam from the embedding of the step before; the next step starts where guidance with null_t arrives.
 """
 
 import functools
@@ -17,21 +17,21 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.editing.inversion import check_path
+from jaxdiff.editing.inversion import check_trajectory
 from jaxdiff.guidance.cfg import blend
 from jaxdiff.guidance.weights import Weight, as_weight, weight_at
 from jaxdiff.samplers import State, ddim
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial
+from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial, rows
 
 
 class NullTextConfig(NamedTuple):
-    """How a null is looked for in each of N steps; a pytree.
+    """Settings of the optimisation in each of N steps; a pytree.
 
     Attributes:
-      max_iterations: steps of Adam, int, scalar.
+      max_iterations: largest number of Adam iterations per step, int, scalar.
       learning_rate: of Adam, float32 [N].
-      tolerance: mean squared distance at which an example's search ends, float32 [N].
+      tolerance: mean squared error below which an example is not optimised further, float32 [N].
     """
 
     max_iterations: Array
@@ -40,12 +40,14 @@ class NullTextConfig(NamedTuple):
 
 
 def null_text_config(num_steps: int, max_iterations: int = 10, learning_rate: float = 1e-2) -> NullTextConfig:
-    """As published for 50 steps, spread over any number: rate 1e-2 (1 - i / 100), enough at 1e-5 + 2e-5 i, i in 0..49.
+    """Published settings for 50 steps, stretched over any number of steps.
+
+        learning rate 1e-2 (1 - i / 100), tolerance 1e-5 + 2e-5 i,   i = 0, ..., 49     published code of Mokady et al. 2023
 
     Args:
       num_steps: N.
-      max_iterations: steps of Adam in each.
-      learning_rate: in the first.
+      max_iterations: largest number of Adam iterations per step.
+      learning_rate: of the first step.
 
     Example::
 
@@ -69,25 +71,26 @@ def null_text(
     leaf: str = "context",
     tick: Callable[[int], None] | None = None,
 ) -> Array:
-    """The nulls with which guidance goes back down the path of an inversion, equation (1).
+    """Optimises the unconditional embedding of each step, equation (1).
 
     Args:
-      denoise: the plain denoiser, without guidance.
+      denoise: the denoiser without guidance.
       schedule: noise schedule.
-      timesteps: levels, falling, int [N + 1].
-      trajectory: from `invert` on `guided.cond`, float32 [N + 1, B, ...].
-      guided: what the image shows, and the null from which the search begins.
-      scale: of the guidance, as in `guidance.cfg`. Traced.
-      config: see `NullTextConfig`; None is `null_text_config(N)`. Each example's search ends for itself.
-      leaf: the leaf of `guided.uncond` that is looked for, float [B, ...]: "context", or "label" as an embedding.
-      tick: is told how many steps are done, some at a time, such as a progress bar; the numbers are the same.
+      timesteps: levels, descending, int [N + 1].
+      trajectory: from `invert` with `guided.cond`, float32 [N + 1, B, ...].
+      guided: condition of the images, and the unconditional one from which the optimisation starts. All leaves but one,
+        such as control inputs, stay as they are.
+      scale: of classifier-free guidance, as in `guidance.cfg`. Traced.
+      config: see `NullTextConfig`; None is `null_text_config(N)`. Each example stops at its own tolerance.
+      leaf: name of the optimised leaf of `guided.uncond`, float [B, ...]: "context", or "label" as an embedding.
+      tick: called with the number of steps that were just completed, for a progress bar; the results are the same.
 
     Returns:
-      [N, B, ...] of that leaf. Put in its place with `cond_axes=Guided(None, Cond(context=0))`, `sample` with `cfg` of this
-      scale goes back down.
+      [N, B, ...] of that leaf. With these as the leaf and `cond_axes=Guided(None, Cond(context=0))`, `sample` with `cfg` of
+      this scale reconstructs the images.
 
     Raises:
-      ValueError: a trajectory, or a search, of another number of levels.
+      ValueError: a trajectory, or settings, of another number of steps.
 
     Example::
 
@@ -97,62 +100,66 @@ def null_text(
         >>> def denoise(x_t, t, cond):  # predicts the mean of its context
         ...     return process.predict_from("x0", schedule, cond.context.mean(1), x_t, t)
         >>> guided = Guided(Cond(context=jnp.ones([2, 4, 3])), Cond(context=jnp.zeros([2, 4, 3])))
-        >>> path = editing.invert(denoise, schedule, levels, x0, guided.cond)
-        >>> editing.null_text(denoise, schedule, levels, path, guided, 7.5).shape
+        >>> trajectory = editing.invert(denoise, schedule, levels, x0, guided.cond)
+        >>> editing.null_text(denoise, schedule, levels, trajectory, guided, 7.5).shape
         (2, 2, 4, 3)
     """
     levels = jnp.asarray(timesteps)
-    check_path(levels, trajectory)
-    count, found = len(levels) - 1, []
-    config = config or null_text_config(count)
-    if len(config.learning_rate) != count or len(config.tolerance) != count:
+    check_trajectory(levels, trajectory)
+    num_steps, found = len(levels) - 1, []
+    config = config or null_text_config(num_steps)
+    if len(config.learning_rate) != num_steps or len(config.tolerance) != num_steps:
         raise ValueError(
-            f"a search in {len(config.learning_rate)} steps is none in {count}: give null_text_config({count})"
+            f"`config` is of {len(config.learning_rate)} steps and `timesteps` of {num_steps}: give "
+            f"null_text_config({num_steps})"
         )
-    size = count if tick is None else max(size for size in range(1, 11) if count % size == 0)  # one compilation
+    size = num_steps  # steps per call; all calls share a compilation
+    if tick is not None:
+        size = max(size for size in range(1, 11) if num_steps % size == 0)
     carry = trajectory[0], getattr(guided.uncond, leaf)
-    for first in range(0, count, size):
-        which = slice(first, first + size)
-        own = config._replace(learning_rate=config.learning_rate[which], tolerance=config.tolerance[which])
-        pairs = levels[:-1][which], levels[1:][which], trajectory[1:][which]
-        carry, part = _steps(as_partial(denoise), schedule, carry, pairs, guided, as_weight(scale), own, leaf)
-        found.append(part)
+    for first in range(0, num_steps, size):
+        chunk = slice(first, first + size)
+        settings = config._replace(learning_rate=config.learning_rate[chunk], tolerance=config.tolerance[chunk])
+        steps = levels[:-1][chunk], levels[1:][chunk], trajectory[1:][chunk]
+        carry, embeddings = _steps(
+            as_partial(denoise), schedule, carry, steps, guided, as_weight(scale), settings, leaf
+        )
+        found.append(embeddings)
         if tick is not None:
-            tick(len(jax.block_until_ready(part)))
+            tick(len(jax.block_until_ready(embeddings)))
     return jnp.concatenate(found)
 
 
 @functools.partial(jax.jit, static_argnames="leaf")
-def _steps(denoise, schedule, carry, pairs, guided, scale, config, leaf):
+def _steps(denoise, schedule, carry, steps, guided, scale, config, leaf):
     adam = optax.scale_by_adam()
 
-    def body(carry, step):
-        (z, null), (t, s, wanted), rate, enough = carry, *step
-        good = denoise(z, t, guided.cond)
+    def optimise(carry, step):
+        (z, null), ((t, s, inverted), learning_rate, tolerance) = carry, step
+        conditional = denoise(z, t, guided.cond)
 
-        def down(null):
-            bad = denoise(z, t, guided.uncond._replace(**{leaf: null}))
-            led = blend(good, bad, weight_at(scale, t))
-            return ddim().step(None, Partial(_said, led), schedule, State(z), t, s, None)[0].x
+        def ddim_step(null):
+            unconditional = denoise(z, t, guided.uncond._replace(**{leaf: null}))
+            prediction = blend(conditional, unconditional, weight_at(scale, t))
+            return ddim().step(None, Partial(_constant, prediction), schedule, State(z), t, s, None)[0].x
 
-        def missed(null):
-            each = jnp.square(wanted - down(null)).reshape(z.shape[0], -1).mean(1)
-            return each.sum(), each
+        def loss(null):
+            errors = jnp.square(inverted - ddim_step(null)).reshape(z.shape[0], -1).mean(1)
+            return errors.sum(), errors
 
-        def better(search_state):
-            i, null, moments, _ = search_state
-            (_, each), slope = jax.value_and_grad(missed, has_aux=True)(null)
-            change, moments = adam.update(slope, moments)
-            going = each > enough
-            keep = lambda new, old: jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-            return i + 1, keep(null - rate * change, null), moments, going.any()
+        def iterate(search):
+            i, null, moments, _ = search
+            (_, errors), grads = jax.value_and_grad(loss, has_aux=True)(null)
+            updates, moments = adam.update(grads, moments)
+            active = errors > tolerance
+            return i + 1, jnp.where(rows(active, null), null - learning_rate * updates, null), moments, active.any()
 
-        unfinished = lambda search_state: (search_state[0] < config.max_iterations) & search_state[3]
-        _, null, _, _ = lax.while_loop(unfinished, better, (0, null, adam.init(null), jnp.bool_(True)))
-        return (down(null), null), null
+        unfinished = lambda search: (search[0] < config.max_iterations) & search[3]
+        _, null, _, _ = lax.while_loop(unfinished, iterate, (0, null, adam.init(null), jnp.bool_(True)))
+        return (ddim_step(null), null), null
 
-    return lax.scan(body, carry, (pairs, config.learning_rate, config.tolerance))
+    return lax.scan(optimise, carry, (steps, config.learning_rate, config.tolerance))
 
 
-def _said(prediction, x_t, t, cond) -> Prediction:
+def _constant(prediction, x_t, t, cond) -> Prediction:
     return prediction

@@ -1,77 +1,81 @@
-"""What users ask for in place of null-text inversion, because nothing is optimised."""
+"""Alternatives to null-text inversion without optimisation: negative-prompt inversion and direct inversion."""
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff.editing.inversion import check_path
+from jaxdiff.editing.inversion import check_deterministic, check_trajectory
 from jaxdiff.samplers import Sampler
 from jaxdiff.types import Array, Guided, rows
 
 
 def negative_prompt_inversion(timesteps, guided: Guided, leaf: str = "context") -> Array:
-    """Negative-prompt inversion: what the image shows is what is led away from (Miyake et al. 2023).
+    """Negative-prompt inversion: the source condition in place of the unconditional embedding (Miyake et al. 2023).
 
-    Guidance with null = cond is no guidance, whatever the scale, so that the path of an inversion is gone back down as far
-    as DDIM does without guidance; an edited prompt is then led away from the old one.
+    Guidance between two equal predictions is no guidance, whatever the scale, so that the source follows the trajectory of
+    its inversion as closely as DDIM does without guidance; the edited image is guided away from the source prompt.
 
     Args:
       timesteps: levels, int [N + 1].
-      guided: what the image shows in its first half.
-      leaf: the leaf, as in `null_text`.
+      guided: its first half is the condition of the source.
+      leaf: name of the leaf, as in `null_text`.
 
     Returns:
-      [N, B, ...] of that leaf, as `null_text` does.
+      [N, B, ...] of that leaf, as from `null_text`.
 
     Example::
 
         >>> import jax.numpy as jnp
         >>> from jaxdiff import Cond, Guided, editing
         >>> guided = Guided(Cond(context=jnp.ones([2, 4, 3])), Cond(context=jnp.zeros([2, 4, 3])))
-        >>> nulls = editing.negative_prompt_inversion([1000, 500, 0], guided)
-        >>> nulls.shape, bool((nulls == 1).all())
+        >>> embeddings = editing.negative_prompt_inversion([1000, 500, 0], guided)
+        >>> embeddings.shape, bool((embeddings == 1).all())
         ((2, 2, 4, 3), True)
     """
-    condition = getattr(guided.cond, leaf)
-    return jnp.broadcast_to(condition, (len(timesteps) - 1, *condition.shape))
+    source = getattr(guided.cond, leaf)
+    return jnp.broadcast_to(source, (len(timesteps) - 1, *source.shape))
 
 
 def direct_inversion(sampler: Sampler, timesteps, trajectory: Array, is_source: Array) -> Sampler:
-    """Direct inversion: the rows of the source are put back on the path of the inversion (Ju et al. 2024, algorithm 1).
+    """Direct inversion: keeps the source rows on the trajectory of their inversion (Ju et al. 2024, algorithm 1).
 
-        z_s <- step(z_t) + (z*_s - step(z_t))  in the rows of the source, which edited rows look at
+        z_s <- step(z_t) + (z*_s - step(z_t))     in source rows
+
+    Edited rows are sampled as without it; they differ because the attention that they take over does.
 
     Args:
-      sampler: any.
-      timesteps: levels of the inversion, falling, int [N + 1]; a grid that visits others is not corrected there.
-      trajectory: from `invert` on them, one row per row that is sampled, float32 [N + 1, B, ...].
-      is_source: which rows are of the source, bool [B].
+      sampler: any deterministic one.
+      timesteps: levels of the inversion, descending, int [N + 1]; at other levels nothing is corrected.
+      trajectory: from `invert` at these levels, one row for each row that is sampled, float32 [N + 1, B, ...].
+      is_source: True in source rows, bool [B].
 
     Returns:
       `Sampler`.
 
     Raises:
-      ValueError: a trajectory of another number of levels.
+      ValueError: a trajectory of another number of levels, or a sampler that adds noise.
 
     Example::
 
         >>> import jax.numpy as jnp
         >>> from jaxdiff import Cond, editing, process, sample, samplers, schedules
-        >>> schedule, levels, says = schedules.cosine(), [1000, 500, 0], lambda *x0: Cond(context=jnp.array([*x0])[:, None])
+        >>> schedule, levels = schedules.cosine(), [1000, 500, 0]
         >>> def denoise(x_t, t, cond):  # predicts its context
         ...     return process.predict_from("x0", schedule, cond.context + 0 * x_t, x_t, t)
-        >>> path = editing.invert(denoise, schedule, levels, jnp.array([[1.0], [1.0]]), says(1.5, 1.5))
-        >>> sampler = editing.direct_inversion(samplers.ddim(), levels, path, [True, False])
-        >>> x, _ = sample(None, sampler, denoise, schedule, levels, path[0], says(1.5, 2.0))
-        >>> x.round(3).tolist()  # the source is what it was, although 1.5 is said of it
+        >>> source, both = (Cond(context=jnp.array(x0)) for x0 in ([[1.5], [1.5]], [[1.5], [2.0]]))
+        >>> trajectory = editing.invert(denoise, schedule, levels, jnp.array([[1.0], [1.0]]), source)
+        >>> sampler = editing.direct_inversion(samplers.ddim(), levels, trajectory, [True, False])
+        >>> x, _ = sample(None, sampler, denoise, schedule, levels, trajectory[0], both)
+        >>> x.round(3).tolist()  # the source is unchanged, although 1.5 is predicted for it
         [[1.0], [2.0]]
     """
     levels = jnp.asarray(timesteps)
-    check_path(levels, trajectory)
+    check_trajectory(levels, trajectory)
+    check_deterministic(sampler)
     return Sampler(sampler.init, Partial(_step, sampler.step, levels, trajectory, jnp.asarray(is_source)))
 
 
 def _step(step, levels, trajectory, is_source, keys, denoise, schedule, state, t, s, cond):
-    after, said = step(keys, denoise, schedule, state, t, s, cond)
-    kept = trajectory[jnp.argmax(levels == s)]
-    put_back = rows(is_source, after.x) & (levels == s).any()
-    return after._replace(x=jnp.where(put_back, kept, after.x)), said
+    after, prediction = step(keys, denoise, schedule, state, t, s, cond)
+    inverted = trajectory[jnp.argmax(levels == s)]
+    corrected = rows(is_source, after.x) & (levels == s).any()
+    return after._replace(x=jnp.where(corrected, inverted, after.x)), prediction

@@ -1,4 +1,4 @@
-"""SDEdit: an image is noised half the way, and drawn again from there (Meng et al. 2022)."""
+"""SDEdit: image editing by adding noise up to a level and sampling from there (Meng et al. 2022)."""
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,15 @@ from jaxdiff.types import Array, Denoiser
 
 
 def strength_grid(num_levels: int, num_steps: int, strength: float) -> np.ndarray:
-    """Levels from where SDEdit begins down to clean data.
+    """Levels for SDEdit, from that of the given strength to clean data.
 
     Args:
       num_levels: T.
-      num_steps: how many steps to take, or, where there are fewer levels, as many as there are.
-      strength: share of the way up to T, in [0, 1]: at 0 an image stays what it is, at 1 nothing is left of it.
+      num_steps: number of steps; limited to the number of levels below the first.
+      strength: first level as a fraction of T, in [0, 1]: 0 returns the image unchanged, 1 uses nothing of it.
 
     Returns:
-      int32 [N + 1]; [0] alone where the strength is 0.
+      int32 [N + 1]; only [0] for strength 0.
 
     Raises:
       ValueError: a strength outside of [0, 1], or no steps.
@@ -32,7 +32,7 @@ def strength_grid(num_levels: int, num_steps: int, strength: float) -> np.ndarra
         [500, 400, 300, 200, 100, 0]
     """
     if not 0 <= strength <= 1:
-        raise ValueError(f"strength={strength} must lie in [0, 1]: 0 keeps the image, 1 draws a new one")
+        raise ValueError(f"`strength`={strength} must lie in [0, 1]: 0 keeps the image, 1 uses nothing of it")
     start = round(strength * num_levels)
     if start == 0:
         return np.zeros([1], np.int32)
@@ -42,19 +42,19 @@ def strength_grid(num_levels: int, num_steps: int, strength: float) -> np.ndarra
 def sdedit(
     key: Array, sampler: Sampler, denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=None
 ) -> Array:
-    """Draws an image like one that is given: it is noised to the first level, and sampled down from there.
+    """Samples images that resemble given ones: adds noise up to the first level, and samples from there.
 
         x_t = alpha_t x0 + sigma_t eps, t < T;   x_T = eps        Meng et al. 2022, section 3
 
-    so that at the highest level nothing is left of the image, although most schedules keep a little signal there.
+    At level T nothing is left of the image, although alpha_T > 0 for most schedules.
 
     Args:
-      key: random key, or one per example [B], of the noise and of the sampler's.
-      sampler: any; with `inpaint` around it only a part of the image is drawn anew.
+      key: random key, or one per example [B], for the added noise and the sampler's.
+      sampler: any; `inpaint` around it restricts the edit to a part of the image.
       denoise: any denoiser.
       schedule: noise schedule.
-      timesteps: levels, falling, such as `strength_grid`'s.
-      x0: images or latents that begin it, such as a photograph or a painting of a few strokes, float32 [B, ...].
+      timesteps: levels, descending, such as from `strength_grid`.
+      x0: images or latents, such as photographs or rough paintings, float32 [B, ...].
       cond: conditions.
 
     Returns:
@@ -68,12 +68,12 @@ def sdedit(
         >>> schedule, data = jaxdiff.schedules.linear(), testing.gaussian([1.0], 0.01)
         >>> levels, x0 = editing.strength_grid(1000, 20, 0.6), jnp.zeros([500, 1])
         >>> x = editing.sdedit(jax.random.key(0), jaxdiff.ddim(), data.denoiser(schedule), schedule, levels, x0)
-        >>> abs(float(x.mean()) - 1) < 0.05  # what it began with is not of this data
+        >>> abs(float(x.mean()) - 1) < 0.05  # zeros are not of this distribution
         True
     """
     keys = each_key(key, x0.shape[0])
     eps = noise(keys, x0.shape[1:])
     first = jnp.asarray(timesteps)[0]
     x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, first, eps)
-    x_t = jnp.where(first == schedule.num_levels, eps, x_t)  # of most schedules a little of x0 would be left at T
+    x_t = jnp.where(first == schedule.num_levels, eps, x_t)
     return sample(keys, sampler, denoise, schedule, timesteps, x_t, cond)[0]

@@ -42,5 +42,5 @@ def test_before_its_start_nothing_is_put_back():
 
 
 def test_maps_of_that_size_must_be_there():
-    with pytest.raises(ValueError, match="no attention maps of side 5: one of"):
+    with pytest.raises(ValueError, match="no attention maps of `size`=5: one of"):
         drawn(size=5)

@@ -47,7 +47,7 @@ def test_another_number_of_rounds_compiles_nothing():
 
 
 def test_it_needs_a_key_and_a_round():
-    with pytest.raises(ValueError, match="rounds=0 must be at least 1"):
+    with pytest.raises(ValueError, match="`rounds`=0 must be at least 1"):
         editing.inpaint(samplers.ddim(), X0, KNOWN, 0)
-    with pytest.raises(ValueError, match=r"give sample\(\) a random key"):
+    with pytest.raises(ValueError, match="`key` must be a random key"):
         jaxdiff.sample(None, editing.inpaint(samplers.ddim(), X0, KNOWN), DATA.denoiser(SCHEDULE), SCHEDULE, [5, 0], X0)

@@ -107,5 +107,5 @@ def test_another_number_of_rounds_compiles_nothing():
 
 
 def test_rounds_are_at_least_none():
-    with pytest.raises(ValueError, match="refine=-1 must be 0 or more"):
+    with pytest.raises(ValueError, match="`refine`=-1 must be at least 0"):
         editing.ddim_inversion(-1)

@@ -88,11 +88,11 @@ def test_watched_is_the_same_and_another_scale_compiles_nothing():
 
 
 def test_a_trajectory_of_other_levels_is_refused():
-    with pytest.raises(ValueError, match="20 points is none of 21 levels"):
+    with pytest.raises(ValueError, match="`trajectory` has 20 points and `timesteps` has 21 levels"):
         editing.null_text(denoise, SCHEDULE, LEVELS, PATH[1:], GUIDED, 2.0)
-    with pytest.raises(ValueError, match="20 points is none of 21 levels"):
+    with pytest.raises(ValueError, match="`trajectory` has 20 points and `timesteps` has 21 levels"):
         editing.direct_inversion(samplers.ddim(), LEVELS, PATH[1:], np.ones(6, bool))
-    with pytest.raises(ValueError, match="a search in 50 steps is none in 20"):
+    with pytest.raises(ValueError, match="`config` is of 50 steps and `timesteps` of 20"):
         editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0, editing.null_text_config(50))
 
 

@@ -138,7 +138,7 @@ def test_maps_are_averaged_over_sites_of_a_size():
     maps = {"a": jnp.full([1, 4, 3], 0.2), "b": jnp.full([1, 4, 3], 0.4), "c": jnp.full([1, 16, 3], 0.5)}
     np.testing.assert_allclose(collected(maps, (8, 8), 2), np.full([1, 2, 2, 3], 0.3))
     np.testing.assert_allclose(collected(maps, (8, 8), None), np.full([1, 4, 4, 3], 0.5))
-    with pytest.raises(ValueError, match="no attention maps of side 3: one of"):
+    with pytest.raises(ValueError, match="no attention maps of `size`=3: one of"):
         collected(maps, (8, 8), 3)
     assert editing.collect_maps(2) is editing.collect_maps(2)
 

@@ -42,7 +42,14 @@ def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_
 
     @functools.partial(jax.jit, compiler_options=AS_USERS)
     def draw(edit):
-        args = denoiser_of(model), schedule, levels, z[:1], jax.tree.map(lambda x: x[:1], told), Cond(context=context[1:])
+        args = (
+            denoiser_of(model),
+            schedule,
+            levels,
+            z[:1],
+            jax.tree.map(lambda x: x[:1], told),
+            Cond(context=context[1:]),
+        )
         return editing.sample_pairs(*args, 3.0, edit=edit)[0]
 
     np.testing.assert_array_equal(draw(None), draw(editing.no_edit(2, 24)))
@@ -58,7 +65,7 @@ def test_a_share_of_one_word():
     by_step = editing.pairs([edit, editing.set_source_share(WORDS, edit, TARGET, "green", [0.0, 0.5, 1.0])])
     assert by_step.source_share.shape == (3, 4, 24)
     assert by_step.source_share[:, 3, green].tolist() == [0.0, 0.5, 1.0] and (by_step.source_share[:, :3] == 1).all()
-    with pytest.raises(ValueError, match="the share of 'green' must lie in"):
+    with pytest.raises(ValueError, match="the `share` of 'green' must lie in"):
         editing.set_source_share(WORDS, edit, TARGET, "green", 1.5)
 
 
@@ -175,7 +182,7 @@ def test_the_longest_common_sequence():
 
 
 def test_what_cannot_be_aligned():
-    with pytest.raises(ValueError, match="a word swap needs as many"):
+    with pytest.raises(ValueError, match="a word swap needs prompts of as many words"):
         editing.replace(WORDS, SOURCE, "a seven")
     with pytest.raises(ValueError, match="have no word in common"):
         editing.refine(WORDS, "red", "seven")
@@ -185,5 +192,5 @@ def test_what_cannot_be_aligned():
         editing.replace(WORDS, "red " * 40, "blue " * 40)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         editing.replace(WORDS, SOURCE, TARGET, cross_attention=1.5)
-    with pytest.raises(ValueError, match="begin and end, in this order"):
+    with pytest.raises(ValueError, match="start and end, in this order"):
         editing.replace(WORDS, SOURCE, TARGET, self_attention=(0.8, 0.2))

@@ -182,7 +182,7 @@ def test_a_shipped_network_reads_more_prompts_without_a_length_of_its_own():
 
 
 def test_what_is_no_region():
-    with pytest.raises(ValueError, match="mask 1 is empty"):
+    with pytest.raises(ValueError, match="mask 1 of `masks` is empty"):
         editing.regions(np.stack([np.ones([4, 4]), np.zeros([4, 4])]))
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
         editing.regions(2 * np.ones([1, 4, 4]))
@@ -191,7 +191,7 @@ def test_what_is_no_region():
     with pytest.raises(ValueError, match=r"must be \[3, 5, 6\]"):
         editing.regional_cond(CONTEXTS[:2], NEGATIVE, LEFT)
     edit, t = editing.regions(LEFT), jnp.array([T])
-    with pytest.raises(ValueError, match="8 tokens is not that of 3 prompts"):
+    with pytest.raises(ValueError, match="8 tokens cannot be that of 3 prompts"):
         edit(probabilities(1, (8, 8), 8), cross((8, 8)), t)
-    with pytest.raises(ValueError, match="masks of 8x8 are not of the shape"):
+    with pytest.raises(ValueError, match="`masks` of 8x8 do not have the proportions"):
         edit(probabilities(1, (4, 8), 15), cross((4, 8)), t)

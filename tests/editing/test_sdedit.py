@@ -42,7 +42,7 @@ def test_few_levels_are_as_many_steps():
 
 
 def test_strength_lies_between_0_and_1():
-    with pytest.raises(ValueError, match=r"strength=1\.5 must lie in"):
+    with pytest.raises(ValueError, match=r"`strength`=1\.5 must lie in"):
         editing.strength_grid(1000, 20, 1.5)
 
 

@@ -24,7 +24,9 @@ GUIDE = Guide(lambda x_t, t, cond: -jnp.square(x_t - cond.label[:, None]).sum(-1
 
 def config_with(classes=10, drop=0.1, diffusion=None, **sample) -> Config:
     net = dataclasses.replace(TINY, num_classes=classes)
-    diffusion = Diffusion("linear", 50, "eps", cond_dropout=drop if classes else 0.0) if diffusion is None else diffusion
+    diffusion = (
+        Diffusion("linear", 50, "eps", cond_dropout=drop if classes else 0.0) if diffusion is None else diffusion
+    )
     return dataclasses.replace(
         tiny_config(), net=net, diffusion=diffusion, sample=Sample(**{"steps": 3, "num": 8, "batch_size": 8} | sample)
     )
