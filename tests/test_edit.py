@@ -222,7 +222,7 @@ MISTAKES = {
     "weight that is none": (("painter", *PHOTO, *PAINTED[:4], "--reweight", "green=nan"), "and a number"),
     "share of a word": (
         ("painter", *PHOTO, *PAINTED[:4], "--source-share", "green=2"),
-        "the share of 'green' must lie in",
+        "of 'green' must lie in",
     ),
     "guidance that is none": (("painter", *PHOTO, *PAINTED[:4], "--guidance", "nan"), "must be a finite number"),
     "rate": (("painter", *PHOTO, *PAINTED[:4], "--learning-rate", "-1"), "--learning-rate=-1.0 must be finite and at"),
