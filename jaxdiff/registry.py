@@ -33,9 +33,11 @@ class Choice:
 
     def __str__(self) -> str:
         """The text form, see `Registry.parse`, without options behind the first."""
-        fields = dataclasses.fields(self)
-        value = getattr(self, fields[0].name) if fields and fields[0].type is str else ""
-        return f"{self.kind}:{value}" if value else self.kind
+        for field in dataclasses.fields(self)[:1]:
+            value = getattr(self, field.name)
+            if field.type is str and value != field.default:
+                return f"{self.kind}:{value}"
+        return self.kind
 
 
 class Registry(Mapping):

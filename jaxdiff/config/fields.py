@@ -8,8 +8,7 @@ from flax import linen as nn
 
 from jaxdiff import nets
 from jaxdiff.config.adaptation import ADAPTATIONS
-from jaxdiff.data.specs import SOURCES
-from jaxdiff.data.specs import parse as parse_source
+from jaxdiff.data import SOURCES
 from jaxdiff.guidance import GUIDANCES
 from jaxdiff.nets.spec import NETS, NetSpec
 from jaxdiff.nets.unet_config import UNetConfig
@@ -52,7 +51,7 @@ class Data:
 
     def __post_init__(self):
         if isinstance(self.source, str):
-            object.__setattr__(self, "source", parse_source(self.source))
+            object.__setattr__(self, "source", SOURCES.parse(self.source))
         _choose(self, source=SOURCES)
 
 

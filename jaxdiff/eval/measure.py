@@ -9,7 +9,6 @@ import numpy as np
 from jaxdiff import data, sharding
 from jaxdiff.config import Config
 from jaxdiff.data import Source
-from jaxdiff.data.specs import parse as parse_source
 from jaxdiff.errors import unknown
 from jaxdiff.model import Model
 from jaxdiff.pipeline import Request
@@ -199,7 +198,7 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
     """
     config, labels, name = model.config, model.config.net.classes, measure.source
     if source is None:
-        source = data.load(name, config.data.image_shape, **data_options(config, name))
+        source = data.load(data.parse(name, like=config.data.source), config.data.image_shape)
     if len(source) < measure.num:
         raise ValueError(f"{name} has {len(source)} examples: `num`={len(source)} takes all of them")
     if (config.role == "clip" or getattr(config.net, "context_dim", 0)) and not source.captioned:
@@ -208,10 +207,3 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
     if needed and len(source.classes) not in range(1, labels + 1):
         raise ValueError(f"{name} has {len(source.classes)} classes, and the network labels for {labels}")
     return [source[i] for i in np.random.default_rng(measure.seed).permutation(len(source))[: measure.num].tolist()]
-
-
-def data_options(config: Config, name: str) -> dict:
-    """Options of the training data's source that hold for another source, too, where that has them."""
-    trained_on, other = config.data.source, parse_source(name)
-    names = [field.name for field in dataclasses.fields(trained_on)][1:]
-    return {name: getattr(trained_on, name) for name in names if hasattr(other, name)}

@@ -91,9 +91,7 @@ def identity(config: Config, source: Source, frozen: FrozenModels) -> str:
     """A name that other data or other models would not have; of files, their sizes and times count."""
     digest = hashlib.sha256(json.dumps(to_values(config.data)).encode())
     digest.update(json.dumps([source.identity, len(source), config.latent.skip_blocks]).encode())
-    for path in source.files:
-        found = path.stat()
-        digest.update(f"{path} {found.length} {found.mtime}".encode())
+    digest.update(source.fingerprint().encode())
     if frozen.text_encoder:
         digest.update(json.dumps(list(source.captions())).encode())
     if config.adapt.trains_text_encoder:

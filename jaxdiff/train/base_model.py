@@ -11,6 +11,7 @@ from etils import epath
 from jaxdiff import data, hosts, progress
 from jaxdiff.config import Config
 from jaxdiff.data import Source, derived, image_decode
+from jaxdiff.data.listing import list_paths
 from jaxdiff.files import write_whole
 from jaxdiff.model import Model, adaptation, runs
 from jaxdiff.model.frozen_models import load
@@ -81,7 +82,7 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
     if a.prompts:
         source = derived.with_prompts(source, a.prompts)
     if a.prior.source:
-        prior = data.load(a.prior.source, config.data.image_shape, resize=True)
+        prior = data.load(data.parse(a.prior.source, like=config.data.source), config.data.image_shape)
         source = derived.with_prior(source, derived.with_prompts(prior, a.prior.prompts) if a.prior.prompts else prior)
     elif a.prior.prompts:
         source = derived.with_prior(source, class_images(config, run))
@@ -115,7 +116,7 @@ def class_images(config: Config, run: epath.PathLike) -> Source:
         prior.num,
         config.data.image_shape,
         caption=lambda i: prior.prompts[i % len(prior.prompts)],
-        files=tuple(paths),
+        fingerprint=lambda: list_paths(paths).digest(),
     )
 
 
