@@ -17,13 +17,27 @@ class Task(NamedTuple):
     Attributes:
       name: also of its folder, so unique and without slashes.
       old: commands for the first checkout.
-      new: commands for the second checkout where its flags have other names; None for the same commands.
+      new: commands for the second checkout where more than the flags in `RENAMED` differs; None for the same commands.
     """
 
     name: str
     old: str | tuple[str, ...]
     new: str | tuple[str, ...] | None = None
 
+
+# Flags of the second checkout that had other names in the first.
+RENAMED = {
+    "--adam": "--inner-steps",
+    "--rate": "--learning-rate",
+    "--refine": "--inversion-rounds",
+    "--cross": "--cross-attention",
+    "--own": "--self-attention",
+    "--words": "--alignment",
+    "--weigh": "--reweight",
+    "--hold": "--word-window",
+    "--share": "--source-share",
+    "--adapt.prior": "--adapt.prior.prompts",
+}
 
 TEN = "--num 10 --batch-size 10 --steps 10"
 FOUR = "--num 4 --batch-size 4 --steps 10"
@@ -65,7 +79,11 @@ TASKS = [
     Task("prompt, interval", f'sample captioned "eight in white on black" --interval 300 900 {FOUR}'),
     Task("prompt, rescaled", f'sample captioned "eight in white on black" --guidance 7 --rescale 0.7 {FOUR}'),
     Task("prompt, unipc, karras", f'sample captioned "a red 7 on blue" --sampler unipc --spacing karras {FOUR}'),
-    Task("prompt, CFG++", f'sample captioned "a red 7 on blue" --sampler ddim_cfgpp --guidance 0.6 {FOUR}'),
+    Task(
+        "prompt, CFG++",
+        f'sample captioned "a red 7 on blue" --sampler ddim_cfgpp --guidance 0.6 {FOUR}',
+        f'sample captioned "a red 7 on blue" --sampler ddim_cfgpp --guidance 1 --scale 0.6 {FOUR}',
+    ),
     # Samplers and spacings.
     Task("ddim, eta 1", f"sample digits --sampler ddim --eta 1 {TEN}"),
     Task("ddim, eta 0.5", f"sample digits --eta 0.5 --guidance 2 {TEN}"),
@@ -74,7 +92,11 @@ TASKS = [
     Task("heun", f"sample digits --sampler heun {TEN}"),
     Task("heun, churn", f"sample digits --sampler heun --churn 5 {TEN}"),
     Task("dpmpp_2m", f"sample digits --sampler dpmpp_2m {TEN}"),
-    Task("dpmpp_2m_sde, exponential", f"sample digits --sampler dpmpp_2m_sde --spacing exponential {TEN}"),
+    Task(
+        "dpmpp_2m_sde, exponential",
+        f"sample digits --sampler dpmpp_2m_sde --spacing exponential {TEN}",
+        f"sample digits --sampler dpmpp_2m --sde --spacing exponential {TEN}",
+    ),
     Task("unipc, order 3", f"sample digits --sampler unipc --order 3 {TEN}"),
     Task("unipc, order 1", f"sample digits --sampler unipc --order 1 {TEN}"),
     Task("pndm, leading", f"sample digits --sampler pndm --spacing leading {TEN}"),
@@ -85,7 +107,11 @@ TASKS = [
     Task("probability_flow", "sample digits --sampler probability_flow --num 4 --batch-size 4 --steps 2"),
     Task("probability_flow_fixed", f"sample digits --sampler probability_flow_fixed --spacing linspace {TEN}"),
     Task("lcm", f"sample digits --sampler lcm {TEN}"),
-    Task("ddim_cfgpp", f"sample digits --labels 0-9 --sampler ddim_cfgpp --guidance 0.6 {TEN}"),
+    Task(
+        "ddim_cfgpp",
+        f"sample digits --labels 0-9 --sampler ddim_cfgpp --guidance 0.6 {TEN}",
+        f"sample digits --labels 0-9 --sampler ddim_cfgpp --scale 0.6 {TEN}",
+    ),
     Task("ddim, quadratic", f"sample digits --spacing quadratic {TEN}"),
     Task("dpmpp_2m, karras", f"sample digits --sampler dpmpp_2m --spacing karras --guidance 2 {TEN}"),
     # LoRA and ControlNet.

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from checkout_tasks import TASKS
+from checkout_tasks import RENAMED, TASKS
 from PIL import Image, ImageSequence
 
 HERE = Path(__file__).parent.resolve()

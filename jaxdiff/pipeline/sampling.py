@@ -277,7 +277,7 @@ def _check_guidance(model, request):
         raise ValueError(f"`guide`={s.guide.kind} is for the network's own guidance, not that of a `classifier`")
     if itself and (classifier is not None or is_guided(s)):
         raise ValueError(
-            f"the sampler {s.sampler.kind} guides by its own `scale`: leave out `guidance` and `classifier`"
+            f"the sampler {s.sampler.kind} guides by its own `scale`: set `guidance` to 1, and leave out `classifier`"
         )
     if request.control and request.control.guess and not is_guided(s):
         raise ValueError("`guess` is for guidance, whose other half does not see the picture: add `guidance`=3")
