@@ -165,7 +165,9 @@ def import_module(name: str) -> None:
             raise ValueError(f"--import {name}: {error}") from None
     if not Path(name).is_file():
         raise ValueError(f"--import {name}: there is no such file")
-    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(name).resolve())
+    if getattr(sys.modules.get(spec.name), "__file__", None) == spec.origin:
+        return  # twice in one process
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
