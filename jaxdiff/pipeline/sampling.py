@@ -15,8 +15,9 @@ from jaxdiff.denoise import network
 from jaxdiff.errors import NotFinite, unknown
 from jaxdiff.model import Model, denoiser_of
 from jaxdiff.pipeline import conditions
-from jaxdiff.pipeline.conditions import ControlInput
+from jaxdiff.pipeline.conditions import ControlInput, Texts
 from jaxdiff.pipeline.images import to_uint8
+from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Cond, Denoiser, Guided, call
 
 
@@ -143,7 +144,7 @@ def batches(
     for start in range(0, sample.num, batch_size):
         indices = jnp.arange(start, start + batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
-        keys, cond = sharding.split((keys, _condition(model, request, texts, labels, indices)))
+        keys, cond = sharding.split((keys, condition(model, request, texts, labels, indices)))
         x_T = samplers.noise(keys, model.shape)
         count, pictures = min(batch_size, sample.num - start), []
         arguments = keys, sampler, denoise, schedule, levels, x_T, cond
@@ -159,8 +160,16 @@ def _x0(state, prediction):
     return prediction.x0
 
 
-def _condition(model, request, texts, labels, indices):
-    """The condition of a batch; a classifier sees the labels in place of the network."""
+def condition(model: Model, request: Request, texts: Texts | None, labels: Sequence[int], indices: Array) -> Guided:
+    """The condition of some images of a request; a classifier sees the labels beside the network.
+
+    Args:
+      model: denoiser.
+      request: the request.
+      texts: its encoded prompts, see `conditions.encode`.
+      labels: its classes, see `labels_of`.
+      indices: indices of the images, int [B].
+    """
     if request.classifier is None:
         return conditions.rows(model, texts, labels or None, request.control, indices)
     own = labels if model.config.net.num_classes else None
@@ -195,16 +204,28 @@ def finite(images: Array, start: int = 0) -> np.ndarray:
 
 def make_denoiser(model: Model, request: Request) -> Denoiser:
     """The model's denoiser with the guidance of a request, for conditions that are `Guided`."""
-    sample, schedule, denoise = request.sample, model.schedule, denoiser_of(model)
-    if not guides_itself(sample):
-        denoise = _guided(denoise, schedule, sample, request.classifier)
+    sample, schedule, log_prob = request.sample, model.schedule, None
+    if request.classifier is not None:
+        classifier = request.classifier
+        log_prob = guidance.label_log_prob(network(classifier.config.make_net()), classifier.params)
+    denoise = guided(denoiser_of(model), schedule, sample, log_prob)
     return guidance.clip_x0(denoise, schedule) if sample.clip else denoise
 
 
-def _guided(denoise, schedule, sample, classifier):
-    if classifier is not None:
+def guided(denoise: Denoiser, schedule: Schedule, sample: Sample, log_prob: Callable | None = None) -> Denoiser:
+    """A denoiser with guidance, for conditions that are `Guided`.
+
+    Args:
+      denoise: denoiser without guidance.
+      schedule: its noise schedule.
+      sample: scale, kind, interval and rescaling of the guidance.
+      log_prob: log-probability of a classifier that guides, see `guidance.classifier`; None guides by the network's own
+        unconditional prediction.
+    """
+    if guides_itself(sample):
+        return denoise
+    if log_prob is not None:
         plain = guidance.on_uncond(denoise)
-        log_prob = guidance.label_log_prob(network(classifier.config.make_net()), classifier.params)
         strong = guidance.classifier(plain, log_prob, schedule, sample.guidance)
         if sample.rescale:
             strong = guidance.rescaled(plain, strong, schedule, sample.rescale)
