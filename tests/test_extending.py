@@ -91,7 +91,7 @@ class ToyConfig(DenoiserSpec):
         return ToyNet(self)
 '''
 
-CONFIG = '''
+CONFIG = """
 from jaxdiff.config import Config, Data, Diffusion, Optim, Sample, Train
 
 
@@ -104,7 +104,7 @@ def get_config():
         train=Train(steps=2, batch_size=8, log_every=1, save_every=2),
         sample=Sample(steps=2, num=2, batch_size=8),
     )
-'''
+"""
 
 PROGRAM = """
 import sys

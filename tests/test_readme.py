@@ -15,12 +15,13 @@ from helpers import tiny_config
 from PIL import Image
 from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 
-from jaxdiff import cli, config, model as models
+from jaxdiff import cli, config
+from jaxdiff import model as models
 from jaxdiff.adapt import lora
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.text import tokenizer
 from jaxdiff.model import adaptation, basis, checkpoint, initial, loop, rundir
 from jaxdiff.model.frozen_models import open_models
+from jaxdiff.text import tokenizer
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,15 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, data, editing, guidance, model as models, samplers, timesteps
+import jaxdiff
 from jaxdiff import config as configs
+from jaxdiff import data, editing, guidance
+from jaxdiff import model as models
 from jaxdiff.data import control_inputs
 from jaxdiff.data.sources import captioned
-from jaxdiff.eval import draw, features, images, measure, report, shown, zero_shot
-from jaxdiff.eval.measure import Measure
-from jaxdiff.eval.steered import Steered
+from jaxdiff.eval import features, measure, shown, zero_shot
+from jaxdiff.model import Model, denoiser_of, frozen_models, shipped
+from jaxdiff.pipeline import Request, images, sampling
 from jaxdiff.text import tokenizer
-from jaxdiff.train import basis, parts
+from jaxdiff.train import base_model
 
 MADE_BY = {"digits": "digits_conditional", "captioned": "captioned_latent"}  # the others are called as their configs
 
@@ -24,10 +26,11 @@ MADE_BY = {"digits": "digits_conditional", "captioned": "captioned_latent"}  # t
 def test_configs_can_be_trained(name):
     config = configs.load(name)
     base = config.adapt.base and models.load_config(config.adapt.base)
-    config = basis.of_base(config, base)
+    config = base_model.with_base(config, base)
     configs.check(config)
-    if config.draws:  # on as many devices as there are here
-        draw.check(dataclasses.replace(config, sample=dataclasses.replace(config.sample, batch_size=8)))
+    if config.samples:  # on as many devices as there are here
+        request = Request(dataclasses.replace(config.sample, batch_size=8))
+        sampling.check(Model(config=config, params=None), request)
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -37,33 +40,33 @@ def test_models_are_what_their_configs_say(name):
 
 def test_text_to_image_works_with_the_parts_that_ship():
     model, latent = models.load("captioned"), configs.load("captioned_latent").latent
-    ends = {"codec": models.load(latent.codec), "text": models.text_transformer_of(models.load(latent.text))}
-    parts.check(model.config, ends)
-    chex.assert_trees_all_equal(*({name: one.params for name, one in of.items()} for of in (model.parts, ends)))
-    words = [tokenizer.to_json(one["text"].tokenizer) for one in (model.parts, ends)]
+    clip = models.text_transformer_of(models.load(latent.text_encoder))
+    submodels = {"codec": models.load(latent.codec), "text_encoder": clip}
+    frozen_models.check(model.config, submodels)
+    both = model.submodels, submodels
+    chex.assert_trees_all_equal(*({name: one.params for name, one in of.items()} for of in both))
+    words = [tokenizer.to_json(of["text_encoder"].tokenizer) for of in both]
     assert words[0] == words[1]
 
 
 def test_all_weights_together_are_small():
-    assert sum(path.stat().st_size for path in pretrained.SHIPPED.glob("*.safetensors")) < 30e6
+    assert sum(path.stat().st_size for path in shipped.WEIGHTS.glob("*.safetensors")) < 30e6
 
 
 @pytest.mark.parametrize("name, least", [("captioned_vae", 28.0), ("captioned_vqvae", 28.0)])
 def test_autoencoders_give_back_held_out_images(name, least):
     model = models.load(name)
-    asked = measure.complete(Measure(num=400, batch_size=80), model.config)
-    asked = dataclasses.replace(asked, metrics=",".join(measure.metrics_of(model.config)))
-    found = report.measured(model.config, model.params, asked, lambda n: None)
+    found = jaxdiff.evaluate(model, measure.metrics_of(model.config), num=400, batch_size=80)
     assert found["psnr"]["mean"] >= least and 0.8 < found["latents"]["root_mean_square"] < 1.25
-    assert not model.config.reconstruction.words or found["codebook"]["used"] > 0.8
+    assert not model.config.net.codebook_size or found["codebook"]["used"] > 0.8
 
 
 def test_clip_finds_digits_and_colours_of_held_out_images():
     """Among all captions that say everything there is to say."""
     model, source = models.load("captioned_clip"), data.load("captioned:test")
-    net, examples, (texts, said) = model.config.make_net(), list(source), captioned.descriptions()
-    texts = zero_shot.embed_texts(net, model.params, model.tokenizer, texts, batch_size=840)
-    images = zero_shot.embed_images(net, model.params, np.stack([one["image"] for one in examples]), batch_size=200)
+    examples, (texts, said) = list(source), captioned.descriptions()
+    texts = zero_shot.embed_texts(model, texts, batch_size=840)
+    images = zero_shot.embed_images(model, np.stack([one["image"] for one in examples]), batch_size=200)
     scale = float(np.exp(model.params["logit_scale"]))
     for i, name in enumerate(captioned.ATTRIBUTES):
         found = zero_shot.probabilities(images, texts, said[:, i], scale).argmax(1)
@@ -73,23 +76,18 @@ def test_clip_finds_digits_and_colours_of_held_out_images():
 def test_an_image_is_inverted_and_redrawn_in_another_colour():
     """The drawn digits of docs/editing.md, 12 of them in 25 steps, and one way up and back."""
     model = models.load("captioned")
-    schedule, levels, words = (
-        model.config.diffusion.make_schedule(),
-        timesteps.grid(1000, 25),
-        model.text_encoder.tokenizer,
-    )
+    schedule, levels, words = model.schedule, model.levels(25), model.text_encoder.tokenizer
     source, target = (
         "a large red seven in the middle on a blue background",
         "a large green seven in the middle on a blue background",
     )
-    told = Guided(*(Cond(context=model.text_encoder([text] * 12)) for text in (source, "")))
-    x_T = samplers.noise(samplers.keys_for(jax.random.key(0), 12), model.config.shape)
+    told, x_T = jaxdiff.condition(model, source, num=12), model.noise(jax.random.key(0), 12)
     edit = editing.pairs([editing.replace(words, source, target, cross_attention=0.2, self_attention=1.0)] * 12)
     both, _ = editing.sample_pairs(
-        denoiser_of(model), schedule, levels, x_T, told, Cond(context=model.text_encoder([target] * 12)),
+        denoiser_of(model), schedule, levels, x_T, told, jaxdiff.condition(model, target, num=12).cond,
         guidance.stepped(20.0, 3.0, 800), edit=edit,
     )  # fmt: skip
-    said = [shown.read(image) for image in images.to_uint8(jax.jit(model.codec.decode)(both))]
+    said = [shown.read(image) for image in images.to_uint8(jaxdiff.decode(model, both))]
     colours = [list(captioned.COLOURS)[one.colour] for one in said]
     assert colours == ["red"] * 12 + ["green"] * 12
     assert np.mean([shown.overlap(a.mask, b.mask) for a, b in zip(said[:12], said[12:])]) > 0.8
@@ -102,10 +100,7 @@ def test_text_to_image_draws_combinations_that_were_never_trained_on():
     model, source, judge = models.load("captioned"), data.load("captioned:unseen"), models.load("digits_judge")
     judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
     asked = [source[i] for i in range(32)]
-    sample = dataclasses.replace(
-        model.config.sample, prompts=tuple(one["caption"] for one in asked), num=32, batch_size=32, steps=20
-    )
-    drawn = draw.draw(dataclasses.replace(model.config, sample=sample), model.params, ends=model.ends)
+    drawn = jaxdiff.generate(model, [one["caption"] for one in asked], batch_size=32, steps=20)
     found = shown.right(drawn, [shown.asked_for(one) for one in asked], judge)
     assert found["label"] >= 0.9 and found["colours"] >= 0.95, found  # of 32: docs/latent.md has 500
 
@@ -123,10 +118,8 @@ def test_adapters_are_of_the_model_that_they_name():
     model, source = models.with_adapter(base, models.load_adapter("edges")), data.load("captioned:test")
     real = np.stack([source[i]["image"] for i in range(8)])
     prompts = tuple(f"a {captioned.DIGIT_NAMES[source[i]['label']]} in black on yellow" for i in range(8))
-    sample = dataclasses.replace(model.config.sample, prompts=prompts, num=8, batch_size=8, steps=10)
-    steered = Steered(model.controls, (np.stack([control_inputs.edges(image) for image in real]),))
-    config = dataclasses.replace(model.config, sample=sample)
-    x = draw.draw(config, model.params, ends=model.ends, steered=steered)
+    edges = np.stack([control_inputs.edges(image) for image in real])
+    x = jaxdiff.generate(model, prompts, control=edges, batch_size=8, steps=10)
     masks = [[control_inputs.mask(image)[..., 0] > 0 for image in of] for of in (x, real)]
     overlaps = [shown.overlap(*both) for both in zip(*masks)]
     assert np.mean(overlaps) > 0.7, overlaps

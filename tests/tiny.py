@@ -4,13 +4,14 @@ from pathlib import Path
 
 from helpers import tiny_config
 
-from jaxdiff import UNetConfig, data, model as models
+from jaxdiff import UNetConfig, data
+from jaxdiff import model as models
 from jaxdiff.config import Config, Data, Diffusion, Latent, Reconstruction, Sample
 from jaxdiff.data import paths
-from jaxdiff.nets.autoencoder_config import AutoencoderConfig
-from jaxdiff.nets.clip import CLIPConfig, TextConfig, VisionConfig
 from jaxdiff.model.frozen_models import open_models
 from jaxdiff.model.params import model_params
+from jaxdiff.nets.autoencoder_config import AutoencoderConfig
+from jaxdiff.nets.clip import CLIPConfig, TextConfig, VisionConfig
 from jaxdiff.train import initial, setup
 
 DATA = Data("captioned:test", (32, 32, 3))

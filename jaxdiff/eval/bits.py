@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import guidance, samplers, timesteps
+from jaxdiff.errors import NotFinite
 from jaxdiff.eval import likelihood
 from jaxdiff.eval.measure import BITS, Measure
 from jaxdiff.model import Model, denoiser_of
@@ -34,7 +35,7 @@ def measured(model: Model, measure: Measure, real: list[dict], tick: Callable[[i
       {metric: {"bits_per_dim": mean, "standard_error": of that mean, ...}}.
 
     Raises:
-      ValueError: a number that is not finite, because the solver of an ODE ran out of steps.
+      NotFinite: a number that is not finite, because the solver of an ODE ran out of steps.
     """
     if not measure.named(BITS):
         return {}
@@ -52,8 +53,8 @@ def measured(model: Model, measure: Measure, real: list[dict], tick: Callable[[i
         numbers = {what: values.astype(np.float64) for what, values in numbers.items()}
         bits = numbers.pop("bits_per_dim")
         if not np.all(np.isfinite(bits)):
-            raise ValueError(
-                f"{name} is not finite: the ODE took too many steps; give a larger --tolerance, such as 1e-3"
+            raise NotFinite(
+                f"{name} is not finite: the ODE took too many steps; give a larger `tolerance`, such as 1e-3"
             )
         error = float(bits.std(ddof=1) / math.sqrt(measure.num)) if measure.num > 1 else None
         found[name] = {"bits_per_dim": float(bits.mean()), "standard_error": error}

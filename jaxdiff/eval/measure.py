@@ -196,7 +196,8 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
       ValueError, OSError: as `jaxdiff.data.load`; fewer examples than asked for, or labels or captions that are needed and
         missing.
     """
-    config, labels, name = model.config, model.config.net.classes, measure.source
+    config, labels = model.config, model.config.net.classes
+    name = measure.source if source is None else "the source"
     if source is None:
         source = data.load(data.parse(name, like=config.data.source), config.data.image_shape)
     if len(source) < measure.num:

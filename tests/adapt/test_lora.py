@@ -7,7 +7,8 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxdiff import Cond, model as models
+from jaxdiff import Cond
+from jaxdiff import model as models
 from jaxdiff.adapt import lora
 
 MODEL = models.load("captioned")

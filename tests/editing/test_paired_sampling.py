@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, Prediction, editing, model as models, samplers, schedules, timesteps
+from jaxdiff import Cond, Guided, Prediction, editing, samplers, schedules, timesteps
+from jaxdiff import model as models
 from jaxdiff.nets.transformer import Site
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import base

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, editing, model as models, timesteps
+from jaxdiff import Cond, Guided, editing, timesteps
+from jaxdiff import model as models
 from jaxdiff.editing.prompt_to_prompt import common
 from jaxdiff.nets.transformer import Site
 from jaxdiff.types import Static

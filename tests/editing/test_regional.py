@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, UNet, UNetConfig, denoiser, editing, guidance, network, model as models, schedules
+from jaxdiff import Cond, UNet, UNetConfig, denoiser, editing, guidance, network, schedules
+from jaxdiff import model as models
 from jaxdiff.nets.attention import edited
 from jaxdiff.nets.transformer import Site
 

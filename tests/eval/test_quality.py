@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from helpers import TINY, tiny_config
 
-from jaxdiff import cli, data, denoise, model as models
+from jaxdiff import cli, data, denoise, pipeline
+from jaxdiff import model as models
 from jaxdiff.config import Diffusion, Train
-from jaxdiff.eval import draw, features, fid, measure, neighbors, quality, reading, report
+from jaxdiff.eval import evaluate, features, fid, neighbors, quality, reading
+from jaxdiff.eval.evaluate import Plan
 from jaxdiff.eval.measure import Measure
+from jaxdiff.model import Model, Origin
+from jaxdiff.nets.unet_config import ClassifierConfig
 from jaxdiff.objectives import to_unit_range
+from jaxdiff.pipeline import Request
 from jaxdiff.train import initial, loop
 
 NUM = 40
@@ -29,10 +34,12 @@ def test_the_metrics_are_those_of_what_is_drawn(judge):
     """Accuracy, distances and moments, worked out from the images themselves."""
     params = jax.tree.map(lambda x: x + 0.02, initial.new_state(CONFIG).params)
     names = "fid,kid,precision_recall,inception_score,accuracy,nearest"
-    asked, ticks = measure.complete(Measure(names, num=NUM, batch_size=16, seed=5), CONFIG), []
-    found = report.measured(CONFIG, params, asked, ticks.append, judge)
-    assert sum(ticks) == report.work(CONFIG, asked) == 3 * CONFIG.sample.steps + 3 * bool(judge)
-    drawn = draw.draw(quality.sampled(CONFIG, asked), params)
+    model, ticks = Model(config=CONFIG, params=params), []
+    plan = Plan(model, Measure(names, num=NUM, batch_size=16, seed=5), Request(CONFIG.sample))
+    plan = evaluate.prepared(plan, judge)
+    found = evaluate.measured(plan, ticks.append)
+    assert sum(ticks) == evaluate.work(plan) == 3 * CONFIG.sample.steps + 3
+    drawn = np.concatenate([batch for batch, _ in pipeline.batches(model, quality.sampled(plan, None))])
     test = data.load("digits:test")
     real = np.stack([test[int(i)]["image"] for i in np.random.default_rng(5).permutation(500)[:NUM]])
     (a, _), (b, said) = (jax.device_get(judge.of(x)) for x in (real, drawn))
@@ -66,15 +73,17 @@ def test_real_digits_are_read_and_are_near_one_another(judge):
 def classifier_config(levels="uniform"):
     return dataclasses.replace(
         tiny_config(),
-        net=dataclasses.replace(TINY, out_channels=10),
-        diffusion=Diffusion("cosine", 50, objective="classification", levels=levels),
+        net=ClassifierConfig(
+            **{field.name: getattr(TINY, field.name) for field in dataclasses.fields(TINY)} | {"out_channels": 10}
+        ),
+        diffusion=Diffusion("cosine", 50, levels=levels),
         train=Train(steps=4, batch_size=16, steps_per_call=2, log_every=2, save_every=2),
     )
 
 
 def test_a_classifier_trains_and_is_measured_level_by_level(tmp_path, capsys):
     run, config = tmp_path / "run", classifier_config()
-    state = loop.train(config, run)
+    state = loop.fit(config, run=run)
     assert not (run / "samples").exists()
     cli.main(["eval", str(run), "--num", "50", "--batch-size", "16"])
     written = json.loads((run / "eval" / "accuracy_seed0.json").read_text())["metrics"]["accuracy"]
@@ -87,27 +96,30 @@ def test_a_classifier_trains_and_is_measured_level_by_level(tmp_path, capsys):
     assert written["level_1"] == pytest.approx(right, abs=0.05)  # level 1 has next to no noise
     with pytest.raises(SystemExit):
         cli.main(["sample", str(run)])
-    assert "this is a classifier, which draws nothing" in capsys.readouterr().err
+    assert "this is a classifier, which no images are sampled from" in capsys.readouterr().err
 
 
 def test_a_judge_of_clean_images_is_only_asked_about_those():
-    assert reading.asked_levels(classifier_config("clean")) == [0]
+    assert reading.levels_of(Model(config=classifier_config("clean"), params=None)) == [0]
 
 
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["--metrics", "fid", "--sample.labels", "12"], "--labels 12 must lie in 0-9"),
-        (["--metrics", "accuracy", "--inception", "x"], "accuracy is of networks that draw by label"),
+        (["--metrics", "fid", "--sample.labels", "12"], "--sample.labels 12 must lie in 0-9"),
+        (["--metrics", "accuracy", "--inception", "x"], "accuracy is of models with labels"),
         (["--metrics", "fid", "--judge", "a", "--inception", "b"], "are two judges: choose one"),
         (["--judge", "digits_judge"], "--judge and --inception are for fid, kid"),
         (["--metrics", "fid", "--judge", "run"], "must be a classifier of images (28, 28, 1)"),
-        (["--metrics", "fid", "--inception", "absent.safetensors"], "No such file or directory"),
+        (["--metrics", "fid", "--inception", "absent.safetensors"], "absent.safetensors"),
         (["--metrics", "nearest", "--judge", "digits_judge"], "--judge and --inception are for fid, kid"),
-        (["--metrics", "kid", "--num", "3"], "--num 3 must be at least 4"),
-        (["--sample.steps", "9"], "--sample and --classifier are for fid"),
+        (["--metrics", "kid", "--num", "3"], "--num=3 must be at least 4"),
+        (["--sample.steps", "9"], "--sample, --classifier and --control are for fid"),
         (["--metrics", "fid", "--sample.num", "9"], "--sample.num is --num here"),
-        (["--metrics", "fid", "--sample.guidance", "3"], "guidance needs a network that also draws without its label"),
+        (
+            ["--metrics", "fid", "--sample.guidance", "3"],
+            "guidance needs a network that also samples without its label",
+        ),
     ],
 )
 def test_mistakes(args, message, model, capsys):
@@ -119,6 +131,6 @@ def test_mistakes(args, message, model, capsys):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
-    about = {"step": 0, "weights": "EMA", "trained_on": "digits"}
-    models.write(path, models.Model(CONFIG, initial.new_state(CONFIG).params, about))
+    origin = Origin("tiny", 0, "EMA", "digits")
+    models.write(path, Model(config=CONFIG, params=initial.new_state(CONFIG).params, origin=origin))
     return path

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 
-from jaxdiff import cli, data, model as models
-from jaxdiff.eval import measure, report
+from jaxdiff import cli, data
+from jaxdiff import model as models
+from jaxdiff.eval import evaluate
+from jaxdiff.eval.evaluate import Plan
 from jaxdiff.eval.measure import Measure
+from jaxdiff.model import Model
+from jaxdiff.pipeline import Request
 from jaxdiff.train import initial
 
 NUM = 24
@@ -20,6 +24,10 @@ NUM = 24
 def chosen(seed=0):
     source = data.load("captioned:unseen")
     return [source[int(i)] for i in np.random.default_rng(seed).permutation(len(source))[:NUM]]
+
+
+def plan_of(model, **options) -> Plan:
+    return evaluate.prepared(Plan(model, Measure(**options), Request(model.config.sample)))
 
 
 def test_an_autoencoder_by_hand(tmp_path, capsys):
@@ -48,10 +56,9 @@ def test_an_autoencoder_by_hand(tmp_path, capsys):
 
 def test_a_clip_by_hand():
     model = models.load("captioned_clip")
-    asked = measure.complete(Measure(source="captioned:unseen", num=NUM, batch_size=16), model.config)
-    ticks = []
-    found = report.measured(model.config, model.params, asked, ticks.append, tokenizer=model.tokenizer)["retrieval"]
-    assert sum(ticks) == report.work(model.config, asked) == 2
+    plan, ticks = plan_of(model, source="captioned:unseen", num=NUM, batch_size=16), []
+    found = evaluate.measured(plan, ticks.append)["retrieval"]
+    assert sum(ticks) == evaluate.work(plan) == 2
     examples, net = chosen(), model.config.make_net()
     tokens = model.tokenizer([example["caption"] for example in examples])
     x = np.stack([example["image"] for example in examples]) / np.float32(127.5) - 1
@@ -64,22 +71,22 @@ def test_a_clip_by_hand():
 @pytest.mark.parametrize(
     ("config", "asked", "why"),
     [
-        (tiny_autoencoder(), {"metrics": "codebook"}, "unknown metric of autoencoders: 'codebook'"),
-        (tiny_clip(), {"metrics": "psnr"}, "unknown metric of CLIPs: 'psnr'"),
+        (tiny_autoencoder(), {"metrics": "codebook"}, "unknown metric of a network of role 'autoencoder': 'codebook'"),
+        (tiny_clip(), {"metrics": "psnr"}, "unknown metric of a network of role 'clip': 'psnr'"),
         (dataclasses.replace(tiny_clip(), net=tiny_clip().net.text), {}, "give the CLIP that it is a half of"),
-        (tiny_latent("vae", "clip"), {}, "jaxdiff eval measures networks that draw pixels"),
-        (tiny_autoencoder(), {"judge": "digits_judge"}, "--judge and --inception are for"),
-        (tiny_autoencoder(), {"steps": 5}, "steps=5 is for the metric nll"),
+        (tiny_latent("vae", "clip"), {"metrics": "nll"}, "unknown metric 'nll'"),
+        (tiny_autoencoder(), {"judge": "digits_judge"}, "`judge` and `inception` are for"),
+        (tiny_autoencoder(), {"steps": 5}, "`steps`=5 is for the metric nll"),
     ],
 )
 def test_what_cannot_be_measured(config, asked, why):
     with pytest.raises(ValueError, match=why):
-        measure.complete(Measure(**{"source": "captioned:unseen", **asked}), config)
+        plan_of(Model(config=config, params=None), **{"source": "captioned:unseen", **asked})
 
 
 def test_a_clip_needs_captions():
     config = tiny_clip()
-    asked = measure.complete(Measure(source="digits:test", num=8, batch_size=8), config)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, resize=True))
-    with pytest.raises(ValueError, match="digits has no captions"):
-        report.measured(config, initial.new_state(config).params, asked, lambda n: None)
+    model = Model(config=config, params=initial.new_state(config).params)
+    plan = plan_of(model, source="digits:test", num=8, batch_size=8)
+    with pytest.raises(ValueError, match="digits has no captions|are 28x28x1"):
+        evaluate.measured(plan, lambda n: None)

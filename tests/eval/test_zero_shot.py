@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxdiff import data, model as models
+from jaxdiff import data
+from jaxdiff import model as models
 from jaxdiff.data.sources import captioned
 from jaxdiff.eval import zero_shot
 
@@ -20,19 +21,18 @@ def examples():
 
 
 def test_descriptions_are_averaged_and_normalised(clip):
-    net, texts = clip.config.make_net(), [["a red 7", "a red seven"], ["a blue 2"]]
-    classes = zero_shot.embed_classes(net, clip.params, clip.tokenizer, texts)
-    one, two, three = zero_shot.embed_texts(net, clip.params, clip.tokenizer, ["a red 7", "a red seven", "a blue 2"], 8)
+    texts = [["a red 7", "a red seven"], ["a blue 2"]]
+    classes = zero_shot.embed_classes(clip, texts)
+    one, two, three = zero_shot.embed_texts(clip, ["a red 7", "a red seven", "a blue 2"], 8)
     mean = (one + two) / 2
     np.testing.assert_allclose(classes, [mean / np.linalg.norm(mean), three], atol=1e-5)
 
 
 def test_images_score_higher_with_their_own_captions(clip, examples):
-    net = clip.config.make_net()
-    found = zero_shot.embed_images(net, clip.params, np.stack([example["image"] for example in examples]))
+    found = zero_shot.embed_images(clip, np.stack([example["image"] for example in examples]))
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     rng = np.random.default_rng(0)
-    right = zero_shot.embed_texts(net, clip.params, clip.tokenizer, [example["caption"] for example in examples])
+    right = zero_shot.embed_texts(clip, [example["caption"] for example in examples])
     wrong = [captioned.hard_negative(example, rng) for example in examples]
-    wrong = zero_shot.embed_texts(net, clip.params, clip.tokenizer, wrong)
+    wrong = zero_shot.embed_texts(clip, wrong)
     assert (zero_shot.clip_score(found, right) > zero_shot.clip_score(found, wrong)).mean() > 0.9

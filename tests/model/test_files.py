@@ -12,7 +12,8 @@ import safetensors.numpy
 from helpers import tiny_config
 from PIL import Image
 
-from jaxdiff import cli, model as models
+from jaxdiff import cli
+from jaxdiff import model as models
 from jaxdiff.eval import features
 from jaxdiff.model import Model
 from jaxdiff.train import initial, loop

@@ -3,8 +3,7 @@
 import itertools
 
 import pytest
-
-from jaxdiff.train.alarm import AHEAD, Alarm
+from jaxdiff.train.alarm import AHEAD
 
 
 def failing(after):

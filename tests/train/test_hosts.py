@@ -19,11 +19,10 @@ from helpers import damage, fill, tiny_config
 from PIL import Image
 from tiny import data_here, tiny_latent, write_ends
 
-from jaxdiff import data
+from jaxdiff import data, hosts
 from jaxdiff.data import encoded
-from jaxdiff import hosts
-from jaxdiff.train import checkpoint, encode, initial, rundir, setup
 from jaxdiff.model.frozen_models import open_models
+from jaxdiff.train import checkpoint, encode, initial, rundir, setup
 
 CONFIG = """
 from helpers import tiny_config

@@ -13,15 +13,16 @@ import pytest
 from etils import epath
 from tiny import data_here, tiny_autoencoder, tiny_clip, tiny_latent, write_ends, write_untrained
 
-from jaxdiff import Cond, cli, model as models
+from jaxdiff import Cond, cli
 from jaxdiff import config as configs
+from jaxdiff import model as models
 from jaxdiff.data import paths
 from jaxdiff.data.sources.captioned import SIDE
 from jaxdiff.eval import draw
+from jaxdiff.model.frozen_models import open_models
 from jaxdiff.nets.clip import TextConfig
 from jaxdiff.samplers import base
 from jaxdiff.train import encode, initial, loop, setup
-from jaxdiff.model.frozen_models import open_models
 from jaxdiff.train.stop import Asked, Stop
 
 
