@@ -10,10 +10,11 @@ import pytest
 from jaxdiff import Cond, Guided, editing, timesteps
 from jaxdiff import model as models
 from jaxdiff.editing.prompt_to_prompt import common
+from jaxdiff.model import denoiser_of
 from jaxdiff.nets.transformer import Site
 from jaxdiff.types import Static
 
-WORDS = models.load("captioned").reads.tokenizer
+WORDS = models.load("captioned").text_encoder.tokenizer
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
 AS_USERS = {
     "xla_backend_optimization_level": 3,

@@ -88,5 +88,5 @@ def test_a_clip_needs_captions():
     config = tiny_clip()
     model = Model(config=config, params=initial.new_state(config).params)
     plan = plan_of(model, source="digits:test", num=8, batch_size=8)
-    with pytest.raises(ValueError, match="digits has no captions|are 28x28x1"):
+    with pytest.raises(ValueError, match=r"digits has no captions|are 28x28x1"):
         evaluate.measured(plan, lambda n: None)
