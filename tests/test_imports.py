@@ -181,7 +181,8 @@ import sys
 import jaxdiff
 
 jaxdiff.load("digits_classifier")
-heavy = {"orbax", "grain", "tensorflow_datasets", "array_record", "tensorboardX"} & {name.split(".")[0] for name in sys.modules}
+loaded = {name.split(".")[0] for name in sys.modules}
+heavy = {"orbax", "grain", "tensorflow_datasets", "array_record", "tensorboardX"} & loaded
 assert not heavy, heavy
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

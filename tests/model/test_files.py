@@ -18,7 +18,7 @@ from PIL import Image
 from jaxdiff import cli
 from jaxdiff import model as models
 from jaxdiff.eval import features
-from jaxdiff.model import Model
+from jaxdiff.model import Model, Origin, denoiser_of
 from jaxdiff.nets.unet_config import ClassifierConfig
 from jaxdiff.train import initial, loop
 from jaxdiff.types import call
