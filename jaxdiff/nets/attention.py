@@ -94,7 +94,8 @@ def attend(
       k_BxKxHxD: keys.
       v_BxKxHxD: values.
       kernel: "plain" is `attention`; "xla" and "cudnn" are those of `jax.nn.dot_product_attention`. cuDNN's keeps no [Q, K]
-        in memory; it wants a GPU, a 16-bit dtype, and D a multiple of 8, at most 128, or 256 from Hopper on.
+        in memory; it wants a GPU, a 16-bit dtype, and D a multiple of 8, at most 128, or 256 from Hopper on. It has no
+        forward mode: `jax.jvp` through it raises jax's TypeError, so a network that is to have one takes "plain".
       mask: which keys a query sees, bool, broadcastable to [B, H, Q, K] and of that rank; None is all.
 
     Returns:

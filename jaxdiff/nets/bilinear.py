@@ -85,7 +85,7 @@ def _product(family, out, first, second, **static):
 
 
 def _run(family, first, second, *, out, many, **static):
-    """The map to `out`; of many pairs of operands, along a leading axis of both, where `many`."""
+    """The map to `out`; for each pair along a leading axis of both operands, where `many`."""
     call = functools.partial(family.programs[out], **static)
     return (jax.vmap(call) if many else call)(first, second)
 
@@ -110,14 +110,15 @@ def _transpose(family, cotangent, first, second, *, out, **params):
     names, linear = family.operands(out), 0 if ad.is_undefined_primal(first) else 1
     wanted, other = names[linear], names[1 - linear]
     given = {out: cotangent, other: second if linear == 0 else first}
-    # Together, so that copies of an operand that the forward pass made are made again and not kept in memory until now.
-    given |= materialized({name: x for name, x in given.items() if name in family.materialize})
+    if read := {name: x for name, x in given.items() if name in family.materialize}:
+        # Together, so that copies of an operand that the forward pass made are made again and not kept until now.
+        given |= materialized(read)
     gradient = family.primitive.bind(*(given[name] for name in family.operands(wanted)), out=wanted, **params)
     return [gradient, None] if linear == 0 else [None, gradient]
 
 
 def _batch(family, operands, dims, *, out, many, **static):
-    """Joins the mapped axis of one operand to an axis that the other lacks; those of both become the leading axis."""
+    """The mapped axis of one operand joins the axis that the other lacks; mapped axes of both pair along a leading axis."""
     product = functools.partial(family.primitive.bind, out=out, **static)
     if None not in dims:
         operands = [jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True)]
@@ -129,8 +130,8 @@ def _batch(family, operands, dims, *, out, many, **static):
     mapped = 0 if dims[1] is None else 1
     name, operands = family.operands(out)[mapped], list(operands)
     (letter,) = family.axes[name].keys() & family.axes[out].keys()
-    here, there = family.axes[name][letter] + many, family.axes[out][letter] + many
-    x = jnp.moveaxis(operands[mapped], dims[mapped], here)
-    operands[mapped] = x.reshape(*x.shape[:here], -1, *x.shape[here + 2 :])
+    axis, out_axis = family.axes[name][letter] + many, family.axes[out][letter] + many
+    x = jnp.moveaxis(operands[mapped], dims[mapped], axis)
+    operands[mapped] = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
     y = product(*operands, many=many)
-    return y.reshape(*y.shape[:there], x.shape[here], -1, *y.shape[there + 1 :]), there
+    return y.reshape(*y.shape[:out_axis], x.shape[axis], -1, *y.shape[out_axis + 1 :]), out_axis

@@ -78,17 +78,6 @@ def test_linear_in_one_operand_transposes():
     close(pushed(2 * x, y), 3 * x @ y)
 
 
-def test_an_unused_result_has_no_gradient():
-    """Neither product of the scan's body is part of what is differentiated."""
-    x, y = normal(3, 3), normal(3, 3)
-
-    def loss(x):
-        (_, kept), _ = jax.lax.scan(lambda c, _: ((product(c[0], y), c[1] * 2), None), (x, x), length=2)
-        return kept.sum()
-
-    close(jax.grad(loss)(x), np.full_like(x, 4))
-
-
 def test_operands_of_other_types_are_refused_as_by_the_map():
     with pytest.raises(TypeError, match="contracting dimensions"):
         product(normal(4, 5), normal(4, 6))
