@@ -1,10 +1,11 @@
 """Local blend: outside of where its words look, an edited image is its source."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, editing, samplers, schedules, timesteps
+from jaxdiff import Cond, Guided, editing, samplers, schedules, timesteps
 from jaxdiff.process import predict_from
 from jaxdiff.types import Aux
 
@@ -35,6 +36,21 @@ def test_only_where_the_words_look_is_anything_new():
     np.testing.assert_allclose(drawn(threshold=0.6)[2, ..., 0], np.where(corner, 2, 0), atol=1e-5)
     np.testing.assert_allclose(x[3, ..., 0], np.where(corner | corner[::-1, ::-1], 3, 1), atol=1e-5)
     np.testing.assert_allclose(x[:2, 0, 0, 0], [0, 1], atol=1e-5)
+
+
+def test_outside_of_the_region_an_edited_image_is_its_source_with_a_sampler_that_adds_noise():
+    """The region is two corners; there, too, both have the same noise and differ by a constant."""
+    sampler = editing.local_blend(samplers.ddim(1.0), WORD, SOURCE, size=4)
+    context = jnp.broadcast_to(jnp.arange(4.0).reshape(4, 1, 1, 1), (4, 8, 8, 1))
+    mixed = lambda x_t, t, cond: denoise(x_t, t, cond._replace(context=cond.context + x_t / 2))
+    guided, target = Guided(Cond(context=context[:2]), Cond(context=context[:2])), Cond(context=context[2:])
+    args = mixed, SCHEDULE, LEVELS, jnp.zeros([2, 8, 8, 1]), guided, target, 1.0
+    x, _ = editing.sample_pairs(*args, sampler=sampler, key=jax.random.key(0))
+    change = np.asarray(x[2] - x[0])[..., 0]
+    assert (change[:4, 4:] == 0).all() and (change[4:, :4] == 0).all()
+    corners = np.stack([change[:4, :4], change[4:, 4:]])
+    np.testing.assert_allclose(corners, corners[0, 0, 0], atol=1e-4)
+    assert corners[0, 0, 0] > 1 and float(x[0].std()) > 0.1
 
 
 def test_before_its_start_nothing_is_put_back():

@@ -22,7 +22,18 @@ def drawn(rounds, sampler=None, steps=50):
     return jaxdiff.sample(key, sampler, DATA.denoiser(SCHEDULE), SCHEDULE, levels, x_T)[0]
 
 
-@pytest.mark.parametrize("sampler", [samplers.ddpm(), samplers.ddim(), samplers.dpmpp_2m(), samplers.unipc()])
+ANY = {
+    "ddim": samplers.ddim(),
+    "dpmpp_2m": samplers.dpmpp_2m(),
+    "unipc": samplers.unipc(),
+    "ddim, eta 1": samplers.ddim(1.0),
+    "ddpm": samplers.ddpm(),
+    "euler_ancestral": samplers.euler_ancestral(),
+    "dpmpp_2m, sde": samplers.dpmpp_2m(sde=True),
+}
+
+
+@pytest.mark.parametrize("sampler", ANY.values(), ids=ANY)
 def test_known_pixels_stay_and_all_is_finite(sampler):
     x = drawn(3, sampler, steps=10)
     assert (x[:, 0] == X0[:, 0]).all() and np.isfinite(x).all()

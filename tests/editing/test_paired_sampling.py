@@ -1,11 +1,12 @@
 """Images redrawn from their inversion, and where words looked."""
 
+import gaussians
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, Prediction, editing, samplers, schedules, timesteps
+from jaxdiff import Cond, Guided, Prediction, editing, guidance, samplers, schedules, timesteps
 from jaxdiff import model as models
 from jaxdiff.nets.transformer import Site
 from jaxdiff.process import predict_from
@@ -47,6 +48,78 @@ def test_the_source_comes_back_by_its_nulls_and_the_edited_goes_elsewhere(by):
     assert np.abs(plain[:4] - X0).max() > 0.1
     same, _ = editing.sample_pairs(*args, guided.cond, 3.0, uncond_embeddings=nulls, leaf=by)
     np.testing.assert_allclose(same[4:], same[:4], atol=1e-6)
+
+
+STOCHASTIC = {
+    "ddim, eta 1": samplers.ddim(1.0),
+    "ddpm": samplers.ddpm(),
+    "euler_ancestral": samplers.euler_ancestral(),
+    "dpmpp_2m, sde": samplers.dpmpp_2m(sde=True),
+}
+
+
+@pytest.mark.parametrize("sampler", STOCHASTIC.values(), ids=STOCHASTIC)
+def test_an_empty_edit_is_the_identity_bit_for_bit_with_noise(sampler):
+    """The images of a pair share their noise, those of different pairs do not."""
+    context, key = jax.random.normal(jax.random.key(1), [2, 4, 2]), jax.random.key(2)
+    guided, x_T = Guided(Cond(context=context), Cond(context=0 * context)), jnp.ones([2, 2])
+    run = lambda target, key: editing.sample_pairs(
+        mixed, SCHEDULE, LEVELS, x_T, guided, target, 2.0, edit=editing.no_edit(4, 4), sampler=sampler, key=key
+    )[0]
+    same, other = run(guided.cond, key), run(Cond(context=context + 1), key)
+    np.testing.assert_array_equal(same[2:], same[:2])
+    np.testing.assert_array_equal(other[:2], same[:2])
+    assert np.abs(other[2:] - same[:2]).min() > 0.1
+    one = guided._replace(cond=Cond(context=context[:1]), uncond=Cond(context=0 * context[:1]))
+    alone, _ = samplers.sample(key, sampler, guidance.cfg(mixed, 2.0), SCHEDULE, LEVELS, x_T[:1], one)
+    np.testing.assert_allclose(same[:1], alone, atol=1e-5)
+    keys = samplers.keys_for(key, 2)
+    np.testing.assert_array_equal(run(guided.cond, keys), same)
+    swapped = run(guided.cond, keys[::-1])
+    assert np.abs(swapped - same).min() > 1e-3
+
+
+def mixed(x_t, t, cond):
+    """x0 is half of the context's mean and half of what is seen, so that noise stays."""
+    return predict_from("x0", SCHEDULE, (cond.context.mean(1) + x_t) / 2, x_t, t)
+
+
+@pytest.mark.parametrize("sampler", [samplers.ddim(1.0), samplers.ddpm(), samplers.euler_ancestral()])
+def test_pairs_with_noise_have_the_variance_of_their_steps_and_differ_by_a_constant(sampler):
+    rows, levels = 4000, timesteps.grid(1000, 10)
+    guided = Guided(Cond(context=jnp.zeros([rows, 1])), Cond(context=jnp.zeros([rows, 1])))
+    target, x_T = Cond(context=jnp.ones([rows, 1])), jax.random.normal(jax.random.key(3), [rows, 1])
+    args = gaussians.denoiser(SCHEDULE, 0.25), SCHEDULE, levels, x_T, guided, target, 1.0
+    x, _ = editing.sample_pairs(*args, sampler=sampler, key=jax.random.key(4))
+    wanted = gaussians.ancestral_variance(SCHEDULE, levels, 0.25, 1.0)
+    for half in (x[:rows], x[rows:]):
+        np.testing.assert_allclose(half.var(), wanted, rtol=0.1)
+    np.testing.assert_allclose(x[rows:] - x[:rows], (x[rows:] - x[:rows]).mean() + 0 * x_T, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", [samplers.ddim(0.5), *STOCHASTIC.values()])
+def test_what_follows_an_inversion_adds_no_noise(sampler):
+    guided, path = Guided(told(X0), told(0 * X0)), jnp.zeros([21, *X0.shape])
+    args = denoise_by("context"), SCHEDULE, LEVELS, X0, guided, told(X0), 2.0
+    embeddings = editing.negative_prompt_inversion(LEVELS, guided)
+    for noisy in (sampler, editing.local_blend(sampler, np.ones([8, 1]), np.zeros(8, int))):
+        with pytest.raises(ValueError, match="`sampler` adds noise: only a deterministic one"):
+            editing.sample_pairs(*args, embeddings, sampler=noisy, key=jax.random.key(0))
+        with pytest.raises(ValueError, match="`sampler` adds noise: only a deterministic one"):
+            editing.direct_inversion(noisy, LEVELS, path, np.ones(4, bool))
+
+
+@pytest.mark.parametrize("sampler", [samplers.ddim(), samplers.dpmpp_2m(), samplers.heun(), samplers.ddim_cfgpp(0.5)])
+def test_deterministic_samplers_may_follow_an_inversion(sampler):
+    blend = editing.local_blend(sampler, np.ones([4, 1]), np.zeros(4, int))
+    for one in (sampler, blend):
+        editing.direct_inversion(one, LEVELS, jnp.zeros([21, *X0.shape]), np.ones(4, bool))
+
+
+def test_conditions_of_another_structure_are_refused():
+    guided = Guided(told(X0)._replace(control=X0), told(0 * X0))
+    with pytest.raises(ValueError, match="`target` must have the same conditions"):
+        editing.sample_pairs(denoise_by("context"), SCHEDULE, LEVELS, X0, guided, told(X0), 2.0)
 
 
 def test_another_prompt_and_scale_compile_nothing():

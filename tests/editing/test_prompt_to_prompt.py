@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import Cond, Guided, editing, timesteps
+from jaxdiff import Cond, Guided, editing, samplers, timesteps
 from jaxdiff import model as models
 from jaxdiff.editing.prompt_to_prompt import common
 from jaxdiff.model import denoiser_of
@@ -43,18 +43,13 @@ def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_
     told = Guided(*(Cond(context=model.text_encoder([text] * 2)) for text in (SOURCE, "")))
 
     @functools.partial(jax.jit, compiler_options=AS_USERS)
-    def draw(edit):
-        args = (
-            denoiser_of(model),
-            schedule,
-            levels,
-            z[:1],
-            jax.tree.map(lambda x: x[:1], told),
-            Cond(context=context[1:]),
-        )
-        return editing.sample_pairs(*args, 3.0, edit=edit)[0]
+    def draw(edit, eta):
+        args = denoiser_of(model), schedule, levels, z[:1], jax.tree.map(lambda x: x[:1], told), Cond(context=context[1:])
+        return editing.sample_pairs(*args, 3.0, edit=edit, sampler=samplers.ddim(eta), key=jax.random.key(1))[0]
 
-    np.testing.assert_array_equal(draw(None), draw(editing.no_edit(2, 24)))
+    for eta in (0.0, 1.0):
+        np.testing.assert_array_equal(draw(None, eta), draw(editing.no_edit(2, 24), eta))
+    assert np.abs(draw(None, 0.0) - draw(None, 1.0)).max() > 0.1
 
 
 def test_a_share_of_one_word():

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaussians import ancestral_variance, denoiser
 
-from jaxdiff import editing, samplers, schedules, testing
+from jaxdiff import Cond, editing, samplers, schedules, testing
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import base
 
@@ -35,6 +36,18 @@ def test_at_0_the_image_stays_and_at_1_nothing_of_it_does():
         np.abs(edited(strength, denoise) - edited(strength, denoise, -X0)).max() for strength in (0.1, 0.4, 0.7, 1.0)
     ]
     assert far == sorted(far)[::-1] and far[0] > 0.5 and far[-1] == 0, far  # though alpha_T is 0.006
+
+
+@pytest.mark.parametrize("sampler", [samplers.ddim(1.0), samplers.ddpm(), samplers.euler_ancestral()])
+def test_samplers_that_add_noise_give_the_variance_of_their_steps(sampler):
+    """Of 4000 copies of one image, whose noise at the first level has variance sigma^2."""
+    denoise, x0 = denoiser(SCHEDULE, 0.3), jnp.full([4000, 1], 2.0)
+    levels, cond = editing.strength_grid(1000, 20, 0.5), Cond(context=jnp.full([4000, 1], -1.0))
+    x = editing.sdedit(KEY, sampler, denoise, SCHEDULE, levels, x0, cond)
+    wanted = ancestral_variance(SCHEDULE, levels, 0.3, float(SCHEDULE(500).sigma) ** 2)
+    np.testing.assert_allclose(x.var(), wanted, rtol=0.1)
+    alone = editing.sdedit(KEY, sampler, denoise, SCHEDULE, levels, x0[:3], Cond(context=cond.context[:3]))
+    np.testing.assert_allclose(alone, x[:3], atol=1e-5)  # the noise of an image is that of its own key
 
 
 def test_few_levels_are_as_many_steps():
