@@ -265,7 +265,7 @@ def control(args):
         for one, (ink, ground) in zip(examples, said)
     ]
     real = np.stack([one["image"] for one in examples])
-    told = np.stack([CONTROL_INPUTS[model.controls[0].condition](x) for x in real])
+    told = np.stack([CONTROL_INPUTS.functions[model.controls[0].condition](x) for x in real])
     masks = lambda x: np.stack([mask(one) for one in x])
     others = rng.permutation(NUM)
     lines = [

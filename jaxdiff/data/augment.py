@@ -1,26 +1,25 @@
-"""Images slightly turned, stretched, slanted and moved, and by how much: few examples become many."""
+"""Geometric augmentation of images, and the amounts that a network can be conditioned on."""
 
 import numpy as np
-from scipy import ndimage
 
-NAMES = ("turn", "size", "aspect", "slant", "down", "right")
+NAMES = ("rotation", "scale", "aspect", "shear", "down", "right")
 DIM = len(NAMES)
-# An amount of 1: 10 degrees, 10% larger, 10% taller and as much narrower, 15% slanted, 6% of the side.
-_TURN, _SIZE, _ASPECT, _SLANT, _MOVE = np.deg2rad(10), 0.1, 0.1, 0.15, 0.06
+# An amount of 1: 10 degrees, 10% larger, 10% taller and as much narrower, sheared by 15%, moved by 6% of the side.
+_ROTATION, _SCALE, _ASPECT, _SHEAR, _MOVE = np.deg2rad(10), 0.1, 0.1, 0.15, 0.06
 
 
 def amounts(rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """By how much to change one image; none at all with probability 1/2.
+    """Random amounts of augmentation for one image; all zero with probability 1/2.
 
-    A network that is told the amounts (as its `Cond.vector`) learns from changed images without drawing any: asked for
-    zeros, it draws images as they were (Karras et al. 2022, appendix F.2).
+    A network that is conditioned on the amounts (by its `Cond.vector`) learns from augmented images without drawing any:
+    conditioned on zeros, it draws unaugmented images (Karras et al. 2022, appendix F.2).
 
     Args:
       rng: NumPy generator.
       strength: largest amount, at least 0.
 
     Returns:
-      float32 [6], in [-strength, strength], in the order of `NAMES`; zeros for half of the images.
+      float32 [6] in [-strength, strength], in the order of `NAMES`; zeros for half of the images.
 
     Example::
 
@@ -34,12 +33,12 @@ def amounts(rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
 
 
 def affine(image: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-    """The image changed by such amounts about its middle, its border mirrored outwards.
+    """Transforms an image about its centre, mirroring it outwards at the border.
 
     Args:
       image: uint8 [H, W, C].
-      amounts: [6], 1 being 10 degrees counter-clockwise, 10% larger, 10% taller and narrower, a slant of 0.15, and 6% of
-        the side down and to the right; zeros give back the image itself.
+      amounts: [6], in the order of `NAMES`; 1 stands for 10 degrees counter-clockwise, 10% larger, 10% taller and narrower,
+        a shear of 0.15, and 6% of the side down and to the right. Zeros return the image itself.
 
     Returns:
       uint8 [H, W, C].
@@ -53,20 +52,19 @@ def affine(image: np.ndarray, amounts: np.ndarray) -> np.ndarray:
         >>> np.argwhere(augment.affine(dot, np.array([0, 0, 0, 0, 1, -1])))[0].tolist()  # 6% of 50 is 3
         [23, 27, 0]
     """
+    from scipy import ndimage
+
     if not np.any(amounts):
         return image
-    turn, size, aspect, slant, down, right = np.asarray(amounts, np.float64)
-    angle, height, width = (
-        _TURN * turn,
-        np.exp(_SIZE * size + _ASPECT * aspect),
-        np.exp(_SIZE * size - _ASPECT * aspect),
-    )
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    forward = rotation @ np.array([[1.0, 0.0], [_SLANT * slant, 1.0]]) @ np.diag([height, width])  # of (row, column)
-    middle = (np.array(image.shape[:2]) - 1) / 2
+    rotation, scale, aspect, shear, down, right = np.asarray(amounts, np.float64)
+    angle = _ROTATION * rotation
+    height, width = np.exp(_SCALE * scale + _ASPECT * aspect), np.exp(_SCALE * scale - _ASPECT * aspect)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    forward = turn @ np.array([[1.0, 0.0], [_SHEAR * shear, 1.0]]) @ np.diag([height, width])  # of (row, column)
+    centre = (np.array(image.shape[:2]) - 1) / 2
     move = _MOVE * np.array([down, right]) * image.shape[:2]
-    backward = np.linalg.inv(forward)  # where in the image a pixel of the result comes from
-    offset = middle - backward @ (middle + move)
+    backward = np.linalg.inv(forward)  # from a pixel of the result to its origin in the image
+    offset = centre - backward @ (centre + move)
     channels = [
         ndimage.affine_transform(image[..., c].astype(np.float32), backward, offset, order=3, mode="mirror")
         for c in range(image.shape[-1])

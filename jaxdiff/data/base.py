@@ -1,33 +1,42 @@
-"""What every source of examples offers."""
+"""Sources of examples, and the registry of those that are chosen by name."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from jaxdiff.data.captions import Captions
+from jaxdiff.registry import Registry
+
+SOURCES = Registry("data source")
+"""Functions (image_shape, **options) -> `Source` by kind; the first option is the text behind the colon of "KIND:TEXT"."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Examples at random access: `len(source)` of them, `source[i]` being {"image": uint8 [H, W, C], "label": int}.
+    """Examples with random access: `len(source)` of them, `source[i]` is a dict of arrays.
 
-    There is a "label", a position in `classes`, only where there are classes, and a "caption" only where `captioned`.
-    `read` alone gives no caption, where that takes more reading.
+    An example has an "image", uint8 [H, W, C], a "label", int, if there are `classes`, and a "caption", str, if the source
+    is `captioned`.
 
     Attributes:
-      read: gives example i; it is called from several threads at once.
+      read: returns example i, with or without its caption; called from several threads at once.
       size: number of examples.
       image_shape: H, W and C.
-      classes: names of the labels; () where there are none.
-      no_labels_reason: why there are none, for the error that says so.
-      skipped: files that were left out because they cannot be read.
-      identity: a number that another set or order of examples would not have, such as a checksum of their names.
-      caption: gives the caption of example i, and raises ValueError where it has none; None where there are no captions.
-      files: what is read, where that may be changed under the same name: paths.
-      no_captions_reason: why they have none, for the error that says so.
-      hard_negative: (example, NumPy generator) -> a wrong caption that differs in one word; None if the source makes none.
-      extra_arrays: names of further arrays of each example that batches carry: "control", the control image, becomes
-        `Cond.control`; others, such as the "prior" of DreamBooth, keep their names.
+      classes: names of the labels 0, 1, ...; () without labels.
+      no_labels_reason: reason for having no labels, for error messages.
+      skipped: paths of the files that were left out because they cannot be read.
+      identity: checksum of the examples and their order, such as of their names.
+      caption: returns the caption of example i, or raises ValueError if it has none; None without captions. A `Captions`
+        also reads all of them at once.
+      no_captions_reason: reason for having no captions, for error messages.
+      fingerprint: returns a digest of the names, sizes and times of the files that are read; "" if the examples of one
+        identity never change.
+      hard_negative: (example, NumPy generator) -> a wrong caption that differs from the right one in one word; None if the
+        source makes none.
+      extra_arrays: names of further arrays of each example that batches carry. "control", the image that a ControlNet is
+        conditioned on, becomes `Cond.control`; others, such as the "prior" of DreamBooth, keep their names.
 
     Example::
 
@@ -46,8 +55,8 @@ class Source:
     skipped: tuple[str, ...] = ()
     identity: int = 0
     caption: Callable[[int], str] | None = dataclasses.field(default=None, repr=False)
-    files: tuple = dataclasses.field(default=(), repr=False)
     no_captions_reason: str = dataclasses.field(default="the data set has no captions", repr=False)
+    fingerprint: Callable[[], str] = dataclasses.field(default=str, repr=False)
     hard_negative: Callable[[dict, np.random.Generator], str] | None = dataclasses.field(default=None, repr=False)
     extra_arrays: tuple[str, ...] = ()
 
@@ -62,19 +71,38 @@ class Source:
 
     @property
     def captioned(self) -> bool:
-        """Whether each example has a "caption", a text."""
+        """Whether examples have captions."""
         return self.caption is not None
+
+    def captions(self) -> Sequence[str]:
+        """All captions, in the order of the examples, read by several threads; a `Captions` reads them only once.
+
+        Raises:
+          ValueError: an example has no caption, or none has.
+
+        Example::
+
+            >>> import numpy as np
+            >>> from jaxdiff import data
+            >>> black = {"image": np.zeros([2, 2, 1], np.uint8)}
+            >>> list(data.Source(lambda i: black, 2, (2, 2, 1), caption=lambda i: f"image {i}").captions())
+            ['image 0', 'image 1']
+        """
+        if self.caption is None:
+            raise ValueError(self.no_captions_reason)
+        captions = self.caption if isinstance(self.caption, Captions) else Captions(self.caption, self.size)
+        return captions.texts
 
 
 def cached(source: Source, limit: int = 2**31) -> Source:
-    """The same examples, each read and decoded once and then kept, if the images of all of them fit into `limit` bytes.
+    """The same examples, each read and decoded once and kept in memory, if all images fit into `limit` bytes.
 
     Args:
       source: any source.
       limit: bytes of decoded images.
 
     Returns:
-      A source of the same examples, whose images cannot be written to; or `source` itself where that is too large.
+      A source of the same examples with read-only images, or `source` itself if they are larger than `limit`.
 
     Example::
 
@@ -82,21 +110,21 @@ def cached(source: Source, limit: int = 2**31) -> Source:
         >>> from jaxdiff.data.base import Source, cached
         >>> reads = []
         >>> grey = Source(lambda i: reads.append(i) or {"image": np.zeros([2, 2, 1], np.uint8)}, 3, (2, 2, 1))
-        >>> kept = cached(grey)
-        >>> [kept[i]["image"].shape for i in (0, 2, 0, 0)] == [(2, 2, 1)] * 4, reads
+        >>> in_memory = cached(grey)
+        >>> [in_memory[i]["image"].shape for i in (0, 2, 0, 0)] == [(2, 2, 1)] * 4, reads
         (True, [0, 2])
-        >>> cached(grey, limit=11) is grey  # they take 12
+        >>> cached(grey, limit=11) is grey  # the images take 12 bytes
         True
     """
     if source.size * math.prod(source.image_shape) > limit:
         return source
-    kept = [None] * source.size
+    examples = [None] * source.size
 
     def read(i):
-        if kept[i] is None:  # two threads may both read it, which does no harm
+        if examples[i] is None:  # two threads may both read it, which does no harm
             example = source.read(i)
             example["image"].flags.writeable = False
-            kept[i] = example
-        return kept[i]
+            examples[i] = example
+        return examples[i]
 
     return dataclasses.replace(source, read=read)

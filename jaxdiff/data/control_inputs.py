@@ -1,12 +1,16 @@
-"""Pictures that a ControlNet is told, made of images: what in them is kept, and what is left to be drawn."""
+"""Control images for ControlNets, made of images, by name."""
 
 import numpy as np
-from PIL import Image
-from scipy import ndimage
+
+from jaxdiff.registry import Registry
+
+CONTROL_INPUTS = Registry("control input")
+"""Functions uint8 [H, W, C] -> uint8 [H, W, 3] by name; further parameters with defaults are options."""
 
 
+@CONTROL_INPUTS.register("edges")
 def edges(image: np.ndarray) -> np.ndarray:
-    """How steep the image is at each pixel, by Sobel's filters; the steepest is white.
+    """Magnitude of the gradient of the image by Sobel's filters, divided by its maximum.
 
         |grad|^2 = sum over channels of (d/drow)^2 + (d/dcolumn)^2
 
@@ -14,33 +18,36 @@ def edges(image: np.ndarray) -> np.ndarray:
       image: uint8 [H, W, C].
 
     Returns:
-      uint8 [H, W, 3], grey; black where the image is all of one colour.
+      uint8 [H, W, 3], grey; all black for an image of one colour.
 
     Example::
 
         >>> import numpy as np
         >>> from jaxdiff.data import control_inputs
         >>> image = np.zeros([4, 6, 3], np.uint8)
-        >>> image[:, 3:] = 100  # as dark as it is, its edge is white
+        >>> image[:, 3:] = 100  # dark, but its edge is the steepest, hence white
         >>> control_inputs.edges(image)[0, :, 0].tolist()
         [0, 0, 255, 255, 0, 0]
     """
+    from scipy import ndimage
+
     slopes = [ndimage.sobel(image.astype(np.float64), axis, mode="nearest") for axis in (0, 1)]
-    steep = np.sqrt(np.square(slopes).sum((0, -1)))
-    return _grey(np.round(255 * steep / max(steep.max(), 1.0)))  # 1: the least that is not flat
+    magnitude = np.sqrt(np.square(slopes).sum((0, -1)))
+    return _grey(np.round(255 * magnitude / max(magnitude.max(), 1.0)))  # any edge has at least 1
 
 
+@CONTROL_INPUTS.register("mask")
 def mask(image: np.ndarray) -> np.ndarray:
-    """What is not background: white where the colour is nearer to the one farthest from the background's than to it.
+    """Foreground in white, background in black.
 
-    The background's colour is the median of the pixels at the border, each channel apart; how far a colour is from it is
-    the Euclidean distance, and half of the largest one is the threshold.
+    The colour of the background is the median of the border pixels, for each channel. Foreground is every pixel whose
+    Euclidean distance from that colour is more than half of the largest distance.
 
     Args:
       image: uint8 [H, W, C].
 
     Returns:
-      uint8 [H, W, 3], 0 or 255; black where the image is all of one colour.
+      uint8 [H, W, 3], 0 or 255; all black for an image of one colour.
 
     Example::
 
@@ -51,19 +58,20 @@ def mask(image: np.ndarray) -> np.ndarray:
         >>> control_inputs.mask(image)[1, :, 0].tolist()  # 80 is half of the way from 200 to 40
         [0, 255, 255, 0, 0]
     """
-    return _grey(255 * _inside(image))
+    return _grey(255 * _foreground(image))
 
 
+@CONTROL_INPUTS.register("outline")
 def outline(image: np.ndarray) -> np.ndarray:
-    """The border of `mask`, one pixel wide: those of its pixels that have a neighbour outside, up, down, left or right.
+    """Border of the foreground of `mask`, one pixel wide: its pixels with a neighbour (of four) in the background.
 
-    Outside the image counts as outside.
+    Beyond the image is background.
 
     Args:
       image: uint8 [H, W, C].
 
     Returns:
-      uint8 [H, W, 3], 0 or 255; black where the image is all of one colour.
+      uint8 [H, W, 3], 0 or 255; all black for an image of one colour.
 
     Example::
 
@@ -79,15 +87,18 @@ def outline(image: np.ndarray) -> np.ndarray:
         _####_
         ______
     """
-    inside = _inside(image)
+    from scipy import ndimage
+
+    inside = _foreground(image)
     return _grey(255 * (inside & ~ndimage.binary_erosion(inside)))
 
 
+@CONTROL_INPUTS.register("thumbnail")
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """The image as 8x8 squares, each of its mean colour: where which colour is, and no shapes.
+    """The image at a resolution of 8x8, enlarged to squares of one colour each: a layout of colours without shapes.
 
     Args:
-      image: uint8 [H, W, C], C being 1 or 3; sides that are no multiples of 8 have pixels that count in two squares.
+      image: uint8 [H, W, C], C being 1 or 3; if 8 does not divide a side, some pixels count in two squares.
 
     Returns:
       uint8 [H, W, 3].
@@ -101,20 +112,19 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
         >>> control_inputs.thumbnail(image)[:3, :3, 0].tolist()  # a square is 2x2 pixels
         [[50, 50, 0], [50, 50, 0], [0, 0, 0]]
     """
+    from PIL import Image
+
     height, width, _ = image.shape
     small = Image.fromarray(np.repeat(image, 3 // image.shape[-1], -1)).resize((8, 8), Image.Resampling.BOX)
     return np.array(small.resize((width, height), Image.Resampling.NEAREST))
 
 
-def _inside(image):
-    """What is not background, bool [H, W]."""
+def _foreground(image):
+    """Mask of the foreground, bool [H, W]."""
     border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])  # each pixel once
-    far = np.linalg.norm(image - np.median(border, 0), axis=-1)
-    return far > far.max() / 2
+    distance = np.linalg.norm(image - np.median(border, 0), axis=-1)
+    return distance > distance.max() / 2
 
 
 def _grey(values):
     return np.repeat(values.astype(np.uint8)[..., None], 3, -1)
-
-
-CONTROL_INPUTS = {"edges": edges, "mask": mask, "outline": outline, "thumbnail": thumbnail}

@@ -1,4 +1,4 @@
-"""Sources made of sources: other captions, images of the class beside those of one thing, pictures for a ControlNet."""
+"""Sources made of sources: other captions, images of a class beside those of an instance, control images."""
 
 import dataclasses
 import json
@@ -8,16 +8,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdiff.data.base import Source
+from jaxdiff.data.captions import Captions
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
+from jaxdiff.data.texts import Texts
+from jaxdiff.registry import Choice
 
-PRIOR_FRACTION = 0.5  # of the class in `with_prior`
+PRIOR_FRACTION = 0.5  # of examples of the class in `with_prior`
 
 
 def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
-    """The images with other captions: each once with each of the prompts, one after the other.
+    """The images with other captions: each image once with each of the prompts, one after the other.
 
     Args:
-      source: of any images.
+      source: of the images.
       prompts: at least one.
 
     Example::
@@ -40,11 +43,11 @@ def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
 
 
 def with_prior(source: Source, prior: Source) -> Source:
-    """Images of one thing and of its class in turn, each with "prior", bool: whether it is of the class.
+    """Images of an instance and of its class in turn (DreamBooth), each with "prior", bool: whether it is of the class.
 
     Args:
-      source: of the thing.
-      prior: of the class; the smaller one of the two is repeated. Both have captions, or none has.
+      source: of the instance.
+      prior: of the class. The smaller one of the two is repeated. Captions are used if both have captions.
 
     Example::
 
@@ -55,39 +58,42 @@ def with_prior(source: Source, prior: Source) -> Source:
         >>> [(int(one["image"].max()), bool(one["prior"])) for one in both]
         [(0, False), (100, True), (0, False), (101, True)]
     """
-    halves = source, prior
-
-    def of(i):
-        half = halves[i % 2]
-        return half, i // 2 % len(half)
+    halves, size = (source, prior), 2 * max(len(source), len(prior))
 
     def read(i):
-        half, j = of(i)
-        return {"image": half.read(j)["image"], "prior": np.bool_(i % 2)}
+        half = halves[i % 2]
+        return {"image": half.read(i // 2 % len(half))["image"], "prior": np.bool_(i % 2)}
 
     def caption(i):
-        half, j = of(i)
-        return half.caption(j)
+        half = halves[i % 2]
+        return half.caption(i // 2 % len(half))
+
+    def captions():
+        texts = source.captions(), prior.captions()
+        return Texts.of(texts[i % 2][i // 2 % len(texts[i % 2])] for i in range(size))
 
     return Source(
         read,
-        2 * max(len(source), len(prior)),
+        size,
         source.image_shape,
-        no_labels_reason="images of a class beside those of a thing have no labels",
+        no_labels_reason="images of an instance beside those of its class have no labels",
         identity=_mixed(source.identity, [len(source), prior.identity, len(prior)]),
-        caption=caption if source.captioned and prior.captioned else None,
-        files=(*source.files, *prior.files),
+        caption=Captions(caption, size, captions) if source.captioned and prior.captioned else None,
+        fingerprint=lambda: source.fingerprint() + prior.fingerprint(),
         no_captions_reason=source.no_captions_reason if not source.captioned else prior.no_captions_reason,
         extra_arrays=("prior",),
     )
 
 
-def with_control(source: Source, condition: str) -> Source:
-    """The same with "control", the picture that a ControlNet is told, see `data.control_inputs`.
+def with_control(source: Source, control_input: str | Choice) -> Source:
+    """The same examples with "control", the control image of a ControlNet.
 
     Args:
-      source: of any images.
-      condition: one of `control_inputs.CONTROL_INPUTS`.
+      source: of the images.
+      control_input: name in `control_inputs.CONTROL_INPUTS`, or a choice of it.
+
+    Raises:
+      ValueError: unknown name.
 
     Example::
 
@@ -97,11 +103,11 @@ def with_control(source: Source, condition: str) -> Source:
         >>> derived.with_control(grey, "edges")[1]["control"].shape
         (8, 8, 3)
     """
-    make = CONTROL_INPUTS[condition]
+    make = CONTROL_INPUTS.choice(control_input)
+    options = dataclasses.asdict(make)
     read = lambda i: (example := source.read(i)) | {"control": make(example["image"])}
-    return dataclasses.replace(
-        source, read=read, identity=_mixed(source.identity, condition), extra_arrays=("control",)
-    )
+    identity = _mixed(source.identity, [make.kind, options] if options else make.kind)
+    return dataclasses.replace(source, read=read, identity=identity, extra_arrays=("control",))
 
 
 def _mixed(identity, more):

@@ -1,4 +1,4 @@
-"""Examples as models have read them, latents and contexts, computed once and kept as array_record files."""
+"""Encoded examples, latents and contexts of text, stored in array_record files."""
 
 import dataclasses
 import functools
@@ -14,15 +14,15 @@ from etils import epath
 
 from jaxdiff.data.base import Source
 
-ABOUT, SHARD_SIZE = "about.json", 4096
+FIELDS_FILE, SHARD_SIZE = "about.json", 4096
 
 
 class Shard(NamedTuple):
-    """Consecutive examples that are one file.
+    """Consecutive examples that one file holds.
 
     Attributes:
-      number: of the file, in the order of the examples.
-      examples: which they are.
+      number: index of the file.
+      examples: indices of the examples.
     """
 
     number: int
@@ -33,27 +33,27 @@ class Shard(NamedTuple):
 
 
 def shards(count: int, size: int = SHARD_SIZE) -> list[Shard]:
-    """How so many examples are divided into files.
+    """Divides `count` examples into shards of at most `size`.
 
     Example::
 
         >>> from jaxdiff.data import encoded
-        >>> [(part.number, part.examples) for part in encoded.shards(10_000)]
+        >>> [(shard.number, shard.examples) for shard in encoded.shards(10_000)]
         [(0, range(0, 4096)), (1, range(4096, 8192)), (2, range(8192, 10000))]
     """
-    return [Shard(n, range(at, min(at + size, count))) for n, at in enumerate(range(0, count, size))]
+    return [Shard(n, range(start, min(start + size, count))) for n, start in enumerate(range(0, count, size))]
 
 
-def write_shard(folder: epath.PathLike, part: Shard, examples: Iterable[dict[str, np.ndarray]]) -> None:
-    """Writes one file, whole or not at all.
+def write_shard(folder: epath.PathLike, shard: Shard, examples: Iterable[dict[str, np.ndarray]]) -> None:
+    """Writes the file of a shard, whole or not at all.
 
     Args:
-      folder: that is there.
-      part: which of its files.
-      examples: those of the part: dicts of arrays, of the same names, shapes and dtypes in each.
+      folder: existing folder.
+      shard: the shard.
+      examples: its examples, dicts of arrays with the same names, shapes and dtypes.
     """
-    path, fields = _path(folder, part), {}
-    unfinished = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")  # another run may be writing the same
+    path, fields = _path(folder, shard), {}
+    unfinished = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")  # another run may be writing the same shard
     writer = ArrayRecordWriter(str(unfinished), "group_size:1")
     try:
         for example in examples:
@@ -68,49 +68,49 @@ def write_shard(folder: epath.PathLike, part: Shard, examples: Iterable[dict[str
         unfinished.unlink(missing_ok=True)
 
 
-def has_shard(folder: epath.PathLike, part: Shard) -> bool:
-    """Whether a file has been written."""
-    return _path(folder, part).exists()
+def has_shard(folder: epath.PathLike, shard: Shard) -> bool:
+    """Whether the file of a shard has been written."""
+    return _path(folder, shard).exists()
 
 
-def _path(folder, part):
-    return epath.Path(folder) / f"{part.number:06d}.array_record"
+def _path(folder, shard):
+    return epath.Path(folder) / f"{shard.number:06d}.array_record"
 
 
 def mark_complete(folder: epath.PathLike, count: int) -> None:
-    """Says, beside its files, that a folder of so many examples is whole, and what they hold.
+    """Marks a folder of `count` examples as complete, by a file with the names, dtypes and shapes of their arrays.
 
     Raises:
-      FileNotFoundError: a file is missing.
+      FileNotFoundError: the file of a shard is missing.
     """
-    for part in shards(count):
-        if not has_shard(folder, part):
+    for shard in shards(count):
+        if not has_shard(folder, shard):
             raise FileNotFoundError(
-                f"{_path(folder, part)} was not written: set TFDS_DATA_DIR to a folder that all share"
+                f"{_path(folder, shard)} was not written: set TFDS_DATA_DIR to a folder that all processes share"
             )
     fields = (epath.Path(folder) / "000000.json").read_text()
     (unfinished := epath.Path(folder) / f"{uuid.uuid4().hex}.tmp").write_text(fields)
-    unfinished.replace(epath.Path(folder) / ABOUT)
+    unfinished.replace(epath.Path(folder) / FIELDS_FILE)
 
 
 def is_complete(folder: epath.PathLike) -> bool:
-    """Whether all of its files have been written."""
-    return (epath.Path(folder) / ABOUT).exists()
+    """Whether a folder has been marked as complete."""
+    return (epath.Path(folder) / FIELDS_FILE).exists()
 
 
 def load(folder: epath.PathLike, source: Source) -> Source:
-    """The encoded examples of a source.
+    """Opens the encoded examples of a source.
 
     Args:
-      folder: that is complete.
-      source: what was encoded.
+      folder: a complete folder.
+      source: the source that was encoded.
 
     Returns:
-      A source of {"image": float32 latents, ...}, with the names, dtypes (float16 as float32) and shapes of what was
-      written.
+      A source of {"image": float32 latents, ...}, with the names, shapes and dtypes that were written, except that float16
+      becomes float32.
 
     Raises:
-      ValueError: the files are not those of the source.
+      ValueError: the number of examples is not that of the source.
 
     Example::
 
@@ -119,26 +119,27 @@ def load(folder: epath.PathLike, source: Source) -> Source:
         >>> from jaxdiff.data import Source, encoded
         >>> grey = Source(lambda i: {"image": np.full([2, 2, 1], i, np.uint8)}, 3, (2, 2, 1))
         >>> folder = tempfile.mkdtemp()
-        >>> (part,) = encoded.shards(3)
-        >>> encoded.write_shard(folder, part, ({"image": np.full([1, 1, 4], i, np.float16)} for i in part.examples))
+        >>> (shard,) = encoded.shards(3)
+        >>> encoded.write_shard(folder, shard, ({"image": np.full([1, 1, 4], i, np.float16)} for i in shard.examples))
         >>> encoded.mark_complete(folder, 3)
         >>> encoded.load(folder, grey)[2]["image"].ravel().tolist()
         [2.0, 2.0, 2.0, 2.0]
     """
     folder = epath.Path(folder)
-    fields = json.loads((folder / ABOUT).read_text())
+    fields = json.loads((folder / FIELDS_FILE).read_text())
     records = ArrayRecordDataSource([str(path) for path in sorted(folder.glob("*.array_record"))])
     if len(records) != len(source):
-        raise ValueError(f"{folder} holds {len(records)} examples, and there are {len(source)}: remove it")
-    read = functools.partial(_read, records, [(name, np.dtype(kind), shape) for name, (kind, shape) in fields.items()])
+        raise ValueError(f"{folder} holds {len(records)} examples, and the data has {len(source)}: remove it")
+    arrays = [(name, np.dtype(dtype), shape) for name, (dtype, shape) in fields.items()]
+    read = functools.partial(_read, records, arrays)
     return dataclasses.replace(source, read=read, image_shape=tuple(fields["image"][1]), caption=None)
 
 
-def _read(records, fields, i):
-    record, at, example = records[i], 0, {}
-    for name, kind, shape in fields:
+def _read(records, arrays, i):
+    record, start, example = records[i], 0, {}
+    for name, dtype, shape in arrays:
         count = int(np.prod(shape))
-        value = np.frombuffer(record, kind, count, at).reshape(shape)
-        example[name] = value.astype(np.float32) if kind == np.float16 else value
-        at += count * kind.itemsize
+        value = np.frombuffer(record, dtype, count, start).reshape(shape)
+        example[name] = value.astype(np.float32) if dtype == np.float16 else value
+        start += count * dtype.itemsize
     return example

@@ -1,4 +1,4 @@
-"""An image file becomes an array of the shape that is asked for."""
+"""Decodes image files into arrays of a given shape."""
 
 import contextlib
 import io
@@ -12,17 +12,17 @@ MODES = {1: "L", 3: "RGB"}
 
 
 def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False) -> np.ndarray:
-    """The image in a file, upright, centre-cropped and resized to fill a shape.
+    """Decodes an image file, turns the image upright, centre-crops it and resizes it to fill a shape.
 
-    Transparent images are laid over white. An image of that size already is not touched.
+    Transparent images are laid over white. An image of the right size keeps its pixels.
 
     Args:
       file: contents of a PNG, JPEG, WebP, GIF or BMP file.
       image_shape: height, width and channels, 1 being grey and 3 colour.
-      exact: refuse an image of another size.
+      exact: refuse images of another size.
 
     Returns:
-      uint8 array of that shape.
+      uint8 [H, W, C].
 
     Raises:
       ValueError: the file is broken, or of another size; the message completes "the file cannot be read: ...".
@@ -58,10 +58,17 @@ def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False) 
 
 
 def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The image in a file as `decode` makes it.
+    """Reads an image file and decodes it by `decode`.
+
+    Args:
+      path: the file.
+      image_shape: height, width and channels.
+
+    Returns:
+      uint8 [H, W, C].
 
     Raises:
-      ValueError: it cannot be read.
+      ValueError: the file cannot be read.
     """
     try:
         return decode(path.read_bytes(), image_shape)
@@ -71,14 +78,14 @@ def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarra
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A loaded image, turned as its EXIF says."""
-    with contextlib.suppress(Exception):  # what is broken now is the EXIF, not the pixels
+    """Turns a loaded image upright, by the orientation in its EXIF data."""
+    with contextlib.suppress(Exception):  # the EXIF data may be broken and the pixels sound
         return ImageOps.exif_transpose(image)
     return image
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
-    """The image with 8 bits in 1 channel or 3, over white where it is transparent."""
+    """Converts an image to 1 or 3 channels of 8 bits; transparent parts are laid over white."""
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip
         image = Image.fromarray(np.round(np.asarray(image, np.float64).clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -87,19 +94,18 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
 
 
 def check_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape, if images can have it.
+    """Checks that a shape is height, width and 1 or 3 channels, and returns it as a tuple.
 
     Raises:
-      ValueError: it is not height, width and 1 or 3 channels.
+      ValueError: another shape.
     """
     image_shape = tuple(image_shape)
     if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[2] not in MODES:
-        raise ValueError(
-            f"image_shape={format_shape(image_shape)} must be height, width and 1 (grey) or 3 (colour) channels"
-        )
+        found = format_shape(image_shape)
+        raise ValueError(f"`image_shape` {found} must be height, width and 1 (grey) or 3 (colour) channels")
     return image_shape
 
 
 def format_shape(image_shape) -> str:
-    """A shape as people write it: 28x28x1."""
+    """Formats a shape as in "28x28x1"; a side of None is "?"."""
     return "x".join("?" if side is None else str(side) for side in image_shape)

@@ -31,35 +31,36 @@ def batches(
 ) -> Iterator[dict]:
     """Endless shuffled batches, reshuffled every epoch, read ahead in the background.
 
-    The examples of step n are those at positions n B .. (n + 1) B - 1 of one global order, whatever the number of
-    processes; process p of P reads positions p, p + P, ... of them.
+    Step n has the examples at positions n B .. (n + 1) B - 1 of one global order, whatever the number of processes; process
+    p of P delivers positions p, p + P, ... of them.
 
     Args:
       source: random-access data set of {"image": uint8 [H, W, C] or latents, "label": int, "caption": str, "context": float
-        [L, D] or tokens [L]}, with `len` and `[i]`, such as a `jaxdiff.data.Source`; all but "image" are read only where
-        asked for, or named in `Source.extra_arrays`.
+        [L, D] or token ids [L]}, with `len` and `[i]`, such as a `jaxdiff.data.Source`. Only "image", the arrays that the
+        options below need, and the `Source.extra_arrays` are used.
       batch_size: B, over all processes.
       seed: of the order, the mirroring and the augmentation.
       start_step: first step to deliver.
-      steps_per_call: K, how many steps are delivered at a time.
-      labels: deliver "cond" with Cond(label), int32 [K, B / P].
-      flip: mirror each image left to right with probability 1/2, which the seed and its position decide.
-      augment: strength with which images are changed, see `jaxdiff.data.augment`; 0 is none.
-      augment_cond: deliver the amounts of that in "cond" as Cond(vector), float32 [K, B / P, 6].
-      contexts: deliver texts that were read before in "cond" as Cond(context), float32 [K, B / P, L, D].
+      steps_per_call: K, number of steps in one batch.
+      labels: deliver Cond(label) in "cond", int32 [K, B / P].
+      flip: mirror each image left to right with probability 1/2, decided by the seed and the position.
+      augment: strength of augmentation, see `jaxdiff.data.augment`; 0 for none.
+      augment_cond: deliver the amounts of augmentation as Cond(vector) in "cond", float32 [K, B / P, 6].
+      contexts: deliver the encoded captions as Cond(context) in "cond", float32 [K, B / P, L, D].
       tokenize: texts -> int32 [B, L], such as a `text.tokenizer.Tokenizer`; deliver captions as "tokens".
-      hard_negatives: number of wrong captions to deliver per example, for sources with `Source.hard_negative`.
+      hard_negatives: number of wrong captions to deliver per example, by `Source.hard_negative`.
       process_index: p, in 0..P - 1.
       process_count: P; must divide B.
-      num_threads: that read and decode, a step's batch at a time each; None is one per core, at most 16.
+      num_threads: number of threads that read and decode, each a step's batch at a time; None for one per core, at most 16.
 
     Yields:
-      {"image": uint8 [K, B / P, H, W, C], "index": uint32 [K, B / P], the position in the global order (modulo 2^32),
-      "example": uint32 [K, B / P], which one of the source it is, with `labels`, `augment_cond` or `contexts` "cond", and
-      with `tokenize` "tokens", int32 [K, B / P, L], and "hard_negatives" [K, B / P, hard_negatives, L]}, as NumPy arrays.
+      Dicts of NumPy arrays: "image", uint8 [K, B / P, H, W, C]; "index", uint32 [K, B / P], the position in the global
+      order modulo 2^32; "example", uint32 [K, B / P], the index in the source; with `labels`, `augment_cond` or `contexts`,
+      "cond"; with `tokenize`, "tokens", int32 [K, B / P, L]; with `hard_negatives` too, "hard_negatives", int32
+      [K, B / P, hard_negatives, L].
 
     Raises:
-      ValueError: B does not divide by P, or the source is empty or lacks the labels that are asked for.
+      ValueError: P does not divide B, the source is empty, or it has no labels and `labels` is True.
 
     Example::
 
@@ -97,10 +98,10 @@ def batches(
 
 
 def check_labels(source) -> int | None:
-    """How many classes a source with labels has, None if it does not say.
+    """Number of classes of a source with labels; None if unknown.
 
     Raises:
-      ValueError: it has no labels.
+      ValueError: the source has no labels.
     """
     classes = getattr(source, "classes", None)
     if classes or (classes is None and "label" in source[0]):
@@ -125,30 +126,33 @@ def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i):
     if tokenize:
         chosen["tokens"] = tokenize([source.caption(i)])[0]
     if hard_negatives:
-        chosen["hard_negatives"] = source[i]  # for `_hard_negatives`
-    return chosen | {"cond": cond} if any(said is not None for said in cond) else chosen
+        chosen["hard_negatives"] = source[i]  # replaced by `_hard_negatives`, which has a random generator
+    return chosen | {"cond": cond} if any(array is not None for array in cond) else chosen
 
 
 def _hard_negatives(source, tokenize, count, example, rng):
-    return example | {
-        "hard_negatives": tokenize([source.hard_negative(example["hard_negatives"], rng) for _ in range(count)])
-    }
+    texts = [source.hard_negative(example["hard_negatives"], rng) for _ in range(count)]
+    return example | {"hard_negatives": tokenize(texts)}
 
 
 def _flip(example, rng):
-    return _moved(lambda image: image[:, ::-1], example) if rng.random() < 0.5 else example
+    return _transform(lambda image: image[:, ::-1], example) if rng.random() < 0.5 else example
 
 
-def _moved(move, example):
-    """Applies a geometric change to the image and to its control image."""
-    moved, cond = example | {"image": move(example["image"])}, example.get("cond", Cond())
-    return moved if cond.control is None else moved | {"cond": cond._replace(control=move(cond.control))}
+def _transform(function, example):
+    """Applies a geometric transformation to the image and to its control image."""
+    example, cond = example | {"image": function(example["image"])}, example.get("cond", Cond())
+    if cond.control is None:
+        return example
+    return example | {"cond": cond._replace(control=function(cond.control))}
 
 
 def _augment(strength, augment_cond, example, rng):
     amounts = augmentation.amounts(rng, strength)
-    example = _moved(lambda image: augmentation.affine(image, amounts), example)
-    return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)} if augment_cond else example
+    example = _transform(lambda image: augmentation.affine(image, amounts), example)
+    if not augment_cond:
+        return example
+    return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)}
 
 
 def _number(index, example):
@@ -156,7 +160,7 @@ def _number(index, example):
 
 
 def _deliver(reader):
-    """What the reader reads; its threads end with it, also where reading fails."""
+    """Yields the batches of a grain iterator, and ends its threads, also after an error."""
     try:
         yield from reader
     finally:

@@ -180,7 +180,7 @@ def chosen(config: Config, measure: Measure) -> list[dict]:
         those are needed.
     """
     d, labels = config.data, config.classes
-    source = data.load(measure.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
+    source = data.load(data.parse(measure.source, like=d), d.image_shape)
     if len(source) < measure.num:
         raise ValueError(f"{measure.source} has {len(source)} examples: --num {len(source)} takes all of them")
     if config.kind == "CLIP" and not source.captioned:

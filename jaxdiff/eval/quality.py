@@ -98,7 +98,7 @@ def compared(names: list[str], real: Gathered, drawn: Gathered, labels: np.ndarr
 def remembered(config: Config, drawn: np.ndarray, real: np.ndarray, block: int = 1000) -> dict:
     """Distances of drawn and of real images to the nearest training image: a generator that remembers is nearer."""
     d, nearest = config.data, {}
-    source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
+    source = data.load(data.parse(d.source, like=d), d.image_shape)
     for start in range(0, len(source), block):
         train = np.stack([source[i]["image"] for i in range(start, min(start + block, len(source)))]) / 255.0
         for what, images in (("drawn", drawn), ("real", real)):

@@ -11,6 +11,7 @@ from etils import epath
 from jaxdiff import data, pretrained, progress
 from jaxdiff.config import Config
 from jaxdiff.data import Source, derived, image_decode
+from jaxdiff.data.listing import list_paths
 from jaxdiff.eval import draw, images
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.pretrained import Model
@@ -79,7 +80,7 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
     if a.prompts:
         source = derived.with_prompts(source, a.prompts)
     if a.prior_source:
-        prior = data.load(a.prior_source, config.data.image_shape, resize=config.data.resize)
+        prior = data.load(data.parse(a.prior_source, like=config.data), config.data.image_shape)
         source = derived.with_prior(source, derived.with_prompts(prior, a.prior) if a.prior else prior)
     elif a.prior:
         source = derived.with_prior(source, class_images(config, run))
@@ -112,7 +113,7 @@ def class_images(config: Config, run: epath.PathLike) -> Source:
         a.prior_images,
         config.data.image_shape,
         caption=lambda i: a.prior[i % len(a.prior)],
-        files=tuple(paths),
+        fingerprint=lambda: list_paths(paths).digest(),
     )
 
 

@@ -92,9 +92,7 @@ def identity(config: Config, source: Source, parts: Parts) -> str:
     """A name that other data or other models would not have; of files, their sizes and times count."""
     said = hashlib.sha256(json.dumps(dataclasses.asdict(config.data)).encode())
     said.update(json.dumps([source.identity, len(source), config.latent.skip]).encode())
-    for path in source.files:
-        found = path.stat()
-        said.update(f"{path} {found.length} {found.mtime}".encode())
+    said.update(source.fingerprint().encode())
     if parts.ends.reads:
         said.update(json.dumps([source.caption(i) for i in range(len(source))]).encode())
     if config.adapt.reads:

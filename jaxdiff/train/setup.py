@@ -29,7 +29,7 @@ def open_source(config: Config):
       ValueError, OSError: as `jaxdiff.data.load`; no labels, or more of them than the network knows; no captions.
     """
     d, flag, labels = config.data, "--net.out-channels" if config.classifies else "--net.num-classes", config.classes
-    source = data.load(d.source, d.image_shape, resize=d.resize, skip_broken=d.skip_broken)
+    source = data.load(data.parse(d.source, like=d), d.image_shape)
     if (config.latent.text or isinstance(config.net, CLIPConfig)) and not source.captioned:
         raise ValueError(f"{source.no_captions_reason}, and this network learns from captions")
     if d.wrong and not source.hard_negative:

@@ -38,17 +38,17 @@ def test_nothing_is_the_image_itself():
 
 def test_nine_turns_of_ten_degrees_are_a_quarter_counter_clockwise():
     image = picture(channels=3)
-    assert np.abs(changed(image, turn=9.0).astype(int) - np.rot90(image).astype(int)).max() <= 1
+    assert np.abs(changed(image, rotation=9.0).astype(int) - np.rot90(image).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize(
     "amounts, matrix",
     [
-        ({"size": 1.5}, np.exp(0.15) * np.eye(2)),
+        ({"scale": 1.5}, np.exp(0.15) * np.eye(2)),
         ({"aspect": 1.5}, np.diag(np.exp([0.15, -0.15]))),
-        ({"slant": 1.0}, np.array([[1, 0], [0.15, 1]])),
+        ({"shear": 1.0}, np.array([[1, 0], [0.15, 1]])),
     ],
-    ids=["size", "aspect", "slant"],
+    ids=["scale", "aspect", "shear"],
 )
 def test_each_amount_is_its_linear_map(amounts, matrix):
     """The covariance of the brightness becomes A S A^T, its centre A c."""

@@ -1,4 +1,4 @@
-"""Pictures made of images: against what is known of simple shapes."""
+"""Control images against the known ones of simple shapes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ DISC = np.where(INSIDE[..., None], SHADES["front"], SHADES["back"]).astype(np.ui
 @pytest.mark.parametrize("name", control_inputs.CONTROL_INPUTS)
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (13, 30, 3)], ids=str)
 def test_shapes_and_flat_images(name, shape):
-    function = control_inputs.CONTROL_INPUTS[name]
+    function = control_inputs.CONTROL_INPUTS.choice(name)
     some = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     picture = function(some)
     assert picture.shape == (*shape[:2], 3) and picture.dtype == np.uint8 and picture.any()
@@ -24,10 +24,11 @@ def test_shapes_and_flat_images(name, shape):
         np.testing.assert_array_equal(function(flat), np.full((*shape[:2], 3), 90 * (name == "thumbnail")))
 
 
-def test_conditions_are_by_their_names():
-    assert {name: function.__name__ for name, function in control_inputs.CONTROL_INPUTS.items()} == {
-        name: name for name in ("edges", "mask", "outline", "thumbnail")
-    }
+def test_choices_are_the_functions_of_their_names():
+    for name in ("edges", "mask", "outline", "thumbnail"):
+        function = getattr(control_inputs, name)
+        np.testing.assert_array_equal(control_inputs.CONTROL_INPUTS.choice(name)(DISC), function(DISC))
+    assert len(control_inputs.CONTROL_INPUTS) == 4
 
 
 def test_edges_of_a_ramp_are_even_and_by_the_steepest():

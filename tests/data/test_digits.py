@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import data
-from jaxdiff.data.sources.digits import Digits
+from jaxdiff.data.sources import digits
 
 # Of images and labels, in order.
 SHA256 = {
@@ -56,9 +56,9 @@ def test_splits_are_the_whole_file_and_share_nothing(splits):
     assert sorted(found) == rows
 
 
-def test_splits_are_the_same_wherever_and_whenever_they_are_prepared(splits, tmp_path):
-    builder = Digits(file_format="array_record", data_dir=tmp_path)
-    builder.download_and_prepare()
+def test_splits_are_the_same_wherever_and_whenever_they_are_prepared(splits, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    builder = digits.prepare()
     anew = {name: arrays(builder.as_data_source(split=name)) for name in SHA256}
     assert {name: sha256(*split) for name, split in anew.items()} == SHA256
     assert {name: sha256(*split) for name, split in splits.items()} == SHA256, "stale, delete and prepare again"

@@ -74,5 +74,5 @@ def test_they_reach_the_batches(tmp_path, source):
 
 def test_other_numbers_of_examples_are_refused(tmp_path, source):
     written(tmp_path, 4)
-    with pytest.raises(ValueError, match="holds 4 examples, and there are 5: remove it"):
+    with pytest.raises(ValueError, match="holds 4 examples, and the data has 5: remove it"):
         encoded.load(tmp_path, source)

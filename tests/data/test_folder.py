@@ -1,5 +1,6 @@
 """The images of a folder: which, in what order, with what labels, and what happens with broken ones."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -14,8 +15,8 @@ from etils import epath
 from PIL import Image
 
 from jaxdiff import data
-from jaxdiff.data import image_decode
-from jaxdiff.data.sources import folder
+from jaxdiff.data import caption_files, derived, image_decode, paths
+from jaxdiff.data.listing import list_files, list_paths
 
 SHAPE = (8, 8, 3)
 
@@ -71,15 +72,27 @@ def test_files_come_sorted_with_their_folders_as_labels(photos):
     assert all(example["image"].shape == SHAPE and example["image"].dtype == np.uint8 for example in source)
 
 
-def test_the_order_is_not_that_in_which_the_disk_lists_them(photos, monkeypatch):
-    expected = folder.list_images(epath.Path(photos))[0]
-    kind = type(epath.Path(photos))
-    original = kind.iterdir
-    for seed in range(3):
-        shuffle = lambda self, seed=seed: random.Random(seed).sample(found := sorted(original(self)), len(found))
-        monkeypatch.setattr(kind, "iterdir", shuffle)
-        assert folder.list_images(epath.Path(photos))[0] == expected
-    assert expected == sorted(expected) and expected[0] == "Dogs/10.png"
+def test_files_are_listed_in_one_order_whatever_the_disk_does(tmp_path, monkeypatch):
+    """Names with characters before and after "/" lie in folders that begin as they do."""
+    scandir, rng = os.scandir, random.Random(0)
+
+    @contextlib.contextmanager
+    def shuffled(path):
+        with scandir(path) as entries:
+            found = list(entries)
+        yield rng.sample(found, len(found))
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    names = ["a.png", "a/b.png", "a/b/c.png", "a-/x.png", "a-.png", "a0.png", "a b/c.png", "ä/x", "a/b-.txt", "A"]
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(i))
+        os.utime(tmp_path / name, ns=(0, 1000 + i))
+    for _ in range(3):
+        files = list_files(epath.Path(tmp_path))
+        assert list(files.names) == sorted(names)
+        assert files.sizes.tolist() == [names.index(name) for name in files.names]
+        assert files.times.tolist() == [1000 + names.index(name) for name in files.names]
 
 
 def test_a_link_that_leads_back_up_ends(photos):
@@ -224,9 +237,9 @@ def test_folders_that_cannot_be_used(tmp_path, make, kind, message):
 
 
 def test_a_shape_is_needed(photos):
-    with pytest.raises(ValueError, match="give an image_shape"):
+    with pytest.raises(ValueError, match="set `image_shape`"):
         data.load(f"folder:{photos}")
-    with pytest.raises(ValueError, match="image_shape=8x8x2 must be"):
+    with pytest.raises(ValueError, match="`image_shape` 8x8x2 must be"):
         data.load(f"folder:{photos}", (8, 8, 2))
     with pytest.raises(ValueError, match="folder: must be folder:PATH"):
         data.load("folder:", SHAPE)
@@ -277,6 +290,15 @@ def test_captions_of_other_alphabets_and_line_ends(tmp_path):
     assert data.load(f"folder:{tmp_path}", SHAPE)[0]["caption"] == "日本\u2028x"
 
 
+def test_captions_stay_with_their_images_where_broken_ones_are_left_out(tmp_path):
+    captioned(tmp_path, "beside")
+    broken(tmp_path / "B.jpg")
+    (tmp_path / "B.txt").write_text("broken")
+    source = data.load(f"folder:{tmp_path}", SHAPE, skip_broken=True)
+    assert len(source) == 2 and source[0]["caption"] == "a grey square" and source[1]["caption"] == "an umlaut: ü"
+    assert list(source.captions()) == ["a grey square", "an umlaut: ü"]
+
+
 def test_captions_are_read_only_where_they_are_asked_for(tmp_path):
     captioned(tmp_path, "beside")
     before = data.load(f"folder:{tmp_path}", SHAPE)
@@ -308,3 +330,126 @@ def test_captions_that_are_missing_or_broken(tmp_path, change, why):
         source = data.load(f"folder:{tmp_path}", SHAPE)
         [example["caption"] for example in source if source.captioned]
         raise ValueError(source.no_captions_reason)
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """1,200 files that are listed as images, with captions of an hour ago, and an own place to store them."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
+    for i in range(1200):
+        folder = tmp_path / "many" / f"part{i // 500}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:04d}.png").touch()
+        write_old(folder / f"{i:04d}.txt", f"number {i:04d}")
+    return tmp_path / "many"
+
+
+def write_old(path, text, ago=3600):
+    path.write_text(text)
+    os.utime(path, ns=(0, time.time_ns() - ago * 10**9 // 100 * 100))
+
+
+def captions_in(folder):
+    return list(data.load(f"folder:{folder}", SHAPE).captions())
+
+
+def change_unseen(path, text):
+    """Changes a file so that neither size nor time tell."""
+    before = path.stat()
+    path.write_text(text)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+
+
+def test_captions_are_stored_between_starts_and_changes_are_noticed(many, tmp_path):
+    texts = [f"number {i:04d}" for i in range(1200)]
+    assert captions_in(many) == texts
+    (stored,) = (tmp_path / "home" / "index").iterdir()
+    assert stored == paths.index_file(many) and not list(many.rglob("*.npz"))
+    change_unseen(many / "part0" / "0007.txt", "NUMBER 0007")
+    assert captions_in(many) == texts, "they are not read from their files"
+    write_old(many / "part1" / "0700.txt", "number 07")
+    texts[7], texts[700] = "NUMBER 0007", "number 07"
+    assert captions_in(many) == texts
+    write_old(many / "part1" / "0700.txt", "nummer 07", ago=7200)
+    texts[700] = "nummer 07"
+    assert captions_in(many) == texts
+    (many / "part0" / "0000.png").unlink()
+    assert captions_in(many) == texts[1:]
+    assert [path.name for path in stored.parent.iterdir()] == [stored.name]
+
+
+def test_captions_in_a_table_are_stored_too(many):
+    lines = [{"file_name": f"part{i // 500}/{i:04d}.png", "text": f"row {i:04d}"} for i in range(1200)]
+    random.Random(0).shuffle(lines)
+    write_old(many / "metadata.jsonl", "\n".join(map(json.dumps, lines)))
+    rows = [f"row {i:04d}" for i in range(1200)]
+    assert captions_in(many) == rows
+    change_unseen(many / "metadata.jsonl", (many / "metadata.jsonl").read_text().replace("row", "ROW"))
+    assert captions_in(many) == rows
+    os.utime(many / "metadata.jsonl", ns=(0, 10**18))
+    assert captions_in(many) == [f"ROW {i:04d}" for i in range(1200)]
+
+
+@pytest.mark.parametrize("damage", [lambda old: b"", lambda old: old[:1000], lambda old: old[:300] + b"?" + old[301:]])
+def test_a_damaged_store_is_replaced(many, damage):
+    texts = captions_in(many)
+    stored = paths.index_file(many)
+    sound = stored.read_bytes()
+    stored.write_bytes(damage(sound))
+    assert captions_in(many) == texts and stored.read_bytes() == sound
+
+
+def test_what_cannot_be_stored_is_read_again_with_a_warning(many, tmp_path, caplog):
+    (tmp_path / "home").touch()  # where a folder is needed
+    assert len(captions_in(many)) == 1200
+    assert "the captions are not stored, and the next start reads them again" in caplog.text
+    assert [path.name for path in tmp_path.iterdir() if path.name != "many"] == ["home"]
+
+
+def test_captions_that_have_just_changed_are_not_stored_nor_are_few(many, tmp_path):
+    (many / "part0" / "0003.txt").write_text("new")
+    assert captions_in(many)[3] == "new" and not (tmp_path / "home").exists()
+    assert len(captions_in(many / "part2")) == 200 and not (tmp_path / "home").exists()
+
+
+def test_the_fingerprint_changes_with_names_sizes_and_times(photos):
+    load = lambda: data.load(f"folder:{photos}", SHAPE)
+    first, other = load().fingerprint(), load()
+    assert first == other.fingerprint() and len(first) == 64
+    path, seen = photos / "cats" / "b.jpg", {first}
+    (photos / "cats" / "notes.txt").write_text("something else")
+    assert load().fingerprint() == first
+    os.utime(path, ns=(0, 10**18))
+    seen.add(load().fingerprint())
+    path.write_bytes(path.read_bytes() + b"0")
+    os.utime(path, ns=(0, 10**18))
+    seen.add(load().fingerprint())
+    path.rename(photos / "cats" / "bb.jpg")
+    seen.add(load().fingerprint())
+    seen.add(derived.with_prior(load(), other).fingerprint())
+    seen.add(derived.with_prior(load(), load()).fingerprint())
+    assert len(seen) == 6
+    paths = [epath.Path(photos / "cats" / name) for name in ("bb.jpg", "a.PNG")]
+    assert list_paths(paths).digest() != list_paths(paths[:1]).digest()
+
+
+def test_positions_in_any_order():
+    names = [f"{i:03d}.{kind}" for i in range(50) for kind in ("png", "txt")]
+    some = random.Random(0).sample([*names, "x.png", "0.txt"], 80)
+    wanted = [names.index(name) if name in names else -1 for name in some]
+    assert caption_files.positions(names, some).tolist() == wanted
+    assert caption_files.positions([], some[:2]).tolist() == [-1, -1]
+
+
+def test_captions_beside_images_of_several_endings(tmp_path):
+    """Texts and images do not alternate: of each image its own text is found."""
+    names = ["a.b.webp", "a.png", "a.PNG", "c.JPEG", "c.d.jpg", "cc/e.webp"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        (tmp_path / name).with_suffix(".txt").write_text(os.path.splitext(name)[0])
+    (tmp_path / "readme.TXT").touch()
+    (tmp_path / "z.txt").touch()
+    found = data.load(f"folder:{tmp_path}", SHAPE)
+    assert list(found.captions()) == [os.path.splitext(name)[0] for name in sorted(names)]

@@ -1,9 +1,16 @@
-"""Which source a name means, and what every source offers."""
+"""Sources by name, and the interface that all sources share."""
+
+import dataclasses
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
 
 from jaxdiff import data
+from jaxdiff.data.captions import Captions
+from jaxdiff.data.control_inputs import CONTROL_INPUTS
 
 
 @pytest.mark.parametrize(
@@ -26,8 +33,86 @@ def test_unknown_sources_say_what_was_meant(name, meant, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     with pytest.raises(ValueError) as error:
         data.load(name)
-    known = "(one of digits[:SPLIT], outlined[:SPLIT], captioned[:SPLIT], tfds:NAME[:SPLIT], folder:PATH)"
+    known = "(one of digits[:SPLIT], captioned[:SPLIT], folder:PATH, outlined[:SPLIT], tfds:NAME)"
     assert str(error.value) == f"unknown source {name!r}: did you mean {meant!r}? {known}"
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("digits", {"split": "train"}),
+        ("digits:test", {"split": "test"}),
+        ("captioned:unseen", {"split": "unseen"}),
+        ("outlined:train[:80%]", {"split": "train[:80%]"}),
+        ("tfds:cifar10:3.0.2:test[:5]", {"name": "cifar10:3.0.2:test[:5]"}),
+        ("folder:a:b", {"path": "a:b"}),
+        ("folder:gs://bucket/photos", {"path": "gs://bucket/photos"}),
+        ("folder", {"path": ""}),
+    ],
+)
+def test_names_and_choices_are_inverse(name, options):
+    choice = data.parse(name)
+    assert {key: getattr(choice, key) for key in options} == options
+    assert data.name_of(choice) == name and data.parse(data.name_of(choice)) == choice
+
+
+def test_each_kind_has_its_own_options_alone():
+    assert {kind: [option.name for option in dataclasses.fields(choice)] for kind, choice in data.SOURCES.items()} == {
+        "digits": ["split", "resize"],
+        "outlined": ["split", "resize"],
+        "captioned": ["split", "resize"],
+        "tfds": ["name", "resize"],
+        "folder": ["path", "skip_broken"],
+    }
+
+
+def test_options_are_overridden_and_unknown_ones_refused():
+    choice = data.SOURCES["digits"]("test", resize=True)
+    assert data.load(choice, (14, 14, 1)).image_shape == (14, 14, 1) and len(data.load(choice, split="judge")) == 2000
+    assert data.parse("digits:judge", like=choice) == data.SOURCES["digits"]("judge", resize=True)
+    assert data.parse("folder:x", like=choice) == data.SOURCES["folder"]("x", skip_broken=False)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'skip_broken'"):
+        data.load("digits", skip_broken=True)
+    with pytest.raises(ValueError, match="is a control input, not a data source"):
+        data.load(CONTROL_INPUTS.choice("edges"))
+
+
+def test_choices_are_known_without_their_readers_and_a_source_from_outside_works_by_name():
+    program = """
+import sys
+from jaxdiff import data
+from jaxdiff.data import augment, control_inputs, derived
+assert {"digits", "folder", "tfds"} <= set(data.SOURCES) and "edges" in control_inputs.CONTROL_INPUTS
+assert data.name_of(data.parse("captioned:test")) == "captioned:test"
+heavy = {"PIL", "array_record", "fsspec", "grain", "scipy", "tensorflow_datasets"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+
+import numpy as np
+
+@data.SOURCES.register("toy")
+def toy(image_shape, num: str = "2", shade: int = 7):
+    image = np.full(image_shape or (2, 2, 1), shade, np.uint8)
+    return data.Source(lambda i: {"image": image}, int(num), image.shape)
+
+@data.SOURCES.register("bare")
+def bare(image_shape):
+    return data.Source(lambda i: {"image": np.zeros([1, 1, 1], np.uint8)}, 1, (1, 1, 1))
+
+assert [len(data.load(name)) for name in ("toy", "toy:3", "bare")] == [2, 3, 1]
+assert data.load("toy:3", (4, 4, 3), shade=9)[2]["image"].tolist() == np.full([4, 4, 3], 9).tolist()
+assert data.name_of(data.parse("bare")) == "bare"
+for name, message in {"toi:3": "mean 'toy:3'? (one of ", "bare:3": "bare has no options: leave out '3'"}.items():
+    try:
+        data.load(name)
+    except ValueError as error:
+        assert message in str(error), error
+        assert "toy[:NUM]" in str(error) or name == "bare:3"
+    else:
+        raise AssertionError(name)
+assert data.batches and "grain" in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_source_is_a_sequence():
@@ -49,7 +134,7 @@ def test_digits_of_another_shape():
     with pytest.raises(ValueError) as error:
         data.load("digits", (32, 32, 1))
     assert str(error.value) == (
-        "the images of digits are 28x28x1, and --data.image-shape says 32x32x1: --data.resize would fit them"
+        "the images of digits are 28x28x1, and `image_shape` is 32x32x1: `resize` crops and resizes them"
     )
     small, whole = data.load("digits", (14, 14, 3), resize=True), data.load("digits")
     assert small.image_shape == (14, 14, 3) and small[0]["image"].shape == (14, 14, 3)
@@ -58,5 +143,41 @@ def test_digits_of_another_shape():
 
 
 def test_shapes_that_no_image_has_are_refused():
-    with pytest.raises(ValueError, match="image_shape=28x28x2 must be"):
+    with pytest.raises(ValueError, match="`image_shape` 28x28x2 must be"):
         data.load("digits", (28, 28, 2), resize=True)
+
+
+def source_of(caption, size=1000):
+    return data.Source(lambda i: {"image": np.zeros([1, 1, 1], np.uint8)}, size, (1, 1, 1), caption=caption)
+
+
+def test_captions_are_read_by_several_threads():
+    """Each of the first two chunks waits for the other one."""
+    barrier = threading.Barrier(2, timeout=20)
+
+    def caption(i):
+        if i in (0, 256):
+            barrier.wait()
+        return f"image {i}"
+
+    assert list(source_of(caption).captions()) == [f"image {i}" for i in range(1000)]
+
+
+def test_captions_are_read_once_and_then_kept():
+    reads = []
+    source = source_of(Captions(lambda i: reads.append(i) or f"image {i}", 1000))
+    assert source[7]["caption"] == "image 7" and reads == [7]
+    assert source.captions() is source.captions() and len(source.captions()) == 1000
+    assert source[8]["caption"] == source.captions()[8] == "image 8" and sorted(reads) == sorted([7, *range(1000)])
+
+
+def test_captions_that_are_not_there():
+    def caption(i):
+        if i == 600:
+            raise ValueError("600.txt cannot be read")
+        return ""
+
+    with pytest.raises(ValueError, match=r"600\.txt cannot be read"):
+        source_of(caption).captions()
+    with pytest.raises(ValueError, match="the data set has no captions"):
+        source_of(None).captions()

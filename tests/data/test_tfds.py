@@ -117,7 +117,7 @@ def test_splits(home):
 def test_another_shape_must_be_asked_for(home):
     prepare(home, FEATURES, LABELLED)
     assert data.load("tfds:tiny", (4, 6, 3)).image_shape == (4, 6, 3)
-    message = "the images of tiny are 4x6x3, and --data.image-shape says 4x4x3: --data.resize would fit them"
+    message = "the images of tiny are 4x6x3, and `image_shape` is 4x4x3: `resize` crops and resizes them"
     with pytest.raises(ValueError, match=message):
         data.load("tfds:tiny", (4, 4, 3))
     source = data.load("tfds:tiny", (4, 4, 3), resize=True)
@@ -129,9 +129,9 @@ def test_another_shape_must_be_asked_for(home):
 def test_images_that_vary_in_size_must_be_resized(home):
     images = [noise(4, 10, 3), noise(8, 4, 3), np.full([5, 5], 77, np.uint8)]  # the last one grey
     prepare(home, {"image": Picture(), "label": Label(num_classes=3)}, [{"image": png(x), "label": 0} for x in images])
-    with pytest.raises(ValueError, match="the images of tiny vary in size: give an image_shape and resize=True"):
+    with pytest.raises(ValueError, match="the images of tiny vary in size: set `image_shape` and `resize`"):
         data.load("tfds:tiny")
-    with pytest.raises(ValueError, match=r"the images of tiny vary in size, and --data.image-shape says 4x4x3"):
+    with pytest.raises(ValueError, match=r"the images of tiny vary in size, and `image_shape` is 4x4x3"):
         data.load("tfds:tiny", (4, 4, 3))
     source = data.load("tfds:tiny", (4, 4, 3), resize=True)
     assert source.classes == ("0", "1", "2")
@@ -159,7 +159,7 @@ def test_images_of_which_none_can_be_chosen(home):
     with pytest.raises(ValueError, match=r"none has 0 images in each example, .*: its features are x"):
         data.load("tfds:none")
     prepare(home, {"image": Picture(shape=(4, 6, 1), dtype=np.uint16)}, [{"image": b""}], name="deep")
-    with pytest.raises(ValueError, match="the images of deep are not single pictures of 8 bits"):
+    with pytest.raises(ValueError, match="the images of deep are not single images of 8 bits"):
         data.load("tfds:deep")
 
 

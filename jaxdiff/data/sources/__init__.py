@@ -1,53 +1,35 @@
-"""Data sources by name."""
+"""Data sources by name; each file of this package registers one."""
 
+import dataclasses
 import difflib
 import importlib
+import pkgutil
 
 from etils import epath
 
-from jaxdiff.data import image_decode
-from jaxdiff.data.base import Source, cached
+from jaxdiff.data.base import SOURCES, Source, cached
+from jaxdiff.registry import Choice
 
-KINDS = {
-    "digits": "digits[:SPLIT]",
-    "outlined": "outlined[:SPLIT]",
-    "captioned": "captioned[:SPLIT]",
-    "tfds": "tfds:NAME[:SPLIT]",
-    "folder": "folder:PATH",
-}
+for _module in pkgutil.iter_modules(__path__):  # a new file needs no entry in a list
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def load(
-    source: str,
-    image_shape: tuple[int, int, int] | None = None,
-    *,
-    resize: bool = False,
-    skip_broken: bool = False,
-) -> Source:
+def load(source: str | Choice, image_shape: tuple[int, int, int] | None = None, **options) -> Source:
     """Opens a source of examples.
 
     Args:
-      source: one of
-
-        * "digits[:SPLIT]": the embedded digits, prepared on first use (see `jaxdiff.data.sources.digits.Digits`);
-        * "outlined[:SPLIT]": the same as dark outlines on light ground;
-        * "captioned[:SPLIT]": the same in colour and with captions (see `jaxdiff.data.sources.captioned.CaptionedDigits`);
-        * "tfds:NAME[:SPLIT]": what tensorflow-datasets has prepared as array_record, read without TensorFlow, NAME being
-          in its notation, such as "cifar10" or "imagenet_resized/64x64:0.1.0";
-        * "folder:PATH": the PNG, JPEG and WebP files below a folder, here or on gs://; where it is made of folders, their
-          names are the labels. Captions are in a .txt beside each, or in the "text" of a `metadata.jsonl`, by "file_name".
-
-        SPLIT is "train", "train[:80%]", "train+test" and so on, and "train" if it is left out.
-      image_shape: height, width and channels; None is the data set's own.
-      resize: crop and resize the images of a data set to `image_shape`, as those of a folder always are.
-      skip_broken: look through all files of a folder and leave out those that cannot be read; the log says which.
+      source: "KIND:TEXT", such as "digits:test" or "folder:photos", or what `parse` makes of it. The kinds are those of
+        `data.SOURCES`; TEXT is the first option of the kind, and ":TEXT" may be left out where that has a default.
+      image_shape: height, width and channels of the images; None for those of the data set.
+      **options: options of the kind, such as `resize` or `skip_broken`, in place of those in `source`.
 
     Returns:
-      The examples, in an order that is the same on every machine. Up to 2 GiB of them are kept in memory once decoded.
+      The examples, in the same order on every machine. Up to 2 GiB of decoded images are kept in memory.
 
     Raises:
-      ValueError: one line that says what to change.
-      OSError: the data is not there; one line that says how to get it.
+      ValueError: unknown kind, or options that do not fit the data.
+      TypeError: an option that the kind does not have.
+      OSError: the data is not there; the message says how to get it.
 
     Example::
 
@@ -58,27 +40,70 @@ def load(
         >>> data.load("digits", (32, 32, 3), resize=True)[0]["image"].shape
         (32, 32, 3)
     """
-    kind, _, name = source.partition(":")
-    if kind not in KINDS:
+    from jaxdiff.data import image_decode  # imports Pillow
+
+    choice = dataclasses.replace(parse(source) if isinstance(source, str) else SOURCES.choice(source), **options)
+    return cached(choice(image_shape and image_decode.check_shape(image_shape)))
+
+
+def parse(source: str, like: object = None) -> Choice:
+    """Makes a choice of "KIND:TEXT", with TEXT as its first option.
+
+    Args:
+      source: name of the source, see `load`.
+      like: object with attributes for the other options, such as another choice; None for their defaults.
+
+    Raises:
+      ValueError: unknown kind, with the nearest known one; or TEXT behind a kind without options.
+
+    Example::
+
+        >>> from jaxdiff import data
+        >>> choice = data.parse("folder:photos")
+        >>> choice, data.name_of(choice)
+        (folder(path='photos', skip_broken=False), 'folder:photos')
+    """
+    kind, _, text = source.partition(":")
+    if kind not in SOURCES:
         raise unknown(source)
-    if image_shape is not None:
-        image_shape = image_decode.check_shape(image_shape)
-    module = importlib.import_module(
-        f"jaxdiff.data.sources.{kind}"
-    )  # not before: tensorflow-datasets takes a second to import
-    if kind == "folder":
-        return cached(module.load(name, image_shape, skip_broken))
-    return cached(module.load(name, image_shape, resize))
+    names = [option.name for option in dataclasses.fields(SOURCES[kind])]
+    if text and not names:
+        raise ValueError(f"the data source {kind} has no options: leave out {text!r}")
+    options = {name: getattr(like, name) for name in names[1:] if hasattr(like, name)}
+    return SOURCES[kind](**options | ({names[0]: text} if text else {}))
+
+
+def name_of(choice: Choice) -> str:
+    """Returns "KIND:TEXT", the inverse of `parse`; KIND alone if TEXT is the default.
+
+    Example::
+
+        >>> from jaxdiff import data
+        >>> data.name_of(data.parse("digits:test")), data.name_of(data.parse("digits:train"))
+        ('digits:test', 'digits')
+    """
+    for first in dataclasses.fields(choice)[:1]:
+        if (text := getattr(choice, first.name)) != first.default:
+            return f"{choice.kind}:{text}"
+    return choice.kind
 
 
 def unknown(source: str) -> ValueError:
-    """The error for a source of no known kind, with the nearest that there is."""
-    from jaxdiff.data import prepared
+    """Returns the error for a source of no known kind, with the nearest known one."""
+    from jaxdiff.data import prepared  # imports tensorflow-datasets
 
-    kind, colon, name = source.partition(":")
-    if source and (name.startswith("//") or epath.Path(source).expanduser().is_dir()):
+    kind, colon, text = source.partition(":")
+    if source and (text.startswith("//") or epath.Path(source).expanduser().is_dir()):
         near = f"folder:{source}"
     else:
-        near = difflib.get_close_matches(kind or "digits", [*KINDS, *prepared.names()], 1, cutoff=0.0)[0]
-        near = (near if near in KINDS else f"tfds:{near}") + colon + name
-    return ValueError(f"unknown source {source!r}: did you mean {near!r}? (one of {', '.join(KINDS.values())})")
+        near = difflib.get_close_matches(kind or "digits", [*SOURCES, *prepared.names()], 1, cutoff=0.0)[0]
+        near = (near if near in SOURCES else f"tfds:{near}") + colon + text
+    forms = ", ".join(_form(kind) for kind in SOURCES)
+    return ValueError(f"unknown source {source!r}: did you mean {near!r}? (one of {forms})")
+
+
+def _form(kind):
+    """Form of the names of a kind, such as "digits[:SPLIT]"."""
+    for first in dataclasses.fields(SOURCES[kind])[:1]:
+        return f"{kind}[:{first.name.upper()}]" if first.default else f"{kind}:{first.name.upper()}"
+    return kind

@@ -1,16 +1,14 @@
-"""The digits in colour, with captions: what a picture shows is known, so what a prompt asked for can be measured."""
+"""The embedded digits in colour, with captions and the attributes that each caption describes, to measure prompts by."""
 
 import dataclasses
+import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import tensorflow_datasets as tfds
-from PIL import Image
 
-from jaxdiff.data import paths, prepared
-from jaxdiff.data.base import Source
+from jaxdiff.data.base import SOURCES, Source
 from jaxdiff.data.sources import digits
 
 SIDE = 32
@@ -48,78 +46,91 @@ ATTRIBUTES = {
     "place": tuple(PLACES),
 }
 
-# Split: which digits it is made of, how often each is used, and whether its combinations are those that are left out.
+# By split: the split of the digits that it uses, how many times, and whether it has the held-out combinations alone.
 SPLITS = {
     "train": ("train", 8, False),
     "judge": ("judge", 2, False),
     "test": ("test", 2, False),
     "unseen": ("test", 2, True),
 }
+DESCRIPTION = """Real handwritten digits, 32x32x3, in seven colours, at two sizes and five places, with captions.
+
+``train`` (20,000) is made of the digits' train split, ``judge`` (4,000) of their judge split, ``test`` (1,000) of their
+test split. One combination in ten of digit, colour and background is in none of them but in ``unseen`` (1,000), which
+is made of the test split, too. Prepared and read without TensorFlow."""
+
+
+@SOURCES.register("captioned")
+def load(image_shape: tuple[int, int, int] | None, split: str = "train", resize: bool = False) -> Source:
+    """The handwritten digits in colour with captions such as "a red seven on a blue background", 32x32x3.
+
+    Args:
+      image_shape: height, width and channels of the images; None for 32x32x3.
+      split: "train" (20,000 images), "judge" (4,000), "test" (1,000), or "unseen" (1,000) with those combinations of digit,
+        colour and background that the others do not have.
+      resize: crop and resize the images to `image_shape`.
+
+    Raises:
+      ValueError: unknown split, or images that do not fit `image_shape`.
+    """
+    from jaxdiff.data import prepared  # imports tensorflow-datasets
+
+    labels = tuple(ATTRIBUTES)
+    source = prepared.open_split(prepare(), "captioned_digits", split, image_shape, resize, labels)
+    return dataclasses.replace(source, hard_negative=hard_negative)
+
+
+def prepare():
+    """Returns the tensorflow-datasets builder of the captioned digits, prepared on first use."""
+    import tensorflow_datasets as tfds
+
+    from jaxdiff.data import prepared
+
+    labels = {name: tfds.features.ClassLabel(names=list(values)) for name, values in ATTRIBUTES.items()}
+    features = {"image": tfds.features.Image(shape=(SIDE, SIDE, 3)), "caption": tfds.features.Text(), **labels}
+    splits = {split: functools.partial(examples, split) for split in SPLITS}
+    return prepared.prepare("captioned_digits", features, splits, DESCRIPTION)
+
+
+def examples(split: str) -> Iterator[tuple[int, dict]]:
+    """Yields keys and examples of a split: {"image": uint8 [32, 32, 3], "caption": str, attribute: int, ...}."""
+    digits_split, times, held_out = SPLITS[split]
+    source, rng = digits.load(None, digits_split), np.random.default_rng([*SPLITS].index(split))
+    allowed = combinations()[held_out]
+    for i in range(times * len(source)):
+        example = source[i % len(source)]
+        chosen = {name: int(rng.integers(len(values))) for name, values in ATTRIBUTES.items()}
+        fitting = allowed[allowed[:, 0] == example["label"]]
+        chosen |= dict(zip(("label", "colour", "background"), fitting[rng.integers(len(fitting))].tolist()))
+        looks = {name: ATTRIBUTES[name][n] for name, n in chosen.items() if name != "label"}
+        image = picture(example["image"][..., 0], **looks)
+        yield i, {"image": image, "caption": caption(rng, **chosen)} | chosen
 
 
 def combinations() -> tuple[np.ndarray, np.ndarray]:
-    """(digit, colour, background) [N, 3] that are in "train", "judge" and "test", and those that are only in "unseen".
+    """Combinations of digit, colour and background, [N, 3] of "train", "judge" and "test" and [M, 3] of "unseen".
 
-    One in ten is left out, four or five of each digit's 42; all digits, colours and backgrounds, and most of their pairs,
-    are in both.
+    One in ten is held out for "unseen", four or five of the 42 of each digit. All digits, colours and backgrounds, and most
+    of their pairs, are in both.
     """
-    kinds = range(len(COLOURS))
-    every = np.array([c for c in itertools.product(range(10), kinds, kinds) if c[1] != c[2]])
-    out = np.zeros(len(every), bool)
+    colours = range(len(COLOURS))
+    combined = np.array([c for c in itertools.product(range(10), colours, colours) if c[1] != c[2]])
+    held_out = np.zeros(len(combined), bool)
     for digit in range(10):
-        own = np.flatnonzero(every[:, 0] == digit)
-        out[np.random.default_rng(digit).permutation(own)[: 4 + (digit < 2)]] = True
-    return every[~out], every[out]
-
-
-class CaptionedDigits(tfds.core.GeneratorBasedBuilder):
-    """Real handwritten digits, 32x32x3, in seven colours, on other ones, at two sizes and five places, with captions.
-
-    ``train`` (20,000) is made of the digits' train split, ``judge`` (4,000) of their judge split, ``test`` (1,000) of their
-    test split. One combination in ten of digit, colour and background is in none of them but in ``unseen`` (1,000), which
-    is made of the test split, too. Prepared and read without TensorFlow.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        labels = {name: tfds.features.ClassLabel(names=list(names)) for name, names in ATTRIBUTES.items()}
-        image = tfds.features.Image(shape=(SIDE, SIDE, 3))
-        return self.dataset_info_from_configs(
-            description=CaptionedDigits.__doc__,
-            features=tfds.features.FeaturesDict({"image": image, "caption": tfds.features.Text(), **labels}),
-        )
-
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        return {split: self._examples(i, *of) for i, (split, of) in enumerate(SPLITS.items())}
-
-    def _generate_examples(self):
-        raise NotImplementedError("each split has its own generator, see _split_generators")
-
-    def _examples(self, seed, of, times, unseen):
-        source, rng = digits.load(of, None, False), np.random.default_rng(seed)
-        allowed = combinations()[unseen]
-        for i in range(times * len(source)):
-            example = source[i % len(source)]
-            drawn = {name: int(rng.integers(len(names))) for name, names in ATTRIBUTES.items()}
-            fitting = allowed[allowed[:, 0] == example["label"]]
-            drawn |= dict(zip(("label", "colour", "background"), fitting[rng.integers(len(fitting))].tolist()))
-            image = picture(
-                example["image"][..., 0], **{name: ATTRIBUTES[name][n] for name, n in drawn.items() if name != "label"}
-            )
-            yield i, {"image": digits.png(image), "caption": caption(rng, **drawn)} | drawn
+        own = np.flatnonzero(combined[:, 0] == digit)
+        held_out[np.random.default_rng(digit).permutation(own)[: 4 + (digit < 2)]] = True
+    return combined[~held_out], combined[held_out]
 
 
 def picture(digit: np.ndarray, colour: str, background: str, size: str, place: str) -> np.ndarray:
-    """A digit in a colour on another one.
+    """Image of a digit in one colour on a background of another.
 
     Args:
-      digit: uint8 [28, 28], the brighter the more ink.
-      colour: of `COLOURS`.
-      background: of `COLOURS`.
-      size: of `SIZES`.
-      place: of `PLACES`.
+      digit: uint8 [28, 28], brighter for more ink.
+      colour: name of the digit's colour, a key of `COLOURS`.
+      background: name of the background's colour.
+      size: key of `SIZES`.
+      place: key of `PLACES`.
 
     Returns:
       uint8 [32, 32, 3].
@@ -134,6 +145,8 @@ def picture(digit: np.ndarray, colour: str, background: str, size: str, place: s
         >>> image.shape, image[8, 2].tolist() == list(captioned.COLOURS["red"]), image[20, 20].tolist()
         ((32, 32, 3), True, [245, 245, 245])
     """
+    from PIL import Image
+
     rows, columns = (np.flatnonzero((digit > 30).any(axis)) for axis in (1, 0))
     cut = Image.fromarray(digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     height = SIZES[size]
@@ -146,7 +159,15 @@ def picture(digit: np.ndarray, colour: str, background: str, size: str, place: s
 
 
 def caption(rng: np.random.Generator, label: int, colour: int, background: int, size: int, place: int) -> str:
-    """What a picture shows, in one of several ways; arguments are positions in `ATTRIBUTES`.
+    """Caption of an image with these attributes, by a random template.
+
+    Args:
+      rng: NumPy generator, of the template and of "seven" or "7".
+      label: index of the digit in `ATTRIBUTES`.
+      colour: index of the colour, and likewise for the other attributes.
+      background: index.
+      size: index.
+      place: index.
 
     Example::
 
@@ -162,50 +183,57 @@ def caption(rng: np.random.Generator, label: int, colour: int, background: int, 
 
 
 def prompts(num: int, seed: int = 0, subjects: Sequence[str] = DIGIT_NAMES) -> tuple[list[str], np.ndarray]:
-    """Captions of pictures that there are not: words in turn, all else at random.
+    """Random captions in the style of the data set, with the subjects in turn.
 
     Args:
-      num: how many.
-      seed: of what they say.
-      subjects: what is on the pictures, in place of the digits.
+      num: number of captions.
+      seed: of the attributes and the templates.
+      subjects: names of the subjects, in place of the digits.
 
     Returns:
-      The captions, and what each would say in full: positions in `subjects` and in the rest of `ATTRIBUTES`, int [num, 5].
+      The captions, and the attributes of each, int [num, 5]: indices into `subjects` and into the rest of `ATTRIBUTES`.
 
     Example::
 
         >>> from jaxdiff.data.sources import captioned
-        >>> texts, said = captioned.prompts(2, seed=3, subjects=["star"])
-        >>> texts[0], said[0].tolist()
+        >>> texts, attributes = captioned.prompts(2, seed=3, subjects=["star"])
+        >>> texts[0], attributes[0].tolist()
         ('a photo of a white star on black, in the middle', [0, 5, 6, 0, 2])
     """
-    rng, texts, said = np.random.default_rng(seed), [], []
+    rng, texts, attributes = np.random.default_rng(seed), [], []
     for i in range(num):
         colour, background = rng.permutation(len(COLOURS))[:2].tolist()
         one = [i % len(subjects), colour, background, int(rng.integers(len(SIZES))), int(rng.integers(len(PLACES)))]
-        named = {name: names[n] for (name, names), n in zip([*ATTRIBUTES.items()][1:], one[1:])}
+        named = {name: values[n] for (name, values), n in zip([*ATTRIBUTES.items()][1:], one[1:])}
         texts.append(TEMPLATES[rng.integers(len(TEMPLATES))].format(digit=subjects[one[0]], **named))
-        said.append(one)
-    return texts, np.array(said)
+        attributes.append(one)
+    return texts, np.array(attributes)
 
 
 def descriptions() -> tuple[list[str], np.ndarray]:
-    """All captions that say everything there is to say, and what each says: N texts, positions in `ATTRIBUTES` int [N, 5].
+    """One full caption for each combination of attributes.
+
+    Returns:
+      N captions, and the attributes of each, int [N, 5]: indices into `ATTRIBUTES`.
 
     Example::
 
         >>> from jaxdiff.data.sources import captioned
-        >>> texts, said = captioned.descriptions()
-        >>> len(texts), texts[7], said[7].tolist()
+        >>> texts, attributes = captioned.descriptions()
+        >>> len(texts), texts[7], attributes[7].tolist()
         (4200, 'a large red zero on a green background, in the middle', [0, 0, 1, 1, 2])
     """
-    said = [one for one in itertools.product(*map(range, map(len, ATTRIBUTES.values()))) if one[1] != one[2]]
-    words = [{name: names[n] for (name, names), n in zip(ATTRIBUTES.items(), one)} for one in said]
-    return [TEMPLATES[2].format(digit=one["label"], **one) for one in words], np.array(said)
+    attributes = [one for one in itertools.product(*map(range, map(len, ATTRIBUTES.values()))) if one[1] != one[2]]
+    words = [{name: values[n] for (name, values), n in zip(ATTRIBUTES.items(), one)} for one in attributes]
+    return [TEMPLATES[2].format(digit=one["label"], **one) for one in words], np.array(attributes)
 
 
 def hard_negative(example: dict, rng: np.random.Generator) -> str:
-    """The caption with one word changed, so that it is wrong: every other time the digit, else anything that it says.
+    """A wrong caption: that of the example with one attribute replaced, which is the digit with probability 1/2.
+
+    Args:
+      example: has "caption" and the attributes, as indices into `ATTRIBUTES`.
+      rng: NumPy generator.
 
     Example::
 
@@ -218,19 +246,10 @@ def hard_negative(example: dict, rng: np.random.Generator) -> str:
     words = {name: ATTRIBUTES[name][example[name]] for name in ATTRIBUTES}
     if not re.search(rf"\b{words['label']}\b", example["caption"]):
         words["label"] = str(example["label"])
-    said = [name for name in ATTRIBUTES if name != "label" and words[name] in example["caption"]]
-    name = "label" if rng.random() < 0.5 else said[rng.integers(len(said))]
+    stated = [name for name in ATTRIBUTES if name != "label" and words[name] in example["caption"]]
+    name = "label" if rng.random() < 0.5 else stated[rng.integers(len(stated))]
     numeral = words["label"].isdigit() and name == "label"
     others = [str(n) for n in range(10)] if numeral else ATTRIBUTES[name]
     taken = {words[other] for other in ("colour", "background", name)}
     others = [other for other in others if other not in taken]
     return re.sub(rf"\b{words[name]}\b", others[rng.integers(len(others))], example["caption"])
-
-
-def load(split: str, image_shape: tuple[int, int, int] | None, resize: bool) -> Source:
-    """Opens a split of the captioned digits, see `jaxdiff.data.load`."""
-    builder = digits.prepare(paths.data_dir(), CaptionedDigits)
-    source = prepared.open_split(
-        builder, "captioned_digits", split or "train", image_shape, resize, extra_labels=tuple(ATTRIBUTES)
-    )
-    return dataclasses.replace(source, hard_negative=hard_negative)

@@ -3,23 +3,32 @@
 import dataclasses
 
 import numpy as np
-from scipy import ndimage
 
-from jaxdiff.data.base import Source
+from jaxdiff.data.base import SOURCES, Source
 from jaxdiff.data.sources import digits
 
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[..., None]
 
 
-def load(split: str, image_shape: tuple[int, int, int] | None, resize: bool) -> Source:
-    """Opens a split of the outlined digits, see `jaxdiff.data.load`; the splits are those of `digits.Digits`."""
-    source = digits.load(split, image_shape, resize)
+@SOURCES.register("outlined")
+def load(image_shape: tuple[int, int, int] | None, split: str = "train", resize: bool = False) -> Source:
+    """The handwritten digits as dark outlines on light ground, 28x28x1, with their labels.
+
+    Args:
+      image_shape: height, width and channels of the images; None for 28x28x1.
+      split: "train", "judge" or "test", as of "digits".
+      resize: crop and resize the images to `image_shape`.
+
+    Raises:
+      ValueError: unknown split, or images that do not fit `image_shape`.
+    """
+    source = digits.load(image_shape, split, resize)
     read = lambda i: (example := source.read(i)) | {"image": outline(example["image"])}
     return dataclasses.replace(source, read=read, identity=source.identity ^ 0x0171)
 
 
 def outline(image: np.ndarray) -> np.ndarray:
-    """Dark lines on light ground, a pixel wide, where light strokes on dark ground end.
+    """Dark lines, one pixel wide, on light ground, along the outside of light strokes on dark ground.
 
     Args:
       image: uint8 [H, W, C].
@@ -41,4 +50,6 @@ def outline(image: np.ndarray) -> np.ndarray:
         __###__
         _______
     """
+    from scipy import ndimage
+
     return 255 - (ndimage.grey_dilation(image, footprint=_CROSS, mode="constant") - image)

@@ -1,0 +1,101 @@
+"""Captions of many examples: read in one pass by several threads, and stored between starts."""
+
+import array
+import functools
+import logging
+import os
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from etils import epath
+
+from jaxdiff import progress
+from jaxdiff.data.texts import Texts
+
+log = logging.getLogger("jaxdiff")
+CHUNK = 256  # captions that a thread reads at a time
+
+
+class Captions:
+    """Captions of a source: `captions(i)` reads one, `captions.texts` reads all of them, once, and keeps them in memory.
+
+    Args:
+      read: returns caption i, or raises ValueError; None if one alone cannot be read.
+      size: number of captions.
+      read_all: returns all of them; None calls `read` for each, in several threads.
+
+    Example::
+
+        >>> from jaxdiff.data.captions import Captions
+        >>> reads = []
+        >>> captions = Captions(lambda i: reads.append(i) or f"image {i}", 3)
+        >>> captions(1), list(captions.texts), captions(1), reads
+        ('image 1', ['image 0', 'image 1', 'image 2'], 'image 1', [1, 0, 1, 2])
+    """
+
+    def __init__(self, read: Callable[[int], str] | None, size: int, read_all: Callable[[], Texts] | None = None):
+        self.read, self.size, self.read_all = read, size, read_all or functools.partial(read_in_threads, read, size)
+
+    def __call__(self, i: int) -> str:
+        return self.read(i) if self.read and "texts" not in vars(self) else self.texts[i]
+
+    @functools.cached_property
+    def texts(self) -> Texts:
+        """All captions.
+
+        Raises:
+          ValueError: one of them is missing or cannot be read.
+        """
+        return self.read_all()
+
+
+def read_in_threads(read: Callable[[int], str], size: int) -> Texts:
+    """Calls read(0), ..., read(size - 1) in several threads, with a progress bar after 2 seconds."""
+
+    def chunk(start):
+        return [read(i) for i in range(start, min(start + CHUNK, size))]
+
+    def texts(pool, advance) -> Iterator[str]:
+        for some in pool.map(chunk, range(0, size, CHUNK)):
+            yield from some
+            advance(len(some))
+
+    threads = ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1)))
+    with threads as pool, progress.bar("reading the captions", size, patience=2.0) as advance:
+        return Texts.of(texts(pool, advance))
+
+
+def stored(path: epath.Path, digest: str, read_all: Callable[[], Texts]) -> Texts:
+    """Returns texts from a file, or reads them anew and writes the file.
+
+    Args:
+      path: the file, which is replaced as a whole if it is damaged or belongs to another digest.
+      digest: identifies that of which the texts were read.
+      read_all: returns the texts.
+
+    Returns:
+      The texts. If the file cannot be written, a warning is logged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:  # of which zipfile checks the checksums
+            if arrays["digest"] == digest:
+                return Texts(arrays["buffer"].tobytes(), array.array("q", arrays["ends"].tobytes()))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged
+        pass
+    texts = read_all()
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")  # another process may be writing the same file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with unfinished.open("wb") as file:
+                ends = np.frombuffer(texts.ends, np.int64)
+                np.savez(file, digest=digest, buffer=np.frombuffer(texts.buffer, np.uint8), ends=ends)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the captions are not stored, and the next start reads them again (%s)", error)
+    return texts

@@ -1,0 +1,127 @@
+"""Files below a folder with their sizes and times, listed in one pass."""
+
+import array
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from jaxdiff.data.texts import Texts
+
+
+class Listing(NamedTuple):
+    """Files below a folder, sorted by name.
+
+    Attributes:
+      names: paths below the folder, "/" between their parts.
+      sizes: int64 [N], in bytes; -1 for files that are not there, such as the targets of broken links.
+      times: int64 [N], of the last modification, in nanoseconds; for buckets, checksums of times.
+    """
+
+    names: Texts
+    sizes: np.ndarray
+    times: np.ndarray
+
+    def take(self, chosen: np.ndarray) -> "Listing":
+        """Some of the files, by their indices."""
+        return Listing(self.names.take(chosen), self.sizes[chosen], self.times[chosen])
+
+    def digest(self) -> str:
+        """Digest of names, sizes and times, in hexadecimal digits."""
+        parts = self.names.buffer, self.names.ends, self.sizes.tobytes(), self.times.tobytes()
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def list_files(root: epath.Path) -> Listing:
+    """Lists all files below a folder, except hidden files and folders.
+
+    Args:
+      root: the folder, on a disk or in a bucket. Links are followed, but not back up.
+
+    Raises:
+      OSError: a folder cannot be read.
+      ImportError: the package that reads the bucket is not installed.
+
+    Example::
+
+        >>> import tempfile
+        >>> from etils import epath
+        >>> from jaxdiff.data import listing
+        >>> root = epath.Path(tempfile.mkdtemp())
+        >>> for name in ("b.png", "a.png", ".hidden"):
+        ...     _ = (root / name).write_text("12")
+        >>> found = listing.list_files(root)
+        >>> list(found.names), found.sizes.tolist()
+        (['a.png', 'b.png'], [2, 2])
+    """
+    if "://" in os.fspath(root):
+        return _list_bucket(os.fspath(root))
+    sizes, times = array.array("q"), array.array("q")
+
+    def names():
+        for name, size, time in _scan(os.fspath(root)):
+            sizes.append(size)
+            times.append(time)
+            yield name
+
+    return Listing(Texts.of(names()), np.array(sizes, np.int64), np.array(times, np.int64))
+
+
+def list_paths(paths: Iterable[epath.Path]) -> Listing:
+    """Listing of files that are given one by one.
+
+    Raises:
+      OSError: one of them is not there.
+    """
+    names = [os.fspath(path) for path in paths]
+    found = [epath.Path(name).stat() for name in names]
+    sizes, times = [each.length for each in found], [each.mtime for each in found]
+    return Listing(Texts.of(names), np.array(sizes, np.int64), np.array(times, np.int64) * 10**9)
+
+
+def _scan(folder, prefix="", above=()) -> Iterator[tuple[str, int, int]]:
+    """Yields name, size and time of the files below a folder, sorted by name."""
+    here = os.path.realpath(folder)
+    if here in above:  # a link that leads back up
+        return
+    names, sizes, times = [], array.array("q"), array.array("q")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            is_dir = entry.is_dir()
+            size, time = (0, 0) if is_dir else _size_and_time(entry)
+            names.append(entry.name + "/" * is_dir)
+            sizes.append(size)
+            times.append(time)
+    for i in sorted(range(len(names)), key=names.__getitem__):  # the "/" makes this the order of whole paths
+        if names[i].endswith("/"):
+            yield from _scan(f"{folder}/{names[i][:-1]}", prefix + names[i], (*above, here))
+        else:
+            yield prefix + names[i], sizes[i], times[i]
+
+
+def _size_and_time(entry):
+    try:
+        found = entry.stat()
+    except OSError:  # a broken link, which is an error when it is read
+        return -1, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _list_bucket(uri):
+    """Lists with few requests; `epath.Path.stat` makes one for each file."""
+    import fsspec
+
+    protocol = uri.split("://")[0]
+    files = fsspec.filesystem("gcs" if protocol == "gs" else protocol)  # the one that epath reads from
+    start = len(files.info(uri)["name"].rstrip("/")) + 1
+    found = {name[start:]: about for name, about in files.find(uri, detail=True).items()}
+    names = sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
+    sizes = np.array([found[name]["size"] for name in names], np.int64)
+    times = [[found[name].get(key) for key in ("mtime", "updated", "LastModified", "created")] for name in names]
+    return Listing(Texts.of(names), sizes, np.array([zlib.crc32(repr(time).encode()) for time in times], np.int64))
