@@ -9,7 +9,7 @@ fused correction does at the inputs of each concept what that concept's own one 
 
 so that of all inputs only their Gram matrices are kept, see `adapt.activations`. The paper goes down (1) by L-BFGS; (2) is
 where that ends. By (3) it is a LoRA again, of all ranks together: no full matrix is written down, and it is merged, kept
-and given away like any other. `pretrained.fusion.matched` goes on from there, over all layers together.
+and given away like any other. `pipeline.fuse.matched` goes on from there, over all layers together.
 """
 
 from collections.abc import Mapping, Sequence

@@ -260,9 +260,9 @@ def label_embedding(params, label: Array) -> Array:
     Example::
 
         >>> import jax.numpy as jnp
-        >>> from jaxdiff import Cond, pretrained
+        >>> from jaxdiff import Cond, load
         >>> from jaxdiff.nets.unet import label_embedding
-        >>> one, seven = label_embedding(pretrained.load("digits").params, jnp.array([1, 7]))
+        >>> one, seven = label_embedding(load("digits").params, jnp.array([1, 7]))
         >>> Cond(label=(one + seven)[None] / 2).label.shape  # between a one and a seven
         (1, 256)
     """

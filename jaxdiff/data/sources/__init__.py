@@ -8,7 +8,7 @@ from etils import epath
 from jaxdiff.data.base import SOURCES, Source, cached
 from jaxdiff.registry import Choice, import_all
 
-import_all(__name__, __path__)
+import_all(__name__, __path__)  # a new file needs no entry in a list
 
 
 def load(source: str | Choice, image_shape: tuple[int, int, int] | None = None, **options) -> Source:
