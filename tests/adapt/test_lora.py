@@ -7,7 +7,8 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxdiff import Cond, model as models
+from jaxdiff import Cond
+from jaxdiff import model as models
 from jaxdiff.adapt import lora
 
 MODEL = models.load("captioned")
@@ -81,7 +82,7 @@ def test_training_moves_the_factors_alone():
     small = lora.init(jax.random.key(0), MODEL.params, 2)
     x, context = (
         jax.random.normal(jax.random.key(1), [2, *MODEL.config.shape]),
-        MODEL.reads(["a red seven", "a blue two"]),
+        MODEL.text_encoder(["a red seven", "a blue two"]),
     )
 
     def loss(factors):
