@@ -25,7 +25,8 @@ import jax
 import numpy as np
 
 from jaxdiff import config as configs
-from jaxdiff.train import checkpoint, initial, rundir, setup
+from jaxdiff.model import runs
+from jaxdiff.train import checkpoint, initial, setup
 
 CONFIG = """
 from jaxdiff import UNetConfig
@@ -162,7 +163,7 @@ def made(run):
 def compare(alone, killed, steps):
     """What differs, as text."""
     config = configs.read_run(alone)
-    states = [checkpoint.restore(rundir.checkpoints(run), initial.state_shapes(config)) for run in (alone, killed)]
+    states = [checkpoint.restore(runs.checkpoint_dir(run), initial.state_shapes(config)) for run in (alone, killed)]
     assert [state.step for state in states] == [steps, steps]
     leaves = [jax.tree.leaves_with_path(state.tree) for state in states]
     for (path, a), (_, b) in zip(*leaves, strict=True):

@@ -20,10 +20,13 @@ from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff.adapt import fuse, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.config import Adapt, Config
+from jaxdiff.config import Config, LoRA, NewTokens
 from jaxdiff.data import Source
-from jaxdiff.model import Model, adaptation, basis, fusion, initial, parallel, rundir, setup
+from jaxdiff.model import Model, Origin, adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import open_models
+from jaxdiff.model.params import param_shapes
+from jaxdiff.pipeline import fuse as fusion
+from jaxdiff.train import base_model, initial, parallel, setup
 
 STAR = "a red <star> on a blue background"
 SMALL = """--train.batch-size 8 --train.steps-per-call 1 --train.save-every 1 --train.log-every 1 --train.sample-every 0
@@ -35,12 +38,12 @@ def place(tmp_path_factory):
     """A folder with a base of random weights, its data, and a cache of what is encoded that goes with it."""
     folder, values = tmp_path_factory.mktemp("personal"), np.random.default_rng(0)
     config = tiny_latent("vae", "clip")
-    parts = dict(zip(("codec", "text"), (models.load(str(path)) for path in write_ends(folder))))
-    parts["text"] = models.text_transformer_of(parts["text"])
-    shapes = initial.weight_shapes(config)
+    codec, clip = (models.load(str(path)) for path in write_ends(folder))
+    submodels = {"codec": codec, "text_encoder": models.text_transformer_of(clip)}
+    shapes = param_shapes(config)
     params = jax.tree.map(lambda leaf: 0.3 * values.standard_normal(leaf.shape).astype(np.float32), shapes)
-    about = {"step": 0, "weights": "EMA", "trained_on": "noise"}
-    models.write(folder / "base.safetensors", Model(config, params, about, parts), "float32")
+    base = Model(config=config, params=params, submodels=submodels, origin=Origin(trained_on="noise"))
+    models.write(folder / "base.safetensors", base, "float32")
     (folder / "stars").mkdir()
     with (folder / "stars" / "metadata.jsonl").open("w") as file:
         for i in range(6):
@@ -59,20 +62,12 @@ def here(place, monkeypatch):
 
 
 BASE = ["--base", "base.safetensors", "--data.source", "folder:stars"]
-NO_PRIOR = ["--adapt.prior", "--adapt.prior-weight", "1"]
+NO_PRIOR = ["--adapt.prior.prompts", "--adapt.prior.weight", "1"]
+TEXT_LORA = ["--adapt.rank", "2", "--adapt.targets", "attention", "--adapt.text-encoder", "--adapt.dropout", "0.2"]
+CLASS = ["--adapt.prior.prompts", "one", "a 2", "--adapt.prior.num", "16"]
 WAYS = {
-    "lora": [
-        "captioned_lora",
-        "--adapt.rank",
-        "2",
-        "--adapt.where",
-        "attention",
-        *NO_PRIOR,
-        "--adapt.text",
-        "--adapt.dropout",
-        "0.2",
-    ],
-    "full": ["captioned_dreambooth", "--adapt.text", "--adapt.prior", "one", "a 2", "--adapt.prior-images", "16"],
+    "lora": ["captioned_lora", *NO_PRIOR, *TEXT_LORA],
+    "dreambooth": ["captioned_dreambooth", "--adapt.text-encoder", *CLASS],
     "words": ["captioned_textual_inversion"],
     "control": ["captioned_controlnet", "--adapt.embedding", "4", "4", "4"],
 }
@@ -107,7 +102,9 @@ def test_lora(here, capsys):
     assert set(adapter.new_tokens) == {"<star>"} and len(adapter.loras["text"].factors) == 8
     files = models.with_adapter(base, adapter)  # which is float16
     chex.assert_trees_all_close(files.params, model.params, atol=1e-4)
-    chex.assert_trees_all_close(files.shards["text"].params, model.submodels["text_encoder"].params, atol=1e-4)
+    chex.assert_trees_all_close(
+        files.submodels["text_encoder"].params, model.submodels["text_encoder"].params, atol=1e-4
+    )
     plain = picture("base.safetensors", STAR)
     with_it = picture("base.safetensors", STAR, "--lora", "lora/adapter.safetensors")
     half = picture("base.safetensors", STAR, "--lora", "lora:0.5")
@@ -120,29 +117,29 @@ def test_lora(here, capsys):
 def test_lora_goes_on_with_the_same_bits(here):
     at_once = models.load("lora") if (here / "lora").exists() else trained("lora")
     shutil.copytree("lora", "half")
-    shutil.rmtree(rundir.checkpoints("half") / "2")  # as if it had been killed before its last one
-    assert checkpoints.steps(rundir.checkpoints("half")) == [1]
+    shutil.rmtree(runs.checkpoint_dir("half") / "2")  # as if it had been killed before its last one
+    assert checkpoints.steps(runs.checkpoint_dir("half")) == [1]
     gone_on = trained("lora", 2, "half", "--resume")
-    assert sorted(checkpoints.steps(rundir.checkpoints("half"))) == [1, 2]
-    for name in ("params", "parts"):
+    assert sorted(checkpoints.steps(runs.checkpoint_dir("half"))) == [1, 2]
+    for name in ("params", "submodels"):
         one, other = (jax.tree.leaves(getattr(model, name)) for model in (at_once, gone_on))
         chex.assert_trees_all_equal([x for x in one if hasattr(x, "shape")], [x for x in other if hasattr(x, "shape")])
 
 
 def test_dreambooth(here):
     """All of both networks is trained, the class is drawn by the base once, and half of all examples are of it."""
-    model, base = trained("full"), models.load("base.safetensors")
+    model, base = trained("dreambooth"), models.load("base.safetensors")
     assert len(differ(model.params, base.params)) > 50
     assert len(differ(model.submodels["text_encoder"].params, base.submodels["text_encoder"].params)) > 20
-    assert len(list((here / "full" / "class").glob("*.png"))) == 16
+    assert len(list((here / "dreambooth" / "class").glob("*.png"))) == 16
     plain = picture("base.safetensors", STAR)
-    assert (picture("full", STAR) != plain).any()
-    cli.main(["export", "full", "--out", "full.safetensors", "--overwrite"])
+    assert (picture("dreambooth", STAR) != plain).any()
+    cli.main(["export", "dreambooth", "--out", "full.safetensors", "--overwrite"])
     chex.assert_trees_all_close(models.load("full.safetensors").params, model.params, atol=1e-3)
-    config = configs.read_run("full")
-    source = basis.examples(config, setup.open_source(config), "full")
+    config = configs.read_run("dreambooth")
+    source = base_model.examples(config, setup.open_source(config), "dreambooth")
     assert [bool(source.read(i)["prior"]) for i in range(4)] == [False, True, False, True]
-    assert source[0]["caption"] == STAR and source[1]["caption"] == config.adapt.prior[0]
+    assert source[0]["caption"] == STAR and source[1]["caption"] == config.adapt.prior.prompts[0]
 
 
 def test_textual_inversion(here):
@@ -169,11 +166,11 @@ def test_controlnet(here, capsys):
     told = picture(*how, "--control", "grey.png", "--control-scale", "20")
     assert (told != plain).any()
     np.testing.assert_array_equal(picture(*how, "--control", "grey.png", "--control-scale", "0"), plain)
-    assert "was cut" not in capsys.readouterr().err
+    assert "was cropped" not in capsys.readouterr().err
     run = picture("control", STAR, "--guidance", "2", "--control", "grey.png", "--control-scale", "20")
     assert np.abs(run.astype(int) - told).max() <= 8  # the same but for the file's float16
     other = picture(*how, "--control", "large.png", "--control-scale", "20")
-    assert "large.png is 40x40 and was cut and resized to 32x32" in capsys.readouterr().err
+    assert "large.png is 40x40 and was cropped and resized to 32x32" in capsys.readouterr().err
     assert (other != told).any() and (picture(*how, "--control", "grey.png", "--guess") != plain).any()
     two = [*how, "--controlnet", "control", "--control", "grey.png", "--control", "grey.png"]
     twice = picture(*two, "--control-scale", "10", "--control-scale", "10")
@@ -183,22 +180,20 @@ def test_controlnet(here, capsys):
 def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
     base = models.load("base.safetensors")
     config = Config(data=dataclasses.replace(Config().data, source="folder:stars", image_shape=(32, 32, 3)))
-    config = dataclasses.replace(config, adapt=Adapt(base="base.safetensors", rank=2, words=("<star>",)))
-    config = basis.of_base(config, base.config)
+    config = dataclasses.replace(config, adapt=LoRA(base="base.safetensors", rank=2, new=NewTokens(("<star>",))))
+    config = base_model.with_base(config, base.config)
     state = initial.new_state(config, base)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert count < 0.25 * sum(leaf.size for leaf in jax.tree.leaves(base.params))
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert sum(leaf.size for leaf in moments) == 2 * count
-    rest = adaptation.frozen(config, base)
+    rest = adaptation.frozen_params(config, base)
     whole = adaptation.joined(config, base)(rest, state.params)
     assert not differ(whole["unet"], base.params)  # at first, to the bit
-    size = base.submodels["text_encoder"].tokenizer.vocab_size
-    np.testing.assert_array_equal(
-        new_tokens.token_embeddings(whole["text"])[:size],
-        new_tokens.token_embeddings(base.submodels["text_encoder"].params)[:size],
-    )
-    source = basis.examples(config, setup.open_source(config), here / "unused")
+    text = base.submodels["text_encoder"]
+    new, old = new_tokens.token_embeddings(whole["text"]), new_tokens.token_embeddings(text.params)
+    np.testing.assert_array_equal(new[: text.tokenizer.vocab_size], old[: text.tokenizer.vocab_size])
+    source = base_model.examples(config, setup.open_source(config), here / "unused")
     parts = open_models(config, source, None, base)
     step = setup.make_step(config, parts)
     batch = {
@@ -217,23 +212,23 @@ def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
 
 MISTAKES = [
     ("--base nowhere", "unknown model 'nowhere'"),
-    ("--adapt.rank 9 --adapt.where attention", "rank 9 must be from 1 to 8"),
-    ("--adapt.where nothing", "no kernel's path holds nothing"),
-    ("--adapt.where (", "neither made of attention"),
-    ("--adapt.prior-weight 0.5", "--adapt.prior-weight is for prior preservation: say by --adapt.prior"),
-    ("--adapt.condition edges", "--adapt.condition is for --adapt.method control"),
-    ("--adapt.words Star", "must be without spaces and capitals"),
-    ("--adapt.words red", "is a token already"),
-    ("--adapt.prior a --adapt.prior-images 0", "must be at least 0, and --adapt.prior-images at least 1"),
-    ("--adapt.prior a b --adapt.prior-images 1", "are fewer than the 2 prompts of --adapt.prior"),
-    ("--adapt.prompts seven", "none of --adapt.prompts holds the new word '<star>'"),
-    ("--net.blocks 3", "--net.blocks is that of --base: leave it out"),
-    ("--diffusion.predict eps", "--diffusion.predict is that of --base"),
-    ("--adapt.words <moon>", "none of the captions of folder:stars holds the new word '<moon>'"),
-    ("--adapt.prior a --adapt.prior-source folder:stars --adapt.prior-images 3", "has images already"),
-    ("--adapt.begin one two", "says 2 words for the 1 of --adapt.words"),
-    ("--data.image-shape 28 28 3", "must be that of --base, (32, 32, 3)"),
-    ("--base captioned_vae", "is not a model that draws by itself"),
+    ("--adapt.rank 9 --adapt.targets attention", "rank 9 must be from 1 to 8"),
+    ("--adapt.targets nothing", "no kernel's path holds nothing"),
+    ("--adapt.targets (", "neither made of attention"),
+    ("--adapt.prior.weight 0.5", "--adapt.prior needs the class: name it by --adapt.prior.prompts"),
+    ("--adapt.condition edges", "--adapt.condition is an option of --adapt controlnet"),
+    ("--adapt.new.tokens Star", "must be without spaces and capitals"),
+    ("--adapt.new.tokens red", "is a token already"),
+    ("--adapt.prior.prompts a --adapt.prior.num 0", "must be at least 0, and --adapt.prior.num at least 1"),
+    ("--adapt.prior.prompts a b --adapt.prior.num 1", "is less than the 2 prompts of --adapt.prior.prompts"),
+    ("--adapt.prompts seven", "none of --adapt.prompts holds the new token '<star>'"),
+    ("--net.blocks 3", "--net.blocks is that of the base model: leave it out"),
+    ("--diffusion.predict eps", "--diffusion.predict is that of the base model"),
+    ("--adapt.new.tokens <moon>", "none of the captions of folder:stars holds the new token '<moon>'"),
+    ("--adapt.prior.prompts a --adapt.prior.source folder:stars --adapt.prior.num 3", "has images already"),
+    ("--adapt.new.initial one two", "names 2 words for the 1 of --adapt.new.tokens"),
+    ("--data.image-shape 28 28 3", "must be that of the base model, (32, 32, 3)"),
+    ("--base captioned_vae", "captioned_vae is not a denoiser"),
 ]
 
 
@@ -248,22 +243,24 @@ def test_what_cannot_be_learned(here, capsys, flags, says):
 def test_what_cannot_be_put_beside(here, capsys):
     if not (here / "control").exists():
         trained("control", 3)
-    control = ["sample", "base.safetensors", STAR, "--controlnet", "control"]
+    base = ["sample", "base.safetensors", STAR]
+    control = [*base, "--controlnet", "control"]
     assert "are 1 ControlNets (of edges) and 0 pictures" in fails(capsys, *control)
     assert "cannot be read" in fails(capsys, *control, "--control", "broken.png")
     assert "no_such.png" in fails(capsys, *control, "--control", "no_such.png")
-    assert "name one by --controlnet" in fails(capsys, "sample", "base.safetensors", STAR, "--control", "large.png")
-    assert "give it as --controlnet" in fails(capsys, "sample", "base.safetensors", STAR, "--lora", "control")
-    assert "there is no" in fails(capsys, "sample", "base.safetensors", STAR, "--lora", "no_such.safetensors")
-    assert "did you mean 'star'" in fails(capsys, "sample", "base.safetensors", STAR, "--lora", "sta")
-    assert "a ControlNet is not measured" in fails(capsys, "eval", "control")
-    assert "is no LoRA" in fails(capsys, "sample", "base.safetensors", STAR, "--lora", "base.safetensors")
+    assert "name one by --controlnet" in fails(capsys, *base, "--control", "large.png")
+    assert "give it as --controlnet" in fails(capsys, *base, "--lora", "control")
+    assert "there is no" in fails(capsys, *base, "--lora", "no_such.safetensors")
+    assert "did you mean 'star'" in fails(capsys, *base, "--lora", "sta")
+    assert "are 1 ControlNets (of edges) and 0 pictures" in fails(capsys, "eval", "control")
+    assert "is no LoRA" in fails(capsys, *base, "--lora", "base.safetensors")
     if not (here / "lora").exists():
         trained("lora")
     says = fails(capsys, "sample", "captioned", STAR, "--lora", "lora")
     assert "lora: this LoRA is of another network: " in says and "attn1/to_k/kernel" in says
-    says = fails(capsys, "sample", "base.safetensors", STAR, "--lora", "lora", "--lora", "lora")
-    assert "'<star>' is a token already" in says
+    assert "one --lora is given twice" in fails(capsys, *base, "--lora", "lora", "--lora", "lora")
+    again = ["--lora", "lora", "--lora", "lora/adapter.safetensors"]
+    assert "'<star>' is a token already" in fails(capsys, *base, *again)
 
 
 def test_fused(here, capsys):
@@ -299,13 +296,13 @@ def test_fused(here, capsys):
     assert all(down.shape[1] == 2 for down, _ in both.loras["unet"].factors.values())
     assert both.loras["text"].factors.keys() == loras[0].loras["text"].factors.keys()
     same = ["fuse", "lora_0.safetensors", "lora_0.safetensors", "-o", "same", *few]
-    assert "two of them have learned '<star>'" in fails(capsys, *same)
+    assert "two of them have the new token '<star>'" in fails(capsys, *same)
     assert "needs two LoRAs or more" in fails(capsys, "fuse", "lora_0.safetensors", "-o", "same", *few)
     two = ["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "none", *few]
-    assert "images=0 must be at least 1" in fails(capsys, *two, "--images", "0")
-    assert "at_a_time=0 must be at least 1" in fails(capsys, *two, "--at-a-time", "0")
-    with pytest.raises(ValueError, match="is no model, without a ControlNet, that draws what texts say"):
-        fusion.fused(base._replace(parts={}), loras)
+    assert "--images=0 must be at least 1" in fails(capsys, *two, "--images", "0")
+    assert "--at-a-time=0 must be at least 1" in fails(capsys, *two, "--at-a-time", "0")
+    with pytest.raises(ValueError, match="tiny_latent is not a text-to-image model without ControlNets"):
+        fusion.fused(base.replace(submodels={}), loras)
     with pytest.raises(ValueError, match="this LoRA is of another network"):
         fusion.fused(models.load("digits"), loras, "average")
     ticks = []
@@ -320,14 +317,14 @@ def test_fused(here, capsys):
 def test_prompts_that_a_run_learns_from():
     """Those that are given come before captions, of which all are looked through for a new word, and 64 are kept."""
     read = lambda i: {"image": np.zeros([4, 4, 3], np.uint8)}
-    adapt = Adapt(base="base", words=("<star>",), prompts=("a <star>", "a red <star>"))
+    adapt = LoRA(base="base", new=NewTokens(("<star>",)), prompts=("a <star>", "a red <star>"))
     config = Config(name="some", adapt=adapt)
-    assert basis.prompts(config, Source(read, 2, (4, 4, 3))) == ["a <star>", "a red <star>"]
+    assert base_model.prompts(config, Source(read, 2, (4, 4, 3))) == ["a <star>", "a red <star>"]
     late = Source(read, 100, (4, 4, 3), caption=lambda i: f"a {'<star>' if i == 99 else 'seven'}, {i}")
     config = dataclasses.replace(config, adapt=dataclasses.replace(adapt, prompts=()))
-    assert basis.prompts(config, late) == [f"a seven, {i}" for i in range(64)]
-    with pytest.raises(ValueError, match=r"none of the captions of .* holds the new word '<star>', such as 'seven'"):
-        basis.prompts(config, Source(read, 100, (4, 4, 3), caption=lambda i: "seven"))
+    assert base_model.prompts(config, late) == [f"a seven, {i}" for i in range(64)]
+    with pytest.raises(ValueError, match=r"none of the captions of .* holds the new token '<star>', such as 'seven'"):
+        base_model.prompts(config, Source(read, 100, (4, 4, 3), caption=lambda i: "seven"))
 
 
 def test_fused_layers_are_nearer_in_all_when_they_go_on(here):
@@ -362,7 +359,7 @@ def test_a_run_that_has_lost_its_base(here, capsys):
         assert "has lost its base.safetensors" in fails(capsys, "sample", "words", STAR)
     finally:
         (here / "away").rename(here / "words" / "base.safetensors")
-    kept = checkpoints.steps(rundir.checkpoints("words"))
+    kept = checkpoints.steps(runs.checkpoint_dir("words"))
     assert "--resume cannot change adapt" in fails(
         capsys,
         "train",
@@ -372,7 +369,7 @@ def test_a_run_that_has_lost_its_base(here, capsys):
         "--resume",
         "--train.steps",
         "4",
-        "--adapt.begin",
+        "--adapt.new.initial",
         "eight",
     )
-    assert checkpoints.steps(rundir.checkpoints("words")) == kept
+    assert checkpoints.steps(runs.checkpoint_dir("words")) == kept

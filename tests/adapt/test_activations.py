@@ -108,7 +108,7 @@ def test_all_that_a_lora_may_correct_is_seen():
         assert seen[path].shape == (len(down), len(down)) and seen[path].dtype == jnp.float32
 
 
-def test_few_layers_layers_per_call_in_programs_of_their_own_and_under_jit():
+def test_few_layers_per_call_in_programs_of_their_own_and_under_jit():
     net = nn.Sequential([Conv(4), nn.silu, Conv(3), Dense(5)])
     weights = {"layers_0": (3, 3, 2, 4), "layers_2": (3, 3, 4, 3), "layers_3": (3, 5)}
     weights = {name: {"kernel": normal(*shape), "bias": normal(shape[-1])} for name, shape in weights.items()}

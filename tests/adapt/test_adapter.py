@@ -8,6 +8,7 @@ import pytest
 from jaxdiff import model as models
 from jaxdiff.adapt import adapter, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
+from jaxdiff.model import shipped
 
 MODEL = models.load("captioned")
 
@@ -39,7 +40,7 @@ def test_as_a_file():
 
 def test_what_is_none():
     content = adapter.to_bytes(Adapter({}, {"unet": trained(1)}))
-    for wrong in (b"", content[:-10], (pretrained.SHIPPED / "digits.safetensors").read_bytes()):
+    for wrong in (b"", content[:-10], (shipped.WEIGHTS / "digits.safetensors").read_bytes()):
         with pytest.raises(ValueError, match="is no LoRA, new word or ControlNet that jaxdiff has trained"):
             adapter.from_bytes(wrong)
     with pytest.raises(ValueError, match="choose float32"):
@@ -53,16 +54,12 @@ def test_new_words_stand_behind_the_others():
     assert table.shape == (641, 64)
     np.testing.assert_array_equal(table[:639], old[:639])
     np.testing.assert_array_equal(table[639:], rows)
-    within = new_tokens.token_embeddings(
-        new_tokens.insert(text, rows, 603)
-    )  # where the table has rows that no token uses
+    # where the table has rows that no token uses
+    within = new_tokens.token_embeddings(new_tokens.insert(text, rows, 603))
     np.testing.assert_array_equal(within[605:], old[605:])
-    np.testing.assert_array_equal(
-        new_tokens.initial_embeddings(jax.random.key(0), text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2]
-    )
-    random, five = new_tokens.initial_embeddings(
-        jax.random.key(0), text, [[], [5]]
-    )  # the two words of a concept of Mix-of-Show
+    initial = lambda token_ids: new_tokens.initial_embeddings(jax.random.key(0), text, token_ids)
+    np.testing.assert_array_equal(initial([[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2])
+    random, five = initial([[], [5]])  # the two words of a concept of Mix-of-Show
     np.testing.assert_array_equal(five, old[5])
     assert abs(random - old.mean(0)).max() > 0.5 * old.std() and abs(random).max() < 10 * abs(old).max()
     with pytest.raises(ValueError, match="do not fit a table of tokens"):

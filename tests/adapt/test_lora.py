@@ -82,7 +82,7 @@ def test_training_moves_the_factors_alone():
     small = lora.init(jax.random.key(0), MODEL.params, 2)
     x, context = (
         jax.random.normal(jax.random.key(1), [2, *MODEL.config.shape]),
-        MODEL.reads(["a red seven", "a blue two"]),
+        MODEL.text_encoder(["a red seven", "a blue two"]),
     )
 
     def loss(factors):

@@ -10,7 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxdiff.train import checkpoint, disk
+from jaxdiff import disk
+from jaxdiff.model import checkpoints
+from jaxdiff.train import checkpoint
 from jaxdiff.train.state import TrainState
 
 ABOUT = {"config": {"name": "x"}, "data": {"position": 3}}

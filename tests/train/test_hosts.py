@@ -21,8 +21,10 @@ from tiny import data_here, tiny_latent, write_ends
 
 from jaxdiff import data, hosts
 from jaxdiff.data import encoded
+from jaxdiff.model import checkpoints, runs
 from jaxdiff.model.frozen_models import open_models
-from jaxdiff.train import checkpoint, encode, initial, rundir, setup
+from jaxdiff.pipeline import encode
+from jaxdiff.train import checkpoint, initial, setup
 
 CONFIG = """
 from helpers import tiny_config
@@ -45,7 +47,8 @@ ENCODE = """
 import argparse, functools
 from jaxdiff.data import encoded
 from jaxdiff import hosts
-from jaxdiff.train import encode, setup
+from jaxdiff.pipeline import encode
+from jaxdiff.train import setup
 from jaxdiff.model.frozen_models import open_models
 from tiny import tiny_latent
 
@@ -108,11 +111,11 @@ def train(place, run, processes, *args, config="mine.py", **options):
 
 def state(place, run):
     config = tiny_config()
-    return checkpoint.restore(rundir.checkpoints(place / run), initial.state_shapes(config))
+    return checkpoint.restore(runs.checkpoint_dir(place / run), initial.state_shapes(config))
 
 
 def newest(run):
-    return max(checkpoints.steps(rundir.checkpoints(run)))
+    return max(checkpoints.steps(runs.checkpoint_dir(run)))
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +246,7 @@ def test_two_processes_share_what_is_to_be_encoded(place, monkeypatch):
     source = setup.open_source(config)
     (folder,) = (place / "data" / "encoded").iterdir()
     assert len(list(folder.glob("*.array_record"))) == 3
-    made = encode.encode(config, source, open_models(config, source).ends, range(len(source)))
+    made = encode.encode(config, source, open_models(config, source), range(len(source)))
     kept = encoded.load(folder, source)
     for i, example in enumerate(made):
         for name, value in example.items():
@@ -269,7 +272,7 @@ def test_a_disk_that_is_full_for_process_0_ends_both(trained, place, small_disk)
 def test_a_barrier_that_not_all_reach_ends(place):
     program = """
 import argparse, time
-from jaxdiff.train import hosts
+from jaxdiff import hosts
 parser = argparse.ArgumentParser()
 for flag, kind in (("coordinator", str), ("num-processes", int), ("process-id", int)):
     parser.add_argument(f"--{flag}", type=kind)

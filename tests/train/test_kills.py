@@ -32,15 +32,15 @@ import jax
 
 assert jax.device_count() == 1
 config = tiny_config(steps=20, save_every=10, log_every=10)
-straight = loop.train(config, "straight")
+straight = loop.fit(config, run="straight")
 asked = Stop.asked
 Stop.asked = lambda self, call: (setattr(self, "signum", 15), call == 6)[1]
 try:
-    loop.train(config, "halted")
+    loop.fit(config, run="halted")
 except Stopped as stopped:
     print(stopped)
 Stop.asked = asked
-chex.assert_trees_all_equal(loop.train(config, "halted", resume=True), straight)
+chex.assert_trees_all_equal(loop.fit(config, run="halted", resume=True), straight)
 """
     tests = str(Path(__file__).parents[1])
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": tests}

@@ -16,13 +16,15 @@ from tiny import data_here, tiny_autoencoder, tiny_clip, tiny_latent, write_ends
 from jaxdiff import Cond, cli
 from jaxdiff import config as configs
 from jaxdiff import model as models
+from jaxdiff.config import Data
 from jaxdiff.data import paths
 from jaxdiff.data.sources.captioned import SIDE
-from jaxdiff.eval import draw
+from jaxdiff.model import Model
 from jaxdiff.model.frozen_models import open_models
 from jaxdiff.nets.clip import TextConfig
+from jaxdiff.pipeline import Request, encode, sampling
 from jaxdiff.samplers import base
-from jaxdiff.train import encode, initial, loop, setup
+from jaxdiff.train import initial, loop, setup
 from jaxdiff.train.stop import Asked, Stop
 
 
@@ -38,29 +40,29 @@ def run(ends, tmp_path_factory):
     moved = [shutil.copy(path, folder) for path in ends]
     with pytest.MonkeyPatch.context() as patch:  # what is encoded shall not stay
         patch.setenv("TFDS_DATA_DIR", str(data_here(folder / "data")))
-        loop.train(tiny_latent(*moved, steps=2), folder / "run")
+        loop.fit(tiny_latent(*moved, steps=2), run=folder / "run")
         for path in moved:
             Path(path).unlink()
-        assert int(loop.train(tiny_latent(*moved), folder / "run", resume=True).step) == 4  # with what it has kept
+        assert int(loop.fit(tiny_latent(*moved), run=folder / "run", resume=True).step) == 4  # with what it has kept
         yield folder / "run"
 
 
 def test_a_run_keeps_what_it_works_with(run, ends, tmp_path):
     model = models.load(str(run))
-    assert sorted(model.parts) == ["codec", "text"] and (run / "samples" / "step_0000004.png").exists()
+    assert sorted(model.submodels) == ["codec", "text_encoder"] and (run / "samples" / "step_0000004.png").exists()
     vae, clip = (models.load(str(path)) for path in ends)
     chex.assert_trees_all_equal(model.submodels["codec"].params, vae.params)
     chex.assert_trees_all_equal(model.submodels["text_encoder"].params, clip.params["text_model"])
     assert isinstance(model.submodels["text_encoder"].config.net, TextConfig)
     models.write(tmp_path / "whole.safetensors", model, "float32")
     whole = models.load(str(tmp_path / "whole.safetensors"))
-    chex.assert_trees_all_equal(draw.draw(whole.config, whole.params, ends=whole.ends), drawn(model))
-    assert whole.about["trained_on"] == "captioned:test"
+    chex.assert_trees_all_equal(drawn(whole), drawn(model))
+    assert whole.origin.trained_on == "captioned:test"
 
 
 def drawn(model, **sample):
-    config = dataclasses.replace(model.config, sample=dataclasses.replace(model.config.sample, **sample))
-    return draw.draw(config, model.params, ends=model.ends)
+    request = Request(dataclasses.replace(model.config.sample, **sample))
+    return np.concatenate([images for images, _ in sampling.batches(model, request)])
 
 
 def test_what_is_drawn_depends_on_prompt_negative_and_guidance(run):
@@ -79,26 +81,25 @@ def test_what_is_drawn_depends_on_prompt_negative_and_guidance(run):
 def test_encoded_once(run, ends):
     config = tiny_latent(*ends)
     source = setup.open_source(config)
-    parts = open_models(config, source, run)
-    folder = paths.data_dir() / "encoded" / encode.identity(config, source, parts)
+    frozen = open_models(config, source, run)
+    folder = paths.data_dir() / "encoded" / encode.identity(config, source, frozen)
     assert folder.exists()
-    latents = encode.encoded(config, source, parts, tick=lambda: pytest.fail("they are there"))
-    codec, reads = parts.ends
+    latents = encode.encoded(config, source, frozen, tick=lambda: pytest.fail("they are there"))
     for i in (0, 77, 999):
-        z = codec.encode(np.asarray(source[i]["image"], np.float32)[None] / 127.5 - 1)[0]
+        z = frozen.codec.encode(np.asarray(source[i]["image"], np.float32)[None] / 127.5 - 1)[0]
         chex.assert_trees_all_close(latents[i]["image"], z, atol=2e-3)
-        chex.assert_trees_all_close(latents[i]["context"], reads([source[i]["caption"]])[0], atol=2e-3)
+        chex.assert_trees_all_close(latents[i]["context"], frozen.text_encoder([source[i]["caption"]])[0], atol=2e-3)
         assert latents[i]["label"] == source[i]["label"]
     assert latents.image_shape == (8, 8, 2) and len(latents) == 1000
-    other = parts._replace(models=parts.models | {"codec": changed(parts.models["codec"])})
-    assert encode.identity(config, source, other) != encode.identity(config, source, parts)
+    other = frozen._replace(submodels={**frozen.submodels, "codec": changed(frozen.submodels["codec"])})
+    assert encode.identity(config, source, other) != encode.identity(config, source, frozen)
 
 
 def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
     """Of files of 400 examples, those are made that are not there; each is as it would have been."""
     config = tiny_latent(*ends)
     source = setup.open_source(config)
-    parts, ticks = open_models(config, source), []
+    frozen, ticks = open_models(config, source), []
     monkeypatch.setattr(encode.files, "shards", functools.partial(encode.files.shards, size=400))
     monkeypatch.setattr(encode, "PIXELS", 25 * 32 * 32)  # on 8 devices 200 at a time
     monkeypatch.setattr(encode, "data_dir", lambda: tmp_path)
@@ -109,19 +110,19 @@ def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
             raise InterruptedError("enough")
 
     with pytest.raises(InterruptedError, match="enough"):
-        encode.encoded(config, source, parts, tick)
+        encode.encoded(config, source, frozen, tick)
     (folder,) = (tmp_path / "encoded").iterdir()
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert ticks == [0, 0, 1] and sorted(kept) == ["000000.array_record", "000000.json"]
-    latents = encode.encoded(config, source, parts, tick)
+    latents = encode.encoded(config, source, frozen, tick)
     assert ticks[3:] == [1, 1, 2] and len(latents) == 1000
     assert {name: (folder / name).read_bytes() for name in kept} == kept
-    for i, one in zip((0, 399, 400, 999), encode_some(config, source, parts, (0, 399, 400, 999))):
+    for i, one in zip((0, 399, 400, 999), encode_some(config, source, frozen, (0, 399, 400, 999))):
         chex.assert_trees_all_equal(latents[i], jax.tree.map(lambda x: x.astype(np.float32), one))
 
 
-def encode_some(config, source, parts, which):
-    return (next(encode.encode(config, source, parts.ends, range(i, i + 1))) for i in which)
+def encode_some(config, source, frozen, which):
+    return (next(encode.encode(config, source, frozen, range(i, i + 1))) for i in which)
 
 
 def changed(model):
@@ -148,29 +149,29 @@ def test_a_stop_while_encoding_says_how_to_go_on(ends, tmp_path, monkeypatch, ca
 def test_encoded_data_lies_where_all_processes_see_it(ends, tmp_path, monkeypatch):
     config = tiny_latent(*ends)
     source = setup.open_source(config)
-    parts = open_models(config, source)
+    frozen = open_models(config, source)
     with monkeypatch.context() as patch:
         patch.setattr(encode, "data_dir", lambda: tmp_path)
         patch.setattr(encode.hosts, "on_main", lambda act, name: None)  # as on a host with a disk of its own
         with pytest.raises(FileNotFoundError, match="is only seen by process 0: set TFDS_DATA_DIR"):
-            encode.encoded(config, source, parts)
+            encode.encoded(config, source, frozen)
     with pytest.raises(ValueError, match="is remote, and array_record is written to disks"):
         encode.check_folder(epath.Path("gs://bucket/encoded/captioned"))
 
 
 def test_captions_are_dropped(ends):
     """With a probability of 1 all are, so that they make no difference; the loss is that of no text."""
-    config = change(tiny_latent(*ends), diffusion={"drop": 1.0})
-    parts, keys = open_models(config, setup.open_source(config)), jax.random.split(jax.random.key(0), 4)
+    config = change(tiny_latent(*ends), diffusion={"cond_dropout": 1.0})
+    frozen, keys = open_models(config, setup.open_source(config)), jax.random.split(jax.random.key(0), 4)
     params = jax.tree.map(lambda x: x + 0.05, initial.new_params(config, jax.random.key(1)))
-    contexts = parts.ends.text_encoder(["a red seven", "a blue one", "3", "4"])
+    contexts = frozen.text_encoder(["a red seven", "a blue one", "3", "4"])
 
     def loss(drop, contexts):
-        loss_fn = setup.make_loss(change(config, diffusion={"drop": drop}), parts)
+        loss_fn = setup.diffusion_loss(change(config, diffusion={"cond_dropout": drop}), frozen)
         batch = {"image": np.ones([4, 8, 8, 2], np.float32), "cond": Cond(context=contexts)}
         return jax.jit(loss_fn)(params, (), keys, batch)[0]
 
-    none = np.broadcast_to(parts.no_text, contexts.shape)
+    none = np.broadcast_to(frozen.empty_text, contexts.shape)
     chex.assert_trees_all_close(loss(1.0, contexts), loss(1.0, contexts[::-1]), loss(0.0, none), rtol=1e-5)
     assert not np.allclose(loss(0.0, contexts), loss(0.0, none), rtol=1e-5)
 
@@ -178,8 +179,8 @@ def test_captions_are_dropped(ends):
 def test_another_factor_scales_the_latents(ends):
     config = tiny_latent(*ends)
     source, x = setup.open_source(config), np.zeros([1, SIDE, SIDE, 3], np.float32)
-    (once, _), (twice, _) = (
-        open_models(change(config, latent={"factor": factor}), source).ends for factor in (None, 2.0)
+    once, twice = (
+        open_models(change(config, latent={"scaling_factor": factor}), source).codec for factor in (None, 2.0)
     )
     np.testing.assert_allclose(twice.encode(x), 2 * once.encode(x), rtol=1e-6)  # the file says 1
     np.testing.assert_allclose(twice.decode(2 * once.encode(x)), once.decode(once.encode(x)), rtol=1e-5)
@@ -195,7 +196,7 @@ def test_a_run_that_lost_its_autoencoder_does_not_go_on(run, tmp_path):
 
 def test_a_codebook_travels_with_its_network(tmp_path):
     config = tiny_autoencoder(words=16, steps=2)
-    state = loop.train(config, tmp_path / "run")
+    state = loop.fit(config, run=tmp_path / "run")
     model = models.load(str(tmp_path / "run"))
     chex.assert_trees_all_equal(model.params["quantize"]["embedding"], state.extra.words)
     assert not np.array_equal(state.extra.words, initial.new_state(config).extra.words)
@@ -212,7 +213,7 @@ def test_a_critic_does_not(tmp_path):
 
 
 def test_a_clip_learns_its_words(tmp_path):
-    loop.train(tiny_clip(steps=2), tmp_path / "run")
+    loop.fit(tiny_clip(steps=2), run=tmp_path / "run")
     model = models.load(str(tmp_path / "run"))
     assert model.text_encoder(["a red seven"]).shape == (1, 24, 8)
     assert len(model.tokenizer.token_ids("a small purple seven on a yellow background")) == 8
@@ -225,60 +226,73 @@ SIX = {"shape": (8, 8, 6)}
 
 def refused(config):
     configs.check(config)
-    if config.draws:
-        draw.check(config)
+    if config.samples:
+        sampling.check(Model(config=config, params=None), Request(config.sample))
     open_models(config, setup.open_source(config))
 
 
-def change(config, **parts):
-    """The config with some fields of some parts changed."""
-    return dataclasses.replace(
-        config, **{name: dataclasses.replace(getattr(config, name), **fields) for name, fields in parts.items()}
-    )
+def change(config, **sections):
+    """The config with some fields of some sections changed."""
+    changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+    return dataclasses.replace(config, **changed)
+
+
+def resized(source):
+    """A data source whose images are resized."""
+    return dataclasses.replace(Data(source).source, resize=True)
 
 
 @pytest.mark.parametrize(
-    ("parts", "why"),
+    ("sections", "why"),
     [
-        ({"latent": SIX, "net": {"out_channels": 6}}, "makes latents .8, 8, 2. of images .* change it, and --net.out"),
-        ({"latent": SIX}, "--net.out-channels=2 must be 6 for latents of 6 channels"),
-        ({"latent": {"shape": None}}, "--latent.codec and --latent.shape go together"),
-        ({"latent": {"text": None}}, "--net.context-dim=8 is the width of the texts"),
-        ({"latent": {"codec": "digits"}}, "--latent.codec digits is no autoencoder"),
-        ({"latent": {"text": "digits"}}, "digits_conditional reads no texts"),
-        ({"latent": {"skip": 2}}, "--latent.skip=2 must leave some of the 2 blocks"),
-        ({"net": {"context_length": 77}}, "says texts as 24x8, and the network reads --net.context-length 77"),
-        ({"data": {"flip": True}}, "--data.flip and --data.augment cannot go with --latent"),
-        ({"data": {"source": "digits", "resize": True}}, "digits has no captions"),
-        ({"data": {"image_shape": (30, 30, 3), "resize": True}}, "divides sides by 4, which images of 30x30"),
-        ({"sample": {"clip": True}}, "--no-clip"),
+        (
+            {"latent": SIX, "net": {"out_channels": 6}},
+            r"encodes images .32, 32, 3. as latents .8, 8, 2., and `latent.shape` is .*: change it, and `net.out_channels`",
+        ),
+        ({"latent": SIX}, "`net.out_channels`=2 must be 6 for latents of 6 channels"),
+        ({"latent": {"shape": None}}, "`latent.codec` and `latent.shape` go together"),
+        (
+            {"latent": {"text_encoder": None}},
+            "`net.context_dim`=8 is the width of the context that `latent.text_encoder`",
+        ),
+        ({"latent": {"codec": "digits"}}, "`latent.codec` digits is not an autoencoder"),
+        ({"latent": {"text_encoder": "digits"}}, "digits_conditional has no text encoder: name a CLIP"),
+        ({"latent": {"skip_blocks": 2}}, "`latent.skip_blocks`=2 must leave some of the text encoder's 2 blocks"),
+        ({"net": {"context_length": 77}}, "encodes texts as 24x8, and the network takes `net.context_length` 77"),
+        ({"data": {"flip": True}}, "`data.flip` and `data.augment` cannot go with `latent`"),
+        ({"data": {"source": resized("digits")}}, "digits has no captions"),
+        (
+            {"data": {"source": resized("captioned:test"), "image_shape": (30, 30, 3)}},
+            "which images of 30x30 do not allow",
+        ),
+        ({"sample": {"clip": True}}, "`clip` keeps images in their range, and latents have none"),
     ],
 )
-def test_ends_that_do_not_fit(ends, parts, why):
+def test_submodels_that_do_not_fit(ends, sections, why):
     with pytest.raises(ValueError, match=why):
-        refused(change(tiny_latent(*ends), **parts))
+        refused(change(tiny_latent(*ends), **sections))
 
 
 @pytest.mark.parametrize(
-    ("config", "parts", "why"),
+    ("config", "sections", "why"),
     [
-        (tiny_autoencoder(), {"diffusion": {"num_levels": 10}}, "--diffusion is for networks of UNetConfig"),
-        (tiny_autoencoder(), {"sample": {"num": 10}}, "--sample is for networks of UNetConfig"),
+        (tiny_autoencoder(), {"diffusion": {"num_levels": 10}}, "`diffusion` is for networks of role denoiser"),
+        (tiny_autoencoder(), {"sample": {"num": 10}}, "`sample` is for networks of role denoiser"),
         (tiny_autoencoder(), {"data": {"image_shape": (30, 30, 3)}}, "divides sides by 4, which images of 30x30"),
-        (tiny_autoencoder(words=8), {"reconstruction": {"kl_weight": 0.1}}, "kl-weight is for autoencoders without"),
-        (tiny_autoencoder(), {"reconstruction": {"decay": 0.1}}, "decay is for autoencoders with a codebook"),
-        (tiny_autoencoder(), {"reconstruction": {"words": 1}}, "no codebook or one of 2 words or more"),
-        (tiny_autoencoder(), {"train": {"sample_every": 2}}, "--train.sample-every=2 must be 0"),
-        (tiny_autoencoder(), {"data": {"tokenizer": "there"}}, "--data.tokenizer is for a CLIP"),
-        (tiny_clip(), {"reconstruction": {"words": 8}}, "--reconstruction is for networks of AutoencoderConfig"),
-        (tiny_clip(), {"data": {"image_shape": (32, 32, 1)}}, "--net.vision.mean is of 3 channels"),
-        (tiny_clip(), {"train": {"accumulate": 2}}, "accumulate"),
+        (tiny_autoencoder(words=8), {"reconstruction": {"kl_weight": 0.1}}, "kl_weight` is for autoencoders without"),
+        (tiny_autoencoder(), {"reconstruction": {"decay": 0.1}}, "decay` is for autoencoders with a codebook"),
+        (tiny_autoencoder(), {"net": {"codebook_size": 1}}, "`codebook_size`=1 must be 0, or at least 2"),
+        (tiny_autoencoder(), {"train": {"sample_every": 2}}, "`train.sample_every`=2 must be 0"),
+        (tiny_autoencoder(), {"data": {"tokenizer": "there"}}, "`data.tokenizer` is for a CLIP"),
+        (tiny_clip(), {"reconstruction": {"decay": 0.5}}, "`reconstruction` is for networks of role autoencoder"),
+        (tiny_clip(), {"data": {"image_shape": (32, 32, 1)}}, "`vision.mean` is of 3 channels"),
+        (tiny_clip(), {"train": {"accumulate": 2}}, "`train.accumulate` would change what is learned"),
         (tiny_clip(), {"data": {"tokenizer": "/nowhere"}}, "/nowhere has no vocab.json"),
     ],
 )
-def test_configs_that_cannot_be(config, parts, why):
+def test_configs_that_cannot_be(config, sections, why):
     with pytest.raises((ValueError, FileNotFoundError), match=why):
-        refused(change(config, **parts))
+        refused(change(config, **sections))
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,16 @@ from helpers import damage, fill, read_events, read_scalars, tiny_config
 from PIL import Image
 
 from jaxdiff import config as configs
-from jaxdiff.train import checkpoint, initial, loop, parallel, rundir, setup, watch
+from jaxdiff.model import checkpoints, runs
+from jaxdiff.train import checkpoint, initial, parallel, rundir, setup, watch
+from jaxdiff.train.loop import fit
 from jaxdiff.train.stop import Stop, Stopped
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "tiny"
-    return directory, loop.train(tiny_config(), directory)
+    return directory, fit(tiny_config(), run=directory)
 
 
 def test_leaves_config_checkpoints_pictures_and_events(run):
@@ -33,14 +35,14 @@ def test_leaves_config_checkpoints_pictures_and_events(run):
 
 
 def newest(directory, config=None):
-    return checkpoint.restore(rundir.checkpoints(directory), initial.state_shapes(config or tiny_config()))
+    return checkpoint.restore(runs.checkpoint_dir(directory), initial.state_shapes(config or tiny_config()))
 
 
 def test_restores_what_was_saved(run):
     directory, state = run
     found = newest(directory)
     chex.assert_trees_all_equal(found.tree, state)
-    ema = checkpoints.restore_ema(rundir.checkpoints(directory), initial.param_shapes(tiny_config()))
+    ema = checkpoints.restore_ema(runs.checkpoint_dir(directory), initial.state_shapes(tiny_config()).ema)
     chex.assert_trees_all_equal(ema.tree, state.ema)
     assert configs.from_json(json.dumps(found.about["config"])) == tiny_config()
     identity = setup.open_source(tiny_config()).identity
@@ -50,14 +52,14 @@ def test_restores_what_was_saved(run):
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     """20 steps = 12 steps, stop, resume, 8 steps, bit for bit, on 8 devices; on one, see test_kills."""
     config = tiny_config(steps=20, save_every=10, log_every=10)
-    straight = loop.train(config, tmp_path / "straight")
+    straight = fit(config, run=tmp_path / "straight")
     with monkeypatch.context() as patch:
         patch.setattr(Stop, "asked", lambda self, call: (setattr(self, "signum", 15), call == 6)[1])
         with pytest.raises(Stopped, match="stopped after step 12 of 20, which is saved in") as stopped:
-            loop.train(config, tmp_path / "halted")
+            fit(config, run=tmp_path / "halted")
     assert stopped.value.signum == 15
-    assert checkpoints.steps(rundir.checkpoints(tmp_path / "halted")) == [12, 10]
-    resumed = loop.train(config, tmp_path / "halted", resume=True)
+    assert checkpoints.steps(runs.checkpoint_dir(tmp_path / "halted")) == [12, 10]
+    resumed = fit(config, run=tmp_path / "halted", resume=True)
     chex.assert_trees_all_equal(resumed, straight)
     chex.assert_trees_all_equal(newest(tmp_path / "halted").tree, straight)
     assert int(resumed.step) == 20
@@ -67,7 +69,7 @@ def test_a_start_killed_before_its_first_checkpoint_is_started_again(tmp_path):
     (tmp_path / "run" / "checkpoints" / "0.orbax-checkpoint-tmp").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text("{}")
     assert not rundir.holds_run(tmp_path / "run")
-    assert int(loop.train(tiny_config(steps=2), tmp_path / "run").step) == 2
+    assert int(fit(tiny_config(steps=2), run=tmp_path / "run").step) == 2
 
 
 def test_resumes_from_the_checkpoint_before_a_damaged_one(run, tmp_path, caplog):
@@ -75,7 +77,7 @@ def test_resumes_from_the_checkpoint_before_a_damaged_one(run, tmp_path, caplog)
     damaged = shutil.copytree(directory, tmp_path / "damaged")
     damage(damaged, 4)
     with caplog.at_level("INFO", "jaxdiff"):
-        resumed = loop.train(tiny_config(), damaged, resume=True)
+        resumed = fit(tiny_config(), run=damaged, resume=True)
     chex.assert_trees_all_equal(resumed, straight)
     assert "step 4" in caplog.text and "is corrupt" in caplog.text and "going on from step 2" in caplog.text
     assert (damaged / "corrupt" / "4").is_dir() and checkpoints.steps(damaged / "checkpoints") == [4, 2]
@@ -87,7 +89,7 @@ def test_where_every_checkpoint_is_damaged_nothing_is_started(run, tmp_path):
         damage(damaged, step)
     before = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file()}
     with pytest.raises(OSError, match="none of the checkpoints"):
-        loop.train(tiny_config(steps=6), damaged, resume=True)
+        fit(tiny_config(steps=6), run=damaged, resume=True)
     after = {path: path.read_bytes() for path in damaged.rglob("*") if path.is_file() and path.name != ".lock"}
     assert after == {path: content for path, content in before.items() if path.name != ".lock"}
 
@@ -106,34 +108,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         run = tmp_path / str(per_call)
         config = tiny_config(steps=20, save_every=4, log_every=20, steps_per_call=per_call)
         with pytest.raises(watch.NotFinite, match="loss is nan at step 10: the checkpoint of step 8 in") as stopped:
-            loop.train(config, run)
+            fit(config, run=run)
         assert stopped.value.step == 10  # positions 144 to 159 are its
         found = newest(run, config)
         assert found.step == 8 and all(np.isfinite(x).all() for x in jax.tree.leaves(found.tree))
 
 
-def test_data_that_cannot_be_read_stops_the_run_after_saving_it(tmp_path, monkeypatch):
-    opened, config = setup.open_source, tiny_config(steps=40, save_every=40, log_every=40, log_examples=True)
-    *_, (_, examples) = itertools.islice(setup.batches(config, opened(config), 0), 7)
+def test_data_that_cannot_be_read_stops_the_run_after_saving_it(tmp_path):
+    config = tiny_config(steps=40, save_every=40, log_every=40, log_examples=True)
+    source = setup.open_source(config)
+    *_, (_, examples) = itertools.islice(setup.batches(config, source, 0), 7)
     broken = examples[1, 5]  # in step 14
 
-    def open_source(config):
-        source = opened(config)
+    def read(i):
+        if i == broken:
+            raise ValueError(f"photos/{i}.png is broken")
+        return source.read(i)
 
-        def read(i):
-            if i == broken:
-                raise ValueError(f"photos/{i}.png is broken")
-            return source.read(i)
-
-        return dataclasses.replace(source, read=read)
-
-    monkeypatch.setattr(setup, "open_source", open_source)
     with pytest.raises(ValueError, match=f"photos/{broken}.png is broken"):
-        loop.train(config, tmp_path / "run")
+        fit(config, dataclasses.replace(source, read=read), tmp_path / "run")
     last = (tmp_path / "run" / "examples_0.tsv").read_text().splitlines()[-1]
     assert newest(tmp_path / "run", config).step == int(last.split()[0]) == 12
     short = dataclasses.replace(config.train, steps=12, save_every=12, log_every=12)
-    loop.train(dataclasses.replace(config, train=short), tmp_path / "short")  # never comes to it
+    config = dataclasses.replace(config, train=short)
+    fit(config, dataclasses.replace(source, read=read), tmp_path / "short")  # never comes to it
 
 
 def test_a_disk_that_is_full_while_it_is_written_to_keeps_what_was_there(run, small_disk, monkeypatch):
@@ -146,15 +144,15 @@ def test_a_disk_that_is_full_while_it_is_written_to_keeps_what_was_there(run, sm
     with pytest.raises(
         OSError, match=r"no space is left for .*; the checkpoint of step 4 is kept: make room, then go on"
     ):
-        loop.train(tiny_config(steps=8), directory, resume=True)
+        fit(tiny_config(steps=8), run=directory, resume=True)
     chex.assert_trees_all_equal(newest(directory).tree, before)
     (small_disk / "filler").unlink()
-    resumed = loop.train(tiny_config(steps=8), directory, resume=True)
-    assert checkpoints.steps(rundir.checkpoints(directory))[0] == int(resumed.step) == 8
+    resumed = fit(tiny_config(steps=8), run=directory, resume=True)
+    assert checkpoints.steps(runs.checkpoint_dir(directory))[0] == int(resumed.step) == 8
 
 
 def test_the_examples_of_each_step_are_logged(tmp_path):
-    loop.train(tiny_config(log_examples=True), tmp_path / "run")
+    fit(tiny_config(log_examples=True), run=tmp_path / "run")
     lines = [line.split() for line in (tmp_path / "run" / "examples_0.tsv").read_text().splitlines()]
     assert [int(line[0]) for line in lines] == [1, 2, 3, 4]
     batches = list(itertools.islice(setup.batches(tiny_config(), setup.open_source(tiny_config()), 0), 2))
@@ -169,35 +167,34 @@ def test_the_examples_of_each_step_are_logged(tmp_path):
         ({"identity": 7}, "holds other examples"),
     ],
 )
-def test_other_examples_are_refused(change, message, run, tmp_path, monkeypatch):
+def test_other_examples_are_refused(change, message, run, tmp_path):
     copy = shutil.copytree(run[0], tmp_path / "copy")
     source = dataclasses.replace(setup.open_source(tiny_config()), **change)
-    monkeypatch.setattr(setup, "open_source", lambda config: source)
     with pytest.raises(ValueError, match=message):
-        loop.train(tiny_config(steps=6), copy, resume=True)
+        fit(tiny_config(steps=6), source, copy, resume=True)
 
 
 def test_examples_are_not_logged_to_where_nothing_can_be_appended():
     with pytest.raises(
         ValueError, match=r"--train\.log-examples appends to files, which gs://bucket/run does not allow"
     ):
-        loop.train(tiny_config(log_examples=True), "gs://bucket/run")
+        fit(tiny_config(log_examples=True), run="gs://bucket/run")
 
 
 def test_two_trainings_in_one_directory_are_refused(tmp_path):
     with rundir.locked(tmp_path / "run"), pytest.raises(FileExistsError, match="another process is training"):
-        loop.train(tiny_config(), tmp_path / "run")
+        fit(tiny_config(), run=tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
 
 
 def test_more_classes_than_labels_are_refused(tmp_path):
     config = dataclasses.replace(tiny_config(), net=dataclasses.replace(tiny_config().net, num_classes=9))
     with pytest.raises(ValueError, match=r"digits has 10 classes, and the network labels for 9: --net\.num-classes 10"):
-        loop.train(config, tmp_path / "run")
+        fit(config, run=tmp_path / "run")
 
 
 def test_traces_on_request(tmp_path):
-    loop.train(tiny_config(steps=8), tmp_path / "run", profile=2)
+    fit(tiny_config(steps=8), run=tmp_path / "run", profile=2)
     assert [path.suffixes[-1] for path in (tmp_path / "run" / "profile").rglob("*.pb")] == [".pb"]
 
 
@@ -205,7 +202,7 @@ def test_what_an_interrupted_life_wrote_is_hidden(run, tmp_path):
     """TensorBoard drops what stands before a START event at its step or later."""
     resumed = shutil.copytree(run[0], tmp_path / "resumed")
     shutil.rmtree(resumed / "checkpoints" / "4")
-    loop.train(tiny_config(), resumed, resume=True)
+    fit(tiny_config(), run=resumed, resume=True)
     starts = [event.step for event in read_events(resumed) if event.session_log.status == 1]
     assert starts == [1, 3]  # of steps 1 and 2 nothing is hidden
 
@@ -240,13 +237,13 @@ def test_never_overwrites_a_run(run):
     directory, _ = run
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
     with pytest.raises(FileExistsError, match="--resume"):
-        loop.train(tiny_config(), directory)
+        fit(tiny_config(), run=directory)
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
 
 
 def test_refuses_to_resume_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run to resume"):
-        loop.train(tiny_config(), tmp_path / "nothing", resume=True)
+        fit(tiny_config(), run=tmp_path / "nothing", resume=True)
 
 
 def test_config_survives_json():

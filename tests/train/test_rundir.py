@@ -8,8 +8,10 @@ from etils import epath
 from helpers import tiny_config
 
 from jaxdiff import config as configs
+from jaxdiff import disk
+from jaxdiff.model import checkpoints, runs
 from jaxdiff.pipeline import images
-from jaxdiff.train import checkpoint, disk, rundir
+from jaxdiff.train import checkpoint, rundir
 
 RUN = epath.Path("gs://bucket/run")
 
@@ -37,7 +39,7 @@ def test_a_run_in_a_bucket_is_not_overwritten(bucket):
         rundir.claim(RUN, resume=True)
     bucket.pipe("gs://bucket/run/checkpoints/2/commit_success.txt", b"")
     bucket.pipe("gs://bucket/run/checkpoints/4/ema/half", b"")
-    assert checkpoints.steps(rundir.checkpoints(RUN)) == [2] and rundir.holds_run(RUN)
+    assert checkpoints.steps(runs.checkpoint_dir(RUN)) == [2] and rundir.holds_run(RUN)
     with pytest.raises(FileExistsError, match="already holds a run"):
         rundir.claim(RUN, resume=False)
     rundir.claim(RUN, resume=True)
@@ -46,8 +48,8 @@ def test_a_run_in_a_bucket_is_not_overwritten(bucket):
 def test_a_checkpoint_in_a_bucket_is_set_aside(bucket):
     for _ in range(2):
         bucket.pipe("gs://bucket/run/checkpoints/2/commit_success.txt", b"")
-        moved = checkpoint.set_aside(rundir.checkpoints(RUN), 2)
-    assert str(moved) == "gs://bucket/run/corrupt/2_2" and checkpoints.steps(rundir.checkpoints(RUN)) == []
+        moved = checkpoint.set_aside(runs.checkpoint_dir(RUN), 2)
+    assert str(moved) == "gs://bucket/run/corrupt/2_2" and checkpoints.steps(runs.checkpoint_dir(RUN)) == []
     assert bucket.exists("gs://bucket/run/corrupt/2/commit_success.txt") and bucket.exists(
         f"{moved}/commit_success.txt"
     )

@@ -9,7 +9,9 @@ from helpers import tiny_config
 
 from jaxdiff import cli, denoise, objectives, schedules
 from jaxdiff.config import Diffusion, check
+from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.nets.unet import UNet
+from jaxdiff.samplers import SAMPLERS
 from jaxdiff.train import initial, loop, setup
 
 
@@ -29,7 +31,7 @@ def test_the_schedule_is_shifted_then_ended_in_noise():
     jax.tree.map(np.testing.assert_array_equal, made, wanted)
 
 
-@pytest.mark.parametrize("name", Diffusion.__dataclass_fields__["weighting"].type.__args__)
+@pytest.mark.parametrize("name", objectives.WEIGHTINGS)
 def test_every_weighting_by_name_is_its_function(name):
     assert objectives.WEIGHTINGS.functions[name] is getattr(objectives, name)
 
@@ -57,15 +59,15 @@ def test_the_loss_is_that_of_the_objective(config):
     image = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
     batch = {"image": image, "index": np.arange(8)}
     run = jax.jit(lambda loss_fn: loss_fn(params, (), keys, batch)[0], static_argnums=0)
-    np.testing.assert_array_equal(run(setup.make_loss(config)), run(wanted))
+    np.testing.assert_array_equal(run(setup.diffusion_loss(config, FrozenModels())), run(wanted))
 
 
 def test_learned_variance_trains_by_importance_resumes_and_is_sampled_from(tmp_path):
     """The hybrid loss end to end; what the levels remember is part of the state, and goes on where it was."""
-    config = config_with(2, {"sampler": "ddpm", "variance": "learned"}, objective="hybrid", levels="importance")
+    config = config_with(2, {"sampler": SAMPLERS["ddpm"](variance="learned")}, objective="hybrid", levels="importance")
     half = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2))
-    loop.train(half, tmp_path / "run")
-    state = loop.train(config, tmp_path / "run", resume=True)
+    loop.fit(half, run=tmp_path / "run")
+    state = loop.fit(config, run=tmp_path / "run", resume=True)
     assert state.extra.losses.shape == (51, 10)
     assert float(state.extra.counts.sum()) == 4 * 16 and float(state.extra.losses.min()) >= 0
     cli.main(["sample", str(tmp_path / "run"), "--num", "8"])
@@ -74,7 +76,7 @@ def test_learned_variance_trains_by_importance_resumes_and_is_sampled_from(tmp_p
 def test_zero_terminal_snr_works_with_v_end_to_end(tmp_path):
     config = config_with(zero_snr=True)
     assert float(config.diffusion.make_schedule().alpha[50]) == 0.0
-    state = loop.train(config, tmp_path / "run")
+    state = loop.fit(config, run=tmp_path / "run")
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
     cli.main(["sample", str(tmp_path / "run"), "--num", "8", "--npz", "--sampler", "dpmpp_2m"])
     images = np.load(tmp_path / "run" / "samples" / "dpmpp_2m_trailing_3_seed0.npz")["images"]

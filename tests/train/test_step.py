@@ -188,7 +188,7 @@ def test_training_lowers_the_loss_and_compiles_once(adam):
 
 
 def test_the_step_of_the_loop_compiles_once(adam):
-    """On every device and scanned, as `loop.train` runs it: the state that comes back is no new kind of argument."""
+    """On every device and scanned, as `loop.fit` runs it: the state that comes back is no new kind of argument."""
     state, _, step = adam
     run = parallel.data_parallel(scanned(chex.assert_max_traces(step, n=1)))
     state, keys, compiled = parallel.replicate(state), [jax.random.key(i) for i in range(4)], []
