@@ -18,7 +18,7 @@ LAYERS = [  # from the top; the package itself gathers all below the command lin
     {"samplers"},
     {"guidance", "denoise"},
     {"nets", "schedules", "process", "timesteps"},
-    {"types", "xla", "errors", "progress"},
+    {"types", "xla", "errors", "files", "progress"},
 ]
 RANK = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 NEVER = {  # besides the layers

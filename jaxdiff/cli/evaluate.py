@@ -17,6 +17,7 @@ from jaxdiff.eval import draw, features, guided, quality, report
 from jaxdiff.eval.features import Features
 from jaxdiff.eval.guided import Guide
 from jaxdiff.eval.measure import DRAWN, JUDGED, Measure, complete
+from jaxdiff.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ def evaluate(name: str, args: list[str]) -> None:
         about |= {"judge": judge and judge.name, "classifier": flags.classifier}
         about |= {"sample": dataclasses.asdict(quality.sampled(config, measure).sample)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about | {"metrics": found}, indent=2) + "\n")
+    write_whole(path, json.dumps(about | {"metrics": found}, indent=2) + "\n")
     for what, numbers in found.items():
         for which, value in numbers.items():
             print(f"{what:<16} {which:<15} {f'{value:.5g}' if isinstance(value, float) else value}")

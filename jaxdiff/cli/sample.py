@@ -15,6 +15,7 @@ from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.sampling import load_guide, parse_sampling
 from jaxdiff.config import Sample
 from jaxdiff.eval import draw, images
+from jaxdiff.files import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,8 @@ def sample(name: str, args: list[str]) -> None:
     if "individual" in paths:
         images.save_each(paths["individual"], drawn)
     if "npz" in paths:
-        np.savez_compressed(paths["npz"], images=drawn)
+        with whole(paths["npz"]) as file:
+            np.savez_compressed(file, images=drawn)
     if "animation" in paths:
         frames = images.arranged(np.concatenate([frames for _, frames in parts], axis=1), places)
         images.save_animation(paths["animation"], frames, *about)

@@ -10,6 +10,7 @@ from jaxdiff.adapt import control, lora, words
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.control import Control
 from jaxdiff.config import Adapt, Config
+from jaxdiff.files import write_whole
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
 from jaxdiff.pretrained.model import Model
 from jaxdiff.text import tokenizer
@@ -90,6 +91,4 @@ def trained(config: Config, params, base: Model) -> Model:
 
 def write_adapter(path: epath.PathLike, adapter: Adapter, dtype: str = "float16") -> None:
     """Writes an adapter as one .safetensors file, whole or not at all; see `adapt.adapter.to_bytes`."""
-    path = epath.Path(path)
-    (unfinished := path.with_name(f"{path.name}.tmp")).write_bytes(files.to_bytes(adapter, dtype))
-    unfinished.replace(path)
+    write_whole(path, files.to_bytes(adapter, dtype))

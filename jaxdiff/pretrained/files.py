@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from jaxdiff import config as configs
 from jaxdiff.config import Config
+from jaxdiff.files import write_whole
 from jaxdiff.nets.autoencoder import AutoencoderConfig
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.pretrained.model import Model
@@ -57,14 +58,11 @@ def kept_prompts(run: epath.PathLike) -> list[str]:
 def keep(run: epath.PathLike, parts: Mapping[str, Model], words: Tokenizer | None, prompts: Sequence[str] = ()) -> None:
     """Puts the parts of a run's model, its tokenizer and its prompts beside its checkpoints; each whole or not at all."""
     if prompts:
-        (unfinished := epath.Path(run) / "prompts.tmp").write_text(json.dumps([*prompts]))
-        unfinished.replace(epath.Path(run) / "prompts.json")
+        write_whole(epath.Path(run) / "prompts.json", json.dumps([*prompts]))
     for name, part in parts.items():
-        write(unfinished := epath.Path(run) / f"{name}.tmp", part, "float32")
-        unfinished.replace(epath.Path(run) / f"{name}.safetensors")
+        write(epath.Path(run) / f"{name}.safetensors", part, "float32")
     if words is not None:
-        (unfinished := epath.Path(run) / "tokenizer.tmp").write_text(tokenizer.to_json(words))
-        unfinished.replace(epath.Path(run) / "tokenizer.json")
+        write_whole(epath.Path(run) / "tokenizer.json", tokenizer.to_json(words))
 
 
 def read(path: epath.PathLike) -> Model:
@@ -110,7 +108,7 @@ def _model(path, flat, metadata):
 
 
 def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
-    """Writes a model as one .safetensors file: weights, config, what it is, and its parts.
+    """Writes a model as one .safetensors file, whole or not at all: weights, config, what it is, and its parts.
 
     Args:
       path: file to write.
@@ -130,7 +128,7 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
     metadata = _metadata(model)
     if model.parts:
         metadata["parts"] = json.dumps({name: _metadata(part) for name, part in model.parts.items()})
-    epath.Path(path).write_bytes(safetensors.numpy.save(flat, metadata))
+    write_whole(path, safetensors.numpy.save(flat, metadata))
 
 
 def _metadata(model):

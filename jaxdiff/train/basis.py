@@ -1,7 +1,6 @@
 """The model that a run adapts: what of its config the run's is made of, and which examples it learns from."""
 
 import dataclasses
-import io
 import itertools
 import json
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from jaxdiff import data, pretrained, progress
 from jaxdiff.config import Config
 from jaxdiff.data import Source, few, folder
 from jaxdiff.eval import draw, images
+from jaxdiff.files import write_whole
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.pretrained import Model
 from jaxdiff.train import adaptation, hosts
@@ -153,6 +153,5 @@ def draw_class(config: Config, base: Model, run: epath.PathLike, tick: Callable[
         drawn = draw.draw(like, base.params, on, ends=base.ends)
     where.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(drawn):
-        images.to_pil(image).save(file := io.BytesIO(), "PNG")
-        (where / f"{i:06d}.png").write_bytes(file.getvalue())
-    (where / "about.json").write_text(said)
+        images.save_png(where / f"{i:06d}.png", images.to_pil(image))
+    write_whole(where / "about.json", said)

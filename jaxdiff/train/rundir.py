@@ -7,6 +7,7 @@ import filelock
 from etils import epath
 
 from jaxdiff.config import Config, Train, to_json
+from jaxdiff.files import write_whole
 from jaxdiff.train import checkpoint, disk
 
 
@@ -20,8 +21,7 @@ def write_config(run: epath.PathLike, config: Config) -> None:
     path, text = epath.Path(run) / "config.json", to_json(config)
     if path.exists() and path.read_text() == text:
         return
-    (unfinished := epath.Path(run) / "config.json.tmp").write_text(text)
-    unfinished.replace(path)
+    write_whole(path, text)
 
 
 def holds_run(run: epath.PathLike) -> bool:

@@ -27,8 +27,8 @@ def edit(name: str, args: list[str]) -> None:
     paths = output_paths(flags)
     with progress.bar(flags.method, PASSES[flags.method] * flags.steps, "steps") as tick:
         panels = METHODS[flags.method](job, tick)
-    images.to_pil(dict(panels)["edited"]).save(paths["edited"])
-    images.panels(panels).save(paths["sheet"])
+    images.save_png(paths["edited"], images.to_pil(dict(panels)["edited"]))
+    images.save_png(paths["sheet"], images.panels(panels))
     for what, path in paths.items():
         print(f"{what:<12} {path}")
 

@@ -12,6 +12,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from jaxdiff.files import write_whole
 from jaxdiff.pretrained import Model
 
 SEARCH = ("guidance", "early", "adam", "rate")  # flags on which the nulls depend
@@ -51,9 +52,7 @@ def save(path: epath.Path, inversion: Inversion, model: Model) -> None:
               if (value := getattr(inversion, name)) is not None}  # fmt: skip
     said = {"source": inversion.source, "about": inversion.about, "model": model.config.name}
     metadata = {"inversion": json.dumps(said | {"fingerprint": fingerprint(model)})}
-    unfinished = epath.Path(path).with_suffix(".tmp")
-    unfinished.write_bytes(safetensors.numpy.save(arrays, metadata))
-    unfinished.replace(epath.Path(path))
+    write_whole(path, safetensors.numpy.save(arrays, metadata))
 
 
 def load(path: epath.Path, model: Model) -> Inversion:
