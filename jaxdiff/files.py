@@ -1,16 +1,53 @@
-"""Files written whole or not at all."""
+"""Files that are there whole or not at all, on a disk or in a bucket such as gs://bucket."""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from etils import epath
 
 
-def write_whole(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file whole or not at all; a file that is there is replaced at the end.
+@contextlib.contextmanager
+def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
+    """Opens a binary file that takes the place of `path` once it is written to its end.
+
+    It is written beside `path`, under a name of its own that ends in .tmp, and then renamed. Where anything fails on the
+    way, a file that was at `path` before stays as it was; only a killed process leaves its .tmp behind.
 
     Args:
-      path: the file, also gs://bucket/file.
-      content: its bytes.
+      path: file to write, in a directory that is there.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk.
+
+    Example::
+
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import files
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+        >>> files.write_whole(path, "old")
+        >>> with files.whole(path) as file:
+        ...     _ = file.write(b"half of the new")
+        ...     raise KeyboardInterrupt
+        Traceback (most recent call last):
+        KeyboardInterrupt
+        >>> path.read_text(), len(list(path.parent.iterdir()))
+        ('old', 1)
     """
     path = epath.Path(path)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # another process may write the same
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+        unfinished.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: epath.PathLike, content: bytes | str) -> None:
+    """Writes a file, whole or not at all, see `whole`; text as UTF-8."""
+    with whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

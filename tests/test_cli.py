@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
+from jaxdiff.cli import flags
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.sample import SampleFlags
 from jaxdiff.model import checkpoints
@@ -537,3 +538,26 @@ def test_compilation_cache_is_on(monkeypatch, tmp_path):
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxdiff" / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+BOX = """╭─ Value error ────────────╮
+│ Error parsing --seed: x  │
+│ is odd.                  │
+│ ──────────────────────── │
+│ For help, see --help     │
+╰──────────────────────────╯
+"""
+
+
+@pytest.mark.parametrize(
+    "box, line",
+    [
+        (BOX, "Error parsing --seed: x is odd"),
+        ("\n Value error\n ------\n  --seed is\n  odd.\n ------\n help\n", "--seed is odd"),
+        ("error: --seed is\n  odd.\n", "error: --seed is odd"),  # no box: all words
+        ("Value error\n--------\nodd\n", "Value error odd"),
+        ("", ""),
+    ],
+)
+def test_a_box_is_said_in_one_line(box, line):
+    assert flags.complaint(box) == line

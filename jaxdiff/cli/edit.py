@@ -83,8 +83,8 @@ def main(name: str, args: list[str]) -> None:
     paths = output_paths(flags)
     with progress.bar(job.method.kind, job.method.passes * job.num_steps, "steps") as tick:
         edited = job.method.run(job, tick)
-    images.to_pil(edited.image).save(paths["edited"])
-    images.panels(edited.panels).save(paths["sheet"])
+    images.save_png(paths["edited"], images.to_pil(edited.image))
+    images.save_png(paths["sheet"], images.panels(edited.panels))
     if "inversion" in paths:
         inversions.save(paths["inversion"], edited.inversion, model)
     for what, path in paths.items():

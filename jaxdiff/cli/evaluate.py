@@ -56,7 +56,7 @@ def main(name: str, args: list[str]) -> None:
     path = report_path(flags, plan.measure, directory)
     with progress.bar("measuring", evaluate.work(plan), "steps") as tick:
         found = evaluate.measured(plan, tick)
-    write_whole(path, (json.dumps(about(plan, flags) | {"metrics": found}, indent=2) + "\n").encode())
+    write_whole(path, json.dumps(about(plan, flags) | {"metrics": found}, indent=2) + "\n")
     for metric, numbers in found.items():
         for which, value in numbers.items():
             print(f"{metric:<16} {which:<15} {f'{value:.5g}' if isinstance(value, float) else value}")

@@ -10,7 +10,7 @@ import tyro
 
 from jaxdiff.cli import choices
 
-FLAG = r"--[a-z][\w.-]*"
+RULE = r"[-\u2500-\u257f]{6,}"  # dashes, or the signs that boxes are drawn with
 # Arguments whose flags have other names.
 SYNONYMS = {
     "adapters": "lora",
@@ -25,38 +25,49 @@ def parse(default, args: list[str], prog: str):
     """The flags that a person typed, over a dataclass of defaults.
 
     Raises:
-      ValueError: tyro's complaint about them, in one line with the nearest flag.
+      ValueError: an unknown flag, with the nearest known one, or a value that a flag does not take; one line.
     """
     default, rest = choices.select(default, args)
-    out, err = io.StringIO(), io.StringIO()
+    box, options = io.StringIO(), {"args": rest, "prog": prog, "description": _description(default)}
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            return tyro.cli(type(default), default=default, args=rest, prog=prog, description=_description(default))
+        with contextlib.redirect_stderr(box):
+            typed, unknown = tyro.cli(type(default), default=default, return_unknown_args=True, **options)
     except SystemExit as stop:
-        if not stop.code:
-            print(out.getvalue())
+        if not stop.code:  # of --help
             raise
-        raise ValueError(one_line(err.getvalue(), prog, default)) from None
+        raise ValueError(
+            f"{complaint(box.getvalue()) or 'the flags cannot be read'} ({prog} --help lists all flags)"
+        ) from None
+    if unknown:
+        raise _unknown(unknown, default, prog)
+    return typed
+
+
+def _unknown(words, default, prog):
+    """The error for words that are no flags of the command."""
+    first = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
+    if owners := choices.owners(default, first):
+        return ValueError(f"{first} is an option of {' or '.join(owners)}: choose that, or leave it out")
+    near = difflib.get_close_matches(first, [*choices.flags_of(default)], 1)
+    near = f": did you mean {near[0]}?" if near else ""
+    return ValueError(f"unknown flag {first}{near} ({prog} --help lists all flags)")
 
 
 def _description(default):
-    return "\n\n".join(
-        filter(None, [type(default).__doc__.split("\n\n    Attributes:")[0], choices.described(default)])
-    )
+    about = inspect.cleandoc(type(default).__doc__).split("\n\nAttributes:")[0]
+    return "\n\n".join(filter(None, [about, choices.described(default)]))
 
 
-def one_line(message: str, prog: str, default=None) -> str:
-    """Condenses tyro's box: its complaint, the nearest of the flags that it proposes, and where help is."""
-    sections = [" ".join(part.split()) for part in re.split(r"[-─│╭╮╰╯]{6,}", message)]
-    complaint = sections[1] if len(sections) > 1 else sections[0]
-    before, _, proposed = message.partition("Perhaps you meant:")
-    typed, flags = re.search(FLAG, before), re.findall(FLAG, proposed)
-    if typed and default is not None and (owners := choices.owners(default, typed[0])):
-        return f"{typed[0]} is an option of {' or '.join(owners)}: choose that, or leave it out"
-    near = difflib.get_close_matches(typed[0], flags, 1, cutoff=0.0) if typed else flags[:1]
-    complaint = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", complaint)
-    complaint = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", complaint)
-    return complaint.rstrip(".") + (f": did you mean {near[0]}?" if near else "") + f" ({prog} --help lists all flags)"
+def complaint(box: str) -> str:
+    """The complaint in the box that tyro prints, which is the only way in which tyro gives it.
+
+    The box is taken to hold a title, a rule, the complaint, a rule, and help. Of one that does not, the line has all words.
+    """
+    parts = [" ".join(re.sub(r"[\u2500-\u257f]", " ", part).split()) for part in re.split(RULE, box)]
+    words = parts[1] if len(parts) > 2 and parts[1] else " ".join(part for part in parts if part)
+    words = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", words)
+    words = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", words)
+    return words.rstrip(".")
 
 
 def as_flags(message: str, known: Iterable[str] = ()) -> str:

@@ -15,6 +15,7 @@ from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
 from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
+from jaxdiff.files import whole
 from jaxdiff.model import Model
 from jaxdiff.pipeline import Request, images, sampling
 
@@ -71,7 +72,8 @@ def write(paths: dict, batches: list, places: np.ndarray, prompts: tuple[str, ..
     if "individual" in paths:
         images.save_each(paths["individual"], sampled)
     if "npz" in paths:
-        np.savez_compressed(paths["npz"], images=sampled)
+        with whole(paths["npz"]) as file:
+            np.savez_compressed(file, images=sampled)
     if "animation" in paths:
         frames = images.arranged(np.concatenate([frames for _, frames in batches], axis=1), places)
         images.save_animation(paths["animation"], frames, *about)

@@ -13,6 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from jaxdiff.data.base import Source
+from jaxdiff.files import write_whole
 
 FIELDS_FILE, SHARD_SIZE = "about.json", 4096
 
@@ -60,7 +61,7 @@ def write_shard(folder: epath.PathLike, shard: Shard, examples: Iterable[dict[st
             fields = fields or {name: [value.dtype.name, list(value.shape)] for name, value in example.items()}
             writer.write(b"".join(np.ascontiguousarray(example[name]).tobytes() for name in fields))
         writer.close()
-        path.with_suffix(".json").write_text(json.dumps(fields))
+        write_whole(path.with_suffix(".json"), json.dumps(fields))
         unfinished.replace(path)
     finally:
         if writer.is_open():
@@ -88,9 +89,7 @@ def mark_complete(folder: epath.PathLike, count: int) -> None:
             raise FileNotFoundError(
                 f"{_path(folder, shard)} was not written: set TFDS_DATA_DIR to a folder that all processes share"
             )
-    fields = (epath.Path(folder) / "000000.json").read_text()
-    (unfinished := epath.Path(folder) / f"{uuid.uuid4().hex}.tmp").write_text(fields)
-    unfinished.replace(epath.Path(folder) / FIELDS_FILE)
+    write_whole(epath.Path(folder) / FIELDS_FILE, (epath.Path(folder) / "000000.json").read_text())
 
 
 def is_complete(folder: epath.PathLike) -> bool:

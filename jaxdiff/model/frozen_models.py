@@ -119,11 +119,11 @@ def keep(run: epath.PathLike, frozen: FrozenModels, prompts: Sequence[str] = ())
     """Writes copies of the frozen models, the tokenizer and the prompts into a run's directory."""
     run = epath.Path(run)
     if prompts:
-        write_whole(run / "prompts.json", json.dumps([*prompts]).encode())
+        write_whole(run / "prompts.json", json.dumps([*prompts]))
     for name, model in frozen.to_keep.items():
         files.write(run / f"{name}.safetensors", model, "float32")
     if frozen.tokenizer is not None:
-        write_whole(run / "tokenizer.json", tokenizer.to_json(frozen.tokenizer).encode())
+        write_whole(run / "tokenizer.json", tokenizer.to_json(frozen.tokenizer))
 
 
 def _scaled(codec, factor):

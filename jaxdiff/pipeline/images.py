@@ -1,6 +1,5 @@
 """Pictures: grids, single files, animations."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
+
+from jaxdiff.files import whole
 
 
 def to_uint8(images) -> np.ndarray:
@@ -116,11 +117,15 @@ def _title(text, width, mode, size=13, pad=4):
     return band
 
 
+def save_png(path: epath.PathLike, picture: Image.Image) -> None:
+    """Writes a picture as PNG, whole or not at all."""
+    with whole(path) as file:
+        picture.save(file, "PNG")
+
+
 def save_grid(path: epath.PathLike, images: np.ndarray, columns: int | None = None, titles: Sequence[str] = ()) -> Path:
     """Writes uint8 images [N, H, W, C] as one PNG, see `sheet`."""
-    file = io.BytesIO()
-    sheet(images, columns, titles).save(file, "PNG")
-    epath.Path(path).write_bytes(file.getvalue())
+    save_png(path, sheet(images, columns, titles))
     return path
 
 
@@ -128,7 +133,7 @@ def save_each(directory: Path, images: np.ndarray) -> Path:
     """Writes uint8 images [N, H, W, C] as 00000.png, 00001.png, ... in their own size."""
     directory.mkdir(exist_ok=True)
     for i, image in enumerate(images):
-        to_pil(image).save(directory / f"{i:05d}.png")
+        save_png(directory / f"{i:05d}.png", to_pil(image))
     return directory
 
 
@@ -138,5 +143,7 @@ def save_animation(
     """Writes frames [F, N, H, W, C] of grids, see `sheet`, as an animated .gif or .webp that rests on the last."""
     pictures = [sheet(frame, columns, titles) for frame in frames]
     durations = [milliseconds] * (len(pictures) - 1) + [1500]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    kind = Path(path).suffix[1:].upper()
+    with whole(path) as file:
+        pictures[0].save(file, kind, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return path

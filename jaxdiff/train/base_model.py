@@ -1,7 +1,6 @@
 """The base model of an adaptation: the parts of its config that the run takes over, and the examples to learn from."""
 
 import dataclasses
-import io
 import itertools
 import json
 from collections.abc import Callable
@@ -157,6 +156,5 @@ def sample_class(config: Config, base: Model, run: epath.PathLike, tick: Callabl
 
         sampled = itertools.chain.from_iterable(batch for batch, _ in sampling.batches(base, request, on))
         for i, image in enumerate(sampled):
-            images.to_pil(image).save(file := io.BytesIO(), "PNG")
-            (where / f"{i:06d}.png").write_bytes(file.getvalue())
-    write_whole(where / "about.json", about.encode())
+            images.save_png(where / f"{i:06d}.png", images.to_pil(image))
+    write_whole(where / "about.json", about)

@@ -17,7 +17,7 @@ def write_config(run: epath.PathLike, config: Config) -> None:
     path, text = epath.Path(run) / "config.json", to_json(config)
     if path.exists() and path.read_text() == text:
         return
-    write_whole(path, text.encode())
+    write_whole(path, text)
 
 
 def holds_run(run: epath.PathLike) -> bool:

@@ -44,7 +44,14 @@ def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_
 
     @functools.partial(jax.jit, compiler_options=AS_USERS)
     def draw(edit, eta):
-        args = denoiser_of(model), schedule, levels, z[:1], jax.tree.map(lambda x: x[:1], told), Cond(context=context[1:])
+        args = (
+            denoiser_of(model),
+            schedule,
+            levels,
+            z[:1],
+            jax.tree.map(lambda x: x[:1], told),
+            Cond(context=context[1:]),
+        )
         return editing.sample_pairs(*args, 3.0, edit=edit, sampler=samplers.ddim(eta), key=jax.random.key(1))[0]
 
     for eta in (0.0, 1.0):
