@@ -9,12 +9,14 @@ import pytest
 from etils import epath
 from helpers import fill, tiny_config
 
-from jaxdiff import files, pretrained
+from jaxdiff import files
+from jaxdiff import model as models
 from jaxdiff.adapt import lora
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.cli.edit import inversions
 from jaxdiff.data import encoded
-from jaxdiff.eval import images
+from jaxdiff.model.frozen_models import FrozenModels, keep
+from jaxdiff.pipeline import images
+from jaxdiff.pipeline.edit import inversions
 from jaxdiff.train import initial, rundir
 
 PICTURES = np.zeros([2, 8, 8, 1], np.uint8)
@@ -68,7 +70,7 @@ def test_what_was_there_stays_where_the_disk_is_full(small_disk):
 
 def model():
     config = tiny_config()
-    return pretrained.Model(config, initial.new_state(config).ema, {"step": 0, "weights": "averaged", "trained_on": 0})
+    return models.Model(config=config, params=initial.new_state(config).ema)
 
 
 def adapter():
@@ -80,13 +82,13 @@ def inversion():
 
 
 WRITERS = {
-    "weights": lambda path: pretrained.write(path, model()),
-    "adapter": lambda path: pretrained.write_adapter(path, adapter()),
+    "weights": lambda path: models.write(path, model()),
+    "adapter": lambda path: models.write_adapter(path, adapter()),
     "inversion": lambda path: inversions.save(path, inversion(), model()),
     "config.json": lambda path: rundir.write_config(path.parent, tiny_config()),
-    "prompts.json": lambda path: pretrained.keep(path.parent, {}, None, ["a seven"]),
-    "text.safetensors": lambda path: pretrained.keep(path.parent, {"text": model()}, None),
-    "encoded.json": lambda path: encoded.complete(path.parent, 0),
+    "prompts.json": lambda path: keep(path.parent, FrozenModels(), ["a seven"]),
+    "text.safetensors": lambda path: keep(path.parent, FrozenModels({"text_encoder": model()})),
+    "encoded.json": lambda path: encoded.mark_complete(path.parent, 0),
     "grid": lambda path: images.save_grid(path, PICTURES),
     "00000.png": lambda path: images.save_each(path.parent, PICTURES),
     "a.gif": lambda path: images.save_animation(path, np.stack([PICTURES, PICTURES])),
@@ -96,7 +98,7 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_everything_that_is_written_is_whole_or_as_it_was(name, tmp_path, monkeypatch):
     """With another file system, on which the last step fails."""
-    path = tmp_path / (encoded.ABOUT if name == "encoded.json" else name)
+    path = tmp_path / (encoded.FIELDS_FILE if name == "encoded.json" else name)
     if name == "encoded.json":
         (tmp_path / "000000.json").write_text("{}")
     path.write_text("old")

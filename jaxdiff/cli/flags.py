@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import inspect
 import io
 import re
 from collections.abc import Iterable

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 import math
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -73,8 +72,7 @@ def opened(path: epath.PathLike):
         local = path
         if disk.is_remote(path):
             local = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
-            with path.open("rb") as remote, local.open("wb") as copy:
-                shutil.copyfileobj(remote, copy)
+            path.copy(local)
         try:
             file = stack.enter_context(safetensors.safe_open(str(local), framework="numpy"))
         except safetensors.SafetensorError as error:
