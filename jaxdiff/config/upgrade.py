@@ -28,7 +28,8 @@ def upgraded(values: Mapping) -> dict:
         >>> upgraded(old)["diffusion"], upgraded(old)["sample"]
         ({'num_levels': 50}, {'sampler': {'kind': 'heun', 'churn': 0.5}})
     """
-    if "kind" in values.get("net", {"kind": None}):
+    net = values.get("net")
+    if not isinstance(net, Mapping) or "kind" in net:
         return dict(values)
     new = {section: _renamed(section, fields) for section, fields in values.items()}
     new["net"] = _net(new)
