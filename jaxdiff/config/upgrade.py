@@ -19,7 +19,7 @@ def upgraded(values: Mapping) -> dict:
       values: JSON object of a `config.json`, or of the header of a weights file.
 
     Returns:
-      `values` where the config is of the present form, in which the network names its kind.
+      JSON values of the present form; `values` if they are of it already.
 
     Example::
 
@@ -28,8 +28,7 @@ def upgraded(values: Mapping) -> dict:
         >>> upgraded(old)["diffusion"], upgraded(old)["sample"]
         ({'num_levels': 50}, {'sampler': {'kind': 'heun', 'churn': 0.5}})
     """
-    net = values.get("net")
-    if not isinstance(net, Mapping) or "kind" in net:
+    if not _is_earlier(values):
         return dict(values)
     new = {section: _renamed(section, fields) for section, fields in values.items()}
     new["net"] = _net(new)
@@ -40,6 +39,14 @@ def upgraded(values: Mapping) -> dict:
     if "adapt" in new:
         new["adapt"] = _adapt(new["adapt"])
     return new
+
+
+def _is_earlier(values):
+    """Whether sections hold fields, the network does not name its kind, and the data source is a text."""
+    sections = [fields for name, fields in values.items() if name != "name"]
+    if "net" not in values or not all(isinstance(fields, Mapping) for fields in sections):
+        return False
+    return "kind" not in values["net"] and isinstance(values.get("data", {}).get("source", ""), str)
 
 
 def _renamed(section, fields):
@@ -95,7 +102,8 @@ def _adapt(adapt):
     """The adaptation by its method, with the fields that this method has."""
     if adapt.get("base") is None:
         return {"kind": "none"}
-    kind = METHODS[adapt.get("method", "lora")]
+    method = adapt.get("method", "lora")
+    kind = METHODS.get(method, method)
     take = lambda **names: {new: adapt[old] for new, old in names.items() if old in adapt}
     new = {"kind": kind} | take(base="base", prompts="prompts")
     if kind == "controlnet":

@@ -24,8 +24,8 @@ from jaxdiff.config import (
 from jaxdiff.config.upgrade import upgraded
 from jaxdiff.model import files, shipped
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
-from jaxdiff.nets.unet_config import ClassifierConfig
 from jaxdiff.nets.clip_config import CLIPConfig, TextConfig, VisionConfig
+from jaxdiff.nets.unet_config import ClassifierConfig
 from jaxdiff.samplers import SAMPLERS
 
 EARLIER = json.loads((Path(__file__).parents[1] / "golden" / "configs.json").read_text())
