@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-SAMPLER_OPTIONS = {"eta": "eta", "variance": "variance", "churn": "churn", "order": "order", "snr": "snr"}
+SAMPLER_OPTIONS = ("eta", "variance", "churn", "order", "snr")
 METHODS = {"lora": "lora", "full": "dreambooth", "words": "textual_inversion", "control": "controlnet"}
 RENAMED = {
     "data": {"wrong": "hard_negatives"},
@@ -32,13 +32,8 @@ def upgraded(values: Mapping) -> dict:
         return dict(values)
     new = {section: _renamed(section, fields) for section, fields in values.items()}
     new["net"] = _net(new)
-    if "data" in new:
-        new["data"] = _data(new["data"])
-    if "sample" in new:
-        new["sample"] = _sample(new["sample"])
-    if "adapt" in new:
-        new["adapt"] = _adapt(new["adapt"])
-    return new
+    changes = {"data": _data, "sample": _sample, "adapt": _adapt}
+    return new | {section: change(new[section]) for section, change in changes.items() if section in new}
 
 
 def _is_earlier(values):
@@ -50,15 +45,17 @@ def _is_earlier(values):
 
 
 def _renamed(section, fields):
+    if section == "name":
+        return fields
     names = RENAMED.get(section, {})
-    return {names.get(name, name): value for name, value in fields.items()} if isinstance(fields, Mapping) else fields
+    return {names.get(name, name): value for name, value in fields.items()}
 
 
 def _net(values):
-    """The network with its kind, which was told by its fields, by the objective and by the loss of an autoencoder."""
+    """The network with its kind, which followed from its fields, the objective, and the loss of an autoencoder."""
     net, size = dict(values["net"]), values.get("reconstruction", {}).pop("words", 0)
     if "vision" in net:
-        return {"kind": "clip"} | net | {part: {"kind": kind} | net[part] for part, kind in CLIP_PARTS.items()}
+        return {"kind": "clip"} | net | {"text": {"kind": "text_encoder"} | net["text"]}
     if "vocabulary" in net:
         return {"kind": "text_encoder"} | net
     if "latent_channels" in net:
@@ -67,9 +64,6 @@ def _net(values):
         values["diffusion"].pop("objective")
         return {"kind": "classifier"} | net
     return {"kind": "unet"} | net
-
-
-CLIP_PARTS = {"text": "text_encoder"}
 
 
 def _data(data):
@@ -87,7 +81,7 @@ def _data(data):
 def _sample(sample):
     """The sampler as a choice with its options; None was the sampler's default."""
     sample = dict(sample)
-    options = {new: sample.pop(old) for old, new in SAMPLER_OPTIONS.items() if old in sample}
+    options = {name: sample.pop(name) for name in SAMPLER_OPTIONS if name in sample}
     options = {name: value for name, value in options.items() if value is not None}
     if "sampler" in sample:
         if sample["sampler"] == "dpmpp_2m_sde":
