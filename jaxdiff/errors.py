@@ -10,7 +10,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     Args:
       kind: of thing that the name is for, such as "sampler".
       name: the unknown name.
-      known: the valid names, at least one.
+      known: the valid names.
 
     Returns:
       `ValueError`, for the caller to raise.
@@ -22,6 +22,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
         ValueError("unknown sampler 'dim': did you mean 'ddim'? (one of ddim, ddpm)")
     """
     known = list(known)
+    if not known:
+        return ValueError(f"unknown {kind} {name!r}: there is none")
     nearest = difflib.get_close_matches(str(name), known, 1, cutoff=0.0)[0]
     return ValueError(f"unknown {kind} {name!r}: did you mean {nearest!r}? (one of {', '.join(known)})")
 

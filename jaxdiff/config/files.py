@@ -1,5 +1,6 @@
 """Configs in files: those that ship, those that people write, and those that runs keep as JSON."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -108,31 +109,46 @@ def _dataclasses(cls):
 
 
 def _build(cls, values, where):
+    """A dataclass from JSON values; its defaults say which of its fields hold dataclasses and choices."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} must hold fields, not {values!r}")
-    fields, types = {field.name: field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
-    built = {}
+    types, default, built = typing.get_type_hints(cls), cls(), {}
+    fields = [field.name for field in dataclasses.fields(cls)]
     for name, value in values.items():
         if name not in fields:
             raise unknown(f"field of {where}:", name, fields)
-        built[name] = _value(getattr(cls(), name), types[name], value, f"{where}.{name}")
-    return cls(**built)
+        built[name] = _value(getattr(default, name), types[name], value, f"{where}.{name}")
+    with _named(where):
+        return cls(**built)
 
 
 def _value(default, kind, value, where):
-    """A field's value; `default` tells which dataclass or registry it is of."""
     if isinstance(default, Choice):
-        name = value if isinstance(value, str) else value.get("kind") if isinstance(value, dict) else None
-        if not isinstance(name, str):
-            raise ValueError(f'{where} must name its "kind", one of {", ".join(default.registry)}, not {value!r}')
-        options = {key: v for key, v in value.items() if key != "kind"} if isinstance(value, dict) else {}
-        try:
-            return _build(default.registry[name], options, where)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}" if where not in str(error) else str(error)) from None
+        return _checked(_choice(default.registry, value, where), kind, where)
     if dataclasses.is_dataclass(default):
         return _build(type(default), value, where)
     return _checked(tuple(value) if isinstance(value, list) else value, kind, where)
+
+
+def _choice(registry, value, where):
+    """A choice from its fields, among which is its "kind", or from its text form."""
+    if isinstance(value, str):
+        with _named(where):
+            return registry.parse(value)
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise ValueError(f'{where} must name its "kind", one of {", ".join(registry)}, not {value!r}')
+    with _named(where):
+        cls = registry[value["kind"]]
+    return _build(cls, {name: option for name, option in value.items() if name != "kind"}, where)
+
+
+@contextlib.contextmanager
+def _named(where):
+    """Errors inside begin with the place in the config."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _checked(value, kind, where):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-SAMPLER_OPTIONS = {"eta": "eta", "variance": "variance", "churn": "churn", "order": "order", "snr": "snr"}
+SAMPLER_OPTIONS = ("eta", "variance", "churn", "order", "snr")
 METHODS = {"lora": "lora", "full": "dreambooth", "words": "textual_inversion", "control": "controlnet"}
 RENAMED = {
     "data": {"wrong": "hard_negatives"},
@@ -19,7 +19,7 @@ def upgraded(values: Mapping) -> dict:
       values: JSON object of a `config.json`, or of the header of a weights file.
 
     Returns:
-      `values` where the config is of the present form, in which the network names its kind.
+      JSON values of the present form; `values` if they are of it already.
 
     Example::
 
@@ -28,29 +28,34 @@ def upgraded(values: Mapping) -> dict:
         >>> upgraded(old)["diffusion"], upgraded(old)["sample"]
         ({'num_levels': 50}, {'sampler': {'kind': 'heun', 'churn': 0.5}})
     """
-    if "kind" in values.get("net", {"kind": None}):
+    if not _is_earlier(values):
         return dict(values)
     new = {section: _renamed(section, fields) for section, fields in values.items()}
     new["net"] = _net(new)
-    if "data" in new:
-        new["data"] = _data(new["data"])
-    if "sample" in new:
-        new["sample"] = _sample(new["sample"])
-    if "adapt" in new:
-        new["adapt"] = _adapt(new["adapt"])
-    return new
+    changes = {"data": _data, "sample": _sample, "adapt": _adapt}
+    return new | {section: change(new[section]) for section, change in changes.items() if section in new}
+
+
+def _is_earlier(values):
+    """Whether sections hold fields, the network does not name its kind, and the data source is a text."""
+    sections = [fields for name, fields in values.items() if name != "name"]
+    if "net" not in values or not all(isinstance(fields, Mapping) for fields in sections):
+        return False
+    return "kind" not in values["net"] and isinstance(values.get("data", {}).get("source", ""), str)
 
 
 def _renamed(section, fields):
+    if section == "name":
+        return fields
     names = RENAMED.get(section, {})
-    return {names.get(name, name): value for name, value in fields.items()} if isinstance(fields, Mapping) else fields
+    return {names.get(name, name): value for name, value in fields.items()}
 
 
 def _net(values):
-    """The network with its kind, which was told by its fields, by the objective and by the loss of an autoencoder."""
+    """The network with its kind, which followed from its fields, the objective, and the loss of an autoencoder."""
     net, size = dict(values["net"]), values.get("reconstruction", {}).pop("words", 0)
     if "vision" in net:
-        return {"kind": "clip"} | net | {part: {"kind": kind} | net[part] for part, kind in CLIP_PARTS.items()}
+        return {"kind": "clip"} | net | {"text": {"kind": "text_encoder"} | net["text"]}
     if "vocabulary" in net:
         return {"kind": "text_encoder"} | net
     if "latent_channels" in net:
@@ -59,9 +64,6 @@ def _net(values):
         values["diffusion"].pop("objective")
         return {"kind": "classifier"} | net
     return {"kind": "unet"} | net
-
-
-CLIP_PARTS = {"text": "text_encoder"}
 
 
 def _data(data):
@@ -79,7 +81,7 @@ def _data(data):
 def _sample(sample):
     """The sampler as a choice with its options; None was the sampler's default."""
     sample = dict(sample)
-    options = {new: sample.pop(old) for old, new in SAMPLER_OPTIONS.items() if old in sample}
+    options = {name: sample.pop(name) for name in SAMPLER_OPTIONS if name in sample}
     options = {name: value for name, value in options.items() if value is not None}
     if "sampler" in sample:
         if sample["sampler"] == "dpmpp_2m_sde":
@@ -94,7 +96,8 @@ def _adapt(adapt):
     """The adaptation by its method, with the fields that this method has."""
     if adapt.get("base") is None:
         return {"kind": "none"}
-    kind = METHODS[adapt.get("method", "lora")]
+    method = adapt.get("method", "lora")
+    kind = METHODS.get(method, method)
     take = lambda **names: {new: adapt[old] for new, old in names.items() if old in adapt}
     new = {"kind": kind} | take(base="base", prompts="prompts")
     if kind == "controlnet":
