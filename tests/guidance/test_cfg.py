@@ -228,6 +228,6 @@ def test_a_stepped_weight_has_one_value_above_its_level_and_another_from_there_d
         t = np.array([level - 1, level, level + 1, 100])
         found = predict(guidance.stepped(above, below, level), X, t)
         for i, scale in enumerate((below, below, above, above)):
-            wanted = guidance.cfg(Partial(network, 0.7), scale)(X, t, COND)
-            np.testing.assert_allclose(found.x0[i], wanted.x0[i], rtol=1e-5)
+            expected = guidance.cfg(Partial(network, 0.7), scale)(X, t, COND)
+            np.testing.assert_allclose(found.x0[i], expected.x0[i], rtol=1e-5)
     assert len(traces) == 1
