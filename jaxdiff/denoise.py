@@ -59,7 +59,7 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
       apply: network as a function of its parameters, from `network`.
       params: its parameters.
       schedule: noise schedule it was trained with.
-      predict: what it was trained to output, "eps", "x0", "v" or "score".
+      predict: kind of its output, "eps", "x0", "v" or "score".
 
     Returns:
       `Denoiser`, a pytree: other parameters or another schedule of the same length do not recompile. Run it with
@@ -87,7 +87,7 @@ def to_prediction(predict: str, schedule: Schedule, output: Array, aux: Aux, x_t
     """Converts a network's output for a batch to a `Prediction`; the second half of 2C channels is the variance.
 
     Args:
-      predict: what the network was trained to output, "eps", "x0", "v" or "score".
+      predict: kind of the output, "eps", "x0", "v" or "score".
       schedule: noise schedule it was trained with.
       output: [B, ..., C] or [B, ..., 2C].
       aux: its further outputs.

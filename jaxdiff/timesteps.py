@@ -189,7 +189,7 @@ def grid(
       int32 NumPy array [N + 1].
 
     Raises:
-      ValueError: unknown spacing, more steps than levels, or a grid that repeats a level or leaves end..T.
+      ValueError: unknown spacing, more steps than levels, or a grid that repeats a level or is not within end..T.
 
     Example::
 

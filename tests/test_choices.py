@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tyro
 
-from jaxdiff import samplers, schedules, timesteps
+from jaxdiff import Guided, samplers, schedules, testing, timesteps
 from jaxdiff.objectives import LEVEL_DRAWS, WEIGHTINGS, LevelDraw
 from jaxdiff.registry import Registry
 from jaxdiff.samplers import SAMPLERS, Sampler
@@ -116,6 +116,15 @@ def test_options_of_a_sampler_are_no_other_flags_of_sampling(sampler):
     spacings = set().union(*(options(SPACINGS[spacing]) for spacing in SPACINGS))
     assert own & (spacings | set(SAMPLING_FLAGS)) == set()
     assert spacings & set(SAMPLING_FLAGS) == set()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_runs(name):
+    """Also those that need a random key or two conditions."""
+    data, x_T = testing.gaussian([1.0, -0.5], 0.25), samplers.noise(DRAW[0], (2,))
+    arguments = data.denoiser(LINEAR), LINEAR, timesteps.levels("trailing", LINEAR, 5), x_T, Guided(None, None)
+    x, _ = samplers.sample(RUN["key"], SAMPLERS.choice(name)(), *arguments)
+    assert x.shape == x_T.shape and np.all(np.isfinite(x)) and np.all(x != x_T)
 
 
 def makers(module, returns):

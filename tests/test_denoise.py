@@ -127,7 +127,7 @@ def test_eps_cannot_start_from_pure_noise(kind):
 @pytest.mark.parametrize("kind", ["v", "x0"])
 def test_v_and_x0_can_start_from_pure_noise(kind):
     prediction = denoise.denoiser(linear_network(3), W, PURE_NOISE, kind)(X, 4, None)
-    chex.assert_trees_all_close(prediction.eps, X, atol=1e-6)  # x_t is nothing but noise
+    chex.assert_trees_all_close(prediction.eps, X, atol=1e-6)  # x_t is pure noise
     chex.assert_tree_all_finite(prediction.x0)
 
 

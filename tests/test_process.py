@@ -173,7 +173,7 @@ def test_eta_1_to_the_next_level_is_ddpms_algorithm_2(t, s):
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("t, s", PAIRS)
 def test_a_true_prediction_gives_the_right_marginal(t, s, eta):
-    """With true x0 and eps, x_s has mean alpha_s x0 and variance sigma_s^2 whatever eta is."""
+    """With true x0 and eps, x_s has mean alpha_s x0 and variance sigma_s^2 for any eta."""
     x0, one = jnp.full([1], 3.0), jnp.ones([1])
     mean, std = process.p_posterior(LINEAR, Prediction(x0, one), x0, t, s, eta)  # this eps adds direction to the mean
     direction = mean - ABAR[s] ** 0.5 * x0

@@ -112,7 +112,7 @@ def ancestral_steps(schedule, x_t, eps, z):
 def test_a_step_to_the_next_level_is_ddpms_three_terms(schedule, numbers):
     """x_{t-1} = x_t / sqrt(1 - beta) - beta / (sqrt(1 - beta) sigma_t) eps + sqrt(beta) sigma_{t-1} / sigma_t z.
 
-    Ho et al. 2020, algorithm 2, with the table of betas, which p_step does not read.
+    Ho et al. 2020, algorithm 2, with the table of betas, which p_step does not use.
     """
     x_t, eps, z = float64(*numbers)
     alpha, sigma, betas = float64(*(table[:, None] for table in (schedule.alpha, schedule.sigma, schedule.betas)))

@@ -157,7 +157,7 @@ LOG_SNR = np.linspace(9.0, -7.0, 1000) + 0.005 * np.sin(np.arange(1000))
 NEW = {  # of 1000 levels each, to share compilations
     "sigmoid": (schedules.sigmoid(), sigmoid_abar(1000)),
     "sigmoid of other ends": (schedules.sigmoid(1000, 0.0, 3.0, 0.7), sigmoid_abar(1000, 0, 3, 0.7)),
-    "sigmoid to nothing": (schedules.sigmoid(1000, clip_min=0), sigmoid_abar(1000, clip_min=0)),
+    "sigmoid to zero SNR": (schedules.sigmoid(1000, clip_min=0), sigmoid_abar(1000, clip_min=0)),
     "zero terminal linear": (schedules.zero_terminal_snr(schedules.linear()), zero_terminal_abar(linear_abar(1000))),
     "zero terminal cosine": (schedules.zero_terminal_snr(schedules.cosine()), zero_terminal_abar(cosine_abar(1000))),
     "zero terminal sigmoid": (schedules.zero_terminal_snr(schedules.sigmoid()), zero_terminal_abar(sigmoid_abar(1000))),
@@ -168,7 +168,7 @@ NEW = {  # of 1000 levels each, to share compilations
         shifted_abar(zero_terminal_abar(linear_abar(1000)), 2),
     ),
     "log-SNR": (schedules.from_log_snr(LOG_SNR), np.append(1.0, 1 / (1 + np.exp(-LOG_SNR)))),
-    "log-SNR to nothing": (
+    "log-SNR to zero SNR": (
         schedules.from_log_snr(np.append(LOG_SNR[:-1], -np.inf)),
         np.concatenate([[1.0], 1 / (1 + np.exp(-LOG_SNR[:-1])), [0.0]]),
     ),
@@ -215,8 +215,8 @@ def test_new_schedules_are_linear_in_the_angle_between_levels(schedule, abar):
 def test_sigmoid_ends_where_it_is_clipped():
     assert float(schedules.sigmoid().alphas_cumprod[-1]) == pytest.approx(1e-9)
     assert float(schedules.sigmoid(clip_min=1e-4).alphas_cumprod[-1]) == pytest.approx(1e-4)
-    nothing = schedules.sigmoid(clip_min=0.0)
-    assert (float(nothing.alpha[-1]), float(nothing.betas[-1])) == (0.0, 1.0)
+    zero_snr = schedules.sigmoid(clip_min=0.0)
+    assert (float(zero_snr.alpha[-1]), float(zero_snr.betas[-1])) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("T", [1000, 400])

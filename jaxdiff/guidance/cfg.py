@@ -194,7 +194,7 @@ def blend(good: Prediction, bad: Prediction, scale: Array) -> Prediction:
 
 
 def batchable(one: Any, other: Any) -> bool:
-    """Whether two conditions can be one batch: they have the same structure, and leaves of the same shapes.
+    """True if two conditions can be one batch: they have the same structure, and leaves of the same shapes.
 
     Args:
       one: any condition.
@@ -233,7 +233,7 @@ def cond_half(cond: Any) -> Cond | None:
 
 
 def _is(scale, value):
-    """Whether `scale` is this Python number; False if it is an array or traced."""
+    """True if `scale` is this Python number; False if it is an array or traced."""
     return isinstance(scale, int | float) and scale == value
 
 

@@ -225,6 +225,6 @@ def test_guidance_that_changes_at_a_level_is_the_one_above_it_and_the_other_from
         t = np.array([level - 1, level, level + 1, 100])
         found = say(guidance.stepped(above, below, level), X, t)
         for i, scale in enumerate((below, below, above, above)):
-            wanted = guidance.cfg(Partial(network, 0.7), scale)(X, t, COND)
-            np.testing.assert_allclose(found.x0[i], wanted.x0[i], rtol=1e-5)
+            expected = guidance.cfg(Partial(network, 0.7), scale)(X, t, COND)
+            np.testing.assert_allclose(found.x0[i], expected.x0[i], rtol=1e-5)
     assert len(traces) == 1

@@ -37,8 +37,8 @@ def test_it_is_the_weighted_mean_of_predictions_of_the_whole_image(t):
     prediction = guidance.multidiffusion(DENOISE, MASKS)(X, t, CONDS)
     each = [DENOISE(X, t, cond) for cond in CONDS]
     for name in ("x0", "eps"):
-        wanted = sum(w * np.asarray(getattr(one, name), np.float64) for w, one in zip(WEIGHED, each))
-        np.testing.assert_allclose(getattr(prediction, name), wanted, rtol=1e-5, atol=1e-5)
+        expected = sum(w * np.asarray(getattr(one, name), np.float64) for w, one in zip(WEIGHED, each))
+        np.testing.assert_allclose(getattr(prediction, name), expected, rtol=1e-5, atol=1e-5)
     assert prediction.aux == Aux()
     alpha, sigma = (np.float64(s).reshape(-1, 1, 1, 1) for s in SCHEDULE(jnp.asarray(t)))
     np.testing.assert_allclose(alpha * prediction.x0 + sigma * prediction.eps, X, rtol=1e-4, atol=1e-5)
@@ -56,11 +56,11 @@ def test_guided_predictions_are_one_batch_with_a_scale_for_each_image():
     scale = np.array([2.0, 0.5], np.float32)
     conds = tuple(Guided(cond, CONDS[2]) for cond in CONDS[:2])
     guided = guidance.cfg(DENOISE, scale)
-    wanted = sum(w * guided(X, 60, cond).x0 for w, cond in zip(WEIGHED[:2] / WEIGHED[:2].sum(0), conds))
+    expected = sum(w * guided(X, 60, cond).x0 for w, cond in zip(WEIGHED[:2] / WEIGHED[:2].sum(0), conds))
     shapes.clear()
     prediction = guidance.multidiffusion(guided, MASKS[:2])(X, 60, conds)
     assert shapes == [(4, 4, 6, 3)]  # both conditions, in one call for all regions
-    np.testing.assert_allclose(prediction.x0, wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(prediction.x0, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_sampler_ends_in_the_weighted_mean_of_the_regions_images():
@@ -69,8 +69,8 @@ def test_a_sampler_ends_in_the_weighted_mean_of_the_regions_images():
     colours = tuple(np.full((2, 1, 1, 1), c, np.float32) for c in (-0.5, 0.25, 1.0))
     denoise = guidance.multidiffusion(constant, MASKS)
     x, _ = samplers.sample(None, samplers.ddim(), denoise, SCHEDULE, grid(100, 10), X, colours)
-    wanted = sum(w * c for w, c in zip(WEIGHED, (-0.5, 0.25, 1.0))) + 0 * X
-    np.testing.assert_allclose(x, wanted, atol=1e-4)
+    expected = sum(w * c for w, c in zip(WEIGHED, (-0.5, 0.25, 1.0))) + 0 * X
+    np.testing.assert_allclose(x, expected, atol=1e-4)
 
 
 def test_other_masks_and_conditions_do_not_recompile():
@@ -118,5 +118,5 @@ def test_a_text_to_image_network_predicts_all_regions_as_it_does_each():
     params = jax.tree.map(lambda leaf: 0.3 * RNG.standard_normal(leaf.shape).astype(np.float32), shapes)
     alone = denoiser(denoise.network(UNet(config)), params, SCHEDULE)
     together = guidance.multidiffusion(alone, MASKS)
-    wanted = sum(w * call(alone, X, 60, cond).x0 for w, cond in zip(WEIGHED, conds))
-    np.testing.assert_allclose(call(together, X, 60, tuple(conds)).x0, wanted, rtol=1e-4, atol=1e-4)
+    expected = sum(w * call(alone, X, 60, cond).x0 for w, cond in zip(WEIGHED, conds))
+    np.testing.assert_allclose(call(together, X, 60, tuple(conds)).x0, expected, rtol=1e-4, atol=1e-4)

@@ -79,9 +79,9 @@ def test_vq_commits_the_encoder_and_updates_the_codebook():
         return (jnp.square(X - decoded).mean() + 0.5 * jnp.square(z - z_q).mean()).sum()
 
     encode = lambda p: net.apply({"params": p}, X, method="encode")
-    wanted = jax.jit(lambda p: jax.vjp(encode, p)[1](jax.grad(of_latent)(z))[0])(params)
+    expected = jax.jit(lambda p: jax.vjp(encode, p)[1](jax.grad(of_latent)(z))[0])(params)
     got = jax.jit(jax.grad(lambda p: loss_fn(p, book, KEYS, BATCH)[0].mean()))(params)
-    chex.assert_trees_all_close(got["encoder"], wanted["encoder"], rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(got["encoder"], expected["encoder"], rtol=1e-3, atol=1e-5)
 
 
 def test_the_codebook_of_eight_devices_is_that_of_one():
@@ -121,8 +121,8 @@ def test_critic_and_autoencoder_are_trained_by_one_term_each():
     generator = jax.grad(lambda p: -0.5 * (0.01 * sums(decoded(p))).mean())(params["autoencoder"])
     chex.assert_trees_all_close(grads["autoencoder"], jax.tree.map(jnp.add, plain, generator), rtol=1e-3, atol=1e-4)
     real, fake = sums(X), sums(decoded(params["autoencoder"]))
-    wanted = np.mean(np.where(1 - 0.01 * real > 0, -real, 0) + np.where(1 + 0.01 * fake > 0, fake, 0))
-    chex.assert_trees_all_close(grads["critic"]["gain"], jnp.float32(wanted), rtol=1e-3)
+    expected = np.mean(np.where(1 - 0.01 * real > 0, -real, 0) + np.where(1 + 0.01 * fake > 0, fake, 0))
+    chex.assert_trees_all_close(grads["critic"]["gain"], jnp.float32(expected), rtol=1e-3)
 
 
 def test_critics_score_patches_separately():
@@ -148,9 +148,9 @@ def test_the_contrastive_loss_is_the_cross_entropy_in_both_directions():
     texts, images, scale = (np.asarray(x, np.float64) for x in jax.jit(NET.apply)({"params": params}, TOKENS, X))
     logits = scale * texts @ images.T
     log_softmax = lambda x, axis: x - np.log(np.exp(x).sum(axis, keepdims=True))
-    wanted = -0.5 * np.diag(log_softmax(logits, 1) + log_softmax(logits, 0))
+    expected = -0.5 * np.diag(log_softmax(logits, 1) + log_softmax(logits, 0))
     loss, (_, metrics) = jax.jit(objectives.contrastive(NET))(params, (), None, {"tokens": TOKENS, "image": X})
-    chex.assert_trees_all_close(loss, wanted.astype(np.float32), rtol=1e-4)
+    chex.assert_trees_all_close(loss, expected.astype(np.float32), rtol=1e-4)
     assert metrics["accuracy"].mean() == np.mean(logits.argmax(1) == np.arange(8))
 
 
@@ -219,8 +219,8 @@ def test_hard_negatives_are_further_texts_of_the_second_softmax():
     texts = encode(TOKENS)
     more = np.stack([[images[i] @ one for one in encode(wrong[i])] for i in range(len(X))])
     by_image = scale * np.concatenate([images @ texts.T, more], 1)
-    wanted = -0.5 * (log_softmax(scale * texts @ images.T) + log_softmax(by_image))
+    expected = -0.5 * (log_softmax(scale * texts @ images.T) + log_softmax(by_image))
     loss, _ = jax.jit(objectives.contrastive(NET))(
         params, (), None, {"tokens": TOKENS, "image": X, "hard_negatives": wrong}
     )
-    chex.assert_trees_all_close(loss, wanted.astype(np.float32), rtol=1e-4)
+    chex.assert_trees_all_close(loss, expected.astype(np.float32), rtol=1e-4)

@@ -31,8 +31,8 @@ def test_against_its_closed_form():
     t = np.arange(1, schedule.num_levels + 1)
     power = np.mean([process.q_sample(schedule, jnp.ones(()), i, jnp.zeros(())) ** 2 for i in t[::50]])
     signal = float(jnp.square(IMAGES).mean())
-    wanted = power * signal + 1 - power
-    np.testing.assert_allclose(mean(params), 0.25 * wanted, rtol=0.03)
+    expected = power * signal + 1 - power
+    np.testing.assert_allclose(mean(params), 0.25 * expected, rtol=0.03)
     gradient = jax.grad(mean)(params)
     np.testing.assert_allclose(gradient["a"], 2 * mean(params) / 0.5, rtol=1e-5)
     assert gradient["b"] == 0

@@ -24,13 +24,13 @@ def test_instance_and_class_have_separate_means(prior, weight):
     batch = {"image": LOSS, "prior": jnp.asarray(prior)}
     loss_fn = objectives.dreambooth(rows, weight)
     found, (extra, metrics) = loss_fn(1.0, 0, None, batch)
-    wanted = loss[~prior].mean() + weight * loss[prior].mean()
+    expected = loss[~prior].mean() + weight * loss[prior].mean()
     assert found.shape == (6,) and extra == 1
-    np.testing.assert_allclose([found.mean(), metrics["loss"].mean()], wanted, rtol=1e-6)
+    np.testing.assert_allclose([found.mean(), metrics["loss"].mean()], expected, rtol=1e-6)
     halves = metrics["instance"].mean(), metrics["prior"].mean()
     np.testing.assert_allclose(halves, (loss[~prior].mean(), loss[prior].mean()), rtol=1e-6)
     np.testing.assert_array_equal(metrics["other"], LOSS)
-    np.testing.assert_allclose(jax.grad(lambda w: loss_fn(w, 0, None, batch)[0].mean())(1.0), wanted, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda w: loss_fn(w, 0, None, batch)[0].mean())(1.0), expected, rtol=1e-6)
 
 
 def test_a_batch_of_one_kind_is_finite():
@@ -45,8 +45,8 @@ def test_around_denoising():
     image, keys = jnp.linspace(-1, 1, 4).reshape(4, 1, 1, 1), jax.random.split(jax.random.key(0), 4)
     prior = jnp.array([False, True, False, True])
     loss, _ = objectives.dreambooth(plain, 0.0)(0.5, (), keys, {"image": image, "prior": prior})
-    wanted, _ = plain(0.5, (), keys, {"image": image})
-    np.testing.assert_allclose(loss.mean(), wanted[::2].mean(), rtol=1e-6)
+    expected, _ = plain(0.5, (), keys, {"image": image})
+    np.testing.assert_allclose(loss.mean(), expected[::2].mean(), rtol=1e-6)
 
 
 def test_errors():
@@ -60,12 +60,14 @@ def test_with_a_known_fraction_the_loss_does_not_depend_on_how_a_batch_is_divide
     """Its mean over chunks of a batch is that of the batch; with fractions counted in each chunk it is not."""
     alone = lambda params, extra, keys, batch: (batch["image"], (extra, {"loss": batch["image"]}))
     image, prior = jnp.arange(8.0), jnp.array([True, True, False, True, False, False, True, False])
-    mean = lambda loss_fn, part: float(loss_fn(None, (), None, {"image": image[part], "prior": prior[part]})[0].mean())
+    mean = lambda loss_fn, chunk: float(
+        loss_fn(None, (), None, {"image": image[chunk], "prior": prior[chunk]})[0].mean()
+    )
     known, counted = objectives.dreambooth(alone, 0.5, prior_fraction=0.5), objectives.dreambooth(alone, 0.5)
-    whole, parts = slice(None), (slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8))
-    wanted = np.mean([2.0, 4.0, 5.0, 7.0]) + 0.5 * np.mean([0.0, 1.0, 3.0, 6.0])
-    np.testing.assert_allclose([mean(known, whole), mean(counted, whole)], wanted)
-    np.testing.assert_allclose(np.mean([mean(known, part) for part in parts]), wanted)
-    assert abs(np.mean([mean(counted, part) for part in parts]) - wanted) > 0.1
+    whole, chunks = slice(None), (slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8))
+    expected = np.mean([2.0, 4.0, 5.0, 7.0]) + 0.5 * np.mean([0.0, 1.0, 3.0, 6.0])
+    np.testing.assert_allclose([mean(known, whole), mean(counted, whole)], expected)
+    np.testing.assert_allclose(np.mean([mean(known, chunk) for chunk in chunks]), expected)
+    assert abs(np.mean([mean(counted, chunk) for chunk in chunks]) - expected) > 0.1
     with pytest.raises(ValueError, match="`prior_fraction`=1 must lie in"):
         objectives.dreambooth(alone, prior_fraction=1)

@@ -105,12 +105,12 @@ def test_all_devices_record_the_losses_of_one_device():
     shared = levels.importance(history=4, axis_name="batch")
     rng = np.random.default_rng(1)
     index, t, loss = np.arange(32), rng.integers(1, 6, 32), rng.random(32, np.float32)
-    wanted = alone.update(alone.init(5), jnp.asarray(index), jnp.asarray(t), jnp.asarray(loss))
+    expected = alone.update(alone.init(5), jnp.asarray(index), jnp.asarray(t), jnp.asarray(loss))
     D = jax.local_device_count()
     assert D == 8
     update = jax.pmap(functools.partial(shared.update, shared.init(5)), axis_name="batch")
     found = update(*(x.reshape(-1, D).T for x in (index, t, loss)))  # processes have every D-th example
-    chex.assert_trees_all_equal(found, jax.tree.map(lambda x: jnp.stack([x] * D), wanted))
+    chex.assert_trees_all_equal(found, jax.tree.map(lambda x: jnp.stack([x] * D), expected))
 
 
 def test_errors():

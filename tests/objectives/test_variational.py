@@ -119,7 +119,7 @@ class Published:
         self.coef_x0 = self.betas * np.sqrt(before) / (1 - abar)
         self.coef_x = (1 - before) * np.sqrt(1 - self.betas) / (1 - abar)
 
-    def term(self, k, x0, guess, x_t, variance, raw):
+    def term(self, k, x0, predicted, x_t, variance, raw):
         """Term of step k in bits per dimension."""
         share = (raw + 1) / 2
         log_var = {
@@ -127,7 +127,7 @@ class Published:
             "beta": self.log_large[k],
             "learned": share * np.log(self.betas[k]) + (1 - share) * self.log_small[k],
         }[variance]
-        mean = self.coef_x0[k] * guess + self.coef_x[k] * x_t
+        mean = self.coef_x0[k] * predicted + self.coef_x[k] * x_t
         if k == 0:
             std = np.broadcast_to(np.exp(log_var / 2), x0.shape)
             return np.mean([by_quadrature(*numbers)[0] for numbers in zip(x0, mean, std)]) / np.log(2)
@@ -149,14 +149,14 @@ CHAINS = {
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def terms(variance, schedule, x0, guess, raw, x_t, t, s, above):
+def terms(variance, schedule, x0, predicted, raw, x_t, t, s, above):
     """One term per step, with all levels traced."""
 
-    def one(x0, guess, raw, x_t, t, s, above):
-        prediction = process.predict_from("x0", schedule, guess, x_t, t)._replace(aux=Aux(variance=raw))
+    def one(x0, predicted, raw, x_t, t, s, above):
+        prediction = process.predict_from("x0", schedule, predicted, x_t, t)._replace(aux=Aux(variance=raw))
         return variational.bound_term(schedule, prediction, x0, x_t, t, s, above, variance)
 
-    return jax.vmap(one)(x0, guess, raw, x_t, t, s, above)
+    return jax.vmap(one)(x0, predicted, raw, x_t, t, s, above)
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
@@ -166,12 +166,12 @@ def test_terms_are_those_of_the_published_code(name, variance):
     N, rng, chain = len(abar), np.random.default_rng(0), Published(abar)
     x0 = np.round(rng.uniform(0, 255, [N, 5])) / 127.5 - 1
     x0[:, 0], x0[:, 1] = 1, -1
-    guess, raw = x0 + 0.05 * rng.normal(size=x0.shape), rng.uniform(-1, 1, x0.shape)
+    predicted, raw = x0 + 0.05 * rng.normal(size=x0.shape), rng.uniform(-1, 1, x0.shape)
     x_t = np.sqrt(abar)[:, None] * x0 + np.sqrt(1 - abar)[:, None] * rng.normal(size=x0.shape)
     above = np.append(levels[2:], schedule.num_levels + 1)  # of the first step: a level that does not exist
-    rows = [jnp.asarray(x, jnp.float32) for x in (x0, guess, raw, x_t)]
+    rows = [jnp.asarray(x, jnp.float32) for x in (x0, predicted, raw, x_t)]
     found = terms(variance, schedule, *rows, levels[1:], levels[:-1], above)
-    want = [chain.term(k, x0[k], guess[k], x_t[k], variance, raw[k]) for k in range(N)]
+    want = [chain.term(k, x0[k], predicted[k], x_t[k], variance, raw[k]) for k in range(N)]
     np.testing.assert_allclose(found, want, rtol=2e-4, atol=1e-5)
 
 
@@ -229,8 +229,8 @@ def direct(x, raw, variance):
         beta, a, before = BETAS[t - 1], abar[t], abar[t - 1]
         nats += log_normal(x[t], np.sqrt(1 - beta) * x[t - 1], np.sqrt(beta))
         gain = np.sqrt(a) * COV @ np.linalg.inv(a * COV + (1 - a) * np.eye(2))
-        guess = MEAN + (x[t] - np.sqrt(a) * MEAN) @ gain.T
-        mean = (np.sqrt(before) * beta * guess + np.sqrt(1 - beta) * (1 - before) * x[t]) / (1 - a)
+        predicted = MEAN + (x[t] - np.sqrt(a) * MEAN) @ gain.T
+        mean = (np.sqrt(before) * beta * predicted + np.sqrt(1 - beta) * (1 - before) * x[t]) / (1 - a)
         small = beta * (1 - before) / (1 - a) if t > 1 else BETAS[1] * (1 - abar[1]) / (1 - abar[2])
         large = beta if t > 1 or variance == "learned" else small
         share = {"posterior": 0.0, "beta": 1.0, "learned": (raw + 1) / 2}[variance]

@@ -389,7 +389,7 @@ EXACT_ON_POINTS = [name for name in EVERY if name not in NOT_EXACT]
 
 @pytest.mark.parametrize("spacing", LEVELS)
 @pytest.mark.parametrize("name, data", [(name, "point") for name in EXACT_ON_POINTS] + [("ddpm beta", "standard")])
-def test_the_recursion_is_the_marginal_where_theory_says_so(name, data, spacing):
+def test_the_recursion_is_the_marginal_in_cases_of_theory(name, data, spacing):
     _, formula, slots = EVERY[name]
     for s, (mean, cov) in zip(LEVELS[spacing][1:], moments(formula, slots, data, spacing)):
         if s > 0 or data == "point":  # fixed-large adds no noise into level 0

@@ -228,11 +228,10 @@ def test_wrong_denoisers_fail(denoise, message):
         testing.check_denoiser(denoise, SCHEDULE, (2,), data=RING)
 
 
-@pytest.mark.parametrize(
-    "schedule", [schedules.linear(), schedules.scaled_linear(), schedules.cosine(), schedules.cosine(1)]
-)
-def test_right_schedules_pass(schedule):
-    testing.check_schedule(schedule)
+@pytest.mark.parametrize("num_levels", [1, 1000])
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
+def test_right_schedules_pass(name, num_levels):
+    testing.check_schedule(schedules.SCHEDULES.choice(name)(num_levels))
 
 
 SCHEDULE_FAULTS = {
