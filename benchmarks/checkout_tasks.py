@@ -58,7 +58,9 @@ TASKS = [
     # Labels and guidance.
     Task("labels", f"sample digits --labels 0-9 {TEN}"),
     Task("one label", f"sample digits --label 7 {TEN}"),
-    Task("list of labels, last batch cut", "sample digits --labels 1,3,5-7 --num 7 --batch-size 5 --steps 10 --seed 5"),
+    Task(
+        "list of labels, last batch cut", "sample digits --labels 1,3,5-7 --num 15 --batch-size 10 --steps 10 --seed 5"
+    ),
     Task("guidance", f"sample digits --labels 0-9 --guidance 3 {TEN}"),
     Task("guidance on an interval", f"sample digits --labels 0-9 --guidance 4 --interval 200 800 {TEN}"),
     Task("rescaled guidance", f"sample digits --labels 0-9 --guidance 6 --rescale 0.7 {TEN}"),
@@ -128,7 +130,7 @@ TASKS = [
     Task("ControlNet and LoRA", f"sample captioned {STAR} --lora star {EDGES} {FOUR}"),
     # Edits.
     Task("null-text", f"edit {PHOTO} --adam 3 --refine 1"),
-    Task("null-text, guidance", f"edit {PHOTO} --adam 2 --rate 0.05 --refine 0 --guidance 5 --early 7"),
+    Task("null-text, guidance", f"edit {PHOTO} --adam 3 --rate 0.05 --refine 1 --guidance 5 --early 7"),
     Task("negative-prompt", f"edit {PHOTO} --method negative-prompt"),
     Task("direct, shares", f"edit {PHOTO} --method direct --cross 0.1 0.6 --own 0.5"),
     Task(

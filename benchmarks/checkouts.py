@@ -4,7 +4,7 @@
     python benchmarks/checkouts.py OLD NEW --out compared --reuse    # OLD runs only the tasks that compared/old lacks
     python benchmarks/checkouts.py OLD NEW --only "null-text" heun   # some of the tasks; --list prints their names
 
-The tasks are in checkout_tasks.py. Each checkout runs them in one child process on the CPU, with the same Python, the same
+The tasks are in checkout_tasks.py. Each checkout runs them in child processes on the CPU, with the same Python, the same
 input images (written by OLD) and its own cache of compiled programs. log.txt in a task's folder holds the output of its
 commands.
 
@@ -33,6 +33,7 @@ from checkout_tasks import RENAMED, TASKS
 from PIL import Image, ImageSequence
 
 HERE = Path(__file__).parent.resolve()
+AT_ONCE = 20  # tasks in one process, whose memory grows with each program that it compiles
 LEVELS, SHARE, RELATIVE = 1, 1e-3, 1e-6
 OUTPUTS = {"sample": "--out {n}.png --npz", "edit": "--out {n}.png", "eval": "--out {n}.json"}
 
@@ -109,11 +110,11 @@ def commands(task, side, out):
     lines = task.new if side == "new" and task.new is not None else task.old
     lines = [lines] if isinstance(lines, str) else lines
     complete = [f"{line} {OUTPUTS.get(line.split()[0], '')}" for line in lines]
-    return [shlex.split(line.format(inputs=out / "inputs", n=n)) for n, line in enumerate(complete)]
+    return [shlex.split(line.format(inputs=shlex.quote(str(out / "inputs")), n=n)) for n, line in enumerate(complete)]
 
 
 def run(checkout, out, side, tasks, inputs, reuse):
-    """Runs tasks with a checkout, in one child process.
+    """Runs tasks with a checkout, `AT_ONCE` of them in each child process.
 
     Args:
       checkout: its directory.
@@ -124,8 +125,10 @@ def run(checkout, out, side, tasks, inputs, reuse):
       reuse: leave out tasks that have a result of the same commands and inputs.
     """
     plan, commits = [], set()
-    told = subprocess.run(["git", "-C", checkout, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    about = {"checkout": str(checkout.resolve()), "commit": told.stdout.strip() or "unknown", "inputs": inputs}
+    describe = subprocess.run(
+        ["git", "-C", checkout, "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    about = {"checkout": str(checkout.resolve()), "commit": describe.stdout.strip() or "unknown", "inputs": inputs}
     for task in tasks:
         result = about | {"commands": commands(task, side, Path())}  # without the path of `out`, which may be moved
         earlier = read_result(out / side / task.name)
@@ -138,7 +141,8 @@ def run(checkout, out, side, tasks, inputs, reuse):
         print(f"{side}: {len(tasks) - len(plan)} results are reused, of commit {', '.join(commits)}", flush=True)
     if plan:
         print(f"{side}: {len(plan)} tasks with {about['checkout']}, commit {about['commit']}", flush=True)
-        (out / f"plan_{side}.json").write_text(json.dumps(plan))
+    for start in range(0, len(plan), AT_ONCE):
+        (out / f"plan_{side}.json").write_text(json.dumps(plan[start : start + AT_ONCE]))
         in_child(checkout, out, side, "checkouts.run_plan", out / f"plan_{side}.json", out / side)
 
 
