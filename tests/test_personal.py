@@ -217,7 +217,7 @@ def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
 MISTAKES = [
     ("--base nowhere", "unknown model 'nowhere'"),
     ("--adapt.rank 9 --adapt.where attention", "rank 9 must be from 1 to 8"),
-    ("--adapt.where nothing", "no kernel's path holds nothing"),
+    ("--adapt.where nothing", "no kernel's path matches 'nothing'"),
     ("--adapt.where (", "neither made of attention"),
     ("--adapt.prior-weight 0.5", "--adapt.prior-weight is for prior preservation: say by --adapt.prior"),
     ("--adapt.condition edges", "--adapt.condition is for --adapt.method control"),
