@@ -1,1 +1,1 @@
-"""Adapting trained models: transforms of their parameters, which no network knows of."""
+"""Adaptation of trained models by transforms of their parameters and apply functions; no network depends on them."""

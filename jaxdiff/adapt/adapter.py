@@ -1,4 +1,4 @@
-"""What an adaptation has learned, as one small file: LoRAs, new words, a ControlNet."""
+"""Adapters: the trained parts of an adaptation in one small file: LoRAs, new tokens, a ControlNet."""
 
 import json
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from jaxdiff.types import Array
 
 
 class Adapter(NamedTuple):
-    """What was learned beside a base model.
+    """Trained parameters that adapt a base model.
 
     Attributes:
-      metadata: what it was trained as, such as {"base": "captioned"}; what JSON can say.
-      loras: of "unet" and "text", where there are such.
-      new_tokens: new words, and what each is to the text transformer [D].
-      control: parameters of a ControlNet; None is none.
+      metadata: of its training, such as {"base": "captioned"}; values of JSON.
+      loras: of the networks "unet" and "text", or of one of them.
+      new_tokens: new token -> its embedding in the text transformer [D].
+      control: parameters of a ControlNet, or None.
     """
 
     metadata: Mapping[str, Any]
@@ -31,38 +31,38 @@ class Adapter(NamedTuple):
 
 
 def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
-    """An adapter as the content of a .safetensors file.
+    """Content of the .safetensors file of an adapter.
 
     Args:
-      adapter: trained.
-      dtype: of its numbers in the file, "float16" or "float32"; scales and new words are float32.
+      adapter: any.
+      dtype: of the parameters in the file, "float16" or "float32"; scales and new tokens are float32.
 
     Returns:
-      Arrays NET:PATH.down and .up of each kernel with a LoRA, NET:scale of all of them in the order of their paths,
-      word:WORD and control:PATH.
+      Tensors NET:PATH.down and .up of each kernel with a LoRA, NET:scale of all of them in the order of their paths,
+      word:TOKEN, and control:PATH.
 
     Raises:
-      ValueError: numbers that are too large for the dtype.
+      ValueError: numbers outside of the dtype's range.
     """
-    arrays = {f"word:{word}": np.asarray(row, np.float32) for word, row in adapter.new_tokens.items()}
-    with np.errstate(over="ignore"):  # of which is told below
+    tensors = {f"word:{token}": np.asarray(row, np.float32) for token, row in adapter.new_tokens.items()}
+    with np.errstate(over="ignore"):  # raised below, as an error
         for net, lora in adapter.loras.items():
             for path, (down, up) in lora.factors.items():
-                arrays |= {f"{net}:{path}.down": np.asarray(down).astype(dtype, order="C")}
-                arrays |= {f"{net}:{path}.up": np.asarray(up).astype(dtype, order="C")}
-            arrays[f"{net}:scale"] = np.array([lora.scale[path] for path in sorted(lora.factors)], np.float32)
+                tensors |= {f"{net}:{path}.down": np.asarray(down).astype(dtype, order="C")}
+                tensors |= {f"{net}:{path}.up": np.asarray(up).astype(dtype, order="C")}
+            tensors[f"{net}:scale"] = np.array([lora.scale[path] for path in sorted(lora.factors)], np.float32)
         for path, value in flatten_dict(adapter.control or {}, sep="/").items():
-            arrays[f"control:{path}"] = np.asarray(value).astype(dtype, order="C")
-    if not all(np.isfinite(value).all() for value in arrays.values()):
-        raise ValueError(f"some numbers are too large to be written as {dtype}: choose float32")
-    return safetensors.numpy.save(arrays, {"adapter": json.dumps(dict(adapter.metadata))})
+            tensors[f"control:{path}"] = np.asarray(value).astype(dtype, order="C")
+    if not all(np.isfinite(value).all() for value in tensors.values()):
+        raise ValueError(f"some numbers are too large for `dtype`={dtype}: choose float32")
+    return safetensors.numpy.save(tensors, {"adapter": json.dumps(dict(adapter.metadata))})
 
 
 def from_bytes(content: bytes) -> Adapter:
-    """The adapter in the content of a file of `to_bytes`, float32.
+    """Adapter from the content of a file of `to_bytes`; all parameters are float32.
 
     Raises:
-      ValueError: it is none; the message completes "the file ...".
+      ValueError: the content is not that of an adapter; the message completes "the file ...".
 
     Example::
 
@@ -75,23 +75,23 @@ def from_bytes(content: bytes) -> Adapter:
         (['attn1/to_q/kernel'], [1.0, 1.0, 1.0], {'base': 'captioned'}, True)
     """
     try:
-        arrays = safetensors.numpy.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # its length, then JSON
-        about = dict(json.loads(header["__metadata__"]["adapter"]))
-        arrays = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
-        of = {kind: _of(arrays, f"{kind}:") for kind in ("unet", "text", "word", "control")}
+        tensors = safetensors.numpy.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # 8 bytes of its length, then JSON
+        metadata = dict(json.loads(header["__metadata__"]["adapter"]))
+        tensors = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
+        of = {kind: _with_prefix(tensors, f"{kind}:") for kind in ("unet", "text", "word", "control")}
         loras = {net: _lora(of[net]) for net in ("unet", "text") if of[net]}
         control = unflatten_dict(of["control"], sep="/") if of["control"] else None
-        return Adapter(about, loras, of["word"], control)
+        return Adapter(metadata, loras, of["word"], control)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
-        raise ValueError("is no LoRA, new word or ControlNet that jaxdiff has trained") from None
+        raise ValueError("is no LoRA, new token or ControlNet that jaxdiff has trained") from None
 
 
-def _of(arrays, start):
-    return {name.removeprefix(start): value for name, value in sorted(arrays.items()) if name.startswith(start)}
+def _with_prefix(tensors, prefix):
+    return {name.removeprefix(prefix): value for name, value in sorted(tensors.items()) if name.startswith(prefix)}
 
 
-def _lora(arrays):
-    paths = sorted(name.removesuffix(".down") for name in arrays if name.endswith(".down"))
-    factors = {path: Factors(arrays[f"{path}.down"], arrays[f"{path}.up"]) for path in paths}
-    return Lora(factors, dict(zip(paths, arrays["scale"], strict=True)))
+def _lora(tensors):
+    paths = sorted(name.removesuffix(".down") for name in tensors if name.endswith(".down"))
+    factors = {path: Factors(tensors[f"{path}.down"], tensors[f"{path}.up"]) for path in paths}
+    return Lora(factors, dict(zip(paths, tensors["scale"], strict=True)))

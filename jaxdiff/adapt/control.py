@@ -1,17 +1,18 @@
-"""ControlNet: a trained network is told a picture, by what a copy of its encoder adds on its way up (Zhang et al. 2023).
+"""ControlNet: conditions a trained network on an image, by a trainable copy of its encoder (Zhang et al. 2023).
 
-With z_1, ..., z_n the skips and the bottom of the U-Net, D its way up, and r_ki what the k-th control branch says, see
-`jaxdiff.nets.controlnet`:
+With z_1, ..., z_n the skips and the bottom features of the U-Net, D its decoder, and r_ki the residuals of the k-th control
+branch (see `jaxdiff.nets.controlnet`):
 
 (1)  eps = D(z_1 + sum_k s_k1 r_k1, ..., z_n + sum_k s_kn r_kn)
 
-The branches are functions of parameters beside the network's own, so that training differentiates by params["control"]
-alone. At first r = 0, and the network is what it was.
+The branches have parameters of their own beside the network's, so that training differentiates by params["control"] only.
+At initialisation r = 0, and the network's output is unchanged.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +23,30 @@ from jaxdiff.nets.controlnet import ControlConfig, ControlNet
 from jaxdiff.nets.unet import UNetConfig
 from jaxdiff.types import Apply, Array, Cond, rows
 
-_WAY_UP = ("up_blocks_", "conv_norm_out", "conv_out")  # what of a U-Net is not its encoder
+_DECODER = ("up_blocks_", "conv_norm_out", "conv_out")  # layers of a U-Net that are not in its encoder
 
 
 @functools.cache
 def add_control(apply_unet: Apply, *apply_controls: Apply) -> Apply:
-    """The network with its control branches, equation (1); equal arguments give the same function.
+    """Network with control branches, equation (1): apply functions -> apply function.
 
-    It reads `cond.control`, the picture, and `cond.control_scale`, s, float [B], or [B, n] one for each residual, see
-    `guess_scales`; None is 1. The branches are told the rest of the condition, too, but no attention_edit, which is the
-    network's alone. Where there is no picture, no branch runs. In the unconditional half of guidance the scale may be 0.
+    Its condition has the control input as `cond.control`, and s as `cond.control_scale`, float [B], or [B, n] with one per
+    residual, see `guess_scales`; None means 1. The branches get the other conditions as well, except for an
+    attention_edit, which is applied in the network only. Without a control input no branch runs. For the unconditional half
+    of guidance the scale may be 0.
 
     Args:
-      apply_unet: of a `UNet`, by `jaxdiff.network`.
-      *apply_controls: of each `ControlNet`, likewise. Where there are several, params["control"], cond.control and
-        cond.control_scale are tuples of as many; a branch whose picture is None does not run, a scale that is None is 1.
+      apply_unet: apply function of a `UNet`, from `jaxdiff.network`.
+      *apply_controls: apply functions of `ControlNet`s, likewise. With several, params["control"], cond.control and
+        cond.control_scale are tuples of that length; a branch whose control input is None does not run, and a scale of None
+        means 1.
 
     Returns:
-      apply(params, x_t, t, cond=None, keys=None), as of `jaxdiff.network`, with params {"unet": ..., "control": ...}.
+      apply(params, x_t, t, cond=None, keys=None), as from `jaxdiff.network`, with params {"unet": ..., "control": ...}.
+      Equal arguments give the same function.
 
     Raises:
-      ValueError: no branch at all; when called, conditions that are not one for each branch, or do not fit.
+      ValueError: no branch; when called, conditions that are not one per branch, or of other shapes.
 
     Example::
 
@@ -52,12 +56,12 @@ def add_control(apply_unet: Apply, *apply_controls: Apply) -> Apply:
         >>> from jaxdiff.nets.controlnet import ControlConfig, ControlNet
         >>> shape = jaxdiff.UNetConfig(channels=(8,), blocks=1, attention=(), mid_attention=False, groups=4)
         >>> unet, config = jaxdiff.UNet(shape), ControlConfig(shape, embedding=(4, 8))
-        >>> x, told = jnp.ones([1, 8, 8, 3]), jaxdiff.Cond(control=jnp.ones([1, 16, 16, 3]))
+        >>> x, cond = jnp.ones([1, 8, 8, 3]), jaxdiff.Cond(control=jnp.ones([1, 16, 16, 3]))
         >>> base = jax.jit(unet.init)(jax.random.key(0), x, jnp.ones([1]))["params"]
         >>> params = {"unet": base, "control": control.init(jax.random.key(1), config, base)}
         >>> apply = control.add_control(jaxdiff.network(unet), jaxdiff.network(ControlNet(config)))
-        >>> said, _ = jax.jit(apply)(params, x, 500, told)
-        >>> bool((said == jax.jit(jaxdiff.network(unet))(base, x, 500)[0]).all())  # at first
+        >>> output, _ = jax.jit(apply)(params, x, 500, cond)
+        >>> bool((output == jax.jit(jaxdiff.network(unet))(base, x, 500)[0]).all())  # at initialisation
         True
     """
     if not apply_controls:
@@ -66,40 +70,40 @@ def add_control(apply_unet: Apply, *apply_controls: Apply) -> Apply:
     def apply(params, x_t, t, cond=None, keys=None):
         if cond is None or cond.control is None:
             return apply_unet(params["unet"], x_t, t, cond, keys=keys)
-        each = functools.partial(_each, len(apply_controls))
-        said = [] if cond.residuals is None else [tuple(cond.residuals)]
+        per_branch = functools.partial(_per_branch, len(apply_controls))
+        residuals = [] if cond.residuals is None else [tuple(cond.residuals)]
         bare = cond._replace(control=None, control_scale=None, residuals=None)
         branches = zip(
             apply_controls,
-            each('params["control"]', params["control"]),
-            each("cond.control", cond.control),
-            each("cond.control_scale", cond.control_scale),
+            per_branch('params["control"]', params["control"]),
+            per_branch("cond.control", cond.control),
+            per_branch("cond.control_scale", cond.control_scale),
         )
-        for i, (branch, weights, picture, scale) in enumerate(branches):
-            if picture is not None:
-                told = bare._replace(control=picture, attention_edit=None)
-                residuals, _ = branch(weights, x_t, t, told, keys=_own_keys(keys, i))
-                said.append(_scaled(residuals, scale))
-        return apply_unet(params["unet"], x_t, t, bare._replace(residuals=_added(said)), keys=keys)
+        for i, (branch, branch_params, control_input, scale) in enumerate(branches):
+            if control_input is not None:
+                branch_cond = bare._replace(control=control_input, attention_edit=None)
+                output, _ = branch(branch_params, x_t, t, branch_cond, keys=_branch_keys(keys, i))
+                residuals.append(_scaled(output, scale))
+        return apply_unet(params["unet"], x_t, t, bare._replace(residuals=_summed(residuals)), keys=keys)
 
     return apply
 
 
-def _each(count, name, given):
-    """One for each branch."""
-    several = isinstance(given, tuple | list)
+def _per_branch(count, name, value):
+    """One value per branch."""
+    several = isinstance(value, tuple | list)
     if count == 1 and not several:
-        return (given,)
-    if given is None:
+        return (value,)
+    if value is None:
         return (None,) * count
-    if count == 1 or not several or len(given) != count:
-        wanted = "one and no tuple" if count == 1 else f"a tuple of {count}"
-        raise ValueError(f"{name} must be {wanted} for {count} control branch{'es' * (count > 1)}")
-    return given
+    if count == 1 or not several or len(value) != count:
+        expected = "one and no tuple" if count == 1 else f"a tuple of {count}"
+        raise ValueError(f"{name} must be {expected} for {count} control branch{'es' * (count > 1)}")
+    return value
 
 
-def _own_keys(keys, i):
-    """Keys of the i-th branch, whose layers have the names of the network's, and would drop the same with its keys."""
+def _branch_keys(keys, i):
+    """Keys of the i-th branch; with the network's keys its layers, which have the same names, would drop the same units."""
     return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
 
 
@@ -115,21 +119,34 @@ def _scaled(residuals, scale):
     return tuple(rows(s, r) * r for s, r in zip(columns, residuals))
 
 
-def _added(said):
-    """The sum over branches of the residuals of each place; None of none."""
-    counts = {len(residuals) for residuals in said}
+def _summed(residuals):
+    """Sum over branches of the residuals at each join; None without branches."""
+    counts = {len(branch) for branch in residuals}
     if len(counts) > 1:
-        raise ValueError(f"control branches of other networks than one another: they say {sorted(counts)} residuals")
-    return tuple(map(sum, zip(*said))) if said else None
+        raise ValueError(f"control branches of different networks: they have {sorted(counts)} residuals")
+    return tuple(map(sum, zip(*residuals))) if residuals else None
 
 
-class Control(NamedTuple):
-    """A trained ControlNet.
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("params",), meta_fields=("net", "condition"))
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """Trained ControlNet; a pytree whose leaves are its parameters.
 
     Attributes:
-      net: the module.
+      net: the module; static.
       params: its parameters.
-      condition: what it was trained to be told, such as "edges", see `jaxdiff.data.control_inputs`.
+      condition: kind of its control inputs, such as "edges", see `jaxdiff.data.control_inputs`; static.
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import UNetConfig
+        >>> from jaxdiff.adapt import control
+        >>> from jaxdiff.nets.controlnet import ControlConfig, ControlNet
+        >>> trained = control.Control(ControlNet(ControlConfig(UNetConfig())), {"bias": 1.0}, "edges")
+        >>> double = jax.tree.map(lambda leaf: 2 * leaf, trained)
+        >>> double.params, double.condition, double.net == trained.net
+        ({'bias': 2.0}, 'edges', True)
     """
 
     net: ControlNet
@@ -138,43 +155,49 @@ class Control(NamedTuple):
 
 
 def with_controls(apply_unet: Apply, params, controls: Sequence[Control]) -> tuple[Apply, Any]:
-    """A network with such ControlNets at its side, and the parameters that it then takes; without any, as it is.
+    """Network with trained ControlNets, and its parameters; without any, both are returned as they are.
 
     Args:
-      apply_unet: of a `UNet`, by `jaxdiff.network`.
+      apply_unet: apply function of a `UNet`, from `jaxdiff.network`.
       params: its parameters.
       controls: any number.
     """
     if not controls:
         return apply_unet, params
-    weights = tuple(control.params for control in controls)
+    branch_params = tuple(control.params for control in controls)
     apply = add_control(apply_unet, *(network(control.net) for control in controls))
-    return apply, {"unet": params, "control": weights if len(weights) > 1 else weights[0]}
+    return apply, {"unet": params, "control": branch_params if len(branch_params) > 1 else branch_params[0]}
 
 
 def check(config: ControlConfig, params, base_params) -> None:
-    """Raises ValueError for a ControlNet of another network, which names the first layer that does not fit."""
-    wanted = jax.eval_shape(lambda: init(jax.random.key(0), config, base_params))
-    wanted, given = (flatten_dict(tree, sep="/") for tree in (wanted, params))
-    for path in sorted(wanted.keys() | given.keys()):
-        here, there = (tuple(flat[path].shape) if path in flat else "not there" for flat in (wanted, given))
-        if here != there:
-            raise ValueError(f"this ControlNet is of another network: {path} is {here} here, and {there} in it")
+    """Raises ValueError if a ControlNet's parameters are not of this config and base; names the first such layer."""
+    expected = jax.eval_shape(lambda: init(jax.random.key(0), config, base_params))
+    expected, actual = (flatten_dict(tree, sep="/") for tree in (expected, params))
+    for path in sorted(expected.keys() | actual.keys()):
+        needs, has = (_shape(flat, path) for flat in (expected, actual))
+        if needs != has:
+            raise ValueError(
+                f"this ControlNet is of another network: {path} must be {needs} for this one, and is {has} in it"
+            )
+
+
+def _shape(flat, path):
+    return tuple(flat[path].shape) if path in flat else "missing"
 
 
 def init(key: Array, config: ControlConfig, base_params):
     """Parameters of a `ControlNet` that is a trainable copy of a network's encoder, and changes nothing yet.
 
     Args:
-      key: random key, for the layers that read the picture.
+      key: random key, for the layers that embed the control input.
       config: of the ControlNet, with the base's `UNetConfig`.
       base_params: of the `UNet`, a tree of dicts.
 
     Returns:
-      Parameters float32: what the network has too is a copy of it, the convolutions that lead into it are zero.
+      Parameters, float32: those of the encoder are copies, the convolutions at the joins with the network are zero.
 
     Raises:
-      ValueError: the base is another network than the config says, of which the first layer that does not fit is named.
+      ValueError: the base is not a network of that config; the first layer with another shape is named.
 
     Example::
 
@@ -194,27 +217,27 @@ def init(key: Array, config: ControlConfig, base_params):
     example = _example(config, base)
     _check_base(base, flatten_dict(jax.eval_shape(net.init, key, *example)["params"], sep="/"))
     fresh = flatten_dict(jax.jit(net.init)(key, *example)["params"], sep="/")
-    # Copies also in memory: training gives the branch's old arrays away, and the base is still to be there.
+    # Copies in memory, too: training donates the branch's buffers, and the base must keep its own.
     return unflatten_dict({path: jnp.array(base.get(path, leaf), leaf.dtype) for path, leaf in fresh.items()}, sep="/")
 
 
-def _check_base(base, wanted):
-    for path in sorted(base.keys() | wanted.keys()):
-        there, here = (tuple(flat[path].shape) if path in flat else "not there" for flat in (base, wanted))
-        if there != here and not path.startswith(("controlnet_", *_WAY_UP)):
+def _check_base(base, expected):
+    for path in sorted(base.keys() | expected.keys()):
+        has, needs = (_shape(flat, path) for flat in (base, expected))
+        if has != needs and not path.startswith(("controlnet_", *_DECODER)):
             raise ValueError(
-                f"this base is another network than the config says: {path} is {there} in it, and {here} by the config"
+                f"the base is not a network of this config: {path} is {has} in it, and {needs} by the config"
             )
 
 
 def _example(config, base):
-    """The smallest noisy image, a time, and a condition that a ControlNet can be called with."""
-    cfg, entry = config.unet, "conv_in/kernel"
-    channels = (base[entry].shape[-2] if entry in base else 0) // cfg.patch**2 - cfg.image_channels
+    """Arguments with which a ControlNet can be initialised: the smallest noisy image, a time and a condition."""
+    cfg, first = config.unet, "conv_in/kernel"
+    channels = (base[first].shape[-2] if first in base else 0) // cfg.patch**2 - cfg.image_channels
     if channels < 1:
         raise ValueError(
-            f"this base is another network than the config says: {entry} does not have the channels that are needed for "
-            f"patch={cfg.patch} and image_channels={cfg.image_channels}"
+            f"the base is not a network of this config: {first} does not have the channels for patch={cfg.patch} and "
+            f"image_channels={cfg.image_channels}"
         )
     side = cfg.patch * 2 ** (len(cfg.channels) - 1)
     x = jnp.zeros([1, side, side, channels])
@@ -232,14 +255,14 @@ def _example(config, base):
 
 
 def guess_scales(scale: float, count: int) -> Array:
-    """Scales of guess mode, in which the picture alone says what is drawn, for a network that is given an empty prompt.
+    """Scales of guess mode, in which the control input alone determines the image and the prompt is empty.
 
         s_i = scale 10^(-1 + (i - 1) / (count - 1)),   i = 1, ..., count        published code of ControlNet, guess mode
 
-    The fine skips count for least. The unconditional half of guidance is not told the picture in this mode: zero rows.
+    Residuals of the finest skips are scaled down most. In this mode the unconditional half of guidance has scale 0.
 
     Args:
-      scale: of the bottom, the last one. Traced.
+      scale: of the bottom features, the last residual. Traced.
       count: n, see `num_residuals`.
 
     Returns:
@@ -250,29 +273,26 @@ def guess_scales(scale: float, count: int) -> Array:
         >>> import jax.numpy as jnp
         >>> from jaxdiff import Cond, Guided
         >>> from jaxdiff.adapt import control
-        >>> scales = jnp.tile(control.guess_scales(1.0, 3)[None], (2, 1))  # of two images
+        >>> scales = jnp.tile(control.guess_scales(1.0, 3)[None], (2, 1))  # for two images
         >>> [[round(float(s), 3) for s in row] for row in scales]
         [[0.1, 0.316, 1.0], [0.1, 0.316, 1.0]]
-        >>> picture = jnp.ones([2, 32, 32, 3])
-        >>> told = Guided(Cond(control=picture, control_scale=scales), Cond(control=picture, control_scale=0 * scales))
+        >>> x = jnp.ones([2, 32, 32, 3])
+        >>> guided = Guided(Cond(control=x, control_scale=scales), Cond(control=x, control_scale=0 * scales))
     """
     return scale * jnp.logspace(-1, 0, count)
 
 
 def num_residuals(config: UNetConfig) -> int:
-    """How many residuals a U-Net reads: n, one for each skip and one for the bottom.
+    """Number of residuals that a U-Net takes: n, one per skip and one for the bottom features.
 
     Args:
       config: of the `UNet`.
-
-    Returns:
-      As many as there are.
 
     Example::
 
         >>> from jaxdiff import UNetConfig
         >>> from jaxdiff.adapt import control
-        >>> control.num_residuals(UNetConfig())  # at 4 resolutions 2 blocks and a layer before them, and the bottom
+        >>> control.num_residuals(UNetConfig())  # 4 resolutions of 2 blocks and one more layer each, and the bottom
         13
     """
     return len(config.channels) * (config.blocks + 1) + 1

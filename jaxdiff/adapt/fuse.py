@@ -1,15 +1,15 @@
-"""Gradient fusion of Mix-of-Show: several concepts' LoRAs become one that does what each does (Gu et al. 2023).
+"""Gradient fusion of Mix-of-Show: several concepts' LoRAs combined into one (Gu et al. 2023).
 
-With X_k the inputs that a layer sees while concept k is drawn, and W + D_k its kernel with that concept's correction, the
-fused correction does at the inputs of each concept what that concept's own one does:
+With X_k the inputs of a layer while concept k is sampled, and W + D_k its kernel with the update of that concept's LoRA,
+the fused update reproduces each concept's own one at that concept's inputs:
 
 (1)  D = argmin_D  sum_k |X_k D - X_k D_k|^2 + ridge |D|^2
 (2)    = S^-1 sum_k G_k D_k,   G_k = X_k^T X_k,   S = sum_k G_k + ridge 1
-(3)    = sum_k (S^-1 G_k s_k A_k) B_k                       of D_k = s_k A_k B_k, what a LoRA is
+(3)    = sum_k (S^-1 G_k s_k A_k) B_k                       for low-rank updates D_k = s_k A_k B_k
 
-so that of all inputs only their Gram matrices are kept, see `adapt.activations`. The paper goes down (1) by L-BFGS; (2) is
-where that ends. By (3) it is a LoRA again, of all ranks together: no full matrix is written down, and it is merged, kept
-and given away like any other. `pipeline.fuse.matched` goes on from there, over all layers together.
+Only the Gram matrices of the inputs are needed, see `adapt.activations`. The paper minimises (1) by L-BFGS; (2) is the
+exact minimum. By (3) it is a LoRA again, whose rank is the sum of all ranks: no full matrix is formed, and it is merged and
+saved like any other. `pipeline.fuse.matched` trains it further, for all layers jointly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,28 +23,28 @@ from jaxdiff.types import Array
 
 
 def fused(loras: Sequence[Lora], grams: Sequence[Mapping[str, Array]], ridge: float = 1e-3) -> Lora:
-    """The one LoRA that does at the inputs of each concept what its own does, equation (3), layer by layer.
+    """Gradient fusion: the LoRA that reproduces each concept's own one at its inputs, equation (3), layer by layer.
 
-    A layer that some concepts do not correct is kept as it is at their inputs, if their Gram matrix of it is given. A
-    concept weighs as much as its inputs: give Gram matrices of as many of each.
+    A layer without an update in some concept's LoRA stays unchanged at that concept's inputs, if their Gram matrix is
+    given. Concepts are weighted by the number of their inputs: give Gram matrices of equally many.
 
-    It is worked out on the host in float64: inputs of a layer are so alike that S, whose eigenvalues reach from 300 times
-    their mean to below a millionth of it, is singular to the digits of float32. Below the rounding of Gram matrices in
-    float32, 2.4e-7 |S|, the ridge has no effect.
+    It is computed on the host in float64: inputs of a layer are so correlated that S, whose eigenvalues range from 300
+    times their mean to less than a millionth of it, is singular in float32. A ridge below 2.4e-7 |S|, the rounding error of
+    Gram matrices in float32, is raised to that.
 
     Args:
-      loras: one of each concept, of any ranks.
-      grams: of each concept, path -> G_k [in, in], of all layers that it corrects at least. As the concept's own inputs
-        are, they come from the network with that concept's LoRA merged.
-      ridge: at least 0, as a share of the mean diagonal of the sum of the Gram matrices; keeps inputs that no concept has
-        as they are. Less of it is nearer to each concept at the inputs that were seen, and further off at others.
+      loras: one per concept, of any ranks.
+      grams: path -> G_k [in, in] for each concept, of all layers that its LoRA updates at least; from the network with that
+        LoRA merged, because these are the concept's inputs.
+      ridge: at least 0, as a fraction of the mean diagonal of the sum of Gram matrices; it keeps the layer unchanged at
+        inputs that no concept has. Smaller values are more accurate at the given inputs, and less so at others.
 
     Returns:
-      `Lora` of rank sum_k r_k with the scale 1, float32.
+      `Lora` of rank sum_k r_k with scale 1, float32.
 
     Raises:
-      ValueError: not one set of Gram matrices for each LoRA, one that lacks a layer or is of another network, a ridge
-        below 0, or one so small that S has no inverse; one line.
+      ValueError: LoRAs and sets of Gram matrices that are not one each, a missing Gram matrix or one of another network, a
+        negative ridge, or one so small that S has no inverse.
 
     Example::
 
@@ -53,40 +53,40 @@ def fused(loras: Sequence[Lora], grams: Sequence[Mapping[str, Array]], ridge: fl
         >>> small = lambda *down: lora.Lora(
         ...     {"to_q/kernel": lora.Factors(jnp.array(down)[:, None], jnp.ones([1, 1]))}, {"to_q/kernel": 1.0}
         ... )
-        >>> sees = lambda *inputs: {"to_q/kernel": jnp.diag(jnp.array(inputs))}
-        >>> both = fuse.fused([small(3.0, 9.0), small(9.0, 5.0)], [sees(1.0, 0.0), sees(0.0, 1.0)])
+        >>> gram = lambda *inputs: {"to_q/kernel": jnp.diag(jnp.array(inputs))}
+        >>> both = fuse.fused([small(3.0, 9.0), small(9.0, 5.0)], [gram(1.0, 0.0), gram(0.0, 1.0)])
         >>> down, up = both.factors["to_q/kernel"]
-        >>> (down @ up).round(2).tolist()  # what the first does at its inputs, and the second at its own
+        >>> (down @ up).round(2).tolist()  # the first one's update at its inputs, and the second one's at its own
         [[3.0], [5.0]]
     """
     if len(grams) != len(loras) or not loras:
-        raise ValueError(f"{len(grams)} sets of Gram matrices are not one for each of {len(loras)} LoRAs")
+        raise ValueError(f"`grams` has {len(grams)} sets of Gram matrices for {len(loras)} LoRAs: give one per LoRA")
     if not ridge >= 0:
-        raise ValueError(f"ridge={ridge} must be at least 0: it is a share of the mean diagonal")
+        raise ValueError(f"`ridge`={ridge} must be at least 0: it is a fraction of the mean diagonal")
     factors = {}
     for path, (size, _) in _shapes(loras).items():
-        seen = [_gram(k, gram, lora, path, size) for k, (gram, lora) in enumerate(zip(grams, loras))]
-        wanted = [g @ _scaled(lora, path) for g, lora in zip(seen, loras) if path in lora.factors]
-        downs = _solve(sum(g for g in seen if g is not None), np.concatenate(wanted, axis=1), ridge, path)
+        gram = [_gram(k, each, lora, path, size) for k, (each, lora) in enumerate(zip(grams, loras))]
+        wanted = [g @ _scaled_down(lora, path) for g, lora in zip(gram, loras) if path in lora.factors]
+        downs = _solve(sum(g for g in gram if g is not None), np.concatenate(wanted, axis=1), ridge, path)
         ups = np.concatenate([lora.factors[path].up for lora in loras if path in lora.factors])
         factors[path] = Factors(jnp.asarray(downs, jnp.float32), jnp.asarray(ups, jnp.float32))
     return Lora(factors, dict.fromkeys(factors, jnp.float32(1)))
 
 
 def averaged(loras: Sequence[Lora], weights=None) -> Lora:
-    """The weighted sum of corrections, which needs no inputs and keeps of each concept its share alone.
+    """Weighted sum of low-rank updates; unlike `fused` it needs no inputs, and weakens each concept to its weight.
 
         D = sum_k w_k s_k A_k B_k
 
     Args:
-      loras: one of each concept, of any ranks; 0 at layers that it does not have.
-      weights: w_k, float [K]; by default 1 / K each, which is the mean. Traced.
+      loras: one per concept, of any ranks; 0 at layers that a LoRA does not update.
+      weights: w_k, float [K]; None is 1 / K each. Traced.
 
     Returns:
-      `Lora` of rank sum_k r_k with the scale 1, float32.
+      `Lora` of rank sum_k r_k with scale 1, float32.
 
     Raises:
-      ValueError: no LoRA, not one weight for each, or LoRAs of different networks; one line.
+      ValueError: no LoRA, weights that are not one per LoRA, or LoRAs of different networks.
 
     Example::
 
@@ -101,56 +101,56 @@ def averaged(loras: Sequence[Lora], weights=None) -> Lora:
     """
     weights = jnp.full(len(loras), 1 / max(1, len(loras))) if weights is None else jnp.asarray(weights, jnp.float32)
     if weights.shape != (len(loras),) or not loras:
-        raise ValueError(f"weights {weights.shape} are not one for each of {len(loras)} LoRAs")
+        raise ValueError(f"`weights` {weights.shape} for {len(loras)} LoRAs: give one per LoRA, and one LoRA at least")
     factors = {}
     for path in _shapes(loras):
-        having = [(w, lora.scale[path], lora.factors[path]) for w, lora in zip(weights, loras) if path in lora.factors]
-        downs = jnp.concatenate([jnp.float32(w * s) * down for w, s, (down, _) in having], axis=1)
-        factors[path] = Factors(downs, jnp.concatenate([jnp.float32(up) for _, _, (_, up) in having]))
+        updates = [(w, lora.scale[path], lora.factors[path]) for w, lora in zip(weights, loras) if path in lora.factors]
+        downs = jnp.concatenate([jnp.float32(w * s) * down for w, s, (down, _) in updates], axis=1)
+        factors[path] = Factors(downs, jnp.concatenate([jnp.float32(up) for _, _, (_, up) in updates]))
     return Lora(factors, dict.fromkeys(factors, jnp.float32(1)))
 
 
 def _shapes(loras):
-    """Path -> (in, out) of all that some LoRA corrects, in order; refuses LoRAs of different networks."""
+    """Path -> (in, out) of all kernels that some LoRA updates, sorted; rejects LoRAs of different networks."""
     shapes = {}
     for lora in loras:
         for path, (down, up) in lora.factors.items():
-            here = down.shape[0], up.shape[1]
-            there = shapes.setdefault(path, here)
-            if here != there:
+            shape = down.shape[0], up.shape[1]
+            first = shapes.setdefault(path, shape)
+            if shape != first:
                 raise ValueError(
-                    f"these LoRAs are of different networks: {path} is {there[0]}x{there[1]} in one and "
-                    f"{here[0]}x{here[1]} in another"
+                    f"these LoRAs are of different networks: {path} is {first[0]}x{first[1]} in one and "
+                    f"{shape[0]}x{shape[1]} in another"
                 )
     return dict(sorted(shapes.items()))
 
 
-def _gram(k, gram, lora, path, size):
-    """G_k of a layer in float64; None where a concept that does not correct it has none."""
-    if path not in gram:
+def _gram(k, grams, lora, path, size):
+    """G_k of a layer in float64; None if it is not given and the LoRA does not update the layer."""
+    if path not in grams:
         if path in lora.factors:
             raise ValueError(
-                f"LoRA {k} corrects {path}, of which its Gram matrices have none: give all that it corrects"
+                f"LoRA {k} updates {path}, which its `grams` lack: give those of all layers that it updates"
             )
         return None
-    if np.shape(gram[path]) != (size, size):
-        raise ValueError(f"the Gram matrix {k} of {path} must be {size}x{size}, and this one is {np.shape(gram[path])}")
-    return np.asarray(gram[path], np.float64)
+    if np.shape(grams[path]) != (size, size):
+        raise ValueError(f"`grams` of LoRA {k} must be {size}x{size} for {path}, and not {np.shape(grams[path])}")
+    return np.asarray(grams[path], np.float64)
 
 
-def _scaled(lora, path):
+def _scaled_down(lora, path):
     """s A in float64."""
     return np.asarray(lora.scale[path], np.float64) * np.asarray(lora.factors[path].down, np.float64)
 
 
-def _solve(whole, wanted, ridge, path):
-    """(whole + ridge 1)^-1 wanted; 0 at a layer whose inputs were all 0."""
-    rounding = 2 * np.finfo(np.float32).eps * np.linalg.norm(whole)
-    added = max(ridge * np.trace(whole) / len(whole), rounding) or 1.0
+def _solve(total, wanted, ridge, path):
+    """(total + ridge 1)^-1 wanted; 0 for a layer whose inputs were all 0."""
+    rounding = 2 * np.finfo(np.float32).eps * np.linalg.norm(total)
+    added = max(ridge * np.trace(total) / len(total), rounding) or 1.0
     try:
-        factor = scipy.linalg.cho_factor(whole + added * np.eye(len(whole)), lower=True)
+        factor = scipy.linalg.cho_factor(total + added * np.eye(len(total)), lower=True)
     except np.linalg.LinAlgError:
         raise ValueError(
-            f"S of {path} has no inverse: give a ridge above {ridge}, and Gram matrices of float32"
+            f"S of {path} has no inverse: give a `ridge` above {ridge}, and Gram matrices of float32"
         ) from None
     return scipy.linalg.cho_solve(factor, wanted)

@@ -1,12 +1,13 @@
-"""LoRA: what training would change in a kernel, as a product of two thin matrices (Hu et al. 2022).
+"""LoRA: low-rank updates of kernels (Hu et al. 2022).
 
-(1)  W' = W + w s A B,   s = alpha / r, or alpha / sqrt(r) rank-stabilised (Kalajdzievski 2023)
+(1)  W' = W + w s A B,   s = alpha / r, or alpha / sqrt(r) if rank-stabilised (Kalajdzievski 2023)
 
-in flax's order, x W: A [in, r] leads down to r numbers, and B [r, out], zero at first, up again. The kernel of a
-convolution is taken as one matrix [height width in, out]. Corrections are merged before the network is called, and training
-differentiates through that, so that no network knows of it.
+in flax's order, x W: A [in, r] projects down to r dimensions, and B [r, out], zero at first, up again. The kernel of a
+convolution counts as one matrix [height width in, out]. Updates are merged into the parameters before the network is
+called, and training differentiates through the merge, so that networks do not depend on LoRA.
 """
 
+import math
 import re
 from typing import NamedTuple
 
@@ -16,15 +17,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdiff.types import Array
 
-ATTENTION = r"attn\d+/to_(q|k|v|out_0)/kernel$"  # of all attention in the U-Net
+ATTENTION = r"attn\d+/to_(q|k|v|out_0)/kernel$"  # all attention layers of a U-Net
 CONVOLUTIONS = r"conv\w*/kernel$"
-FEED_FORWARD = r"ff/net_(0/proj|2)/kernel$"  # between two attentions
-TEXT_ATTENTION = r"self_attn/(q|k|v|out)_proj/kernel$"  # of a CLIP's text transformer
+FEED_FORWARD = r"ff/net_(0/proj|2)/kernel$"  # of transformer blocks
+TEXT_ATTENTION = r"self_attn/(q|k|v|out)_proj/kernel$"  # of CLIP's text transformer
 TARGETS = {"attention": ATTENTION, "convolutions": CONVOLUTIONS, "feed_forward": FEED_FORWARD}
 
 
 class Factors(NamedTuple):
-    """A and B of one kernel.
+    """Low-rank factors A and B of one kernel.
 
     Attributes:
       down: A, float32 [in, r].
@@ -36,7 +37,7 @@ class Factors(NamedTuple):
 
 
 class Lora(NamedTuple):
-    """Corrections of some kernels; a pytree, of which `factors` is trained.
+    """Low-rank updates of some kernels; a pytree, of which `factors` is trained.
 
     Attributes:
       factors: path of a kernel, such as "mid_block/.../to_q/kernel" -> its `Factors`.
@@ -49,22 +50,22 @@ class Lora(NamedTuple):
 
 def init(
     key: Array, params, rank: int, targets: str = ATTENTION, alpha: float | None = None, rank_stabilised: bool = False
-):
-    """Corrections that change nothing yet.
+) -> Lora:
+    """Initial low-rank updates, which are zero.
 
     Args:
       key: random key.
       params: of the network, a tree of dicts.
       rank: r, from 1 to the smaller side of each kernel.
-      targets: regular expression that is looked for in the paths of kernels.
-      alpha: of s; by default r, so that s = 1 (sqrt(r) where it is rank-stabilised).
-      rank_stabilised: s = alpha / sqrt(r) in place of alpha / r.
+      targets: regular expression, searched for in the paths of kernels.
+      alpha: of s; None is r.
+      rank_stabilised: whether s = alpha / sqrt(r) instead of alpha / r.
 
     Returns:
       `Lora`: A is uniform in +-1 / sqrt(in), as in the paper's code, and B zero.
 
     Raises:
-      ValueError: no kernel is found, or one is too small for the rank; one line.
+      ValueError: no kernel's path matches, or a kernel is too small for the rank.
 
     Example::
 
@@ -78,12 +79,12 @@ def init(
     kernels = {path: leaf.shape for path, leaf in sorted(flatten_dict(params, sep="/").items())}
     kernels = {path: shape for path, shape in kernels.items() if len(shape) > 1 and re.search(targets, path)}
     if not kernels:
-        raise ValueError(f"no kernel's path holds {targets}: try {ATTENTION}")
+        raise ValueError(f"no kernel's path matches {targets!r}: try {ATTENTION}")
     factors = {}
     for i, (path, shape) in enumerate(kernels.items()):
         rows, columns = _matrix(shape)
         if not 1 <= rank <= min(rows, columns):
-            raise ValueError(f"rank {rank} must be from 1 to {min(rows, columns)}: {path} is {rows}x{columns}")
+            raise ValueError(f"`rank`={rank} must be from 1 to {min(rows, columns)}: {path} is {rows}x{columns}")
         limit = rows**-0.5
         down = jax.random.uniform(jax.random.fold_in(key, i), (rows, rank), minval=-limit, maxval=limit)
         factors[path] = Factors(down, jnp.zeros([rank, columns]))
@@ -91,12 +92,15 @@ def init(
 
 
 def scale(rank: int, alpha: float | None = None, rank_stabilised: bool = False) -> Array:
-    """s of equation (1), float32; alpha is the rank where none is given."""
+    """Scale s of equation (1), float32; an alpha of None is the rank."""
     return jnp.float32((rank if alpha is None else alpha) / (rank**0.5 if rank_stabilised else rank))
 
 
 def pattern(targets: str) -> str:
-    """A regular expression of kernels' paths: that of names in `TARGETS` with + between them, or what is one already.
+    """Regular expression for the paths of target kernels.
+
+    Args:
+      targets: names in `TARGETS` joined by +, or a regular expression, which is returned as it is.
 
     Raises:
       ValueError: it is neither.
@@ -115,24 +119,24 @@ def pattern(targets: str) -> str:
         re.compile(targets)
     except re.error as error:
         raise ValueError(
-            f"{targets!r} is neither made of {', '.join(TARGETS)} with + between, nor a regular expression ({error})"
+            f"{targets!r} is neither made of {', '.join(TARGETS)} joined by +, nor a regular expression ({error})"
         ) from None
     return targets
 
 
 def merge(params, lora: Lora, weight: float = 1.0):
-    """Parameters with a correction added, equation (1).
+    """Parameters with low-rank updates added, equation (1).
 
     Args:
       params: of the network, a tree of dicts.
       lora: from `init`, trained or not.
-      weight: w. Traced; -1 takes away again what 1 has added, up to rounding.
+      weight: w. Traced; -1 undoes 1, up to rounding.
 
     Returns:
-      Parameters, structure, shapes and dtypes of `params`; several corrections are merged one after the other.
+      Parameters with the structure, shapes and dtypes of `params`; several LoRAs are merged one after the other.
 
     Raises:
-      ValueError: the correction is of another network, see `check`.
+      ValueError: the LoRA is of another network, see `check`.
 
     Example::
 
@@ -153,22 +157,23 @@ def merge(params, lora: Lora, weight: float = 1.0):
 
 
 def check(params, lora: Lora) -> None:
-    """Raises ValueError for a correction of another network, which names the first layer that does not fit."""
+    """Raises ValueError if a LoRA is of another network; the message names the first layer that does not fit."""
     flat = flatten_dict(params, sep="/")
     for path, (down, up) in lora.factors.items():
         if path not in flat:
-            raise ValueError(f"this LoRA is of another network: here is no {path}")
-        here, there = _matrix(flat[path].shape), (down.shape[0], up.shape[1])
-        if here != there:
+            raise ValueError(f"this LoRA is of another network: this one has no {path}")
+        needs, has = _matrix(flat[path].shape), (down.shape[0], up.shape[1])
+        if needs != has:
             raise ValueError(
-                f"this LoRA is of another network: {path} is {here[0]}x{here[1]} here, and {there[0]}x{there[1]} there"
+                f"this LoRA is of another network: {path} must be {needs[0]}x{needs[1]} for this one, and is "
+                f"{has[0]}x{has[1]} in it"
             )
 
 
 def rank_dropout(key: Array, factors: dict[str, Factors], rate: float) -> dict[str, Factors]:
-    """Factors of which some ranks are left out at random, for training: rank dropout.
+    """Factors with random ranks left out, a regularisation for training.
 
-        A_k <- m_k A_k / (1 - p),   m_k = 0 with probability p
+        A_k <- m_k A_k / (1 - p),   m_k = 0 with probability p, else 1
 
     Args:
       key: random key.
@@ -176,7 +181,7 @@ def rank_dropout(key: Array, factors: dict[str, Factors], rate: float) -> dict[s
       rate: p, in [0, 1). Traced.
 
     Returns:
-      The same structure; on average the same correction.
+      Factors of the same structure, whose products A B have the same mean.
 
     Example::
 
@@ -188,15 +193,12 @@ def rank_dropout(key: Array, factors: dict[str, Factors], rate: float) -> dict[s
     """
 
     def one(i, down, up):
-        kept = jax.random.uniform(jax.random.fold_in(key, i), [down.shape[1]]) >= rate
-        return Factors(down * (kept / (1 - rate))[None], up)
+        mask = jax.random.uniform(jax.random.fold_in(key, i), [down.shape[1]]) >= rate
+        return Factors(down * (mask / (1 - rate))[None], up)
 
     return {path: one(i, *both) for i, (path, both) in enumerate(sorted(factors.items()))}
 
 
 def _matrix(shape) -> tuple[int, int]:
-    """Rows and columns of a kernel."""
-    rows = 1
-    for side in shape[:-1]:
-        rows *= side
-    return rows, shape[-1]
+    """Rows and columns of a kernel as a matrix."""
+    return math.prod(shape[:-1]), shape[-1]

@@ -1,4 +1,4 @@
-"""New words: rows of a text transformer's table of tokens, which is all that textual inversion trains (Gal et al. 2023)."""
+"""Token embeddings of new tokens, the only parameters that textual inversion trains (Gal et al. 2023)."""
 
 from collections.abc import Sequence
 
@@ -11,25 +11,25 @@ TABLE = ("embeddings", "token_embedding", "embedding")
 
 
 def token_embeddings(params) -> Array:
-    """What a `nets.clip.TextTransformer` knows its tokens by, float32 [V, D]."""
+    """Table of token embeddings of a `nets.clip.TextTransformer`, float32 [V, D]."""
     for name in TABLE:
         params = params[name]
     return params
 
 
-def insert(params, rows: Array, first: int):
-    """A text transformer's parameters with these rows in its table of tokens.
+def insert(params, embeddings: Array, first: int):
+    """Parameters of a text transformer with these embeddings in its table.
 
     Args:
       params: of a `nets.clip.TextTransformer`.
-      rows: float32 [N, D], of the tokens first .. first + N - 1. Traced.
-      first: the first token, at most as many as the table has rows; a table that is too short becomes longer.
+      embeddings: float32 [N, D], of the token ids first .. first + N - 1. Traced.
+      first: first token id, at most the number of rows of the table, which grows if need be.
 
     Returns:
-      Parameters of that structure.
+      Parameters of the same structure.
 
     Raises:
-      ValueError: tokens that would leave a gap in the table, or rows of another width.
+      ValueError: token ids that would leave a gap in the table, or embeddings of another width.
 
     Example::
 
@@ -40,23 +40,25 @@ def insert(params, rows: Array, first: int):
         [[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
     """
     old = token_embeddings(params)
-    if not 0 <= first <= len(old) or rows.shape[1:] != old.shape[1:]:
-        raise ValueError(f"rows {rows.shape} from {first} on do not fit a table of tokens {old.shape}")
-    new = jnp.concatenate([old[:first], rows, old[first + len(rows) :]])
+    if not 0 <= first <= len(old) or embeddings.shape[1:] != old.shape[1:]:
+        raise ValueError(
+            f"embeddings {embeddings.shape} from id {first} on do not fit a table of embeddings {old.shape}"
+        )
+    new = jnp.concatenate([old[:first], embeddings, old[first + len(embeddings) :]])
     inner = params["embeddings"]
     return params | {"embeddings": inner | {"token_embedding": inner["token_embedding"] | {"embedding": new}}}
 
 
-def initial_embeddings(key: Array, params, tokens: Sequence[Sequence[int]]) -> Array:
-    """What new words begin as: each as the mean of the tokens of words that are there, or at random where it has none.
+def initial_embeddings(key: Array, params, token_ids: Sequence[Sequence[int]]) -> Array:
+    """Initial embeddings of new tokens: each is the mean of those of given tokens, or random without any.
 
     Args:
       key: random key.
       params: of a `nets.clip.TextTransformer`.
-      tokens: for each new word, any number.
+      token_ids: for each new token, ids of any number of tokens.
 
     Returns:
-      float32 [N, D]; at random with the mean and the standard deviation of the table.
+      float32 [N, D]; random ones are normal with mean and standard deviation of the table.
 
     Example::
 
@@ -66,6 +68,6 @@ def initial_embeddings(key: Array, params, tokens: Sequence[Sequence[int]]) -> A
         >>> new_tokens.initial_embeddings(jax.random.key(0), params, [[0], [0, 1]]).tolist()
         [[1.0, 3.0], [2.0, 4.0]]
     """
-    rows = jnp.asarray(token_embeddings(params))
-    drawn = rows.mean(0)[None] + rows.std() * jax.random.normal(key, (len(tokens), rows.shape[1]))
-    return jnp.stack([rows[jnp.asarray(of)].mean(0) if len(of) else row for of, row in zip(tokens, drawn)])
+    table = jnp.asarray(token_embeddings(params))
+    random = table.mean(0)[None] + table.std() * jax.random.normal(key, (len(token_ids), table.shape[1]))
+    return jnp.stack([table[jnp.asarray(ids)].mean(0) if len(ids) else row for ids, row in zip(token_ids, random)])

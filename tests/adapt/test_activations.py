@@ -165,7 +165,7 @@ def test_batches_are_added_up_one_by_one():
     for path, g in total.items():
         assert isinstance(g, np.ndarray) and g.dtype == np.float32
         np.testing.assert_allclose(g, whole[path], rtol=1e-4, atol=1e-3)
-    with pytest.raises(ValueError, match="there is no batch"):
+    with pytest.raises(ValueError, match="`batches` is empty"):
         activations.sum_over_batches(one, [])
 
 
@@ -188,9 +188,9 @@ def test_what_cannot_be_looked_at():
     x, t, context = batch()
     with pytest.raises(ValueError, match="no layer that runs has the kernel unet/conv_in/kernel"):
         activations.grams(call, ["conv_in/kernel", "unet/conv_in/kernel"])(params(), x, t, context)
-    with pytest.raises(ValueError, match="at least 1 at a time"):
+    with pytest.raises(ValueError, match="`layers_per_call`=0: both must be at least 1"):
         activations.grams(call, ["conv_in/kernel"], layers_per_call=0)
-    with pytest.raises(ValueError, match="0 paths"):
+    with pytest.raises(ValueError, match="`paths` has 0 paths"):
         activations.grams(call, [])
 
 

@@ -41,7 +41,7 @@ def test_as_a_file():
 def test_what_is_none():
     content = adapter.to_bytes(Adapter({}, {"unet": trained(1)}))
     for wrong in (b"", content[:-10], (shipped.WEIGHTS / "digits.safetensors").read_bytes()):
-        with pytest.raises(ValueError, match="is no LoRA, new word or ControlNet that jaxdiff has trained"):
+        with pytest.raises(ValueError, match="is no LoRA, new token or ControlNet that jaxdiff has trained"):
             adapter.from_bytes(wrong)
     with pytest.raises(ValueError, match="choose float32"):
         adapter.to_bytes(Adapter({}, control={"conv_in": {"bias": jnp.array([1e6])}}))
@@ -62,5 +62,5 @@ def test_new_words_stand_behind_the_others():
     random, five = initial([[], [5]])  # the two words of a concept of Mix-of-Show
     np.testing.assert_array_equal(five, old[5])
     assert abs(random - old.mean(0)).max() > 0.5 * old.std() and abs(random).max() < 10 * abs(old).max()
-    with pytest.raises(ValueError, match="do not fit a table of tokens"):
+    with pytest.raises(ValueError, match="do not fit a table of embeddings"):
         new_tokens.insert(text, rows, 641)

@@ -107,10 +107,10 @@ def test_the_base_must_be_the_network_of_the_config():
     )
     with pytest.raises(ValueError, match=r"conv_in/bias is \(8,\) in it, and \(16,\) by the config"):
         init(channels=(16, 16))
-    with pytest.raises(ValueError, match=r"down_blocks_0/attentions_1/norm/bias is not there in it, and \(8,\) by"):
+    with pytest.raises(ValueError, match=r"down_blocks_0/attentions_1/norm/bias is missing in it, and \(8,\) by"):
         init(blocks=2)
     with pytest.raises(
-        ValueError, match=r"down_blocks_0/downsamplers_0/\S* is \(8,\) in it, and not there by the config"
+        ValueError, match=r"down_blocks_0/downsamplers_0/\S* is \(8,\) in it, and missing by the config"
     ):
         init(channels=(8,))
     with pytest.raises(ValueError, match=r"conv_in/kernel does not have the channels .* patch=2"):
@@ -263,6 +263,29 @@ def test_another_picture_scale_and_weights_compile_nothing():
     np.testing.assert_allclose(said[4][0], said[0][0], atol=1e-6)
 
 
+def test_a_model_that_carries_controls_is_a_pytree():
+    """Parameters are leaves; the module and the kind of control input are static, and compared by value."""
+    one, other = (control.Control(ControlNet(CONFIG), params, "edges") for params in (ONE, OTHER))
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert hash(jax.tree.structure(one)) == hash(jax.tree.structure(other))
+    chex.assert_trees_all_equal(jax.tree.leaves(one), jax.tree.leaves(ONE))
+    for changed in ({"condition": "mask"}, {"net": ControlNet(dataclasses.replace(CONFIG, embedding=(8, 6)))}):
+        assert jax.tree.structure(dataclasses.replace(one, **changed)) != jax.tree.structure(one)
+    halved = jax.tree.map(lambda leaf: leaf / 2, {"controls": (one, other)})["controls"][0]
+    chex.assert_trees_all_close(halved.params, jax.tree.map(lambda leaf: leaf / 2, ONE))
+
+    @chex.assert_max_traces(n=1)
+    def run(controls, x):
+        apply, params = control.with_controls(UNET, BASE, controls)
+        return apply(params, x, T, TOLD)[0]
+
+    run = jax.jit(run)
+    found = [run((each,), X) for each in (one, other)]
+    wanted, _ = jax.jit(control.add_control(UNET, BRANCH))({"unet": BASE, "control": ONE}, X, T, TOLD)
+    np.testing.assert_allclose(found[0], wanted, atol=1e-5)
+    assert np.abs(found[1] - wanted).max() > 1e-3
+
+
 def test_training_begins_at_the_zero_convolutions_and_then_reaches_all():
     apply, wanted = control.add_control(UNET, BRANCH), RNG.standard_normal(X.shape).astype(np.float32)
 
@@ -309,7 +332,7 @@ def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"cond.control must be one and no tuple for 1 control branch$"):
         residuals_of(known(4)[0], params=0, control=(PICTURE,))
     short = lambda *args, **keys: (known(4)[1][1:], Aux())
-    with pytest.raises(ValueError, match=r"say \[4, 5\] residuals"):
+    with pytest.raises(ValueError, match=r"they have \[4, 5\] residuals"):
         residuals_of(known(4)[0], short, params=(0, 0), control=(PICTURE, PICTURE))
     with pytest.raises(ValueError, match="takes no control_scale"):  # of no picture
         jax.eval_shape(

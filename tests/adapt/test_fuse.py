@@ -133,16 +133,16 @@ def test_an_average_is_the_sum_of_weighted_corrections_and_other_weights_compile
 
 def test_what_cannot_be_fused():
     one, x = small(), normal(40, 12)
-    with pytest.raises(ValueError, match="1 sets of Gram matrices are not one for each of 2"):
+    with pytest.raises(ValueError, match="1 sets of Gram matrices for 2 LoRAs"):
         fuse.fused([one, one], [sees(x)])
-    with pytest.raises(ValueError, match="LoRA 1 corrects attn1/to_q/kernel, of which"):
+    with pytest.raises(ValueError, match="LoRA 1 updates attn1/to_q/kernel, which"):
         fuse.fused([one, one], [sees(x), {}])
-    with pytest.raises(ValueError, match="must be 12x12, and this one is"):
+    with pytest.raises(ValueError, match="must be 12x12 for attn1/to_q/kernel, and not"):
         fuse.fused([one], [sees(x[:, :6])])
     with pytest.raises(ValueError, match="different networks: attn1/to_q/kernel is 12x5 in one and 6x5"):
         fuse.averaged([one, small(size=6)])
-    with pytest.raises(ValueError, match="ridge=-1 must be at least 0"):
+    with pytest.raises(ValueError, match="`ridge`=-1 must be at least 0"):
         fuse.fused([one], [sees(x)], ridge=-1)
     for loras, weights in (([], None), ([one], [0.5, 0.5])):
-        with pytest.raises(ValueError, match="not one for each of"):
+        with pytest.raises(ValueError, match="give one per LoRA"):
             fuse.averaged(loras, weights)

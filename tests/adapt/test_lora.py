@@ -120,13 +120,13 @@ def test_rank_dropout_keeps_the_mean():
 
 
 def test_what_does_not_fit():
-    with pytest.raises(ValueError, match="rank 7 must be from 1 to 6: conv_out/kernel is 576x6"):
+    with pytest.raises(ValueError, match="`rank`=7 must be from 1 to 6: conv_out/kernel is 576x6"):
         lora.init(jax.random.key(0), MODEL.params, 7, "conv_out")
-    with pytest.raises(ValueError, match="no kernel's path holds nowhere"):
+    with pytest.raises(ValueError, match="no kernel's path matches 'nowhere'"):
         lora.init(jax.random.key(0), MODEL.params, 2, "nowhere")
     digits = models.load("digits").params
     with pytest.raises(ValueError, match="of another network"):
         lora.merge(digits, trained())
     small = trained(2, "conv_in")
-    with pytest.raises(ValueError, match=r"conv_in/kernel is \d+x\d+ here, and 54x64 there"):
+    with pytest.raises(ValueError, match=r"conv_in/kernel must be \d+x\d+ for this one, and is 54x64 in it"):
         lora.merge(digits, small)
