@@ -159,7 +159,9 @@ def example(
         raise ValueError(f"a {colour} glyph on {background} cannot be seen: give two colours")
     for what, given in said.items():
         choices = [
-            one for one in captioned.ATTRIBUTES[what] if what not in ("colour", "background") or one not in said.values()
+            one
+            for one in captioned.ATTRIBUTES[what]
+            if what not in ("colour", "background") or one not in said.values()
         ]
         if given is None:
             said[what] = str(rng.choice(choices))

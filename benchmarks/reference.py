@@ -1,7 +1,7 @@
 """Writes the reference pages from the code: docs/choices.md from the registries, docs/api.md from the public names.
 
-    python benchmarks/reference.py            # writes both
-    python benchmarks/reference.py --check    # exits 1 if one is not up to date
+python benchmarks/reference.py            # writes both
+python benchmarks/reference.py --check    # exits 1 if one is not up to date
 """
 
 import argparse
@@ -67,10 +67,16 @@ def choices() -> str:
         "",
         "Written by `python benchmarks/reference.py` from the code, in which each choice is declared once. On the command line",
         "a flag names the choice, and its options are flags, too: `jaxdiff sample digits --sampler heun --churn 0.5`. In Python",
-        "a registry gives it with its options: `SAMPLERS[\"heun\"](churn=0.5)`.",
+        'a registry gives it with its options: `SAMPLERS["heun"](churn=0.5)`.',
     ]
     for flag, registry in REGISTRIES.items():
-        lines += ["", f"## {registry.what[0].upper()}{registry.what[1:]}: `{flag}`", "", "| name | options | |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## {registry.what[0].upper()}{registry.what[1:]}: `{flag}`",
+            "",
+            "| name | options | |",
+            "|---|---|---|",
+        ]
         lines += [f"| `{name}` | {options(cls)} | {first_line(cls)} |" for name, cls in sorted(registry.items())]
     return "\n".join(lines) + "\n"
 

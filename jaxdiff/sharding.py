@@ -37,6 +37,13 @@ def over_batches(of_batch: Callable, num: int, batch_size: int, seed: int, examp
     return jax.tree.map(lambda *rows: np.concatenate(rows), *results)
 
 
+def check_batch_size(name: str, batch_size: int, devices: int) -> None:
+    """Raises ValueError, with the nearest size that would do, unless a batch divides by the number of devices."""
+    if batch_size < 1 or batch_size % devices:
+        nearest = devices * max(1, round(batch_size / devices))
+        raise ValueError(f"{name}={batch_size} does not divide by the {devices} devices: {nearest} would do")
+
+
 def fitting(batch_size: int, num: int) -> int:
     """The batch size for `num` examples: no larger than they need, and divisible by the number of local devices."""
     devices = jax.local_device_count()

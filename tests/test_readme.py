@@ -1,6 +1,5 @@
-"""What the documentation shows runs: its Python as it stands, its lines of jaxdiff in small; others name what exists."""
+"""The code of the documentation runs: Python as it is, lines of jaxdiff in small; other commands name what exists."""
 
-import contextlib
 import dataclasses
 import itertools
 import re
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import tiny_config
 from PIL import Image
@@ -19,9 +19,10 @@ from jaxdiff import cli, config
 from jaxdiff import model as models
 from jaxdiff.adapt import lora
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.model import adaptation, basis, checkpoint, initial, loop, rundir
-from jaxdiff.model.frozen_models import open_models
+from jaxdiff.model import shipped
+from jaxdiff.nets.unet_config import ClassifierConfig
 from jaxdiff.text import tokenizer
+from jaxdiff.train import initial, loop, parallel
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -83,27 +84,31 @@ def test_shell_names_what_exists(path):
                 assert all((ROOT / script).is_file() for script in scripts), where
 
 
-def tiny(name: str, image=(28, 28, 1), net=None, diffusion=None, source="digits") -> config.Config:
-    """A config that trains in seconds, in the place of one that ships."""
+def tiny(image=(28, 28, 1), num_classes=0, source="digits") -> config.Config:
+    """A config in the place of one that ships."""
     small = tiny_config()
-    net = {"out_channels": image[-1]} | (net or {})
     return dataclasses.replace(
         small,
-        name=name,
         data=config.Data(source, image),
-        net=dataclasses.replace(small.net, **net),
-        diffusion=config.Diffusion(**(diffusion or {})),
+        net=dataclasses.replace(small.net, out_channels=image[-1], num_classes=num_classes),
+        diffusion=config.Diffusion(cond_dropout=0.1 if num_classes else 0.0),
     )
 
 
-CLASSES = {"out_channels": 10}
+def tiny_classifier(levels: str) -> config.Config:
+    """The same of a classifier."""
+    small = tiny_config()
+    net = ClassifierConfig(out_channels=10, channels=(8,), blocks=1, attention=(), mid_attention=False, groups=4)
+    return dataclasses.replace(small, net=net, diffusion=config.Diffusion(levels=levels), sample=config.Sample())
+
+
 TINY = {
-    "digits": tiny("digits"),
-    "digits_conditional": tiny("digits_conditional", net={"num_classes": 10}, diffusion={"drop": 0.1}),
-    "outlined": tiny("outlined", net={"num_classes": 10}, diffusion={"drop": 0.1}),
-    "digits_classifier": tiny("digits_classifier", net=CLASSES, diffusion={"objective": "classification"}),
-    "digits_judge": tiny("digits_judge", net=CLASSES, diffusion={"objective": "classification", "levels": "clean"}),
-    "folder_small": tiny("folder_small", (32, 32, 3), source="folder:photos"),
+    "digits": tiny(),
+    "digits_conditional": tiny(num_classes=10),
+    "outlined": tiny(num_classes=10),
+    "digits_classifier": tiny_classifier("uniform"),
+    "digits_judge": tiny_classifier("clean"),
+    "folder_small": tiny((32, 32, 3), source="folder:photos"),
     "captioned_vae": tiny_autoencoder(),
     "captioned_vqvae": tiny_autoencoder(words=8),
     "captioned_clip": tiny_clip(),
@@ -111,9 +116,10 @@ TINY = {
 }
 for name in ("captioned_lora", "captioned_dreambooth", "captioned_textual_inversion", "captioned_controlnet"):
     whole = config.load(name)
-    rank = {"rank": 1} if whole.adapt.method == "lora" else {}
-    adapt = dataclasses.replace(whole.adapt, prior=(), prior_weight=1.0, **rank)
-    if adapt.condition:
+    adapt = whole.adapt
+    if adapt.prior.wanted:
+        adapt = dataclasses.replace(adapt, prior=config.Prior())
+    if adapt.kind == "controlnet":
         adapt = dataclasses.replace(adapt, embedding=(4, 4, 4))
     sample = dataclasses.replace(whole.sample, num=8, batch_size=8)
     rhythm = {"optim": tiny_config().optim, "train": tiny_config().train}
@@ -148,13 +154,18 @@ def smaller(arguments: list[str]) -> list[str]:
 @pytest.fixture
 def tiny_models(tmp_path, monkeypatch):
     """Untrained models in the place of those that ship."""
-    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path)
-    about, made = {"step": 0, "weights": "EMA", "trained_on": "digits"}, {}
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(shipped, "ADAPTERS", tmp_path / "adapters")
+    made = {}
     for name, of in SHIPPED.items():
         words = tokenizer.train([WORDS], 600, 24) if name == "captioned_clip" else None
-        made[name] = models.Model(TINY[of], initial.new_state(TINY[of]).params, about, {}, words)
-    ends = {"codec": made["captioned_vae"], "text": models.text_transformer_of(made["captioned_clip"])}
-    made["captioned"] = made["captioned"]._replace(parts=ends)
+        params = initial.new_state(TINY[of]).params
+        origin = models.Origin(name, 0, "EMA", str(TINY[of].data.source))
+        made[name] = models.Model(config=TINY[of], params=params, origin=origin, tokenizer=words)
+    text_encoder = models.text_transformer_of(made["captioned_clip"])
+    made["captioned"] = made["captioned"].replace(
+        submodels={"codec": made["captioned_vae"], "text_encoder": text_encoder}, tokenizer=text_encoder.tokenizer
+    )
     for name, model in made.items():
         models.write(tmp_path / f"{name}.safetensors", model)
     (tmp_path / "adapters").mkdir()
@@ -164,25 +175,22 @@ def tiny_models(tmp_path, monkeypatch):
     )
 
 
-def begun(small: config.Config, run: str, resume: bool, profile: int) -> None:
-    """What training leaves behind, without a step of it: everything is checked, and a run is there."""
-    base = basis.open_base(small, run if resume else None)
-    small = basis.of_base(small, base and base.config)
-    parts = open_models(small, loop.opened(small, run, profile), run if resume else None, base)
-    rundir.claim(run, resume)
-    pretrained.keep(run, parts.kept, parts.tokenizer, small.sample.prompts)
-    rundir.write_config(run, small)
-    state = initial.new_state(small, base)
-    if base and small.adapt.method != "full":
-        made = adaptation.adapter(small, state.ema, small.sample.prompts)
-        models.write_adapter(Path(run) / loop.ADAPTER, made)
-    with contextlib.closing(checkpoint.manager(rundir.checkpoints(run))) as manager:
-        checkpoint.save(manager, state._replace(step=state.step + small.train.steps), {})
+@pytest.fixture
+def untrained(monkeypatch):
+    """Training without its steps and samples, for which nothing is compiled: all around them is done."""
+
+    def compiled(config, state, key, batch, frozen):
+        ones = np.ones(config.train.steps_per_call)
+        metrics = parallel.replicate({"loss": ones, "grad_norm": ones})
+        step = lambda state, key, batch: (state._replace(step=state.step + config.train.steps_per_call), metrics)
+        return step, None, 0.0
+
+    monkeypatch.setattr(loop.setup, "compiled", compiled)
+    monkeypatch.setattr(loop, "draw_samples", lambda *arguments: None)
 
 
-def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models):
+def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models, untrained):
     """In the order in which they stand, each block in a directory of its own; tests/test_cli.py really trains."""
-    monkeypatch.setattr(loop, "train", begun)
     ran = 0
     for i, block in enumerate(block for path in FILES for block in blocks(path.read_text())):
         if block.words[:1] == ["bash"]:

@@ -4,6 +4,7 @@ import math
 
 import jax
 
+from jaxdiff import sharding
 from jaxdiff.adapt import lora
 from jaxdiff.config.fields import Config, Latent, Reconstruction
 from jaxdiff.data import augment
@@ -51,11 +52,7 @@ def _check_train(config):
         raise ValueError("numbers of steps and `train.accumulate` must be at least 1 (`train.sample_every` may be 0)")
     if train.keep < 2:
         raise ValueError(f"`train.keep`={train.keep} must be at least 2: the newest checkpoint may be damaged")
-    if train.batch_size < 1 or train.batch_size % devices:
-        fitting = devices * max(1, round(train.batch_size / devices))
-        raise ValueError(
-            f"`train.batch_size`={train.batch_size} does not divide by the {devices} devices: {fitting} would do"
-        )
+    sharding.check_batch_size("`train.batch_size`", train.batch_size, devices)
     if train.batch_size // devices % train.accumulate:
         raise ValueError(
             f"`train.accumulate`={train.accumulate} does not divide the {train.batch_size // devices} examples of each of "

@@ -131,13 +131,9 @@ def _options(measure, config):
 
 
 def _check_numbers(measure, config):
-    if min(measure.num, measure.batch_size, measure.probes) < 1:
-        raise ValueError("`num`, `batch_size` and `probes` must be at least 1")
-    if measure.batch_size % (devices := jax.local_device_count()):
-        raise ValueError(
-            f"`batch_size`={measure.batch_size} does not divide by {devices} devices: "
-            f"{sharding.fitting(measure.batch_size, measure.batch_size)} would do"
-        )
+    if min(measure.num, measure.probes) < 1:
+        raise ValueError("`num` and `probes` must be at least 1")
+    sharding.check_batch_size("`batch_size`", measure.batch_size, jax.local_device_count())
     if not measure.tolerance > 0:
         raise ValueError(f"`tolerance`={measure.tolerance} must be above 0")
     if not 2 <= measure.steps <= config.diffusion.num_levels:

@@ -172,7 +172,9 @@ def check(
 
 
 def check_labels(labels: Sequence[int], classes: int) -> None:
-    """Raises ValueError for a label outside of 0..classes - 1."""
+    """Raises ValueError for a label that is not an integer of 0..classes - 1."""
+    if wrong := [label for label in labels if not isinstance(label, int)]:
+        raise ValueError(f"`labels` must be integers: {wrong[0]!r} is not one")
     if any(not 0 <= label < classes for label in labels):
         raise ValueError(f"`labels`={list(labels)} must lie in 0..{classes - 1}: there are {classes} classes")
 

@@ -62,7 +62,8 @@ def generate(
         ((2, 28, 28, 1), dtype('uint8'))
     """
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    labels = [labels] if isinstance(labels, int | np.integer) else labels
+    if labels is not None and not isinstance(labels, str):
+        labels = tuple(np.atleast_1d(np.asarray(labels)).tolist())
     known = {field.name for field in dataclasses.fields(Sample)} - {"num", "labels", "prompts"}
     if wrong := next((name for name in options if name not in known), None):
         raise unknown("argument", wrong, [*known, "prompts", "labels", "num", "classifier", "control"])
@@ -71,7 +72,7 @@ def generate(
         given["labels"], labels = labels, None
     count = len(prompts) or (len(labels) if labels else 1)
     sample = dataclasses.replace(model.config.sample, prompts=prompts, num=num or count, **given)
-    request = Request(sample, labels and tuple(labels), classifier, as_control(control))
+    request = Request(sample, labels, classifier, as_control(control))
     check(model, request)
     with progress.bar("sampling", num_ticks(model, request), "steps", delay=2.0 if show_progress else math.inf) as tick:
         return np.concatenate([images for images, _ in batches(model, request, tick)])
@@ -114,6 +115,8 @@ def labels_of(model: Model, request: Request) -> tuple[int, ...]:
     """
     classes, text = classes_of(model, request), request.sample.labels
     if request.labels is not None:
+        if not request.labels:
+            raise ValueError("`labels` is empty: give at least one class, or None for all in turn")
         conditions.check_labels(request.labels, classes)
         return request.labels
     return tuple(range(classes) if text is None else conditions.parse_labels(text, classes))
@@ -314,15 +317,11 @@ def _check_guidance(model, request):
 def _check_numbers(model, s):
     s.sampler()  # raises for options out of range
     model.levels(s.steps, s.spacing)
-    if s.num < 1 or s.batch_size < 1:
-        raise ValueError(f"`num`={s.num} and `batch_size`={s.batch_size} must be at least 1")
+    if s.num < 1:
+        raise ValueError(f"`num`={s.num} must be at least 1")
     if s.num < len(s.prompts):
         raise ValueError(f"`num`={s.num} images are too few for {len(s.prompts)} prompts: ask for one of each at least")
-    if s.batch_size % jax.local_device_count():
-        fitting = sharding.fitting(s.batch_size, s.batch_size)
-        raise ValueError(
-            f"`batch_size`={s.batch_size} does not divide by {jax.local_device_count()} devices: {fitting} would do"
-        )
+    sharding.check_batch_size("`batch_size`", s.batch_size, jax.local_device_count())
     if model.config.latent.codec and s.clip:
         raise ValueError("`clip` keeps images in their range, and latents have none: set it to False (--no-clip)")
     variance, net = getattr(s.sampler, "variance", None), model.config.net
