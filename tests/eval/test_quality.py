@@ -10,7 +10,7 @@ from helpers import TINY, tiny_config
 
 from jaxdiff import cli, data, denoise, pipeline
 from jaxdiff import model as models
-from jaxdiff.config import Diffusion, Train
+from jaxdiff.config import Diffusion, Sample, Train
 from jaxdiff.eval import evaluate, features, fid, neighbors, quality, reading
 from jaxdiff.eval.evaluate import Plan
 from jaxdiff.eval.measure import Measure
@@ -77,6 +77,7 @@ def classifier_config(levels="uniform"):
             **{field.name: getattr(TINY, field.name) for field in dataclasses.fields(TINY)} | {"out_channels": 10}
         ),
         diffusion=Diffusion("cosine", 50, levels=levels),
+        sample=Sample(),
         train=Train(steps=4, batch_size=16, steps_per_call=2, log_every=2, save_every=2),
     )
 
