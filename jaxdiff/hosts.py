@@ -1,4 +1,4 @@
-"""Several hosts: how their processes find one another, agree, and wait for one another."""
+"""Processes of several hosts: joining them, agreement between them, and barriers."""
 
 import glob
 import importlib.util
@@ -17,34 +17,34 @@ from jax.experimental import multihost_utils
 T = TypeVar("T")
 log = logging.getLogger("jaxdiff")
 
-SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # what jax asks for: a step by srun
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # jax needs these: a step by srun
 
 
 def initialize(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, timeout: int = 300
 ) -> None:
-    """Joins the processes of all hosts by `jax.distributed.initialize`, where there are several; before jax computes.
+    """Joins the processes of all hosts by `jax.distributed.initialize`, if there are several; before jax computes.
 
     Args:
-      coordinator: "host:port" of process 0. With it the other two are given as well; without any of them a SLURM job of
-        several tasks and a TPU host are recognised, and everything else is one process that has nothing to join.
-      num_processes: how many there are.
-      process_id: which this is, from 0.
+      coordinator: "host:port" of process 0, together with the next two arguments. Without the three, a SLURM job of several
+        tasks and a TPU host are recognised, and everything else is a single process.
+      num_processes: number of processes.
+      process_id: index of this process, from 0.
       timeout: seconds to wait for the others.
 
     Raises:
-      ValueError: some of the three are given and others not, or they do not fit each other.
-      TimeoutError: process 0 does not answer. Where another does not come, jax ends the process after `timeout`.
+      ValueError: only some of the three are given, or they do not fit each other.
+      TimeoutError: process 0 does not answer. If another process is missing, jax ends this one after `timeout`.
     """
-    given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
-    missing = [flag for flag, value in given.items() if value is None]
+    given = {"`coordinator`": coordinator, "`num_processes`": num_processes, "`process_id`": process_id}
+    missing = [name for name, value in given.items() if value is None]
     if missing and len(missing) < 3:
-        raise ValueError(f"{', '.join(missing)} must be given, too: the three flags of several hosts go together")
+        raise ValueError(f"{', '.join(missing)} must be given, too: the three arguments of several hosts go together")
     if not missing:
         if not 0 <= process_id < num_processes:
-            raise ValueError(f"--process-id={process_id} must lie in 0..{num_processes - 1} (--num-processes)")
+            raise ValueError(f"`process_id`={process_id} must lie in 0..{num_processes - 1} (`num_processes`)")
         if not coordinator.rpartition(":")[2].isdigit():
-            raise ValueError(f"--coordinator={coordinator} must be host:port")
+            raise ValueError(f"`coordinator`={coordinator} must be host:port")
     elif several(os.environ) is None:
         return
     log.info("looking for the other hosts (%s, at most %d s)", coordinator or several(os.environ), timeout)
@@ -60,7 +60,7 @@ def initialize(
 
 
 def _reach(coordinator, timeout):
-    """Waits until process 0 listens; jax itself would end the process without a word of what to do."""
+    """Waits until process 0 listens; jax itself would end the process without a hint."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + timeout
     while True:
@@ -70,13 +70,13 @@ def _reach(coordinator, timeout):
         except OSError as error:
             if time.monotonic() > end:
                 raise TimeoutError(
-                    f"nobody answers at --coordinator={coordinator} after {timeout} s ({error}): is process 0 started?"
+                    f"nobody answers at `coordinator`={coordinator} after {timeout} s ({error}): is process 0 started?"
                 ) from None
             time.sleep(0.5)
 
 
 def several(environment: Mapping[str, str]) -> str | None:
-    """What tells that this process is one of several, or on a TPU host, which may be: "SLURM", "TPU" or None."""
+    """Environment in which there may be several processes, "SLURM" or "TPU"; None for a single process."""
     if int(environment.get("SLURM_NTASKS", 1)) > 1 and all(name in environment for name in SLURM):
         return "SLURM"
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
@@ -91,15 +91,15 @@ def here() -> tuple[int, int, int, int]:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes, logs and draws."""
+    """Whether this is process 0, which writes, logs and samples previews."""
     return jax.process_index() == 0
 
 
 def barrier(name: str, timeout: int = 600) -> None:
-    """Waits until every process is here; says so in the log before and after.
+    """Waits until every process has come here; logs before and after.
 
     Raises:
-      TimeoutError: some did not come within `timeout` seconds.
+      TimeoutError: a process did not come within `timeout` seconds.
     """
     if jax.process_count() == 1:
         return
@@ -108,7 +108,7 @@ def barrier(name: str, timeout: int = 600) -> None:
     log.info("waiting for all %d processes: %s (at most %d s)", jax.process_count(), name, timeout)
     start = time.monotonic()
     try:
-        everyone = set(range(jax.process_count()))  # said, for without it Orbax waits by a collective, which has no end
+        everyone = set(range(jax.process_count()))  # without it Orbax waits by a collective, without end
         ocp.multihost.sync_global_processes(f"jaxdiff: {name}", timeout=timeout, processes=everyone)
     except RuntimeError as error:
         raise TimeoutError(f"not all processes came to {name!r} within {timeout} s: {error}") from error
@@ -116,66 +116,66 @@ def barrier(name: str, timeout: int = 600) -> None:
 
 
 def gather(text: str, name: str, timeout: int = 600) -> list[str]:
-    """What each process says, in their order; all processes must ask, and wait for one another as at a barrier.
+    """Returns the texts of all processes, in their order; every process must call it, and waits as at a `barrier`.
 
     Raises:
-      TimeoutError: some did not, see `barrier`.
+      TimeoutError: a process did not come, see `barrier`.
     """
     if jax.process_count() == 1:
         return [text]
     barrier(name, timeout)  # the two collectives below would wait without end
     mine = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(mine.size))
-    padded = np.pad(mine, (0, int(sizes.max()) - mine.size + 1))  # one more, for nothing cannot be gathered
+    padded = np.pad(mine, (0, int(sizes.max()) - mine.size + 1))  # one byte more: empty arrays cannot be gathered
     rows = multihost_utils.process_allgather(padded)
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes)]
 
 
 def together(act: Callable[[], T], name: str, timeout: int = 600) -> T:
-    """What `act` gives here, if it succeeds in every process.
+    """Returns the result of a function in this process, if it succeeds in every process.
 
     Args:
-      act: may fail in one process and not in another; must not wait for other processes itself.
-      name: what is done by then, for the log.
+      act: function that may fail in one process and not in another; must not wait for other processes itself.
+      name: name of the barrier that follows, for the log.
       timeout: seconds by which one process may be slower than another.
 
     Raises:
-      Exception: what it raised here.
-      ValueError: it only failed elsewhere; what that process said.
+      Exception: the function's own, if it fails in this process.
+      ValueError: it fails in another process only; with the text of that error.
     """
     failed = result = None
     try:
         result = act()
     except Exception as error:
         failed = error
-    said = gather(_said(failed) if failed else "", name, timeout)
+    texts = gather(_text_of(failed) if failed else "", name, timeout)
     if failed:
         raise failed
-    for process, text in enumerate(said):
+    for process, text in enumerate(texts):
         if text:
             raise ValueError(f"process {process} says: {text}")
     return result
 
 
-def _said(error):
+def _text_of(error):
     """The text of an error, without the number that the system gives it."""
     return (getattr(error, "strerror", None) if isinstance(error, OSError) else None) or str(error) or repr(error)
 
 
 def on_main(act: Callable[[], None], name: str, timeout: int = 600) -> None:
-    """Acts in process 0 alone; its failure is everyone's."""
+    """Calls a function in process 0 alone; if it fails there, all processes raise, see `together`."""
     together(lambda: act() if is_main() else None, name, timeout)
 
 
 def check_same(values: Mapping, name: str) -> None:
-    """Refuses, in every process, to go on with other values in some than in others.
+    """Refuses, in every process, values that differ between processes.
 
     Args:
       values: nested mapping of JSON values.
-      name: what they are, for the log.
+      name: name of the values, for the log.
 
     Raises:
-      ValueError: the first that differs.
+      ValueError: values differ; the message names the first.
     """
     flat = [_flat(json.loads(text)) for text in gather(json.dumps(values), name)]
     for process, other in enumerate(flat):

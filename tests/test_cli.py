@@ -358,7 +358,7 @@ def test_a_config_that_is_no_json_is_named(run, capsys):
 
 def test_a_file_in_the_place_of_a_run_is_left_alone(tmp_path, capsys):
     (tmp_path / "run").write_text("mine")
-    assert "is a file: choose another --run-dir" in fails(capsys, "train", "digits", "--run-dir", tmp_path / "run")
+    assert "is a file: choose another directory" in fails(capsys, "train", "digits", "--run-dir", tmp_path / "run")
     assert "cannot be made" in fails(capsys, "train", "digits", "--run-dir", tmp_path / "run" / "below")
     assert (tmp_path / "run").read_text() == "mine"
 

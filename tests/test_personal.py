@@ -279,12 +279,11 @@ def test_fused(here, capsys):
         made = Adapter(about, corrections, {word: np.full(8, 0.1, np.float32)})
         models.write_adapter(f"lora_{i}.safetensors", made, "float32")
         loras.append(made)
-    few = ["--images", "4", "--levels", "2", "--steps", "2", "--overwrite"]
-    cli.main(["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "both", *few])
-    cli.main(
-        ["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "mean.safetensors", "--method", "average", *few]
-    )
-    cli.main(["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "by_few", *few, "--at-a-time", "40"])
+    two = ["fuse", "lora_0.safetensors", "lora_1.safetensors", "--overwrite", "-o"]
+    few = ["--images", "4", "--levels", "2", "--steps", "2"]
+    cli.main([*two, "both", *few])
+    cli.main([*two, "mean.safetensors", "--method", "average"])
+    cli.main([*two, "by_few", *few, "--at-a-time", "40"])
     assert "fused        both.safetensors, of base.safetensors, with <star>, <moon>" in capsys.readouterr().out
     both, mean, by_few = (models.load_adapter(f"{name}.safetensors") for name in ("both", "mean", "by_few"))
     chex.assert_trees_all_close(by_few.loras, both.loras, atol=1e-3)
@@ -295,19 +294,20 @@ def test_fused(here, capsys):
     assert changed == set(loras[0].loras["unet"].factors) and set(both.new_tokens) == {"<star>", "<moon>"}
     assert all(down.shape[1] == 2 for down, _ in both.loras["unet"].factors.values())
     assert both.loras["text"].factors.keys() == loras[0].loras["text"].factors.keys()
-    same = ["fuse", "lora_0.safetensors", "lora_0.safetensors", "-o", "same", *few]
-    assert "two of them have the new token '<star>'" in fails(capsys, *same)
-    assert "needs two LoRAs or more" in fails(capsys, "fuse", "lora_0.safetensors", "-o", "same", *few)
-    two = ["fuse", "lora_0.safetensors", "lora_1.safetensors", "-o", "none", *few]
-    assert "--images=0 must be at least 1" in fails(capsys, *two, "--images", "0")
-    assert "--at-a-time=0 must be at least 1" in fails(capsys, *two, "--at-a-time", "0")
+    same = ["fuse", "lora_0.safetensors", "lora_0.safetensors", "-o", "same"]
+    assert "two of the adapters have the new token '<star>'" in fails(capsys, *same)
+    assert "needs two LoRAs or more" in fails(capsys, "fuse", "lora_0.safetensors", "-o", "same")
+    assert "--images=0 must be at least 1" in fails(capsys, *two, "none", "--images", "0")
+    assert "--at-a-time=0 must be at least 1" in fails(capsys, *two, "none", "--at-a-time", "0")
+    average = [*two, "none", "--method", "average", "--images", "4"]
+    assert "--images is an option of --method gradient" in fails(capsys, *average)
     with pytest.raises(ValueError, match="tiny_latent is not a text-to-image model without ControlNets"):
         fusion.fused(base.replace(submodels={}), loras)
     with pytest.raises(ValueError, match="this LoRA is of another network"):
         fusion.fused(models.load("digits"), loras, "average")
-    ticks = []
-    fusion.fused(base, loras, images=4, levels=2, steps=0, at_a_time=40, tick=ticks.append)
-    assert sum(ticks) == fusion.work(loras, steps=0, at_a_time=40)
+    ticks, method = [], fusion.Gradient(images=4, levels=2, steps=0, at_a_time=40)
+    fusion.fused(base, loras, method, ticks.append)
+    assert sum(ticks) == fusion.work(loras, method)
     plain = picture("base.safetensors", STAR)
     two = picture("base.safetensors", STAR, "--lora", "lora_0.safetensors:0.5", "--lora", "lora_1.safetensors:0.5")
     np.testing.assert_allclose(two, picture("base.safetensors", STAR, "--lora", "mean.safetensors"), atol=2)

@@ -74,7 +74,7 @@ def read_run(run: epath.PathLike) -> Config:
         return from_json(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path} is not JSON any more ({error}): put it right, or train in another --run-dir"
+            f"{path} is not JSON any more ({error}): repair it, or choose another directory"
         ) from None
 
 

@@ -38,9 +38,7 @@ def open_base(config: Config, run: epath.PathLike | None) -> Model | None:
     else:
         base = load(config.adapt.base)
     if not base.config.samples or base.controls:
-        raise ValueError(
-            f"`base` {config.adapt.base} must be a denoiser without ControlNets: name the model they are of"
-        )
+        raise ValueError(f"{config.adapt.base} is not a denoiser without ControlNets, which alone can be adapted")
     return base
 
 
@@ -48,26 +46,26 @@ def with_base(config: Config, base: Config | None) -> Config:
     """The config of a run with the network, process, codec and text encoder of its base model.
 
     Args:
-      config: its network, process and latents are either left out, or the base's but for the fields in `FREE`.
+      config: config whose network, process and latents are either left out, or the base's but for the fields in `FREE`.
       base: config of the base model; None without adaptation.
 
     Raises:
-      ValueError: it asks for others.
+      ValueError: another field differs from the base's.
     """
     if base is None:
         return config
     if not config.samples:
-        raise ValueError(f"`base` is for denoisers, and this network is of kind {config.net.kind!r}")
+        raise ValueError(f"`adapt` is for denoisers, and this network is of kind {config.net.kind!r}")
     shape = base.data.image_shape
     if config.data.image_shape != shape:
-        raise ValueError(f"`data.image_shape`={config.data.image_shape} must be that of `base`, {shape}")
+        raise ValueError(f"`data.image_shape`={config.data.image_shape} must be that of the base model, {shape}")
     left_out = {part: getattr(base, part) for part in FREE if getattr(config, part) == getattr(Config(), part)}
     config = dataclasses.replace(config, **left_out)
     for part, free in FREE.items():
         own, theirs = getattr(config, part), getattr(base, part)
         for field in dataclasses.fields(theirs):
             if field.name not in free and getattr(own, field.name) != getattr(theirs, field.name):
-                raise ValueError(f"`{part}.{field.name}` is that of `base`: leave it out")
+                raise ValueError(f"`{part}.{field.name}` is that of the base model: leave it out")
     return config
 
 
@@ -144,7 +142,7 @@ def sample_class(config: Config, base: Model, run: epath.PathLike, tick: Callabl
     about = json.dumps({"base": config.adapt.base, "sample": str(request.sample)})
     if (where / "about.json").exists():  # which is written when all of them are there
         if (where / "about.json").read_text() != about:
-            raise ValueError(f"{where} holds images of another class: remove it, or choose another --run-dir")
+            raise ValueError(f"{where} holds images of another class: remove it, or choose another directory")
         return
     sampling.check(base, request)
     where.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A failure in one process alone, which ends all of them after the same call."""
+"""Synchronised failure: an error in one process alone ends all of them after the same call."""
 
 import collections
 import itertools
@@ -14,23 +14,23 @@ from jaxdiff.train import parallel
 
 T = TypeVar("T")
 log = logging.getLogger("jaxdiff")
-AHEAD = 2  # calls that a process still makes after it has failed: one to tell of it, one while the others hear
+AHEAD = 2  # calls that a process still makes after a failure: one to share it, one until all have read that
 
 
 class FailureSync:
-    """Keeps what fails in this process until all processes can end together.
+    """Keeps the first error of this process until all processes can end together.
 
-    A process that just ended would leave the others in the middle of a collective, with nothing saved. So after each call
-    they tell one another whether something has failed, by a collective of one number, of which the answer is looked at one
-    call later, when it is there: nobody waits for it. A process that failed makes up to `AHEAD` more calls, for which it
-    has read its data before. Inside of `with`, a failure that is not what ends the run is at least said.
+    A process that ended at once would leave the others in the middle of a collective, with nothing saved. Therefore all
+    share after each call whether one has failed, by a collective of one number, whose result is read one call later, when
+    it is there: no process waits for it. A process that failed makes up to `AHEAD` more calls, with batches that it has
+    read before. Leaving `with` by another error logs the first.
 
     Attributes:
-      error: the first failure here, or None.
+      error: the first error in this process, or None.
     """
 
     def __init__(self):
-        self.error, self._told, several = None, collections.deque(), jax.process_count() > 1
+        self.error, self._shared, several = None, collections.deque(), jax.process_count() > 1
         any_of = jax.pmap(lambda failed: jax.lax.pmax(failed, parallel.AXIS), parallel.AXIS)
         self._any, self._first = (any_of, parallel.first) if several else (np.any, bool)
 
@@ -42,7 +42,7 @@ class FailureSync:
             log.warning("besides, this failed: %s", self.error)
 
     def attempt(self, act: Callable, *arguments) -> Any:
-        """What `act` gives, or None where it fails, which it may do here and not in another process."""
+        """Returns the result of a function that may fail in this process alone, or None if it fails."""
         try:
             return act(*arguments)
         except Exception as error:
@@ -50,7 +50,7 @@ class FailureSync:
             return None
 
     def read(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches, each read `AHEAD` calls before it is given; where reading fails, those that are left."""
+        """Yields the same batches, each read `AHEAD` calls earlier; after a failure of reading those that were read."""
         batches, ahead = iter(batches), collections.deque()
         more = lambda count: self.attempt(lambda: ahead.extend(itertools.islice(batches, count)))
         more(AHEAD)
@@ -61,22 +61,22 @@ class FailureSync:
             yield ahead.popleft()
 
     def share(self) -> None:
-        """Tells the other processes how it is here; to be called by all after every call."""
-        self._told.append(self._any(np.full(jax.local_device_count(), self.error is not None)))
+        """Shares with the other processes whether this one has failed; called by all after every call."""
+        self._shared.append(self._any(np.full(jax.local_device_count(), self.error is not None)))
 
     def any_failed(self) -> bool:
-        """Whether one has failed, as they told after the last call but one: all hear of it after the same call."""
-        return len(self._told) == AHEAD and bool(self._first(self._told.popleft()))
+        """Whether a process has failed before the last call but one; the same in all processes."""
+        return len(self._shared) == AHEAD and bool(self._first(self._shared.popleft()))
 
     def raise_together(self, name: str) -> None:
-        """Ends all processes if something has failed in one; to be called by all.
+        """Raises in all processes if one of them has failed; called by all.
 
         Args:
-          name: what is done by then, for the log.
+          name: name of the barrier, for the log.
 
         Raises:
-          Exception: what failed here first.
-          ValueError: it only failed elsewhere; what that process said.
+          Exception: the first error in this process.
+          ValueError: another process alone has failed; with the text of its error.
         """
         hosts.together(self._raise, name)
 

@@ -31,30 +31,30 @@ def claim(run: epath.PathLike, resume: bool) -> None:
     A start that ended before its first checkpoint, which is saved before the first step, has left nothing to lose.
 
     Raises:
-      FileExistsError: something of a run is there, and `resume` was not asked for.
-      FileNotFoundError: `resume` was asked for and there is no run, or one without a checkpoint.
+      FileExistsError: something of a run is there, and `resume` is False.
+      FileNotFoundError: `resume` is True, and there is no run, or one without a checkpoint.
       NotADirectoryError: a file is in the way.
     """
     run = epath.Path(run)
     if run.exists() and not run.is_dir():
-        raise NotADirectoryError(f"{run} is a file: choose another --run-dir")
+        raise NotADirectoryError(f"{run} is a file: choose another directory")
     saved = checkpoints.steps(runs.checkpoint_dir(run))
     if not resume and saved:
-        raise FileExistsError(f"{run} already holds a run: add --resume to go on with it, or choose another --run-dir")
+        raise FileExistsError(f"{run} already holds a run: add `resume` to go on with it, or choose another directory")
     found = [name for name in ("samples", "corrupt", "not_finite") if (run / name).exists()]
     if not resume and found:
         raise FileExistsError(
             f"{run} already holds a run that saved no checkpoint ({', '.join(found)}): remove it, or choose another "
-            "--run-dir"
+            "directory"
         )
     if resume and not (run / "config.json").exists():
-        raise FileNotFoundError(f"{run} holds no run to resume: leave --resume out to start one")
+        raise FileNotFoundError(f"{run} holds no run to resume: leave `resume` out to start one")
     if resume and not saved:
-        raise FileNotFoundError(f"{run} saved no checkpoint to resume from: remove it and leave --resume out")
+        raise FileNotFoundError(f"{run} saved no checkpoint to resume from: remove it and leave `resume` out")
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise type(error)(f"{run} cannot be made ({error.strerror}): choose another --run-dir") from error
+        raise type(error)(f"{run} cannot be made ({error.strerror}): choose another directory") from error
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def locked(run: epath.PathLike):
         lock.acquire()
     except filelock.Timeout:
         raise FileExistsError(
-            f"another process is training in {run}: wait for it, or choose another --run-dir"
+            f"another process is training in {run}: wait for it, or choose another directory"
         ) from None
     try:
         yield
@@ -102,7 +102,7 @@ def check_same(before: Config, now: Config) -> None:
     for path in fixed:
         old, new = (functools.reduce(getattr, path, config) for config in (before, now))
         if old != new:
-            raise ValueError(f"--resume cannot change {'.'.join(path)} from {old} to {new}: start another run")
+            raise ValueError(f"`resume` cannot change {'.'.join(path)} from {old} to {new}: start another run")
 
 
 def check_rest(start: int, train: Train) -> None:
@@ -112,9 +112,9 @@ def check_rest(start: int, train: Train) -> None:
       ValueError: the end is not ahead, or not a whole number of calls away.
     """
     if start >= train.steps:
-        raise ValueError(f"the run is at step {start} already: ask for more than --train.steps={train.steps}")
+        raise ValueError(f"the run is at step {start} already: ask for more than `train.steps`={train.steps}")
     if (train.steps - start) % train.steps_per_call:
         raise ValueError(
-            f"from step {start} to --train.steps={train.steps} is not a multiple of "
-            f"--train.steps-per-call={train.steps_per_call}"
+            f"from step {start} to `train.steps`={train.steps} is not a multiple of "
+            f"`train.steps_per_call`={train.steps_per_call}"
         )

@@ -173,11 +173,11 @@ def test_a_full_disk_is_said_in_one_line(error):
     with pytest.raises(
         OSError, match=r"no space is left for runs/x .*; the checkpoint of step 5 is kept: make room"
     ) as told:
-        with disk.told("runs/x", lambda: "the checkpoint of step 5 is kept"):
+        with disk.explained("runs/x", lambda: "the checkpoint of step 5 is kept"):
             raise error
     assert told.value.errno == errno.ENOSPC
 
 
 def test_other_errors_are_not_taken_for_a_full_disk():
-    with pytest.raises(ValueError, match="something else"), disk.told("x", str):
+    with pytest.raises(ValueError, match="something else"), disk.explained("x", str):
         raise ValueError("something else")

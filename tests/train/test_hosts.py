@@ -295,7 +295,7 @@ hosts.barrier("tea", timeout=60)
 
 def test_a_coordinator_that_does_not_answer_is_not_waited_for_for_ever():
     start = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"nobody answers at --coordinator=localhost:\d+ after 1 s"):
+    with pytest.raises(TimeoutError, match=r"nobody answers at `coordinator`=localhost:\d+ after 1 s"):
         hosts.initialize(f"localhost:{free_port()}", 2, 1, timeout=1)
     assert time.monotonic() - start < 20
 
@@ -327,10 +327,10 @@ def test_a_tpu_host_is_recognised_by_its_chips(monkeypatch):
 
 
 WRONG = {
-    "one of three": (("localhost:1", None, None), "--num-processes, --process-id must be given, too"),
-    "two of three": ((None, 2, 0), "--coordinator must be given, too"),
-    "index too large": (("localhost:1", 2, 2), r"--process-id=2 must lie in 0\.\.1"),
-    "no port": (("localhost", 2, 0), "--coordinator=localhost must be host:port"),
+    "one of three": (("localhost:1", None, None), "`num_processes`, `process_id` must be given, too"),
+    "two of three": ((None, 2, 0), "`coordinator` must be given, too"),
+    "index too large": (("localhost:1", 2, 2), r"`process_id`=2 must lie in 0\.\.1"),
+    "no port": (("localhost", 2, 0), "`coordinator`=localhost must be host:port"),
 }
 
 

@@ -176,7 +176,7 @@ def test_other_examples_are_refused(change, message, run, tmp_path):
 
 def test_examples_are_not_logged_to_where_nothing_can_be_appended():
     with pytest.raises(
-        ValueError, match=r"--train\.log-examples appends to files, which gs://bucket/run does not allow"
+        ValueError, match=r"`train\.log_examples` appends to files, which gs://bucket/run does not allow"
     ):
         fit(tiny_config(log_examples=True), run="gs://bucket/run")
 
@@ -189,7 +189,7 @@ def test_two_trainings_in_one_directory_are_refused(tmp_path):
 
 def test_more_classes_than_labels_are_refused(tmp_path):
     config = dataclasses.replace(tiny_config(), net=dataclasses.replace(tiny_config().net, num_classes=9))
-    with pytest.raises(ValueError, match=r"digits has 10 classes, and the network labels for 9: --net\.num-classes 10"):
+    with pytest.raises(ValueError, match=r"digits has 10 classes, and the network labels for 9: `net\.num_classes` 10"):
         fit(config, run=tmp_path / "run")
 
 
@@ -236,7 +236,7 @@ def test_writes_what_tensorboard_shows(run):
 def test_never_overwrites_a_run(run):
     directory, _ = run
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
-    with pytest.raises(FileExistsError, match="--resume"):
+    with pytest.raises(FileExistsError, match="add `resume` to go on with it"):
         fit(tiny_config(), run=directory)
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
 

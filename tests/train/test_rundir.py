@@ -18,7 +18,7 @@ RUN = epath.Path("gs://bucket/run")
 
 def test_a_run_in_a_bucket_is_begun_and_written_to(bucket):
     rundir.claim(RUN, resume=False)
-    with rundir.locked(RUN), disk.told(RUN, lambda: "nothing"):
+    with rundir.locked(RUN), disk.explained(RUN, lambda: "nothing"):
         rundir.write_config(RUN, tiny_config())
         disk.check_room(RUN, 2**60)
         images.save_grid(RUN / "samples" / "step_0000002.png", np.zeros([4, 8, 8, 1], np.uint8))

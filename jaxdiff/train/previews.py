@@ -1,0 +1,71 @@
+"""Images sampled while a run trains, from its averaged parameters."""
+
+import dataclasses
+import logging
+
+import numpy as np
+
+from jaxdiff import hosts
+from jaxdiff.model import Model, runs
+from jaxdiff.model.params import model_params
+from jaxdiff.pipeline import ControlInput, Request, images, sampling
+from jaxdiff.train import parallel
+from jaxdiff.train.run import Run
+from jaxdiff.train.state import TrainState
+from jaxdiff.train.stop import Asked, Stop
+
+log = logging.getLogger("jaxdiff")
+
+
+def check(run: Run) -> None:
+    """Raises ValueError if the images of a run's config cannot be sampled; before there are any parameters."""
+    if run.config.samples:
+        controls = (None,) if run.config.adapt.kind == "controlnet" else ()
+        untrained = Model(config=run.config, params=None, submodels=run.frozen.submodels, controls=controls)
+        sampling.check(untrained, request(run))
+
+
+def model_of(run: Run, ema) -> Model:
+    """The model of a denoiser's averaged parameters, with the frozen models around it."""
+    config, frozen = run.config, run.frozen
+    if frozen.base:
+        return runs.adapted(config, ema, frozen.base)
+    return Model(config=config, params=runs.on_devices(model_params(config, ema)), submodels=frozen.submodels)
+
+
+def request(run: Run) -> Request:
+    """The images that are sampled; of a ControlNet those of the first examples' pictures."""
+    sample = run.config.sample
+    if run.config.adapt.kind != "controlnet":
+        return Request(sample)
+    if run.images.captioned:
+        prompts = tuple(run.images.caption(i) for i in range(min(sample.num, len(run.images))))
+        sample = dataclasses.replace(sample, prompts=prompts)
+    pictures = np.stack([run.images.read(i % len(run.images))["control"] for i in range(sample.num)])
+    return Request(sample, control=ControlInput((pictures,)))
+
+
+def draw(run: Run, step: int, state: TrainState, writer, stopping: Stop) -> None:
+    """Samples a sheet of images with the replicated state, in process 0; gives up if a signal comes.
+
+    Args:
+      run: run of a denoiser.
+      step: step of the state, for the name of the file.
+      state: replicated state.
+      writer: `watch.Events`.
+      stopping: signals.
+    """
+    if not hosts.is_main():
+        return
+    model, asked = model_of(run, parallel.first(state.ema)), request(run)
+    try:
+        sampled = np.concatenate([batch for batch, _ in sampling.batches(model, asked, stopping.tick)])
+    except Asked:
+        log.info("no images of step %d were sampled", step)
+        return
+    (run.directory / "samples").mkdir(exist_ok=True)
+    places = sampling.layout(model, asked)
+    sheet = images.arranged(sampled, places)
+    about = places.shape[1], asked.sample.prompts
+    images.save_grid(run.directory / "samples" / f"step_{step:07d}.png", sheet, *about)
+    writer.image(step, "samples", np.asarray(images.sheet(sheet, *about).convert("RGB")))
