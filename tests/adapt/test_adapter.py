@@ -1,4 +1,4 @@
-"""What was learned, as a file: comes back as it was, and nothing else is taken for one."""
+"""Adapters as files: a round trip, and files that are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ def trained(rank):
     return fresh._replace(factors={path: up(path, both) for path, both in fresh.factors.items()})
 
 
-def test_as_a_file():
-    """Tens of kilobytes; what it was comes back, rounded to float16."""
+def test_a_round_trip_through_a_file():
+    """Tens of kilobytes; parameters are rounded to float16."""
     small, row = trained(1), jax.random.normal(jax.random.key(1), [64])
     whole = Adapter({"base": "captioned", "step": 5}, {"unet": small}, {"<star>": row}, {"conv_in": {"bias": row}})
     content = adapter.to_bytes(whole)
@@ -30,14 +30,14 @@ def test_as_a_file():
         assert float(again.loras["unet"].scale[path]) == 3.0
         for after, before in zip(again.loras["unet"].factors[path], both):
             np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-6)
-    np.testing.assert_array_equal(again.new_tokens["<star>"], row)  # what a word is to a transformer is not rounded
+    np.testing.assert_array_equal(again.new_tokens["<star>"], row)  # token embeddings are not rounded
     np.testing.assert_allclose(again.control["conv_in"]["bias"], row, rtol=1e-3)
     exact = adapter.from_bytes(adapter.to_bytes(whole, "float32"))
     for after, before in zip(jax.tree.leaves(exact), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(after, before)
 
 
-def test_what_is_none():
+def test_files_that_are_no_adapter():
     content = adapter.to_bytes(Adapter({}, {"unet": trained(1)}))
     for wrong in (b"", content[:-10], (pretrained.SHIPPED / "digits.safetensors").read_bytes()):
         with pytest.raises(ValueError, match="is no LoRA, new token or ControlNet that jaxdiff has trained"):
@@ -46,23 +46,21 @@ def test_what_is_none():
         adapter.to_bytes(Adapter({}, control={"conv_in": {"bias": jnp.array([1e6])}}))
 
 
-def test_new_words_stand_behind_the_others():
+def test_new_tokens_follow_the_others():
     text = MODEL.parts["text"].params
     rows = jnp.arange(128.0).reshape(2, 64)
     table, old = new_tokens.token_embeddings(new_tokens.insert(text, rows, 639)), new_tokens.token_embeddings(text)
     assert table.shape == (641, 64)
     np.testing.assert_array_equal(table[:639], old[:639])
     np.testing.assert_array_equal(table[639:], rows)
-    within = new_tokens.token_embeddings(
-        new_tokens.insert(text, rows, 603)
-    )  # where the table has rows that no token uses
+    within = new_tokens.token_embeddings(new_tokens.insert(text, rows, 603))  # at rows that no token uses
     np.testing.assert_array_equal(within[605:], old[605:])
     np.testing.assert_array_equal(
         new_tokens.initial_embeddings(jax.random.key(0), text, [[5], [5, 7]]), [old[5], (old[5] + old[7]) / 2]
     )
     random, five = new_tokens.initial_embeddings(
         jax.random.key(0), text, [[], [5]]
-    )  # the two words of a concept of Mix-of-Show
+    )  # the two tokens of a concept in Mix-of-Show
     np.testing.assert_array_equal(five, old[5])
     assert abs(random - old.mean(0)).max() > 0.5 * old.std() and abs(random).max() < 10 * abs(old).max()
     with pytest.raises(ValueError, match="do not fit a table of embeddings"):
