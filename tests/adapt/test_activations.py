@@ -1,4 +1,4 @@
-"""Gram matrices of what layers see: against the sown inputs of layers and against convolutions themselves."""
+"""Gram matrices of layers' inputs, compared with sown inputs and with convolutions."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ def call(params, x, t, context, config=CONFIG):
 
 
 def test_a_linear_layer_against_numpy():
-    """Also one that runs twice, on other inputs: the sum."""
+    """Also of a layer that runs twice, on other inputs: the sum."""
 
     class Twice(nn.Module):
         @nn.compact
@@ -85,7 +85,7 @@ def test_a_convolution_is_its_patches_times_its_kernel(layer, path):
 
 
 def test_layers_of_a_whole_network_against_their_sown_inputs():
-    """What flax's own `capture_intermediates` gives: the norm in front of to_q, and the context of to_k."""
+    """Flax's `capture_intermediates`: of the norm before to_q; to_k has the context as input."""
     x, t, context = batch()
     paths = [f"mid_block/attentions_0/transformer_blocks_0/attn{i}/to_{name}/kernel" for i in (1, 2) for name in "qk"]
     seen = activations.grams(call, paths)(params(), x, t, context)
@@ -99,7 +99,7 @@ def test_layers_of_a_whole_network_against_their_sown_inputs():
         np.testing.assert_allclose(seen[path], tokens.T @ tokens, rtol=1e-4, atol=1e-3)
 
 
-def test_all_that_a_lora_may_correct_is_seen():
+def test_all_layers_that_a_lora_may_update_have_a_gram_matrix():
     paths = lora.init(jax.random.key(0), params(), 1, "kernel$").factors
     x, t, context = batch()
     seen = activations.grams(call, paths)(params(), x, t, context)
@@ -129,12 +129,12 @@ def test_few_layers_per_call_in_programs_of_their_own_and_under_jit():
         assert len(traced) == programs
         look(weights, other)
         activations.grams(counted, paths, layers_per_call=size)(weights, other)
-        assert len(traced) == programs  # nothing compiled anew
+        assert len(traced) == programs  # no recompilation
     for path, g in jax.jit(lambda look, *args: look(*args))(look, weights, x).items():
         np.testing.assert_allclose(g, wanted[path], rtol=1e-5, atol=1e-4)
 
 
-def test_only_gram_matrices_leave_the_program_and_what_follows_the_layer_does_not_run():
+def test_programs_return_gram_matrices_only_and_do_not_run_later_layers():
     x, t, context = batch()
     look = activations.grams(call, ["conv_in/kernel"])
     program = jax.jit(look).lower(params(), x, t, context)
@@ -144,7 +144,7 @@ def test_only_gram_matrices_leave_the_program_and_what_follows_the_layer_does_no
     assert program.compile().cost_analysis()["flops"] < whole.cost_analysis()["flops"] / 10
 
 
-def test_batches_are_added_up_one_by_one():
+def test_batches_are_summed_one_by_one():
     parts, running = [batch() for _ in range(3)], [0]
 
     def batches():
@@ -170,13 +170,13 @@ def test_batches_are_added_up_one_by_one():
 
 
 def test_many_batches_lose_no_digits():
-    """4,000 times 0.1, in float32 one by one, would end at 400.0152."""
+    """The sum of 4,000 times 0.1 would be 400.0152 in float32."""
     once = {"kernel": np.full((1, 1), 0.1, np.float32)}
     total = activations.sum_over_batches(lambda _: once, range(4000))["kernel"]
     np.testing.assert_allclose(total, 400, rtol=1e-7)
 
 
-def test_bfloat16_is_seen_as_the_layer_reads_it():
+def test_inputs_are_rounded_to_the_layer_s_dtype():
     layer, x = Dense(3, dtype=jnp.bfloat16), normal(4, 6)
     weights = {"kernel": normal(6, 3), "bias": np.zeros(3, np.float32)}
     seen = activations.grams(lambda weights, x: layer.apply({"params": weights}, x), ["kernel"])(weights, x)
@@ -184,7 +184,7 @@ def test_bfloat16_is_seen_as_the_layer_reads_it():
     np.testing.assert_allclose(seen["kernel"], rounded.T @ rounded, rtol=1e-6)
 
 
-def test_what_cannot_be_looked_at():
+def test_paths_and_numbers_that_are_refused():
     x, t, context = batch()
     with pytest.raises(ValueError, match="no layer that runs has the kernel unet/conv_in/kernel"):
         activations.grams(call, ["conv_in/kernel", "unet/conv_in/kernel"])(params(), x, t, context)

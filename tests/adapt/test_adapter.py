@@ -1,4 +1,4 @@
-"""What was learned, as a file: comes back as it was, and nothing else is taken for one."""
+"""Adapters as files: a round trip, and files that are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ def trained(rank):
     return fresh._replace(factors={path: up(path, both) for path, both in fresh.factors.items()})
 
 
-def test_as_a_file():
-    """Tens of kilobytes; what it was comes back, rounded to float16."""
+def test_a_round_trip_through_a_file():
+    """Tens of kilobytes; parameters are rounded to float16."""
     small, row = trained(1), jax.random.normal(jax.random.key(1), [64])
     whole = Adapter({"base": "captioned", "step": 5}, {"unet": small}, {"<star>": row}, {"conv_in": {"bias": row}})
     content = adapter.to_bytes(whole)
@@ -31,14 +31,14 @@ def test_as_a_file():
         assert float(again.loras["unet"].scale[path]) == 3.0
         for after, before in zip(again.loras["unet"].factors[path], both):
             np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-6)
-    np.testing.assert_array_equal(again.new_tokens["<star>"], row)  # what a word is to a transformer is not rounded
+    np.testing.assert_array_equal(again.new_tokens["<star>"], row)  # token embeddings are not rounded
     np.testing.assert_allclose(again.control["conv_in"]["bias"], row, rtol=1e-3)
     exact = adapter.from_bytes(adapter.to_bytes(whole, "float32"))
     for after, before in zip(jax.tree.leaves(exact), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(after, before)
 
 
-def test_what_is_none():
+def test_files_that_are_no_adapter():
     content = adapter.to_bytes(Adapter({}, {"unet": trained(1)}))
     for wrong in (b"", content[:-10], (shipped.WEIGHTS / "digits.safetensors").read_bytes()):
         with pytest.raises(ValueError, match="is no LoRA, new token or ControlNet that jaxdiff has trained"):

@@ -1,4 +1,4 @@
-"""Control: nothing at first, then scaled sums of residuals, each row its own; and a copy of the encoder that is trained."""
+"""ControlNets: the identity at initialisation, scaled sums of residuals row by row, and a trainable copy of the encoder."""
 
 import dataclasses
 import functools
@@ -33,60 +33,62 @@ RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((2, 8, 8, 2)).astype(np.float32), 500
 PICTURE = RNG.random((2, 16, 16, 3)).astype(np.float32)
 BARE = Cond(context=RNG.standard_normal((2, 3, 6)).astype(np.float32))
-TOLD = BARE._replace(control=PICTURE)
+COND = BARE._replace(control=PICTURE)
 UNET, BRANCH = network(UNet(SMALL)), network(ControlNet(CONFIG))
 
 
-def shaken(module, cond, seed):
-    """Parameters with nothing left at zero."""
+def random_params(module, cond, seed):
+    """Random parameters, none of them zero."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), X, jnp.zeros(2), cond)["params"]
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: 0.2 * rng.standard_normal(x.shape).astype(np.float32), shapes)
 
 
 BASE, ONE, OTHER = (
-    shaken(UNet(SMALL), BARE, 1),
-    shaken(ControlNet(CONFIG), TOLD, 2),
-    shaken(ControlNet(CONFIG), TOLD, 3),
+    random_params(UNet(SMALL), BARE, 1),
+    random_params(ControlNet(CONFIG), COND, 2),
+    random_params(ControlNet(CONFIG), COND, 3),
 )
 plain, branch = jax.jit(UNET), jax.jit(BRANCH)
 fresh = functools.cache(lambda: control.init(jax.random.key(0), CONFIG, BASE))
 
 
 def echo(params, x_t, t, cond=None, keys=None):
-    """A network that says what it is told."""
+    """Network that returns its arguments."""
     return (params, cond, keys), Aux()
 
 
-def unasked(params, x_t, t, cond=None, keys=None):
+def never_runs(params, x_t, t, cond=None, keys=None):
     raise AssertionError("this branch was not to run")
 
 
-def residuals_of(*branches, params, **told):
-    """What the network is told, of `echo`."""
-    (_, cond, _), _ = control.add_control(echo, *branches)({"unet": 0, "control": params}, X, T, BARE._replace(**told))
+def residuals_of(*branches, params, **conditions):
+    """Residuals in the network's condition, returned by `echo`."""
+    (_, cond, _), _ = control.add_control(echo, *branches)(
+        {"unet": 0, "control": params}, X, T, BARE._replace(**conditions)
+    )
     return cond.residuals
 
 
 def known(seed):
-    """A branch that says what is known, and its residuals."""
+    """Branch with random residuals, and these residuals."""
     rng = np.random.default_rng(seed)
     shapes = [(2, 8, 8, 8), (2, 8, 8, 8), (2, 4, 4, 8), (2, 4, 4, 16), (2, 4, 4, 16)]
-    said = tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
-    return (lambda params, x_t, t, cond=None, keys=None: (said, Aux())), said
+    output = tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    return (lambda params, x_t, t, cond=None, keys=None: (output, Aux())), output
 
 
-def test_at_first_the_network_says_what_it_did_bit_for_bit():
+def test_at_initialisation_the_output_is_unchanged_bit_for_bit():
     apply = jax.jit(control.add_control(UNET, BRANCH))
-    said, _ = apply({"unet": BASE, "control": fresh()}, X, T, TOLD)
+    output, _ = apply({"unet": BASE, "control": fresh()}, X, T, COND)
     before, _ = plain(BASE, X, T, BARE)
     assert np.abs(before).max() > 0.1
-    np.testing.assert_array_equal(said, before)
-    trained, _ = apply({"unet": BASE, "control": ONE}, X, T, TOLD)
+    np.testing.assert_array_equal(output, before)
+    trained, _ = apply({"unet": BASE, "control": ONE}, X, T, COND)
     assert np.abs(trained - before).max() > 1e-2
 
 
-def test_the_copy_is_of_the_encoder_and_its_own_in_memory():
+def test_the_encoder_is_copied_also_in_memory():
     arrays = jax.tree.map(jnp.asarray, BASE)
     base, copy = (flatten_dict(params, sep="/") for params in (arrays, fresh()))
     encoder = {path for path in base if not path.startswith(("up_blocks", "conv_norm_out", "conv_out"))}
@@ -120,7 +122,7 @@ def test_the_base_must_be_the_network_of_the_config():
 
 
 def test_guess_mode_is_diffusers_with_the_same_weights(name="stable_diffusion_2"):
-    """At levels, which are one more than the times of both."""
+    """At levels, which are one more than diffusers' times."""
     (base, base_params), (golden, params) = load_golden(f"unet_{name}"), load_golden(f"controlnet_{name}")
     kind = {"head_dim": 8, "linear_projection": True, "image_channels": 3}
     published = {
@@ -152,31 +154,31 @@ def test_guess_scales_rise_from_a_tenth():
 
 
 def test_residuals_are_scaled_by_row_and_by_level():
-    apart, said = known(4)
+    apart, output = known(4)
     given = residuals_of(apart, params=0, control=PICTURE)
-    chex.assert_trees_all_equal(given, said)
+    chex.assert_trees_all_equal(given, output)
     scale = np.array([0.5, -2.0], np.float32)
-    for r, wanted in zip(residuals_of(apart, params=0, control=PICTURE, control_scale=scale), said, strict=True):
+    for r, wanted in zip(residuals_of(apart, params=0, control=PICTURE, control_scale=scale), output, strict=True):
         np.testing.assert_allclose(r, np.stack([0.5 * wanted[0], -2 * wanted[1]]), rtol=1e-6)
     scales = RNG.random((2, N)).astype(np.float32)
     found = residuals_of(apart, params=0, control=PICTURE, control_scale=scales)
-    for i, (r, wanted) in enumerate(zip(found, said, strict=True)):
+    for i, (r, wanted) in enumerate(zip(found, output, strict=True)):
         np.testing.assert_allclose(r, np.stack([scales[b, i] * wanted[b] for b in range(2)]), rtol=1e-6)
 
 
-def test_several_branches_add_up_and_one_without_a_picture_does_not_run():
+def test_branches_are_summed_and_one_without_a_control_input_does_not_run():
     (one, a), (other, b) = known(4), known(5)
     both = {"params": (0, 0), "control": (PICTURE, PICTURE)}
     chex.assert_trees_all_close(residuals_of(one, other, **both), tuple(x + y for x, y in zip(a, b)), rtol=1e-6)
     scaled = residuals_of(one, other, **both, control_scale=(None, np.array([3.0, 3.0], np.float32)))
     chex.assert_trees_all_close(scaled, tuple(x + 3 * y for x, y in zip(a, b)), rtol=1e-5)
-    half = residuals_of(one, unasked, params=(0, 0), control=(PICTURE, None), control_scale=None)
+    half = residuals_of(one, never_runs, params=(0, 0), control=(PICTURE, None), control_scale=None)
     chex.assert_trees_all_equal(half, a)
-    more = residuals_of(one, params=0, control=PICTURE, residuals=b)  # from elsewhere
+    more = residuals_of(one, params=0, control=PICTURE, residuals=b)  # given beside the control input
     chex.assert_trees_all_close(more, tuple(x + y for x, y in zip(a, b)), rtol=1e-6)
 
 
-def test_each_branch_has_its_parameters_and_its_picture():
+def test_each_branch_has_its_parameters_and_its_control_input():
     apply = control.add_control(echo, branch, branch)
     pictures = PICTURE, 1 - PICTURE
     (_, cond, _), _ = apply({"unet": 0, "control": (ONE, OTHER)}, X, T, BARE._replace(control=pictures))
@@ -184,11 +186,11 @@ def test_each_branch_has_its_parameters_and_its_picture():
     chex.assert_trees_all_close(cond.residuals, tuple(a + b for a, b in zip(*alone)), atol=1e-5)
 
 
-def test_without_a_picture_no_branch_runs():
-    apply = control.add_control(echo, unasked)
+def test_without_a_control_input_no_branch_runs():
+    apply = control.add_control(echo, never_runs)
     for cond in (None, BARE):
-        (params, told, keys), _ = apply({"unet": 7, "control": 0}, X, T, cond, keys="keys")
-        assert params == 7 and told is cond and keys == "keys"
+        (params, received, keys), _ = apply({"unet": 7, "control": 0}, X, T, cond, keys="keys")
+        assert params == 7 and received is cond and keys == "keys"
 
 
 def test_equal_arguments_give_the_same_function():
@@ -196,7 +198,7 @@ def test_equal_arguments_give_the_same_function():
     assert control.add_control(UNET, BRANCH) is not control.add_control(UNET, BRANCH, BRANCH)
 
 
-def test_the_network_s_keys_are_its_own_and_each_branch_s_are_others():
+def test_branches_have_other_keys_than_the_network():
     heard = []
 
     def listen(params, x_t, t, cond=None, keys=None):
@@ -204,8 +206,8 @@ def test_the_network_s_keys_are_its_own_and_each_branch_s_are_others():
         return known(4)[1], Aux()
 
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    told = BARE._replace(control=(PICTURE, PICTURE))
-    (_, _, own), _ = control.add_control(echo, listen, listen)({"unet": 0, "control": (0, 0)}, X, T, told, keys=keys)
+    cond = BARE._replace(control=(PICTURE, PICTURE))
+    (_, _, own), _ = control.add_control(echo, listen, listen)({"unet": 0, "control": (0, 0)}, X, T, cond, keys=keys)
     assert own is keys
     data = [np.asarray(jax.random.key_data(k)) for k in (keys, *heard)]
     assert len({row.tobytes() for each in data for row in each}) == 6
@@ -215,20 +217,20 @@ def negated(p, site, t):
     return -p
 
 
-def test_attention_is_edited_in_the_network_alone():
+def test_attention_is_edited_in_the_network_only():
     edit = Partial(negated)
-    (_, told, _), _ = control.add_control(echo, known(4)[0])(
-        {"unet": 0, "control": 0}, X, T, TOLD._replace(attention_edit=edit)
+    (_, cond, _), _ = control.add_control(echo, known(4)[0])(
+        {"unet": 0, "control": 0}, X, T, COND._replace(attention_edit=edit)
     )
-    assert told.attention_edit is edit and told.control is None
-    (_, told, _), _ = control.add_control(echo, branch)(
-        {"unet": 0, "control": ONE}, X, T, TOLD._replace(attention_edit=edit)
+    assert cond.attention_edit is edit and cond.control is None
+    (_, cond, _), _ = control.add_control(echo, branch)(
+        {"unet": 0, "control": ONE}, X, T, COND._replace(attention_edit=edit)
     )
-    chex.assert_trees_all_close(told.residuals, branch(ONE, X, T, TOLD)[0], atol=1e-5)
+    chex.assert_trees_all_close(cond.residuals, branch(ONE, X, T, COND)[0], atol=1e-5)
 
 
-def test_in_guidance_the_half_of_scale_zero_is_the_network_s_own():
-    """One forward of 2B rows; the other half is controlled; both as if apart."""
+def test_in_guidance_a_half_of_scale_zero_is_uncontrolled():
+    """One forward pass of 2B rows; each half is as in a pass of its own."""
     scale = np.array([0.5, 1.5], np.float32)
     schedule = schedules.linear()
     calls = []
@@ -237,20 +239,20 @@ def test_in_guidance_the_half_of_scale_zero_is_the_network_s_own():
         calls.append(args[1].shape[0])
         return control.add_control(UNET, BRANCH)(*args, **keys)
 
-    guided = Guided(TOLD._replace(control_scale=scale), TOLD._replace(control_scale=0 * scale))
+    guided = Guided(COND._replace(control_scale=scale), COND._replace(control_scale=0 * scale))
     denoise = guidance.cfg(denoiser(counted, {"unet": BASE, "control": ONE}, schedule), 3.0)
     found = jax.jit(denoise)(X, T, guided).eps
     assert calls == [4]
-    residuals = tuple(jnp.asarray(scale)[:, None, None, None] * r for r in branch(ONE, X, T, TOLD)[0])
+    residuals = tuple(jnp.asarray(scale)[:, None, None, None] * r for r in branch(ONE, X, T, COND)[0])
     good, bad = plain(BASE, X, T, BARE._replace(residuals=residuals))[0], plain(BASE, X, T, BARE)[0]
     assert np.abs(good - bad).max() > 1e-2
     np.testing.assert_allclose(found, bad + 3 * (good - bad), atol=1e-4)
 
 
-def test_another_picture_scale_and_weights_compile_nothing():
+def test_other_control_inputs_scales_and_weights_do_not_recompile():
     run = jax.jit(chex.assert_max_traces(lambda *args: control.add_control(UNET, BRANCH)(*args)[0], n=1))
-    said = [
-        run({"unet": BASE, "control": params}, X, t, TOLD._replace(control=picture, control_scale=np.float32(scale)))
+    output = [
+        run({"unet": BASE, "control": params}, X, t, COND._replace(control=picture, control_scale=np.float32(scale)))
         for params, t, picture, scale in [
             (ONE, 500, PICTURE, [1, 1]),
             (OTHER, 500, PICTURE, [1, 1]),
@@ -259,8 +261,8 @@ def test_another_picture_scale_and_weights_compile_nothing():
             (ONE, 500, PICTURE, [1, 0.5]),
         ]
     ]
-    assert all(np.abs(other - said[0]).max() > 1e-4 for other in said[1:])
-    np.testing.assert_allclose(said[4][0], said[0][0], atol=1e-6)
+    assert all(np.abs(other - output[0]).max() > 1e-4 for other in output[1:])
+    np.testing.assert_allclose(output[4][0], output[0][0], atol=1e-6)
 
 
 def test_a_model_that_carries_controls_is_a_pytree():
@@ -277,21 +279,21 @@ def test_a_model_that_carries_controls_is_a_pytree():
     @chex.assert_max_traces(n=1)
     def run(controls, x):
         apply, params = control.with_controls(UNET, BASE, controls)
-        return apply(params, x, T, TOLD)[0]
+        return apply(params, x, T, COND)[0]
 
     run = jax.jit(run)
     found = [run((each,), X) for each in (one, other)]
-    wanted, _ = jax.jit(control.add_control(UNET, BRANCH))({"unet": BASE, "control": ONE}, X, T, TOLD)
+    wanted, _ = jax.jit(control.add_control(UNET, BRANCH))({"unet": BASE, "control": ONE}, X, T, COND)
     np.testing.assert_allclose(found[0], wanted, atol=1e-5)
     assert np.abs(found[1] - wanted).max() > 1e-3
 
 
-def test_training_begins_at_the_zero_convolutions_and_then_reaches_all():
+def test_training_starts_at_the_zero_convolutions_and_then_reaches_all():
     apply, wanted = control.add_control(UNET, BRANCH), RNG.standard_normal(X.shape).astype(np.float32)
 
     @jax.jit
     def step(params):
-        loss = lambda branch: jnp.square(apply({"unet": BASE, "control": branch}, X, T, TOLD)[0] - wanted).mean()
+        loss = lambda branch: jnp.square(apply({"unet": BASE, "control": branch}, X, T, COND)[0] - wanted).mean()
         value, grads = jax.value_and_grad(loss)(params)
         return value, grads, jax.tree.map(lambda p, g: p - 0.02 * g, params, grads)
 
@@ -302,7 +304,7 @@ def test_training_begins_at_the_zero_convolutions_and_then_reaches_all():
         moved.append({path for path, g in flatten_dict(grads, sep="/").items() if np.any(g)})
     every = set(flatten_dict(params, sep="/"))
     zero = {path for path in every if path.startswith(("controlnet_down", "controlnet_mid"))}
-    assert moved[0] == zero and len(zero) == 2 * N  # what is behind a kernel of zeros gets no gradient yet
+    assert moved[0] == zero and len(zero) == 2 * N  # a kernel of zeros passes no gradient on
     inner = {path for path in every if "controlnet_cond_embedding" in path and "conv_out" not in path}
     assert every - moved[1] == inner and len(inner) == 6
     assert moved[2] == every
@@ -310,15 +312,15 @@ def test_training_begins_at_the_zero_convolutions_and_then_reaches_all():
 
 
 @pytest.mark.parametrize("options", [{}, {"channels": (8,)}, {"channels": (8, 8, 8), "blocks": 3}], ids=str)
-def test_the_number_of_residuals_is_what_a_branch_says(options):
+def test_the_number_of_residuals_is_that_of_a_branch(options):
     unet = dataclasses.replace(SMALL, **options)
-    said, _ = jax.eval_shape(
-        ControlNet(ControlConfig(unet, embedding=(4, 6))).init_with_output, jax.random.key(0), X, jnp.zeros(2), TOLD
+    output, _ = jax.eval_shape(
+        ControlNet(ControlConfig(unet, embedding=(4, 6))).init_with_output, jax.random.key(0), X, jnp.zeros(2), COND
     )
-    assert control.num_residuals(unet) == len(said)
+    assert control.num_residuals(unet) == len(output)
 
 
-def test_what_does_not_fit():
+def test_arguments_that_are_refused():
     with pytest.raises(ValueError, match="needs a control branch"):
         control.add_control(UNET)
     with pytest.raises(ValueError, match=r"control_scale must be \(2,\), or \(2, 5\) for each residual, not \(2, 3\)"):
@@ -334,7 +336,7 @@ def test_what_does_not_fit():
     short = lambda *args, **keys: (known(4)[1][1:], Aux())
     with pytest.raises(ValueError, match=r"they have \[4, 5\] residuals"):
         residuals_of(known(4)[0], short, params=(0, 0), control=(PICTURE, PICTURE))
-    with pytest.raises(ValueError, match="takes no control_scale"):  # of no picture
+    with pytest.raises(ValueError, match="takes no control_scale"):  # without a control input
         jax.eval_shape(
             control.add_control(UNET, BRANCH), {"unet": BASE}, X, T, BARE._replace(control_scale=jnp.ones(2))
         )

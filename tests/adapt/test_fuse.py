@@ -1,4 +1,4 @@
-"""Fusion: least squares, against numpy; what averaging loses; and that what comes out is a LoRA like any other."""
+"""Fusion of LoRAs compared with numpy's least squares and with averaging; its result is a LoRA like any other."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def normal(*shape):
 
 
 def small(rank=3, scale=0.7, size=12, paths=(PATH,)):
-    """A trained LoRA of layers from `size` to 5 numbers."""
+    """LoRA of layers with `size` inputs and 5 outputs."""
     factors = {path: lora.Factors(normal(size, rank), normal(rank, 5)) for path in paths}
     return lora.Lora(factors, dict.fromkeys(factors, jnp.float32(scale)))
 
@@ -27,20 +27,20 @@ def change(some, path=PATH):
     return float(some.scale[path]) * down @ up
 
 
-def sees(x, *more):
+def grams(x, *more):
     """Gram matrices of one layer, or of two."""
     return {path: activations.gram(inputs) for path, inputs in zip((PATH, OTHER), (x, *more))}
 
 
-def off(found, wanted, x):
-    """How far off at the inputs, as a share."""
+def error(found, wanted, x):
+    """Relative error at the inputs."""
     x = np.asarray(x, np.float64)
     return float(np.linalg.norm(x @ (change(found) - wanted)) / np.linalg.norm(x @ wanted))
 
 
 def test_it_is_least_squares_of_the_stacked_system():
     xs, loras = [normal(40, 12) for _ in range(3)], [small(1, 0.5), small(2), small(4, 1.5)]
-    found = fuse.fused(loras, [sees(x) for x in xs], ridge=0.0)
+    found = fuse.fused(loras, [grams(x) for x in xs], ridge=0.0)
     stacked = np.concatenate(xs).astype(np.float64)
     y = np.concatenate([x.astype(np.float64) @ change(one) for x, one in zip(xs, loras)])
     np.testing.assert_allclose(change(found), np.linalg.lstsq(stacked, y, rcond=None)[0], atol=2e-5)
@@ -49,76 +49,78 @@ def test_it_is_least_squares_of_the_stacked_system():
     assert down.dtype == up.dtype == found.scale[PATH].dtype == jnp.float32
 
 
-def test_a_ridge_is_least_squares_with_rows_of_its_own():
-    """sqrt(ridge) 1 below the inputs, and 0 below what is wanted; as a share of the mean diagonal."""
+def test_a_ridge_is_least_squares_with_more_rows():
+    """Rows sqrt(ridge) 1 below the inputs and 0 below the outputs; the ridge is a fraction of the mean diagonal."""
     xs, loras, ridge = [normal(40, 12), normal(40, 12)], [small(), small()], 0.3
-    found = fuse.fused(loras, [sees(x) for x in xs], ridge)
+    found = fuse.fused(loras, [grams(x) for x in xs], ridge)
     stacked = np.concatenate(xs).astype(np.float64)
     rows = np.sqrt(ridge * np.square(stacked).sum() / 12) * np.eye(12)
     y = np.concatenate([*(x.astype(np.float64) @ change(one) for x, one in zip(xs, loras)), np.zeros([12, 5])])
     np.testing.assert_allclose(change(found), np.linalg.lstsq(np.concatenate([stacked, rows]), y)[0], atol=2e-5)
 
 
-def test_one_concept_is_what_it_was_at_its_inputs():
+def test_one_concept_is_reproduced_at_its_inputs():
     one, x = small(), normal(60, 12)
-    assert off(fuse.fused([one], [sees(x)], ridge=1e-12), change(one), x) < 1e-6
+    assert error(fuse.fused([one], [grams(x)], ridge=1e-12), change(one), x) < 1e-6
     alike = normal(60, 12) * np.geomspace(1, 1e-5, 12, dtype=np.float32) @ normal(12, 12)  # singular in float32
-    assert off(fuse.fused([one], [sees(alike)], ridge=1e-12), change(one), alike) < 1e-3
+    assert error(fuse.fused([one], [grams(alike)], ridge=1e-12), change(one), alike) < 1e-3
 
 
-def test_concepts_of_other_inputs_are_all_kept_where_their_average_keeps_none():
-    """Each at work in four directions of its own: fused, each does what it did; averaged, a third of it."""
+def test_concepts_of_other_inputs_are_all_reproduced_and_not_by_their_average():
+    """With inputs in four dimensions each: fused LoRAs reproduce each update, averaged ones a third of it."""
     axes = np.linalg.qr(RNG.standard_normal((12, 12)))[0]
     xs, loras = [normal(40, 4) @ axes[i : i + 4].astype(np.float32) for i in (0, 4, 8)], [small() for _ in range(3)]
-    found, average = fuse.fused(loras, [sees(x) for x in xs], ridge=1e-9), fuse.averaged(loras)
+    found, average = fuse.fused(loras, [grams(x) for x in xs], ridge=1e-9), fuse.averaged(loras)
     for x, one in zip(xs, loras):
-        assert off(found, change(one), x) < 1e-5 and off(average, change(one), x) > 0.5
+        assert error(found, change(one), x) < 1e-5 and error(average, change(one), x) > 0.5
     left = lora.Lora({PATH: lora.Factors(np.eye(12, 6, dtype=np.float32), normal(6, 5))}, {PATH: jnp.float32(1)})
     right = lora.Lora({PATH: lora.Factors(np.eye(12, 6, -6, dtype=np.float32), normal(6, 5))}, {PATH: jnp.float32(1)})
     x = normal(40, 12) * (np.arange(12) < 6)
-    assert off(fuse.averaged([left, right]), change(left) / 2, x) < 1e-6  # halves, where the other does nothing
-    assert off(fuse.fused([left, right], [sees(x), sees(x[:, ::-1])], 1e-9), change(left), x) < 1e-5
+    assert (
+        error(fuse.averaged([left, right]), change(left) / 2, x) < 1e-6
+    )  # halved, because the other update is zero there
+    assert error(fuse.fused([left, right], [grams(x), grams(x[:, ::-1])], 1e-9), change(left), x) < 1e-5
 
 
-def test_what_no_concept_sees_stays_as_it_was():
+def test_other_inputs_are_unchanged():
     one, x = small(), normal(40, 12) * (np.arange(12) < 6)
-    found = change(fuse.fused([one], [sees(x)]))
+    found = change(fuse.fused([one], [grams(x)]))
     np.testing.assert_allclose(found[6:], 0, atol=1e-6)
     np.testing.assert_allclose(found[:6], change(one)[:6], atol=2e-2)
-    assert (change(fuse.fused([one], [sees(0 * x)])) == 0).all()  # where nothing is seen at all
+    assert (change(fuse.fused([one], [grams(0 * x)])) == 0).all()  # all inputs are 0
 
 
-def test_a_layer_that_one_concept_leaves_alone_is_left_alone_at_its_inputs():
+def test_a_layer_without_an_update_is_unchanged_at_that_concept_s_inputs():
     both, one = small(paths=(PATH, OTHER)), small()
-    x, y = normal(40, 12) * (np.arange(12) < 6), normal(40, 12) * (np.arange(12) >= 4)  # two directions are shared
-    found = fuse.fused([both, one], [sees(x, x), sees(y, y)], ridge=0.0)
+    x, y = normal(40, 12) * (np.arange(12) < 6), normal(40, 12) * (np.arange(12) >= 4)  # two dimensions are shared
+    found = fuse.fused([both, one], [grams(x, x), grams(y, y)], ridge=0.0)
     stacked = np.concatenate([x, y]).astype(np.float64)
     wanted = np.concatenate([x.astype(np.float64) @ change(both, OTHER), np.zeros([40, 5])])
     np.testing.assert_allclose(change(found, OTHER), np.linalg.lstsq(stacked, wanted)[0], atol=1e-4)
-    without = fuse.fused([both, one], [sees(x, x), sees(y)], ridge=0.0)
+    without = fuse.fused([both, one], [grams(x, x), grams(y)], ridge=0.0)
     np.testing.assert_allclose(change(without, OTHER)[:6], change(both, OTHER)[:6], atol=1e-4)
     np.testing.assert_allclose(change(without), change(found), atol=1e-6)
 
 
-def test_corrections_that_are_zero_change_nothing_bit_for_bit():
+def test_updates_of_zero_change_nothing_bit_for_bit():
     params = {"attn1": {"to_q": {"kernel": normal(12, 5)}}, "conv_in": {"kernel": normal(2, 2, 3, 5)}}
     loras = [lora.init(jax.random.key(i), params, rank, "kernel$") for i, rank in enumerate((2, 3))]
-    grams = [sees(normal(40, 12), normal(40, 12)) for _ in loras]
+    grams = [grams(normal(40, 12), normal(40, 12)) for _ in loras]
     for joined in (fuse.fused(loras, grams), fuse.averaged(loras), fuse.averaged(loras, [3.0, -2.0])):
         merged = lora.merge(params, joined)
         for after, before in zip(jax.tree.leaves(merged), jax.tree.leaves(params)):
             np.testing.assert_array_equal(np.asarray(after).view(np.int32), before.view(np.int32))
 
 
-def test_it_is_kept_in_a_file_and_merged_like_any_other():
+def test_it_is_saved_and_merged_like_any_other():
     params = {"attn1": {"to_q": {"kernel": normal(12, 5)}}}
-    found = fuse.fused([small(), small()], [sees(normal(40, 12)), sees(normal(40, 12))])
+    found = fuse.fused([small(), small()], [grams(normal(40, 12)), grams(normal(40, 12))])
     content = adapter.to_bytes(adapter.Adapter({}, {"unet": found}), "float32")
     merged = lora.merge(params, adapter.from_bytes(content).loras["unet"], 0.5)["attn1"]["to_q"]["kernel"]
     np.testing.assert_allclose(merged, params["attn1"]["to_q"]["kernel"] + change(found) / 2, atol=1e-5)
 
 
-def test_an_average_is_the_sum_of_weighted_corrections_and_other_weights_compile_nothing():
+def test_an_average_is_the_weighted_sum_of_updates_and_other_weights_do_not_recompile():
     loras, run = [small(2, 0.5, paths=(PATH, OTHER)), small(4, 1.5)], jax.jit(fuse.averaged)
     for weights in ([0.2, 0.9], [1.0, -3.0]):
         found = run(loras, jnp.array(weights))
@@ -131,18 +133,18 @@ def test_an_average_is_the_sum_of_weighted_corrections_and_other_weights_compile
     np.testing.assert_allclose(change(fuse.averaged(loras)), mean, atol=1e-5)
 
 
-def test_what_cannot_be_fused():
+def test_arguments_that_are_refused():
     one, x = small(), normal(40, 12)
     with pytest.raises(ValueError, match="1 sets of Gram matrices for 2 LoRAs"):
-        fuse.fused([one, one], [sees(x)])
+        fuse.fused([one, one], [grams(x)])
     with pytest.raises(ValueError, match="LoRA 1 updates attn1/to_q/kernel, which"):
-        fuse.fused([one, one], [sees(x), {}])
+        fuse.fused([one, one], [grams(x), {}])
     with pytest.raises(ValueError, match="must be 12x12 for attn1/to_q/kernel, and not"):
-        fuse.fused([one], [sees(x[:, :6])])
+        fuse.fused([one], [grams(x[:, :6])])
     with pytest.raises(ValueError, match="different networks: attn1/to_q/kernel is 12x5 in one and 6x5"):
         fuse.averaged([one, small(size=6)])
     with pytest.raises(ValueError, match="`ridge`=-1 must be at least 0"):
-        fuse.fused([one], [sees(x)], ridge=-1)
+        fuse.fused([one], [grams(x)], ridge=-1)
     for loras, weights in (([], None), ([one], [0.5, 0.5])):
         with pytest.raises(ValueError, match="give one per LoRA"):
             fuse.averaged(loras, weights)

@@ -1,4 +1,4 @@
-"""LoRA: the identity at first, the sum of both ways when merged, and nothing compiled for another weight."""
+"""LoRA: the identity at initialisation, the sum of both paths when merged, and no recompilation for another weight."""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ WHERE = lora.ATTENTION + "|" + lora.CONVOLUTIONS
 
 
 def trained(rank=2, where=lora.ATTENTION, **how):
-    """As after training: both factors are something."""
+    """LoRA with random factors."""
     fresh = lora.init(jax.random.key(0), MODEL.params, rank, where, **how)
     rng = np.random.default_rng(0)
     up = lambda both: both._replace(up=jnp.asarray(rng.standard_normal(both.up.shape), jnp.float32))
     return fresh._replace(factors={path: up(both) for path, both in fresh.factors.items()})
 
 
-def test_at_first_it_is_the_identity_bit_for_bit():
+def test_at_initialisation_it_is_the_identity_bit_for_bit():
     merged = lora.merge(MODEL.params, lora.init(jax.random.key(0), MODEL.params, 4, WHERE), 1.0)
     assert jax.tree.structure(merged) == jax.tree.structure(MODEL.params)
     for after, before in zip(jax.tree.leaves(merged), jax.tree.leaves(MODEL.params)):
@@ -31,8 +31,8 @@ def test_at_first_it_is_the_identity_bit_for_bit():
 
 
 @pytest.mark.parametrize("rank_stabilised, scale", [(False, 6 / 4), (True, 6 / 2)])
-def test_a_dense_layer_is_both_ways_added(rank_stabilised, scale):
-    """W x + w s B A x, computed apart in float64."""
+def test_a_dense_layer_is_the_sum_of_both_paths(rank_stabilised, scale):
+    """W x + w s B A x, computed in float64."""
     path = "mid_block/attentions_0/transformer_blocks_0/attn1/to_q/kernel"
     small = trained(4, alpha=6.0, rank_stabilised=rank_stabilised)
     x = np.random.default_rng(1).standard_normal((5, 96))
@@ -42,8 +42,8 @@ def test_a_dense_layer_is_both_ways_added(rank_stabilised, scale):
     np.testing.assert_allclose(x @ np.asarray(kernel, np.float64), x @ base + 0.7 * scale * (x @ down) @ up, atol=1e-5)
 
 
-def test_a_convolution_is_both_ways_added():
-    """A is a convolution of its own into r channels, and B one of 1x1."""
+def test_a_convolution_is_the_sum_of_both_paths():
+    """A is a convolution to r channels, and B one of 1x1."""
     path, small = "conv_in/kernel", trained(3, "conv_in")
     convolve = lambda x, kernel: jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -56,7 +56,7 @@ def test_a_convolution_is_both_ways_added():
     np.testing.assert_allclose(convolve(x, merged), wanted, atol=1e-4)
 
 
-def test_taken_away_again_and_several_at_once():
+def test_merging_is_undone_and_several_are_merged():
     one, other = trained(2), trained(3, WHERE)
     both = lora.merge(lora.merge(MODEL.params, one, 0.3), other, -0.2)
     back = lora.merge(lora.merge(both, other, 0.2), one, -0.3)
@@ -64,7 +64,7 @@ def test_taken_away_again_and_several_at_once():
         np.testing.assert_allclose(after, before, atol=1e-5)
 
 
-def test_another_weight_compiles_nothing():
+def test_another_weight_does_not_recompile():
     count = []
 
     @jax.jit
@@ -77,7 +77,7 @@ def test_another_weight_compiles_nothing():
     assert len(count) == 1
 
 
-def test_training_moves_the_factors_alone():
+def test_training_changes_the_factors_only():
     """Gradients and the optimizer's state are of the factors, and reach all of them after the first step."""
     small = lora.init(jax.random.key(0), MODEL.params, 2)
     x, context = (
@@ -100,7 +100,7 @@ def test_training_moves_the_factors_alone():
         value, grads = step(factors)
         losses.append(float(value))
         moved = {path: [bool((slope != 0).any()) for slope in both] for path, both in grads.items()}
-        assert all(up and (down or i == 0) for down, up in moved.values())  # B is 0 at first, and A of no matter
+        assert all(up and (down or i == 0) for down, up in moved.values())  # A has no gradient while B is 0
         updates, state = optimizer.update(grads, state)
         factors = optax.apply_updates(factors, updates)
     assert losses[2] < losses[1] < losses[0]
@@ -119,7 +119,7 @@ def test_rank_dropout_keeps_the_mean():
     np.testing.assert_array_equal(change(lora.rank_dropout(jax.random.key(0), small.factors, 0.0)), whole)
 
 
-def test_what_does_not_fit():
+def test_arguments_that_are_refused():
     with pytest.raises(ValueError, match="`rank`=7 must be from 1 to 6: conv_out/kernel is 576x6"):
         lora.init(jax.random.key(0), MODEL.params, 7, "conv_out")
     with pytest.raises(ValueError, match="no kernel's path matches 'nowhere'"):

@@ -1,4 +1,4 @@
-"""Edits of images that a ControlNet steers: every method hands control inputs and their scales to the network."""
+"""Edits of images that a ControlNet steers: every method passes control inputs and their scales to the network."""
 
 import functools
 
@@ -20,12 +20,12 @@ PICTURE, OTHER = RNG.random((2, 1, 16, 16, 3)).astype(np.float32)
 SOURCE, TARGET, NULL = RNG.standard_normal((3, 1, 3, 6)).astype(np.float32)
 
 
-def told(context, picture=PICTURE, scale=1.0):
+def cond_of(context, picture=PICTURE, scale=1.0):
     return Cond(context=context, control=picture, control_scale=np.full([1], scale, np.float32))
 
 
 def guided(picture=PICTURE, scale=1.0):
-    return Guided(told(SOURCE, picture, scale), told(NULL, picture, scale))
+    return Guided(cond_of(SOURCE, picture, scale), cond_of(NULL, picture, scale))
 
 
 @functools.cache
@@ -54,38 +54,38 @@ def test_pairs_are_sampled_with_their_control_inputs():
     run = lambda guided, target, **how: editing.sample_pairs(
         denoise(), SCHEDULE, LEVELS, X, guided, target, 2.0, edit=editing.no_edit(2, 3), **how
     )[0]
-    both = run(guided(), told(TARGET, OTHER))
-    for row, cond in zip(both, (guided(), guided(OTHER)._replace(cond=told(TARGET, OTHER)))):
-        cond = cond._replace(uncond=told(NULL))  # of both rows: that of the source
+    both = run(guided(), cond_of(TARGET, OTHER))
+    for row, cond in zip(both, (guided(), guided(OTHER)._replace(cond=cond_of(TARGET, OTHER)))):
+        cond = cond._replace(uncond=cond_of(NULL))  # the source's, for both rows
         alone, _ = samplers.sample(None, samplers.ddim(), guidance.cfg(denoise(), 2.0), SCHEDULE, LEVELS, X, cond)
         np.testing.assert_allclose(row[None], alone, atol=1e-4)
-    bare = run(guided(scale=0.0), told(TARGET, OTHER, 0.0))
+    bare = run(guided(scale=0.0), cond_of(TARGET, OTHER, 0.0))
     assert differ(both[0], bare[0]) > 0.01 and differ(both[1], bare[1]) > 0.01
-    noisy = [run(guided(), told(SOURCE), sampler=samplers.ddpm(), key=jax.random.key(i)) for i in (0, 0, 1)]
+    noisy = [run(guided(), cond_of(SOURCE), sampler=samplers.ddpm(), key=jax.random.key(i)) for i in (0, 0, 1)]
     np.testing.assert_allclose(noisy[0][0], noisy[0][1], atol=1e-5)
     np.testing.assert_array_equal(noisy[0], noisy[1])
     assert differ(noisy[0], noisy[2]) > 0.1
 
 
-def test_an_inversion_is_undone_with_its_control_inputs_alone():
-    path = editing.invert(denoise(), SCHEDULE, LEVELS, X, told(SOURCE), refine=30)
+def test_an_inversion_is_reconstructed_with_its_control_inputs_only():
+    path = editing.invert(denoise(), SCHEDULE, LEVELS, X, cond_of(SOURCE), refine=30)
     again = lambda cond: editing.reconstruct(denoise(), SCHEDULE, LEVELS, path[0], cond)
-    right, wrong = differ(again(told(SOURCE)), X), differ(again(told(SOURCE, OTHER)), X)
+    right, wrong = differ(again(cond_of(SOURCE)), X), differ(again(cond_of(SOURCE, OTHER)), X)
     assert right < wrong / 10, (right, wrong)
 
 
-def test_null_text_optimises_the_context_alone():
-    """With the control inputs of both halves, guidance then leads back, which it does not at first."""
-    path = editing.invert(denoise(), SCHEDULE, LEVELS, X, told(SOURCE), refine=30)
+def test_null_text_optimises_the_context_only():
+    """With the control inputs of both halves, guidance then reconstructs the image, and before it does not."""
+    path = editing.invert(denoise(), SCHEDULE, LEVELS, X, cond_of(SOURCE), refine=30)
     config = editing.null_text_config(4, max_iterations=100, learning_rate=0.05)._replace(tolerance=jnp.full(4, 1e-9))
     found = editing.null_text(denoise(), SCHEDULE, LEVELS, path, guided(), 3.0, config)
     assert found.shape == (4, *NULL.shape)
     run = lambda embeddings: editing.sample_pairs(
-        denoise(), SCHEDULE, LEVELS, path[0], guided(), told(TARGET), 3.0, embeddings
+        denoise(), SCHEDULE, LEVELS, path[0], guided(), cond_of(TARGET), 3.0, embeddings
     )[0]
     assert differ(run(found)[0], X[0]) < differ(run(None)[0], X[0]) / 3
     other = editing.null_text(denoise(), SCHEDULE, LEVELS, path, guided(OTHER), 3.0, config)
-    assert differ(found, other) > 1e-3  # the control inputs are part of what is optimised against
+    assert differ(found, other) > 1e-3  # the optimisation depends on the control inputs
     negative = editing.negative_prompt_inversion(LEVELS, guided())
     np.testing.assert_allclose(run(negative)[0], X[0], atol=1e-2)
 

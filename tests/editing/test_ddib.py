@@ -24,8 +24,8 @@ def test_it_is_the_composition_of_both_flows():
     assert 1e-3 < rough < 0.1, rough
 
 
-def test_between_covariances_that_commute_it_is_optimal_transport():
-    """x -> mu_b + S_b^(1/2) S_a^(-1/2) (x - mu_a), of the data as it is at level 1, where nothing of it is left at T."""
+def test_between_commuting_covariances_it_is_optimal_transport():
+    """x -> mu_b + S_b^(1/2) S_a^(-1/2) (x - mu_a) at level 1, with a schedule that leaves no signal at level T."""
     schedule = schedules.linear(1000, beta_end=0.04)  # alpha_T is 5e-5
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 2)))[0]
     data = ([0.0, 1.0], [0.2, 0.5]), ([1.0, 0.0], [0.9, 0.1])

@@ -1,4 +1,4 @@
-"""DDIM inversion: as published, back to where it began, and to first order without refinement."""
+"""DDIM inversion: against the published formulas, and round trips, of first order without refinement."""
 
 import itertools
 
@@ -19,16 +19,16 @@ DATA = testing.gaussian([0.5, -0.3], [[0.5, 0.2], [0.2, 0.3]])
 X0 = DATA.sample(samplers.keys_for(jax.random.key(0), 64))
 
 
-def missed(steps, refine=0, schedule=SCHEDULE, denoise=None, end=0):
-    """Root mean square by which a round trip misses."""
+def round_trip_error(steps, refine=0, schedule=SCHEDULE, denoise=None, end=0):
+    """Root mean square error of a round trip."""
     denoise, levels = denoise or DATA.denoiser(schedule), timesteps.grid(1000, steps, end=end)
     path = editing.invert(denoise, schedule, levels, X0, refine=refine)
     again = editing.reconstruct(denoise, schedule, levels, path[0])
     return float(np.sqrt(np.mean(np.square(again - X0))))
 
 
-def test_a_path_is_that_of_the_published_code():
-    """Of x_s, at the level that is entered, in float64."""
+def test_a_trajectory_is_that_of_the_published_code():
+    """In float64, with eps at x_s and the level above."""
     levels, x = timesteps.grid(1000, 20), np.asarray(X0, np.float64)
     mean, cov = (np.asarray(part, np.float64) for part in DATA.moments(SCHEDULE, 0))
     path = editing.invert(DATA.denoiser(SCHEDULE), SCHEDULE, levels, X0)
@@ -42,20 +42,20 @@ def test_a_path_is_that_of_the_published_code():
         np.testing.assert_allclose(path[i - 1], x, atol=2e-4)
 
 
-def test_the_round_trip_misses_by_half_with_twice_the_steps():
-    errors = [missed(steps) for steps in (50, 100, 200)]
+def test_twice_the_steps_halve_the_error_of_a_round_trip():
+    errors = [round_trip_error(steps) for steps in (50, 100, 200)]
     for coarse, fine in itertools.pairwise(errors):
         assert 1.7 < coarse / fine < 2.3, errors
 
 
-def test_each_round_brings_it_nearer():
-    errors = [missed(50, refine) for refine in (0, 1, 3, 10)]
+def test_each_iteration_reduces_the_error():
+    errors = [round_trip_error(50, refine) for refine in (0, 1, 3, 10)]
     assert all(near < far / 1.5 for far, near in itertools.pairwise(errors)), errors
-    assert missed(50, 100) < 1e-5
+    assert round_trip_error(50, 100) < 1e-5
 
 
-def test_rounds_never_lead_away():
-    """A step that triples what it is given: plain rounds would miss by twice as much each time, damped ones by half."""
+def test_iterations_never_increase_the_error():
+    """Of a step that multiplies x by 3, plain iterations would double the error, and damped ones halve it."""
     (alpha_s, sigma_s), (alpha_t, sigma_t) = SCHEDULE(450), SCHEDULE(500)
     slope = (3 - alpha_s / alpha_t) / (sigma_s - alpha_s * sigma_t / alpha_t)
     denoise = lambda x_t, t, cond: predict_from("eps", SCHEDULE, slope * x_t, x_t, t)
@@ -66,18 +66,18 @@ def test_rounds_never_lead_away():
 
 
 def of_kind(kind, schedule):
-    """The oracle as a network that outputs that."""
+    """The oracle as a network with that kind of output."""
     oracle = DATA.denoiser(schedule)
 
     def apply(params, x_t, t, cond=None, keys=None):
-        said = oracle(x_t, t, None)
-        return jax.vmap(lambda x0, eps: target_for(kind, schedule, x0, eps, t))(said.x0, said.eps), Aux()
+        prediction = oracle(x_t, t, None)
+        return jax.vmap(lambda x0, eps: target_for(kind, schedule, x0, eps, t))(prediction.x0, prediction.eps), Aux()
 
     return denoiser(apply, None, schedule, kind)
 
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v", "score"])
-def test_what_the_network_was_trained_to_say_makes_no_difference(kind):
+def test_the_kind_of_prediction_makes_no_difference(kind):
     levels = timesteps.grid(1000, 20)
     paths = [
         editing.invert(denoise, SCHEDULE, levels, X0, refine=2)
@@ -86,19 +86,19 @@ def test_what_the_network_was_trained_to_say_makes_no_difference(kind):
     np.testing.assert_allclose(*paths, atol=2e-3)
 
 
-def test_it_works_from_zero_signal():
+def test_it_works_with_zero_terminal_snr():
     schedule = schedules.zero_terminal_snr(schedules.linear(1000))
-    assert missed(50, 100, schedule, of_kind("v", schedule)) < 1e-3
+    assert round_trip_error(50, 100, schedule, of_kind("v", schedule)) < 1e-3
 
 
-def test_with_noise_there_is_no_way_back():
+def test_a_sampler_that_adds_noise_does_not_reconstruct():
     levels, denoise = timesteps.grid(1000, 50), DATA.denoiser(SCHEDULE)
     x_T = editing.invert(denoise, SCHEDULE, levels, X0, refine=10)[0]
     again, _ = jaxdiff.sample(jax.random.key(1), samplers.ddim(eta=1.0), denoise, SCHEDULE, levels, x_T)
     assert np.sqrt(np.mean(np.square(again - X0))) > 0.5
 
 
-def test_another_number_of_rounds_compiles_nothing():
+def test_another_number_of_iterations_does_not_recompile():
     levels = timesteps.grid(1000, 7)
     editing.invert(DATA.denoiser(SCHEDULE), SCHEDULE, levels, X0)
     before = base._sample._cache_size()
@@ -106,6 +106,6 @@ def test_another_number_of_rounds_compiles_nothing():
     assert base._sample._cache_size() == before
 
 
-def test_rounds_are_at_least_none():
+def test_a_negative_number_of_iterations_is_refused():
     with pytest.raises(ValueError, match="`refine`=-1 must be at least 0"):
         editing.ddim_inversion(-1)

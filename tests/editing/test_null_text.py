@@ -1,4 +1,4 @@
-"""Null-text inversion and what stands in for it, on a toy whose prediction is its context."""
+"""Null-text inversion and its alternatives without optimisation, with a toy whose x0 depends on its context."""
 
 import itertools
 
@@ -18,31 +18,31 @@ GUIDED = Guided(Cond(context=X0[:, None] + 0.3), Cond(context=jnp.zeros([6, 1, 2
 
 
 def denoise(x_t, t, cond):
-    """x0 is half of the context and half of what is seen."""
+    """x0 is the mean of the context and x_t."""
     return predict_from("x0", SCHEDULE, (cond.context[:, 0] + x_t) / 2, x_t, t)
 
 
 PATH = editing.invert(denoise, SCHEDULE, LEVELS, X0, GUIDED.cond)
 
 
-def missed(null, scale):
-    """By how much each example is missed on the way back, with such nulls."""
+def errors(null, scale):
+    """Largest error of each example's reconstruction with such unconditional embeddings."""
     cond, axes = GUIDED._replace(uncond=Cond(context=null)), Guided(None, Cond(context=0))
     again = editing.reconstruct(guidance.cfg(denoise, scale), SCHEDULE, LEVELS, PATH[0], cond, axes)
     return np.abs(again - X0).max(1)
 
 
-def test_guidance_leads_back_with_what_was_found_and_not_without():
+def test_guidance_reconstructs_with_the_optimised_embeddings_and_not_without():
     search = editing.null_text_config(20, max_iterations=200, learning_rate=0.05)._replace(tolerance=jnp.full(20, 1e-9))
     found = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 7.5, search)
     assert found.shape == (20, 6, 1, 2)
-    assert missed(found, 7.5).max() < 0.02 and missed(jnp.zeros_like(found), 7.5).min() > 0.5
+    assert errors(found, 7.5).max() < 0.02 and errors(jnp.zeros_like(found), 7.5).min() > 0.5
 
 
-def test_it_is_adam_as_written_down():
-    """In numpy and float64, where the slope is written out: of the mean of squares, by a null that moves x0 by half."""
+def test_it_is_adam_written_out():
+    """In numpy and float64, with the gradient of the mean squared error written out; x0 has derivative 1/2 by the null."""
     w, most, search = 3.0, 4, editing.null_text_config(20, max_iterations=4, learning_rate=0.1)
-    search = search._replace(tolerance=jnp.full(20, 0.02))  # for some examples and steps it ends early, for others not
+    search = search._replace(tolerance=jnp.full(20, 0.02))  # some examples stop early at some steps, others do not
     null, z, found, ended = np.zeros([6, 2]), np.asarray(PATH[0], np.float64), [], 0
     for i, (t, s) in enumerate(itertools.pairwise(LEVELS)):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (map(float, SCHEDULE(level)) for level in (t, s))
@@ -64,12 +64,12 @@ def test_it_is_adam_as_written_down():
         z = down(null)[0]
         found.append(null)
     assert 0 < ended < 20 * 6 * most
-    said = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, w, search)
-    np.testing.assert_allclose(said[:, :, 0], found, atol=2e-3)
+    found_here = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, w, search)
+    np.testing.assert_allclose(found_here[:, :, 0], found, atol=2e-3)
 
 
-def test_an_example_that_is_on_its_path_ends_its_search_at_once():
-    """Where the null says what the condition says, guidance changes nothing."""
+def test_an_example_within_tolerance_is_not_optimised():
+    """With the condition as the unconditional embedding, guidance changes nothing."""
     null = GUIDED.uncond.context.at[2].set(GUIDED.cond.context[2])
     path = editing.invert(denoise, SCHEDULE, LEVELS, X0, GUIDED.cond, refine=50)
     search = editing.null_text_config(20)._replace(tolerance=jnp.full(20, 1e-4))
@@ -77,7 +77,7 @@ def test_an_example_that_is_on_its_path_ends_its_search_at_once():
     assert (found[:, 2] == null[None, 2]).all() and (found[:, 0] != null[None, 0]).any()
 
 
-def test_watched_is_the_same_and_another_scale_compiles_nothing():
+def test_progress_does_not_change_the_result_and_another_scale_does_not_recompile():
     whole, ticks = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0), []
     watched = editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0, tick=ticks.append)
     np.testing.assert_allclose(watched, whole, atol=1e-6)
@@ -96,20 +96,20 @@ def test_a_trajectory_of_other_levels_is_refused():
         editing.null_text(denoise, SCHEDULE, LEVELS, PATH, GUIDED, 2.0, editing.null_text_config(50))
 
 
-def test_the_published_numbers():
+def test_the_published_settings():
     search = editing.null_text_config(50)
     np.testing.assert_allclose(search.learning_rate[jnp.array([0, 20])], [1e-2, 8e-3], rtol=1e-5)
     np.testing.assert_allclose(search.tolerance[jnp.array([0, 20])], [1e-5, 41e-5], rtol=1e-5)
 
 
-def test_a_negative_prompt_makes_the_scale_of_no_matter():
+def test_negative_prompt_inversion_does_not_depend_on_the_scale():
     null = editing.negative_prompt_inversion(LEVELS, GUIDED)
-    np.testing.assert_allclose(missed(null, 7.5), missed(null, 2.0), atol=1e-4)
+    np.testing.assert_allclose(errors(null, 7.5), errors(null, 2.0), atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [2.0, 7.5])
 def test_direct_inversion_keeps_the_source_and_leaves_the_others(scale):
-    """Rows 0..5 are sources; 6..11 go where they would."""
+    """Rows 0..5 are sources; rows 6..11 are as without it."""
     twice = lambda x: jnp.concatenate([x, x])
     cond, x_T = jax.tree.map(twice, GUIDED), twice(PATH[0])
     sampler = editing.direct_inversion(samplers.ddim(), LEVELS, jnp.concatenate([PATH, PATH], 1), np.arange(12) < 6)
@@ -118,7 +118,7 @@ def test_direct_inversion_keeps_the_source_and_leaves_the_others(scale):
     found, plain = run(sampler, LEVELS), run(samplers.ddim(), LEVELS)
     np.testing.assert_array_equal(found[:, :6], PATH[1:])
     np.testing.assert_allclose(found[:, 6:], plain[:, 6:], atol=1e-5)
-    between = np.append(LEVELS[:-1] - 1, 0)  # of these only the last is on the path
+    between = np.append(LEVELS[:-1] - 1, 0)  # only the last of these is a level of the inversion
     found, plain = run(sampler, between), run(samplers.ddim(), between)
     np.testing.assert_allclose(found[:-1], plain[:-1], atol=1e-6)
     np.testing.assert_array_equal(found[-1, :6], X0)

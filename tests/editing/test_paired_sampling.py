@@ -1,4 +1,4 @@
-"""Images redrawn from their inversion, and where words looked."""
+"""Pairs of source and edited images, also with samplers that add noise, and attention maps of words."""
 
 import gaussians
 import jax
@@ -19,32 +19,32 @@ X0 = jax.random.normal(jax.random.key(0), [4, 2])
 WORDS, SITE = models.load("captioned").text_encoder.tokenizer, Site("site", True, (4, 4))
 
 
-def told(context, by="context"):
-    """A toy's prompt, in the leaf that it reads."""
+def cond_of(context, by="context"):
+    """Condition of the toy, in one of its leaves."""
     return Cond(context=context[:, None]) if by == "context" else Cond(label=context)
 
 
 def denoise_by(by):
-    """x0 is half of what is told and half of what is seen."""
+    """x0 is the mean of the condition and x_t."""
 
     def denoise(x_t, t, cond):
-        said = cond.context[:, 0] if by == "context" else cond.label
-        return predict_from("x0", SCHEDULE, (said + x_t) / 2, x_t, t)
+        mean = cond.context[:, 0] if by == "context" else cond.label
+        return predict_from("x0", SCHEDULE, (mean + x_t) / 2, x_t, t)
 
     return denoise
 
 
 @pytest.mark.parametrize("by", ["context", "label"])
-def test_the_source_comes_back_by_its_nulls_and_the_edited_goes_elsewhere(by):
-    denoise, guided = denoise_by(by), Guided(told(X0, by), told(0 * X0, by))
+def test_the_source_is_reconstructed_with_its_embeddings_and_the_edited_image_differs(by):
+    denoise, guided = denoise_by(by), Guided(cond_of(X0, by), cond_of(0 * X0, by))
     path = editing.invert(denoise, SCHEDULE, LEVELS, X0, guided.cond)
     search = editing.null_text_config(20, max_iterations=200, learning_rate=0.05)._replace(tolerance=jnp.full(20, 1e-9))
     nulls = editing.null_text(denoise, SCHEDULE, LEVELS, path, guided, 3.0, search, leaf=by)
     args = denoise, SCHEDULE, LEVELS, path[0], guided
-    both, _ = editing.sample_pairs(*args, told(-X0, by), 3.0, uncond_embeddings=nulls, leaf=by)
+    both, _ = editing.sample_pairs(*args, cond_of(-X0, by), 3.0, uncond_embeddings=nulls, leaf=by)
     np.testing.assert_allclose(both[:4], X0, atol=0.02)
     assert np.abs(both[4:] - X0).mean() > 0.5
-    plain, _ = editing.sample_pairs(*args, told(-X0, by), 3.0)
+    plain, _ = editing.sample_pairs(*args, cond_of(-X0, by), 3.0)
     assert np.abs(plain[:4] - X0).max() > 0.1
     same, _ = editing.sample_pairs(*args, guided.cond, 3.0, uncond_embeddings=nulls, leaf=by)
     np.testing.assert_allclose(same[4:], same[:4], atol=1e-6)
@@ -80,7 +80,7 @@ def test_an_empty_edit_is_the_identity_bit_for_bit_with_noise(sampler):
 
 
 def mixed(x_t, t, cond):
-    """x0 is half of the context's mean and half of what is seen, so that noise stays."""
+    """x0 is the mean of the context and x_t, so that added noise stays."""
     return predict_from("x0", SCHEDULE, (cond.context.mean(1) + x_t) / 2, x_t, t)
 
 
@@ -98,9 +98,9 @@ def test_pairs_with_noise_have_the_variance_of_their_steps_and_differ_by_a_const
 
 
 @pytest.mark.parametrize("sampler", [samplers.ddim(0.5), *STOCHASTIC.values()])
-def test_what_follows_an_inversion_adds_no_noise(sampler):
-    guided, path = Guided(told(X0), told(0 * X0)), jnp.zeros([21, *X0.shape])
-    args = denoise_by("context"), SCHEDULE, LEVELS, X0, guided, told(X0), 2.0
+def test_samplers_that_add_noise_cannot_follow_an_inversion(sampler):
+    guided, path = Guided(cond_of(X0), cond_of(0 * X0)), jnp.zeros([21, *X0.shape])
+    args = denoise_by("context"), SCHEDULE, LEVELS, X0, guided, cond_of(X0), 2.0
     embeddings = editing.negative_prompt_inversion(LEVELS, guided)
     for noisy in (sampler, editing.local_blend(sampler, np.ones([8, 1]), np.zeros(8, int))):
         with pytest.raises(ValueError, match="`sampler` adds noise: only a deterministic one"):
@@ -117,14 +117,14 @@ def test_deterministic_samplers_may_follow_an_inversion(sampler):
 
 
 def test_conditions_of_another_structure_are_refused():
-    guided = Guided(told(X0)._replace(control=X0), told(0 * X0))
+    guided = Guided(cond_of(X0)._replace(control=X0), cond_of(0 * X0))
     with pytest.raises(ValueError, match="`target` must have the same conditions"):
-        editing.sample_pairs(denoise_by("context"), SCHEDULE, LEVELS, X0, guided, told(X0), 2.0)
+        editing.sample_pairs(denoise_by("context"), SCHEDULE, LEVELS, X0, guided, cond_of(X0), 2.0)
 
 
-def test_another_prompt_and_scale_compile_nothing():
-    denoise, guided = jax.tree_util.Partial(denoise_by("context")), Guided(told(X0), told(0 * X0))
-    run = lambda target, scale: editing.sample_pairs(denoise, SCHEDULE, LEVELS, X0, guided, told(target), scale)
+def test_another_prompt_and_scale_do_not_recompile():
+    denoise, guided = jax.tree_util.Partial(denoise_by("context")), Guided(cond_of(X0), cond_of(0 * X0))
+    run = lambda target, scale: editing.sample_pairs(denoise, SCHEDULE, LEVELS, X0, guided, cond_of(target), scale)
     run(-X0, 2.0)
     before = base._sample._cache_size()
     run(X0 + 1, 7.5)
@@ -132,16 +132,16 @@ def test_another_prompt_and_scale_compile_nothing():
 
 
 def spread(x_t, t, cond):
-    """A toy that looks at its context by an edit of attention: x0 is the mean of what is looked at."""
+    """Toy with attention to its context, which may be edited: x0 is the attended mean."""
     p = jnp.broadcast_to(jnp.arange(1, 5) / 10, [x_t.shape[0], 1, 1, 4])
     if cond.attention_edit is not None:
         p = cond.attention_edit(p, SITE, jnp.broadcast_to(t, x_t.shape[:1]))
-    said = predict_from("x0", SCHEDULE, jnp.einsum("bl,bld->bd", p[:, 0, 0], cond.context), x_t, t)
-    return said._replace(aux=Aux(maps={"site": p[:, 0] * jnp.ones([1, 16, 1])}))
+    prediction = predict_from("x0", SCHEDULE, jnp.einsum("bl,bld->bd", p[:, 0, 0], cond.context), x_t, t)
+    return prediction._replace(aux=Aux(maps={"site": p[:, 0] * jnp.ones([1, 16, 1])}))
 
 
 def one_edit(scale=1.0):
-    """Rows 0 and 1 are sources, 2 and 3 edited, with a word weighed."""
+    """Rows 0 and 1 are sources, 2 and 3 edited, with one token scaled."""
     edit = editing.no_edit(1, 4)
     scales = np.array([[1.0, scale, 1.0, 1.0]], np.float32)
     return editing.pairs(
@@ -149,8 +149,8 @@ def one_edit(scale=1.0):
     )
 
 
-def test_a_share_for_each_step():
-    """Only in the last step, which alone decides in a toy that always says the same, is anything taken over."""
+def test_a_source_share_per_step():
+    """The toy's prediction does not depend on x_t, so that the last step alone determines the result."""
     context = jax.random.normal(jax.random.key(1), [4, 4, 2])
     says = lambda rows: Cond(context=context[rows])
     guided, target, edit = Guided(says(slice(2)), says(slice(2))), says(slice(2, 4)), one_edit(3.0)
@@ -158,7 +158,7 @@ def test_a_share_for_each_step():
     per_step = lambda *steps: edit._replace(
         source_share=np.isin(np.arange(20), steps)[:, None, None] * np.ones([1, 4, 4])
     )
-    edit = edit._replace(mapper=edit.mapper[:, ::-1])  # so that to take over is to change
+    edit = edit._replace(mapper=edit.mapper[:, ::-1])  # so that taking over attention changes it
     edit = edit._replace(token_scale=np.ones_like(edit.token_scale))
     np.testing.assert_allclose(run(per_step(*range(20))), run(edit), atol=1e-5)
     np.testing.assert_allclose(run(per_step()), run(edit._replace(source_share=0 * edit.source_share)), atol=1e-5)
@@ -166,7 +166,7 @@ def test_a_share_for_each_step():
     assert np.abs(run(per_step(18)) - run(edit)).max() > 0.1
 
 
-def test_no_method_compiles_anew_for_other_words_weights_and_windows():
+def test_no_method_recompiles_for_other_tokens_scales_and_windows():
     context = jax.random.normal(jax.random.key(1), [2, 4, 2])
     guided, path = Guided(Cond(context=context), Cond(context=0 * context)), jnp.zeros([21, 4, 8, 8, 2])
     looks = jax.tree_util.Partial(lambda x_t, t, cond: spread_over(x_t, t, cond))
@@ -191,16 +191,16 @@ def test_no_method_compiles_anew_for_other_words_weights_and_windows():
         )
 
     for how in ("plain", "direct", "blend"):
-        run(how, 2)  # a scale that is the number 1 has a program of its own, without the unconditional half
+        run(how, 2)  # the Python number 1 as scale has another program, without the unconditional half
         before = base._sample._cache_size()
         run(how, 3)
         assert base._sample._cache_size() == before, how
 
 
 def spread_over(x_t, t, cond):
-    """`spread` in every pixel."""
-    said = spread(x_t.mean((1, 2)), t, cond)
-    return predict_from("x0", SCHEDULE, said.x0[:, None, None] + 0 * x_t, x_t, t)._replace(aux=said.aux)
+    """`spread` at every pixel."""
+    prediction = spread(x_t.mean((1, 2)), t, cond)
+    return predict_from("x0", SCHEDULE, prediction.x0[:, None, None] + 0 * x_t, x_t, t)._replace(aux=prediction.aux)
 
 
 def collected(maps, shape, size):
@@ -223,13 +223,13 @@ def test_maps_of_images_that_are_not_square():
     np.testing.assert_array_equal(collected({"a": tall}, (8, 16), 4)[0, ..., 0], np.arange(8.0).reshape(2, 4))
 
 
-def test_a_word_of_several_tokens_looked_where_any_of_them_did():
+def test_a_word_of_several_tokens_has_the_sum_of_their_maps():
     prompt = "a photo of orange on red"
-    tokens = len(WORDS.token_ids("orange"))
+    tokens = len(TOKENIZER.token_ids("orange"))
     maps = np.zeros([5, 2, 2, 24], np.float32)
-    maps[:, 1, 0, WORDS.positions(prompt, "orange")] = 0.1
-    maps[:, 0, 1, WORDS.positions(prompt, "red")] = 0.05
-    looked = editing.word_heatmaps(maps, WORDS, prompt)
+    maps[:, 1, 0, TOKENIZER.positions(prompt, "orange")] = 0.1
+    maps[:, 0, 1, TOKENIZER.positions(prompt, "red")] = 0.05
+    looked = editing.word_heatmaps(maps, TOKENIZER, prompt)
     assert tokens > 1 and list(looked) == prompt.split()
     np.testing.assert_allclose(looked["orange"], [[0, 0], [1, 0]], atol=1e-6)
     np.testing.assert_allclose(looked["red"], [[0, 0.5 / tokens], [0, 0]], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Prompt-to-prompt: how prompts are aligned, and what becomes of attention."""
+"""Prompt-to-prompt: alignment of prompts, and edited attention."""
 
 import functools
 
@@ -59,31 +59,33 @@ def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_
     assert np.abs(draw(None, 0.0) - draw(None, 1.0)).max() > 0.1
 
 
-def test_a_share_of_one_word():
-    """Half of what the source's word looked at and half of its own; step by step where it is given so."""
-    edit, p, t = editing.replace(WORDS, SOURCE, TARGET, cross_attention=1.0), attention(24), jnp.full(4, 500)
-    (green,) = WORDS.positions(TARGET, "green")
-    found = editing.pairs([editing.set_source_share(WORDS, edit, TARGET, "green", 0.25)] * 2)(p, CROSS, t)[2:]
+def test_a_source_share_of_one_word():
+    """A quarter of the source's attention and three quarters of its own; also with one share per step."""
+    edit, p, t = editing.replace(TOKENIZER, SOURCE, TARGET, cross_attention=1.0), attention(24), jnp.full(4, 500)
+    (green,) = TOKENIZER.positions(TARGET, "green")
+    found = editing.pairs([editing.set_source_share(TOKENIZER, edit, TARGET, "green", 0.25)] * 2)(p, CROSS, t)[2:]
     np.testing.assert_allclose(found[..., green], (p[:2] / 4 + 3 * p[2:] / 4)[..., green], rtol=1e-5)
     np.testing.assert_allclose(found[..., green + 1], p[:2, ..., green + 1], rtol=1e-5)
-    by_step = editing.pairs([edit, editing.set_source_share(WORDS, edit, TARGET, "green", [0.0, 0.5, 1.0])])
+    by_step = editing.pairs([edit, editing.set_source_share(TOKENIZER, edit, TARGET, "green", [0.0, 0.5, 1.0])])
     assert by_step.source_share.shape == (3, 4, 24)
     assert by_step.source_share[:, 3, green].tolist() == [0.0, 0.5, 1.0] and (by_step.source_share[:, :3] == 1).all()
     with pytest.raises(ValueError, match="the `share` of 'green' must lie in"):
-        editing.set_source_share(WORDS, edit, TARGET, "green", 1.5)
+        editing.set_source_share(TOKENIZER, edit, TARGET, "green", 1.5)
 
 
-def test_small_sites_alone():
-    """`max_pixels` goes through all that makes an edit."""
-    edit = editing.replace(WORDS, SOURCE, TARGET, self_attention=1.0)._replace(max_pixels=Static(16))
+def test_self_attention_is_taken_over_at_small_sites_only():
+    """`pairs` keeps `max_pixels`."""
+    edit = editing.replace(TOKENIZER, SOURCE, TARGET, self_attention=1.0)._replace(max_pixels=Static(16))
     p, t = attention(64), jnp.full(4, 500)
     np.testing.assert_array_equal(editing.pairs([edit] * 2)(p, OWN, t), p)
 
 
-def test_a_swapped_word_looks_where_the_old_one_looked():
-    """In the rows behind the sources, above level 200 for all words and above 700 for the new one."""
-    edit = editing.pairs([editing.replace(WORDS, SOURCE, TARGET, cross_attention=0.8, word_windows={"green": 0.3})] * 2)
-    p, green = attention(24), WORDS.positions(TARGET, "green")
+def test_a_swapped_word_has_the_attention_of_the_old_one():
+    """In the rows after the sources, above level 200 for all words and above 700 for the new one."""
+    edit = editing.pairs(
+        [editing.replace(TOKENIZER, SOURCE, TARGET, cross_attention=0.8, word_windows={"green": 0.3})] * 2
+    )
+    p, green = attention(24), TOKENIZER.positions(TARGET, "green")
     for level, old in ((900, range(24)), (500, sorted(set(range(24)) - set(green))), (100, [])):
         found = edit(p, CROSS, jnp.full(4, level))
         np.testing.assert_array_equal(found[:2], p[:2])
@@ -92,12 +94,17 @@ def test_a_swapped_word_looks_where_the_old_one_looked():
             np.testing.assert_allclose(found[2:, ..., word], wanted, rtol=1e-5)
 
 
-def test_windows_that_begin_later():
+def test_windows_that_start_later():
     """Below level 900 and above level 200, and for the new word below 600."""
     edit = editing.replace(
-        WORDS, SOURCE, TARGET, cross_attention=(0.1, 0.8), self_attention=(0.5, 1.0), word_windows={"green": (0.4, 0.8)}
+        TOKENIZER,
+        SOURCE,
+        TARGET,
+        cross_attention=(0.1, 0.8),
+        self_attention=(0.5, 1.0),
+        word_windows={"green": (0.4, 0.8)},
     )
-    edit, p, green = editing.pairs([edit] * 2), attention(24), WORDS.positions(TARGET, "green")
+    edit, p, green = editing.pairs([edit] * 2), attention(24), TOKENIZER.positions(TARGET, "green")
     rest = sorted(set(range(24)) - set(green))
     for level, old in ((901, []), (900, rest), (601, rest), (600, range(24)), (201, range(24)), (200, [])):
         found = edit(p, CROSS, jnp.full(4, level))[2:]
@@ -110,8 +117,8 @@ def test_windows_that_begin_later():
 def test_each_pair_has_its_own_edit():
     other = "a red two on a blue background"
     each = [
-        editing.replace(WORDS, SOURCE, TARGET, cross_attention=0.8),
-        editing.replace(WORDS, SOURCE, other, cross_attention=0.3),
+        editing.replace(TOKENIZER, SOURCE, TARGET, cross_attention=0.8),
+        editing.replace(TOKENIZER, SOURCE, other, cross_attention=0.3),
     ]
     p, t = attention(24), jnp.full(4, 500)
     found = editing.pairs(each)(p, CROSS, t)
@@ -119,50 +126,50 @@ def test_each_pair_has_its_own_edit():
     np.testing.assert_array_equal(found[3], p[3])
 
 
-def test_a_word_of_other_many_tokens_keeps_the_attention_of_the_old_one():
-    """In all as much as before; and where nothing of the source stands for a token, it keeps its own."""
-    (one, five), p = (len(WORDS.token_ids(word)) for word in ("red", "orange")), attention(24)
+def test_a_word_of_another_number_of_tokens_has_the_attention_of_the_old_one():
+    """In sum; padding without a counterpart in the source has its own."""
+    (one, five), p = (len(TOKENIZER.token_ids(word)) for word in ("red", "orange")), attention(24)
     assert one == 1 < five
     for old, new in (("red", "orange"), ("orange", "red")):
         source, target = f"a {old} seven on blue", f"a {new} seven on blue"
-        edit = editing.pairs([editing.replace(WORDS, source, target, cross_attention=1.0)] * 2)
+        edit = editing.pairs([editing.replace(TOKENIZER, source, target, cross_attention=1.0)] * 2)
         found = edit(p, CROSS, jnp.full(4, 500))
-        here, there = WORDS.positions(target, new), WORDS.positions(source, old)
+        here, there = TOKENIZER.positions(target, new), TOKENIZER.positions(source, old)
         np.testing.assert_allclose(found[2:, ..., here].sum(-1), p[:2, ..., there].sum(-1), rtol=1e-5)
-        seven = WORDS.positions(target, "seven"), WORDS.positions(source, "seven")
+        seven = TOKENIZER.positions(target, "seven"), TOKENIZER.positions(source, "seven")
         np.testing.assert_allclose(found[2:, ..., seven[0]], p[:2, ..., seven[1]], rtol=1e-5)
         if old == "orange":
             np.testing.assert_array_equal(found[2:, ..., -4:], p[2:, ..., -4:])
 
 
-def test_a_new_word_keeps_its_own_attention():
+def test_a_new_word_has_its_own_attention():
     target = "a small red seven on a blue background"
-    edit = editing.pairs([editing.refine(WORDS, SOURCE, target, cross_attention=1.0)] * 2)
-    p, new = attention(24), WORDS.positions(target, "small")[0]
+    edit = editing.pairs([editing.refine(TOKENIZER, SOURCE, target, cross_attention=1.0)] * 2)
+    p, new = attention(24), TOKENIZER.positions(target, "small")[0]
     found = edit(p, CROSS, jnp.full(4, 500))
     np.testing.assert_allclose(found[2:, ..., new], p[2:, ..., new], rtol=1e-5)
     for word in ("red", "seven", "blue"):
-        here, there = WORDS.positions(target, word)[0], WORDS.positions(SOURCE, word)[0]
+        here, there = TOKENIZER.positions(target, word)[0], TOKENIZER.positions(SOURCE, word)[0]
         np.testing.assert_allclose(found[2:, ..., here], p[:2, ..., there], rtol=1e-5)
 
 
-def test_a_word_of_more_weight_is_looked_at_more():
-    same = editing.refine(WORDS, SOURCE, SOURCE, cross_attention=1.0)
-    edit = editing.pairs([editing.reweight(WORDS, same, SOURCE, "red", 3.0)] * 2)
-    p, red = attention(24), WORDS.positions(SOURCE, "red")[0]
+def test_reweighting_scales_the_attention_to_a_word():
+    same = editing.refine(TOKENIZER, SOURCE, SOURCE, cross_attention=1.0)
+    edit = editing.pairs([editing.reweight(TOKENIZER, same, SOURCE, "red", 3.0)] * 2)
+    p, red = attention(24), TOKENIZER.positions(SOURCE, "red")[0]
     found = edit(p, CROSS, jnp.full(4, 500))
     np.testing.assert_allclose(found[2:, ..., red], 3 * p[:2, ..., red], rtol=1e-5)
     np.testing.assert_allclose(found[2:, ..., red + 1], p[:2, ..., red + 1], rtol=1e-5)
 
 
-def test_self_attention_is_taken_over_for_a_part_of_the_way():
-    edit, p = editing.pairs([editing.replace(WORDS, SOURCE, TARGET, self_attention=0.4)] * 2), attention(64)
+def test_self_attention_is_taken_over_within_its_window():
+    edit, p = editing.pairs([editing.replace(TOKENIZER, SOURCE, TARGET, self_attention=0.4)] * 2), attention(64)
     np.testing.assert_array_equal(edit(p, OWN, jnp.full(4, 601))[2:], p[:2])
     np.testing.assert_array_equal(edit(p, OWN, jnp.full(4, 600)), p)
     np.testing.assert_array_equal(edit(p, Site("large", False, (64, 64)), jnp.full(4, 900)), p)
 
 
-def test_other_words_and_windows_compile_nothing():
+def test_other_words_and_windows_do_not_recompile():
     count = [0]
 
     @jax.jit
@@ -172,7 +179,7 @@ def test_other_words_and_windows_compile_nothing():
 
     for target, cross in ((TARGET, 0.8), ("a blue seven on a red background", 0.5)):
         run(
-            editing.pairs([editing.replace(WORDS, SOURCE, target, cross_attention=cross)] * 2),
+            editing.pairs([editing.replace(TOKENIZER, SOURCE, target, cross_attention=cross)] * 2),
             attention(24),
             jnp.full(4, 500),
         )
@@ -185,16 +192,16 @@ def test_the_longest_common_sequence():
     assert common([], [1]) == []
 
 
-def test_what_cannot_be_aligned():
+def test_prompts_that_cannot_be_aligned():
     with pytest.raises(ValueError, match="a word swap needs prompts of as many words"):
-        editing.replace(WORDS, SOURCE, "a seven")
+        editing.replace(TOKENIZER, SOURCE, "a seven")
     with pytest.raises(ValueError, match="have no word in common"):
-        editing.refine(WORDS, "red", "seven")
+        editing.refine(TOKENIZER, "red", "seven")
     with pytest.raises(ValueError, match="does not contain 'purple'"):
-        editing.replace(WORDS, SOURCE, TARGET, word_windows={"purple": 0.5})
+        editing.replace(TOKENIZER, SOURCE, TARGET, word_windows={"purple": 0.5})
     with pytest.raises(ValueError, match="is too long"):
-        editing.replace(WORDS, "red " * 40, "blue " * 40)
+        editing.replace(TOKENIZER, "red " * 40, "blue " * 40)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        editing.replace(WORDS, SOURCE, TARGET, cross_attention=1.5)
+        editing.replace(TOKENIZER, SOURCE, TARGET, cross_attention=1.5)
     with pytest.raises(ValueError, match="start and end, in this order"):
-        editing.replace(WORDS, SOURCE, TARGET, self_attention=(0.8, 0.2))
+        editing.replace(TOKENIZER, SOURCE, TARGET, self_attention=(0.8, 0.2))

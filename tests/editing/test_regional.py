@@ -1,4 +1,4 @@
-"""Regions that read prompts of their own: against attention to these prompts alone."""
+"""Regions with their own prompts, compared with attention to these prompts only."""
 
 import dataclasses
 import functools
@@ -48,8 +48,8 @@ def softmax(scores):
     return p / p.sum(-1, keepdims=True)
 
 
-def read(q, k, v, tokens):
-    """Attention of [Q, D] to some keys alone, in float64, head by head."""
+def attended(q, k, v, tokens):
+    """Attention to some of the keys only, in float64, head by head."""
     return np.stack(
         [softmax(q[:, h] @ k[tokens, h].T / np.sqrt(q.shape[-1])) @ v[tokens, h] for h in range(q.shape[1])], axis=1
     )
@@ -65,8 +65,8 @@ def cross(size):
 
 
 @pytest.mark.parametrize("prompt", [0, 1, 2])
-def test_a_mask_of_everything_is_that_prompt_alone_in_a_whole_network(prompt):
-    """Of the first, masks that are nowhere; the other region's prompt is somewhere else, and not read."""
+def test_a_full_mask_is_that_prompt_only_in_a_whole_network(prompt):
+    """For the background prompt the masks are empty."""
     masks = np.zeros([2, 8, 8], np.float32)
     masks[prompt - 1 :][:1] = prompt > 0
     edit = editing.Regions(jnp.broadcast_to(masks, (2, 2, 8, 8)))
@@ -76,8 +76,8 @@ def test_a_mask_of_everything_is_that_prompt_alone_in_a_whole_network(prompt):
     assert all(np.abs(others[prompt] - others[i]).max() > 1e-2 for i in range(3) if i != prompt)
 
 
-def test_halves_overlap_and_the_rest_against_attention_to_each_alone():
-    """4x8 pixels: the left reads one prompt, the right another, its lower corner both, and the top row the first."""
+def test_halves_overlap_and_background_are_attention_to_each_prompt():
+    """4x8 pixels: left and right regions, both in the lower right corner, and the background in the top row."""
     size, heads, dim = (4, 8), 2, 4
     q, k, v = normal(2, 32, heads, dim), normal(2, 3 * L, heads, dim), normal(2, 3 * L, heads, dim)
     left, right = np.zeros([2, *size], bool)
@@ -86,7 +86,7 @@ def test_halves_overlap_and_the_rest_against_attention_to_each_alone():
     found, p = edited(q, k, v, lambda p, site: edit(p, site, jnp.array([T, T])), cross(size))
     for b in range(2):
         each = [
-            read(*(x[b].astype(np.float64) for x in (q, k, v)), slice(i * L, i * L + L)).reshape(*size, heads, dim)
+            attended(*(x[b].astype(np.float64) for x in (q, k, v)), slice(i * L, i * L + L)).reshape(*size, heads, dim)
             for i in range(3)
         ]
         wanted = np.where(left[..., None, None], each[1], np.where(right[..., None, None], each[2], each[0]))
@@ -95,7 +95,7 @@ def test_halves_overlap_and_the_rest_against_attention_to_each_alone():
     np.testing.assert_allclose(p.sum(-1), 1, atol=1e-5)
 
 
-def test_self_attention_is_as_it_was_bit_for_bit():
+def test_self_attention_is_unchanged_bit_for_bit():
     p = probabilities(2, (8, 8), 64)
     edit = editing.regions(LEFT, 2)
     np.testing.assert_array_equal(edit(p, Site("own", False, (8, 8)), jnp.array([T, T])), p)
@@ -103,7 +103,7 @@ def test_self_attention_is_as_it_was_bit_for_bit():
 
 @pytest.mark.parametrize("large, small", [((16, 16), (4, 4)), ((12, 24), (4, 8)), ((8, 8), (3, 3)), ((4, 4), (12, 12))])
 def test_masks_at_a_site_are_means_over_areas(large, small):
-    """Against a mean over so fine a picture that both sizes divide it; larger, too, and where neither divides the other."""
+    """Compared with means over a mask upsampled to a multiple of both sizes; also upsampled, and with no common divisor."""
     mask = np.random.default_rng(3).random(large) > 0.5
     fine = mask.repeat(small[0], 0).repeat(small[1], 1)
     mean = fine.reshape(small[0], large[0], small[1], large[1]).mean((1, 3))
@@ -112,8 +112,8 @@ def test_masks_at_a_site_are_means_over_areas(large, small):
     assert 0 < (mean > 0.5).sum() < mean.size
 
 
-def test_a_region_that_is_small_does_not_vanish_at_a_small_site():
-    """4 pixels of 16x16, at 4x4 a quarter of a pixel; and a wide one is not widened by it."""
+def test_a_small_region_does_not_vanish_at_a_small_site():
+    """4 pixels of 16x16 are a quarter of a pixel at 4x4; a large region does not grow."""
     mask, wide = np.zeros([2, 16, 16], bool)
     mask[5:7, 9:11], wide[:, :9] = True, True
     found = editing.regions(np.stack([mask, wide]))(probabilities(1, (4, 4), 6), cross((4, 4)), jnp.array([T]))
@@ -124,8 +124,8 @@ def test_a_region_that_is_small_does_not_vanish_at_a_small_site():
     np.testing.assert_allclose(read, wanted, atol=1e-6)
 
 
-def test_a_prompt_that_nothing_looked_at_is_read_as_a_whole():
-    """0 / 0: its keys are so far below the other prompt's that their probabilities are 0."""
+def test_a_prompt_without_attention_has_uniform_attention():
+    """0 / 0: all of its probabilities have underflown."""
     p = jnp.zeros([1, 1, 4, 6]).at[..., 0].set(1.0)
     found = editing.regions(np.ones([1, 2, 2]))(p, cross((2, 2)), jnp.array([T]))
     np.testing.assert_allclose(found[0, 0], [[0, 0, 0, 1 / 3, 1 / 3, 1 / 3]] * 4, rtol=1e-6)
@@ -133,7 +133,7 @@ def test_a_prompt_that_nothing_looked_at_is_read_as_a_whole():
     assert np.isfinite(gradient).all()
 
 
-def test_guidance_is_that_of_both_prompts_alone_in_one_batch():
+def test_guidance_is_that_of_both_prompts_in_one_batch():
     rows, schedule = [], schedules.linear()
 
     def counted(params, x, t, cond):
@@ -141,14 +141,14 @@ def test_guidance_is_that_of_both_prompts_alone_in_one_batch():
         return network(UNet(CONFIG))(params, x, t, cond)
 
     whole = np.ones([1, 8, 8])
-    told = editing.regional_cond(CONTEXTS[:2], NEGATIVE, whole, num=2)
-    found = jax.jit(guidance.cfg(denoiser(counted, params(), schedule), 3.0))(X, T, told)
+    guided = editing.regional_cond(CONTEXTS[:2], NEGATIVE, whole, num=2)
+    found = jax.jit(guidance.cfg(denoiser(counted, params(), schedule), 3.0))(X, T, guided)
     assert rows == [4]
     wanted, unwanted = alone(CONTEXTS[1]), alone(NEGATIVE)
     np.testing.assert_allclose(found.eps, unwanted + 3 * (wanted - unwanted), atol=5e-5)
 
 
-def test_other_masks_compile_nothing():
+def test_other_masks_do_not_recompile():
     count = [0]
 
     @jax.jit
@@ -162,7 +162,7 @@ def test_other_masks_compile_nothing():
     assert count == [1] and np.abs(found[0] - found[1]).max() > 1e-3
 
 
-def test_masks_come_from_inside_of_jit_too():
+def test_masks_may_be_traced():
     p = probabilities(2, (8, 8), 15)
     at = lambda masks: editing.regions(masks, 2)(p, cross((8, 8)), jnp.array([T, T]))
     np.testing.assert_allclose(jax.jit(at)(LEFT), at(LEFT), atol=1e-6)
@@ -174,15 +174,15 @@ def test_a_shipped_network_reads_more_prompts_without_a_length_of_its_own():
     free = network(UNet(dataclasses.replace(model.config.net, context_length=0)))
     seven, two, none = model.text_encoder(["a red seven on a blue background", "a green two on a blue background", ""])
     x = normal(1, 8, 8, 6)
-    told = editing.regional_cond(jnp.stack([two, seven]), none, np.ones([1, 8, 8]))
+    guided = editing.regional_cond(jnp.stack([two, seven]), none, np.ones([1, 8, 8]))
     run = jax.jit(free)
     wanted = jax.jit(model.apply)(model.params, x, T, Cond(context=seven[None]))[0]
-    np.testing.assert_allclose(run(model.params, x, T, told.cond)[0], wanted, atol=1e-4)
+    np.testing.assert_allclose(run(model.params, x, T, guided.cond)[0], wanted, atol=1e-4)
     with pytest.raises(ValueError, match=r"this network needs cond\.context \[B, 24, 64\]"):
-        model.apply(model.params, x, T, told.cond)
+        model.apply(model.params, x, T, guided.cond)
 
 
-def test_what_is_no_region():
+def test_masks_and_contexts_that_are_refused():
     with pytest.raises(ValueError, match="mask 1 of `masks` is empty"):
         editing.regions(np.stack([np.ones([4, 4]), np.zeros([4, 4])]))
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):

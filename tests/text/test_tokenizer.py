@@ -1,4 +1,4 @@
-"""Tokens as transformers' CLIPTokenizer has them (tests/golden/make_tokenizer.py), and what else a tokenizer does."""
+"""Tokenizers: token ids of transformers' CLIPTokenizer (tests/golden/make_tokenizer.py), JSON, equality and hashes."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").re
 
 @pytest.fixture
 def folder(tmp_path):
-    """As published models have it."""
+    """Folder as in published models."""
     (tmp_path / "vocab.json").write_text(json.dumps(GOLDEN["vocab"]))
     merges = ["#version: 0.2", *(" ".join(pair) for pair in GOLDEN["merges"])]
     (tmp_path / "merges.txt").write_text("\n".join(merges) + "\n")
@@ -25,18 +25,18 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("number", range(len(GOLDEN["texts"])))
-def test_words_are_those_of_transformers(folder, number):
-    said = tokenizer.load(folder, 20)
-    assert said.token_ids(GOLDEN["texts"][number]) == GOLDEN["words"][number]
+def test_token_ids_are_those_of_transformers(folder, number):
+    tokens = tokenizer.load(folder, 20)
+    assert tokens.token_ids(GOLDEN["texts"][number]) == GOLDEN["words"][number]
 
 
-def test_texts_are_cut_and_filled_up_as_those_of_transformers(folder):
-    said = tokenizer.load(folder, 20)(GOLDEN["texts"])
-    assert said.dtype == np.int32
-    np.testing.assert_array_equal(said, GOLDEN["ids"])
+def test_truncation_and_padding_are_those_of_transformers(folder):
+    tokens = tokenizer.load(folder, 20)(GOLDEN["texts"])
+    assert tokens.dtype == np.int32
+    np.testing.assert_array_equal(tokens, GOLDEN["ids"])
 
 
-def test_what_is_cut_is_told(folder):
+def test_truncation_returns_both_parts(folder):
     short = tokenizer.load(folder, 5)
     assert short.truncation("a red seven") is None
     assert short.truncation("a red seven on a blue background") == ("a red seven ", "on a blue background")
@@ -44,52 +44,52 @@ def test_what_is_cut_is_told(folder):
 
 @pytest.mark.parametrize("pad", ["!", {"content": "!", "lstrip": False}])
 @pytest.mark.parametrize("where", ["tokenizer_config", "special_tokens_map"])
-def test_stable_diffusion_2_fills_up_with_another_token(folder, pad, where):
+def test_stable_diffusion_2_pads_with_another_token(folder, pad, where):
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": tokenizer.END}))
     (folder / f"{where}.json").write_text(json.dumps({"pad_token": pad}))
-    said = tokenizer.load(folder, 6)
-    row = said(["a"])[0].tolist()
-    assert row == [said.start_id, GOLDEN["vocab"]["a</w>"], said.end_id, *[GOLDEN["vocab"]["!"]] * 3]
+    tokens = tokenizer.load(folder, 6)
+    row = tokens(["a"])[0].tolist()
+    assert row == [tokens.start_id, GOLDEN["vocab"]["a</w>"], tokens.end_id, *[GOLDEN["vocab"]["!"]] * 3]
 
 
-def test_end_tokens_in_a_text_are_letters(folder):
-    said = tokenizer.load(folder, 20)
-    assert not {said.start_id, said.end_id} & set(said.token_ids(f"{tokenizer.START} a {tokenizer.END}"))
+def test_special_tokens_in_a_text_are_characters(folder):
+    tokens = tokenizer.load(folder, 20)
+    assert not {tokens.start_id, tokens.end_id} & set(tokens.token_ids(f"{tokenizer.START} a {tokenizer.END}"))
 
 
-def test_places_of_words(folder):
-    said = tokenizer.load(folder, 20)
+def test_positions_of_words(folder):
+    tokens = tokenizer.load(folder, 20)
     text = "a red seven, then another red thing"
-    tokens = said([text])[0]
-    red = said.positions(text, "red")
-    assert [int(tokens[place]) for place in red] == said.token_ids("red") * 2
-    several = said.positions("a thought-through 45", "45")
-    assert [int(said(["a thought-through 45"])[0][place]) for place in several] == said.token_ids("45") and len(
-        several
-    ) == 2
+    ids = tokens([text])[0]
+    red = tokens.positions(text, "red")
+    assert [int(ids[position]) for position in red] == tokens.token_ids("red") * 2
+    several = tokens.positions("a thought-through 45", "45")
+    assert [int(tokens(["a thought-through 45"])[0][position]) for position in several] == tokens.token_ids(
+        "45"
+    ) and len(several) == 2
     with pytest.raises(ValueError, match="does not contain 'blue' in its first 18 tokens"):
-        said.positions("a " * 18 + "blue", "blue")
+        tokens.positions("a " * 18 + "blue", "blue")
     for absent in ("blue", ""):
         with pytest.raises(ValueError, match="does not contain"):
-            said.positions(text, absent)
+            tokens.positions(text, absent)
 
 
-def test_learned_tokenizers_say_any_text_and_are_the_same_each_time():
+def test_trained_tokenizers_encode_any_text_and_are_reproducible():
     texts = ["a red seven on a blue background", "a blue seven"] * 3
     one, again = (tokenizer.train(texts, 560, 12) for _ in range(2))
     assert tokenizer.to_json(one) == tokenizer.to_json(again)
     assert len(one.token_ids("a red seven on a blue background")) == 7 and one.end_id == 513 and one.start_id == 512
     strange = "日本 👍 Ünïcode 'tis"
     names = "".join(one.model.id_to_token(i) for i in one.token_ids(strange)).replace("</w>", "")
-    assert len(names) == len(strange.lower().replace(" ", "").encode())  # a sign for each byte
+    assert len(names) == len(strange.lower().replace(" ", "").encode())  # one character per byte
     assert max(one.token_ids(strange)) < one.vocab_size <= 560
 
 
 def test_json_is_the_inverse(folder):
-    said = tokenizer.load(folder, 9)
-    again = tokenizer.from_json(tokenizer.to_json(said))
-    np.testing.assert_array_equal(again(GOLDEN["texts"]), said(GOLDEN["texts"]))
-    assert (again.length, again.pad_id, again.vocab_size) == (said.length, said.pad_id, said.vocab_size)
+    tokens = tokenizer.load(folder, 9)
+    again = tokenizer.from_json(tokenizer.to_json(tokens))
+    np.testing.assert_array_equal(again(GOLDEN["texts"]), tokens(GOLDEN["texts"]))
+    assert (again.length, again.pad_id, again.vocab_size) == (tokens.length, tokens.pad_id, tokens.vocab_size)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_json_is_the_inverse(folder):
         (lambda f: (f / "tokenizer_config.json").write_text('{"pad_token": "?!"}'), ValueError, r"lacks \?!"),
     ],
 )
-def test_folders_that_hold_no_tokenizer(folder, spoil, error, why):
+def test_folders_without_a_tokenizer(folder, spoil, error, why):
     spoil(folder)
     with pytest.raises(error, match=why):
         tokenizer.load(folder)
@@ -159,6 +159,6 @@ def test_text_that_is_no_tokenizer(text):
 
 
 @pytest.mark.parametrize("size, length", [(513, 8), (600, 2)])
-def test_sizes_that_cannot_be(size, length):
+def test_sizes_that_are_refused(size, length):
     with pytest.raises(ValueError, match="must be at least 514"):
         tokenizer.train(["a"], size, length)
