@@ -131,7 +131,9 @@ def test_each_flag_does_something(run):
             ("--source-share", "green=0.2"), ("--blend", "seven"), ("--eta", 1), ("--sampler", "ddpm"),
         ],
         ("pixels", hole): [("--seed", 1), ("--guidance", 4), ("--rounds", 1), ("--eta", 1)],
-        ("pixels", (*hole[:2], *hole[4:], "--method", "sdedit")): [("--early", 9), ("--strength", 0.4), ("--sampler", "ddpm")],
+        ("pixels", (*hole[:2], *hole[4:], "--method", "sdedit")): [
+            ("--early", 9), ("--strength", 0.4), ("--sampler", "ddpm"),
+        ],
     }  # fmt: skip
     for (model, args), flags in cases.items():
         plain = run(model, *args)["edited"]

@@ -73,9 +73,7 @@ def read_run(run: epath.PathLike) -> Config:
     try:
         return from_json(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not JSON any more ({error}): repair it, or choose another directory"
-        ) from None
+        raise ValueError(f"{path} is not JSON any more ({error}): repair it, or choose another directory") from None
 
 
 def to_json(config: Config) -> str:

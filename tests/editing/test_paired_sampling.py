@@ -16,7 +16,7 @@ from jaxdiff.types import Aux
 SCHEDULE = schedules.cosine(1000)
 LEVELS = timesteps.grid(1000, 20)
 X0 = jax.random.normal(jax.random.key(0), [4, 2])
-WORDS, SITE = models.load("captioned").text_encoder.tokenizer, Site("site", True, (4, 4))
+TOKENIZER, SITE = models.load("captioned").text_encoder.tokenizer, Site("site", True, (4, 4))
 
 
 def cond_of(context, by="context"):

@@ -14,7 +14,7 @@ from jaxdiff.model import denoiser_of
 from jaxdiff.nets.transformer import Site
 from jaxdiff.types import Static
 
-WORDS = models.load("captioned").text_encoder.tokenizer
+TOKENIZER = models.load("captioned").text_encoder.tokenizer
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
 AS_USERS = {
     "xla_backend_optimization_level": 3,
