@@ -110,7 +110,10 @@ def commands(task, side, out):
     lines = task.new if side == "new" and task.new is not None else task.old
     lines = [lines] if isinstance(lines, str) else lines
     complete = [f"{line} {OUTPUTS.get(line.split()[0], '')}" for line in lines]
-    return [shlex.split(line.format(inputs=shlex.quote(str(out / "inputs")), n=n)) for n, line in enumerate(complete)]
+    paths, names = {"inputs": shlex.quote(str(out / "inputs"))}, RENAMED if side == "new" else {}
+    return [
+        [names.get(word, word) for word in shlex.split(line.format(n=n, **paths))] for n, line in enumerate(complete)
+    ]
 
 
 def run(checkout, out, side, tasks, inputs, reuse):

@@ -9,17 +9,15 @@ compared.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 from sklearn.neural_network import MLPClassifier
 
-from jaxdiff import config as configs
+import jaxdiff
 from jaxdiff import data
-from jaxdiff.eval import draw, neighbors
-from jaxdiff.train import checkpoint, initial
+from jaxdiff.eval import neighbors
 
 COPIES = 9  # of each digit that the reader learns from, beside the digit itself
 
@@ -31,10 +29,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    config = configs.read_run(args.run)
-    config = dataclasses.replace(config, sample=dataclasses.replace(config.sample, num=args.num, seed=args.seed))
-    params = checkpoints.restore_ema(args.run / "checkpoints", initial.param_shapes(config)).tree
-    drawn = draw.draw(config, params).reshape(args.num, -1) / 255.0
+    model = jaxdiff.load(args.run)
+    drawn = jaxdiff.generate(model, num=args.num, seed=args.seed).reshape(args.num, -1) / 255.0
     (judge, labels), (test, truth), (train, _) = (split(name) for name in ("judge", "test", "train"))
 
     reader = MLPClassifier((512,), alpha=1e-3, early_stopping=True, random_state=0)
@@ -48,9 +44,8 @@ def main():
         counts = np.bincount(probability.argmax(1)[sure], minlength=10)
         print(f"{name}: {sure.mean():.1%} read with probability >= 0.9; of each digit {counts.tolist()}")
         print(f"  distance to the nearest training image: median {np.median(neighbors.nearest(images, train)):.2f}")
-    print(
-        f"  ({config.sample.sampler}, {config.sample.steps} steps, {config.sample.spacing}, seed {args.seed}, EMA weights)"
-    )
+    sample = model.config.sample
+    print(f"  ({sample.sampler}, {sample.steps} steps, {sample.spacing}, seed {args.seed}, EMA weights)")
 
 
 def split(name):

@@ -1,6 +1,5 @@
-"""What benchmarks of drawn digits share: real digits, equally many of each, and drawn ones that are kept."""
+"""Real digits, equally many of each, and sampled ones, which are kept in files."""
 
-import dataclasses
 import hashlib
 import json
 import zlib
@@ -9,8 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxdiff import data, model as models, progress
-from jaxdiff.eval import draw, features
+import jaxdiff
+from jaxdiff import data
+from jaxdiff.eval import features
 
 HELD_OUT = ("judge", "test")  # half of the digits, which no generator has seen
 BATCH = 40
@@ -28,7 +28,7 @@ def real(*splits, num: int | None = None) -> np.ndarray:
 
 def judge() -> features.Features:
     """The network that ships to judge digits."""
-    model = models.load("digits_judge")
+    model = jaxdiff.load("digits_judge")
     return features.classifier_features(model.config.net, model.params, "digits_judge")
 
 
@@ -37,19 +37,15 @@ def judged(by: features.Features, images: np.ndarray) -> features.Gathered:
     return features.gathered(by, [images[start : start + BATCH] for start in range(0, len(images), BATCH)])
 
 
-def drawn(directory: Path, title: str, model: models.Model, guide=None, guide_about=None, **sample) -> np.ndarray:
-    """Images that a model draws, uint8 [num, 28, 28, 1]: those that are kept of exactly this, or new ones."""
-    plain = {"sampler": "ddim", "eta": None, "variance": None, "spacing": "trailing", "guidance": 1.0, "labels": None}
-    config = dataclasses.replace(model.config, sample=dataclasses.replace(model.config.sample, **plain | sample))
-    weights = [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(model.params)]
-    what = {"model": model.about, "weights": weights, "guide": guide_about, "sample": dataclasses.asdict(config.sample)}
-    what = json.dumps(what, sort_keys=True)
-    path = directory / f"{hashlib.sha256(what.encode()).hexdigest()[:16]}.npz"
+def drawn(directory: Path, model: jaxdiff.Model, **options) -> np.ndarray:
+    """Images of `jaxdiff.generate` with its options, uint8 [num, 28, 28, 1]: kept ones of exactly these, or new ones."""
+    given = options | {name: str(of.config) for name, of in options.items() if isinstance(of, jaxdiff.Model)}
+    leaves = jax.tree.leaves((model, options.get("classifier")))
+    about = json.dumps([str(model.config), given, [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in leaves]])
+    path = directory / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.npz"
     if path.exists():
         return np.load(path)["images"]
-    draw.check(config, guide)
-    with progress.bar(title, draw.num_steps(config), "steps") as tick:
-        images = draw.draw(config, model.params, tick, guide)
+    images = jaxdiff.generate(model, **options)
     directory.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, images=images, what=what)
+    np.savez_compressed(path, images=images, about=about)
     return images

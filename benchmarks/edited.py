@@ -1,4 +1,4 @@
-"""What is edited by benchmarks/editing.py: the models that ship, held-out images, prompts and their edits."""
+"""Models that ship, held-out images, prompts and edits, for benchmarks/editing.py."""
 
 import time
 
@@ -6,42 +6,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import Cond, Guided, data, editing, model as models
+import jaxdiff
+from jaxdiff import Cond, Guided, data, editing
 from jaxdiff.data.sources import captioned
 from jaxdiff.nets.unet import label_embedding
 from jaxdiff.objectives import to_unit_range
 
 
 class Painter:
-    """The text-to-image model that ships, with its ends compiled."""
+    """The text-to-image model that ships."""
 
     def __init__(self):
-        model = models.load("captioned")
-        codec, self.reads = model.ends
-        self.words, self.shape, self.denoise = self.reads.tokenizer, model.config.shape, denoiser_of(model)
-        self.schedule = model.config.diffusion.make_schedule()
-        self.encode, self.decode = jax.jit(codec.encode), jax.jit(codec.decode)
+        model = self.model = jaxdiff.load("captioned")
+        self.reads, self.schedule, self.shape = model.text_encoder, model.schedule, model.shape
+        self.words, self.denoise = model.tokenizer or self.reads.tokenizer, jaxdiff.denoiser_of(model)
+
+    def encode(self, x):
+        return _encode(self.model.codec, x)
+
+    def decode(self, z):
+        return _decode(self.model.codec, z)
 
     def guided(self, captions):
-        """What images show, and nothing."""
-        context = self.reads(captions)
-        return Guided(Cond(context=context), Cond(context=jnp.broadcast_to(self.reads([""]), context.shape)))
+        """Conditions of captions, and of the empty one."""
+        return jaxdiff.condition(self.model, prompts=captions)
+
+
+_encode = jax.jit(lambda codec, x: codec.encode(x))
+_decode = jax.jit(lambda codec, z: codec.decode(z))
 
 
 class Digits:
     """The model of digits drawn by their label."""
 
     def __init__(self, name="digits"):
-        model = models.load(name)
-        self.params, self.shape, self.denoise = model.params, model.config.shape, denoiser_of(model)
-        self.schedule = model.config.diffusion.make_schedule()
+        model = jaxdiff.load(name)
+        self.params, self.shape, self.denoise = model.params, model.shape, jaxdiff.denoiser_of(model)
+        self.schedule = model.schedule
 
     def cond(self, labels):
         """Labels by their embeddings, and no augmentation."""
         return Cond(label=label_embedding(self.params, jnp.asarray(labels)), vector=jnp.zeros([len(labels), 6]))
 
     def guided(self, labels):
-        """What images show, and the null label."""
+        """Labels, and the null label."""
         return Guided(self.cond(labels), self.cond(np.full(len(labels), 10)))
 
 

@@ -19,11 +19,13 @@ from edited import Digits, Painter, described, edits, held_out, middle, rows_of,
 from editing_cost import WINDOWS, cost
 from pages import run_sections
 
-from jaxdiff import Cond, Guided, data, editing, guidance, model as models, samplers, timesteps, xla
+import jaxdiff
+from jaxdiff import Cond, Guided, data, editing, guidance, samplers, timesteps, xla
 from jaxdiff.data.sources import captioned
-from jaxdiff.eval import features, images, neighbors, shown
+from jaxdiff.eval import features, neighbors, shown
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.objectives.autoencoder import psnr
+from jaxdiff.pipeline import images
 from jaxdiff.samplers import State
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +161,7 @@ class Judged:
     """What pairs of pictures show, before and after."""
 
     def __init__(self):
-        judge = models.load("digits_judge")
+        judge = jaxdiff.load("digits_judge")
         self.judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
 
     def __call__(self, pictures, asked):

@@ -25,13 +25,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from jaxdiff import Cond, data, network, objectives, model as models, progress, xla
+from jaxdiff import Cond, data, network, objectives, progress, xla
+from jaxdiff import model as models
 from jaxdiff.data import augment
 from jaxdiff.data.sources import captioned
 from jaxdiff.errors import unknown
-from jaxdiff.eval import features, images, shown
+from jaxdiff.eval import features, shown
 from jaxdiff.nets.classifier import Classifier
 from jaxdiff.objectives import levels
+from jaxdiff.pipeline import images
 from jaxdiff.train import optim, state
 from jaxdiff.train.step import make_train_step
 
@@ -151,8 +153,8 @@ def example(
       word: what the caption calls it; None is the name in angle brackets.
 
     Returns:
-      Image uint8 [32, 32, 3], caption, and what it shows as positions in `captioned.ATTRIBUTES`: "colour", "background", "size"
-      and "place".
+      Image uint8 [32, 32, 3], caption, and what it shows as positions in `captioned.ATTRIBUTES`: "colour", "background",
+      "size" and "place".
     """
     said = {"colour": colour, "background": background, "size": size, "place": place}
     if colour is not None and colour == background:

@@ -21,7 +21,7 @@ from jax.tree_util import Partial
 from pages import put
 
 import jaxdiff
-from jaxdiff import data, guidance, model as models, samplers, timesteps, xla
+from jaxdiff import data, guidance, samplers, timesteps, xla
 from jaxdiff.pipeline import images
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def goals() -> dict[str, Goal]:
 
 def draw(model, mask=None, weight=None) -> Drawn:
     """Digits of no label, led up the ink under a mask with a weight t -> w."""
-    net, schedule, denoise = model.config.net, model.config.diffusion.make_schedule(), denoiser_of(model)
+    net, schedule, denoise = model.config.net, model.schedule, jaxdiff.denoiser_of(model)
     if mask is not None:
         led = guidance.by_gradient(denoise, Partial(ink, jnp.asarray(mask, jnp.float32)), schedule, weight)
         denoise = guidance.within(led, denoise, 0, schedule.num_levels - 1)
@@ -84,7 +84,7 @@ def draw(model, mask=None, weight=None) -> Drawn:
 
 def matched(model, goal: Goal, when: str, plain: Drawn) -> tuple[float, Drawn]:
     """The scale at which the objective has risen by so much, to a twentieth of it, and what is drawn there."""
-    schedule, low, high, scale = model.config.diffusion.make_schedule(), 0.0, np.inf, goal.first[when]
+    schedule, low, high, scale = model.schedule, 0.0, np.inf, goal.first[when]
     for _ in range(12):
         drawn = draw(model, goal.mask, WEIGHTS[when](schedule, scale))
         gain = (ink(goal.mask, drawn.x) - ink(goal.mask, plain.x)).mean()
@@ -162,7 +162,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the table and the picture into docs/")
     args = parser.parse_args()
     xla.tune_cpu()
-    model = models.load(args.model)
+    model = jaxdiff.load(args.model)
     plain = draw(model)
     wanted = goals()
     found = {(name, when): matched(model, goal, when, plain) for name, goal in wanted.items() for when in WEIGHTS}

@@ -15,9 +15,10 @@ import numpy as np
 from drawn import BATCH, HELD_OUT, drawn, judge, judged, real
 from pages import put
 
-from jaxdiff import data, model as models
-from jaxdiff.eval import fid, images, neighbors
-from jaxdiff.eval.guided import make_guide
+import jaxdiff
+from jaxdiff import data
+from jaxdiff.eval import fid, neighbors
+from jaxdiff.pipeline import images
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "guidance.md", ROOT / "docs" / "images"
@@ -27,7 +28,7 @@ SCALES = (0.0, 1.0, 1.1, 1.5, 2.0, 4.0, 8.0)
 
 
 class Kind(NamedTuple):
-    """One way of guiding: its words, what `jaxdiff sample` is told, and whether a classifier does it."""
+    """One way of guiding: its name, options of `jaxdiff.generate`, and whether a classifier does it."""
 
     name: str
     options: dict
@@ -61,7 +62,7 @@ def distances(images, train):
 def measure(args):
     """{name: numbers} of the floor and of every kind."""
     by, train, held = judge(), real("train"), real(*HELD_OUT, num=NUM)
-    model, classifier, plain = (models.load(name) for name in (args.model, args.classifier, args.unconditional))
+    model, classifier, plain = (jaxdiff.load(name) for name in (args.model, args.classifier, args.unconditional))
     test = data.load("digits:test")
     labels = np.array([test[i]["label"] for i in range(len(test))])
     found = {"floor": compare(by, real("train", num=NUM), held, train)}
@@ -70,11 +71,9 @@ def measure(args):
         "nearest": distances(held, train),
     }
     for kind in KINDS:
-        of, guide = (plain if kind.classifier else model), None
-        if kind.classifier:
-            guide = make_guide(of.config, classifier.config, classifier.params)
-        how = {"steps": STEPS, "num": NUM, "batch_size": BATCH, "seed": 1} | kind.options
-        sheet = drawn(args.kept, kind.name, of, guide, guide and classifier.about, **how)
+        options = {"steps": STEPS, "num": NUM, "batch_size": BATCH, "seed": 1} | kind.options
+        of = plain if kind.classifier else model
+        sheet = drawn(args.kept, of, **options | ({"classifier": classifier} if kind.classifier else {}))
         found[kind.name] = compare(by, sheet, held, train)
         print(kind.name, found[kind.name], flush=True)
     return found
@@ -82,9 +81,9 @@ def measure(args):
 
 def pictures(args):
     """Ten rows of digits without guidance, with much, and with too much."""
-    model = models.load(args.model)
+    model = jaxdiff.load(args.model)
     for scale in (1.0, 3.0, 8.0):
-        sheet = drawn(args.kept, f"scale {scale:g}", model, guidance=scale, steps=STEPS, num=80, batch_size=BATCH)
+        sheet = drawn(args.kept, model, guidance=scale, steps=STEPS, num=80, batch_size=BATCH)
         places = np.arange(80).reshape(8, 10).T
         images.save_grid(PICTURES / f"guidance_{scale:g}.png", images.arranged(sheet, places), places.shape[1])
 

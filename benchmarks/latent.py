@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from pages import run_sections
 
-from jaxdiff import Cond, UNet, data, network, objectives, model as models, samplers, schedules
+import jaxdiff
+from jaxdiff import Cond, UNet, data, network, objectives, samplers, schedules
 from jaxdiff.config import load as load_config
 from jaxdiff.data.sources import captioned
-from jaxdiff.eval import draw, features, images, measure, neighbors, report, shown, zero_shot
-from jaxdiff.eval.measure import Measure
+from jaxdiff.eval import features, measure, neighbors, shown, zero_shot
 from jaxdiff.objectives import to_unit_range
+from jaxdiff.pipeline import images
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs" / "latent.md", ROOT / "docs" / "images"
@@ -45,12 +46,12 @@ def autoencoders(args):
     lines = ["| | numbers per image | fewer | PSNR, mean | worst 5% | codebook |", "|---|---|---|---|---|---|"]
     rows = []
     for name in ("captioned_vae", "captioned_vqvae"):
-        model = models.load(name)
-        asked = Measure(",".join(measure.metrics_of(model.config)), num=len(x), batch_size=SIZE)
-        found = report.measured(model.config, model.params, measure.complete(asked, model.config), lambda done: None)
-        z = jax.jit(model.codec.encode)(to_unit_range(x[:10]))
-        rows.append(images.to_uint8(jax.jit(model.codec.decode)(z)))
-        numbers, words, said = z[0].size, model.config.reconstruction.words, "none"
+        model = jaxdiff.load(name)
+        metrics = ",".join(measure.metrics_of(model.config))
+        found = jaxdiff.evaluate(model, metrics=metrics, num=len(x), batch_size=SIZE)
+        z = jaxdiff.encode(model, to_unit_range(x[:10]))
+        rows.append(images.to_uint8(jaxdiff.decode(model, z)))
+        numbers, words, said = z[0].size, model.config.net.codebook_size, "none"
         size, fewer = f"{numbers} numbers", f"{x[0].size / numbers:.0f} times"
         if words:
             numbers = z[0, ..., 0].size
@@ -68,14 +69,14 @@ def autoencoders(args):
 def clip(args):
     """What the small CLIP finds out of held-out images by descriptions alone."""
     del args
-    model = models.load("captioned_clip")
-    net, scale = model.config.make_net(), float(np.exp(model.params["logit_scale"]))
+    model = jaxdiff.load("captioned_clip")
+    scale = float(np.exp(model.params["logit_scale"]))
     texts, said = captioned.descriptions()
-    texts = zero_shot.embed_texts(net, model.params, model.tokenizer, texts, batch_size=420)
+    texts = zero_shot.embed_texts(model, texts, batch_size=420)
     lines = ["| | " + " | ".join(captioned.ATTRIBUTES) + " |", "|---|" + "---|" * len(captioned.ATTRIBUTES)]
     for split in ("test", "unseen"):
         held, x = examples(split)
-        found = zero_shot.embed_images(net, model.params, x)
+        found = zero_shot.embed_images(model, x)
         hits = [
             np.mean(zero_shot.probabilities(found, texts, said[:, i], scale).argmax(1) == [one[name] for one in held])
             for i, name in enumerate(captioned.ATTRIBUTES)
@@ -87,17 +88,9 @@ def clip(args):
     return "\n".join(lines) + "\n"
 
 
-def drawn(model, prompts, scale, seed=1, **how):
-    """One image of each prompt."""
-    sample = dataclasses.replace(
-        model.config.sample, prompts=tuple(prompts), guidance=scale, num=len(prompts), batch_size=SIZE, seed=seed, **how
-    )
-    return draw.draw(dataclasses.replace(model.config, sample=sample), model.params, ends=model.ends)
-
-
 def text_to_image(args):
     """Whether images show what was asked for, of combinations that were never trained on."""
-    model, judge = models.load(args.model), models.load("digits_judge")
+    model, judge = jaxdiff.load(args.model), jaxdiff.load("digits_judge")
     judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
     (asked, real), (_, train) = examples("unseen", 500), examples("train")
     prompts, wanted = [one["caption"] for one in asked], [shown.asked_for(one) for one in asked]
@@ -114,7 +107,7 @@ def text_to_image(args):
 
     line("*real images*", real)
     for scale in args.scales:
-        x = drawn(model, prompts, scale)
+        x = jaxdiff.generate(model, prompts, guidance=scale, seed=1, batch_size=SIZE)
         line(f"{scale:g}", x)
         if args.write and scale == model.config.sample.guidance:
             images.save_grid(PICTURES / "latent_unseen.png", x[:60], 12)
@@ -158,10 +151,11 @@ def cost_of(net, shape, batch, runs=5):
 def cost_of_decoding(shape, batch, runs=5):
     """GFLOPs and milliseconds that an image takes to be decoded."""
     z = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
-    decode, found = jax.jit(models.load("captioned").codec.decode).lower(z).compile(), []
+    codec, found = jaxdiff.load("captioned").codec, []
+    decode = jax.jit(lambda codec, z: codec.decode(z)).lower(codec, z).compile()
     for _ in range(runs + 1):
         start = time.perf_counter()
-        jax.block_until_ready(decode(z))
+        jax.block_until_ready(decode(codec, z))
         found.append(time.perf_counter() - start)
     return decode.cost_analysis()["flops"] / batch / 1e9, float(np.median(found[1:])) / batch * 1e3
 

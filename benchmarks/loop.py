@@ -19,8 +19,7 @@ import numpy as np
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxdiff import config as configs
-from jaxdiff import xla
-from jaxdiff.cli import use_compilation_cache
+from jaxdiff.cli import prepare_jax
 from jaxdiff.train import initial, loop, parallel, setup
 
 
@@ -30,8 +29,7 @@ def main():
     parser.add_argument("--steps", type=int, default=200, help="of each round")
     parser.add_argument("--save-every", type=int, default=100, help="steps; the digits config itself saves every 750")
     args = parser.parse_args()
-    xla.tune_cpu()  # as the command line does
-    use_compilation_cache()
+    prepare_jax()  # as the command line does
     config = configs.load("digits")
     T = dataclasses.replace(config.train, steps=args.steps, save_every=args.save_every)
     sample = dataclasses.replace(config.sample, steps=1, num=8, batch_size=8)
@@ -41,7 +39,7 @@ def main():
     for _ in range(args.rounds):
         bare.append(seconds_per_step(alone, args.steps // T.steps_per_call, T.steps_per_call))
         with tempfile.TemporaryDirectory() as directory:
-            loop.train(config, Path(directory) / "run")
+            loop.fit(config, run=Path(directory) / "run")
             events = read_events(Path(directory) / "run")
         first, last = min(events["loss"]), max(events["loss"])
         looped.append((events["loss"][last][0] - events["loss"][first][0]) / (last - first))

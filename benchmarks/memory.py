@@ -15,8 +15,7 @@ import jax
 import numpy as np
 
 from jaxdiff import config as configs
-from jaxdiff import xla
-from jaxdiff.cli import use_compilation_cache
+from jaxdiff.cli import prepare_jax
 from jaxdiff.train import initial, setup
 
 SWITCHES = {
@@ -33,8 +32,7 @@ def main():
     parser.add_argument("config", nargs="?", default="digits")
     parser.add_argument("--batch-size", type=int, default=128, help="on one device")
     args = parser.parse_args()
-    xla.tune_cpu()  # as the command line does
-    use_compilation_cache()
+    prepare_jax()  # as the command line does
     config = configs.load(args.config)
     config = changed(config, {"train": {"batch_size": args.batch_size, "steps_per_call": 1}})
     print(f"{args.config}, batch {args.batch_size}: temporaries and state in MiB")

@@ -19,15 +19,16 @@ import jax
 import numpy as np
 from pages import run_sections
 
-from jaxdiff import Cond, Guided, UNet, data, denoiser, editing, guidance, network, model as models, samplers, timesteps
+import jaxdiff
+from jaxdiff import Cond, data, editing, guidance, samplers
 from jaxdiff import config as configs
+from jaxdiff import model as models
 from jaxdiff.data.control_inputs import CONTROL_INPUTS, mask
 from jaxdiff.data.sources import captioned
-from jaxdiff.eval import draw, images
-from jaxdiff.eval.steered import Steered
-from jaxdiff.model import fusion
-from jaxdiff.model import adaptation, basis, initial, parallel, setup
+from jaxdiff.model import adaptation
 from jaxdiff.model.frozen_models import open_models
+from jaxdiff.pipeline import ControlInput, fuse, images
+from jaxdiff.train import base_model, initial, parallel, setup
 
 DOCS = Path(__file__).parents[1] / "docs"
 CONCEPTS = ("star", "heart", "house")
@@ -50,7 +51,7 @@ def trained(args, name, config, *flags):
 def lora_of(args, concept):
     """The LoRA of a glyph, from twenty images of it."""
     folder = glyphs.write(args.runs / "glyphs" / concept, concept)
-    word = ["--adapt.words", f"<{concept}>"]
+    word = ["--adapt.new.tokens", f"<{concept}>"]
     asked = ["--sample.prompts", *(prompt.replace("<star>", f"<{concept}>") for prompt in PROMPTS)]
     return trained(args, f"lora_{concept}", "captioned_lora", "--data.source", f"folder:{folder}", *word, *asked)
 
@@ -58,13 +59,9 @@ def lora_of(args, concept):
 PROMPTS = configs.load("captioned_lora").sample.prompts
 
 
-def drawn(model, texts, seed=5, steered=None, scale=3.0):
+def drawn(model, texts, control=None):
     """One image of each text, by 50 steps of DDIM."""
-    sample = dataclasses.replace(
-        model.config.sample, prompts=tuple(texts), num=len(texts), batch_size=BATCH, guidance=scale, seed=seed, steps=50
-    )
-    config = dataclasses.replace(model.config, sample=sample)
-    return draw.draw(config, model.params, ends=model.ends, steered=steered)
+    return jaxdiff.generate(model, texts, guidance=3.0, steps=50, batch_size=BATCH, seed=5, control=control)
 
 
 class Measured:
@@ -102,7 +99,7 @@ def lora(args):
     about = glyphs.accuracy(measured.judge)
     run, seconds = lora_of(args, "star")
     adapter = models.load_adapter(run)
-    model = models.with_adapter(base, adapter)
+    model = models.with_adapters(base, [adapter])
     size = (run / "adapter.safetensors").stat().st_size / 1e3
     count = size_of([one.factors for one in adapter.loras.values()]) + size_of(adapter.new_tokens)
     before, after = measured.digits(base), measured.digits(model)
@@ -138,7 +135,7 @@ def dreambooth(args):
     runs = {
         "DreamBooth": trained(args, "dreambooth", "captioned_dreambooth", *sks),
         "DreamBooth without prior preservation": trained(
-            args, "no_prior", "captioned_dreambooth", *sks, "--adapt.prior"
+            args, "no_prior", "captioned_dreambooth", *sks, "--adapt.prior.prompts"
         ),
         "LoRA": lora_of(args, "star"),
         "textual inversion": trained(args, "inversion", "captioned_textual_inversion", *star),
@@ -163,21 +160,18 @@ def mixed(args):
     """Three glyphs in one set of weights."""
     base, measured = models.load("captioned"), Measured(args)
     adapters = {name: models.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS}
-    every = base
-    for adapter in adapters.values():
-        every = models.with_adapter(every, adapter)
-    make = lambda *how, **steps: models.with_adapter(base, fusion.fused(base, [*adapters.values()], *how, **steps))
-    models = {
-        "gradient fusion": make(),
-        "gradient fusion, of layers alone": make(steps=0),
+    make = lambda method: models.with_adapters(base, [fuse.fused(base, [*adapters.values()], method)])
+    fused = {
+        "gradient fusion": make("gradient"),
+        "gradient fusion, of layers alone": make("gradient:steps=0"),
         "average of the weights": make("average"),
-        "sum of all three": every,
+        "sum of all three": models.with_adapters(base, [*adapters.values()]),
     }
-    own = {name: measured.glyph(models.with_adapter(base, one), name)[0] for name, one in adapters.items()}
+    own = {name: measured.glyph(models.with_adapters(base, [one]), name)[0] for name, one in adapters.items()}
     lines = ["| | " + " | ".join(CONCEPTS) + " | digits |", "|---|" + "---|" * (len(CONCEPTS) + 1)]
     lines.append("| each LoRA alone | " + " | ".join(f"{own[name]:.1%}" for name in CONCEPTS) + " | |")
     rows = []
-    for name, model in models.items():
+    for name, model in fused.items():
         found = {concept: measured.glyph(model, concept) for concept in CONCEPTS}
         said = [f"{rate:.1%} ({rate / own[concept]:.0%})" for concept, (rate, *_) in found.items()]
         lines.append(f"| {name} | " + " | ".join(said) + f" | {measured.digits(model)[0]:.1%} |")
@@ -192,8 +186,8 @@ def regions(args):
     """A star on the left and a heart on the right, each of whose halves is judged with the other one wiped out."""
     base, judge = models.load("captioned"), Measured(args).judge
     glyphs_of = [models.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS]
-    model = models.with_adapter(base, fusion.fused(base, glyphs_of))
-    height, width = model.config.shape[:2]
+    model = models.with_adapters(base, [fuse.fused(base, glyphs_of)])
+    height, width = model.shape[:2]
     sides = np.repeat(np.eye(2)[:, None], height, 1).repeat(width // 2, 2)
     asked = {
         "large": ["a large red <star> on white", "a large blue <heart> on white"],
@@ -215,27 +209,25 @@ def regions(args):
 
 def attended(model, prompts, sides, seed):
     """Images of regions whose pixels attend to their own prompts, the first prompt being no text."""
-    net = UNet(dataclasses.replace(model.config.net, context_length=0))
-    told = editing.regional_cond(model.text_encoder(["", *prompts]), model.text_encoder([""])[0], sides, num=BATCH)
-    diffusion = model.config.diffusion
-    denoise = denoiser(network(net), model.params, diffusion.make_schedule(), diffusion.predict)
-    return guided(model, denoise, told, seed)
+    net = dataclasses.replace(model.config.net, context_length=0)  # any length
+    any_length = model.replace(config=dataclasses.replace(model.config, net=net))
+    cond = editing.regional_cond(model.text_encoder(["", *prompts]), model.text_encoder([""])[0], sides, num=BATCH)
+    return guided(model, jaxdiff.denoiser_of(any_length), cond, seed)
 
 
 def predicted(model, prompts, sides, seed):
     """Images of regions of which each is what is predicted for its prompt."""
-    rows = lambda context: Cond(context=np.broadcast_to(context, (BATCH, *context.shape)))
-    told = tuple(Guided(rows(context), rows(model.text_encoder([""])[0])) for context in model.text_encoder(prompts))
-    return guided(model, denoiser_of(model), told, seed, lambda denoise: guidance.multidiffusion(denoise, sides))
+    conds = tuple(jaxdiff.condition(model, prompts=prompt, num=BATCH) for prompt in prompts)
+    around = lambda denoise: guidance.multidiffusion(denoise, sides)
+    return guided(model, jaxdiff.denoiser_of(model), conds, seed, around)
 
 
-def guided(model, denoise, told, seed, around=lambda denoise: denoise):
+def guided(model, denoise, cond, seed, around=lambda denoise: denoise):
     """A batch of images at guidance 3, by 50 steps of DDIM."""
-    schedule = model.config.diffusion.make_schedule()
-    x_T = samplers.noise(samplers.keys_for(jax.random.key(seed), BATCH), model.config.shape)
-    levels, denoise = timesteps.grid(schedule.num_levels, 50), around(guidance.cfg(denoise, np.float32(3.0)))
-    x_0, _ = samplers.sample(None, samplers.ddim(), denoise, schedule, levels, x_T, told)
-    return images.to_uint8(jax.jit(model.codec.decode)(x_0))
+    x_T = samplers.noise(samplers.keys_for(jax.random.key(seed), BATCH), model.shape)
+    denoise = around(guidance.cfg(denoise, np.float32(3.0)))
+    x_0, _ = samplers.sample(None, samplers.ddim(), denoise, model.schedule, model.levels(50), x_T, cond)
+    return images.to_uint8(jaxdiff.decode(model, x_0))
 
 
 def half_shows(judge, x, half, concept):
@@ -282,12 +274,11 @@ def control(args):
         )
         print(lines[-1], flush=True)
 
-    steer = lambda pictures, scale=1.0: Steered(model.controls, (pictures,), (scale,))
-    x = drawn(model, texts, steered=steer(told))
+    x = drawn(model, texts, ControlInput((told,)))
     line("with its condition", x, masks(real))
-    line("scale 0.5", drawn(model, texts, steered=steer(told, 0.5)), masks(real))
+    line("scale 0.5", drawn(model, texts, ControlInput((told,), (0.5,))), masks(real))
     line("the same, beside another's condition (chance)", x, masks(real)[others])
-    line("told another's condition", drawn(model, texts, steered=steer(told[others])), masks(real))
+    line("with another's condition", drawn(model, texts, ControlInput((told[others],))), masks(real))
     line("without ControlNet", drawn(model.replace(controls=()), texts), masks(real))
     if args.write:
         shown = [part for i in range(8) for part in (real[i], told[i], x[i])]
@@ -297,7 +288,7 @@ def control(args):
 
 WAYS = {  # of one batch size, so that their steps can be compared
     "all weights (DreamBooth)": ("captioned_dreambooth", {}),
-    "LoRA": ("captioned_lora", {"words": (), "begin": ()}),
+    "LoRA": ("captioned_lora", {"new": configs.NewTokens()}),
     "LoRA and a new word": ("captioned_lora", {}),
     "a new word": ("captioned_textual_inversion", {}),
     "ControlNet": ("captioned_controlnet", {}),
@@ -307,12 +298,13 @@ WAYS = {  # of one batch size, so that their steps can be compared
 def cost(args):
     """Memory and time of a training step of each, 32 examples, in one run."""
     base, programs, seconds, rows = models.load("captioned"), {}, {}, {}
-    for name, (config, left_out) in WAYS.items():
+    for name, (config, changes) in WAYS.items():
         config = configs.load(config)
-        adapt = dataclasses.replace(config.adapt, prior=(), **dict.fromkeys(left_out, ()))
+        prior = {"prior": configs.Prior()} if config.adapt.prior.wanted else {}
+        adapt = dataclasses.replace(config.adapt, **prior, **changes)
         train = dataclasses.replace(config.train, batch_size=32 * jax.device_count(), steps_per_call=1)
-        config = basis.of_base(dataclasses.replace(config, adapt=adapt, train=train), base.config)
-        source = data.load("captioned:test") if adapt.condition else None
+        config = base_model.with_base(dataclasses.replace(config, adapt=adapt, train=train), base.config)
+        source = data.load("captioned:test")
         parts = open_models(config, source, None, base)
         state = initial.new_state(config, base)
         batch = _batch(config)
@@ -320,7 +312,7 @@ def cost(args):
             parallel.replicate(state),
             initial.step_key(config),
             parallel.split(batch, axis=1),
-            parallel.replicate(adaptation.frozen(config, base)),
+            parallel.replicate(adaptation.frozen_params(config, base)),
         )
         step = setup.make_step(config, parts)
         memory = step.lower(*arguments).compile().memory_analysis()
@@ -349,9 +341,10 @@ def cost(args):
 def _batch(config):
     B, rng = config.train.batch_size, np.random.default_rng(0)
     context = np.full([1, B, config.net.context_length], 513, np.int32)
-    if not config.adapt.reads:
+    if not config.adapt.trains_text_encoder:
         context = rng.standard_normal((*context.shape, config.net.context_dim)).astype(np.float32)
-    picture = rng.integers(0, 256, (1, B, *config.data.image_shape), np.uint8) if config.adapt.condition else None
+    image = lambda: rng.integers(0, 256, (1, B, *config.data.image_shape), np.uint8)
+    picture = image() if config.adapt.kind == "controlnet" else None
     return {
         "image": rng.standard_normal((1, B, *config.shape)).astype(np.float32),
         "index": np.arange(B, dtype=np.uint32)[None],

@@ -38,8 +38,9 @@ PACKAGES = (
 )  # fmt: skip
 MODULES = (
     "jaxdiff.schedules", "jaxdiff.process", "jaxdiff.timesteps", "jaxdiff.denoise", "jaxdiff.types", "jaxdiff.latent",
-    "jaxdiff.adapt.lora", "jaxdiff.adapt.control", "jaxdiff.adapt.new_tokens", "jaxdiff.adapt.fuse", "jaxdiff.text.tokenizer",
-    "jaxdiff.text.encoder", "jaxdiff.registry", "jaxdiff.eval.evaluate", "jaxdiff.eval.fid", "jaxdiff.eval.likelihood",
+    "jaxdiff.adapt.lora", "jaxdiff.adapt.control", "jaxdiff.adapt.new_tokens", "jaxdiff.adapt.fuse",
+    "jaxdiff.text.tokenizer", "jaxdiff.text.encoder", "jaxdiff.registry",
+    "jaxdiff.eval.evaluate", "jaxdiff.eval.fid", "jaxdiff.eval.likelihood",
     "jaxdiff.eval.features", "jaxdiff.train.step", "jaxdiff.train.parallel", "jaxdiff.train.optim",
 )  # fmt: skip
 
@@ -65,9 +66,9 @@ def choices() -> str:
     lines = [
         "# Everything that can be chosen by name",
         "",
-        "Written by `python benchmarks/reference.py` from the code, in which each choice is declared once. On the command line",
-        "a flag names the choice, and its options are flags, too: `jaxdiff sample digits --sampler heun --churn 0.5`. In Python",
-        'a registry gives it with its options: `SAMPLERS["heun"](churn=0.5)`.',
+        "Written by `python benchmarks/reference.py` from the code, in which each choice is declared once. On the command",
+        "line a flag names the choice, and its options are flags, too: `jaxdiff sample digits --sampler heun --churn 0.5`.",
+        'In Python a registry gives it with its options: `SAMPLERS["heun"](churn=0.5)`.',
     ]
     for flag, registry in REGISTRIES.items():
         lines += [

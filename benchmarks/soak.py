@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxdiff import config as configs
-from jaxdiff.model import runs
+from jaxdiff.model import checkpoints, runs
 from jaxdiff.train import checkpoint, initial, setup
 
 CONFIG = """

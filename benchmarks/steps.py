@@ -21,7 +21,8 @@ import numpy as np
 from drawn import HELD_OUT, drawn, judge, judged, real
 from pages import put
 
-from jaxdiff import model as models, xla
+import jaxdiff
+from jaxdiff import xla
 from jaxdiff.eval import fid
 
 ROOT = Path(__file__).parents[1]
@@ -50,25 +51,25 @@ class Score(NamedTuple):
 
 
 TITLES = {"fid": "FID", "patches": "patches, x 1000"}
-LARGE = {"sampler": "ddpm", "variance": "beta"}
+LARGE = {"sampler": "ddpm:variance=beta"}
 WAYS = [
-    *(Way(f"DDIM, eta {eta:g}", {"eta": eta, "clip": False}) for eta in (0.0, 0.5, 1.0)),
+    *(Way(f"DDIM, eta {eta:g}", {"sampler": f"ddim:eta={eta:g}", "clip": False}) for eta in (0.0, 0.5, 1.0)),
     Way("DDPM, fixed-large", LARGE | {"clip": False}),
-    Way("DDIM, eta 0, clipped", {"eta": 0.0, "clip": True}, CLIPPED_STEPS),
+    Way("DDIM, eta 0, clipped", {"sampler": "ddim", "clip": True}, CLIPPED_STEPS),
     Way("DDPM, fixed-large, clipped", LARGE | {"clip": True}, CLIPPED_STEPS),
 ]
 
 
 def measure(args):
     """{(way, steps): Score}, and under "floor" that of as many training images."""
-    by, model, held = judge(), models.load(args.model), real(*HELD_OUT)
+    by, model, held = judge(), jaxdiff.load(args.model), real(*HELD_OUT)
     held = [judged(by, held).moments, fid.moments(patches(held).reshape(-1, PATCH**2))]
     train = real("train", num=args.num)
     found = {"floor": score(by, held, train.reshape(10, -1, *train.shape[1:]).swapaxes(0, 1).reshape(train.shape))}
     ways = [WAYS[i] for i in args.only]
     for way, steps in [(way, steps) for steps in STEPS for way in ways if steps in way.steps]:  # the cheap ones first
-        how = {"steps": steps, "num": args.num, "batch_size": BATCH, "seed": 2} | way.options
-        sheet = drawn(args.kept, f"{way.name}, {steps} steps", model, **how)
+        options = {"steps": steps, "num": args.num, "batch_size": BATCH, "seed": 2} | way.options
+        sheet = drawn(args.kept, model, **options)
         found[way.name, steps] = score(by, held, sheet)
         print(way.name, steps, found[way.name, steps], flush=True)
     return found
