@@ -39,7 +39,7 @@ def judged(by: features.Features, images: np.ndarray) -> features.Gathered:
 
 def drawn(directory: Path, model: jaxdiff.Model, **options) -> np.ndarray:
     """Images of `jaxdiff.generate` with its options, uint8 [num, 28, 28, 1]: kept ones of exactly these, or new ones."""
-    given = options | {name: str(of.config) for name, of in options.items() if isinstance(of, jaxdiff.Model)}
+    given = {name: str(getattr(of, "config", of)) for name, of in options.items()}
     leaves = jax.tree.leaves((model, options.get("classifier")))
     about = json.dumps([str(model.config), given, [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in leaves]])
     path = directory / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.npz"

@@ -163,7 +163,7 @@ def mixed(args):
     make = lambda method: models.with_adapters(base, [fuse.fused(base, [*adapters.values()], method)])
     fused = {
         "gradient fusion": make("gradient"),
-        "gradient fusion, of layers alone": make("gradient:steps=0"),
+        "gradient fusion, of layers alone": make(fuse.FUSIONS["gradient"](steps=0)),
         "average of the weights": make("average"),
         "sum of all three": models.with_adapters(base, [*adapters.values()]),
     }

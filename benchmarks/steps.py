@@ -24,6 +24,7 @@ from pages import put
 import jaxdiff
 from jaxdiff import xla
 from jaxdiff.eval import fid
+from jaxdiff.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "samplers.md", ROOT / "docs" / "images" / "steps.png"
@@ -51,9 +52,9 @@ class Score(NamedTuple):
 
 
 TITLES = {"fid": "FID", "patches": "patches, x 1000"}
-LARGE = {"sampler": "ddpm:variance=beta"}
+LARGE = {"sampler": SAMPLERS["ddpm"](variance="beta")}
 WAYS = [
-    *(Way(f"DDIM, eta {eta:g}", {"sampler": f"ddim:eta={eta:g}", "clip": False}) for eta in (0.0, 0.5, 1.0)),
+    *(Way(f"DDIM, eta {eta:g}", {"sampler": SAMPLERS["ddim"](eta=eta), "clip": False}) for eta in (0.0, 0.5, 1.0)),
     Way("DDPM, fixed-large", LARGE | {"clip": False}),
     Way("DDIM, eta 0, clipped", {"sampler": "ddim", "clip": True}, CLIPPED_STEPS),
     Way("DDPM, fixed-large, clipped", LARGE | {"clip": True}, CLIPPED_STEPS),

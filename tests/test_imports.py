@@ -1,11 +1,16 @@
 """Arrows point down only: what may import what, read from the source."""
 
 import ast
+import importlib
 import pathlib
+import pkgutil
 import subprocess
 import sys
+import types
 
 import pytest
+
+import jaxdiff
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = {path: path.read_text() for path in sorted((ROOT / "jaxdiff").rglob("*.py"))}
@@ -187,3 +192,14 @@ assert not heavy, heavy
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_no_public_name_is_hidden_by_a_module():
+    """A module with the name of a function of its package would take the function's place once it is imported."""
+    for found in pkgutil.walk_packages(jaxdiff.__path__, "jaxdiff."):
+        importlib.import_module(found.name)
+    hidden = [name for name in jaxdiff._NAMES if isinstance(getattr(jaxdiff, name), types.ModuleType)]
+    hidden += [
+        name for name in jaxdiff.pipeline.__all__ if isinstance(getattr(jaxdiff.pipeline, name), types.ModuleType)
+    ]
+    assert not hidden

@@ -15,7 +15,7 @@ from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.model import adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import keep, open_models
-from jaxdiff.pipeline.encode import DAY, encoded, fingerprint
+from jaxdiff.pipeline.encoding import DAY, encoded, fingerprint
 from jaxdiff.train import base_model, initial, parallel, previews, rundir, setup, watch
 from jaxdiff.train.failure_sync import FailureSync
 from jaxdiff.train.run import Run, Saver, position, restore

@@ -23,7 +23,7 @@ from jaxdiff import data, hosts
 from jaxdiff.data import encoded
 from jaxdiff.model import checkpoints, runs
 from jaxdiff.model.frozen_models import open_models
-from jaxdiff.pipeline import encode
+from jaxdiff.pipeline import encoding
 from jaxdiff.train import checkpoint, initial, setup
 
 CONFIG = """
@@ -47,7 +47,7 @@ ENCODE = """
 import argparse, functools
 from jaxdiff.data import encoded
 from jaxdiff import hosts
-from jaxdiff.pipeline import encode
+from jaxdiff.pipeline import encoding
 from jaxdiff.train import setup
 from jaxdiff.model.frozen_models import open_models
 from tiny import tiny_latent
@@ -59,7 +59,7 @@ hosts.initialize(**vars(parser.parse_args()))
 encoded.shards = functools.partial(encoded.shards, size=400)  # three files
 config = tiny_latent("vae.safetensors", "clip.safetensors")
 source = setup.open_source(config)
-print(len(encode.encoded(config, source, open_models(config, source))), "encoded")
+print(len(encoding.encoded(config, source, open_models(config, source))), "encoded")
 """
 
 
@@ -246,7 +246,7 @@ def test_two_processes_share_what_is_to_be_encoded(place, monkeypatch):
     source = setup.open_source(config)
     (folder,) = (place / "data" / "encoded").iterdir()
     assert len(list(folder.glob("*.array_record"))) == 3
-    made = encode.encode(config, source, open_models(config, source), range(len(source)))
+    made = encoding.encode(config, source, open_models(config, source), range(len(source)))
     kept = encoded.load(folder, source)
     for i, example in enumerate(made):
         for name, value in example.items():

@@ -22,7 +22,7 @@ from jaxdiff.data.sources.captioned import SIDE
 from jaxdiff.model import Model
 from jaxdiff.model.frozen_models import open_models
 from jaxdiff.nets.clip import TextConfig
-from jaxdiff.pipeline import Request, encode, sampling
+from jaxdiff.pipeline import Request, encoding, sampling
 from jaxdiff.samplers import base
 from jaxdiff.train import initial, loop, setup
 from jaxdiff.train.stop import Asked, Stop
@@ -82,9 +82,9 @@ def test_encoded_once(run, ends):
     config = tiny_latent(*ends)
     source = setup.open_source(config)
     frozen = open_models(config, source, run)
-    folder = paths.data_dir() / "encoded" / encode.identity(config, source, frozen)
+    folder = paths.data_dir() / "encoded" / encoding.identity(config, source, frozen)
     assert folder.exists()
-    latents = encode.encoded(config, source, frozen, tick=lambda: pytest.fail("they are there"))
+    latents = encoding.encoded(config, source, frozen, tick=lambda: pytest.fail("they are there"))
     for i in (0, 77, 999):
         z = frozen.codec.encode(np.asarray(source[i]["image"], np.float32)[None] / 127.5 - 1)[0]
         chex.assert_trees_all_close(latents[i]["image"], z, atol=2e-3)
@@ -92,7 +92,7 @@ def test_encoded_once(run, ends):
         assert latents[i]["label"] == source[i]["label"]
     assert latents.image_shape == (8, 8, 2) and len(latents) == 1000
     other = frozen._replace(submodels={**frozen.submodels, "codec": changed(frozen.submodels["codec"])})
-    assert encode.identity(config, source, other) != encode.identity(config, source, frozen)
+    assert encoding.identity(config, source, other) != encoding.identity(config, source, frozen)
 
 
 def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
@@ -100,7 +100,7 @@ def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
     config = tiny_latent(*ends)
     source = setup.open_source(config)
     frozen, ticks = open_models(config, source), []
-    monkeypatch.setattr(encode.files, "shards", functools.partial(encode.files.shards, size=400))
+    monkeypatch.setattr(encoding.files, "shards", functools.partial(encoding.files.shards, size=400))
     monkeypatch.setattr(encode, "PIXELS", 25 * 32 * 32)  # on 8 devices 200 at a time
     monkeypatch.setattr(encode, "data_dir", lambda: tmp_path)
 
@@ -110,11 +110,11 @@ def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
             raise InterruptedError("enough")
 
     with pytest.raises(InterruptedError, match="enough"):
-        encode.encoded(config, source, frozen, tick)
+        encoding.encoded(config, source, frozen, tick)
     (folder,) = (tmp_path / "encoded").iterdir()
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert ticks == [0, 0, 1] and sorted(kept) == ["000000.array_record", "000000.json"]
-    latents = encode.encoded(config, source, frozen, tick)
+    latents = encoding.encoded(config, source, frozen, tick)
     assert ticks[3:] == [1, 1, 2] and len(latents) == 1000
     assert {name: (folder / name).read_bytes() for name in kept} == kept
     for i, one in zip((0, 399, 400, 999), encode_some(config, source, frozen, (0, 399, 400, 999))):
@@ -122,7 +122,7 @@ def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
 
 
 def encode_some(config, source, frozen, which):
-    return (next(encode.encode(config, source, frozen, range(i, i + 1))) for i in which)
+    return (next(encoding.encode(config, source, frozen, range(i, i + 1))) for i in which)
 
 
 def changed(model):
@@ -152,11 +152,11 @@ def test_encoded_data_lies_where_all_processes_see_it(ends, tmp_path, monkeypatc
     frozen = open_models(config, source)
     with monkeypatch.context() as patch:
         patch.setattr(encode, "data_dir", lambda: tmp_path)
-        patch.setattr(encode.hosts, "on_main", lambda act, name: None)  # as on a host with a disk of its own
+        patch.setattr(encoding.hosts, "on_main", lambda act, name: None)  # as on a host with a disk of its own
         with pytest.raises(FileNotFoundError, match="is only seen by process 0: set TFDS_DATA_DIR"):
-            encode.encoded(config, source, frozen)
+            encoding.encoded(config, source, frozen)
     with pytest.raises(ValueError, match="is remote, and array_record is written to disks"):
-        encode.check_folder(epath.Path("gs://bucket/encoded/captioned"))
+        encoding.check_folder(epath.Path("gs://bucket/encoded/captioned"))
 
 
 def test_captions_are_dropped(ends):

@@ -88,6 +88,7 @@ def edit(
 
 
 def _known(method, options):
+    """Options of a method; one value in place of a tuple is a tuple of one."""
     names = {field.name for field in dataclasses.fields(method)}
     if wrong := next((name for name in options if name not in names), None):
         owners = [
@@ -97,7 +98,9 @@ def _known(method, options):
             f"is of `method` {' and '.join(owners)}" if owners else f"is unknown (there are {', '.join(sorted(names))})"
         )
         raise ValueError(f"`{wrong}` is not an option of `method` {method.kind}: it {of}")
-    return options
+    as_tuple = lambda value: (value,) if isinstance(value, str | int | float) else tuple(value)
+    of_many = {name for name in options if isinstance(getattr(method, name), tuple)}
+    return {name: as_tuple(value) if name in of_many else value for name, value in options.items()}
 
 
 def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None = None) -> Job:
