@@ -29,9 +29,9 @@ def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
         >>> files.write_whole(path, "old")
         >>> with files.whole(path) as file:
         ...     _ = file.write(b"half of the new")
-        ...     raise KeyboardInterrupt
+        ...     raise OSError("no space is left")
         Traceback (most recent call last):
-        KeyboardInterrupt
+        OSError: no space is left
         >>> path.read_text(), len(list(path.parent.iterdir()))
         ('old', 1)
     """

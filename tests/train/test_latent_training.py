@@ -101,8 +101,8 @@ def test_an_encoding_that_was_stopped_goes_on(ends, tmp_path, monkeypatch):
     source = setup.open_source(config)
     frozen, ticks = open_models(config, source), []
     monkeypatch.setattr(encoding.files, "shards", functools.partial(encoding.files.shards, size=400))
-    monkeypatch.setattr(encode, "PIXELS", 25 * 32 * 32)  # on 8 devices 200 at a time
-    monkeypatch.setattr(encode, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(encoding, "PIXELS", 25 * 32 * 32)  # on 8 devices 200 at a time
+    monkeypatch.setattr(encoding, "data_dir", lambda: tmp_path)
 
     def tick():
         ticks.append(len(list(tmp_path.glob("encoded/*/*.array_record"))))
@@ -151,7 +151,7 @@ def test_encoded_data_lies_where_all_processes_see_it(ends, tmp_path, monkeypatc
     source = setup.open_source(config)
     frozen = open_models(config, source)
     with monkeypatch.context() as patch:
-        patch.setattr(encode, "data_dir", lambda: tmp_path)
+        patch.setattr(encoding, "data_dir", lambda: tmp_path)
         patch.setattr(encoding.hosts, "on_main", lambda act, name: None)  # as on a host with a disk of its own
         with pytest.raises(FileNotFoundError, match="is only seen by process 0: set TFDS_DATA_DIR"):
             encoding.encoded(config, source, frozen)
