@@ -1,4 +1,9 @@
-"""Checkpoints: Orbax, asynchronous, the newest few kept, each with a checksum of every array."""
+"""Checkpoints: Orbax, asynchronous, the newest few kept, each with a checksum of every array.
+
+Of Orbax only documented names are used. Beyond its documentation it is taken for granted, and tested in
+tests/test_assumptions.py, that a manager asks for preemptions by its own method `reached_preemption`, and that an error of
+tensorstore, which reads and writes the arrays, holds the name of its kind (`PASSING`).
+"""
 
 import concurrent.futures
 import contextlib
@@ -19,6 +24,7 @@ from jaxdiff.train.state import TrainState
 
 log = logging.getLogger("jaxdiff")
 
+NAMES = ocp.path.step.standard_name_format()  # a checkpoint is a directory that is called by its step
 # What tensorstore says of a storage that cannot be reached, which says nothing of the checkpoint.
 PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED", "CANCELLED")
 
@@ -44,7 +50,7 @@ class OtherStructure(ValueError):
 
 
 class Manager(ocp.CheckpointManager):
-    """Orbax's, which does not ask for preemptions itself.
+    """Orbax's manager without its questions for preemptions.
 
     jax's service stops all processes at the next number after the largest that any has asked with, and these are numbers of
     calls (`stop.Stop.asked`), of which Orbax knows nothing: it would ask with numbers of steps.
@@ -63,7 +69,7 @@ def manager(directory: epath.PathLike, keep: int = 3) -> ocp.CheckpointManager:
     """
     path = _absolute(directory)
     path.mkdir(parents=True, exist_ok=True)
-    policy = ocp.checkpoint_managers.LatestN(keep)
+    policy = ocp.checkpoint_managers.preservation_policy.LatestN(keep)
     main = hosts.is_main()
     return _manager(path, "write", read_only=not main, cleanup_tmp_directories=main, preservation_policy=policy)
 
@@ -74,14 +80,13 @@ def _manager(path, prefix, **options):
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{prefix}{me}"
     )
-    options = ocp.CheckpointManagerOptions(multiprocessing_options=alone, create=False, **options)
-    return Manager(path, options=options)
+    options = {"step_name_format": NAMES, "multiprocessing_options": alone, "create": False} | options
+    return Manager(path, options=ocp.CheckpointManagerOptions(**options))
 
 
 def steps(directory: epath.PathLike) -> list[int]:
     """The steps of which there are whole checkpoints, newest first."""
-    path = _absolute(directory)
-    return sorted(ocp.utils.checkpoint_steps(path), reverse=True) if path.exists() else []
+    return sorted((found.step for found in NAMES.find_all(_absolute(directory))), reverse=True)
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, about: Mapping) -> None:
