@@ -1,4 +1,9 @@
-"""Processes of several hosts: joining them, agreement between them, and barriers."""
+"""Processes of several hosts: joining them, agreement between them, and barriers.
+
+jax has no public barrier with a timeout, but Orbax has one, `orbax.checkpoint.multihost.sync_global_processes`. Its
+documentation wants another name for each barrier; that a name may serve again once all have passed is taken for granted,
+and tested in tests/train/test_hosts.py.
+"""
 
 import glob
 import importlib.util

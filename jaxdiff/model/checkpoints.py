@@ -1,4 +1,9 @@
-"""Checkpoints of runs, read: the newest that is whole, each array compared with its checksum."""
+"""Checkpoints of runs, read: the newest that is whole, each array compared with its checksum.
+
+Of Orbax only documented names are used. Beyond its documentation it is taken for granted, and tested in
+tests/test_assumptions.py, that a manager asks for preemptions by its own method `reached_preemption`, and that an error of
+tensorstore, which reads and writes the arrays, holds the name of its kind (`PASSING`).
+"""
 
 import concurrent.futures
 import contextlib
@@ -18,6 +23,7 @@ from jaxdiff import disk, hosts
 
 log = logging.getLogger("jaxdiff")
 
+NAMES = ocp.path.step.standard_name_format()  # a checkpoint is a directory that is called by its step
 # What tensorstore says of a storage that cannot be reached, which says nothing of the checkpoint.
 PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "ABORTED", "CANCELLED")
 
@@ -43,7 +49,7 @@ class OtherStructure(ValueError):
 
 
 class Manager(ocp.CheckpointManager):
-    """Orbax's, which does not ask for preemptions itself.
+    """Orbax's manager without its questions for preemptions.
 
     jax's service stops all processes at the next number after the largest that any has asked with, and these are numbers of
     calls (`stop.Stop.asked`), of which Orbax knows nothing: it would ask with numbers of steps.
@@ -60,14 +66,13 @@ def manager_of(path, prefix, **options):
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{prefix}{me}"
     )
-    options = ocp.CheckpointManagerOptions(multiprocessing_options=alone, create=False, **options)
-    return Manager(path, options=options)
+    options = {"step_name_format": NAMES, "multiprocessing_options": alone, "create": False} | options
+    return Manager(path, options=ocp.CheckpointManagerOptions(**options))
 
 
 def steps(directory: epath.PathLike) -> list[int]:
     """The steps of which there are whole checkpoints, newest first."""
-    path = absolute(directory)
-    return sorted(ocp.utils.checkpoint_steps(path), reverse=True) if path.exists() else []
+    return sorted((found.step for found in NAMES.find_all(absolute(directory))), reverse=True)
 
 
 def restore(directory: epath.PathLike, like: Mapping[str, Any]) -> Restored:

@@ -20,7 +20,7 @@ def manager(directory: epath.PathLike, keep: int = 3) -> ocp.CheckpointManager:
     """
     path = reader.absolute(directory)
     path.mkdir(parents=True, exist_ok=True)
-    policy = ocp.checkpoint_managers.LatestN(keep)
+    policy = ocp.checkpoint_managers.preservation_policy.LatestN(keep)
     main = hosts.is_main()
     return reader.manager_of(
         path, "write", read_only=not main, cleanup_tmp_directories=main, preservation_policy=policy

@@ -158,7 +158,8 @@ def test_setting_aside_deletes_nothing(saved):
 def test_too_little_room_is_noticed_before_anything_is_written(saved, monkeypatch):
     manager = checkpoint.manager(saved)
     before = {path: path.stat().st_mtime_ns for path in saved.rglob("*")}
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    usage = shutil.disk_usage(saved)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1))
     with pytest.raises(OSError, match=r"MiB are needed and 0\.0 are left") as raised:
         checkpoint.save(manager, state(10), ABOUT)
     assert raised.value.errno == errno.ENOSPC
