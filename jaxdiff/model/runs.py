@@ -70,20 +70,28 @@ def averaged(run: epath.PathLike, config: Config, base: Model | None):
 
 
 def adapted(config: Config, trained, base: Model) -> Model:
-    """A base model with the outcome of its adaptation.
+    """A base model with the outcome of its adaptation, in the base's dtype and on its devices.
 
     Args:
       config: config of the run.
-      trained: what it has trained, see `jaxdiff.model.adaptation`; for sampling, the average.
+      trained: trained parameters, see `jaxdiff.model.adaptation`; for sampling, their average.
       base: base model.
     """
     if "unet" in trained:
-        base = base.replace(params=on_devices(trained["unet"]))
+        base = _with_params(base, trained["unet"])
     if "text" in trained:
-        text = base.submodels["text_encoder"].replace(params=on_devices(trained["text"]))
+        text = _with_params(base.submodels["text_encoder"], trained["text"])
         base = base.replace(submodels={**base.submodels, "text_encoder": text})
-    made = with_adapter(base, adaptation.adapter(config, trained))
-    return made.replace(config=dataclasses.replace(config, adapt="none"))
+    model = with_adapter(base, adaptation.adapter(config, trained))
+    dtype = jax.tree.leaves(base.params)[0].dtype
+    return model.replace(config=files.in_dtype(dataclasses.replace(config, adapt="none"), dtype))
+
+
+def _with_params(model, params):
+    """The model with other parameters, in the dtype of its own and on the same devices."""
+    dtype = jax.tree.leaves(model.params)[0].dtype
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
+    return model.replace(params=sharding.as_placed(params, model.params))
 
 
 def frozen_models(
