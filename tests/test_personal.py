@@ -314,7 +314,7 @@ def test_fused(here, capsys):
     assert (two != plain).any()
 
 
-@pytest.mark.parametrize("way", ["lora", "dreambooth"])
+@pytest.mark.parametrize("way", ["lora", "dreambooth", "control"])
 def test_a_run_in_another_dtype(here, way):
     """Its weights, and the network that computes with them."""
     if not (here / way).exists():

@@ -42,7 +42,7 @@ def insert(params, rows: Array, first: int):
     old = token_embeddings(params)
     if not 0 <= first <= len(old) or rows.shape[1:] != old.shape[1:]:
         raise ValueError(f"rows {rows.shape} from {first} on do not fit a table of tokens {old.shape}")
-    new = jnp.concatenate([old[:first], rows, old[first + len(rows) :]])
+    new = jnp.concatenate([old[:first], jnp.asarray(rows, old.dtype), old[first + len(rows) :]])
     inner = params["embeddings"]
     return params | {"embeddings": inner | {"token_embedding": inner["token_embedding"] | {"embedding": new}}}
 

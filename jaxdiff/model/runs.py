@@ -15,7 +15,7 @@ from jaxdiff.config import Config
 from jaxdiff.model import adaptation, files
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.model import Model, Origin
-from jaxdiff.model.params import codebook_size, init_params, model_params
+from jaxdiff.model.params import as_those, codebook_size, dtype_of, init_params, model_params
 from jaxdiff.text import tokenizer
 from jaxdiff.text.tokenizer import Tokenizer
 
@@ -78,20 +78,14 @@ def adapted(config: Config, trained, base: Model) -> Model:
       base: base model.
     """
     if "unet" in trained:
-        base = _with_params(base, trained["unet"])
+        base = base.replace(params=as_those(trained["unet"], base.params))
     if "text" in trained:
-        text = _with_params(base.submodels["text_encoder"], trained["text"])
+        text = base.submodels["text_encoder"]
+        text = text.replace(params=as_those(trained["text"], text.params))
         base = base.replace(submodels={**base.submodels, "text_encoder": text})
     model = with_adapter(base, adaptation.adapter(config, trained))
-    dtype = jax.tree.leaves(base.params)[0].dtype
-    return model.replace(config=files.in_dtype(dataclasses.replace(config, adapt="none"), dtype))
-
-
-def _with_params(model, params):
-    """The model with other parameters, in the dtype of its own and on the same devices."""
-    dtype = jax.tree.leaves(model.params)[0].dtype
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
-    return model.replace(params=sharding.as_placed(params, model.params))
+    config = dataclasses.replace(config, adapt="none")
+    return model.replace(config=files.in_dtype(config, dtype_of(base.params)))
 
 
 def frozen_models(
