@@ -17,6 +17,7 @@ import jaxdiff
 from jaxdiff import config
 from jaxdiff.cli import flags
 from jaxdiff.config import Config
+from jaxdiff.model import checkpoints
 from jaxdiff.train import checkpoint
 from jaxdiff.train.state import TrainState
 
@@ -50,28 +51,28 @@ def test_tyro_lists_each_flag_in_lines_of_its_help_that_begin_with_one():
 
 
 def test_orbax_asks_for_preemptions_only_by_a_method_of_the_manager(tmp_path, monkeypatch):
-    """`train.checkpoint.Manager` overrides it, so that nobody but `train.stop` asks."""
+    """`model.checkpoints.Manager` overrides it, so that nobody but `train.stop` asks."""
     asked, tree = [], {"a": np.ones(2)}
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     ours = checkpoint.manager(tmp_path / "ours")
     checkpoint.save(ours, TrainState(np.int32(1), tree, tree, (), ()), {})
     ours.close()
-    assert asked == [] and checkpoint.steps(tmp_path / "ours") == [1]
+    assert asked == [] and checkpoints.steps(tmp_path / "ours") == [1]
     with ocp.CheckpointManager(tmp_path / "theirs") as theirs:
         theirs.save(1, args=ocp.args.StandardSave(tree))
     assert asked, "Orbax does not ask jax where this test listens"
 
 
 def test_errors_of_tensorstore_hold_the_name_of_their_kind(tmp_path):
-    """`train.checkpoint.PASSING` has those that say nothing of the checkpoint itself."""
+    """`model.checkpoints.PASSING` has those that say nothing of the checkpoint itself."""
     nobody = {"driver": "http", "base_url": "http://localhost:1/"}
     once = {"http_request_retries": {"max_retries": 1, "initial_delay": "1ms"}}
     with pytest.raises(ValueError) as unreachable:
         tensorstore.open({"driver": "zarr", "kvstore": nobody, "context": once}).result()
-    assert any(word in str(unreachable.value) for word in checkpoint.PASSING)
+    assert any(word in str(unreachable.value) for word in checkpoints.PASSING)
     with pytest.raises(ValueError) as missing:
         tensorstore.open({"driver": "zarr", "kvstore": f"file://{tmp_path}/nothing"}).result()
-    assert not any(word in str(missing.value) for word in checkpoint.PASSING)
+    assert not any(word in str(missing.value) for word in checkpoints.PASSING)
 
 
 PRIVATE = ("jax.core", "jax.extend", "jax.interpreters", "jax.lib", "flax.core")  # of which releases promise nothing

@@ -314,6 +314,17 @@ def test_fused(here, capsys):
     assert (two != plain).any()
 
 
+@pytest.mark.parametrize("way", ["lora", "dreambooth", "control"])
+def test_a_run_in_another_dtype(here, way):
+    """Its weights, and the network that computes with them."""
+    if not (here / way).exists():
+        trained(way)
+    model = models.load(way, dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {"bfloat16"}
+    assert model.config.net.dtype == "bfloat16"
+    chex.assert_trees_all_close(jax.tree.map(jnp.float32, model.params), models.load(way).params, rtol=1e-2, atol=1e-2)
+
+
 def test_prompts_that_a_run_learns_from():
     """Those that are given come before captions, of which all are looked through for a new word, and 64 are kept."""
     read = lambda i: {"image": np.zeros([4, 4, 3], np.uint8)}

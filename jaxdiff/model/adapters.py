@@ -14,6 +14,7 @@ from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.control import Control
 from jaxdiff.files import write_whole
 from jaxdiff.model.model import Model
+from jaxdiff.model.params import as_those
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
 from jaxdiff.text import tokenizer
 
@@ -69,7 +70,7 @@ def _control(model, adapter):
         raise ValueError("this ControlNet does not say its embedding and its condition: export it again")
     config = ControlConfig(model.config.net, embedding=tuple(adapter.metadata["embedding"]))
     control.check(config, adapter.control, model.params)
-    params = sharding.as_placed(adapter.control, model.params)
+    params = as_those(adapter.control, model.params)
     return Control(ControlNet(config), params, adapter.metadata["condition"])
 
 

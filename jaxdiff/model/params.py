@@ -4,6 +4,7 @@ import functools
 
 import jax
 
+from jaxdiff import sharding
 from jaxdiff.config import Config
 from jaxdiff.nets.critic import PatchCritic
 from jaxdiff.nets.vq_vae import Codebook
@@ -41,6 +42,16 @@ def model_params(config: Config, params, codebook=None):
     """
     params = params["autoencoder"] if config.reconstruction.critic_weight else params
     return {**params, "quantize": {"embedding": codebook}} if codebook_size(config) else params
+
+
+def dtype_of(params):
+    """The dtype of parameters, which all of a model's share."""
+    return jax.tree.leaves(params)[0].dtype
+
+
+def as_those(params, others):
+    """Parameters in the dtype of others and on the same devices, replicated over them."""
+    return sharding.as_placed(jax.tree.map(lambda leaf: leaf.astype(dtype_of(others)), params), others)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from jaxdiff.config import Config
 from jaxdiff.model import adaptation, files
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.model import Model, Origin
-from jaxdiff.model.params import codebook_size, init_params, model_params
+from jaxdiff.model.params import as_those, codebook_size, dtype_of, init_params, model_params
 from jaxdiff.text import tokenizer
 from jaxdiff.text.tokenizer import Tokenizer
 
@@ -70,20 +70,22 @@ def averaged(run: epath.PathLike, config: Config, base: Model | None):
 
 
 def adapted(config: Config, trained, base: Model) -> Model:
-    """A base model with the outcome of its adaptation.
+    """A base model with the outcome of its adaptation, in the base's dtype and on its devices.
 
     Args:
       config: config of the run.
-      trained: what it has trained, see `jaxdiff.model.adaptation`; for sampling, the average.
+      trained: trained parameters, see `jaxdiff.model.adaptation`; for sampling, their average.
       base: base model.
     """
     if "unet" in trained:
-        base = base.replace(params=on_devices(trained["unet"]))
+        base = base.replace(params=as_those(trained["unet"], base.params))
     if "text" in trained:
-        text = base.submodels["text_encoder"].replace(params=on_devices(trained["text"]))
+        text = base.submodels["text_encoder"]
+        text = text.replace(params=as_those(trained["text"], text.params))
         base = base.replace(submodels={**base.submodels, "text_encoder": text})
-    made = with_adapter(base, adaptation.adapter(config, trained))
-    return made.replace(config=dataclasses.replace(config, adapt="none"))
+    model = with_adapter(base, adaptation.adapter(config, trained))
+    config = dataclasses.replace(config, adapt="none")
+    return model.replace(config=files.in_dtype(config, dtype_of(base.params)))
 
 
 def frozen_models(
