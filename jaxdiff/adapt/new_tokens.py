@@ -40,9 +40,11 @@ def insert(params, embeddings: Array, first: int):
         [[0.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
     """
     old = token_embeddings(params)
-    if not 0 <= first <= len(old) or rows.shape[1:] != old.shape[1:]:
-        raise ValueError(f"rows {rows.shape} from {first} on do not fit a table of tokens {old.shape}")
-    new = jnp.concatenate([old[:first], jnp.asarray(rows, old.dtype), old[first + len(rows) :]])
+    if not 0 <= first <= len(old) or embeddings.shape[1:] != old.shape[1:]:
+        raise ValueError(
+            f"embeddings {embeddings.shape} from id {first} on do not fit a table of embeddings {old.shape}"
+        )
+    new = jnp.concatenate([old[:first], jnp.asarray(embeddings, old.dtype), old[first + len(embeddings) :]])
     inner = params["embeddings"]
     return params | {"embeddings": inner | {"token_embedding": inner["token_embedding"] | {"embedding": new}}}
 
