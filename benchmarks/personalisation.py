@@ -7,6 +7,7 @@ python benchmarks/personalisation.py --runs runs --only control
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -99,7 +100,7 @@ def lora(args):
     about = glyphs.accuracy(measured.judge)
     run, seconds = lora_of(args, "star")
     adapter = models.load_adapter(run)
-    model = models.with_adapters(base, [adapter])
+    model = models.with_adapter(base, adapter)
     size = (run / "adapter.safetensors").stat().st_size / 1e3
     count = size_of([one.factors for one in adapter.loras.values()]) + size_of(adapter.new_tokens)
     before, after = measured.digits(base), measured.digits(model)
@@ -160,14 +161,14 @@ def mixed(args):
     """Three glyphs in one set of weights."""
     base, measured = models.load("captioned"), Measured(args)
     adapters = {name: models.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS}
-    make = lambda method: models.with_adapters(base, [fuse.fused(base, [*adapters.values()], method)])
+    make = lambda method: models.with_adapter(base, fuse.fused(base, [*adapters.values()], method))
     fused = {
         "gradient fusion": make("gradient"),
         "gradient fusion, of layers alone": make(fuse.FUSIONS["gradient"](steps=0)),
         "average of the weights": make("average"),
-        "sum of all three": models.with_adapters(base, [*adapters.values()]),
+        "sum of all three": functools.reduce(models.with_adapter, adapters.values(), base),
     }
-    own = {name: measured.glyph(models.with_adapters(base, [one]), name)[0] for name, one in adapters.items()}
+    own = {name: measured.glyph(models.with_adapter(base, one), name)[0] for name, one in adapters.items()}
     lines = ["| | " + " | ".join(CONCEPTS) + " | digits |", "|---|" + "---|" * (len(CONCEPTS) + 1)]
     lines.append("| each LoRA alone | " + " | ".join(f"{own[name]:.1%}" for name in CONCEPTS) + " | |")
     rows = []
@@ -186,7 +187,7 @@ def regions(args):
     """A star on the left and a heart on the right, each of whose halves is judged with the other one wiped out."""
     base, judge = models.load("captioned"), Measured(args).judge
     glyphs_of = [models.load_adapter(lora_of(args, name)[0]) for name in CONCEPTS]
-    model = models.with_adapters(base, [fuse.fused(base, glyphs_of)])
+    model = models.with_adapter(base, fuse.fused(base, glyphs_of))
     height, width = model.shape[:2]
     sides = np.repeat(np.eye(2)[:, None], height, 1).repeat(width // 2, 2)
     asked = {

@@ -56,7 +56,7 @@ def sample_pairs(
 
     Example::
 
-        >>> import jax.numpy as jnp
+        >>> import jax.numpy as jnp, numpy as np
         >>> from jaxdiff import Cond, Guided, editing, process, schedules
         >>> schedule, levels = schedules.cosine(), [1000, 500, 0]
         >>> def denoise(x_t, t, cond):  # predicts the mean of its context
@@ -64,7 +64,7 @@ def sample_pairs(
         >>> constant = lambda number: Cond(context=jnp.full([1, 4, 3], number))
         >>> guided = Guided(constant(1.0), constant(0.0))
         >>> x, _ = editing.sample_pairs(denoise, schedule, levels, jnp.zeros([1, 3]), guided, constant(2.0), scale=1.5)
-        >>> x.round(3).tolist()
+        >>> np.asarray(x).round(3).tolist()
         [[1.5, 1.5, 1.5], [3.0, 3.0, 3.0]]
     """
     if jax.tree.structure(guided.cond) != jax.tree.structure(target):

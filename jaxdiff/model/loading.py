@@ -116,7 +116,7 @@ def with_adapters(
 
         >>> import jaxdiff
         >>> model = jaxdiff.with_adapters(jaxdiff.load("captioned"), {"star": 0.8})
-        >>> model.text_encoder.tokenizer.token_ids("a <star>") == model.text_encoder.tokenizer.token_ids("a") + [640]
+        >>> model.text_encoder.tokenizer.token_ids("a <star>") == model.text_encoder.tokenizer.token_ids("a") + [603]
         True
     """
     adapters = [adapters] if isinstance(adapters, str) else adapters
