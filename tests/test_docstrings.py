@@ -4,11 +4,18 @@ import doctest
 import importlib
 import pkgutil
 
+import pytest
+
 import jaxdiff
 
+MODULES = sorted(module.name for module in pkgutil.walk_packages(jaxdiff.__path__, "jaxdiff."))
 
-def test_examples_in_docstrings():
-    names = [module.name for module in pkgutil.walk_packages(jaxdiff.__path__, "jaxdiff.")]
-    results = [doctest.testmod(importlib.import_module(name)) for name in names]
-    assert sum(result.failed for result in results) == 0
-    assert sum(result.attempted for result in results) > 20
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_there_are_examples():
+    found = [doctest.DocTestFinder().find(importlib.import_module(name)) for name in MODULES]
+    assert sum(len(test.examples) for tests in found for test in tests) > 20
