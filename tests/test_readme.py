@@ -186,7 +186,7 @@ def untrained(monkeypatch):
         return step, None, 0.0
 
     monkeypatch.setattr(loop.setup, "compiled", compiled)
-    monkeypatch.setattr(loop, "draw_samples", lambda *arguments: None)
+    monkeypatch.setattr(loop.previews, "draw", lambda *arguments: None)
 
 
 def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models, untrained):
