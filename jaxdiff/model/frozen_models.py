@@ -158,7 +158,9 @@ def check(config: Config, submodels: Mapping[str, Model]) -> None:
                 f"`net.context_length` {net.context_length} x `net.context_dim` {net.context_dim}: change them to fit"
             )
         if not 0 <= L.skip_blocks < cfg.layers:
-            raise ValueError(f"`latent.skip_blocks`={L.skip_blocks} must leave some of the text encoder's {cfg.layers}")
+            raise ValueError(
+                f"`latent.skip_blocks`={L.skip_blocks} must leave some of the text encoder's {cfg.layers} blocks"
+            )
 
 
 def make_tokenizer(config: Config, source: Source) -> Tokenizer:

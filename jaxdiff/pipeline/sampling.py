@@ -70,9 +70,11 @@ def generate(
     given = {"seed": 0, "negative": ""} | options
     if isinstance(labels, str) or labels is None:
         given["labels"], labels = labels, None
-    count = len(prompts) or (len(labels) if labels else 1)
-    sample = dataclasses.replace(model.config.sample, prompts=prompts, num=num or count, **given)
+    sample = dataclasses.replace(model.config.sample, prompts=prompts, num=1, **given)
     request = Request(sample, labels, classifier, as_control(control))
+    by_label = classes_of(model, request) and (labels is not None or sample.labels is not None)
+    count = max(len(prompts), len(labels_of(model, request)) if by_label else 1) if num is None else num
+    request = request._replace(sample=dataclasses.replace(sample, num=count))
     check(model, request)
     with progress.bar("sampling", num_ticks(model, request), "steps", delay=2.0 if show_progress else math.inf) as tick:
         return np.concatenate([images for images, _ in batches(model, request, tick)])

@@ -298,7 +298,7 @@ def test_configs_that_cannot_be(config, sections, why):
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        (["a red seven", "--labels", "3"], "--labels 3 is for networks that were trained with labels"),
+        (["a red seven", "--labels", "3"], "--labels=3 is for models that were trained with labels"),
         (["--negative", "blue", "--guidance", "1"], "--negative is what guidance leads away from"),
         (["a", "b", "c", "--num", "2"], "--num=2 images are too few for 3 prompts"),
         (["a red seven", "--clip"], "latents"),
