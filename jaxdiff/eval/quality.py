@@ -18,6 +18,8 @@ from jaxdiff.pipeline import Request, sampling
 from jaxdiff.sharding import fitting
 
 log = logging.getLogger("jaxdiff")
+# Classifiers that ship for images of a source; they learned from a split that no generator has seen.
+JUDGES = {"digits": "digits_judge", "captioned": "captioned_judge"}
 
 
 class Plan(NamedTuple):
@@ -58,6 +60,11 @@ def with_judges(plan, judge: Model | Features | None = None):
         clip = models.load(measure.clip_model or "captioned_clip")
         if clip.config.role != "clip" or clip.image_shape != model.image_shape:
             raise ValueError(f"`clip_model` {clip.config.name} must be a CLIP of images {model.image_shape}")
+        if str(clip.config.data.source) == str(model.config.data.source):
+            log.warning(
+                "%s was trained on %s, as the model was: its scores compare runs, and are no independent judgement",
+                *(clip.config.name, clip.config.data.source),
+            )
         plan = plan._replace(clip=clip)
     return plan
 
@@ -67,12 +74,13 @@ def _judge(plan, judge):
     if measure.inception:
         return features.inception(measure.inception)
     if judge is None:
-        if measure.judge is None and not plan.model.config.data.source.kind.startswith("digits"):
+        default = JUDGES.get(plan.model.config.data.source.kind)
+        if measure.judge is None and default is None:
             raise ValueError(
                 f"{measure.metrics} needs a judge: `inception` weights (see benchmarks/convert_inception.py), or `judge` "
                 "with a classifier of such images"
             )
-        judge = models.load(measure.judge or "digits_judge")
+        judge = models.load(measure.judge or default)
     name = judge.origin.name or judge.config.name
     if not judge.config.classifies or judge.image_shape != shape:
         raise ValueError(f"`judge` {name} must be a classifier of images {shape}: train one, or take `inception`")
