@@ -1,7 +1,10 @@
 """A classifier of captioned digits: sampled ones are compared in its features. It ships as `captioned_judge`.
 
-jaxdiff train captioned_judge
-jaxdiff eval runs/captioned_judge --num 500
+    jaxdiff train captioned_judge
+    jaxdiff eval runs/captioned_judge --num 1000
+
+Seven minutes of training on two cores with other work beside it. It then read 94.1% of the 1,000 images of
+`captioned:test`.
 """
 
 from jaxdiff.config import Config, Data, Diffusion, Optim, Train

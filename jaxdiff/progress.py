@@ -30,7 +30,9 @@ def bar(title: str, total: int, unit: str = "", delay: float = 0.0) -> Iterator[
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     shown, start = Progress(*columns, console=Console(stderr=True)), time.monotonic()
     task = shown.add_task(title, total=total)
-    with shown.console.capture():  # Rich imports as it draws, which its thread must not do while TFDS changes how imports work
+    with (
+        shown.console.capture()
+    ):  # Rich imports as it draws, which its thread must not do while TFDS changes how imports work
         shown.console.print(shown.get_renderable())
 
     def advance(count):
