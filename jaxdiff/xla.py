@@ -1,4 +1,4 @@
-"""What jaxdiff asks of XLA on a CPU. The command line asks for it; a script of your own may call `tune_cpu` first."""
+"""XLA flags for CPUs. The command line sets them; a script of your own may call `tune_cpu` first."""
 
 import importlib.metadata
 import importlib.util

@@ -66,7 +66,7 @@ def main(name: str, args: list[str]) -> None:
 
 
 def about(plan: Plan, flags: EvalFlags) -> dict:
-    """How the numbers of a report came about."""
+    """Settings behind the numbers of a report."""
     measure, origin = plan.measure, dataclasses.asdict(plan.model.origin)
     found = {name: value for name, value in origin.items() if value is not None}
     found |= {"source": measure.source, "num": measure.num, "seed": measure.seed}

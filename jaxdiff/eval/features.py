@@ -1,4 +1,4 @@
-"""What a network says of images, gathered batch by batch: the numbers that `eval.fid` compares."""
+"""Features and class probabilities of images by a judge network, gathered batch by batch, for `eval.fid`."""
 
 import math
 import os
@@ -22,12 +22,12 @@ from jaxdiff.types import Array, Static, as_partial
 
 
 class Features(NamedTuple):
-    """A network that images are judged by.
+    """Network that judges images.
 
     Attributes:
-      of: uint8 [B, H, W, C] -> (features float32 [B, D], probabilities of classes float32 [B, K]), where no image makes a
-        difference to another. A `jax.tree_util.Partial` over its parameters is compiled once for all of them.
-      name: what a report calls it; numbers by different features are not comparable.
+      of: uint8 [B, H, W, C] -> (features float32 [B, D], probabilities of classes float32 [B, K]), of each image by itself.
+        A `jax.tree_util.Partial` over its parameters is compiled once for all of them.
+      name: its name in reports; numbers by different features are not comparable.
     """
 
     of: Callable[[Array], tuple[Array, Array]]
@@ -101,7 +101,7 @@ def _classifier(config: Static, params, images):
 
 
 class Gathered(NamedTuple):
-    """What is known of N images without keeping them.
+    """Statistics of N images, which are not kept.
 
     Attributes:
       moments: of all features, for `fid.frechet`.

@@ -1,4 +1,4 @@
-r"""How alike two sets of images are, by what a network says of each image: rows of features, or probabilities of classes.
+r"""Distances between two sets of images by a judge network's features, and the inception score by its class probabilities.
 
   (1)  FID = |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^{1/2})                          Heusel et al. 2017, eq. 6
   (2)  KID = E k(x, x') + E k(y, y') - 2 E k(x, y),   k(x, y) = (x . y / D + 1)^3           Binkowski et al. 2018, section 4
@@ -19,7 +19,7 @@ class Moments(NamedTuple):
     """The mean of n rows and the sum of outer products of their deviations from it.
 
     Attributes:
-      n: how many rows.
+      n: number of rows.
       mean: float64 [D].
       m2: float64 [D, D], n - 1 times the covariance.
     """
@@ -201,10 +201,10 @@ def _kernel_sums(x, y):
 
 
 class Score(NamedTuple):
-    """What the inception score needs to know of n images.
+    """Sums over n images for the inception score.
 
     Attributes:
-      n: how many.
+      n: number of images.
       p: sum of the probabilities of each class, float64 [K].
       p_log_p: sum of p log p over images and classes, in nats.
     """

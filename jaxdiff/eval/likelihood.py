@@ -1,4 +1,4 @@
-r"""How likely data is to a model: the variational bound, and the exact likelihood by the probability flow.
+r"""Likelihood of data under a model: the variational bound, and the exact likelihood by the probability flow.
 
   (1)  -log p(x_0) <= L_T + sum_t L_{t-1} + L_0                                            Ho et al. 2020, eq. 5
   (2)  log p(x_1) = log N(x_T; 0, I) + integral of div v over phi, from level 1 to T         dx/dphi = v

@@ -1,4 +1,4 @@
-"""How two sets of images lie among one another, by distances to nearest neighbours.
+"""Precision, recall and nearest neighbours of sampled images among real ones.
 
 (1)  precision: part of the fake rows that are within radius_k of some real row,
      recall: part of the real rows that are within radius_k of some fake row        Kynkaanniemi et al. 2019, eq. 1, 2
@@ -12,7 +12,7 @@ from jaxdiff.eval.fid import BLOCK, check_sizes, rows
 
 
 class PrecisionRecall(NamedTuple):
-    """How much of what is drawn is like the data, and how much of the data is like something drawn; both in [0, 1]."""
+    """Share of samples near to real data, and share of real data near to samples; both in [0, 1]."""
 
     precision: float
     recall: float

@@ -1,4 +1,4 @@
-"""How much of an image an autoencoder gives back, and how much of its codebook it uses."""
+"""Reconstruction quality of an autoencoder, and usage of its codebook."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What pictures of captioned digits show, read from their pixels: colours, size and place, and the digit by a judge.
+"""Attributes of captioned digits, read from pixels: colours, size and place, and the digit by a judge.
 
 (1)  x = back + a (front - back),  a in [0, 1]          each pixel lies between two colours of the palette
 """
@@ -18,7 +18,7 @@ INKED = 0.4  # a pixel with more ink than this belongs to the digit
 
 
 class Shown(NamedTuple):
-    """What a picture shows, as positions in `jaxdiff.data.sources.captioned.ATTRIBUTES`.
+    """Attributes of an image, as positions in `jaxdiff.data.sources.captioned.ATTRIBUTES`.
 
     Attributes:
       colour: of the digit.
@@ -38,7 +38,7 @@ class Shown(NamedTuple):
 
 
 def read(image: np.ndarray) -> Shown:
-    """Takes a picture apart.
+    """Reads an image's attributes.
 
     The background is the palette's colour that most pixels of the border are nearest to; the digit's the one with which
     equation (1) leaves least over. The digit is the largest connected patch of ink, with what touches it within two pixels.
@@ -94,7 +94,7 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _ink(x, back, front):
-    """How much of the front colour each pixel has [32, 32], and what equation (1) leaves over in all."""
+    """Share of the front colour in each pixel [32, 32], and the squared residual of equation (1)."""
     along = PALETTE[front] - PALETTE[back]
     a = np.clip((x - PALETTE[back]) @ along / max(1.0, along @ along), 0, 1)
     return a, np.square(x - PALETTE[back] - a[..., None] * along).sum()

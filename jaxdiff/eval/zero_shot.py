@@ -1,4 +1,4 @@
-"""What a CLIP knows without having been told: classes by their descriptions, and how well images go with texts.
+"""Zero-shot classification by a CLIP, and CLIP scores.
 
 (1)  class = argmax_k cos(image, mean_j text_kj / |mean_j text_kj|)                   Radford et al. 2021, section 3.1.4
 (2)  CLIP score = cos(image, text)              Hessel et al. 2021 report 2.5 max(cos, 0); text-to-image papers mostly this
@@ -60,7 +60,7 @@ def classify(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def probabilities(images: np.ndarray, texts: np.ndarray, classes: np.ndarray, scale: float) -> np.ndarray:
-    """How likely each class is, where texts say more than the class: their probabilities are summed.
+    """Class probabilities where texts describe more than the class: those of a class's texts are summed.
 
         p(k | image) = sum_{j of class k} softmax_j(s cos(image, text_j))
 
@@ -91,7 +91,7 @@ def probabilities(images: np.ndarray, texts: np.ndarray, classes: np.ndarray, sc
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """How well each image goes with its text, equation (2): float32 [N, projection] of both -> [N] in [-1, 1]."""
+    """CLIP score of each image and its text, equation (2): float32 [N, projection] of both -> [N] in [-1, 1]."""
     return (images * texts).sum(-1)
 
 

@@ -29,7 +29,7 @@ PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTIC
 
 
 class Restored(NamedTuple):
-    """What was read.
+    """Checkpoint that was read.
 
     Attributes:
       tree: the arrays, as NumPy.
@@ -137,7 +137,7 @@ def _newest(directory, like):
 
 
 def _try(directory, step, like):
-    """What `_read` gives and "", or None and in what way the checkpoint is corrupt.
+    """Result of `_read` and "", or None and the reason why the checkpoint is corrupt.
 
     Raises:
       OtherStructure: it is sound.

@@ -66,7 +66,7 @@ def _of_model(header):
 
 
 def _role(config):
-    """What a model is, by its config's JSON of any version."""
+    """Description of a model, by its config's JSON of any version."""
     net = config["net"]
     if net.get("kind") == "classifier" or config.get("diffusion", {}).get("objective") == "classification":
         return "classifier"

@@ -45,7 +45,7 @@ def edited(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, edit: Callable, site, mask: Array | 
       k_BxKxHxD: keys.
       v_BxKxHxD: values.
       edit: (probabilities float32 [B, H, Q, K], site) -> probabilities.
-      site: what the edit is told of where it is.
+      site: position of the layer in the network, for the edit.
       mask: which keys a query sees, bool, broadcastable to [B, H, Q, K] and of that rank; None is all.
 
     Returns:

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.layers import Conv, GroupNorm, depth_to_space, space_to_depth
-from jaxdiff.nets.unet import DownBlock, MidBlock, Told, UpBlock
+from jaxdiff.nets.unet import BlockCond, DownBlock, MidBlock, UpBlock
 from jaxdiff.types import Array
 
 
@@ -24,8 +24,8 @@ class ImageEncoder(nn.Module):
         cfg, dtype, depth = self.config.unet(), jnp.dtype(self.config.dtype), len(self.config.channels)
         x = Conv(cfg.channels[0], dtype=dtype, name="conv_in")(space_to_depth(x, cfg.patch))
         for i, features in enumerate(cfg.channels):
-            x, _ = DownBlock(features, False, i == depth - 1, cfg, name=f"down_blocks_{i}")(x, Told())
-        x = MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, Told())
+            x, _ = DownBlock(features, False, i == depth - 1, cfg, name=f"down_blocks_{i}")(x, BlockCond())
+        x = MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, BlockCond())
         x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="conv_norm_out")(x))
         return Conv(self.features, dtype=dtype, name="conv_out")(x)
 
@@ -39,9 +39,9 @@ class ImageDecoder(nn.Module):
     def __call__(self, z: Array) -> Array:
         cfg, dtype, depth = self.config.unet(), jnp.dtype(self.config.dtype), len(self.config.channels)
         x = Conv(cfg.channels[-1], dtype=dtype, name="conv_in")(z)
-        x = MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, Told())
+        x = MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, BlockCond())
         for i, features in enumerate(cfg.channels[::-1]):
-            x = UpBlock(features, False, i == depth - 1, cfg, name=f"up_blocks_{i}")(x, None, Told())
+            x = UpBlock(features, False, i == depth - 1, cfg, name=f"up_blocks_{i}")(x, None, BlockCond())
         x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="conv_norm_out")(x))
         x = Conv(self.config.image_channels * cfg.patch**2, dtype=dtype, name="conv_out")(x)
         return depth_to_space(x, cfg.patch).astype(jnp.float32)

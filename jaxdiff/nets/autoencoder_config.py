@@ -71,7 +71,7 @@ class AutoencoderConfig(NetSpec):
 
     @property
     def factor(self) -> int:
-        """How many pixels a side of the image has for each of the latent's."""
+        """Side of an image divided by that of its latent."""
         return self.patch * 2 ** (len(self.channels) - 1)
 
     def latent_shape(self, image: tuple[int, ...]) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from flax import linen as nn
 
 from jaxdiff.nets.attention import attention
 from jaxdiff.nets.layers import Dense, GroupNorm, plus
-from jaxdiff.nets.unet import UNetConfig, way_down
+from jaxdiff.nets.unet import UNetConfig, encode
 from jaxdiff.types import Array, Cond
 
 
@@ -53,7 +53,7 @@ class AttentionPool(nn.Module):
         return pooled.reshape(B, C).astype(jnp.float32)
 
     def _positions(self, H, W, C):
-        """What is added to the tokens, float32 [1 + H W, C]; the first is the mean's."""
+        """Positional embeddings of the tokens, float32 [1 + H W, C]; the first is that of the mean."""
         name, shape = "positional_embedding", (1 + H * W, C)
         if self.has_variable("params", name) and self.get_variable("params", name).shape != shape:
             made_for = self.get_variable("params", name).shape[0] - 1
@@ -104,14 +104,14 @@ class Encoder(nn.Module):
             conditions that the config does not have.
         """
         cfg, dtype = self.config, jnp.dtype(self.config.dtype)
-        x, *_ = way_down(cfg, x, t, cond, keys)
+        x, *_ = encode(cfg, x, t, cond, keys)
         # Not "conv_norm_out": the U-Net's norm of that name is of other channels.
         x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="norm_out")(x))
         return AttentionPool(x.shape[-1] // cfg.heads(x.shape[-1]), dtype, name="pool")(x)
 
 
 class Classifier(nn.Module):
-    """Which class a noisy image is of: logits of p(y | x_t) (Dhariwal and Nichol 2021, section 4).
+    """Classifier of noisy images: logits of p(y | x_t) (Dhariwal and Nichol 2021, section 4).
 
     The label is what it is to find and no condition: it is called with `cond=None`, unless its config has conditions of
     another kind.

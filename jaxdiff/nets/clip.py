@@ -18,7 +18,7 @@ from jaxdiff.types import Array
 
 
 class Read(NamedTuple):
-    """What a transformer makes of a text or an image.
+    """Output of a transformer for a text or an image.
 
     Attributes:
       tokens: [B, L, width]; of a text the context that a U-Net reads.

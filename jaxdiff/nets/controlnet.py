@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdiff.nets.layers import Conv, zeros_init
-from jaxdiff.nets.unet import UNetConfig, way_down
+from jaxdiff.nets.unet import UNetConfig, encode
 from jaxdiff.types import Array, Cond
 
 
@@ -82,9 +82,9 @@ class PictureEmbedding(nn.Module):
 
 
 class ControlNet(nn.Module):
-    """What is added to the skips and the bottom of a `UNet` of the same config, equation (1); zero at first.
+    """Residuals of the skips and bottom features of a `UNet` of the same config, equation (1); zero at initialisation.
 
-    What it shares with the `UNet` has the same names and shapes, and the rest the names that published checkpoints give it.
+    Layers that the `UNet` has, too, have the same names and shapes; the others are named as in published checkpoints.
 
     Attributes:
       config: see `ControlConfig`.
@@ -111,7 +111,7 @@ class ControlNet(nn.Module):
           x: noisy images [B, H, W, C].
           t: network times [B], level minus one.
           cond: control [B, H', W', picture_channels], float in [0, 1] or uint8 in 0..255, of the size that
-            `ControlConfig.picture_shape` says; and what the `UNet` is told.
+            `ControlConfig.picture_shape` says; and the conditions of the `UNet`.
           keys: one random key per example for dropout; None is no dropout.
 
         Returns:
@@ -125,7 +125,7 @@ class ControlNet(nn.Module):
         cfg, dtype, cond = self.config.unet, jnp.dtype(self.config.unet.dtype), cond or Cond()
         embed = PictureEmbedding(cfg.channels[0], self.config.embedding, dtype, name="controlnet_cond_embedding")
         hint = embed(_picture(self.config, cond.control, x.shape))
-        bottom, skips, _ = way_down(cfg, x, t, cond._replace(control=None), keys, hint)
+        bottom, skips, _ = encode(cfg, x, t, cond._replace(control=None), keys, hint)
         names = [*(f"controlnet_down_blocks_{i}" for i in range(len(skips))), "controlnet_mid_block"]
         zero = lambda h, name: Conv(h.shape[-1], size=1, init=zeros_init, dtype=dtype, name=name)(h)
         return tuple(map(zero, [*skips, bottom], names))

@@ -101,7 +101,7 @@ class StoredNorm(nn.Module):
 
 
 def _conv(name, features, size=1, stride=1, padding=None):
-    """A `ConvNorm`, which keeps the image's size if its stride is 1, unless told otherwise."""
+    """A `ConvNorm`, which keeps the image's size if its stride is 1, by default."""
     size = size if isinstance(size, tuple) else (size, size)
     return ConvNorm(features, size, stride, padding or ("SAME" if stride == 1 else "VALID"), name=name)
 
@@ -267,7 +267,7 @@ def load_inception(path: str | os.PathLike) -> dict:
 
 
 def differences(found: dict[str, tuple[int, ...]]) -> str:
-    """What names and shapes differ from `shapes` in, in one line; nothing if in nothing.
+    """Differences of names and shapes from `shapes`, in one line; "" if there are none.
 
     Args:
       found: shape of each tensor by its name.

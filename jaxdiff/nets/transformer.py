@@ -18,7 +18,7 @@ from jaxdiff.types import Array
 
 
 class Site(NamedTuple):
-    """Where in a network attention happens: what an attention edit is told beside the probabilities.
+    """Position of an attention layer in the network, for attention edits.
 
     Attributes:
       name: of the module, with slashes between.
@@ -32,7 +32,7 @@ class Site(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What transformer blocks read beside the image.
+    """Context of transformer blocks.
 
     Attributes:
       tokens: [B, L, D], which cross-attention reads.

@@ -1,4 +1,4 @@
-"""The U-Net of DDPM (Ho et al. 2020, appendix B) and of latent diffusion (Rombach et al. 2022), and what it is told."""
+"""The U-Net of DDPM (Ho et al. 2020, appendix B) and of latent diffusion (Rombach et al. 2022)."""
 
 import functools
 from typing import NamedTuple
@@ -25,14 +25,14 @@ from jaxdiff.types import Array, Cond
 from jaxdiff.xla import materialized
 
 
-class Told(NamedTuple):
-    """What every block is told.
+class BlockCond(NamedTuple):
+    """Condition of a block.
 
     Attributes:
-      time: embedding of the time [B, E], already through silu; None in networks that know no time.
-      gain: embedding of what multiplies [B, E], already through silu; None is none.
+      time: embedding of the time [B, E], after silu; None in networks without time.
+      gain: embedding of the multiplicative conditions [B, E], after silu; None without.
       keys: one random key per example for dropout; None is none.
-      context: what transformers read; None where there are none.
+      context: context of the transformer blocks; None without.
     """
 
     time: Array | None = None
@@ -48,22 +48,24 @@ class ResBlock(nn.Module):
     config: UNetConfig
 
     @nn.compact
-    def __call__(self, x: Array, told: Told) -> Array:
+    def __call__(self, x: Array, block_cond: BlockCond) -> Array:
         """x [B, H, W, C] -> [B, H, W, features]."""
         cfg, dtype = self.config, jnp.dtype(self.config.dtype)
         h = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="norm1")(x))
         h = Conv(self.features, dtype=dtype, name="conv1")(h)
-        if told.gain is not None:
-            gain = Dense(self.features, init=zeros_init, dtype=dtype, name="context_emb_proj")(told.gain)
+        if block_cond.gain is not None:
+            gain = Dense(self.features, init=zeros_init, dtype=dtype, name="context_emb_proj")(block_cond.gain)
             # In float32 for the gradient of the gain, see `plus`.
             h = (h.astype(jnp.float32) * (1 + gain[:, None, None])).astype(dtype)
         scale_shift = None
-        if told.time is not None and cfg.time_mode == "add":
-            h = plus(h, Dense(self.features, dtype=dtype, name="time_emb_proj")(told.time)[:, None, None])
-        elif told.time is not None:
-            scale_shift = jnp.split(Dense(2 * self.features, dtype=dtype, name="time_emb_proj")(told.time), 2, axis=-1)
+        if block_cond.time is not None and cfg.time_mode == "add":
+            h = plus(h, Dense(self.features, dtype=dtype, name="time_emb_proj")(block_cond.time)[:, None, None])
+        elif block_cond.time is not None:
+            scale_shift = jnp.split(
+                Dense(2 * self.features, dtype=dtype, name="time_emb_proj")(block_cond.time), 2, axis=-1
+            )
         h = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="norm2")(h, scale_shift))
-        h = Dropout(cfg.dropout, name="dropout")(h, told.keys)
+        h = Dropout(cfg.dropout, name="dropout")(h, block_cond.keys)
         h = Conv(self.features, init=zeros_init, dtype=dtype, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, size=1, dtype=dtype, name="conv_shortcut")(x)
@@ -77,12 +79,12 @@ def _res_block(features, cfg, name):
     return (_remat(ResBlock) if cfg.remat else ResBlock)(features, cfg, name=name)
 
 
-def _attention(cfg, name, x, told):
+def _attention(cfg, name, x, block_cond):
     """Self-attention, or a transformer where there is a context."""
     dtype, kernel, heads = jnp.dtype(cfg.dtype), cfg.attention_kernel, cfg.heads(x.shape[-1])
     if cfg.context_dim:
         kind, shape = SpatialTransformer, (heads, cfg.transformer_blocks, cfg.linear_projection, cfg.groups)
-        return (_remat(kind) if cfg.remat else kind)(*shape, dtype, kernel, name=name)(x, told.context)
+        return (_remat(kind) if cfg.remat else kind)(*shape, dtype, kernel, name=name)(x, block_cond.context)
     kind = _remat(SelfAttention) if cfg.remat else SelfAttention
     return kind(x.shape[-1] // heads, cfg.groups, cfg.eps, dtype=dtype, kernel=kernel, name=name)(x)
 
@@ -96,13 +98,13 @@ class DownBlock(nn.Module):
     config: UNetConfig
 
     @nn.compact
-    def __call__(self, x, told):
+    def __call__(self, x, block_cond):
         """x [B, H, W, C] -> (its successor, what the way up reads)."""
         cfg, skips = self.config, []
         for i in range(cfg.blocks):
-            x = _res_block(self.features, cfg, f"resnets_{i}")(x, told)
+            x = _res_block(self.features, cfg, f"resnets_{i}")(x, block_cond)
             if self.attention:
-                x = _attention(cfg, f"attentions_{i}", x, told)
+                x = _attention(cfg, f"attentions_{i}", x, block_cond)
             skips.append(x)
         if not self.last:
             x = Downsample(self.features, cfg.downsample_padding, jnp.dtype(cfg.dtype), name="downsamplers_0")(x)
@@ -130,12 +132,12 @@ class MidBlock(nn.Module):
     config: UNetConfig
 
     @nn.compact
-    def __call__(self, x, told):
+    def __call__(self, x, block_cond):
         cfg = self.config
-        x = _res_block(self.features, cfg, "resnets_0")(x, told)
+        x = _res_block(self.features, cfg, "resnets_0")(x, block_cond)
         if cfg.mid_attention:
-            x = _attention(cfg, "attentions_0", x, told)
-        return _res_block(self.features, cfg, "resnets_1")(x, told)
+            x = _attention(cfg, "attentions_0", x, block_cond)
+        return _res_block(self.features, cfg, "resnets_1")(x, block_cond)
 
 
 class UpBlock(nn.Module):
@@ -147,14 +149,14 @@ class UpBlock(nn.Module):
     config: UNetConfig
 
     @nn.compact
-    def __call__(self, x, skips, told):
+    def __call__(self, x, skips, block_cond):
         """Consumes `blocks + 1` entries from the end of `skips`, None in networks without; the last one keeps the size."""
         cfg = self.config
         for i in range(cfg.blocks + 1):
             x = x if skips is None else jnp.concatenate([x, skips.pop()], axis=-1)
-            x = _res_block(self.features, cfg, f"resnets_{i}")(x, told)
+            x = _res_block(self.features, cfg, f"resnets_{i}")(x, block_cond)
             if self.attention:
-                x = _attention(cfg, f"attentions_{i}", x, told)
+                x = _attention(cfg, f"attentions_{i}", x, block_cond)
         if not self.last:
             x = Upsample(self.features, jnp.dtype(cfg.dtype), name="upsamplers_0")(x)
         return x
@@ -203,20 +205,20 @@ class UNet(nn.Module):
         """
         cfg, dtype, depth = self.config, jnp.dtype(self.config.dtype), len(self.config.channels)
         cond = cond or Cond()
-        x, skips, told = way_down(cfg, x, t, cond._replace(residuals=None), keys)
+        x, skips, block_cond = encode(cfg, x, t, cond._replace(residuals=None), keys)
         if cond.residuals is not None:
             *skips, x = _plus_residuals([*skips, x], cond.residuals)
         for i, features in enumerate(cfg.channels[::-1]):
             level = depth - 1 - i
             block = UpBlock(features, level in cfg.attention, level == 0, cfg, name=f"up_blocks_{i}")
-            x = block(x, skips, told)
+            x = block(x, skips, block_cond)
         x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="conv_norm_out")(x))
         x = Conv(cfg.out_channels * cfg.patch**2, init=zeros_init, dtype=dtype, name="conv_out")(x)
         return depth_to_space(x, cfg.patch).astype(jnp.float32)
 
 
-def way_down(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array | None, hint: Array | None = None):
-    """The U-Net from its entry to its bottom, its parts being submodules of the module that calls this.
+def encode(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array | None, hint: Array | None = None):
+    """Encoder of the U-Net; its parts are submodules of the module that calls this.
 
     Args:
       cfg: see `UNetConfig`.
@@ -224,10 +226,10 @@ def way_down(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array
       t: network times [B].
       cond: see `UNet`; without residuals.
       keys: one random key per example for dropout; None is no dropout.
-      hint: added to what conv_in says, [B, H / patch, W / patch, channels[0]]; None is nothing.
+      hint: added to the output of conv_in, [B, H / patch, W / patch, channels[0]]; None adds nothing.
 
     Returns:
-      (the bottom [B, h, w, channels[-1]], what the way up reads, what blocks are told).
+      (features at the bottom [B, h, w, channels[-1]], skips, condition of the blocks).
 
     Raises:
       ValueError: an image that cannot be halved often enough, or conditions that the config does not have.
@@ -235,27 +237,27 @@ def way_down(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array
     cfg.check_image(x.shape)
     cond = cond or Cond()
     _check(cfg, cond)
-    told = Told(*_embed(cfg, t, cond), keys, _context(cond))
+    block_cond = BlockCond(*_embed(cfg, t, cond), keys, _context(cond))
     x = space_to_depth(x if cond.image is None else jnp.concatenate([x, cond.image], axis=-1), cfg.patch)
     x = Conv(cfg.channels[0], dtype=jnp.dtype(cfg.dtype), name="conv_in")(x)
     x = x if hint is None else plus(x, hint)
     skips, depth = [x], len(cfg.channels)
     for i, features in enumerate(cfg.channels):
         block = DownBlock(features, i in cfg.attention, i == depth - 1, cfg, name=f"down_blocks_{i}")
-        x, new = block(x, told)
+        x, new = block(x, block_cond)
         skips += new
-    return MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, told), skips, told
+    return MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, block_cond), skips, block_cond
 
 
 def label_embedding(params, label: Array) -> Array:
-    """What a network has learned for labels, which its `Cond.label` takes in their place: to mix them, or to look for one.
+    """Learned embeddings of labels, which `Cond.label` takes in place of labels: to mix or to optimise them.
 
     Args:
       params: of a `UNet` with classes.
       label: int [B], num_classes being the null label.
 
     Returns:
-      float32 [B, 4 channels[0]]; NaN for what is no label.
+      float32 [B, 4 channels[0]]; NaN for other integers.
 
     Example::
 
@@ -306,7 +308,7 @@ def _context(cond):
 
 
 def _plus_residuals(places, residuals):
-    """What the way up reads, and the bottom, with what a ControlNet adds to them."""
+    """Skips and bottom features with the residuals of a ControlNet added."""
     if len(residuals) != len(places):
         raise ValueError(
             f"this network needs {len(places)} cond.residuals, one for each skip and one for the bottom, "

@@ -113,7 +113,7 @@ def _first_moment_as(dtype, state):
 
 
 def _as_matrix(path, leaf):
-    """Which axes of a kernel are its input, the last being its output; None for what is no inner kernel."""
+    """Input axes of a kernel, whose last axis is the output; None for other parameters."""
     names = [entry.name if isinstance(entry, jax.tree_util.GetAttrKey) else entry.key for entry in path]
     if names[-1] not in MATRICES or {"conv_in", "conv_out", "head"} & set(names):
         return None

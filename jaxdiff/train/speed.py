@@ -1,4 +1,4 @@
-"""How fast the devices could be, and what a program asks of them."""
+"""Peak speed of devices, and FLOPs and memory of programs."""
 
 import resource
 import sys

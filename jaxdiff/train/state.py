@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""State of training."""
 
 from typing import Any, NamedTuple
 

@@ -53,7 +53,7 @@ class Log:
         show(start, f"compiled in {compile_seconds:.0f} s")
 
     def wait(self, get: Callable, *arguments):
-        """What `get` gives; the time is waiting for data, which is late if the devices have run out of work by then."""
+        """Result of `get`; its time counts as waiting for data, which is late if the devices have no work left."""
         start = time.perf_counter()
         try:
             return get(*arguments)
@@ -93,7 +93,7 @@ class Log:
 
     @contextlib.contextmanager
     def paused(self):
-        """What is done inside does not count as time of training."""
+        """Context whose time does not count as training."""
         start = time.perf_counter()
         yield
         self.clock += time.perf_counter() - start
