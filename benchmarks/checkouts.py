@@ -203,9 +203,8 @@ def compare(old, new):
     for name, image in images.items():
         if image.shape != other_images[name].shape:
             return Comparison(f"{name} has the shapes {image.shape} and {other_images[name].shape}")
-    parts = [image_difference(images, other_images)] * bool(images) + [
-        number_difference(numbers, other_numbers)
-    ] * bool(numbers)
+    parts = [image_difference(images, other_images)] if images else []
+    parts += [number_difference(numbers, other_numbers)] if numbers else []
     return Comparison(
         "; ".join(one.text for one in parts), all(one.equal for one in parts), any(one.bad for one in parts)
     )
