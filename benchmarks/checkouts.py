@@ -1,6 +1,7 @@
 """Images drawn by two checkouts of this repository, compared: do both draw the same?
 
     python benchmarks/checkouts.py OLD NEW --out compared            # both run all tasks, then a table is printed
+    python benchmarks/checkouts.py OLD --out compared                # only OLD's results, to be reused
     python benchmarks/checkouts.py OLD NEW --out compared --reuse    # OLD runs only the tasks that compared/old lacks
     python benchmarks/checkouts.py OLD NEW --only "null-text" heun   # some of the tasks; --list prints their names
 
@@ -33,7 +34,7 @@ from checkout_tasks import RENAMED, TASKS
 from PIL import Image, ImageSequence
 
 HERE = Path(__file__).parent.resolve()
-AT_ONCE = 20  # tasks in one process, whose memory grows with each program that it compiles
+AT_ONCE = 10  # tasks in one process, whose memory grows with each program that it compiles
 LEVELS, SHARE, RELATIVE = 1, 1e-3, 1e-6
 OUTPUTS = {"sample": "--out {n}.png --npz", "edit": "--out {n}.png", "eval": "--out {n}.json"}
 
@@ -48,8 +49,8 @@ class Comparison(NamedTuple):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("old", type=Path, nargs="?", help="checkout that runs the `old` commands of each task")
-    parser.add_argument("new", type=Path, nargs="?", help="checkout that runs the `new` commands of each task")
+    parser.add_argument("old", type=Path, nargs="?", help="checkout that runs the `old` commands")
+    parser.add_argument("new", type=Path, nargs="?", help="checkout that runs the `new` commands")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="names of tasks")
     parser.add_argument("--out", type=Path, help="folder of results and compiled programs; by default a temporary one")
     parser.add_argument("--reuse", action="store_true", help="keep OLD's results of the same commands and inputs")
@@ -57,16 +58,18 @@ def main():
     args = parser.parse_args()
     if args.list:
         return print("\n".join(task.name for task in TASKS))
-    if args.new is None:
-        parser.error("two checkouts are needed")
+    if args.old is None:
+        parser.error("give a checkout, or two to compare")
     if unknown := set(args.only or ()) - {task.name for task in TASKS}:
         parser.error(f"no such task: {', '.join(sorted(unknown))}; --list prints all")
     tasks = [task for task in TASKS if not args.only or task.name in args.only]
     out = (args.out or Path(tempfile.mkdtemp(prefix="checkouts_"))).resolve()
     out.mkdir(parents=True, exist_ok=True)
     inputs = input_digest(args.old, out, args.reuse)
-    for side, checkout in (("old", args.old), ("new", args.new)):
-        run(checkout, out, side, tasks, inputs, reuse=args.reuse and side == "old")
+    run(args.old, out, "old", tasks, inputs, args.reuse)
+    if args.new is None:
+        return
+    run(args.new, out, "new", tasks, inputs, reuse=False)
     found = {task.name: compare(out / "old" / task.name, out / "new" / task.name) for task in tasks}
     print_table(found, out)
     sys.exit(any(one.bad for one in found.values()))
