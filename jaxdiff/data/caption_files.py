@@ -20,7 +20,7 @@ from jaxdiff.data.texts import Texts
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # in capitals too
 TABLE = "metadata.jsonl"
 STORE_FROM = 1000  # captions; fewer are read quickly enough at each start
-FRESH = 2 * 10**9  # nanoseconds; a file may change again without a new time, as file systems count it, if it is as new
+FRESH = 2 * 10**9  # nanoseconds; file systems with coarse times may give two changes within them the same time
 
 
 def captions_of(images: Listing, files: Listing, root: epath.Path) -> tuple[Captions | None, str]:
@@ -52,7 +52,7 @@ def captions_of(images: Listing, files: Listing, root: epath.Path) -> tuple[Capt
 
 
 def _stored(root, files, digest, unstored):
-    """The same captions, stored between starts if that saves time and no later change of their files can be missed."""
+    """The same captions, stored between starts, unless there are few, or a later change of a file might go unnoticed."""
     fresh = np.abs(time.time_ns() - files.times) < FRESH
     if unstored.size < STORE_FROM or fresh.any():
         return unstored

@@ -4,6 +4,7 @@ import array
 import functools
 import logging
 import os
+import threading
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
@@ -38,18 +39,22 @@ class Captions:
 
     def __init__(self, read: Callable[[int], str] | None, size: int, read_all: Callable[[], Texts] | None = None):
         self.read, self.size, self.read_all = read, size, read_all or functools.partial(read_in_threads, read, size)
+        self._texts, self._lock = None, threading.Lock()  # of its own: one source may read another one's captions
 
     def __call__(self, i: int) -> str:
-        return self.read(i) if self.read and "texts" not in vars(self) else self.texts[i]
+        return self.read(i) if self.read and self._texts is None else self.texts[i]
 
-    @functools.cached_property
+    @property
     def texts(self) -> Texts:
         """All captions.
 
         Raises:
           ValueError: one of them is missing or cannot be read.
         """
-        return self.read_all()
+        with self._lock:
+            if self._texts is None:
+                self._texts = self.read_all()
+        return self._texts
 
 
 def read_in_threads(read: Callable[[int], str], size: int) -> Texts:
@@ -72,15 +77,12 @@ def stored(path: epath.Path, digest: str, read_all: Callable[[], Texts]) -> Text
     """Returns texts from a file, or reads them anew and writes the file.
 
     Args:
-      path: the file, which is replaced as a whole if it is damaged or belongs to another digest.
-      digest: identifies that of which the texts were read.
+      path: the file. It is replaced as a whole if it is damaged or of another digest; a warning is logged if it cannot be.
+      digest: of the files that the texts come from.
       read_all: returns the texts.
-
-    Returns:
-      The texts. If the file cannot be written, a warning is logged.
     """
     try:
-        with path.open("rb") as file, np.load(file) as arrays:  # of which zipfile checks the checksums
+        with path.open("rb") as file, np.load(file) as arrays:  # zipfile verifies checksums
             if arrays["digest"] == digest:
                 return Texts(arrays["buffer"].tobytes(), array.array("q", arrays["ends"].tobytes()))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged

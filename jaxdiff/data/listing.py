@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from jaxdiff import progress
 from jaxdiff.data.texts import Texts
 
 
@@ -62,13 +63,17 @@ def list_files(root: epath.Path) -> Listing:
         return _list_bucket(os.fspath(root))
     sizes, times = array.array("q"), array.array("q")
 
-    def names():
+    def names_of_files(advance):
         for name, size, time in _scan(os.fspath(root)):
             sizes.append(size)
             times.append(time)
+            if len(sizes) % 1000 == 0:
+                advance(1000)
             yield name
 
-    return Listing(Texts.of(names()), np.array(sizes, np.int64), np.array(times, np.int64))
+    with progress.bar("listing the files", None, patience=2.0) as advance:
+        names = Texts.of(names_of_files(advance))
+    return Listing(names, np.array(sizes, np.int64), np.array(times, np.int64))
 
 
 def list_paths(paths: Iterable[epath.Path]) -> Listing:

@@ -171,6 +171,14 @@ def test_captions_are_read_once_and_then_kept():
     assert source[8]["caption"] == source.captions()[8] == "image 8" and sorted(reads) == sorted([7, *range(1000)])
 
 
+def test_captions_made_of_other_captions_are_read_without_waiting_for_themselves():
+    inner = Captions(None, 1000, lambda: [f"image {i}" for i in range(1000)])
+    reader = threading.Thread(target=lambda: source_of(lambda i: inner(i).upper()).captions(), daemon=True)
+    reader.start()
+    reader.join(20)
+    assert not reader.is_alive(), "it hangs"
+
+
 def test_captions_that_are_not_there():
     def caption(i):
         if i == 600:

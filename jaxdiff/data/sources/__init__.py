@@ -40,7 +40,7 @@ def load(source: str | Choice, image_shape: tuple[int, int, int] | None = None, 
     from jaxdiff.data import image_decode  # imports Pillow
 
     choice = dataclasses.replace(parse(source) if isinstance(source, str) else SOURCES.choice(source), **options)
-    return cached(choice(image_shape and image_decode.check_shape(image_shape)))
+    return cached(choice(None if image_shape is None else image_decode.check_shape(image_shape)))
 
 
 def parse(source: str, like: object = None) -> Choice:
