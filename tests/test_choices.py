@@ -88,9 +88,21 @@ def test_a_choice_survives_json(registry, name):
     assert registry[name](**fields) == choice
 
 
+def flag(field):
+    """The arguments that set an option to its default, or to another value if that is None or a bool."""
+    name = field.name.replace("_", "-")
+    if isinstance(field.default, bool):
+        return {field.name: not field.default}, [f"--no-{name}" if field.default else f"--{name}"]
+    value = 5 if field.default is None else field.default
+    return {field.name: value}, [f"--{name}", str(value)]
+
+
 @every
-def test_a_choice_is_flags(registry, name):
+def test_each_option_is_a_flag(registry, name):
     assert tyro.cli(registry[name], args=[]) == registry.choice(name)
+    for field in options(registry[name]).values():
+        values, args = flag(field)
+        assert tyro.cli(registry[name], args=args) == registry[name](**values)
 
 
 def test_the_infinite_default_of_heun_is_a_number_in_json():
