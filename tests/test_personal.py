@@ -20,13 +20,13 @@ from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff.adapt import fuse, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.config import Config, LoRA, NewTokens
+from jaxdiff.config import Config, DreamBooth, LoRA, NewTokens, Prior
 from jaxdiff.data import Source
 from jaxdiff.model import Model, Origin, adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import open_models
 from jaxdiff.model.params import param_shapes
 from jaxdiff.pipeline import fuse as fusion
-from jaxdiff.train import base_model, initial, parallel, setup
+from jaxdiff.train import base_model, initial, parallel, rundir, setup
 
 STAR = "a red <star> on a blue background"
 SMALL = """--train.batch-size 8 --train.steps-per-call 1 --train.save-every 1 --train.log-every 1 --train.sample-every 0
@@ -323,6 +323,19 @@ def test_a_run_in_another_dtype(here, way):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {"bfloat16"}
     assert model.config.net.dtype == "bfloat16"
     chex.assert_trees_all_close(jax.tree.map(jnp.float32, model.params), models.load(way).params, rtol=1e-2, atol=1e-2)
+
+
+def test_images_of_the_class_that_are_there(tmp_path):
+    """Those of a run that goes on are its own, whichever version sampled them; a new run refuses those of another class."""
+    config = Config(adapt=DreamBooth(base="base.safetensors", prior=Prior(("a seven",))))
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "about.json").write_text("of another class, or by another version")
+    sample = lambda: base_model.sample_class(config, Model(params=None), tmp_path, lambda: None)
+    with pytest.raises(ValueError, match="class holds images of another class: remove it"):
+        sample()
+    rundir.write_config(tmp_path, config)
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    sample()
 
 
 def test_prompts_that_a_run_learns_from():

@@ -63,27 +63,33 @@ def open_models(
     """
     if base:
         return _of_base(config, base)
-    submodels, words = (
-        ({}, None) if run is None else hosts.together(lambda: runs.frozen_models(run), "the frozen models are read")
-    )
     if config.role == "clip":
-        words = hosts.together(lambda: words or make_tokenizer(config, source), "there is a tokenizer", timeout=3600)
-        return FrozenModels(tokenizer=words)
-    L = config.latent
-    lost = [
-        f"{file}.safetensors" for name, file in runs.SUBMODELS.items() if getattr(L, name) and name not in submodels
-    ]
-    if run and lost and runs.holds_run(run):
-        raise ValueError(f"{run} has lost its {' and '.join(lost)}, without which it cannot go on")
-    if run is None and L.codec:
-        submodels["codec"] = _scaled(load(L.codec), L.scaling_factor)
-    if run is None and L.text_encoder:
-        submodels["text_encoder"] = text_transformer_of(load(L.text_encoder))
+        find = lambda: (run and runs.frozen_models(run)[1]) or make_tokenizer(config, source)
+        return FrozenModels(tokenizer=hosts.together(find, "there is a tokenizer", timeout=3600))
+    submodels = hosts.together(lambda: _kept(config, run), "the frozen models are read") if run else _named(config)
     if not submodels:
         return FrozenModels()
     check(config, submodels)
     whole = Model(config=config, params=None, submodels=submodels)
     return _with_functions(FrozenModels(submodels), whole.codec, whole.text_encoder)
+
+
+def _kept(config, run):
+    """The submodels that a run keeps; none where there is no run, which is refused later."""
+    if not runs.holds_run(run):
+        return {}
+    runs.check_kept(run, config.latent)
+    return runs.frozen_models(run)[0]
+
+
+def _named(config):
+    """The submodels that a config names."""
+    L, submodels = config.latent, {}
+    if L.codec:
+        submodels["codec"] = _scaled(load(L.codec), L.scaling_factor)
+    if L.text_encoder:
+        submodels["text_encoder"] = text_transformer_of(load(L.text_encoder))
+    return submodels
 
 
 def _with_functions(frozen, codec, text_encoder):

@@ -11,7 +11,7 @@ from etils import epath
 from jaxdiff import config as configs
 from jaxdiff import sharding
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.config import Config
+from jaxdiff.config import Config, Latent
 from jaxdiff.model import adaptation, files
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.model import Model, Origin
@@ -99,16 +99,21 @@ def frozen_models(
     return submodels, tokenizer.from_json(path.read_text()) if path.exists() else None
 
 
+def check_kept(run: epath.PathLike, latent: Latent, *more: str) -> None:
+    """Raises ValueError if a run has lost one of its copies: of the models that `latent` names, and more."""
+    names = [*more, *(file for name, file in SUBMODELS.items() if getattr(latent, name))]
+    if lost := [f"{name}.safetensors" for name in names if not (epath.Path(run) / f"{name}.safetensors").exists()]:
+        raise ValueError(f"{run} has lost its {' and '.join(lost)}, without which it cannot go on")
+
+
 def kept_base(run: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
     """The copy of the base model that a run keeps, with its submodels.
 
     Raises:
       ValueError: the run has lost it.
     """
-    run, latent = epath.Path(run), configs.read_run(run).latent
-    needed = ["base", *(file for name, file in SUBMODELS.items() if getattr(latent, name))]
-    if lost := [f"{name}.safetensors" for name in needed if not (run / f"{name}.safetensors").exists()]:
-        raise ValueError(f"{run} has lost its {' and '.join(lost)}, without which it cannot go on")
+    run = epath.Path(run)
+    check_kept(run, configs.read_run(run).latent, "base")
     base = files.read(run / "base.safetensors", dtype, placement)
     return base.replace(submodels=frozen_models(run, dtype, placement)[0])
 

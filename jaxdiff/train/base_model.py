@@ -16,6 +16,7 @@ from jaxdiff.model import Model, adaptation, runs
 from jaxdiff.model.frozen_models import load
 from jaxdiff.pipeline import images, sampling
 from jaxdiff.pipeline.sampling import Request
+from jaxdiff.train import rundir
 
 # Fields of a config that may differ from the base's: how its network is computed, and how its loss is formed.
 FREE = {
@@ -140,8 +141,8 @@ def sample_class(config: Config, base: Model, run: epath.PathLike, tick: Callabl
     asked = {"prompts": prior.prompts, "num": prior.num, "negative": "", "seed": config.train.seed}
     request = Request(dataclasses.replace(base.config.sample, **asked))
     about = json.dumps({"base": config.adapt.base, "sample": str(request.sample)})
-    if (where / "about.json").exists():  # which is written when all of them are there
-        if (where / "about.json").read_text() != about:
+    if (where / "about.json").exists():  # it is written when all of them are there
+        if not rundir.holds_run(run) and (where / "about.json").read_text() != about:  # a run that goes on has the same
             raise ValueError(f"{where} holds images of another class: remove it, or choose another directory")
         return
     sampling.check(base, request)
