@@ -158,7 +158,9 @@ def progress(start: int, steps: int):
 class Events:
     """Writes TensorBoard events at once and in the thread that calls, which so hears of it where that fails.
 
-    What an interrupted life of the run wrote after step `start` is hidden.
+    What an interrupted life of the run wrote after step `start` is hidden. tensorboardX only documents its SummaryWriter,
+    whose thread keeps errors to itself; that the parts used here write what TensorBoard reads is tested in
+    tests/train/test_loop.py.
     """
 
     def __init__(self, run: epath.PathLike, start: int):
