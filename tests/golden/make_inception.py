@@ -1,6 +1,10 @@
-"""Writes inception.npz: what pytorch-fid's InceptionV3 says of two small images, with random weights. Needs `peers`,
-torchvision and pytorch-fid.
+"""Writes inception.npz: what pytorch-fid's InceptionV3 says of two small images, with random weights.
 
+Needs PyTorch, pytorch-fid, and the build of torchvision for just that PyTorch: another, such as one for CUDA beside a
+PyTorch for the CPU, fails when it is imported. Both in one call, from one index:
+
+    pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu
+    pip install pytorch-fid
     python tests/golden/make_inception.py
 
 Weights are drawn from their names, so that the test draws the same and they need not be stored. Images are drawn from seeds
