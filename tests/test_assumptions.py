@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import dataclasses
 import io
 import pathlib
 
@@ -25,9 +24,8 @@ TYPED = {
     "int": (["--train.steps", "many"], "Error parsing --train.steps: 'many' is not a whole number"),
     "float": (["--optim.b1", "x"], "Error parsing --optim.b1: 'x' is not a number"),
     "choice": (
-        ["--diffusion.schedule", "cosinus"],
-        "invalid choice 'cosinus' for argument '--diffusion.schedule'. Expected one of ('linear', 'scaled_linear', "
-        "'cosine', 'sigmoid')",
+        ["--optim.method", "adam"],
+        "invalid choice 'adam' for argument '--optim.method'. Expected one of ('adamw', 'muon')",
     ),
     "no value": (["--train.steps"], "Missing value for argument '--train.steps'. Expected 1 values"),
 }
@@ -39,15 +37,6 @@ def test_tyro_complains_in_the_second_part_of_a_box(args, expected):
     with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as box:
         tyro.cli(Config, default=config.load("digits"), args=args)
     assert flags.complaint(box.getvalue()) == expected, f"tyro's box has changed:\n{box.getvalue()}"
-
-
-def test_tyro_lists_each_flag_in_lines_of_its_help_that_begin_with_one():
-    """`cli.flags.known_flags` reads them there."""
-    default = config.load("digits")
-    found = flags.known_flags(Config, default)
-    assert {f"--{name}" for name in leaves(default)} <= set(found)
-    for flag in found:
-        assert flag.startswith("--") and not flag.endswith((",", ".", "-")), flag
 
 
 def test_orbax_asks_for_preemptions_only_by_a_method_of_the_manager(tmp_path, monkeypatch):
@@ -76,7 +65,15 @@ def test_errors_of_tensorstore_hold_the_name_of_their_kind(tmp_path):
 
 
 PRIVATE = ("jax.core", "jax.extend", "jax.interpreters", "jax.lib", "flax.core")  # of which releases promise nothing
-ALLOWED = {("types", "jax.core.Tracer")}
+ALLOWED = {  # by module; a primitive with rules of its own for forward mode cannot be had otherwise (tested in tests/nets)
+    "types": ("jax.core.Tracer",),
+    "nets/bilinear": (
+        "jax.extend.core.Primitive",
+        "jax.interpreters.ad",
+        "jax.interpreters.batching",
+        "jax.interpreters.mlir",
+    ),
+}
 
 
 def private(text):
@@ -107,9 +104,10 @@ def dotted(tree):
 
 def test_only_what_others_promise_is_used():
     root = pathlib.Path(jaxdiff.__file__).parent
-    found = {(path.relative_to(root).with_suffix("").as_posix(), name)
-             for path in root.rglob("*.py") for name in private(path.read_text()) if name not in PRIVATE}  # fmt: skip
-    assert found == ALLOWED
+    for path in root.rglob("*.py"):
+        module = path.relative_to(root).with_suffix("").as_posix()
+        for name in private(path.read_text()):
+            assert name in PRIVATE or name.startswith(ALLOWED.get(module, ("-",))), f"{module} uses {name}"
 
 
 @pytest.mark.parametrize(
@@ -125,10 +123,3 @@ def test_only_what_others_promise_is_used():
 def test_what_others_do_not_promise_is_found(text, name):
     assert name in set(private(text))
     assert not set(private("import jax\nfrom jaxdiff import x\njax.numpy.sin(x._a), x.a._replace(b=jax.__version__)"))
-
-
-def leaves(values, prefix=""):
-    """Names as in train.batch-size."""
-    for field in dataclasses.fields(values):
-        value, name = getattr(values, field.name), f"{prefix}{field.name.replace('_', '-')}"
-        yield from leaves(value, f"{name}.") if dataclasses.is_dataclass(value) else (name,)
