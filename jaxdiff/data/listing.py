@@ -71,7 +71,7 @@ def list_files(root: epath.Path) -> Listing:
                 advance(1000)
             yield name
 
-    with progress.bar("listing the files", None, patience=2.0) as advance:
+    with progress.bar("listing the files", None, delay=2.0) as advance:
         names = Texts.of(names_of_files(advance))
     return Listing(names, np.array(sizes, np.int64), np.array(times, np.int64))
 

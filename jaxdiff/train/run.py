@@ -54,8 +54,8 @@ def restore(run: Run) -> TrainState:
     rundir.check_same(before, config)
     state, about, step, corrupt = checkpoint.restore(directory, initial.state_shapes(config, run.frozen.base))
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
-    rundir.check_rest(step, config.train)
     check_examples(config, about["data"], position(run, step))
+    rundir.check_rest(step, config.train)
 
     def set_aside():
         for bad in corrupt:
