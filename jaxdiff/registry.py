@@ -111,11 +111,13 @@ class Registry(Mapping):
         Raises:
           ValueError: unknown name, or a value for a choice whose first option is not a text.
         """
-        name, colon, value = text.partition(":")
+        name, _, value = text.partition(":")
         cls = self[name]
-        if not colon:
+        if not value:
             return cls()
         fields = dataclasses.fields(cls)
+        if not fields:
+            raise ValueError(f"{self.what} {name} has no options: leave out {value!r}")
         if not fields or fields[0].type is not str:
             raise ValueError(f"{self.what} {name} takes no value behind a colon: {text!r}")
         return cls(value)
