@@ -9,12 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextlib.contextmanager
-def bar(title: str, total: int, unit: str = "", delay: float = 0.0) -> Iterator[Callable[[int], None]]:
+def bar(title: str, total: int | None, unit: str = "", delay: float = 0.0) -> Iterator[Callable[[int], None]]:
     """Progress bar on standard error.
 
     Args:
       title: label in front of the bar, such as "sampling".
-      total: number of units until it is full.
+      total: number of units until it is full; None if it is unknown.
       unit: plural name of what is counted, such as "steps".
       delay: seconds before it is shown; work that takes less shows none.
 

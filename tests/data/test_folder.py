@@ -313,6 +313,7 @@ def test_captions_are_read_only_where_they_are_asked_for(tmp_path):
     ("change", "why"),
     [
         (lambda root: (root / "a.txt").unlink(), "1 of the 2 images .* have no .txt beside them, such as a.png"),
+        (lambda root: (root / "a.txt").rename(root / "z.txt"), "1 of the 2 images .* have no .txt beside them"),
         (lambda root: [path.unlink() for path in root.rglob("*.txt")], "there are no captions in .*: neither"),
         (lambda root: (root / "a.txt").write_bytes(b"\xff"), "a.txt cannot be read as UTF-8"),
         (lambda root: (root / "metadata.jsonl").write_text("{}"), "line 1 of .*metadata.jsonl is not"),
