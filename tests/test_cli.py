@@ -445,7 +445,9 @@ def test_a_full_disk_is_said_and_keeps_what_was_there(run, monkeypatch, capsys):
     usage = shutil.disk_usage(run)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
     said = fails(capsys, "train", "digits", "--run-dir", run, "--resume", "--train.steps", "6")
-    assert "no space is left for" in said and "the checkpoint of step 4 is kept" in said and "--resume" in said
+    assert (
+        "no space is left for" in said and "the checkpoint of step 4 is kept" in said and "go on with --resume" in said
+    )
     assert contents(run / "checkpoints") == before
 
 

@@ -212,7 +212,7 @@ def test_what_is_frozen_is_neither_trained_nor_a_constant(here):
 
 MISTAKES = [
     ("--base nowhere", "unknown model 'nowhere'"),
-    ("--adapt.rank 9 --adapt.targets attention", "rank 9 must be from 1 to 8"),
+    ("--adapt.rank 9 --adapt.targets attention", "--adapt.rank=9 must be from 1 to 8"),
     ("--adapt.targets nothing", "no kernel's path matches 'nothing'"),
     ("--adapt.targets (", "neither made of attention"),
     ("--adapt.prior.weight 0.5", "--adapt.prior needs the class: name it by --adapt.prior.prompts"),

@@ -71,11 +71,12 @@ def text_of(error: Exception, args: list[str]) -> str:
     from jaxdiff.cli.choices import flags_of
     from jaxdiff.cli.flags import as_flags
 
-    if not isinstance(error, OSError) or not error.strerror:
-        module = next((COMMANDS[arg][0] for arg in args if arg in COMMANDS), None)
-        default = getattr(sys.modules.get(f"jaxdiff.cli.{module}"), "DEFAULT", None)
-        return as_flags(str(error), flags_of(default) if default else ())
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    module = next((COMMANDS[arg][0] for arg in args if arg in COMMANDS), None)
+    default = getattr(sys.modules.get(f"jaxdiff.cli.{module}"), "DEFAULT", None)
+    return as_flags(text, flags_of(default) if default else ())
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import threading
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
-from jaxdiff import progress
+from jaxdiff import files, progress
 from jaxdiff.data.texts import Texts
 
 log = logging.getLogger("jaxdiff")
@@ -88,16 +87,11 @@ def stored(path: epath.Path, digest: str, read_all: Callable[[], Texts]) -> Text
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged
         pass
     texts = read_all()
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")  # another process may be writing the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("wb") as file:
-                ends = np.frombuffer(texts.ends, np.int64)
-                np.savez(file, digest=digest, buffer=np.frombuffer(texts.buffer, np.uint8), ends=ends)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with files.whole(path) as file:
+            ends = np.frombuffer(texts.ends, np.int64)
+            np.savez(file, digest=digest, buffer=np.frombuffer(texts.buffer, np.uint8), ends=ends)
     except OSError as error:
         log.warning("the captions are not stored, and the next start reads them again (%s)", error)
     return texts

@@ -72,7 +72,17 @@ def manager_of(path, prefix, **options):
 
 def steps(directory: epath.PathLike) -> list[int]:
     """The steps of which there are whole checkpoints, newest first."""
-    return sorted((found.step for found in NAMES.find_all(absolute(directory))), reverse=True)
+    directory = absolute(directory)
+    names = {path.name for path in directory.iterdir()} if directory.exists() else ()
+    return sorted((int(name) for name in names if name.isdecimal() and _is_whole(directory, int(name))), reverse=True)
+
+
+def _is_whole(directory, step):
+    # Of a bucket the listing of Orbax (`find_all`) asks Google's own client, which a reader does not need.
+    try:
+        return NAMES.find_step(directory, step) is not None
+    except ValueError:
+        return False
 
 
 def restore(directory: epath.PathLike, like: Mapping[str, Any]) -> Restored:

@@ -220,9 +220,9 @@ def preprocess(images: Array) -> Array:
     """
     if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(f"Inception takes uint8 images [B, H, W, 1 or 3], not {images.dtype} {list(images.shape)}")
-    x = images.astype(jnp.float32) / 255.0
-    x = jax.image.resize(x, (len(x), SIZE, SIZE, x.shape[-1]), "linear", antialias=False, precision=EXACT)
-    return jnp.broadcast_to(2.0 * x - 1.0, (*x.shape[:-1], 3))
+    x = jnp.broadcast_to(images, (*images.shape[:-1], 3)).astype(jnp.float32) / 255.0
+    x = jax.image.resize(x, (len(x), SIZE, SIZE, 3), "linear", antialias=False, precision=EXACT)
+    return 2.0 * x - 1.0
 
 
 @functools.cache

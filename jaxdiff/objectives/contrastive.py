@@ -56,7 +56,7 @@ def contrastive(net: CLIP, axis_name: str | None = None) -> Callable:
             first = lax.axis_index(axis_name) * len(texts)
         own = first + jnp.arange(len(texts))
         by_text, by_image = scale * texts @ all_images.T, scale * images @ all_texts.T
-        if "wrong" in batch:
+        if "hard_negatives" in batch:
             M, L = batch["hard_negatives"].shape[1:]
             wrong = net.apply({"params": params}, batch["hard_negatives"].reshape(-1, L), method="encode_text")
             wrong = jnp.einsum("bd,bmd->bm", images, wrong.reshape(-1, M, wrong.shape[-1]))

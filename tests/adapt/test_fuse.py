@@ -105,8 +105,8 @@ def test_a_layer_without_an_update_is_unchanged_at_that_concept_s_inputs():
 def test_updates_of_zero_change_nothing_bit_for_bit():
     params = {"attn1": {"to_q": {"kernel": normal(12, 5)}}, "conv_in": {"kernel": normal(2, 2, 3, 5)}}
     loras = [lora.init(jax.random.key(i), params, rank, "kernel$") for i, rank in enumerate((2, 3))]
-    grams = [grams(normal(40, 12), normal(40, 12)) for _ in loras]
-    for joined in (fuse.fused(loras, grams), fuse.averaged(loras), fuse.averaged(loras, [3.0, -2.0])):
+    products = [grams(normal(40, 12), normal(40, 12)) for _ in loras]
+    for joined in (fuse.fused(loras, products), fuse.averaged(loras), fuse.averaged(loras, [3.0, -2.0])):
         merged = lora.merge(params, joined)
         for after, before in zip(jax.tree.leaves(merged), jax.tree.leaves(params)):
             np.testing.assert_array_equal(np.asarray(after).view(np.int32), before.view(np.int32))

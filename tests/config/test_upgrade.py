@@ -105,6 +105,7 @@ def test_a_config_of_the_present_form_stays_as_it_is():
 SHIPPED = {
     "captioned": ("unet", {"channels": (64, 96), "context_dim": 64}, "captioned"),
     "captioned_clip": ("clip", {"projection": 64, "text": TEXT}, "captioned"),
+    "captioned_judge": ("classifier", {"out_channels": 10, "channels": (32, 64)}, "captioned:judge"),
     "captioned_vae": ("autoencoder", {"latent_channels": 6, "codebook_size": 0, "patch": 2}, "captioned"),
     "captioned_vqvae": ("autoencoder", {"codebook_size": 256}, "captioned"),
     "digits": ("unet", {"channels": (64, 128), "num_classes": 10, "vector_dim": 6}, "digits"),
