@@ -17,6 +17,7 @@ from jaxdiff.config import ADAPTATIONS
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
 from jaxdiff.nets.spec import NETS
 from jaxdiff.pipeline.edit import EDIT_METHODS
+from jaxdiff.pipeline.fuse import FUSIONS
 
 DOCS = Path(__file__).parents[1] / "docs"
 REGISTRIES = {  # flag of the command line, and the registry
@@ -24,6 +25,7 @@ REGISTRIES = {  # flag of the command line, and the registry
     "--spacing": timesteps.SPACINGS,
     "--guide": guidance.GUIDANCES,
     "--method (of edit)": EDIT_METHODS,
+    "--method (of fuse)": FUSIONS,
     "--net": NETS,
     "--diffusion.schedule": schedules.SCHEDULES,
     "--diffusion.weighting": objectives.WEIGHTINGS,

@@ -54,10 +54,13 @@ def xla_flags(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def compilation_cache(tmp_path_factory):
-    """A directory of the session's own, for the command line here and in child processes."""
-    directory = str(tmp_path_factory.mktemp("compiled"))
+    """One directory of the session's own for all workers and child processes."""
+    base = tmp_path_factory.getbasetemp()
+    directory = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", directory)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture

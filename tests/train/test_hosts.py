@@ -1,5 +1,7 @@
 """Several processes, each with devices of its own, joined by gloo: they train as one, agree, and stop together."""
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -19,12 +21,13 @@ from helpers import damage, fill, tiny_config
 from PIL import Image
 from tiny import data_here, tiny_latent, write_ends
 
+from jaxdiff import config as configs
 from jaxdiff import data, hosts
 from jaxdiff.data import encoded
 from jaxdiff.model import checkpoints, runs
 from jaxdiff.model.frozen_models import open_models
 from jaxdiff.pipeline import encoding
-from jaxdiff.train import checkpoint, initial, setup
+from jaxdiff.train import checkpoint, initial, loop, setup
 
 CONFIG = """
 from helpers import tiny_config
@@ -44,22 +47,51 @@ def get_config():
 """
 
 ENCODE = """
-import argparse, functools
+import functools, os
+os.environ["TFDS_DATA_DIR"] = "data"
 from jaxdiff.data import encoded
-from jaxdiff import hosts
 from jaxdiff.pipeline import encoding
 from jaxdiff.train import setup
 from jaxdiff.model.frozen_models import open_models
 from tiny import tiny_latent
 
-parser = argparse.ArgumentParser()
-for flag, kind in (("coordinator", str), ("num-processes", int), ("process-id", int)):
-    parser.add_argument(f"--{flag}", type=kind)
-hosts.initialize(**vars(parser.parse_args()))
 encoded.shards = functools.partial(encoded.shards, size=400)  # three files
 config = tiny_latent("vae.safetensors", "clip.safetensors")
 source = setup.open_source(config)
 print(len(encoding.encoded(config, source, open_models(config, source))), "encoded")
+"""
+
+BARRIERS = """
+import time
+import jax
+from jaxdiff import hosts
+
+if jax.process_index() == 0:
+    try:
+        hosts.barrier("lunch", timeout=2)
+    except TimeoutError as error:
+        print(error)
+else:
+    time.sleep(5)
+hosts.barrier("tea", timeout=60)
+hosts.barrier("tea", timeout=60)
+"""
+
+# Commands and programs, one a line: after each its exit code, standard output and standard error.
+SERVE = """
+import contextlib, io, json, sys
+from jaxdiff import hosts
+from jaxdiff.cli import main
+
+hosts.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+for line in sys.stdin:
+    asked, out, err, code = json.loads(line), io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(asked) if isinstance(asked, list) else exec(asked, {})
+        except SystemExit as end:
+            code = end.code
+    print("reply", json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
 """
 
 
@@ -76,18 +108,20 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(command, processes, place, devices=8, extra=lambda process: []):
-    """`processes` of `python COMMAND --coordinator ...`, that have `devices` in all."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices // processes}"
-    tests = str(Path(__file__).parents[1])
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": tests}
-    port, several = free_port(), processes > 1
-    started = []
+def environment(devices):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def start(args, processes, place):
+    """`processes` of `jaxdiff ARGS --coordinator ...`, that have 8 devices in all."""
+    port, started = free_port(), []
     for p in range(processes):
         joined = ["--coordinator", f"localhost:{port}", "--num-processes", str(processes), "--process-id", str(p)]
-        words = [sys.executable, *command, *(joined if several else []), *extra(p)]
+        words = [sys.executable, "-m", "jaxdiff", *args, *joined]
         files = {"stdout": tempfile.TemporaryFile("w+"), "stderr": tempfile.TemporaryFile("w+")}  # a pipe may be full
-        started.append((subprocess.Popen(words, cwd=place, env=environment, **files), *files.values()))
+        process = subprocess.Popen(words, cwd=place, env=environment(8 // processes), **files)
+        started.append((process, *files.values()))
     return started
 
 
@@ -104,9 +138,41 @@ def finish(started):
     return ended
 
 
-def train(place, run, processes, *args, config="mine.py", **options):
-    command = ["-m", "jaxdiff", "train", config, "--run-dir", str(run), *args]
-    return finish(start(command, processes, place, **options))
+class Pair:
+    """Two processes of four devices each, which are joined once and do one thing after another."""
+
+    def __init__(self, place):
+        joined = [sys.executable, "-c", SERVE, f"localhost:{free_port()}", "2"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.processes = [subprocess.Popen([*joined, str(p)], cwd=place, env=environment(4), **pipes) for p in range(2)]
+
+    def ask(self, first, second=None):
+        """Gives both a command, a list of words, or a program, a text; or each its own."""
+        for process, asked in zip(self.processes, (first, second or first)):
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+
+    def answers(self):
+        """(exit code, standard output, standard error) of each."""
+        found = []
+        for process in self.processes:
+            reply = next((line for line in process.stdout if line.startswith("reply ")), None)  # Gloo writes there, too
+            assert reply, f"a process ended with {process.wait()}"
+            found.append(json.loads(reply.removeprefix("reply ")))
+        return found
+
+    def train(self, run, *args, config="mine.py"):
+        self.ask(["train", config, "--run-dir", str(run), *args])
+        return self.answers()
+
+
+@pytest.fixture(scope="module")
+def pair(place):
+    pair = Pair(place)
+    yield pair
+    for process in pair.processes:
+        process.kill()
+        process.wait()
 
 
 def state(place, run):
@@ -119,11 +185,11 @@ def newest(run):
 
 
 @pytest.fixture(scope="module")
-def trained(place):
+def trained(place, pair):
     """20 steps by one process of 8 devices, and by two of 4."""
-    (alone,) = train(place, "one", 1)
-    two = train(place, "two", 2)
-    assert [code for code, *_ in (alone, *two)] == [0, 0, 0], (alone, two)
+    loop.fit(configs.load(place / "mine.py"), run=place / "one")
+    two = pair.train("two")
+    assert [code for code, *_ in two] == [0, 0], two
     return two
 
 
@@ -140,7 +206,7 @@ def test_two_processes_of_four_devices_equal_one_of_eight(trained, place):
 def test_process_0_alone_writes_and_draws(trained, place):
     (_, main, log), (_, other, other_log) = trained
     assert "step_0000020.png" in main and "step 20 of 20: loss" in log and "loss" not in other_log
-    assert [line for line in other.splitlines() if "peer ranks" not in line] == []  # what Gloo says, of its threads
+    assert other == ""
     assert len(list((place / "two").glob("events.*"))) == 1
     assert sorted(path.name for path in (place / "two" / "samples").iterdir()) == ["step_0000020.png"]
 
@@ -156,41 +222,47 @@ def test_what_two_saved_is_resumed_by_one_and_by_four(trained, place, processes)
     run = f"by{processes}"
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
     shutil.rmtree(place / run / "checkpoints" / "20")
-    assert [code for code, *_ in train(place, run, processes, "--resume")] == [0] * processes
+    if processes == 1:
+        loop.fit(configs.load(place / "mine.py"), run=place / run, resume=True)
+    else:
+        ended = finish(start(["train", "mine.py", "--run-dir", run, "--resume"], processes, place))
+        assert [code for code, *_ in ended] == [0] * processes, ended
     assert state(place, run).step == 20
     chex.assert_trees_all_close(state(place, run).tree, state(place, "two").tree, rtol=1e-5, atol=1e-5)
 
 
-def test_a_loss_that_is_not_finite_ends_all_at_the_same_step(trained, place):
+def test_a_loss_that_is_not_finite_ends_all_at_the_same_step(trained, pair, place):
     run = "diverging"
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
-    ended = train(place, run, 2, "--resume", "--train.steps", "40", "--optim.learning-rate", "1e38")
+    ended = pair.train(run, "--resume", "--train.steps", "40", "--optim.learning-rate", "1e38")
     assert [code for code, *_ in ended] == [3, 3], ended
     said = {re.search(r"at step (\d+): the checkpoint of step (\d+) in", errors).groups() for _, _, errors in ended}
     assert len(said) == 1 and state(place, run).step == int(said.pop()[1])
 
 
-def test_a_damaged_checkpoint_is_passed_over_by_all(trained, place):
+def test_a_damaged_checkpoint_is_passed_over_by_all(trained, pair, place):
     """Resumed together from step 10, they end with the same bits."""
     run = "damaged"
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
     damage(place / run, 20)
-    assert [code for code, *_ in train(place, run, 2, "--resume")] == [0, 0]
+    assert [code for code, *_ in pair.train(run, "--resume")] == [0, 0]
     chex.assert_trees_all_equal(state(place, run).tree, state(place, "two").tree)
     assert (place / run / "corrupt" / "20").is_dir()
 
 
-def test_different_configs_are_refused_by_every_process(place):
-    ended = train(place, "differing", 2, extra=lambda p: ["--optim.learning-rate", str(0.1 * (p + 1))])
-    for code, _, errors in ended:
+def test_different_configs_are_refused_by_every_process(pair, place):
+    pair.ask(
+        *(["train", "mine.py", "--run-dir", "differing", "--optim.learning-rate", rate] for rate in ("0.1", "0.2"))
+    )
+    for code, _, errors in pair.answers():
         assert code == 2
         assert "optim.learning_rate is 0.1 in process 0 and 0.2 in process 1" in errors.splitlines()[-1]
     assert not (place / "differing").exists()
 
 
-def test_what_one_process_refuses_all_refuse(trained, place):
+def test_what_one_process_refuses_all_refuse(trained, pair, place):
     before = {path: path.read_bytes() for path in (place / "two").rglob("*") if path.is_file()}
-    for code, _, errors in train(place, "two", 2):
+    for code, _, errors in pair.train("two"):
         assert code == 2 and "already holds a run" in errors.splitlines()[-1]
     assert {path: path.read_bytes() for path in (place / "two").rglob("*") if path.is_file()} == before
 
@@ -199,7 +271,7 @@ def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(traine
     """In a resumed run of several steps a call, whose numbers of steps and of calls differ."""
     run = "signal"
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
-    command = ["-m", "jaxdiff", "train", "mine.py", "--run-dir", run, "--resume", "--train.log-examples"]
+    command = ["train", "mine.py", "--run-dir", run, "--resume", "--train.log-examples"]
     started = start([*command, "--train.steps", "4020", "--train.save-every", "5"], 2, place)
     log = place / run / "examples_1.tsv"
     deadline = time.monotonic() + 200
@@ -213,7 +285,7 @@ def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(traine
     assert f"jaxdiff train mine.py --run-dir {run} --resume" in ended[0][2]
 
 
-def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(place):
+def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(pair, place):
     """Process 1 alone would read it in step 10; the run goes on once it is sound."""
     (place / "photos").mkdir()
     for i, noise in enumerate(np.random.default_rng(0).integers(0, 256, (400, 28, 28), np.uint8)):
@@ -225,22 +297,24 @@ def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(pla
     broken = place / "photos" / f"{chosen:03}.png"
     sound = broken.read_bytes()
     broken.write_bytes(sound[:100])
-    ended = train(place, "ended", 2, config="photos.py")
+    ended = pair.train("ended", config="photos.py")
     assert [code for code, *_ in ended] == [2, 2], ended
     said = [errors.splitlines()[-1] for _, _, errors in ended]
     assert f"process 1 says: {broken.relative_to(place)} cannot be read" in said[0], said
     assert said[1].startswith(f"jaxdiff: error: {broken.relative_to(place)} cannot be read"), said
     assert state(place, "ended").step == 9
     broken.write_bytes(sound)
-    assert [code for code, *_ in train(place, "ended", 1, "--resume", config="photos.py")] == [0]
+    with contextlib.chdir(place):
+        loop.fit(configs.load("photos.py"), run="ended", resume=True)
     assert state(place, "ended").step == 20
 
 
-def test_two_processes_share_what_is_to_be_encoded(place, monkeypatch):
+def test_two_processes_share_what_is_to_be_encoded(pair, place, monkeypatch):
     """Each makes every other file, of what one process alone would; both read all of them."""
     ends = write_ends(place)
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_here(place / "data")))
-    ended = finish(start(["-c", ENCODE], 2, place))
+    pair.ask(ENCODE)
+    ended = pair.answers()
     assert [(code, said.splitlines()[-1]) for code, said, _ in ended] == [(0, "1000 encoded")] * 2, ended
     config = tiny_latent(*ends)
     source = setup.open_source(config)
@@ -253,42 +327,25 @@ def test_two_processes_share_what_is_to_be_encoded(place, monkeypatch):
             np.testing.assert_allclose(kept[i][name], value, atol=2e-3, err_msg=f"{name} of {i}")
 
 
-def test_a_disk_that_is_full_for_process_0_ends_both(trained, place, small_disk):
+def test_a_disk_that_is_full_for_process_0_ends_both(trained, pair, place, small_disk):
     run = small_disk / "run"
     subprocess.run(["cp", "-r", place / "two", run], check=True)
-    command = ["-m", "jaxdiff", "train", "mine.py", "--run-dir", str(run), "--resume"]
-    started = start([*command, "--train.steps", "4020", "--train.save-every", "5"], 2, place)
+    command = ["train", "mine.py", "--run-dir", str(run), "--resume"]
+    pair.ask([*command, "--train.steps", "4020", "--train.save-every", "5"])
     deadline = time.monotonic() + 200
     while newest(run) == 20 and time.monotonic() < deadline:
         time.sleep(0.05)
     fill(small_disk)
-    ended = finish(started)
+    ended = pair.answers()
     assert [code for code, *_ in ended] == [2, 2], ended
     said = [errors.splitlines()[-1] for _, _, errors in ended]
     assert f"no space is left for {run}" in said[0] and "process 0 says: " in said[1], said
     assert state(place, run).step == newest(run) > 20 and f"the checkpoint of step {newest(run)} is kept" in said[0]
 
 
-def test_a_barrier_that_not_all_reach_ends(place):
-    program = """
-import argparse, time
-from jaxdiff import hosts
-parser = argparse.ArgumentParser()
-for flag, kind in (("coordinator", str), ("num-processes", int), ("process-id", int)):
-    parser.add_argument(f"--{flag}", type=kind)
-args = parser.parse_args()
-hosts.initialize(**vars(args))
-if args.process_id == 0:
-    try:
-        hosts.barrier("lunch", timeout=2)
-    except TimeoutError as error:
-        print(error)
-else:
-    time.sleep(5)
-hosts.barrier("tea", timeout=60)
-hosts.barrier("tea", timeout=60)
-"""
-    ended = finish(start(["-c", program], 2, place))
+def test_a_barrier_that_not_all_reach_ends(pair):
+    pair.ask(BARRIERS)
+    ended = pair.answers()
     assert "not all processes came to 'lunch' within 2 s" in ended[0][1], ended
     assert [code for code, *_ in ended] == [0, 0], ended
 
