@@ -4,8 +4,8 @@
     python benchmarks/callpath.py edit captioned --method p2p --source "a red 7 on blue" --prompt "a green 7 on blue"
     python benchmarks/callpath.py train digits --run-dir /tmp/run --train.steps 2 --train.steps-per-call 1 ...
 
-The command runs under a profiler, in all threads, up to the first call of `samplers.sample` or `samplers.parts` (a training
-run comes to it in its first preview), or to its end with --whole. Calls between packages are printed once each, in the
+The command runs under a profiler, in all threads, up to the first call of `samplers.sample` or `samplers.chunks` (a
+training comes to it in its first preview), or to its end with --whole. Calls between packages are printed once each, in the
 order of their first occurrence and with their number; ^ marks a climb and c a callback to a higher floor.
 
 A call leads from the nearest function of jaxdiff on the stack, skipping other libraries in between, to another function of
@@ -43,7 +43,7 @@ FLOORS = [  # from the top
     {"types", "errors", "progress", "devices", "sharding", "xla"},
 ]
 HEIGHT = {name: len(FLOORS) - i for i, floor in enumerate(FLOORS) for name in floor}
-END = {"sample", "parts"}  # functions of samplers
+END = {"sample", "chunks"}  # functions of samplers
 CONSTRUCTORS = {"__init__", "__new__", "__post_init__"}
 IMPLICIT = {"<module>", "__hash__", "__eq__", "__repr__"}  # called by Python itself
 

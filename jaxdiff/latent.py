@@ -14,7 +14,6 @@ from jax.tree_util import Partial
 from jaxdiff.nets.kl_vae import KLAutoencoder
 from jaxdiff.nets.vq_vae import VQAutoencoder, quantize
 from jaxdiff.samplers import normal
-from jaxdiff.text.encoder import TextEncoder
 from jaxdiff.types import Array, Static
 
 
@@ -43,18 +42,6 @@ class Codec(NamedTuple):
 
     encode: Partial
     decode: Partial
-
-
-class Encoders(NamedTuple):
-    """Image codec and text encoder of a latent diffusion model; either may be None.
-
-    Attributes:
-      codec: of the latents that are diffused.
-      text_encoder: from texts to the context of the network's cross-attention.
-    """
-
-    codec: Codec | None = None
-    text_encoder: TextEncoder | None = None
 
 
 def kl_codec(net: KLAutoencoder, params, scaling_factor: float = 0.18215) -> Codec:

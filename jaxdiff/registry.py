@@ -21,10 +21,12 @@ class Choice:
     Attributes:
       kind: the registered name.
       registry: the registry that it belongs to.
+      traits: what else was said of it when it was registered, by name.
     """
 
     kind: ClassVar[str]
     registry: ClassVar["Registry"]
+    traits: ClassVar[Mapping[str, Any]] = {}
 
     def __call__(self, *args, **kwargs) -> Any:
         """Calls the registered function with these options behind the arguments."""
@@ -65,12 +67,13 @@ class Registry(Mapping):
     def __init__(self, what: str):
         self.what, self.functions, self._classes = what, {}, {}
 
-    def register(self, name: str, leave_out: tuple[str, ...] = ()) -> Callable:
+    def register(self, name: str, leave_out: tuple[str, ...] = (), **traits) -> Callable:
         """Decorator that registers a function under a name, or a frozen dataclass that is a `Choice` already.
 
         Args:
           name: by which it is chosen.
           leave_out: parameters with defaults that are not options, because no text can give them.
+          **traits: `Choice.traits`, of which others ask instead of the name.
 
         Returns:
           A decorator that returns what it is given.
@@ -87,7 +90,7 @@ class Registry(Mapping):
             if not isinstance(declared, type):
                 self.functions[name] = declared
                 made = _dataclass_of(declared, name, leave_out)
-            made.kind, made.registry = name, self
+            made.kind, made.registry, made.traits = name, self, traits
             self._classes[name] = made
             return declared
 
@@ -118,7 +121,7 @@ class Registry(Mapping):
         fields = dataclasses.fields(cls)
         if not fields:
             raise ValueError(f"{self.what} {name} has no options: leave out {value!r}")
-        if not fields or fields[0].type is not str:
+        if fields[0].type is not str:
             raise ValueError(f"{self.what} {name} takes no value behind a colon: {text!r}")
         return cls(value)
 

@@ -81,12 +81,12 @@ def main(name: str, args: list[str]) -> None:
             f"--save-inversion is for methods that invert the image, and not for --method {job.method.kind}"
         )
     paths = output_paths(flags)
+    if "inversion" in paths:  # kept as soon as it is there, whatever happens on the way back
+        job = job._replace(keep=lambda inversion: inversions.save(paths["inversion"], inversion, model))
     with progress.bar(job.method.kind, job.method.passes * job.num_steps, "steps") as tick:
         edited = job.method.run(job, tick)
     images.save_png(paths["edited"], images.to_pil(edited.image))
     images.save_png(paths["sheet"], images.panels(edited.panels))
-    if "inversion" in paths:
-        inversions.save(paths["inversion"], edited.inversion, model)
     for what, path in paths.items():
         print(f"{what:<12} {path}")
 

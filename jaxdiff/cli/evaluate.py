@@ -16,7 +16,7 @@ from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample, to_values
 from jaxdiff.eval import evaluate, quality
 from jaxdiff.eval.evaluate import Plan
-from jaxdiff.eval.measure import SAMPLED, Measure
+from jaxdiff.eval.measure import Measure
 from jaxdiff.files import write_whole
 from jaxdiff.pipeline import Request
 
@@ -46,13 +46,13 @@ DEFAULT = EvalFlags()
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff eval MODEL ...`."""
     model = models.load(name)
-    default = dataclasses.replace(model.config.sample, prompts=())  # by default the captions of the data
+    default = evaluate.default_sample(model)
     flags = parse(EvalFlags(sample=default), args, f"jaxdiff eval {name}")
     model, directory = with_adapters(model, flags), epath.Path(model.origin.run or ".") / "eval"
     classifier = flags.classifier and models.load(flags.classifier)
+    check_sampling(flags.sample, default)
     request = Request(flags.sample, None, classifier, control_input(model, flags))
     plan = evaluate.prepared(Plan(model, flags.measure, request))
-    check_sampling(flags, default, plan)
     path = report_path(flags, plan.measure, directory)
     with progress.bar("measuring", evaluate.work(plan), "steps") as tick:
         found = evaluate.measured(plan, tick)
@@ -78,18 +78,12 @@ def about(plan: Plan, flags: EvalFlags) -> dict:
     return found
 
 
-def check_sampling(flags: EvalFlags, default: Sample, plan: Plan) -> None:
-    """Refuses flags of sampling that would make no difference.
-
-    Raises:
-      ValueError: no images are sampled, or the flag is one of `Measure`'s.
-    """
+def check_sampling(sample: Sample, default: Sample) -> None:
+    """Raises ValueError for flags of sampling in place of those of `Measure`."""
     for field in ("num", "batch_size", "seed"):
-        if getattr(flags.sample, field) != getattr(default, field):
+        if getattr(sample, field) != getattr(default, field):
             flag = field.replace("_", "-")
             raise ValueError(f"--sample.{flag} is --{flag} here, which is of real and of sampled images")
-    if not plan.samples_images and (flags.sample != default or flags.classifier or flags.control):
-        raise ValueError(f"--sample, --classifier and --control are for {', '.join(SAMPLED)}: leave them out")
 
 
 def report_path(flags: EvalFlags, measure: Measure, directory: epath.Path) -> epath.Path:

@@ -15,7 +15,7 @@ from jaxdiff import hosts
 from jaxdiff import model as models
 from jaxdiff.cli import choices
 from jaxdiff.cli.flags import parse
-from jaxdiff.config import Config
+from jaxdiff.config import ADAPTATIONS, Config
 from jaxdiff.model import checkpoints, runs
 from jaxdiff.train import base_model, loop, rundir
 from jaxdiff.train.stop import Stopped
@@ -94,8 +94,12 @@ def with_base(config: Config, args: list[str]) -> Config:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--base", "--adapt.base", nargs="?", dest="base")
     base = parser.parse_known_args(args)[0].base or config.adapt.base
-    if not base or config.adapt.kind == "none":
+    if not base:
         return config
+    if config.adapt.kind == "none":
+        raise ValueError(
+            f"--base is the model of an adaptation: add --adapt and one of {', '.join(list(ADAPTATIONS)[1:])}"
+        )
     theirs = models.load_config(base)
     shaped = dataclasses.replace(config.data, image_shape=theirs.data.image_shape)
     adapt = dataclasses.replace(config.adapt, base=base)

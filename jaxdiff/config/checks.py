@@ -217,7 +217,7 @@ def _check_adapt(config):
         raise ValueError("`adapt.condition` names the picture that the ControlNet is conditioned on, such as edges")
     if a.kind == "textual_inversion" and not a.new.tokens:
         raise ValueError("`adapt.new.tokens` names the tokens that are learned, such as '<star>'")
-    if a.new.initial and len(a.new.initial) not in {1, len(a.new.tokens)}:
+    if a.new.initial and (not a.new.tokens or len(a.new.initial) not in {1, len(a.new.tokens)}):
         raise ValueError(
             f"`adapt.new.initial` names {len(a.new.initial)} words for the {len(a.new.tokens)} of `adapt.new.tokens`: one, "
             "or as many"

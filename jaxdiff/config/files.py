@@ -102,7 +102,10 @@ def _dataclasses(cls):
     """A dataclass and, recursively, those of its fields."""
     yield cls
     for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(field.default):
+        if isinstance(field.default, Choice):
+            for choice in field.default.registry.values():
+                yield from _dataclasses(choice)
+        elif dataclasses.is_dataclass(field.default):
             yield from _dataclasses(type(field.default))
 
 

@@ -22,7 +22,10 @@ class _Sources(Registry):
 
 
 SOURCES = _Sources("data source")
-"""Functions (image_shape, **options) -> `Source` by kind; the first option is the text behind the colon of "KIND:TEXT"."""
+"""Functions (image_shape, **options) -> `Source` by kind; the first option is the text behind the colon of "KIND:TEXT".
+
+Trait: judge, the classifier that ships for its images, which learned from a split that no generator has seen.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

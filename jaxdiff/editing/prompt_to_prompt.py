@@ -243,7 +243,7 @@ def set_source_share(tokenizer: Tokenizer, edit: AttentionEdit, target: str, wor
     share = np.asarray(share, np.float32)
     if not ((share >= 0) & (share <= 1)).all():
         raise ValueError(
-            f"the `share` of {word!r} must lie in [0, 1]: 1 takes over the source's attention, 0 none of it"
+            f"the `source_share` of {word!r} must lie in [0, 1]: 1 takes over the source's attention, 0 none of it"
         )
     shares = np.array(np.broadcast_to(edit.source_share, (*share.shape, *edit.source_share.shape[-2:])))
     shares[..., tokenizer.positions(target, word)] = share[..., None, None] if share.ndim else share
@@ -287,7 +287,7 @@ def windows(
     """
     cross = np.repeat([_start_and_end(cross_attention, "`cross_attention`")], tokenizer.length, axis=0).T
     for word, window in (word_windows or {}).items():
-        window = _start_and_end(window, f"`word_windows` of {word!r}")
+        window = _start_and_end(window, f"the window of {word!r}")
         cross[:, tokenizer.positions(target, word)] = np.reshape(window, [2, 1])
     own = np.array(_start_and_end(self_attention, "`self_attention`"))
     # In float64, because 1 - 0.8 is below 0.2 in float32.

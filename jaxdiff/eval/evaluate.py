@@ -5,11 +5,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from jaxdiff import progress
+from jaxdiff.config import Sample
 from jaxdiff.data import Source
 from jaxdiff.errors import NotFinite, unknown
 from jaxdiff.eval import bits, quality, reading, reconstruction, zero_shot
 from jaxdiff.eval.features import Features
-from jaxdiff.eval.measure import Measure, chosen, complete
+from jaxdiff.eval.measure import BITS, SAMPLED, Measure, chosen, complete
 from jaxdiff.eval.quality import Plan
 from jaxdiff.model import Model
 from jaxdiff.pipeline import ControlInput, Request
@@ -23,7 +24,7 @@ def evaluate(
     *,
     classifier: Model | None = None,
     control: ControlInput | None = None,
-    judge: Model | Features | None = None,
+    judge: str | Model | Features | None = None,
     show_progress: bool = True,
     **options,
 ) -> dict:
@@ -35,11 +36,11 @@ def evaluate(
       source: held-out data, see `jaxdiff.data.load`, or a `Source`; by default the test split of the model's own.
       classifier: classifier that guides the samples, see `jaxdiff.generate`.
       control: pictures for the model's ControlNets, see `jaxdiff.generate`.
-      judge: classifier of clean images, or `Features`, by whose features samples are compared with real images; by default
-        the one that ships, for digits.
+      judge: classifier of clean images, by name or as a model, or `Features`, in whose features samples are compared with
+        real images; by default the one that ships for the model's data.
       show_progress: show a bar when it takes more than two seconds.
       **options: fields of `Measure`, such as `num`, `seed`, `steps`; and `sample`, a `jaxdiff.config.Sample`, for the
-        samples, by default the model's own.
+        samples, by default the model's own, but with the captions of the real examples as prompts.
 
     Returns:
       {metric: {name: number, ...}}, of types that JSON has.
@@ -55,16 +56,23 @@ def evaluate(
         >>> list(found), found["accuracy"]["level_1"] > 0.8
         (['accuracy'], True)
     """
-    sample = options.pop("sample", model.config.sample)
+    sample = options.pop("sample", None) or default_sample(model)
     known = {field.name for field in dataclasses.fields(Measure)} - {"metrics", "source"}
     if wrong := next((name for name in options if name not in known), None):
         raise unknown("argument", wrong, [*known, "metrics", "source", "classifier", "control", "judge", "sample"])
+    if isinstance(judge, str):
+        options, judge = options | {"judge": judge}, None
     named = metrics if isinstance(metrics, str) else ",".join(metrics)
-    text = str(source) if isinstance(source, str) else None
-    plan = Plan(model, Measure(metrics=named or None, source=text, **options), Request(sample, None, classifier))
-    plan = prepared(plan._replace(request=plan.request._replace(control=as_control(control))), judge)
+    text, own = (source, None) if isinstance(source, str) else (None, source)
+    measure = Measure(metrics=named or None, source=text, **options)
+    plan = prepared(Plan(model, measure, Request(sample, None, classifier, as_control(control)), own), judge)
     with progress.bar("measuring", work(plan), "steps", delay=2.0 if show_progress else math.inf) as tick:
-        return measured(plan, tick, source if isinstance(source, Source) else None)
+        return measured(plan, tick)
+
+
+def default_sample(model: Model) -> Sample:
+    """How images are sampled by default: as the model's config says, by the captions of the real examples."""
+    return dataclasses.replace(model.config.sample, prompts=())
 
 
 def prepared(plan: Plan, judge: Model | Features | None = None) -> Plan:
@@ -73,21 +81,28 @@ def prepared(plan: Plan, judge: Model | Features | None = None) -> Plan:
     Raises:
       ValueError, OSError: as `evaluate`.
     """
-    plan = plan._replace(measure=complete(plan.measure, plan.model, plan.request))
+    plan = plan._replace(measure=complete(plan.measure, plan.model, plan.request, plan.source))
+    request = plan.request
+    if not plan.samples_images and (
+        request.sample != default_sample(plan.model) or request.classifier or request.control or judge
+    ):
+        raise ValueError(f"`sample`, `classifier`, `control` and `judge` are for {', '.join(SAMPLED)}: leave them out")
+    if plan.model.controls and plan.measure.named(BITS):
+        raise ValueError(f"{', '.join(BITS)} are of models without ControlNets: leave them out")
     plan = quality.with_judges(plan, judge)
     if plan.samples_images:
         check(plan.model, quality.sampled(plan, None))
     return plan
 
 
-def measured(plan: Plan, tick: Callable[[int], None], source: Source | None = None) -> dict:
+def measured(plan: Plan, tick: Callable[[int], None]) -> dict:
     """The metrics of a prepared plan; `tick` is called after every part of the work, `work` in all.
 
     Raises:
       ValueError, OSError: as `jaxdiff.data.load`; fewer examples than asked for, or labels that the network lacks.
       NotFinite: a number that is not finite.
     """
-    model, measure, real = plan.model, plan.measure, chosen(plan.model, plan.measure, source)
+    model, measure, real = plan.model, plan.measure, chosen(plan.model, plan.measure, plan.source)
     if model.config.role == "classifier":
         found = reading.measured(model, measure, real, tick)
     elif model.config.role == "autoencoder":

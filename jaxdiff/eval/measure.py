@@ -37,8 +37,8 @@ class Measure:
       clip: clip the predicted x0 in nll, as published code does; the default.
       probes: random directions in which nll_ode takes the divergence; 1 by default.
       tolerance: relative and absolute tolerance of nll_ode's solver; by default 1e-5, as in score SDE; 1e-3 is faster.
-      judge: classifier of clean images, in whose features sampled images are compared: its run, file or name, or a CLIP;
-        by default "digits_judge" for the embedded digits.
+      judge: classifier of clean images, in whose features sampled images are compared: its run, file or name; by default
+        the one that ships for the model's data, such as "digits_judge".
       inception: weights of InceptionV3, in place of a judge, see `benchmarks/convert_inception.py`.
       clip_model: CLIP of the CLIP score: its run, file or name.
       seed: seed of the choice of examples, of the noise and of the probes.
@@ -63,13 +63,14 @@ class Measure:
         return [name for name in self.metrics.split(",") if name in group]
 
 
-def complete(measure: Measure, model: Model, request: Request) -> Measure:
+def complete(measure: Measure, model: Model, request: Request, source: Source | None = None) -> Measure:
     """The measure with its defaults filled in from the model.
 
     Args:
       measure: as given.
       model: the model that is evaluated.
       request: its samples.
+      source: data in place of `measure.source`.
 
     Raises:
       ValueError: one line that says what to change.
@@ -83,7 +84,9 @@ def complete(measure: Measure, model: Model, request: Request) -> Measure:
         if names.count(name) > 1:
             raise ValueError(f"{name} stands twice in `metrics` {measure.metrics}")
     options = _options(measure, config)
-    measure = dataclasses.replace(measure, source=measure.source or held_out(str(config.data.source)), **options)
+    if source is None and measure.source is None:
+        options["source"] = held_out(str(config.data.source))
+    measure = dataclasses.replace(measure, **options)
     _check_numbers(measure, config)
     _check_judge(measure, model, request)
     return measure
@@ -97,10 +100,10 @@ def metrics_of(config: Config) -> tuple[str, ...]:
     """
     if config.role == "text_encoder":
         raise ValueError("a text transformer alone cannot be evaluated: give the CLIP that it is a half of")
-    if config.samples and config.latent.codec:
-        return (*SAMPLED[:-1], "clip_score") if config.net.context_dim else SAMPLED[:-1]
     if config.samples and config.net.context_dim:
         return SAMPLED
+    if config.samples and config.latent.codec:
+        return SAMPLED[:-1]
     return {
         "denoiser": (*BITS, *SAMPLED[:-1]),
         "classifier": ("accuracy",),
@@ -126,7 +129,9 @@ def _options(measure, config):
                 raise ValueError(f"`{option}`={given} is for the metric {owner}: add it to `metrics`, or leave it out")
             options[option] = default if given is None else given
     if options["variance"] == "learned" and not learned:
-        raise ValueError("`variance`='learned' needs a network that predicts one: twice the image's `out_channels`")
+        raise ValueError(
+            "`variance`='learned' needs a network that predicts one, with twice as many output channels as the image"
+        )
     return options
 
 
@@ -159,7 +164,7 @@ def held_out(source: str) -> str:
     """The test split of the data that a network was trained on.
 
     Raises:
-      ValueError: it is a folder, which has none, or the test split was trained on.
+      ValueError: data of its kind has no splits, as a folder, or the test split was trained on.
 
     Example::
 
@@ -167,15 +172,14 @@ def held_out(source: str) -> str:
         >>> measure.held_out("digits"), measure.held_out("tfds:cifar10:train[:80%]")
         ('digits:test', 'tfds:cifar10:test')
     """
-    kind, _, name = source.partition(":")
-    split = name
+    choice = data.parse(source)
+    kind, split = choice.kind, getattr(choice, "split", None)
     if kind == "tfds":
         from jaxdiff.data import prepared  # which takes a second to import
 
-        dataset, version, split = prepared.parse(name)
+        dataset, version, split = prepared.parse(source.partition(":")[2])
         kind = f"tfds:{dataset}" + ("" if "*" in version else f":{version}")
-    seen = {part.split("[")[0].strip() for part in split.split("+")}
-    if kind == "folder" or seen & {"test", "all"}:
+    if split is None or {part.split("[")[0].strip() for part in split.split("+")} & {"test", "all"}:
         raise ValueError(f"no test split was kept from {source}: give data that was not trained on as `source`")
     return f"{kind}:test"
 
@@ -186,7 +190,7 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
     Args:
       model: the model that is evaluated.
       measure: from `complete`.
-      source: the data, in place of `measure.source`.
+      source: data in place of `measure.source`.
 
     Raises:
       ValueError, OSError: as `jaxdiff.data.load`; fewer examples than asked for, or labels or captions that are needed and

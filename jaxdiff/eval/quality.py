@@ -10,16 +10,14 @@ import numpy as np
 
 from jaxdiff import data
 from jaxdiff import model as models
+from jaxdiff.data import Source
 from jaxdiff.eval import features, fid, neighbors, zero_shot
 from jaxdiff.eval.features import Features, Gathered, gathered
 from jaxdiff.eval.measure import JUDGED, SAMPLED, Measure
 from jaxdiff.model import Model
 from jaxdiff.pipeline import Request, sampling
-from jaxdiff.sharding import fitting
 
 log = logging.getLogger("jaxdiff")
-# Classifiers that ship for images of a source; they learned from a split that no generator has seen.
-JUDGES = {"digits": "digits_judge", "captioned": "captioned_judge"}
 
 
 class Plan(NamedTuple):
@@ -29,6 +27,7 @@ class Plan(NamedTuple):
       model: the model.
       measure: metrics and their options, from `measure.complete`.
       request: how images are sampled; their number, batch size and seed are the measure's.
+      source: the real examples, in place of those that `measure.source` names.
       judge: features that images are compared in; None where no metric needs them.
       clip: CLIP of the CLIP score; None without.
     """
@@ -36,6 +35,7 @@ class Plan(NamedTuple):
     model: Model
     measure: Measure
     request: Request
+    source: Source | None = None
     judge: Features | None = None
     clip: Model | None = None
 
@@ -55,7 +55,7 @@ def with_judges(plan, judge: Model | Features | None = None):
     if not plan.samples_images:
         return plan
     if measure.named(JUDGED):
-        plan = plan._replace(judge=judge if isinstance(judge, Features) else _judge(plan, judge))
+        plan = plan._replace(judge=_judge(plan, judge))
     if "clip_score" in measure.metrics.split(","):
         clip = models.load(measure.clip_model or "captioned_clip")
         if clip.config.role != "clip" or clip.image_shape != model.image_shape:
@@ -71,10 +71,14 @@ def with_judges(plan, judge: Model | Features | None = None):
 
 def _judge(plan, judge):
     measure, shape = plan.measure, plan.model.image_shape
+    if judge is not None and (measure.judge or measure.inception):
+        raise ValueError("`judge` and `inception` are two judges: choose one")
     if measure.inception:
         return features.inception(measure.inception)
+    if isinstance(judge, Features):
+        return judge
     if judge is None:
-        default = JUDGES.get(plan.model.config.data.source.kind)
+        default = plan.model.config.data.source.traits.get("judge")
         if measure.judge is None and default is None:
             raise ValueError(
                 f"{measure.metrics} needs a judge: `inception` weights (see benchmarks/convert_inception.py), or `judge` "
@@ -103,8 +107,7 @@ def sampled(plan: Plan, real: list[dict] | None) -> Request:
     prompts = request.sample.prompts
     if plan.model.config.net.context_dim and not prompts:
         prompts = tuple(example["caption"] for example in real) if real else ("a caption",) * measure.num
-    batch_size = fitting(measure.batch_size, measure.num)
-    how = {"num": measure.num, "batch_size": batch_size, "seed": measure.seed, "prompts": prompts}
+    how = {"num": measure.num, "batch_size": measure.batch_size, "seed": measure.seed, "prompts": prompts}
     return request._replace(sample=dataclasses.replace(request.sample, **how))
 
 

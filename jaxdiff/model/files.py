@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import tempfile
 from pathlib import Path
 
@@ -122,8 +121,12 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
       dtype: dtype of the weights in the file, "float16" or "float32".
 
     Raises:
-      ValueError: weights that are too large for the dtype.
+      ValueError: weights that are too large for the dtype, or that were rounded to bfloat16 when they were loaded.
     """
+    if any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(model)):
+        raise ValueError(
+            f"{model.config.name} was rounded to bfloat16 when it was loaded: load it in float32 to write it"
+        )
     flat, headers = _flat("", model), {}
     for name, submodel in model.submodels.items():
         flat |= _flat(f"{name}:", submodel)
@@ -162,8 +165,3 @@ def runs_here(config: Config) -> Config:
         log.info("attention is 'plain' here, and was %r in training", getattr(config.net, "attention_kernel", None))
         return dataclasses.replace(config, net=net)
     return config
-
-
-def size_of(model: Model) -> int:
-    """Bytes of a model's weights, with its submodels and ControlNets."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(model))

@@ -56,12 +56,12 @@ def listing() -> list[Shipped]:
 def _shipped(path, describe):
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))["__metadata__"]
+        header = json.loads(file.read(length))
     return Shipped(path.stem, path.stat().st_size / 1e6, describe(header))
 
 
 def _of_model(header):
-    config, about = json.loads(header["config"]), json.loads(header["about"])
+    config, about = (json.loads(header["__metadata__"][name]) for name in ("config", "about"))
     return f"{_role(config)} of {about['trained_on']}, made by jaxdiff train {config['name']}, {about['step']} steps"
 
 
@@ -78,7 +78,9 @@ def _role(config):
 
 
 def _of_adapter(header):
-    about = json.loads(header["adapter"])
+    about = json.loads(header["__metadata__"]["adapter"])
     what = f"ControlNet of {about['condition']}" if "condition" in about else about.get("method", "adapter")
-    what = {"lora": "LoRA", "words": "new token", "full": "new tokens"}.get(what, what)
+    what = {"lora": "LoRA"}.get(what, what.replace("_", " "))
+    tokens = [name.removeprefix("word:") for name in header if name.startswith("word:")]
+    what += f" of {' and '.join(tokens)}" if tokens else ""
     return f"{what} for {about['base']}, made by jaxdiff train {about['name']}"

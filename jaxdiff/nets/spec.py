@@ -92,6 +92,14 @@ class DenoiserSpec(NetSpec):
         """Whether the network also predicts a variance of images of so many channels."""
         return self.out_channels == 2 * channels
 
+    def label_embedding(self, params, label):
+        """Returns embeddings of labels, [B, D], that the network takes in their place; None where it takes none."""
+        return None
+
+    def check_control(self) -> None:
+        """Raises ValueError unless the network takes the residuals of a ControlNet."""
+        raise ValueError(f"a ControlNet is a copy of half a U-Net, and this network is of kind {self.kind!r}")
+
     def example(self, shape: tuple[int, int, int]) -> tuple:
         context = (1, self.context_length or 1, self.context_dim)
         cond = Cond(

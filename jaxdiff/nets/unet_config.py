@@ -121,6 +121,14 @@ class UNetConfig(DenoiserSpec):
     def without_kernels(self) -> "UNetConfig":
         return dataclasses.replace(self, attention_kernel="plain")
 
+    def label_embedding(self, params, label):
+        from jaxdiff.nets.unet import label_embedding
+
+        return label_embedding(params, label)
+
+    def check_control(self) -> None:
+        pass
+
     def heads(self, channels: int) -> int:
         """Attention heads where there are so many channels."""
         return channels // self.head_dim if self.head_dim else self.num_heads

@@ -67,7 +67,7 @@ def condition(
         ([7, 3], [10, 10], (2, 6))
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    labels = [labels] if isinstance(labels, int | np.integer) else labels
+    labels = None if labels is None else as_labels(labels)
     check(model, prompts, labels, negative, control)
     count = num if num is not None else max(len(prompts or ()), len(labels or ()), 1)
     texts = encode(model, prompts, negative)
@@ -169,6 +169,11 @@ def check(
             f"there are {count} ControlNets, {len(control.pictures)} pictures (`control`) and {len(control.scales)} scales "
             "(`control_scale`): give one of each for every one"
         )
+
+
+def as_labels(labels: int | Sequence[int] | np.ndarray) -> tuple[int, ...]:
+    """Labels of any form as a tuple."""
+    return tuple(np.atleast_1d(np.asarray(labels)).tolist())
 
 
 def check_labels(labels: Sequence[int], classes: int) -> None:

@@ -37,15 +37,15 @@ def generate(
     Args:
       model: denoiser, from `jaxdiff.load`.
       prompts: texts, for a model with a text encoder; image i is of the i-th of them, in turn.
-      labels: classes, for a model with labels or with a classifier; image i is of the i-th of them, in turn; by default
-        those of the model's config, or all.
+      labels: classes, for a model with labels or with a classifier; image i is of the i-th of them, in turn, also
+        as text such as "0-4,7"; by default all of them.
       num: number of images; by default one of each prompt or label.
       classifier: classifier of noisy images whose gradient leads to the labels (Dhariwal and Nichol 2021).
       control: picture for a ControlNet, uint8 [H, W, C] or [N, H, W, C]; of several ControlNets a sequence with one each;
         `ControlInput` for weights and guess mode.
       show_progress: show a bar when it takes more than two seconds.
       **options: fields of `jaxdiff.config.Sample`: `seed`, `steps`, `guidance`, `negative`, `sampler`, `spacing`,
-        `interval`, `rescale`, `clip`, `batch_size`; by default those of the model's config, and seed 0.
+        `interval`, `rescale`, `guide`, `clip`, `batch_size`; by default those of the model's config, and seed 0.
 
     Returns:
       uint8 [num, H, W, C]. Image i of a seed is the same whatever `num` and `batch_size` are.
@@ -63,7 +63,7 @@ def generate(
     """
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if labels is not None and not isinstance(labels, str):
-        labels = tuple(np.atleast_1d(np.asarray(labels)).tolist())
+        labels = conditions.as_labels(labels)
     known = {field.name for field in dataclasses.fields(Sample)} - {"num", "labels", "prompts"}
     if wrong := next((name for name in options if name not in known), None):
         raise unknown("argument", wrong, [*known, "prompts", "labels", "num", "classifier", "control"])
@@ -247,7 +247,7 @@ def is_guided(sample: Sample) -> bool:
 
 def guides_itself(sample: Sample) -> bool:
     """Whether the sampler takes both halves of the condition and a guidance scale of its own."""
-    return sample.sampler.kind == "ddim_cfgpp"
+    return sample.sampler.traits.get("guides_itself", False)
 
 
 def check(model: Model, request: Request) -> None:
@@ -263,6 +263,11 @@ def check(model: Model, request: Request) -> None:
         )
     if not config.samples:
         raise ValueError(f"no images are sampled from {config.name}, whose network is of kind {config.net.kind!r}")
+    lost = [name for name in ("codec", "text_encoder") if getattr(config.latent, name) and name not in model.submodels]
+    if lost:
+        raise ValueError(
+            f"{config.name} lacks its {' and '.join(lost)}, without which no images are sampled: load it anew"
+        )
     if classifier is not None:
         check_classifier(model, classifier)
     if not 0 <= s.guidance < math.inf:
@@ -328,7 +333,9 @@ def _check_numbers(model, s):
         raise ValueError("`clip` keeps images in their range, and latents have none: set it to False (--no-clip)")
     variance, net = getattr(s.sampler, "variance", None), model.config.net
     if variance == "learned" and not net.learns_variance(model.shape[-1]):
-        raise ValueError("`variance`='learned' needs a network that predicts one: twice the image's `out_channels`")
+        raise ValueError(
+            "`variance`='learned' needs a network that predicts one, with twice as many output channels as the image"
+        )
 
 
 def check_classifier(model: Model, classifier: Model) -> None:
@@ -342,7 +349,7 @@ def check_classifier(model: Model, classifier: Model) -> None:
         raise ValueError(f"{one.name} is not a classifier: train one, as configs/digits_classifier.py does")
     if other.latent.codec:
         raise ValueError(
-            "a classifier of images cannot guide a latent diffusion: see `guidance.by_gradient` for what can"
+            "a classifier of images cannot guide a latent diffusion: see guidance.by_gradient for what can"
         )
     if one.data.image_shape != other.data.image_shape:
         raise ValueError(

@@ -12,7 +12,8 @@ from jaxdiff.registry import Registry
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Denoiser, as_partial
 
-SAMPLERS = Registry("sampler")  # each choice is called as choice() -> Sampler
+# Each choice is called as choice() -> Sampler. Trait: guides_itself, whether it takes both halves of the condition.
+SAMPLERS = Registry("sampler")
 
 
 class State(NamedTuple):

@@ -7,7 +7,7 @@ from jaxdiff.guidance.weights import as_weight, weight_at
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 
 
-@SAMPLERS.register("ddim_cfgpp")
+@SAMPLERS.register("ddim_cfgpp", guides_itself=True)
 def ddim_cfgpp(scale: float = 0.6) -> Sampler:
     r"""CFG++ (Chung et al. 2024, algorithm 2) on any falling grid; deterministic.
 

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Callable
 
+import jax
 from etils import epath
 
 from jaxdiff import data, hosts, progress
@@ -38,6 +39,8 @@ def open_base(config: Config, run: epath.PathLike | None) -> Model | None:
         base = hosts.together(lambda: runs.kept_base(run), "the base model is read")
     else:
         base = load(config.adapt.base)
+    # On the host: the training has a copy of its own on the devices.
+    base = base.replace(params=jax.device_get(base.params))
     if not base.config.samples or base.controls:
         raise ValueError(f"{config.adapt.base} is not a denoiser without ControlNets, which alone can be adapted")
     return base
@@ -60,10 +63,16 @@ def with_base(config: Config, base: Config | None) -> Config:
     shape = base.data.image_shape
     if config.data.image_shape != shape:
         raise ValueError(f"`data.image_shape`={config.data.image_shape} must be that of the base model, {shape}")
+    if config.adapt.kind == "controlnet":
+        base.net.check_control()
     left_out = {part: getattr(base, part) for part in FREE if getattr(config, part) == getattr(Config(), part)}
     config = dataclasses.replace(config, **left_out)
     for part, free in FREE.items():
         own, theirs = getattr(config, part), getattr(base, part)
+        if type(own) is not type(theirs):
+            raise ValueError(
+                f"`{part}` is of kind {own.kind!r}, and that of the base model of {theirs.kind!r}: leave it out"
+            )
         for field in dataclasses.fields(theirs):
             if field.name not in free and getattr(own, field.name) != getattr(theirs, field.name):
                 raise ValueError(f"`{part}.{field.name}` is that of the base model: leave it out")

@@ -1,6 +1,7 @@
 """The training loop: host work around compiled calls."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -40,7 +41,7 @@ def fit(
 
     Args:
       config: the run; the same in every process.
-      source: training data, in place of the one that the config names; on resume the same again.
+      source: training data, in place of the one that the config names, which is "own" then; on resume the same again.
       run: directory, local or remote (gs://bucket/run), that every process sees, for `config.json`, `checkpoints/`,
         `samples/step_*.png`, TensorBoard events, and copies of the frozen models; runs/NAME by default.
       resume: go on from the newest checkpoint in `run`.
@@ -59,6 +60,8 @@ def fit(
       stop.Stopped: Ctrl-C, SIGTERM or a preemption; everything was saved.
     """
     directory = epath.Path(run if run is not None else f"runs/{config.name}")
+    if source is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="own"))
     started = {"run": str(directory), "resume": resume, "profile": profile} | configs.to_values(config)
     hosts.check_same(started, "how they were started")
     run, prompts = opened(config, source, directory, resume, profile)

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 
 from jaxdiff import hosts
+from jaxdiff.errors import NotFinite
 from jaxdiff.model import Model, runs
 from jaxdiff.model.params import model_params
 from jaxdiff.pipeline import ControlInput, Request, images, sampling
@@ -29,7 +30,8 @@ def model_of(run: Run, ema) -> Model:
     """The model of a denoiser's averaged parameters, with the frozen models around it."""
     config, frozen = run.config, run.frozen
     if frozen.base:
-        return runs.adapted(config, ema, frozen.base)
+        base = frozen.base.replace(params=runs.on_devices(frozen.base.params))
+        return runs.adapted(config, ema, base)
     return Model(config=config, params=runs.on_devices(model_params(config, ema)), submodels=frozen.submodels)
 
 
@@ -62,6 +64,9 @@ def draw(run: Run, step: int, state: TrainState, writer, stopping: Stop) -> None
         sampled = np.concatenate([batch for batch, _ in sampling.batches(model, asked, stopping.tick)])
     except Asked:
         log.info("no images of step %d were sampled", step)
+        return
+    except NotFinite as error:
+        log.warning("no images of step %d: %s", step, error)
         return
     (run.directory / "samples").mkdir(exist_ok=True)
     places = sampling.layout(model, asked)

@@ -33,7 +33,7 @@ def make_train_step(
       accumulate: equal parts that the batch of a device is worked through in, one after the other: the same gradient and
         noise in less memory. `extra` is handed from part to part.
       join: (frozen, params, key) -> what `loss_fn` takes in place of `params`, where more than what is trained is needed,
-        see `train.adaptation`. Only `params` have gradients, an average and a state of the optimizer. The key is the
+        see `model.adaptation`. Only `params` have gradients, an average and a state of the optimizer. The key is the
         step's.
 
     Returns:

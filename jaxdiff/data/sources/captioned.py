@@ -60,7 +60,7 @@ test split. One combination in ten of digit, colour and background is in none of
 is made of the test split, too. Prepared and read without TensorFlow."""
 
 
-@SOURCES.register("captioned")
+@SOURCES.register("captioned", judge="captioned_judge")
 def load(image_shape: tuple[int, int, int] | None, split: str = "train", resize: bool = False) -> Source:
     """The handwritten digits in colour with captions such as "a red seven on a blue background", 32x32x3.
 

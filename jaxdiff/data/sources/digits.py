@@ -19,7 +19,7 @@ DESCRIPTION = """5,000 real handwritten digits, 28x28x1, in three fixed splits w
 neither. Prepared and read without TensorFlow."""
 
 
-@SOURCES.register("digits")
+@SOURCES.register("digits", judge="digits_judge")
 def load(image_shape: tuple[int, int, int] | None, split: str = "train", resize: bool = False) -> Source:
     """5,000 handwritten digits of MNIST with their labels, 28x28x1, prepared on first use.
 

@@ -49,6 +49,14 @@ class EditMethod(Choice):
     passes: ClassVar[int] = 1
     early_guidance: ClassVar[float | None] = None
 
+    def completed(self, inversion: Inversion | None) -> "EditMethod":
+        """The method with options that were not given as the inversion was made with, or else by default.
+
+        Raises:
+          ValueError: an option that an inversion has already.
+        """
+        return self
+
     def check(self, job: "Job") -> None:
         """Raises ValueError for options that do not fit the job, before anything takes long."""
 
@@ -76,6 +84,8 @@ class Job(NamedTuple):
       sampler: sampler, for methods that take any.
       seed: seed of everything random.
       inversion: inversion of the image that was made before; None is none.
+      control: checksum of the ControlNets' pictures, see `inversions.control_checksum`.
+      keep: called with a new inversion as soon as there is one, before the way back.
     """
 
     model: Model
@@ -93,6 +103,8 @@ class Job(NamedTuple):
     sampler: Choice = SAMPLERS.choice("ddim")
     seed: int = 0
     inversion: Inversion | None = None
+    control: str = ""
+    keep: Callable[[Inversion], None] = lambda inversion: None
 
     @property
     def schedule(self) -> Schedule:

@@ -23,7 +23,7 @@ class Bridge(EditMethod):
 
     inversion_rounds: int = 3
 
-    takes: ClassVar = ("prompt", "source", "to")
+    takes: ClassVar = ("prompt", "source", "to", "control")
     passes: ClassVar = 4
 
     def check(self, job: Job) -> None:

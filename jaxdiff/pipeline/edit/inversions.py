@@ -14,6 +14,7 @@ from etils import epath
 from jaxdiff.config import to_values
 from jaxdiff.files import write_whole
 from jaxdiff.model import Model
+from jaxdiff.pipeline.conditions import ControlInput
 
 SEARCH = ("guidance", "early", "inner_steps", "learning_rate")  # on which the embeddings depend
 
@@ -28,6 +29,7 @@ class Inversion(NamedTuple):
       source: text or label of the image.
       embeddings: from `editing.null_text`, [N, 1, ...]; None without.
       search: options of `SEARCH` that the embeddings were optimized with.
+      control: `control_checksum` of the ControlNets' pictures that it was made with; "" without.
     """
 
     image: np.ndarray
@@ -36,6 +38,7 @@ class Inversion(NamedTuple):
     source: str
     embeddings: np.ndarray | None = None
     search: Mapping[str, float] = {}
+    control: str = ""
 
 
 def fingerprint(model: Model) -> str:
@@ -48,12 +51,23 @@ def fingerprint(model: Model) -> str:
     return f"{found:08x}"
 
 
+def control_checksum(control: ControlInput | None) -> str:
+    """Checksum of the pictures of ControlNets and of their weights; "" without."""
+    if control is None:
+        return ""
+    found = zlib.crc32(json.dumps([control.scales, control.guess]).encode())
+    for pictures in control.pictures:
+        found = zlib.crc32(np.ascontiguousarray(pictures).tobytes(), found)
+    return f"{found:08x}"
+
+
 def save(path: epath.PathLike, inversion: Inversion, model: Model) -> None:
     """Writes an inversion, whole or not at all."""
     names = ("image", "trajectory", "levels", "embeddings")
     arrays = {name: np.ascontiguousarray(getattr(inversion, name)) for name in names
               if getattr(inversion, name) is not None}  # fmt: skip
-    about = {"source": inversion.source, "search": dict(inversion.search), "model": model.config.name}
+    about = {"source": inversion.source, "search": dict(inversion.search), "control": inversion.control}
+    about |= {"model": model.config.name}
     metadata = {"inversion": json.dumps(about | {"fingerprint": fingerprint(model)})}
     write_whole(path, safetensors.numpy.save(arrays, metadata))
 
@@ -66,7 +80,10 @@ def load(path: epath.PathLike, model: Model) -> Inversion:
       ValueError: another kind of file, or an inversion by another model; one line.
     """
     content = epath.Path(path).read_bytes()
-    wrong = ValueError(f"{path} is not an inversion: give a file that --save-inversion has written")
+    wrong = ValueError(
+        f"{path} is not an inversion of this version of jaxdiff: give a file that `save_inversion` has written, or invert "
+        "the image again"
+    )
     try:
         arrays = safetensors.numpy.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -78,6 +95,7 @@ def load(path: epath.PathLike, model: Model) -> Inversion:
             about["source"],
             arrays.get("embeddings"),
             dict(about["search"]),
+            about.get("control", ""),
         )
         if "embeddings" in arrays and set(inversion.search) != set(SEARCH):
             raise wrong

@@ -8,11 +8,10 @@ import numpy as np
 
 from jaxdiff import progress
 from jaxdiff.model import Model, denoiser_of
-from jaxdiff.nets.unet import label_embedding
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, EditMethod, Job, known_latents
-from jaxdiff.pipeline.edit.inversions import Inversion
+from jaxdiff.pipeline.edit.inversions import Inversion, control_checksum
 from jaxdiff.pipeline.sampling import as_control
 from jaxdiff.registry import Choice
 from jaxdiff.samplers import SAMPLERS
@@ -121,12 +120,16 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
     prompts = {name: given.get(name) for name in ("prompt", "source")}
     if inversion is not None:
         prompts["source"], num_steps = inversion.source, len(inversion.levels) - 1
+    method = method.completed(inversion)
     prompts = {name: None if text is None else str(text) for name, text in prompts.items()}
     other, image = given.get("to") or model, given.get("image")
     image = None if image is None else checked_image(image, model)
     check_prompt(model, prompts["source"], "source")
     check_prompt(other, prompts["prompt"], "prompt")
     control = as_control(given.get("control"))
+    checksum = control_checksum(control)
+    if inversion is not None and inversion.control != checksum:
+        raise ValueError("`inversion` was made with other `control` pictures: give the same, or invert the image again")
     job = Job(
         model,
         other,
@@ -136,11 +139,12 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
         source_prompt=prompts["source"],
         prompt=prompts["prompt"],
         source=edit_condition(model, prompts["source"], control),
-        target=edit_condition(other, prompts["prompt"], control),
+        target=edit_condition(other, prompts["prompt"], control if other is model or other.controls else None),
         num_steps=50 if num_steps is None else num_steps,
         sampler=SAMPLERS.choice(given.get("sampler") or "ddim"),
         seed=given.get("seed") or 0,
         inversion=inversion,
+        control=checksum,
     )
     job = with_guidance(job, given)
     if job.num_steps < 1:
@@ -211,9 +215,9 @@ def edit_condition(model: Model, prompt: str | None, control: ControlInput | Non
     if control is not None or model.controls:
         conditions.check(model, None, None, "", control)
     both = conditions.rows(model, conditions.encode(model, texts), labels, control, jnp.arange(1))
-    if not model.config.net.num_classes:
+    if not (net := model.config.net).num_classes or net.label_embedding(model.params, both.cond.label) is None:
         return both
-    embed = lambda cond: cond._replace(label=label_embedding(model.params, cond.label))
+    embed = lambda cond: cond._replace(label=net.label_embedding(model.params, cond.label))
     return Guided(*map(embed, both))
 
 
