@@ -1,5 +1,6 @@
 """Settings for every test: 8 simulated CPU devices, no silent broadcasting between ranks, nothing in the user's cache."""
 
+import ctypes
 import gc
 import os
 import subprocess
@@ -26,24 +27,58 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.devices()  # XLA reads its flags once: these, and not what the command line adds in some test
 
 
-# A file is one worker's: the longest are begun first.
-SLOWEST = ("test_hosts.py", "test_kills.py", "test_cli.py", "test_loop.py", "test_notebooks.py", "test_docstrings.py")
-SLOWEST += ("test_readme.py", "test_step.py", "test_unet.py", "test_bfloat16.py")
+# Files that take longer than half a minute, the longest first: their tests are marked as slow.
+SLOW = """
+    test_readme_commands test_readme test_hosts test_personal test_notebooks test_kills test_docstrings test_loop
+    test_cli test_latent_training test_edit test_shipped test_unet test_step test_likelihood test_forward_mode
+    test_recursions test_bfloat16 test_setup test_evaluate test_weight_files test_autoencoder_objectives test_table
+    test_transformer test_ode test_control test_digits test_regional test_quality test_controlled test_lora
+    test_prompt_to_prompt test_own_source
+""".split()
 
 
 def pytest_collection_modifyitems(items):
-    """With `--no-loadscope-reorder` files are handed to the workers in this order."""
-    rank = {name: i for i, name in enumerate(SLOWEST)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(SLOWEST)))
+    """A file is one worker's, and with `--no-loadscope-reorder` files are handed out in this order: the longest first."""
+    rank = {name: i for i, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
+    for item in items:
+        if item.path.stem in rank:
+            item.add_marker("slow")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def programs_end():
-    """Compiled programs are let go before the kernel's limit on a process's memory maps, 65,530, at which XLA crashes."""
+@pytest.fixture(scope="session")
+def most():
+    """Bytes of memory above which a worker lets go of its compiled programs."""
+    return [2 * 2**30]
+
+
+@pytest.fixture(autouse=True)
+def programs_end(most):
+    """Compiled programs are let go before they fill the memory, or the 65,530 maps that Linux gives a process."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_text().count("\n") > 30_000:
+    if resident() > most[0]:
         jax.clear_caches()
+        gc.collect()
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+        most[0] = max(most[0], resident() + 2**29)  # where little was given back, it is not tried after every test
+
+
+def resident():
+    """Bytes of this process's memory; 0 where Linux does not say."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Only the first of the simulated devices: for large networks, of which eight would compute eight images for one."""
+    with pytest.MonkeyPatch.context() as patch:
+        devices = jax.local_devices()[:1]
+        for name in ("devices", "local_devices"):
+            patch.setattr(jax, name, lambda *args, **options: devices)
+        for name in ("device_count", "local_device_count"):
+            patch.setattr(jax, name, lambda *args, **options: 1)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +93,9 @@ def compilation_cache(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     directory = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = directory
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     jax.config.update("jax_compilation_cache_dir", directory)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture
@@ -71,7 +106,7 @@ def small_disk(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], capture_output=True).returncode:
         pytest.skip("only root can mount a small disk")
     yield mount
-    subprocess.run(["umount", mount], check=True)
+    subprocess.run(["umount", "--lazy", mount], check=True)  # a process may still have a file of it open
 
 
 class Bucket(MemoryFileSystem):

@@ -8,6 +8,8 @@ import pytest
 
 import jaxdiff
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 MODULES = sorted(module.name for module in pkgutil.walk_packages(jaxdiff.__path__, "jaxdiff."))
 
 

@@ -18,6 +18,8 @@ from jaxdiff.model.params import param_shapes
 from jaxdiff.pipeline.edit import EDIT_METHODS
 from jaxdiff.pipeline.edit.base import known_latents
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue background"
 ORIGIN = models.Origin("tiny", 0, "EMA", "noise")
 

@@ -1,28 +1,14 @@
-"""The code of the documentation runs: Python as it is, lines of jaxdiff in small; other commands name what exists."""
+"""The code of the documentation: Python runs as it is, commands name what exists, links lead somewhere."""
 
-import dataclasses
 import itertools
 import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from helpers import tiny_config
-from PIL import Image
-from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 
-from jaxdiff import cli, config
-from jaxdiff import model as models
-from jaxdiff.adapt import lora
-from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.model import shipped
-from jaxdiff.nets.unet_config import ClassifierConfig
-from jaxdiff.text import tokenizer
-from jaxdiff.train import initial, loop, parallel
+pytestmark = pytest.mark.usefixtures("one_device")
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,149 +68,6 @@ def test_shell_names_what_exists(path):
             if Path(program).name in ("python", "python3"):
                 scripts = [word for word in arguments[:1] if word.endswith(".py")]
                 assert all((ROOT / script).is_file() for script in scripts), where
-
-
-def tiny(image=(28, 28, 1), num_classes=0, source="digits") -> config.Config:
-    """A config in the place of one that ships."""
-    small = tiny_config()
-    return dataclasses.replace(
-        small,
-        data=config.Data(source, image),
-        net=dataclasses.replace(small.net, out_channels=image[-1], num_classes=num_classes),
-        diffusion=config.Diffusion(cond_dropout=0.1 if num_classes else 0.0),
-    )
-
-
-def tiny_classifier(levels: str) -> config.Config:
-    """The same of a classifier."""
-    small = tiny_config()
-    net = ClassifierConfig(out_channels=10, channels=(8,), blocks=1, attention=(), mid_attention=False, groups=4)
-    return dataclasses.replace(small, net=net, diffusion=config.Diffusion(levels=levels), sample=config.Sample())
-
-
-TINY = {
-    "digits": tiny(),
-    "digits_conditional": tiny(num_classes=10),
-    "outlined": tiny(num_classes=10),
-    "digits_classifier": tiny_classifier("uniform"),
-    "digits_judge": tiny_classifier("clean"),
-    "folder_small": tiny((32, 32, 3), source="folder:photos"),
-    "captioned_vae": tiny_autoencoder(),
-    "captioned_vqvae": tiny_autoencoder(words=8),
-    "captioned_clip": tiny_clip(),
-    "captioned_latent": tiny_latent("captioned_vae", "captioned_clip"),
-}
-for name in ("captioned_lora", "captioned_dreambooth", "captioned_textual_inversion", "captioned_controlnet"):
-    whole = config.load(name)
-    adapt = whole.adapt
-    if adapt.prior.wanted:
-        adapt = dataclasses.replace(adapt, prior=config.Prior())
-    if adapt.kind == "controlnet":
-        adapt = dataclasses.replace(adapt, embedding=(4, 4, 4))
-    sample = dataclasses.replace(whole.sample, num=8, batch_size=8)
-    rhythm = {"optim": tiny_config().optim, "train": tiny_config().train}
-    TINY[name] = config.Config(name=name, data=whole.data, adapt=adapt, sample=sample, **rhythm)
-TINY |= {name: dataclasses.replace(small, name=name) for name, small in TINY.items()}
-SHIPPED = {name: name for name in ("outlined", "digits_classifier", "digits_judge", "captioned_vae", "captioned_clip")}
-SHIPPED |= {"digits": "digits_conditional", "captioned": "captioned_latent"}
-WORDS = "a small large red green blue white seven two on a blue background"  # that fit into 24 tokens
-SMALLER = {"--train.steps": 375, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
-FEW = {  # what is added where it is not said
-    "sample": {"--num": "16", "--batch-size": "16", "--steps": "2"},
-    "eval": {"--num": "16", "--batch-size": "16"},
-    "edit": {"--steps": "2"},
-    "fuse": {"--images": "2", "--levels": "1", "--steps": "0"},
-}
-
-
-def smaller(arguments: list[str]) -> list[str]:
-    """The arguments of jaxdiff with few steps and images, and a tiny config in place of those that are trained."""
-    command, *words = arguments
-    if command == "train":
-        words = [f"{word}.py" if word in TINY else word for word in words]
-    for flag in set(words) & set(SMALLER):
-        value = words.index(flag) + 1
-        words[value] = str(max(2, int(words[value]) // SMALLER[flag]))
-    few = dict(FEW.get(command, {}) if "--from-inversion" not in words else {})
-    if command == "eval" and "--metrics" in words:
-        few["--steps" if "nll" in words else "--sample.steps"] = "2"
-    return [command, *words, *(word for flag, n in few.items() if flag not in words for word in (flag, n))]
-
-
-@pytest.fixture
-def tiny_models(tmp_path, monkeypatch):
-    """Untrained models in the place of those that ship."""
-    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(shipped, "ADAPTERS", tmp_path / "adapters")
-    made = {}
-    for name, of in SHIPPED.items():
-        words = tokenizer.train([WORDS], 600, 24) if name == "captioned_clip" else None
-        params = initial.new_state(TINY[of]).params
-        origin = models.Origin(name, 0, "EMA", str(TINY[of].data.source))
-        made[name] = models.Model(config=TINY[of], params=params, origin=origin, tokenizer=words)
-    text_encoder = models.text_transformer_of(made["captioned_clip"])
-    made["captioned"] = made["captioned"].replace(
-        submodels={"codec": made["captioned_vae"], "text_encoder": text_encoder}, tokenizer=text_encoder.tokenizer
-    )
-    for name, model in made.items():
-        models.write(tmp_path / f"{name}.safetensors", model)
-    (tmp_path / "adapters").mkdir()
-    star = {"unet": lora.init(jax.random.key(0), made["captioned"].params, rank=1)}, {"<star>": jnp.zeros(8)}
-    models.write_adapter(
-        tmp_path / "adapters" / "star.safetensors", Adapter({"base": "captioned", "name": "star"}, *star)
-    )
-
-
-@pytest.fixture
-def untrained(monkeypatch):
-    """Training without its steps and samples, for which nothing is compiled: all around them is done."""
-
-    def compiled(config, state, key, batch, frozen):
-        ones = np.ones(config.train.steps_per_call)
-        metrics = parallel.replicate({"loss": ones, "grad_norm": ones})
-        step = lambda state, key, batch: (state._replace(step=state.step + config.train.steps_per_call), metrics)
-        return step, None, 0.0
-
-    monkeypatch.setattr(loop.setup, "compiled", compiled)
-    monkeypatch.setattr(loop.previews, "draw", lambda *arguments: None)
-
-
-def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models, untrained):
-    """In the order in which they stand, each block in a directory of its own; tests/test_cli.py really trains."""
-    ran = 0
-    for i, block in enumerate(block for path in FILES for block in blocks(path.read_text())):
-        if block.words[:1] == ["bash"]:
-            directory = tmp_path / str(i)
-            directory.mkdir()
-            monkeypatch.chdir(directory)
-            for name, small in TINY.items():
-                text = f"from jaxdiff import config\nget_config = lambda: config.from_json({config.to_json(small)!r})\n"
-                Path(f"{name}.py").write_text(text)
-            make_photos(Path("photos"))
-            for name in ("star", "heart", "sks"):
-                make_photos(Path("glyphs") / name, f"a red <{name}>")
-            make_pictures(Path())
-            for words in commands(block.body):
-                if Path(words[0]).name == "jaxdiff":
-                    cli.main(smaller(words[1:]))
-                    ran += 1
-    assert ran >= 11
-
-
-def make_photos(directory: Path, caption: str | None = None) -> None:
-    directory.mkdir(exist_ok=True, parents=True)
-    for i in range(3):
-        Image.new("RGB", (50, 40), (80 * i, 0, 0)).save(directory / f"{i}.png")
-        if caption:
-            (directory / f"{i}.txt").write_text(caption)
-
-
-def make_pictures(directory: Path) -> None:
-    """What the lines of `jaxdiff edit` edit."""
-    Image.new("RGB", (32, 32), "blue").save(directory / "in.png")
-    Image.new("RGB", (32, 32), "white").save(directory / "edges.png")
-    for name, mode in (("seven", "L"), ("hole", "L")):
-        Image.linear_gradient(mode).resize((28, 28)).save(directory / f"{name}.png")
 
 
 @pytest.mark.parametrize("path", FILES, ids=id_of)

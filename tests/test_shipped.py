@@ -19,6 +19,8 @@ from jaxdiff.pipeline import Request, images, sampling
 from jaxdiff.text import tokenizer
 from jaxdiff.train import base_model
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 MADE_BY = {"digits": "digits_conditional", "captioned": "captioned_latent"}  # the others are called as their configs
 
 

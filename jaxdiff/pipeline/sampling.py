@@ -143,6 +143,9 @@ def batches(
     """
     sample, schedule = request.sample, model.schedule
     sampler, levels = sample.sampler(), model.levels(sample.steps, sample.spacing)
+    names = [name for name in ("codec", "text_encoder") if getattr(model.config.latent, name)]
+    if lost := [name for name in names if name not in model.submodels]:
+        raise ValueError(f"{model.config.name} lacks its {' and '.join(lost)}: load it anew")
     denoise, size = make_denoiser(model, request), tick_size(sample.steps)
     batch_size = sharding.fitting(sample.batch_size, sample.num)
     texts, labels = conditions.encode(model, sample.prompts, sample.negative), labels_of(model, request)
@@ -263,11 +266,6 @@ def check(model: Model, request: Request) -> None:
         )
     if not config.samples:
         raise ValueError(f"no images are sampled from {config.name}, whose network is of kind {config.net.kind!r}")
-    lost = [name for name in ("codec", "text_encoder") if getattr(config.latent, name) and name not in model.submodels]
-    if lost:
-        raise ValueError(
-            f"{config.name} lacks its {' and '.join(lost)}, without which no images are sampled: load it anew"
-        )
     if classifier is not None:
         check_classifier(model, classifier)
     if not 0 <= s.guidance < math.inf:

@@ -1,13 +1,22 @@
 """The state before the first step: parameters, optimizer, and the objective's own state."""
 
+import dataclasses
+
 import jax
 
 from jaxdiff import objectives
-from jaxdiff.config import Config
+from jaxdiff.config import Config, Data, Sample, Train
 from jaxdiff.model import Model, adaptation
 from jaxdiff.model.params import codebook_size, init_codebook, init_params
 from jaxdiff.train import optim, parallel
 from jaxdiff.train.state import TrainState, init
+
+
+def program(config: Config) -> Config:
+    """The config with the defaults of all that no compiled program of a training without frozen models depends on."""
+    T, data = config.train, Data(image_shape=config.data.image_shape)
+    train = Train(T.steps, T.batch_size, T.accumulate, T.steps_per_call, T.seed)
+    return dataclasses.replace(config, name="", data=data, train=train, sample=Sample())
 
 
 def make_optimizer(config: Config):
@@ -54,7 +63,7 @@ def new_state(config: Config, base: Model | None = None) -> TrainState:
     """The state before the first step, as NumPy arrays; `base` is the model that is adapted."""
     if base:  # whose parameters would be constants of a program
         return jax.device_get(_init(config, key_for(config, 0), base))
-    return jax.device_get(jax.jit(_init, static_argnums=0)(config, key_for(config, 0)))
+    return jax.device_get(jax.jit(_init, static_argnums=0)(program(config), key_for(config, 0)))
 
 
 def state_shapes(config: Config, base: Model | None = None) -> TrainState:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 
@@ -76,7 +77,21 @@ def batches(
 
 
 def make_step(config: Config, frozen: FrozenModels = FrozenModels()):
-    """The training step on all devices, `train.steps_per_call` updates in each call; see `parallel.data_parallel`."""
+    """The training step on all devices, `train.steps_per_call` updates in each call; see `parallel.data_parallel`.
+
+    Runs without frozen models whose programs are the same share one, so that the second does not compile again.
+    """
+    if frozen.submodels or frozen.base or frozen.empty_text is not None:
+        return _step(config, frozen)
+    return _shared_step(initial.program(config))
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_step(config):
+    return _step(config, FrozenModels())
+
+
+def _step(config, frozen):
     optimizer, base = initial.make_optimizer(config), frozen.base
     join = adaptation.joined(config, base) if base else None
     loss_fn = LOSSES[config.role](config, frozen)

@@ -187,7 +187,7 @@ def newest(run):
 @pytest.fixture(scope="module")
 def trained(place, pair):
     """20 steps by one process of 8 devices, and by two of 4."""
-    loop.fit(configs.load(place / "mine.py"), run=place / "one")
+    loop.fit(configs.load(str(place / "mine.py")), run=place / "one")
     two = pair.train("two")
     assert [code for code, *_ in two] == [0, 0], two
     return two
@@ -223,7 +223,7 @@ def test_what_two_saved_is_resumed_by_one_and_by_four(trained, place, processes)
     subprocess.run(["cp", "-r", place / "two", place / run], check=True)
     shutil.rmtree(place / run / "checkpoints" / "20")
     if processes == 1:
-        loop.fit(configs.load(place / "mine.py"), run=place / run, resume=True)
+        loop.fit(configs.load(str(place / "mine.py")), run=place / run, resume=True)
     else:
         ended = finish(start(["train", "mine.py", "--run-dir", run, "--resume"], processes, place))
         assert [code for code, *_ in ended] == [0] * processes, ended
