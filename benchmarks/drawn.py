@@ -33,7 +33,7 @@ def judge() -> features.Features:
 
 
 def judged(by: features.Features, images: np.ndarray) -> features.Gathered:
-    """What a judge says of images."""
+    """Judgement of images."""
     return features.gathered(by, [images[start : start + BATCH] for start in range(0, len(images), BATCH)])
 
 

@@ -93,7 +93,7 @@ def guided(args):
     levels, scale = timesteps.grid(1000, 50), 7.5
     painter = Painter()
     examples, x = held_out("captioned:test", 16)
-    z, told = painter.encode(x), painter.guided([one["caption"] for one in examples])
+    z, both = painter.encode(x), painter.guided([one["caption"] for one in examples])
     pictures = [images.to_uint8(x)]
 
     def line(name, x, again, seconds=""):
@@ -103,62 +103,62 @@ def guided(args):
         pictures.append(images.to_uint8(again))
 
     with_scale = guidance.cfg(painter.denoise, scale)
-    invert = lambda: editing.invert(painter.denoise, painter.schedule, levels, z, told.cond)
+    invert = lambda: editing.invert(painter.denoise, painter.schedule, levels, z, both.cond)
     path, seconds = invert(), f"{middle(invert, 1):.1f}"
     back = lambda denoise, cond, axes=None: painter.decode(
         editing.reconstruct(denoise, painter.schedule, levels, path[0], cond, axes)
     )
     axes = Guided(None, Cond(context=0))
     line("autoencoder alone", x, painter.decode(z))
-    line("DDIM inversion, back at scale 1", x, back(painter.denoise, told.cond), seconds)
-    line("DDIM inversion, back at 7.5", x, back(with_scale, told))
+    line("DDIM inversion, back at scale 1", x, back(painter.denoise, both.cond), seconds)
+    line("DDIM inversion, back at 7.5", x, back(with_scale, both))
     start = time.perf_counter()
-    search = lambda: editing.null_text(painter.denoise, painter.schedule, levels, path, told, scale)
+    search = lambda: editing.null_text(painter.denoise, painter.schedule, levels, path, both, scale)
     nulls = jax.block_until_ready(search())
     first = time.perf_counter() - start
     seconds = f"{middle(search, 1):.1f} ({first:.1f} with compiling)"
     line(
         "**null-text inversion**, published rates",
         x,
-        back(with_scale, Guided(told.cond, Cond(context=nulls)), axes),
+        back(with_scale, Guided(both.cond, Cond(context=nulls)), axes),
         seconds,
     )
-    nulls = editing.negative_prompt_inversion(levels, told)
-    line("negative-prompt inversion", x, back(with_scale, Guided(told.cond, Cond(context=nulls)), axes), "0")
+    nulls = editing.negative_prompt_inversion(levels, both)
+    line("negative-prompt inversion", x, back(with_scale, Guided(both.cond, Cond(context=nulls)), axes), "0")
     sampler = editing.direct_inversion(samplers.ddim(), levels, path, np.ones(len(z), bool))
-    kept = samplers.sample(None, sampler, with_scale, painter.schedule, levels, path[0], told)[0]
+    kept = samplers.sample(None, sampler, with_scale, painter.schedule, levels, path[0], both)[0]
     line("direct inversion, its source rows", x, painter.decode(kept), "0")
     titles = ["held out", "autoencoder", "DDIM, 1", "DDIM, 7.5", "null-text", "negative-prompt", "direct"]
 
     digits, (some, x) = Digits(), held_out("digits:test", 16)
-    told = digits.guided([one["label"] for one in some])
-    path = editing.invert(digits.denoise, digits.schedule, levels, x, told.cond)
+    both = digits.guided([one["label"] for one in some])
+    path = editing.invert(digits.denoise, digits.schedule, levels, x, both.cond)
     with_scale = guidance.cfg(digits.denoise, scale)
     again = lambda cond, axes=None: editing.reconstruct(with_scale, digits.schedule, levels, path[0], cond, axes)
     count = len(pictures)
-    plain = editing.reconstruct(digits.denoise, digits.schedule, levels, path[0], told.cond)
+    plain = editing.reconstruct(digits.denoise, digits.schedule, levels, path[0], both.cond)
     line("`digits`: DDIM inversion, back at scale 1", x, plain)
-    line("`digits`: back at 7.5", x, again(told))
+    line("`digits`: back at 7.5", x, again(both))
     for name, rate in (("published rates", 0.01), ("10 times those rates", 0.1)):
         nulls = editing.null_text(
             digits.denoise,
             digits.schedule,
             levels,
             path,
-            told,
+            both,
             scale,
             editing.null_text_config(50, learning_rate=rate),
             leaf="label",
         )
         line(f"`digits`: null-label inversion, {name}", x,
-             again(Guided(told.cond, told.uncond._replace(label=nulls)), Guided(None, Cond(label=0))))  # fmt: skip
+             again(Guided(both.cond, both.uncond._replace(label=nulls)), Guided(None, Cond(label=0))))  # fmt: skip
     if args.write:
         images.sheet(np.concatenate(pictures[:count]), 16, titles).save(PICTURES / "editing_guided.png")
     return "\n".join(lines) + "\n"
 
 
 class Judged:
-    """What pairs of pictures show, before and after."""
+    """Attributes that pairs of pictures show, before and after."""
 
     def __init__(self):
         judge = jaxdiff.load("digits_judge")
@@ -192,13 +192,13 @@ def words(args):
     red, other = '"a … red seven …" -> "a … green seven …"', "any digit, any colours"
     for kind, title, scales in (("red seven", red, (rising,)), (None, other, (rising, 3.0))):
         sources, targets, asked = swapped(200, of=kind)
-        told, target = painter.guided(sources), Cond(context=painter.reads(targets))
+        both, target = painter.guided(sources), Cond(context=painter.reads(targets))
         z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 200), painter.shape)
         for scale in scales:
             name = "3" if scale == 3.0 else "20 above level 800, then 3"
             with_edit = edits(painter.words, sources, targets, **WINDOWS)
             for how, edit in (("without editing", editing.no_edit(400, painter.words.length)), ("edited", with_edit)):
-                z = in_parts(painter, levels, z_T, told, target, scale, edit)
+                z = in_parts(painter, levels, z_T, both, target, scale, edit)
                 pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, 4)]))
                 lines.append(row(f"{title}, guidance {name}: {how}", judged(pictures, asked)))
                 print(lines[-1], flush=True)
@@ -209,18 +209,18 @@ def words(args):
     return "\n".join(lines) + "\n"
 
 
-def in_parts(painter, levels, z_T, told, target, scale, edit, parts=4, nulls=None, trajectory=None):
+def in_parts(painter, levels, z_T, both, target, scale, edit, parts=4, nulls=None, trajectory=None):
     """`sample_pairs`, some pairs at a time."""
     count, found = len(z_T), []
     for part in np.split(np.arange(count), parts):
         own = rows_of(edit, np.concatenate([part, part + count]))
         own = own._replace(source_offset=np.where(own.source_offset == 0, 0, -len(part)))
-        args = painter.denoise, painter.schedule, levels, z_T[part], rows_of(told, part), rows_of(target, part), scale
+        args = painter.denoise, painter.schedule, levels, z_T[part], rows_of(both, part), rows_of(target, part), scale
         more = {} if nulls is None else {"uncond_embeddings": nulls[:, part]}
         if trajectory is not None:
-            both = np.concatenate([part, part])
-            kept = np.arange(len(both)) < len(part)
-            more["sampler"] = editing.direct_inversion(samplers.ddim(), levels, trajectory[:, both], kept)
+            doubled = np.concatenate([part, part])
+            kept = np.arange(len(doubled)) < len(part)
+            more["sampler"] = editing.direct_inversion(samplers.ddim(), levels, trajectory[:, doubled], kept)
         found.append(np.asarray(editing.sample_pairs(*args, edit=own, **more)[0]))
     halves = [np.split(one, 2) for one in found]
     return np.concatenate([np.concatenate([half[i] for half in halves]) for i in (0, 1)])
@@ -247,12 +247,12 @@ def real_rows(painter, judged, lines, title, examples, x, new):
     levels, count = timesteps.grid(1000, 50), len(examples)
     asked = [(one["label"], one["colour"], c, one["background"]) for one, c in zip(examples, new)]
     sources, targets = ([described(one) for one in of] for of in (examples, recoloured(examples, new)))
-    z, told, target = painter.encode(x), painter.guided(sources), Cond(context=painter.reads(targets))
+    z, both, target = painter.encode(x), painter.guided(sources), Cond(context=painter.reads(targets))
     swaps, never = edits(painter.words, sources, targets, **WINDOWS), editing.no_edit(2 * count, painter.words.length)
-    path = editing.invert(painter.denoise, painter.schedule, levels, z, told.cond)
+    path = editing.invert(painter.denoise, painter.schedule, levels, z, both.cond)
     gentle, parts = guidance.stepped(*GENTLE), count // 25
-    negative = editing.negative_prompt_inversion(levels, told)
-    searches = {scale: searched(painter, levels, path, told, scale, parts) for scale in (3.0, gentle)}
+    negative = editing.negative_prompt_inversion(levels, both)
+    searches = {scale: searched(painter, levels, path, both, scale, parts) for scale in (3.0, gentle)}
     cases = (
         ("negative-prompt, guidance 7.5", 7.5, swaps, {"uncond_embeddings": negative}),
         ("direct, guidance 3", 3.0, swaps, {"trajectory": path}),
@@ -264,7 +264,7 @@ def real_rows(painter, judged, lines, title, examples, x, new):
     )
     before = images.to_uint8(x)
     for name, scale, edit, how in cases:
-        z = in_parts(painter, levels, path[0], told, target, scale, edit, parts, **how)
+        z = in_parts(painter, levels, path[0], both, target, scale, edit, parts, **how)
         pictures = images.to_uint8(np.concatenate([painter.decode(part) for part in np.split(z, parts)]))
         quality = np.asarray(psnr(x, to_unit_range(pictures[:count]))).mean()
         found = judged(np.concatenate([before, pictures[count:]]), asked)
@@ -277,11 +277,11 @@ def recoloured(examples, new):
     return [one | {"colour": c} for one, c in zip(examples, new)]
 
 
-def searched(painter, levels, path, told, scale, parts):
+def searched(painter, levels, path, both, scale, parts):
     """`null_text`, some images at a time."""
     found = []
     for part in np.split(np.arange(path.shape[1]), parts):
-        args = painter.denoise, painter.schedule, levels, path[:, part], rows_of(told, part), scale
+        args = painter.denoise, painter.schedule, levels, path[:, part], rows_of(both, part), scale
         found.append(editing.null_text(*args))
     return jnp.concatenate(found, axis=1)
 

@@ -21,14 +21,14 @@ WINDOWS = {"cross_attention": 0.2, "self_attention": 1.0}  # shares of the way f
 
 
 def cost(args):
-    """What editing takes beside drawing, in one run, and how often it compiles."""
+    """Time of edits beside sampling, in one run, and number of compilations."""
     del args
     painter, levels, found = Painter(), timesteps.grid(1000, 50), []
     sources, targets, _ = swapped(8)
-    told, target = painter.guided(sources), Cond(context=painter.reads(targets))
+    both, target = painter.guided(sources), Cond(context=painter.reads(targets))
     z_T = samplers.noise(samplers.keys_for(jax.random.key(1), 8), painter.shape)
     edit = edits(painter.words, sources, targets, **WINDOWS)
-    args, blend = (painter.denoise, painter.schedule, levels, z_T, told, target, 3.0), blended(painter, edit, 1.0)
+    args, blend = (painter.denoise, painter.schedule, levels, z_T, both, target, 3.0), blended(painter, edit, 1.0)
     run = lambda edit, **how: editing.sample_pairs(*args, edit=edit, **how)
     cases = (lambda: run(None), lambda: run(edit), lambda: run(edit, sampler=blend, collect=editing.collect_maps()))
     plain, edited, all_of_it = (middle(case, 5) for case in cases)
@@ -46,12 +46,12 @@ def cost(args):
     found += [f"| {how} | {recompiled(run)} |" for how, run in again(painter, levels, z_T, sources, targets).items()]
 
     examples, x = held_out("captioned:test", 2)
-    z, told = painter.encode(x), painter.guided([one["caption"] for one in examples])
-    path = jax.block_until_ready(editing.invert(painter.denoise, painter.schedule, levels, z, told.cond))
+    z, both = painter.encode(x), painter.guided([one["caption"] for one in examples])
+    path = jax.block_until_ready(editing.invert(painter.denoise, painter.schedule, levels, z, both.cond))
     seconds = []
     for i, scale in enumerate((7.5, 5.0)):
         start, own = time.perf_counter(), slice(i, i + 1)
-        args = painter.denoise, painter.schedule, levels, path[:, own], rows_of(told, own), scale
+        args = painter.denoise, painter.schedule, levels, path[:, own], rows_of(both, own), scale
         jax.block_until_ready(editing.null_text(*args))
         seconds.append(time.perf_counter() - start)
     found += [
@@ -71,7 +71,7 @@ def blended(painter, edit, number):
 
 
 def recompiled(run):
-    """How many programs seven runs compile after a first one."""
+    """Number of programs that seven runs compile after a first one."""
     made = lambda: samplers.base._sample._cache_size() + searching._cache_size()
     jax.block_until_ready(run(2))
     before = made()
@@ -118,16 +118,16 @@ def again(painter, levels, z_T, sources, targets):
         return editing.sdedit(key, sampler, guide, schedule, grid, z_T, painter.guided(read(number)[0]))
 
     def searched_for(number):
-        told, few = painter.guided(read(number)[0]), levels[-6:]
-        path = editing.invert(denoise, schedule, few, z_T * number, told.cond, number % 4)
+        both, few = painter.guided(read(number)[0]), levels[-6:]
+        path = editing.invert(denoise, schedule, few, z_T * number, both.cond, number % 4)
         return editing.null_text(
-            denoise, schedule, few, path, told, float(number), editing.null_text_config(5, number, number / 99)
+            denoise, schedule, few, path, both, float(number), editing.null_text_config(5, number, number / 99)
         )
 
     def bridged(number):
-        told = [Cond(context=painter.reads(of)) for of in read(number)]
+        both = [Cond(context=painter.reads(of)) for of in read(number)]
         return editing.bridge(
-            denoise, denoise, schedule, levels, z_T, *told, inversion_sampler=editing.ddim_inversion(number % 4)
+            denoise, denoise, schedule, levels, z_T, *both, inversion_sampler=editing.ddim_inversion(number % 4)
         )
 
     return {
@@ -142,7 +142,7 @@ def again(painter, levels, z_T, sources, targets):
 
 
 def commands(example):
-    """How long `jaxdiff edit` takes in a new process, with nothing compiled before."""
+    """Time of `jaxdiff edit` in a new process, with nothing compiled before."""
     new = next(name for i, name in enumerate(captioned.COLOURS) if i not in (example["colour"], example["background"]))
     source = described(example)
     with tempfile.TemporaryDirectory() as folder:

@@ -209,7 +209,7 @@ def write(folder, name: str, count: int = 20, seed: int = 0, word: str | None = 
 
 
 class Judge(NamedTuple):
-    """Who tells what a picture shows.
+    """Judge of what a picture shows.
 
     Attributes:
       classes: what it can tell apart: the words of the ten digits, then the glyphs.
@@ -279,7 +279,7 @@ def trained(names: Sequence[str], steps: int, batch_size: int = 64) -> models.Mo
 
 
 def lessons(names: Sequence[str], each: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """What the judge learns from: inks uint8 [N, 28, 28, 1] and classes int [N]."""
+    """Training examples of the judge: inks uint8 [N, 28, 28, 1] and classes int [N]."""
     rng, digits = np.random.default_rng(1), data.load("captioned:judge")
     pictures = [(example["image"], example["label"]) for example in digits]
     for label, name in enumerate(names, 10):
@@ -296,7 +296,7 @@ def wear(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def recognised(judge: Judge, pictures: np.ndarray) -> np.ndarray:
-    """What pictures uint8 [N, 32, 32, 3] show, as positions in `judge.classes`, int [N]."""
+    """Classes that pictures uint8 [N, 32, 32, 3] show, as positions in `judge.classes`, int [N]."""
     inks = seen(pictures)
     return features.gathered(judge.features, [inks[i : i + 100] for i in range(0, len(inks), 100)]).classes
 
@@ -323,7 +323,7 @@ def sheet(columns: int = 12) -> Image.Image:
 
 
 def accuracy(judge: Judge, each: int = 200) -> dict[str, float]:
-    """How often it is right about held-out digits, all and by size, and about new glyphs."""
+    """Accuracy on held-out digits, all and by size, and on new glyphs."""
     digits = list(data.load("captioned:test"))
     right = recognised(judge, np.stack([one["image"] for one in digits])) == [one["label"] for one in digits]
     found = {"digits": right.mean()}

@@ -35,7 +35,7 @@ SOON = 3  # the step, from 0, at which the table looks how much of the change is
 
 
 class Goal(NamedTuple):
-    """What is to rise, ink under a mask [28, 28], by how much, and where the search for each scale begins."""
+    """Objective: ink under a mask [28, 28], the rise wanted, and the start of the search for each scale."""
 
     mask: np.ndarray
     rise: float
@@ -55,7 +55,7 @@ def ink(mask, x0, t=None, cond=None):
 
 
 def predicted(state, prediction):
-    """What is kept of a step."""
+    """Record of a step."""
     return prediction.x0
 
 
@@ -104,7 +104,7 @@ def coarse(change) -> float:
 
 
 def settled(plain: Drawn, drawn: Drawn) -> np.ndarray:
-    """How much of the final change the predictions hold after each step [STEPS]; 1 at the end."""
+    """Share of the final change that the predictions hold after each step [STEPS]; 1 at the end."""
     change = drawn.path - plain.path
     return (change * change[-1:]).sum((1, 2, 3, 4)) / np.square(change[-1]).sum()
 

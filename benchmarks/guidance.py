@@ -1,4 +1,4 @@
-"""What guidance buys and what it costs: label accuracy, FID, recall and memory over its scale.
+"""Gain and cost of guidance: label accuracy, FID, recall and memory over its scale.
 
     python benchmarks/guidance.py            # prints the table; about 20 minutes on two cores
     python benchmarks/guidance.py --write    # writes it into docs/guidance.md, with its pictures
@@ -42,7 +42,7 @@ KINDS = [
 
 
 def compare(by, drawn, held, train):
-    """What is known of drawn images beside others of the same number."""
+    """Metrics of sampled images beside as many others."""
     a, b = judged(by, held), judged(by, drawn)
     precision, recall = neighbors.precision_recall(a.kept, b.kept)
     return {

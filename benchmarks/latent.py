@@ -41,7 +41,7 @@ def examples(split, num=None):
 
 
 def autoencoders(args):
-    """What autoencoders give back of held-out images, beside how much smaller the latents are."""
+    """Reconstruction of held-out images by autoencoders, and the compression of the latents."""
     _, x = examples("test")
     lines = ["| | numbers per image | fewer | PSNR, mean | worst 5% | codebook |", "|---|---|---|---|---|---|"]
     rows = []
@@ -67,7 +67,7 @@ def autoencoders(args):
 
 
 def clip(args):
-    """What the small CLIP finds out of held-out images by descriptions alone."""
+    """Zero-shot accuracy of the small CLIP on held-out images."""
     del args
     model = jaxdiff.load("captioned_clip")
     scale = float(np.exp(model.params["logit_scale"]))
@@ -125,7 +125,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(net, shape, batch, runs=5):
-    """What a network costs on images or latents of that shape."""
+    """Cost of a network on images or latents of that shape."""
     apply, schedule = network(UNet(net)), schedules.cosine(1000)
     loss_fn = objectives.denoising(apply, schedule, "v")
     cond = Cond(context=np.zeros([batch, net.context_length, net.context_dim], np.float32))

@@ -1,4 +1,4 @@
-"""What the training loop adds to the compiled step, at the digits config, logging and checkpointing included.
+"""Overhead of the training loop over the compiled step, at the digits config, logging and checkpointing included.
 
     python benchmarks/loop.py
 

@@ -1,4 +1,4 @@
-"""What benchmarks write into pages of the documentation: the text between two comments."""
+"""Text between two comments of a documentation page, as benchmarks write it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What LoRA, DreamBooth, textual inversion, Mix-of-Show and ControlNet do to the text-to-image model that ships.
+"""Effects of LoRA, DreamBooth, textual inversion, Mix-of-Show and ControlNet on the text-to-image model that ships.
 
 python benchmarks/personalisation.py --runs runs            # trains what is not in runs/ yet: three quarters of an hour
 python benchmarks/personalisation.py --runs runs --write    # and writes the tables and pictures of docs/personalisation.md
@@ -66,7 +66,7 @@ def drawn(model, texts, control=None):
 
 
 class Measured:
-    """How much of what is asked for the judge finds in what is drawn."""
+    """Share of the attributes asked for that the judge finds in sampled images."""
 
     def __init__(self, args):
         self.judge = glyphs.judge(tuple(glyphs.KINDS), args.runs)

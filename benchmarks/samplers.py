@@ -1,4 +1,4 @@
-"""How exact every sampler is: its distance from the true marginal, its order, its distance from diffusers' trajectories.
+"""Accuracy of every sampler: its distance from the true marginal, its order, its distance from diffusers' trajectories.
 
     python benchmarks/samplers.py            # prints the table; about three minutes on two cores
     python benchmarks/samplers.py --write    # writes it into docs/samplers.md, and docs/images/samplers.png
@@ -136,7 +136,7 @@ ROWS = {
 
 
 class Measured(NamedTuple):
-    """What one number of steps gives."""
+    """Results of one number of steps."""
 
     evaluations: float  # of the denoiser, a step
     moments: float  # the largest error of mean and variance at the last level

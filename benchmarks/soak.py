@@ -57,7 +57,7 @@ ENDS = [  # of lives; each block of so many kills has every one of them once
 
 @dataclasses.dataclass
 class Figures:
-    """What happened to the killed run."""
+    """Events of the killed run."""
 
     kills: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     grace: list[float] = dataclasses.field(default_factory=list)  # seconds from SIGTERM to the end of the process
@@ -161,7 +161,7 @@ def made(run):
 
 
 def compare(alone, killed, steps):
-    """What differs, as text."""
+    """Differences, as text."""
     config = configs.read_run(alone)
     states = [checkpoint.restore(runs.checkpoint_dir(run), initial.state_shapes(config)) for run in (alone, killed)]
     assert [state.step for state in states] == [steps, steps]

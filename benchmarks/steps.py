@@ -1,4 +1,4 @@
-"""How many steps are enough, and how much noise they should add: FID of DDIM and DDPM over the number of steps.
+"""Number of steps and noise: FID of DDIM and DDPM over the number of steps.
 
     python benchmarks/steps.py            # prints the table; over two hours on two cores
     python benchmarks/steps.py --write    # writes it into docs/samplers.md, and docs/images/steps.png
@@ -43,7 +43,7 @@ class Way(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How far drawn images are from real ones, by FID and by patches, and how sure that is."""
+    """Distance of sampled images from real ones, by FID and by patches, with its uncertainty."""
 
     fid: float
     patches: float
@@ -77,7 +77,7 @@ def measure(args):
 
 
 def score(by, held, images) -> Score:
-    """How far images are from held-out ones, image i being of label i % 10; standard errors by 20 bootstraps."""
+    """Distance of images from held-out ones, image i being of label i % 10; standard errors by 20 bootstraps."""
     kinds = [judged(by, images).kept[:, None], patches(images)]  # [n, rows of each, D]
     of = lambda which: [fid.frechet(h, fid.moments(np.concatenate(kind[which]))) for h, kind in zip(held, kinds)]
     draws = 10 * np.random.default_rng(0).integers(0, len(images) // 10, (20, len(images) // 10, 10)) + np.arange(10)

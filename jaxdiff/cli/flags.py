@@ -1,4 +1,4 @@
-"""From arguments to dataclasses, and errors of one line."""
+"""Parsing of arguments into dataclasses, with errors of one line."""
 
 import contextlib
 import difflib

@@ -71,7 +71,7 @@ class Candidate(NamedTuple):
 
 
 def _step(refine, keys, denoise, schedule, state, s, t, cond):
-    """From level s to a higher level t."""
+    """One step of the inversion, from level s to a higher level t."""
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(s), schedule(t)
     x_s, prediction = state.x, denoise(state.x, t, cond)
     x0 = (x_s - sigma_s * prediction.eps) / alpha_s

@@ -1,1 +1,1 @@
-"""Looking at and measuring what was drawn."""
+"""Evaluation of models: metrics, features of judges, likelihoods."""

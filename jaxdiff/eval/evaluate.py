@@ -71,7 +71,7 @@ def evaluate(
 
 
 def default_sample(model: Model) -> Sample:
-    """How images are sampled by default: as the model's config says, by the captions of the real examples."""
+    """The default sampling: that of the model's config, by the captions of the real examples."""
     return dataclasses.replace(model.config.sample, prompts=())
 
 

@@ -121,7 +121,7 @@ def _as_mnist(ink):
 
 
 def asked_for(example: dict) -> dict[str, int]:
-    """Of an example of the captioned digits, what its caption says: always the digit and the colours.
+    """Attributes that the caption of a captioned digit states: always the digit and the colours.
 
     Example::
 

@@ -114,7 +114,7 @@ def restore_ema(directory: epath.PathLike, like) -> Restored:
 
 
 def restore_raw(directory: epath.PathLike, like) -> Restored:
-    """As `restore_ema`, with the rest of the state as "rest", nested dicts and lists of any structure.
+    """Reads as `restore_ema` does, with the rest of the state as "rest", nested dicts and lists of any structure.
 
     Raises:
       As `restore`.
@@ -123,7 +123,7 @@ def restore_raw(directory: epath.PathLike, like) -> Restored:
 
 
 def absolute(directory):
-    """As Orbax asks for it; what is remote has no other."""
+    """The absolute path, which Orbax asks for; a remote path is absolute."""
     return epath.Path(directory) if disk.is_remote(directory) else epath.Path(directory).absolute()
 
 

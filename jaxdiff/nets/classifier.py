@@ -10,7 +10,7 @@ from jaxdiff.types import Array, Cond
 
 
 class AttentionPool(nn.Module):
-    """An image as one vector: its mean asks, and it and all pixels answer (Radford et al. 2021, CLIP, section 2.4).
+    """Attention pooling to one vector: the mean of all pixels is the query (Radford et al. 2021, CLIP, section 2.4).
 
         pool(x) = softmax(q_0 k^T / sqrt(D)) v,   q, k, v of the tokens (mean_i x_i, x_1, ..., x_HW) + positions
 

@@ -29,9 +29,9 @@ class TextConfig(NetSpec):
       layers: blocks.
       heads: attention heads of each.
       activation: "quick_gelu", x sigmoid(1.702 x), in OpenAI's weights; "gelu" in OpenCLIP's.
-      vocabulary: how many tokens there are.
-      length: how many tokens a text has, filled up.
-      end_token: the end of a text, at whose first place the whole is read.
+      vocabulary: number of tokens that there are.
+      length: number of tokens of a text, padding included.
+      end_token: id of the token that ends a text; the text's features are those of its first occurrence.
     """
 
     width: int = 768

@@ -39,8 +39,8 @@ class UNetConfig(DenoiserSpec):
       freq_shift: 1 in DDPM's time embedding, 0 in Stable Diffusion's.
       downsample_padding: zeros on each side before a strided convolution; 0 is one zero at the end only, as in DDPM.
       dtype: of the computation; parameters, norms and softmax are float32.
-      remat: keep only the input of each residual block and attention for the backward pass, which works the rest out again:
-        less memory, more time.
+      remat: keep only the input of each residual block and attention for the backward pass, which computes the rest
+        again: less memory, more time.
       attention_kernel: see `jaxdiff.nets.attention.attend`; "cudnn" needs a GPU and dtype "bfloat16".
     """
 
