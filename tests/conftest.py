@@ -47,20 +47,22 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def most():
+def memory_limit():
     """Bytes of memory above which a worker lets go of its compiled programs."""
-    return [2 * 2**30]
+    return [5 * 2**29]
 
 
 @pytest.fixture(autouse=True)
-def programs_end(most):
+def programs_end(memory_limit):
     """Compiled programs are let go before they fill the memory, or the 65,530 maps that Linux gives a process."""
     yield
-    if resident() > most[0]:
+    if resident() > memory_limit[0]:
         jax.clear_caches()
         gc.collect()
         getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
-        most[0] = max(most[0], resident() + 2**29)  # where little was given back, it is not tried after every test
+        memory_limit[0] = max(
+            memory_limit[0], resident() + 2**29
+        )  # where little was given back, it is not tried after every test
 
 
 def resident():

@@ -117,6 +117,10 @@ def test_help_lists_commands_and_configs(capsys):
 TRAIN_MISTAKES = {
     "unknown config": (["digitz"], "did you mean 'digits'?"),
     "unknown field": (["digits", "--train.step", "3"], "did you mean --train.steps"),
+    "a base for nothing": (
+        ["digits", "--base", "captioned"],
+        "--base is the model of an adaptation: add --adapt and one of lora",
+    ),
     "unknown flag": (["digits", "--resum"], "did you mean --resume?"),
     "wrong type": (
         ["digits", "--train.steps", "many"],
@@ -282,6 +286,7 @@ def test_other_mistakes(run, tmp_path, capsys):
 BAD_CONFIGS = {
     "nothing": ("", "must define get_config()"),
     "unknown field": ("config.Config(train=config.Train(stps=3))", "unknown field of Train in"),
+    "unknown field of a choice": ("config.Config(adapt=config.LoRA(where='attention'))", "unknown field of LoRA in"),
     "unknown field, nearest": ("config.Config(train=config.Train(stps=3))", "did you mean 'steps'?"),
     "wrong type": ("config.Config(train=config.Train(steps='many'))", "mine.train.steps='many' must be of type int"),
     "wrong choice": (

@@ -15,8 +15,10 @@ from jaxdiff import model as models
 from jaxdiff.cli.edit import EditFlags, output_paths
 from jaxdiff.model import loading
 from jaxdiff.model.params import param_shapes
-from jaxdiff.pipeline.edit import EDIT_METHODS
+from jaxdiff.pipeline import ControlInput
+from jaxdiff.pipeline.edit import EDIT_METHODS, inverted
 from jaxdiff.pipeline.edit.base import known_latents
+from jaxdiff.pipeline.edit.inversions import Inversion, control_checksum
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -105,7 +107,7 @@ def test_other_models_are_refused_an_inversion(run, refused, tmp_path):
     assert "is not an inversion" in refused("painter", *again[:3], "painter.safetensors")
 
 
-def test_an_inversion_is_gone_on_with(run, tmp_path):
+def test_an_inversion_is_gone_on_with(run, refused, tmp_path):
     """Guidance is that of the file; another looks for its nulls, which can be kept in turn."""
     kept, more = tmp_path / "kept.safetensors", tmp_path / "more.safetensors"
     photo = ("--image", "photo.png", *PAINTED)
@@ -115,9 +117,36 @@ def test_an_inversion_is_gone_on_with(run, tmp_path):
     np.testing.assert_array_equal(run("painter", *again, "--guidance", 3, "--early", 5)["edited"], found)
     again = ("--prompt", TARGET, "--from-inversion", more)
     np.testing.assert_array_equal(run("painter", *again)["edited"], found)
+    assert "--inversion-rounds is not for --from-inversion" in refused("painter", *again, "--inversion-rounds", 2)
     other = run("painter", *again, "--guidance", 3)["edited"]
     np.testing.assert_array_equal(run("painter", *photo, "--guidance", 3)["edited"], other)
     assert (other != found).any()
+
+
+def test_options_that_are_not_given_are_those_of_the_inversion():
+    made = Inversion(
+        None, None, None, "", None, {"inner_steps": 3, "learning_rate": 0.5, "guidance": 2.0, "early": 2.0}
+    )
+    null_text = functools.partial(EDIT_METHODS["null-text"], inversion_rounds=3)
+    given = EDIT_METHODS["null-text"]
+    assert given().completed(made) == null_text(inner_steps=3, learning_rate=0.5)
+    assert given(inner_steps=7).completed(made) == null_text(inner_steps=7, learning_rate=0.5)
+    assert given(inversion_rounds=3).completed(None) == null_text(inner_steps=10, learning_rate=0.01)
+
+
+def test_an_inversion_is_kept_before_the_way_back(run, monkeypatch, tmp_path):
+    """So that a way back that ends with an error has not lost it."""
+    monkeypatch.setattr(inverted, "sample_pair", lambda *args: (_ for _ in ()).throw(ValueError("no way back")))
+    kept = tmp_path / "kept.safetensors"
+    with pytest.raises(SystemExit):
+        run("painter", "--image", "photo.png", "--method", "direct", *PAINTED, "--save-inversion", kept)
+    assert kept.exists()
+
+
+def test_an_inversion_is_of_its_control_pictures():
+    one, other = (ControlInput((np.full([1, 8, 8, 3], value, np.uint8),)) for value in (0, 255))
+    sums = {control_checksum(given) for given in (None, one, other, one._replace(scales=(0.5,)))}
+    assert len(sums) == 4 and control_checksum(None) == "" and control_checksum(one) == control_checksum(one)
 
 
 def test_each_flag_does_something(run):

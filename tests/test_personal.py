@@ -227,6 +227,7 @@ MISTAKES = [
     ("--adapt.new.tokens <moon>", "none of the captions of folder:stars holds the new token '<moon>'"),
     ("--adapt.prior.prompts a --adapt.prior.source folder:stars --adapt.prior.num 3", "has images already"),
     ("--adapt.new.initial one two", "names 2 words for the 1 of --adapt.new.tokens"),
+    ("--adapt.new.tokens --adapt.new.initial red", "names 1 words for the 0 of --adapt.new.tokens"),
     ("--data.image-shape 28 28 3", "must be that of the base model, (32, 32, 3)"),
     ("--base captioned_vae", "captioned_vae is not a denoiser"),
 ]

@@ -99,14 +99,14 @@ def from_json(text: str, where: str = "config") -> Config:
 
 
 def _dataclasses(cls):
-    """A dataclass and, recursively, those of its fields."""
-    yield cls
-    for field in dataclasses.fields(cls):
-        if isinstance(field.default, Choice):
-            for choice in field.default.registry.values():
-                yield from _dataclasses(choice)
-        elif dataclasses.is_dataclass(field.default):
-            yield from _dataclasses(type(field.default))
+    """A dataclass, those of its fields, and those of their fields in turn; of choices all that there are."""
+    found, rest = [], [cls]
+    while rest:
+        found.append(cls := rest.pop())
+        for default in (field.default for field in dataclasses.fields(cls)):
+            classes = default.registry.values() if isinstance(default, Choice) else [type(default)]
+            rest += [one for one in classes if dataclasses.is_dataclass(one) and one not in (*found, *rest)]
+    return found
 
 
 def _build(cls, values, where):

@@ -24,7 +24,8 @@ class _Sources(Registry):
 SOURCES = _Sources("data source")
 """Functions (image_shape, **options) -> `Source` by kind; the first option is the text behind the colon of "KIND:TEXT".
 
-Trait: judge, the classifier that ships for its images, which learned from a split that no generator has seen.
+Traits: judge, the classifier that ships for its images, which learned from a split that no generator has seen; named, False
+for a kind that no name opens.
 """
 
 

@@ -63,6 +63,7 @@ def test_each_kind_has_its_own_options_alone():
         "captioned": ["split", "resize"],
         "tfds": ["name", "resize"],
         "folder": ["path", "skip_broken"],
+        "own": [],
     }
 
 

@@ -69,7 +69,7 @@ def test_a_source_share_of_one_word():
     by_step = editing.pairs([edit, editing.set_source_share(TOKENIZER, edit, TARGET, "green", [0.0, 0.5, 1.0])])
     assert by_step.source_share.shape == (3, 4, 24)
     assert by_step.source_share[:, 3, green].tolist() == [0.0, 0.5, 1.0] and (by_step.source_share[:, :3] == 1).all()
-    with pytest.raises(ValueError, match="the `share` of 'green' must lie in"):
+    with pytest.raises(ValueError, match="the `source_share` of 'green' must lie in"):
         editing.set_source_share(TOKENIZER, edit, TARGET, "green", 1.5)
 
 

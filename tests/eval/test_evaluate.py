@@ -135,8 +135,33 @@ def test_an_own_source_is_evaluated(model):
         jaxdiff.evaluate(model, source=few, num=9, batch_size=8, steps=3)
 
 
+def test_an_own_source_needs_no_test_split(model):
+    folder = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, source="folder:photographs"))
+    few = dataclasses.replace(data.load("digits:test"), size=8)
+    found = jaxdiff.evaluate(model.replace(config=folder), source=few, num=8, batch_size=8, steps=3)
+    assert np.isfinite(found["nll"]["bits_per_dim"])
+
+
+def test_texts_are_those_of_the_real_examples_unless_some_are_given():
+    model = jaxdiff.load("captioned")
+    assert model.config.sample.prompts and evaluate.default_sample(model).prompts == ()
+
+
+@pytest.mark.parametrize(
+    "options", [{"judge": "digits_judge"}, {"classifier": True}, {"sample": True}, {"control": True}]
+)
+def test_arguments_of_samples_are_refused_where_none_are_measured(options, model):
+    given = {
+        "classifier": model,
+        "sample": dataclasses.replace(CONFIG.sample, steps=2),
+        "control": [np.zeros([28, 28, 1])],
+    }
+    with pytest.raises(ValueError, match="leave them out"):
+        jaxdiff.evaluate(model, "nll", **{name: given.get(name, value) for name, value in options.items()})
+
+
 def test_what_was_trained_on_is_not_measured_on():
-    for source in ("folder:photographs", "digits:train+test", "tfds:cifar10:test", "tfds:cifar10:all"):
+    for source in ("folder:photographs", "digits:train+test", "tfds:cifar10:test", "tfds:cifar10:all", "own"):
         with pytest.raises(ValueError, match="no test split was kept from"):
             measure.held_out(source)
     assert measure.held_out("tfds:imagenet_resized/64x64:0.1.0") == "tfds:imagenet_resized/64x64:0.1.0:test"

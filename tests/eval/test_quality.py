@@ -115,7 +115,7 @@ def test_a_judge_of_clean_images_is_only_asked_about_those():
         (["--metrics", "fid", "--inception", "absent.safetensors"], "absent.safetensors"),
         (["--metrics", "nearest", "--judge", "digits_judge"], "--judge and --inception are for fid, kid"),
         (["--metrics", "kid", "--num", "3"], "--num=3 must be at least 4"),
-        (["--sample.steps", "9"], "--sample, --classifier and --control are for fid"),
+        (["--sample.steps", "9"], "--sample, --classifier, --control and --judge are for fid"),
         (["--metrics", "fid", "--sample.num", "9"], "--sample.num is --num here"),
         (
             ["--metrics", "fid", "--sample.guidance", "3"],

@@ -43,6 +43,12 @@ def test_what_is_written_is_read_again(model, dtype, tmp_path):
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(again.params))  # on the devices already
 
 
+def test_what_was_rounded_is_not_written(model, tmp_path):
+    rounded = model.replace(params=jax.tree.map(lambda leaf: leaf.astype("bfloat16"), model.params))
+    with pytest.raises(ValueError, match="tiny was rounded to bfloat16 when it was loaded: load it in float32"):
+        models.write(tmp_path / "tiny.safetensors", rounded)
+
+
 def test_weights_are_loaded_in_the_dtype_asked_for(model, tmp_path):
     noise = np.random.default_rng(0)
     somewhere = lambda x: x + 0.1 * noise.standard_normal(x.shape, np.float32)  # an untrained network's output is zero

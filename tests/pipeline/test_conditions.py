@@ -64,6 +64,11 @@ def test_image_i_is_of_the_ith_label_in_turn():
     assert condition(model_with(classes=0), 2) == Guided(None, None)
 
 
+@pytest.mark.parametrize("labels", [np.array([7, 3]), (np.int64(7), np.int64(3)), [7, 3]])
+def test_labels_are_numbers_of_any_kind(labels):
+    assert conditions.condition(model_with(), labels=labels).cond.label.tolist() == [7, 3]
+
+
 def test_everything_that_the_network_takes_is_filled_in():
     net = dataclasses.replace(TINY, num_classes=10, vector_dim=6)
     model = Model(config=dataclasses.replace(tiny_config(), net=net), params=None)

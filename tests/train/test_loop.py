@@ -167,11 +167,18 @@ def test_the_examples_of_each_step_are_logged(tmp_path):
         ({"identity": 7}, "holds other examples"),
     ],
 )
-def test_other_examples_are_refused(change, message, run, tmp_path):
+def test_other_examples_are_refused(change, message, run, tmp_path, monkeypatch):
     copy = shutil.copytree(run[0], tmp_path / "copy")
     source = dataclasses.replace(setup.open_source(tiny_config()), **change)
+    monkeypatch.setattr(setup.data, "load", lambda *args: source)
     with pytest.raises(ValueError, match=message):
-        fit(tiny_config(steps=6), source, copy, resume=True)
+        fit(tiny_config(steps=6), run=copy, resume=True)
+
+
+def test_examples_of_ones_own_are_refused_in_place_of_named_ones(run, tmp_path):
+    copy = shutil.copytree(run[0], tmp_path / "copy")
+    with pytest.raises(ValueError, match="`resume` cannot change data from"):
+        fit(tiny_config(steps=6), setup.open_source(tiny_config()), copy, resume=True)
 
 
 def test_examples_are_not_logged_to_where_nothing_can_be_appended():

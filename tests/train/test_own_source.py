@@ -42,6 +42,9 @@ def test_it_is_trained_on_and_saved(run):
     chex.assert_trees_all_equal(found.tree, state)
     assert found.about["data"] == {"position": 4 * 16, "seed": 0, "examples": 40, "identity": 3}
     model = jaxdiff.load(directory)
+    assert str(model.config.data.source) == model.origin.trained_on == "own"
+    with pytest.raises(ValueError, match="no test split was kept from own: give data"):
+        jaxdiff.evaluate(model)
     chex.assert_trees_all_equal(jax.device_get(model.params), state.ema)
     assert jaxdiff.generate(model, labels=[0, 1], seed=1).shape == (2, *SHAPE)
 

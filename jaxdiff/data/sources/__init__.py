@@ -75,7 +75,7 @@ def unknown(source: str) -> ValueError:
     else:
         near = difflib.get_close_matches(kind or "digits", [*SOURCES, *prepared.names()], 1, cutoff=0.0)[0]
         near = (near if near in SOURCES else f"tfds:{near}") + colon + text
-    forms = ", ".join(_form(kind) for kind in SOURCES)
+    forms = ", ".join(_form(kind) for kind, choice in SOURCES.items() if choice.traits.get("named", True))
     return ValueError(f"unknown source {source!r}: did you mean {near!r}? (one of {forms})")
 
 

@@ -3,7 +3,7 @@
 from jaxdiff.data.base import SOURCES, Source
 
 
-@SOURCES.register("own")
+@SOURCES.register("own", named=False)
 def load(image_shape: tuple[int, int, int] | None) -> Source:
     """The examples that `jaxdiff.fit` was given as `source`: a mark in the config of the run, which opens nothing.
 
