@@ -49,6 +49,10 @@ TINY = {
     "digits_classifier": tiny_classifier("uniform"),
     "digits_judge": tiny_classifier("clean"),
     "folder_small": tiny((32, 32, 3), source="folder:photos"),
+    "captioned_judge": dataclasses.replace(
+        tiny_classifier("clean"),
+        data=config.Data("captioned:judge", (32, 32, 3)),
+    ),
     "captioned_vae": tiny_autoencoder(),
     "captioned_vqvae": tiny_autoencoder(words=8),
     "captioned_clip": tiny_clip(),
@@ -65,7 +69,8 @@ for name in ("captioned_lora", "captioned_dreambooth", "captioned_textual_invers
     rhythm = {"optim": tiny_config().optim, "train": tiny_config().train}
     TINY[name] = config.Config(name=name, data=whole.data, adapt=adapt, sample=sample, **rhythm)
 TINY |= {name: dataclasses.replace(small, name=name) for name, small in TINY.items()}
-SHIPPED = {name: name for name in ("outlined", "digits_classifier", "digits_judge", "captioned_vae", "captioned_clip")}
+SHIPPED = ("outlined", "digits_classifier", "digits_judge", "captioned_judge", "captioned_vae", "captioned_clip")
+SHIPPED = {name: name for name in SHIPPED}
 SHIPPED |= {"digits": "digits_conditional", "captioned": "captioned_latent"}
 WORDS = "a small large red green blue white seven two on a blue background"  # that fit into 24 tokens
 SMALLER = {"--train.steps": 375, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
@@ -103,8 +108,11 @@ def tiny_models(tmp_path, monkeypatch):
         origin = models.Origin(name, 0, "EMA", str(TINY[of].data.source))
         made[name] = models.Model(config=TINY[of], params=params, origin=origin, tokenizer=words)
     text_encoder = models.text_transformer_of(made["captioned_clip"])
+    trained_on = config.Data("captioned:judge", (32, 32, 3))  # so that there is a test split to evaluate on
     made["captioned"] = made["captioned"].replace(
-        submodels={"codec": made["captioned_vae"], "text_encoder": text_encoder}, tokenizer=text_encoder.tokenizer
+        config=dataclasses.replace(TINY["captioned_latent"], data=trained_on),
+        submodels={"codec": made["captioned_vae"], "text_encoder": text_encoder},
+        tokenizer=text_encoder.tokenizer,
     )
     for name, model in made.items():
         models.write(tmp_path / f"{name}.safetensors", model)
