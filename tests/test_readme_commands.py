@@ -168,7 +168,7 @@ def make_photos(directory: Path, caption: str | None = None) -> None:
 
 
 def make_pictures(directory: Path) -> None:
-    """What the lines of `jaxdiff edit` edit."""
+    """Images that the lines of `jaxdiff edit` edit."""
     Image.new("RGB", (32, 32), "blue").save(directory / "in.png")
     Image.new("RGB", (32, 32), "white").save(directory / "edges.png")
     for name, mode in (("seven", "L"), ("hole", "L")):

@@ -56,6 +56,8 @@ def with_judges(plan, judge: Model | Features | None = None):
         return plan
     if measure.named(JUDGED):
         plan = plan._replace(judge=_judge(plan, judge))
+    elif judge is not None:
+        raise ValueError(f"`judge` is for {', '.join(JUDGED)} of sampled images: leave it out")
     if "clip_score" in measure.metrics.split(","):
         clip = models.load(measure.clip_model or "captioned_clip")
         if clip.config.role != "clip" or clip.image_shape != model.image_shape:

@@ -78,7 +78,7 @@ def steps(directory: epath.PathLike) -> list[int]:
 
 
 def _is_whole(directory, step):
-    # Of a bucket the listing of Orbax (`find_all`) asks Google's own client, which a reader does not need.
+    # Not by `find_all`, which lists a bucket by Google's own client.
     try:
         return NAMES.find_step(directory, step) is not None
     except ValueError:

@@ -61,9 +61,8 @@ def averaged(run: epath.PathLike, config: Config, base: Model | None):
     from jaxdiff.model import checkpoints as reader  # imports Orbax
 
     init = lambda key: adaptation.init_trained(config, base, key) if base else init_params(config, key)
-    like = jax.eval_shape(
-        lambda key: jax.tree.map(jnp.float32, init(key)), jax.random.key(0)
-    )  # also of a base in bfloat16
+    in_float32 = lambda key: jax.tree.map(jnp.float32, init(key))  # as they are saved, also where the base is bfloat16
+    like = jax.eval_shape(in_float32, jax.random.key(0))
     if not codebook_size(config):
         found = reader.restore_ema(checkpoint_dir(run), like)
         return found.step, found.tree, None

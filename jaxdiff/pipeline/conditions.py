@@ -155,7 +155,8 @@ def check(
             f"`labels`={list(labels)} is for models that were trained with labels, and this one was not: leave it out, or "
             "give a `classifier`"
         )
-    check_labels(labels or (), net.num_classes)
+    if labels is not None:
+        check_labels(labels, net.num_classes)
     if (prompts or negative) and not reads:
         raise ValueError("`prompts` are for models with a text encoder, and this one has none: leave them out")
     if not all(prompt.strip() for prompt in prompts or ()):
@@ -177,7 +178,9 @@ def as_labels(labels: int | Sequence[int] | np.ndarray) -> tuple[int, ...]:
 
 
 def check_labels(labels: Sequence[int], classes: int) -> None:
-    """Raises ValueError for a label that is not an integer of 0..classes - 1."""
+    """Raises ValueError for no labels, or one that is not an integer of 0..classes - 1."""
+    if not labels:
+        raise ValueError("`labels` is empty: give at least one class, or None for all in turn")
     if wrong := [label for label in labels if not isinstance(label, int)]:
         raise ValueError(f"`labels` must be integers: {wrong[0]!r} is not one")
     if any(not 0 <= label < classes for label in labels):

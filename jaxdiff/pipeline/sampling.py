@@ -117,8 +117,6 @@ def labels_of(model: Model, request: Request) -> tuple[int, ...]:
     """
     classes, text = classes_of(model, request), request.sample.labels
     if request.labels is not None:
-        if not request.labels:
-            raise ValueError("`labels` is empty: give at least one class, or None for all in turn")
         conditions.check_labels(request.labels, classes)
         return request.labels
     return tuple(range(classes) if text is None else conditions.parse_labels(text, classes))

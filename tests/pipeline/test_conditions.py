@@ -69,6 +69,11 @@ def test_labels_are_numbers_of_any_kind(labels):
     assert conditions.condition(model_with(), labels=labels).cond.label.tolist() == [7, 3]
 
 
+def test_no_labels_at_all_are_refused():
+    with pytest.raises(ValueError, match="`labels` is empty"):
+        conditions.condition(model_with(), labels=[])
+
+
 def test_everything_that_the_network_takes_is_filled_in():
     net = dataclasses.replace(TINY, num_classes=10, vector_dim=6)
     model = Model(config=dataclasses.replace(tiny_config(), net=net), params=None)

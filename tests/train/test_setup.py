@@ -81,3 +81,10 @@ def test_zero_terminal_snr_works_with_v_end_to_end(tmp_path):
     cli.main(["sample", str(tmp_path / "run"), "--num", "8", "--npz", "--sampler", "dpmpp_2m"])
     images = np.load(tmp_path / "run" / "samples" / "dpmpp_2m_trailing_3_seed0.npz")["images"]
     assert images.std() > 1  # neither not finite nor all the same
+
+
+def test_runs_of_the_same_program_share_it():
+    config = tiny_config()
+    renamed = dataclasses.replace(config, name="other", train=dataclasses.replace(config.train, save_every=4))
+    faster = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=0.5))
+    assert setup.make_step(config) is setup.make_step(renamed) is not setup.make_step(faster)
