@@ -15,7 +15,7 @@ from jaxdiff.data import control_inputs
 from jaxdiff.data.sources import captioned
 from jaxdiff.eval import features, measure, shown, zero_shot
 from jaxdiff.model import Model, denoiser_of, frozen_models, shipped
-from jaxdiff.pipeline import Request, images, sampling
+from jaxdiff.pipeline import Request, images, requests
 from jaxdiff.text import tokenizer
 from jaxdiff.train import base_model
 
@@ -32,7 +32,7 @@ def test_configs_can_be_trained(name):
     configs.check(config)
     if config.samples:  # on as many devices as there are here
         request = Request(dataclasses.replace(config.sample, batch_size=8))
-        sampling.check(Model(config=config, params=None), request)
+        requests.check(Model(config=config, params=None), request)
 
 
 @pytest.mark.parametrize("name", models.names())

@@ -17,7 +17,7 @@ from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
 from jaxdiff.files import whole
 from jaxdiff.model import Model
-from jaxdiff.pipeline import Request, images, sampling
+from jaxdiff.pipeline import Request, images, requests, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def main(name: str, args: list[str]) -> None:
     model = with_adapters(model, flags)
     classifier = flags.classifier and models.load(flags.classifier)
     request = Request(flags.sample, None, classifier, control_input(model, flags))
-    sampling.check(model, request)
+    requests.check(model, request)
     paths = output_paths(flags, samples_of(model))
     with progress.bar("sampling", sampling.num_ticks(model, request), "steps") as tick:
         batches = list(sampling.batches(model, request, tick, "animation" in paths))

@@ -14,7 +14,7 @@ from jaxdiff.eval.measure import BITS, SAMPLED, Measure, chosen, complete
 from jaxdiff.eval.quality import Plan
 from jaxdiff.model import Model
 from jaxdiff.pipeline import ControlInput, Request
-from jaxdiff.pipeline.sampling import as_control, check
+from jaxdiff.pipeline.requests import as_control, check
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from jaxdiff.data import Source
 from jaxdiff.errors import unknown
 from jaxdiff.model import Model
 from jaxdiff.pipeline import Request
-from jaxdiff.pipeline.sampling import classes_of
+from jaxdiff.pipeline.requests import classes_of
 
 BITS = ("nll", "nll_ode")  # bits per dimension of real images
 JUDGED = ("fid", "kid", "precision_recall", "inception_score", "accuracy")  # sampled images, in a judge's features

@@ -15,7 +15,7 @@ from jaxdiff.eval import features, fid, neighbors, zero_shot
 from jaxdiff.eval.features import Features, Gathered, gathered
 from jaxdiff.eval.measure import JUDGED, SAMPLED, Measure
 from jaxdiff.model import Model
-from jaxdiff.pipeline import Request, sampling
+from jaxdiff.pipeline import Request, requests, sampling
 
 log = logging.getLogger("jaxdiff")
 
@@ -90,7 +90,7 @@ def _judge(plan, judge):
     name = judge.origin.name or judge.config.name
     if not judge.config.classifies or judge.image_shape != shape:
         raise ValueError(f"`judge` {name} must be a classifier of images {shape}: train one, or take `inception`")
-    if measure.named(("accuracy",)) and judge.config.net.classes != sampling.classes_of(plan.model, plan.request):
+    if measure.named(("accuracy",)) and judge.config.net.classes != requests.classes_of(plan.model, plan.request):
         raise ValueError(f"`judge` {name} must know the classes that are sampled: leave accuracy out")
     label = f"{name}, trained on {judge.origin.trained_on}"
     return features.classifier_features(judge.config.net, judge.params, label)
@@ -143,7 +143,7 @@ def measured(plan: Plan, real: list[dict], tick: Callable[[int], None]) -> dict:
         found["clip_score"] = zero_shot.score_report(plan.clip, np.concatenate(drawn), texts, real)
     if plan.judge is None:
         return found
-    labels = sampling.labels_of(plan.model, request)
+    labels = requests.labels_of(plan.model, request)
     judged = gathered(plan.judge, _batched(images, measure.batch_size), lambda _: tick(1)), gathered(plan.judge, drawn)
     return found | compared(names, *judged, np.array(labels)[np.arange(measure.num) % len(labels)] if labels else None)
 

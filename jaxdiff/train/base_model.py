@@ -15,8 +15,7 @@ from jaxdiff.data.listing import list_paths
 from jaxdiff.files import write_whole
 from jaxdiff.model import Model, adaptation, runs
 from jaxdiff.model.frozen_models import load
-from jaxdiff.pipeline import images, sampling
-from jaxdiff.pipeline.sampling import Request
+from jaxdiff.pipeline import Request, images, requests, sampling
 from jaxdiff.train import rundir
 
 # Fields of a config that may differ from the base's: how its network is computed, and how its loss is formed.
@@ -154,7 +153,7 @@ def sample_class(config: Config, base: Model, run: epath.PathLike, tick: Callabl
         if not rundir.holds_run(run) and (where / "about.json").read_text() != about:  # a run that goes on has the same
             raise ValueError(f"{where} holds images of another class: remove it, or choose another directory")
         return
-    sampling.check(base, request)
+    requests.check(base, request)
     where.mkdir(parents=True, exist_ok=True)
     with progress.bar("sampling images of the class", sampling.num_ticks(base, request), "steps") as advance:
 

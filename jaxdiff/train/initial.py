@@ -15,8 +15,13 @@ from jaxdiff.train.state import TrainState, init
 def program(config: Config) -> Config:
     """The config with the defaults of all that no compiled program of a training without frozen models depends on."""
     T, data = config.train, Data(image_shape=config.data.image_shape)
-    train = Train(T.steps, T.batch_size, T.accumulate, T.steps_per_call, T.seed)
+    train = Train(rate_steps(config), T.batch_size, T.accumulate, T.steps_per_call, T.seed)
     return dataclasses.replace(config, name="", data=data, train=train, sample=Sample())
+
+
+def rate_steps(config: Config) -> int:
+    """Steps over which the learning rate changes; a constant one is the same in trainings of any length."""
+    return config.train.steps if config.optim.decay_to != 1 else config.optim.warmup + 1
 
 
 def make_optimizer(config: Config):
@@ -24,7 +29,7 @@ def make_optimizer(config: Config):
     o = config.optim
     return optim.optimizer(
         o.learning_rate,
-        config.train.steps,
+        rate_steps(config),
         o.warmup,
         o.decay_to,
         clip=o.clip,

@@ -9,7 +9,7 @@ from jaxdiff import hosts
 from jaxdiff.errors import NotFinite
 from jaxdiff.model import Model, runs
 from jaxdiff.model.params import model_params
-from jaxdiff.pipeline import ControlInput, Request, images, sampling
+from jaxdiff.pipeline import ControlInput, Request, images, requests, sampling
 from jaxdiff.train import parallel
 from jaxdiff.train.run import Run
 from jaxdiff.train.state import TrainState
@@ -23,7 +23,7 @@ def check(run: Run) -> None:
     if run.config.samples:
         controls = (None,) if run.config.adapt.kind == "controlnet" else ()
         untrained = Model(config=run.config, params=None, submodels=run.frozen.submodels, controls=controls)
-        sampling.check(untrained, request(run))
+        requests.check(untrained, request(run))
 
 
 def model_of(run: Run, ema) -> Model:

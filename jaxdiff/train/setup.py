@@ -86,7 +86,7 @@ def make_step(config: Config, frozen: FrozenModels = FrozenModels()):
     return _shared_step(initial.program(config))
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _shared_step(config):
     return _step(config, FrozenModels())
 

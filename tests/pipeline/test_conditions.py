@@ -16,7 +16,7 @@ from jaxdiff import model as models
 from jaxdiff.config import Diffusion, Latent, Sample
 from jaxdiff.model import Model
 from jaxdiff.nets.unet_config import ClassifierConfig
-from jaxdiff.pipeline import Request, conditions, images, sampling
+from jaxdiff.pipeline import Request, conditions, images, requests, sampling
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.text import tokenizer
@@ -40,7 +40,7 @@ def request_of(model, classifier=None) -> Request:
 
 def condition(model, count, classifier=None):
     request = request_of(model, classifier)
-    return sampling.condition(model, request, None, sampling.labels_of(model, request), jnp.arange(count))
+    return sampling.condition(model, request, None, requests.labels_of(model, request), jnp.arange(count))
 
 
 def toy(x_t, t, cond):
@@ -57,9 +57,9 @@ def x0(model, count=4, t=25):
 
 
 def test_image_i_is_of_the_ith_label_in_turn():
-    assert sampling.labels_of(model_with(), request_of(model_with())) == tuple(range(10))
+    assert requests.labels_of(model_with(), request_of(model_with())) == tuple(range(10))
     model = model_with(labels="7,1-2")
-    assert sampling.labels_of(model, request_of(model)) == (7, 1, 2)
+    assert requests.labels_of(model, request_of(model)) == (7, 1, 2)
     np.testing.assert_allclose(x0(model), [7, 1, 2, 7])
     assert condition(model_with(classes=0), 2) == Guided(None, None)
 
@@ -256,7 +256,7 @@ MISTAKES = {
 @pytest.mark.parametrize("model, classifier, message", MISTAKES.values(), ids=MISTAKES)
 def test_mistakes(model, classifier, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        sampling.check(model, request_of(model, classifier))
+        requests.check(model, request_of(model, classifier))
 
 
 UNFIT = {
@@ -272,4 +272,4 @@ UNFIT = {
 @pytest.mark.parametrize("classifier, message", UNFIT.values(), ids=UNFIT)
 def test_a_classifier_that_cannot_guide(classifier, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        sampling.check_classifier(model_with(), classifier)
+        requests.check_classifier(model_with(), classifier)

@@ -22,7 +22,7 @@ from jaxdiff.data.sources.captioned import SIDE
 from jaxdiff.model import Model
 from jaxdiff.model.frozen_models import open_models
 from jaxdiff.nets.clip import TextConfig
-from jaxdiff.pipeline import Request, encoding, sampling
+from jaxdiff.pipeline import Request, encoding, requests, sampling
 from jaxdiff.samplers import base
 from jaxdiff.train import initial, loop, setup
 from jaxdiff.train.stop import Asked, Stop
@@ -227,7 +227,7 @@ SIX = {"shape": (8, 8, 6)}
 def refused(config):
     configs.check(config)
     if config.samples:
-        sampling.check(Model(config=config, params=None), Request(config.sample))
+        requests.check(Model(config=config, params=None), Request(config.sample))
     open_models(config, setup.open_source(config))
 
 

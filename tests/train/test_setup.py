@@ -88,3 +88,7 @@ def test_runs_of_the_same_program_share_it():
     renamed = dataclasses.replace(config, name="other", train=dataclasses.replace(config.train, save_every=4))
     faster = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=0.5))
     assert setup.make_step(config) is setup.make_step(renamed) is not setup.make_step(faster)
+    longer = lambda config: dataclasses.replace(config, train=dataclasses.replace(config.train, steps=100))
+    decaying = dataclasses.replace(config, optim=dataclasses.replace(config.optim, decay_to=0.1))
+    assert setup.make_step(config) is setup.make_step(longer(config))  # whose rate is constant
+    assert setup.make_step(decaying) is not setup.make_step(longer(decaying))

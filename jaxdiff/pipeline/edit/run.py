@@ -12,7 +12,7 @@ from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, EditMethod, Job, known_latents
 from jaxdiff.pipeline.edit.inversions import Inversion, control_checksum
-from jaxdiff.pipeline.sampling import as_control
+from jaxdiff.pipeline.requests import as_control
 from jaxdiff.registry import Choice
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.types import Guided
