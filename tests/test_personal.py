@@ -63,11 +63,11 @@ def here(place, monkeypatch):
 
 BASE = ["--base", "base.safetensors", "--data.source", "folder:stars"]
 NO_PRIOR = ["--adapt.prior.prompts", "--adapt.prior.weight", "1"]
-ADAMW = ["--optim.method", "adamw"]  # compiled faster than Muon, by which `lora` is trained
+ADAMW = ["--optim.method", "adamw"]  # compiled faster than Muon, by which notebook 06 trains a LoRA
 TEXT_LORA = ["--adapt.rank", "2", "--adapt.targets", "attention", "--adapt.text-encoder", "--adapt.dropout", "0.2"]
 CLASS = ["--adapt.prior.prompts", "one", "a 2", "--adapt.prior.num", "16"]
 WAYS = {
-    "lora": ["captioned_lora", *NO_PRIOR, *TEXT_LORA],
+    "lora": ["captioned_lora", *NO_PRIOR, *TEXT_LORA, *ADAMW],
     "dreambooth": ["captioned_dreambooth", "--adapt.text-encoder", *CLASS, *ADAMW],
     "words": ["captioned_textual_inversion"],
     "control": ["captioned_controlnet", "--adapt.embedding", "4", "4", "4", *ADAMW],

@@ -43,7 +43,8 @@ Stop.asked = asked
 chex.assert_trees_all_equal(loop.fit(config, run="halted", resume=True), straight)
 """
     tests = str(Path(__file__).parents[1])
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": tests}
+    one = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = os.environ | {"XLA_FLAGS": one, "PYTHONPATH": tests}
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "stopped after step 12 of 20" in run.stdout
