@@ -69,9 +69,8 @@ for name in ("captioned_lora", "captioned_dreambooth", "captioned_textual_invers
     rhythm = {"optim": tiny_config().optim, "train": tiny_config().train}
     TINY[name] = config.Config(name=name, data=whole.data, adapt=adapt, sample=sample, **rhythm)
 TINY |= {name: dataclasses.replace(small, name=name) for name, small in TINY.items()}
-SHIPPED = ("outlined", "digits_classifier", "digits_judge", "captioned_judge", "captioned_vae", "captioned_clip")
-SHIPPED = {name: name for name in SHIPPED}
-SHIPPED |= {"digits": "digits_conditional", "captioned": "captioned_latent"}
+OWN_NAME = ("outlined", "digits_classifier", "digits_judge", "captioned_judge", "captioned_vae", "captioned_clip")
+SHIPPED = {name: name for name in OWN_NAME} | {"digits": "digits_conditional", "captioned": "captioned_latent"}
 WORDS = "a small large red green blue white seven two on a blue background"  # that fit into 24 tokens
 SMALLER = {"--train.steps": 375, "--num": 32, "--steps": 50}  # numbers that are divided by this, to end in seconds
 FEW = {  # what is added where it is not said

@@ -181,9 +181,7 @@ def prepare_jax() -> None:
     from jaxdiff import xla
 
     xla.tune_cpu()
-    gc.set_threshold(
-        100_000, 50
-    )  # a trace makes many small objects that stay, and would be looked through again and again
+    gc.set_threshold(100_000, 50)  # a trace makes many objects that stay, which are not to be visited again and again
     if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdiff" / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -104,10 +104,7 @@ def prompts(config: Config, source: Source) -> list[str]:
     a = config.adapt
     if a.base is None or not (a.prompts or source.captioned):
         return []
-    captions = a.prompts
-    if not captions:  # all of them are looked through for new tokens alone
-        few = range(min(adaptation.PROMPTS, source.size))
-        captions = source.captions() if a.new.tokens else [source.caption(i) for i in few]
+    captions = a.prompts or source.captions()  # all of them, so that one that is missing is refused at the start
     for token in a.new.tokens:
         if not any(token in text.lower() for text in captions):
             raise ValueError(
