@@ -103,7 +103,7 @@ def tiny_models(tmp_path, monkeypatch):
     made = {}
     for name, of in SHIPPED.items():
         words = tokenizer.train([WORDS], 600, 24) if name == "captioned_clip" else None
-        params = initial.new_state(TINY[of]).params
+        params = some_state(TINY[of]).params
         origin = models.Origin(name, 0, "EMA", str(TINY[of].data.source))
         made[name] = models.Model(config=TINY[of], params=params, origin=origin, tokenizer=words)
     text_encoder = models.text_transformer_of(made["captioned_clip"])
@@ -124,7 +124,7 @@ def tiny_models(tmp_path, monkeypatch):
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Training without its steps and samples, for which nothing is compiled: all around them is done."""
+    """Training without initial values, steps and samples, for which nothing is compiled: all around them is done."""
 
     def compiled(config, state, key, batch, frozen):
         ones = np.ones(config.train.steps_per_call)
@@ -132,8 +132,16 @@ def untrained(monkeypatch):
         step = lambda state, key, batch: (state._replace(step=state.step + config.train.steps_per_call), metrics)
         return step, None, 0.0
 
+    monkeypatch.setattr(initial, "new_state", some_state)
     monkeypatch.setattr(loop.setup, "compiled", compiled)
     monkeypatch.setattr(loop.previews, "draw", lambda *arguments: None)
+
+
+def some_state(config, base=None):
+    """A state in which the parameters are random numbers and what is counted is 0."""
+    rng = np.random.default_rng(0)
+    number = lambda x: rng.normal(0, 0.1, x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape)
+    return jax.tree.map(lambda x: number(x).astype(x.dtype), initial.state_shapes(config, base))
 
 
 def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models, untrained):

@@ -1,5 +1,6 @@
 """Data sets in the files of tensorflow-datasets: prepared, found and read without TensorFlow."""
 
+import contextlib
 import difflib
 import functools
 import io
@@ -9,12 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from PIL import Image
 
-from jaxdiff.data import image_decode
+from jaxdiff import progress
+from jaxdiff.data import captions, image_decode, listing
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
-from jaxdiff.data.paths import data_dir
+from jaxdiff.data.paths import data_dir, index_file
+from jaxdiff.data.texts import Texts
 from jaxdiff.errors import unknown
 
 COMMAND = "where 'pip install tensorflow apache-beam mlcroissant' has been done, run"  # all three, for `tfds` to start
@@ -171,31 +175,53 @@ def open_split(
         image_shape,
         classes=tuple(features[label].names) if label else (),
         identity=zlib.crc32(f"{builder.info.full_name} {split}".encode()),
-        caption=Captions(functools.partial(_caption, records, caption, place), size) if caption else None,
+        caption=_captions(builder, split, records, caption, place) if caption else None,
         no_captions_reason=f"{name} has no captions (its features are {', '.join(sorted(features))})",
         no_labels_reason=f"{name} has no labels (its features are {', '.join(sorted(features))})",
     )
 
 
 def _read(records, image, labels, caption, image_shape, exact, place, i):
-    try:
+    with _reading([i], place):
         record = records[i]
         example = {"image": image_decode.decode(record[image], image_shape, exact=exact)}
         example |= {"caption": record[caption].decode()} if caption else {}
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise _unreadable(i, place, error) from error
     return example | {name: int(record[feature]) for name, feature in labels.items()}
 
 
-def _caption(records, caption, place, i):
+def _captions(builder, split, records, caption, place):
+    """All captions of a split, stored between starts."""
+
+    def texts(some):
+        with _reading(some, place):
+            return [record[caption].decode() for record in records.__getitems__(some)]
+
+    def in_turn(advance):
+        for i in range(0, len(records), captions.CHUNK):  # many at a time are read faster than one after the other
+            some = texts(range(i, min(i + captions.CHUNK, len(records))))
+            yield from some
+            advance(len(some))
+
+    def read_all():
+        with progress.bar("reading the captions", len(records), delay=2.0) as advance:
+            return Texts.of(in_turn(advance))
+
+    def stored():
+        folder = epath.Path(builder.data_dir)
+        digest = f"{listing.list_files(folder).digest()} {split}"
+        return captions.stored(index_file(folder / split), digest, read_all)
+
+    return Captions(lambda i: texts([i])[0], len(records), stored)
+
+
+@contextlib.contextmanager
+def _reading(some, place):
+    """Says of which records an error is."""
     try:
-        return records[i][caption].decode()
+        yield
     except (ValueError, RuntimeError, IndexError) as error:
-        raise _unreadable(i, place, error) from error
-
-
-def _unreadable(i, place, error):
-    return ValueError(f"record {i} of {place} cannot be read ({error}): remove it and prepare it anew")
+        which = f"record {some[0]}" if len(some) == 1 else f"one of the records {some[0]} to {some[-1]}"
+        raise ValueError(f"{which} of {place} cannot be read ({error}): remove it and prepare it anew") from error
 
 
 def check_split(splits: tfds.core.SplitDict, name: str, split: str) -> None:

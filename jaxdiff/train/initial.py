@@ -68,16 +68,21 @@ def new_state(config: Config, base: Model | None = None) -> TrainState:
     """The state before the first step, as NumPy arrays; `base` is the model that is adapted."""
     if base:  # whose parameters would be constants of a program
         return jax.device_get(_init(config, key_for(config, 0), base))
-    return jax.device_get(jax.jit(_init, static_argnums=0)(program(config), key_for(config, 0)))
+    return jax.device_get(_compiled_init(program(config), key_for(config, 0)))
 
 
 def state_shapes(config: Config, base: Model | None = None) -> TrainState:
     """Structure, shapes and dtypes of the state."""
-    return jax.eval_shape(lambda: _init(config, jax.random.key(0), base))
+    if base:
+        return jax.eval_shape(lambda: _init(config, jax.random.key(0), base))
+    return _compiled_init.eval_shape(program(config), jax.random.key(0))  # traced once for both
 
 
 def _init(config, key, base=None):
     return init(new_params(config, key, base), make_optimizer(config), new_extra(config, jax.random.fold_in(key, 2)))
+
+
+_compiled_init = jax.jit(_init, static_argnums=0)
 
 
 def step_key(config: Config) -> jax.Array:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
 
@@ -57,9 +58,10 @@ def replicate(tree):
         >>> parallel.replicate(3.0).tolist() == [3.0] * jax.local_device_count()
         True
     """
-    n = jax.local_device_count()
+    devices = jax.local_devices()
     # Named as in `data_parallel`, or the step would be compiled twice: for this state, and for its own.
-    return jax.pmap(lambda _, tree: tree, AXIS, in_axes=(0, None))(np.arange(n), tree)
+    rows = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.device_put(np.broadcast_to(x, (len(devices), *np.shape(x))), rows), tree)
 
 
 def first(tree):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -189,6 +191,29 @@ def test_a_label_of_no_class_is_refused_when_labels_are_read(home):
     next(data.batches(source, 6))
     with pytest.raises(ValueError, match=r"example \d has label -1, and there are only 0..1"):
         next(data.batches(source, 6, labels=True))
+
+
+def test_captions_are_stored_between_starts_for_each_split_and_read_again_after_a_change(home):
+    def captions(split):
+        return list(data.load(f"tfds:cats:{split}").captions())
+
+    def prepared_with(texts):
+        features = {"image": Picture(shape=(4, 6, 3)), "caption": tfds.features.Text()}
+        prepare(home, features, [{"image": png(IMAGES[0]), "caption": text} for text in texts], name="cats")
+
+    prepared_with([f"cat {i}" for i in range(600)])
+    texts = captions("train")
+    assert sorted(texts) == sorted(f"cat {i}" for i in range(600)) and captions("train[:3]") == texts[:3]
+    (path,) = home.rglob("*.array_record*")
+    content, time = path.read_bytes(), path.stat().st_mtime_ns
+    path.write_bytes(content[:1000] + bytes(len(content) - 2000) + content[-1000:])
+    with pytest.raises(ValueError, match="one of the records 0 to 255 of .* cannot be read"):
+        captions("train")
+    os.utime(path, ns=(time, time))
+    assert captions("train") == texts, "they are those that are stored"
+    shutil.rmtree(home / "cats")
+    prepared_with(["another cat"])
+    assert captions("train") == ["another cat"]
 
 
 def test_broken_records_are_named(home):
