@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 import pytest
 
+from jaxdiff.model import Model
+
+LEVELS = Model.levels
+
 pytestmark = pytest.mark.usefixtures("one_device")
 
 ROOT = Path(__file__).parents[1]
@@ -45,8 +49,9 @@ def id_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=id_of)
 def test_python_runs(path, tmp_path, monkeypatch):
-    """The blocks of one file share a namespace, as a reader would paste them one after the other."""
+    """The blocks of one file share a namespace, as a reader would paste them one after the other; grids are short."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Model, "levels", lambda model, steps, *spacing: LEVELS(model, min(steps, 5), *spacing))
     text, namespace = path.read_text(), {"__name__": "__main__"}
     for block in blocks(text):
         if block.words[:1] == ["python"]:

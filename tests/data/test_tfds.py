@@ -207,7 +207,7 @@ def test_captions_are_stored_between_starts_for_each_split_and_read_again_after_
     (path,) = home.rglob("*.array_record*")
     content, time = path.read_bytes(), path.stat().st_mtime_ns
     path.write_bytes(content[:1000] + bytes(len(content) - 2000) + content[-1000:])
-    with pytest.raises(ValueError, match="one of the records 0 to 255 of .* cannot be read"):
+    with pytest.raises(ValueError, match=r"one of the records 0 to 255 of .* cannot be read"):
         captions("train")
     os.utime(path, ns=(time, time))
     assert captions("train") == texts, "they are those that are stored"
