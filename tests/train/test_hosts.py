@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -113,31 +112,6 @@ def environment(devices):
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
-def start(args, processes, place):
-    """`processes` of `jaxdiff ARGS --coordinator ...`, that have 8 devices in all."""
-    port, started = free_port(), []
-    for p in range(processes):
-        joined = ["--coordinator", f"localhost:{port}", "--num-processes", str(processes), "--process-id", str(p)]
-        words = [sys.executable, "-m", "jaxdiff", *args, *joined]
-        files = {"stdout": tempfile.TemporaryFile("w+"), "stderr": tempfile.TemporaryFile("w+")}  # a pipe may be full
-        process = subprocess.Popen(words, cwd=place, env=environment(8 // processes), **files)
-        started.append((process, *files.values()))
-    return started
-
-
-def finish(started):
-    """(exit code, standard output, standard error) of each."""
-    ended = []
-    try:
-        for process, *files in started:
-            code = process.wait(timeout=300)
-            ended.append((code, *(file.seek(0) or file.read() for file in files)))
-    finally:
-        for process, *_ in started:
-            process.kill()
-    return ended
-
-
 class Pair:
     """Two processes of four devices each, which are joined once and do one thing after another."""
 
@@ -216,17 +190,17 @@ def test_barriers_are_logged_before_and_after(trained):
     assert len(waits) >= 2 and waits == re.findall(r"all are here after [\d.]+ s: (.*)", trained[0][2])
 
 
-@pytest.mark.parametrize("processes", [1, 4])
-def test_what_two_saved_is_resumed_by_one_and_by_four(trained, place, processes):
+@pytest.mark.parametrize("saved, by", [("two", 1), ("one", 2)])
+def test_what_some_processes_saved_is_resumed_by_fewer_and_by_more(trained, pair, place, saved, by):
     """From step 10 to 20: they end where the two did, up to the order of sums."""
-    run = f"by{processes}"
-    subprocess.run(["cp", "-r", place / "two", place / run], check=True)
+    run = f"{saved}_by_{by}"
+    subprocess.run(["cp", "-r", place / saved, place / run], check=True)
     shutil.rmtree(place / run / "checkpoints" / "20")
-    if processes == 1:
+    if by == 1:
         loop.fit(configs.load(str(place / "mine.py")), run=place / run, resume=True)
     else:
-        ended = finish(start(["train", "mine.py", "--run-dir", run, "--resume"], processes, place))
-        assert [code for code, *_ in ended] == [0] * processes, ended
+        ended = pair.train(run, "--resume")
+        assert [code for code, *_ in ended] == [0, 0] and "step 20 of 20" in ended[0][2], ended
     assert state(place, run).step == 20
     chex.assert_trees_all_close(state(place, run).tree, state(place, "two").tree, rtol=1e-5, atol=1e-5)
 
@@ -265,24 +239,6 @@ def test_what_one_process_refuses_all_refuse(trained, pair, place):
     for code, _, errors in pair.train("two"):
         assert code == 2 and "already holds a run" in errors.splitlines()[-1]
     assert {path: path.read_bytes() for path in (place / "two").rglob("*") if path.is_file()} == before
-
-
-def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(trained, place):
-    """In a resumed run of several steps a call, whose numbers of steps and of calls differ."""
-    run = "signal"
-    subprocess.run(["cp", "-r", place / "two", place / run], check=True)
-    command = ["train", "mine.py", "--run-dir", run, "--resume", "--train.log-examples"]
-    started = start([*command, "--train.steps", "4020", "--train.save-every", "5"], 2, place)
-    log = place / run / "examples_1.tsv"
-    deadline = time.monotonic() + 200
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    started[1][0].send_signal(signal.SIGTERM)
-    ended = finish(started)
-    assert [code for code, *_ in ended] == [128 + signal.SIGTERM] * 2, ended
-    steps = [int(re.search(r"stopped after step (\d+) of 4020", errors)[1]) for _, _, errors in ended]
-    assert 20 < steps[0] == steps[1] == state(place, run).step < 4020
-    assert f"jaxdiff train mine.py --run-dir {run} --resume" in ended[0][2]
 
 
 def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(pair, place):
@@ -348,6 +304,27 @@ def test_a_barrier_that_not_all_reach_ends(pair):
     ended = pair.answers()
     assert "not all processes came to 'lunch' within 2 s" in ended[0][1], ended
     assert [code for code, *_ in ended] == [0, 0], ended
+
+
+def test_a_signal_to_one_process_saves_and_stops_both_after_the_same_step(trained, pair, place):
+    """In a resumed run of several steps a call, whose numbers of steps and of calls differ.
+
+    The last test of the pair, whose processes have been told to end and would stop every further run.
+    """
+    run = "signal"
+    subprocess.run(["cp", "-r", place / "two", place / run], check=True)
+    command = ["train", "mine.py", "--run-dir", run, "--resume", "--train.log-examples"]
+    pair.ask([*command, "--train.steps", "4020", "--train.save-every", "5"])
+    log = place / run / "examples_1.tsv"
+    deadline = time.monotonic() + 200
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pair.processes[1].send_signal(signal.SIGTERM)
+    ended = pair.answers()
+    assert [code for code, *_ in ended] == [128 + signal.SIGTERM] * 2, ended
+    steps = [int(re.search(r"stopped after step (\d+) of 4020", errors)[1]) for _, _, errors in ended]
+    assert 20 < steps[0] == steps[1] == state(place, run).step < 4020
+    assert f"jaxdiff train mine.py --run-dir {run} --resume" in ended[0][2]
 
 
 def test_a_coordinator_that_does_not_answer_is_not_waited_for_for_ever():
