@@ -171,8 +171,7 @@ def with_controls(apply_unet: Apply, params, controls: Sequence[Control]) -> tup
 
 def check(config: ControlConfig, params, base_params) -> None:
     """Raises ValueError if a ControlNet's parameters are not of this config and base; names the first such layer."""
-    expected = jax.eval_shape(lambda: init(jax.random.key(0), config, base_params))
-    expected, actual = (flatten_dict(tree, sep="/") for tree in (expected, params))
+    expected, actual = _expected(config, flatten_dict(base_params, sep="/")), flatten_dict(params, sep="/")
     for path in sorted(expected.keys() | actual.keys()):
         needs, has = (_shape(flat, path) for flat in (expected, actual))
         if needs != has:
@@ -213,25 +212,38 @@ def init(key: Array, config: ControlConfig, base_params):
         >>> float(abs(params["controlnet_mid_block"]["kernel"]).max())
         0.0
     """
-    base, net = flatten_dict(base_params, sep="/"), ControlNet(config)
-    example = _example(config, base)
-    _check_base(base, flatten_dict(jax.eval_shape(net.init, key, *example)["params"], sep="/"))
-    fresh = flatten_dict(jax.jit(net.init)(key, *example)["params"], sep="/")
+    base = flatten_dict(base_params, sep="/")
+    _expected(config, base)  # raises where they do not fit
+    example = _example(config, _channels(config, base))
+    fresh = flatten_dict(jax.jit(ControlNet(config).init)(key, *example)["params"], sep="/")
     # Copies in memory, too: training donates the branch's buffers, and the base must keep its own.
     return unflatten_dict({path: jnp.array(base.get(path, leaf), leaf.dtype) for path, leaf in fresh.items()}, sep="/")
 
 
-def _check_base(base, expected):
+def _expected(config, base):
+    """Shapes of a ControlNet's parameters by their paths.
+
+    Raises:
+      ValueError: the base is not a network of the config.
+    """
+    expected = _shapes(config, _channels(config, base))
     for path in sorted(base.keys() | expected.keys()):
         has, needs = (_shape(flat, path) for flat in (base, expected))
         if has != needs and not path.startswith(("controlnet_", *_DECODER)):
             raise ValueError(
                 f"the base is not a network of this config: {path} is {has} in it, and {needs} by the config"
             )
+    return expected
 
 
-def _example(config, base):
-    """Arguments with which a ControlNet can be initialised: the smallest noisy image, a time and a condition."""
+@functools.cache
+def _shapes(config, channels):
+    params = jax.eval_shape(ControlNet(config).init, jax.random.key(0), *_example(config, channels))["params"]
+    return flatten_dict(params, sep="/")
+
+
+def _channels(config, base):
+    """Channels of the noisy image."""
     cfg, first = config.unet, "conv_in/kernel"
     channels = (base[first].shape[-2] if first in base else 0) // cfg.patch**2 - cfg.image_channels
     if channels < 1:
@@ -239,6 +251,12 @@ def _example(config, base):
             f"the base is not a network of this config: {first} does not have the channels for patch={cfg.patch} and "
             f"image_channels={cfg.image_channels}"
         )
+    return channels
+
+
+def _example(config, channels):
+    """Arguments with which a ControlNet can be initialised: the smallest noisy image, a time and a condition."""
+    cfg = config.unet
     side = cfg.patch * 2 ** (len(cfg.channels) - 1)
     x = jnp.zeros([1, side, side, channels])
     return (

@@ -97,6 +97,11 @@ def init_trained(config: Config, base: Model, key) -> dict[str, Any]:
     return trained
 
 
+def trained_shapes(config: Config, base: Model) -> dict[str, Any]:
+    """Structure, shapes and dtypes of the trained parameters."""
+    return jax.eval_shape(lambda: init_trained(config, base, jax.random.key(0)))
+
+
 def joined(config: Config, base: Model) -> Callable:
     """Returns join(frozen, trained, key) -> parameters for `make_apply`; with a key, ranks of a LoRA are dropped."""
     a, first = config.adapt, None

@@ -12,9 +12,13 @@ from jaxdiff.nets.vq_vae import Codebook
 
 def init_params(config: Config, key):
     """Initial parameters of everything that training from scratch trains: the network, and an autoencoder's critic."""
-    net, arguments = config.make_net(), config.net.example(config.shape)
-    params = net.init(key, *arguments)["params"]
-    if not config.reconstruction.critic_weight:
+    return _init(config.net, config.shape, bool(config.reconstruction.critic_weight), key)
+
+
+def _init(net, shape, with_critic, key):
+    arguments = net.example(shape)
+    params = net.make().init(key, *arguments)["params"]
+    if not with_critic:
         return params
     critic = PatchCritic().init(jax.random.fold_in(key, 1), *arguments)["params"]
     return {"autoencoder": params, "critic": critic}
@@ -54,12 +58,17 @@ def as_those(params, others):
     return sharding.as_placed(jax.tree.map(lambda leaf: leaf.astype(dtype_of(others)), params), others)
 
 
-@functools.cache
 def param_shapes(config: Config):
     """Structure, shapes and dtypes of a model's parameters."""
+    codebook = jax.eval_shape(functools.partial(init_codebook, config), jax.random.key(0))
+    return model_params(config, trained_shapes(config), codebook.words if codebook else None)
 
-    def params(key):
-        codebook = init_codebook(config, key)
-        return model_params(config, init_params(config, key), codebook.words if codebook else None)
 
-    return jax.eval_shape(params, jax.random.key(0))
+def trained_shapes(config: Config):
+    """Structure, shapes and dtypes of what training from scratch trains; traced once for each network."""
+    return _trained_shapes(config.net, config.shape, bool(config.reconstruction.critic_weight))
+
+
+@functools.cache
+def _trained_shapes(*network):
+    return jax.eval_shape(functools.partial(_init, *network), jax.random.key(0))

@@ -15,7 +15,7 @@ from jaxdiff.config import Config, Latent
 from jaxdiff.model import adaptation, files
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.model import Model, Origin
-from jaxdiff.model.params import as_those, codebook_size, dtype_of, init_params, model_params
+from jaxdiff.model.params import as_those, codebook_size, dtype_of, model_params, trained_shapes
 from jaxdiff.text import tokenizer
 from jaxdiff.text.tokenizer import Tokenizer
 
@@ -60,9 +60,9 @@ def averaged(run: epath.PathLike, config: Config, base: Model | None):
     """The newest checkpoint of a run: its step, its averaged parameters, and its codebook, None without one."""
     from jaxdiff.model import checkpoints as reader  # imports Orbax
 
-    init = lambda key: adaptation.init_trained(config, base, key) if base else init_params(config, key)
-    in_float32 = lambda key: jax.tree.map(jnp.float32, init(key))  # as they are saved, also where the base is bfloat16
-    like = jax.eval_shape(in_float32, jax.random.key(0))
+    like = adaptation.trained_shapes(config, base) if base else trained_shapes(config)
+    # As they are saved, also where the base is bfloat16.
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), like)
     if not codebook_size(config):
         found = reader.restore_ema(checkpoint_dir(run), like)
         return found.step, found.tree, None
