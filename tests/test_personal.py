@@ -100,7 +100,7 @@ def test_lora(here, capsys):
     adapter = models.load_adapter("lora/adapter.safetensors")
     changed = differ(model.params, base.params)
     assert changed == set(adapter.loras["unet"].factors) and all("attn" in path for path in changed)
-    assert set(adapter.new_tokens) == {"<star>"} and len(adapter.loras["text"].factors) == 8
+    assert set(adapter.new_tokens) == {"<star>"} and len(adapter.loras["text"].factors) == 4
     files = models.with_adapter(base, adapter)  # which is float16
     chex.assert_trees_all_close(files.params, model.params, atol=1e-4)
     chex.assert_trees_all_close(
@@ -131,7 +131,7 @@ def test_dreambooth(here):
     """All of both networks is trained, the class is drawn by the base once, and half of all examples are of it."""
     model, base = trained("dreambooth"), models.load("base.safetensors")
     assert len(differ(model.params, base.params)) > 50
-    assert len(differ(model.submodels["text_encoder"].params, base.submodels["text_encoder"].params)) > 20
+    assert len(differ(model.submodels["text_encoder"].params, base.submodels["text_encoder"].params)) > 12
     assert len(list((here / "dreambooth" / "class").glob("*.png"))) == 16
     plain = picture("base.safetensors", STAR)
     assert (picture("dreambooth", STAR) != plain).any()

@@ -32,7 +32,7 @@ def tiny_autoencoder(words: int = 0, critic_weight: float = 0.0, **train) -> Con
 
 def tiny_clip(**train) -> Config:
     """Texts of 24 tokens, 8 wide."""
-    tower = {"width": 8, "layers": 2, "heads": 2}
+    tower = {"width": 8, "layers": 1, "heads": 2}
     text = TextConfig(**tower, vocabulary=640, length=24, end_token=513)
     net = CLIPConfig(text, VisionConfig(**tower, size=32, patch=8), 4)
     return Config(name="tiny_clip", data=DATA, net=net, **rest(train))
@@ -41,7 +41,14 @@ def tiny_clip(**train) -> Config:
 def tiny_latent(codec, text, **train) -> Config:
     """Draws the latents of a `tiny_autoencoder` from the texts of a `tiny_clip`."""
     net = UNetConfig(
-        out_channels=2, channels=(8,), blocks=1, attention=(0,), groups=4, context_dim=8, context_length=24
+        out_channels=2,
+        channels=(8,),
+        blocks=1,
+        attention=(0,),
+        mid_attention=False,
+        groups=4,
+        context_dim=8,
+        context_length=24,
     )
     sample = Sample(prompts=("a red seven", "4"), guidance=2.0, steps=3, clip=False, num=8, batch_size=8)
     return Config(

@@ -165,7 +165,7 @@ def check(config: Config, submodels: Mapping[str, Model]) -> None:
             )
         if not 0 <= L.skip_blocks < cfg.layers:
             raise ValueError(
-                f"`latent.skip_blocks`={L.skip_blocks} must leave some of the text encoder's {cfg.layers} blocks"
+                f"`latent.skip_blocks`={L.skip_blocks} must be less than {cfg.layers}, the text encoder's number of blocks"
             )
 
 

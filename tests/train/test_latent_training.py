@@ -257,7 +257,7 @@ def resized(source):
         ),
         ({"latent": {"codec": "digits"}}, "`latent.codec` digits is not an autoencoder"),
         ({"latent": {"text_encoder": "digits"}}, "digits_conditional has no text encoder: name a CLIP"),
-        ({"latent": {"skip_blocks": 2}}, "`latent.skip_blocks`=2 must leave some of the text encoder's 2 blocks"),
+        ({"latent": {"skip_blocks": 1}}, "`latent.skip_blocks`=1 must be less than 1, the text encoder's number"),
         ({"net": {"context_length": 77}}, "encodes texts as 24x8, and the network takes `net.context_length` 77"),
         ({"data": {"flip": True}}, "`data.flip` and `data.augment` cannot go with `latent`"),
         ({"data": {"source": resized("digits")}}, "digits has no captions"),
