@@ -43,7 +43,7 @@ def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_
     told = Guided(*(Cond(context=model.text_encoder([text] * 2)) for text in (SOURCE, "")))
 
     @functools.partial(jax.jit, compiler_options=AS_USERS)
-    def draw(edit, eta):
+    def draw(model, edit, eta):
         args = (
             denoiser_of(model),
             schedule,
@@ -55,8 +55,8 @@ def test_sampling_without_an_edit_and_with_one_that_changes_nothing_is_the_same_
         return editing.sample_pairs(*args, 3.0, edit=edit, sampler=samplers.ddim(eta), key=jax.random.key(1))[0]
 
     for eta in (0.0, 1.0):
-        np.testing.assert_array_equal(draw(None, eta), draw(editing.no_edit(2, 24), eta))
-    assert np.abs(draw(None, 0.0) - draw(None, 1.0)).max() > 0.1
+        np.testing.assert_array_equal(draw(model, None, eta), draw(model, editing.no_edit(2, 24), eta))
+    assert np.abs(draw(model, None, 0.0) - draw(model, None, 1.0)).max() > 0.1
 
 
 def test_a_source_share_of_one_word():
