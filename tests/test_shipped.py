@@ -76,23 +76,23 @@ def test_clip_finds_digits_and_colours_of_held_out_images():
 
 
 def test_an_image_is_inverted_and_redrawn_in_another_colour():
-    """The drawn digits of docs/editing.md, 12 of them in 25 steps, and one way up and back."""
+    """The drawn digits of docs/editing.md, 6 of them in 25 steps, and one way up and back."""
     model = models.load("captioned")
     schedule, levels, words = model.schedule, model.levels(25), model.text_encoder.tokenizer
     source, target = (
         "a large red seven in the middle on a blue background",
         "a large green seven in the middle on a blue background",
     )
-    told, x_T = jaxdiff.condition(model, source, num=12), model.noise(jax.random.key(0), 12)
-    edit = editing.pairs([editing.replace(words, source, target, cross_attention=0.2, self_attention=1.0)] * 12)
+    told, x_T = jaxdiff.condition(model, source, num=6), model.noise(jax.random.key(0), 6)
+    edit = editing.pairs([editing.replace(words, source, target, cross_attention=0.2, self_attention=1.0)] * 6)
     both, _ = editing.sample_pairs(
-        denoiser_of(model), schedule, levels, x_T, told, jaxdiff.condition(model, target, num=12).cond,
+        denoiser_of(model), schedule, levels, x_T, told, jaxdiff.condition(model, target, num=6).cond,
         guidance.stepped(20.0, 3.0, 800), edit=edit,
     )  # fmt: skip
     said = [shown.read(image) for image in images.to_uint8(jaxdiff.decode(model, both))]
     colours = [list(captioned.COLOURS)[one.colour] for one in said]
-    assert colours == ["red"] * 12 + ["green"] * 12
-    assert np.mean([shown.overlap(a.mask, b.mask) for a, b in zip(said[:12], said[12:])]) > 0.8
+    assert colours == ["red"] * 6 + ["green"] * 6
+    assert np.mean([shown.overlap(a.mask, b.mask) for a, b in zip(said[:6], said[6:])]) > 0.8
     path = editing.invert(denoiser_of(model), schedule, levels, both[:4], jax.tree.map(lambda x: x[:4], told.cond), 3)
     again = editing.reconstruct(denoiser_of(model), schedule, levels, path[0], jax.tree.map(lambda x: x[:4], told.cond))
     assert 10 * np.log10(12.8**2 / np.square(again - both[:4]).mean()) > 45  # 12.8 is the range of latents
