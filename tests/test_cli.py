@@ -187,7 +187,7 @@ TRAIN_MISTAKES = {
     ),
     "no groups": (
         ["digits", "--net.groups", "0"],
-        "groups=0, head_dim=32, num_heads=1 and transformer_blocks=1 must be at least 1",
+        "groups=0 and head_dim=32 must be at least 1",
     ),
     "variance of no objective": (["digits", "--net.out-channels", "2"], "and the objective 'denoising'"),
     "objective without variance": (["digits", "--diffusion.objective", "hybrid"], "--net.out-channels=1 must be 2 for"),

@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdiff.denoise import network
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
-from jaxdiff.nets.unet import UNetConfig
+from jaxdiff.nets.unet_config import UNetConfig, at
 from jaxdiff.types import Apply, Array, Cond, rows
 
 _DECODER = ("up_blocks_", "conv_norm_out", "conv_out")  # layers of a U-Net that are not in its encoder
@@ -313,4 +313,4 @@ def num_residuals(config: UNetConfig) -> int:
         >>> control.num_residuals(UNetConfig())  # 4 resolutions of 2 blocks and one more layer each, and the bottom
         13
     """
-    return len(config.channels) * (config.blocks + 1) + 1
+    return sum(at(config.blocks, level) + 1 for level in range(len(config.channels))) + 1

@@ -21,11 +21,11 @@ class ImageEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         self.config.latent_shape(x.shape)
-        cfg, dtype, depth = self.config.unet(), jnp.dtype(self.config.dtype), len(self.config.channels)
+        cfg, dtype = self.config.unet(), jnp.dtype(self.config.dtype)
         x = Conv(cfg.channels[0], dtype=dtype, name="conv_in")(space_to_depth(x, cfg.patch))
-        for i, features in enumerate(cfg.channels):
-            x, _ = DownBlock(features, False, i == depth - 1, cfg, name=f"down_blocks_{i}")(x, BlockCond())
-        x = MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, BlockCond())
+        for level in range(len(cfg.channels)):
+            x, _ = DownBlock(level, cfg, name=f"down_blocks_{level}")(x, BlockCond())
+        x = MidBlock(cfg, name="mid_block")(x, BlockCond())
         x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="conv_norm_out")(x))
         return Conv(self.features, dtype=dtype, name="conv_out")(x)
 
@@ -39,9 +39,9 @@ class ImageDecoder(nn.Module):
     def __call__(self, z: Array) -> Array:
         cfg, dtype, depth = self.config.unet(), jnp.dtype(self.config.dtype), len(self.config.channels)
         x = Conv(cfg.channels[-1], dtype=dtype, name="conv_in")(z)
-        x = MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, BlockCond())
-        for i, features in enumerate(cfg.channels[::-1]):
-            x = UpBlock(features, False, i == depth - 1, cfg, name=f"up_blocks_{i}")(x, None, BlockCond())
+        x = MidBlock(cfg, name="mid_block")(x, BlockCond())
+        for i in range(depth):
+            x = UpBlock(depth - 1 - i, cfg, name=f"up_blocks_{i}")(x, None, BlockCond())
         x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="conv_norm_out")(x))
         x = Conv(self.config.image_channels * cfg.patch**2, dtype=dtype, name="conv_out")(x)
         return depth_to_space(x, cfg.patch).astype(jnp.float32)

@@ -107,7 +107,7 @@ class Encoder(nn.Module):
         x, *_ = encode(cfg, x, t, cond, keys)
         # Not "conv_norm_out": the U-Net's norm of that name is of other channels.
         x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="norm_out")(x))
-        return AttentionPool(x.shape[-1] // cfg.heads(x.shape[-1]), dtype, name="pool")(x)
+        return AttentionPool(x.shape[-1] // cfg.heads(len(cfg.channels) - 1), dtype, name="pool")(x)
 
 
 class Classifier(nn.Module):

@@ -20,7 +20,7 @@ from jaxdiff.nets.layers import (
     zeros_init,
 )
 from jaxdiff.nets.transformer import Context, SpatialTransformer
-from jaxdiff.nets.unet_config import UNetConfig
+from jaxdiff.nets.unet_config import UNetConfig, at
 from jaxdiff.types import Array, Cond
 from jaxdiff.xla import materialized
 
@@ -79,35 +79,38 @@ def _res_block(features, cfg, name):
     return (_remat(ResBlock) if cfg.remat else ResBlock)(features, cfg, name=name)
 
 
-def _attention(cfg, name, x, block_cond):
-    """Self-attention, or a transformer where there is a context."""
-    dtype, kernel, heads = jnp.dtype(cfg.dtype), cfg.attention_kernel, cfg.heads(x.shape[-1])
+def _attention(cfg, level, name, x, block_cond):
+    """Self-attention, or a transformer where there is a context, at the resolution of that position in `channels`."""
+    dtype, kernel, heads = jnp.dtype(cfg.dtype), cfg.attention_kernel, cfg.heads(level)
     if cfg.context_dim:
-        kind, shape = SpatialTransformer, (heads, cfg.transformer_blocks, cfg.linear_projection, cfg.groups)
+        kind, shape = SpatialTransformer, (heads, at(cfg.transformer_blocks, level), cfg.linear_projection, cfg.groups)
         return (_remat(kind) if cfg.remat else kind)(*shape, dtype, kernel, name=name)(x, block_cond.context)
     kind = _remat(SelfAttention) if cfg.remat else SelfAttention
     return kind(x.shape[-1] // heads, cfg.groups, cfg.eps, dtype=dtype, kernel=kernel, name=name)(x)
 
 
 class DownBlock(nn.Module):
-    """The residual blocks of one resolution on the way down, then a strided convolution unless it is the last."""
+    """The residual blocks of one resolution on the way down, then a strided convolution unless it is the last.
 
-    features: int
-    attention: bool
-    last: bool
+    Attributes:
+      level: position of the resolution in `config.channels`.
+      config: see `UNetConfig`.
+    """
+
+    level: int
     config: UNetConfig
 
     @nn.compact
     def __call__(self, x, block_cond):
         """x [B, H, W, C] -> (its successor, what the way up reads)."""
-        cfg, skips = self.config, []
-        for i in range(cfg.blocks):
-            x = _res_block(self.features, cfg, f"resnets_{i}")(x, block_cond)
-            if self.attention:
-                x = _attention(cfg, f"attentions_{i}", x, block_cond)
+        cfg, skips, features = self.config, [], self.config.channels[self.level]
+        for i in range(at(cfg.blocks, self.level)):
+            x = _res_block(features, cfg, f"resnets_{i}")(x, block_cond)
+            if self.level in cfg.attention:
+                x = _attention(cfg, self.level, f"attentions_{i}", x, block_cond)
             skips.append(x)
-        if not self.last:
-            x = Downsample(self.features, cfg.downsample_padding, jnp.dtype(cfg.dtype), name="downsamplers_0")(x)
+        if self.level < len(cfg.channels) - 1:
+            x = Downsample(features, cfg.downsample_padding, jnp.dtype(cfg.dtype), name="downsamplers_0")(x)
             skips.append(x)
         return x, skips
 
@@ -128,37 +131,39 @@ class Downsample(nn.Module):
 class MidBlock(nn.Module):
     """The bottom: block, attention, block."""
 
-    features: int
     config: UNetConfig
 
     @nn.compact
     def __call__(self, x, block_cond):
-        cfg = self.config
-        x = _res_block(self.features, cfg, "resnets_0")(x, block_cond)
+        cfg, features = self.config, self.config.channels[-1]
+        x = _res_block(features, cfg, "resnets_0")(x, block_cond)
         if cfg.mid_attention:
-            x = _attention(cfg, "attentions_0", x, block_cond)
-        return _res_block(self.features, cfg, "resnets_1")(x, block_cond)
+            x = _attention(cfg, len(cfg.channels) - 1, "attentions_0", x, block_cond)
+        return _res_block(features, cfg, "resnets_1")(x, block_cond)
 
 
 class UpBlock(nn.Module):
-    """The residual blocks of one resolution on the way up, each beside a skip if there are skips; then upsampling."""
+    """The residual blocks of one resolution on the way up, each beside a skip if there are skips; then upsampling.
 
-    features: int
-    attention: bool
-    last: bool
+    Attributes:
+      level: position of the resolution in `config.channels`.
+      config: see `UNetConfig`.
+    """
+
+    level: int
     config: UNetConfig
 
     @nn.compact
     def __call__(self, x, skips, block_cond):
-        """Consumes `blocks + 1` entries from the end of `skips`, None in networks without; the last one keeps the size."""
-        cfg = self.config
-        for i in range(cfg.blocks + 1):
+        """Consumes `blocks + 1` entries from the end of `skips`, None in networks without; the finest keeps the size."""
+        cfg, features = self.config, self.config.channels[self.level]
+        for i in range(at(cfg.blocks, self.level) + 1):
             x = x if skips is None else jnp.concatenate([x, skips.pop()], axis=-1)
-            x = _res_block(self.features, cfg, f"resnets_{i}")(x, block_cond)
-            if self.attention:
-                x = _attention(cfg, f"attentions_{i}", x, block_cond)
-        if not self.last:
-            x = Upsample(self.features, jnp.dtype(cfg.dtype), name="upsamplers_0")(x)
+            x = _res_block(features, cfg, f"resnets_{i}")(x, block_cond)
+            if self.level in cfg.attention:
+                x = _attention(cfg, self.level, f"attentions_{i}", x, block_cond)
+        if self.level > 0:
+            x = Upsample(features, jnp.dtype(cfg.dtype), name="upsamplers_0")(x)
         return x
 
 
@@ -208,10 +213,8 @@ class UNet(nn.Module):
         x, skips, block_cond = encode(cfg, x, t, cond._replace(residuals=None), keys)
         if cond.residuals is not None:
             *skips, x = _plus_residuals([*skips, x], cond.residuals)
-        for i, features in enumerate(cfg.channels[::-1]):
-            level = depth - 1 - i
-            block = UpBlock(features, level in cfg.attention, level == 0, cfg, name=f"up_blocks_{i}")
-            x = block(x, skips, block_cond)
+        for i in range(depth):
+            x = UpBlock(depth - 1 - i, cfg, name=f"up_blocks_{i}")(x, skips, block_cond)
         x = nn.silu(GroupNorm(cfg.groups, cfg.eps, dtype, name="conv_norm_out")(x))
         x = Conv(cfg.out_channels * cfg.patch**2, init=zeros_init, dtype=dtype, name="conv_out")(x)
         return depth_to_space(x, cfg.patch).astype(jnp.float32)
@@ -241,12 +244,11 @@ def encode(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array |
     x = space_to_depth(x if cond.image is None else jnp.concatenate([x, cond.image], axis=-1), cfg.patch)
     x = Conv(cfg.channels[0], dtype=jnp.dtype(cfg.dtype), name="conv_in")(x)
     x = x if hint is None else plus(x, hint)
-    skips, depth = [x], len(cfg.channels)
-    for i, features in enumerate(cfg.channels):
-        block = DownBlock(features, i in cfg.attention, i == depth - 1, cfg, name=f"down_blocks_{i}")
-        x, new = block(x, block_cond)
+    skips = [x]
+    for level in range(len(cfg.channels)):
+        x, new = DownBlock(level, cfg, name=f"down_blocks_{level}")(x, block_cond)
         skips += new
-    return MidBlock(cfg.channels[-1], cfg, name="mid_block")(x, block_cond), skips, block_cond
+    return MidBlock(cfg, name="mid_block")(x, block_cond), skips, block_cond
 
 
 def label_embedding(params, label: Array) -> Array:

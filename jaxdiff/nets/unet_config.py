@@ -7,6 +7,11 @@ from typing import ClassVar, Literal
 from jaxdiff.nets.spec import NETS, DenoiserSpec
 
 
+def at(value: int | tuple[int, ...], level: int) -> int:
+    """A field's value at one resolution: the number for all, or the one of that position."""
+    return value[level] if isinstance(value, tuple) else value
+
+
 @NETS.register("unet")
 @dataclasses.dataclass(frozen=True)
 class UNetConfig(DenoiserSpec):
@@ -15,14 +20,15 @@ class UNetConfig(DenoiserSpec):
     Attributes:
       out_channels: channels of the output; twice the image's where the variance is learned.
       channels: channels of each resolution, finest first; each must be divisible by `groups`.
-      blocks: residual blocks per resolution on the way down (one more on the way up).
+      blocks: residual blocks at each resolution on the way down (one more on the way up); one number for all, or one for
+        each, as for the other fields that say so.
       attention: resolutions that have attention, as positions in `channels`.
       mid_attention: attention at the bottom.
       head_dim: channels per attention head; None is as `num_heads` says.
-      num_heads: attention heads at each resolution, where head_dim is None.
+      num_heads: attention heads, where head_dim is None; one number for all resolutions, or one for each.
       context_dim: width of the context; above 0 every attention is a transformer, whose pixels also attend to the context.
       context_length: how many tokens of context there are; 0 is any number.
-      transformer_blocks: in a row, in each transformer.
+      transformer_blocks: in a row, in each transformer; one number for all resolutions, or one for each.
       linear_projection: whether a transformer begins and ends in linear layers, as in Stable Diffusion 2, or in 1x1
         convolutions, as in 1.
       image_channels: channels of the picture `Cond.image` that is concatenated to the noisy one; 0 is none.
@@ -46,14 +52,14 @@ class UNetConfig(DenoiserSpec):
 
     out_channels: int = 3
     channels: tuple[int, ...] = (128, 256, 256, 256)
-    blocks: int = 2
+    blocks: int | tuple[int, ...] = 2
     attention: tuple[int, ...] = (1,)
     mid_attention: bool = True
     head_dim: int | None = None
-    num_heads: int = 1
+    num_heads: int | tuple[int, ...] = 1
     context_dim: int = 0
     context_length: int = 0
-    transformer_blocks: int = 1
+    transformer_blocks: int | tuple[int, ...] = 1
     linear_projection: bool = False
     image_channels: int = 0
     groups: int = 32
@@ -72,11 +78,14 @@ class UNetConfig(DenoiserSpec):
     attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
 
     def __post_init__(self):
-        if min(self.groups, self.num_heads, self.transformer_blocks) < 1 or (self.head_dim or 1) < 1:
-            raise ValueError(
-                f"groups={self.groups}, head_dim={self.head_dim}, num_heads={self.num_heads} and "
-                f"transformer_blocks={self.transformer_blocks} must be at least 1"
-            )
+        for name in ("blocks", "num_heads", "transformer_blocks"):
+            value, depth = getattr(self, name), len(self.channels)
+            if isinstance(value, tuple) and len(value) != depth:
+                raise ValueError(f"{name}={value} must be one number, or one for each of the {depth} resolutions")
+            if min(value if isinstance(value, tuple) else (value,)) < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.groups < 1 or (self.head_dim or 1) < 1:
+            raise ValueError(f"groups={self.groups} and head_dim={self.head_dim} must be at least 1")
         if min(self.context_dim, self.context_length, self.image_channels) < 0:
             raise ValueError("context_dim, context_length and image_channels must be at least 0")
         if self.context_dim and not self.attention and not self.mid_attention:
@@ -87,27 +96,27 @@ class UNetConfig(DenoiserSpec):
             )
         if self.head_dim and self.num_heads != 1:
             raise ValueError(f"head_dim={self.head_dim} and num_heads={self.num_heads} both say it: leave one out")
-        for c in self.channels:
+        for level, c in enumerate(self.channels):
             if c % self.groups:
                 common = math.gcd(*self.channels)
                 fitting = max(g for g in range(1, self.groups + 1) if not common % g)
                 raise ValueError(f"channels={c} cannot be divided into groups={self.groups}: groups={fitting} would do")
             if self.head_dim and c % self.head_dim:
                 raise ValueError(f"channels={c} cannot be divided into heads of head_dim={self.head_dim}")
-            if c % self.num_heads:
-                raise ValueError(f"channels={c} cannot be divided into num_heads={self.num_heads}")
+            if not self.head_dim and c % self.heads(level):
+                raise ValueError(f"channels={c} cannot be divided into num_heads={self.heads(level)}")
         if not self.channels or not set(self.attention) <= set(range(len(self.channels))):
             raise ValueError(f"attention={self.attention} must name positions 0..{len(self.channels) - 1} in channels")
-        if self.channels[0] % 2 or not 0 <= self.dropout < 1 or self.patch < 1 or self.blocks < 1:
-            raise ValueError("channels[0] must be even, dropout in [0, 1), patch and blocks at least 1")
+        if self.channels[0] % 2 or not 0 <= self.dropout < 1 or self.patch < 1:
+            raise ValueError("channels[0] must be even, dropout in [0, 1), patch at least 1")
         if self.attention_kernel == "cudnn":
             self._check_cudnn()
 
     def _check_cudnn(self):
         if self.dtype != "bfloat16":
             raise ValueError(f"attention_kernel='cudnn' needs dtype='bfloat16', not {self.dtype!r}")
-        sites = [self.channels[i] for i in self.attention] + [self.channels[-1]] * self.mid_attention
-        for dim in (c // self.heads(c) for c in sites):
+        sites = {*self.attention} | {len(self.channels) - 1} if self.mid_attention else {*self.attention}
+        for dim in (self.channels[level] // self.heads(level) for level in sorted(sites)):
             if dim % 8 or dim > 256:
                 raise ValueError(
                     f"attention_kernel='cudnn' needs a head_dim that is a multiple of 8 up to 256, not {dim}"
@@ -129,9 +138,9 @@ class UNetConfig(DenoiserSpec):
     def check_control(self) -> None:
         pass
 
-    def heads(self, channels: int) -> int:
-        """Attention heads where there are so many channels."""
-        return channels // self.head_dim if self.head_dim else self.num_heads
+    def heads(self, level: int) -> int:
+        """Attention heads at the resolution of that position in `channels`."""
+        return self.channels[level] // self.head_dim if self.head_dim else at(self.num_heads, level)
 
     def check_platform(self, platform: str) -> None:
         """Raises ValueError unless this network runs on such devices, named as `jax.default_backend()` names them."""

@@ -48,6 +48,13 @@ LATENT = COMMON | {
 LATENT_VARIANTS = {
     "stable_diffusion_1": {"attention_head_dim": 2},  # which diffusers takes as a number of heads
     "stable_diffusion_2": {"attention_head_dim": (1, 2), "use_linear_projection": True, "in_channels": 5},
+    "per_resolution": {
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "layers_per_block": (1, 2),
+        "attention_head_dim": (1, 4),
+        "transformer_layers_per_block": (2, 1),
+    },
 }
 
 

@@ -49,6 +49,8 @@ VARIANTS = {
     "ddpm": {},
     "stable_diffusion_1": LATENT | {"num_heads": 2},
     "stable_diffusion_2": LATENT | {"head_dim": 8, "linear_projection": True, "image_channels": 3},
+    "per_resolution": LATENT
+    | {"attention": (0, 1), "blocks": (1, 2), "num_heads": (1, 4), "transformer_blocks": (2, 1)},
     "scale_shift": {
         "downsample_padding": 1,
         "flip_sin_to_cos": True,
@@ -207,6 +209,9 @@ def test_cudnn_is_refused_off_gpus():
 REFUSED = {
     "groups": ({"channels": (8, 18)}, "channels=18 cannot be divided into groups=4: groups=2 would do"),
     "heads": ({"head_dim": 3}, "channels=8 cannot be divided into heads of head_dim=3"),
+    "heads of a resolution": ({"num_heads": (1, 3)}, "channels=16 cannot be divided into num_heads=3"),
+    "resolutions": ({"blocks": (1, 2, 1)}, "blocks=(1, 2, 1) must be one number, or one for each of the 2 resolutions"),
+    "no blocks": ({"blocks": (1, 0)}, "blocks=(1, 0) must be at least 1"),
     "attention": ({"attention": (2,)}, "must name positions 0..1"),
     "dropout": ({"dropout": 1.0}, "dropout in"),
     "cudnn in float32": ({"attention_kernel": "cudnn"}, "attention_kernel='cudnn' needs dtype='bfloat16'"),
