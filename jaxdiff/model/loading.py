@@ -11,6 +11,7 @@ from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
+from jaxdiff.model.interop import folder
 from jaxdiff.model.model import Model
 
 
@@ -19,7 +20,8 @@ def load(name: str, dtype: str = "float32", placement=None) -> Model:
 
     Args:
       name: directory that `jaxdiff train` has written, also gs://bucket/run, which is looked for first; .safetensors file
-        that `jaxdiff export` has written; or a name that ships, see `jaxdiff.model.names`.
+        that `jaxdiff export` has written; folder of a pipeline that diffusers has saved, see `jaxdiff.model.interop`; or a
+        name that ships, see `jaxdiff.model.names`.
       dtype: dtype of the weights on the devices, "float32", "bfloat16" or "float16"; with bfloat16 the network also
         computes in it.
       placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
@@ -41,6 +43,8 @@ def load(name: str, dtype: str = "float32", placement=None) -> Model:
     name = str(name)
     if runs.holds_run(name):
         return runs.read(name, dtype, placement)
+    if folder.holds_pipeline(name):
+        return folder.read(name, dtype, placement)
     return files.read(_file(name), dtype, placement)
 
 
@@ -49,6 +53,8 @@ def load_config(name: str) -> Config:
     name = str(name)
     if runs.holds_run(name):
         return files.runs_here(configs.read_run(name))
+    if folder.holds_pipeline(name):
+        return folder.read_config(name)
     path = _file(name)
     header = files.header_of(path)
     if "config" not in header:

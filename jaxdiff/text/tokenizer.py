@@ -124,8 +124,8 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
     """Loads a tokenizer in the format in which CLIP and Stable Diffusion publish theirs.
 
     Args:
-      folder: with vocab.json and merges.txt; the padding token is read from special_tokens_map.json or else
-        tokenizer_config.json, and is END without both.
+      folder: with vocab.json and merges.txt, or with tokenizer.json; the padding token is read from special_tokens_map.json
+        or else tokenizer_config.json, and is END without both.
       length: L.
 
     Raises:
@@ -133,14 +133,20 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
       ValueError: they are not those of a CLIP tokenizer.
     """
     folder = epath.Path(folder)
+    whole = folder / "tokenizer.json"  # all that transformers 5 writes
     for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).exists():
+        if not (folder / name).exists() and not whole.exists():
             raise FileNotFoundError(f"{folder} has no {name}: give the folder 'tokenizer' of a published model")
     configs = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
     try:
-        vocab = json.loads((folder / "vocab.json").read_text())
-        lines = (folder / "merges.txt").read_text().splitlines()
-        merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+        if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+            vocab = json.loads((folder / "vocab.json").read_text())
+            lines = (folder / "merges.txt").read_text().splitlines()
+            merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+        else:
+            model = json.loads(whole.read_text())["model"]
+            pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+            vocab, merges = model["vocab"], [tuple(pair) for pair in pairs]
         contents = [json.loads(config.read_text()) for config in configs if config.exists()]
         pad = [END, *(content["pad_token"] for content in contents if content.get("pad_token"))][-1]
         return _tokenizer(vocab, merges, length, pad["content"] if isinstance(pad, dict) else pad)

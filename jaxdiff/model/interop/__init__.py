@@ -1,0 +1,1 @@
+"""Models in the layouts in which diffusers and transformers publish them, without either."""

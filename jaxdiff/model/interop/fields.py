@@ -1,0 +1,44 @@
+"""Fields of published configs: an absent one has the default of its class, and one that cannot be honoured is refused."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+# What files say beside the fields of their class.
+BOOKKEEPING = {"_class_name", "_diffusers_version", "_name_or_path", "architectures", "model_type", "torch_dtype", "dtype",
+               "transformers_version", "sample_size"}  # fmt: skip
+
+
+class Fields(NamedTuple):
+    """Fields of one published class.
+
+    Attributes:
+      read: defaults of the fields that are honoured.
+      fixed: the only values that the others may have.
+      unused: fields that change nothing that is computed here.
+    """
+
+    read: Mapping[str, Any]
+    fixed: Mapping[str, Any] = {}
+    unused: tuple[str, ...] = ()
+
+    def values(self, config: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Values of the fields that are honoured, lists as tuples.
+
+        Args:
+          config: published config.
+          where: name of its file, for errors.
+
+        Raises:
+          ValueError: a field that is not known, or a value that is not supported; the field is named.
+        """
+        config = {name: _frozen(value) for name, value in config.items() if name not in BOOKKEEPING.union(self.unused)}
+        for name, value in config.items():
+            if name in self.fixed and value != self.fixed[name]:
+                raise ValueError(f"{where}: {name}={value!r} is not supported, only {self.fixed[name]!r}")
+            if name not in self.fixed and name not in self.read:
+                raise ValueError(f"{where}: the field {name}={value!r} is not known")
+        return {name: config.get(name, default) for name, default in self.read.items()}
+
+
+def _frozen(value):
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -1,0 +1,302 @@
+"""Specifications of networks from the config.json files of diffusers and transformers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdiff.model.interop.fields import Fields
+from jaxdiff.nets.autoencoder_config import AutoencoderConfig
+from jaxdiff.nets.clip_config import TextConfig
+from jaxdiff.nets.unet_config import UNetConfig
+
+UNET_2D_CONDITION = Fields(
+    read={
+        "in_channels": 4,
+        "out_channels": 4,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "block_out_channels": (320, 640, 1280, 1280),
+        "layers_per_block": 2,
+        "downsample_padding": 1,
+        "dropout": 0.0,
+        "norm_num_groups": 32,
+        "norm_eps": 1e-5,
+        "cross_attention_dim": 1280,
+        "transformer_layers_per_block": 1,
+        "attention_head_dim": 8,
+        "num_attention_heads": None,
+        "use_linear_projection": False,
+        "resnet_time_scale_shift": "default",
+    },
+    fixed={
+        "center_input_sample": False,
+        "only_cross_attention": False,
+        "mid_block_scale_factor": 1,
+        "act_fn": "silu",
+        "reverse_transformer_layers_per_block": None,
+        "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None,
+        "dual_cross_attention": False,
+        "class_embed_type": None,
+        "addition_embed_type": None,
+        "addition_time_embed_dim": None,
+        "num_class_embeds": None,
+        "resnet_skip_time_act": False,
+        "resnet_out_scale_factor": 1.0,
+        "time_embedding_type": "positional",
+        "time_embedding_dim": None,
+        "time_embedding_act_fn": None,
+        "timestep_post_act": None,
+        "time_cond_proj_dim": None,
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "projection_class_embeddings_input_dim": None,
+        "attention_type": "default",
+        "class_embeddings_concat": False,
+        "mid_block_only_cross_attention": None,
+        "cross_attention_norm": None,
+    },
+    unused=("upcast_attention", "addition_embed_type_num_heads"),  # scores are float32 anyway
+)
+
+UNET_2D = Fields(
+    read={
+        "in_channels": 3,
+        "out_channels": 3,
+        "freq_shift": 0,
+        "flip_sin_to_cos": True,
+        "down_block_types": ("DownBlock2D",) + ("AttnDownBlock2D",) * 3,
+        "up_block_types": ("AttnUpBlock2D",) * 3 + ("UpBlock2D",),
+        "mid_block_type": "UNetMidBlock2D",
+        "block_out_channels": (224, 448, 672, 896),
+        "layers_per_block": 2,
+        "downsample_padding": 1,
+        "dropout": 0.0,
+        "attention_head_dim": 8,
+        "norm_num_groups": 32,
+        "attn_norm_num_groups": None,
+        "norm_eps": 1e-5,
+        "resnet_time_scale_shift": "default",
+        "add_attention": True,
+    },
+    fixed={
+        "center_input_sample": False,
+        "time_embedding_type": "positional",
+        "time_embedding_dim": None,
+        "mid_block_scale_factor": 1,
+        "downsample_type": "conv",
+        "upsample_type": "conv",
+        "act_fn": "silu",
+        "class_embed_type": None,
+        "num_class_embeds": None,
+        "num_train_timesteps": None,
+    },
+)
+
+AUTOENCODER_KL = Fields(
+    read={
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ("DownEncoderBlock2D",),
+        "up_block_types": ("UpDecoderBlock2D",),
+        "block_out_channels": (64,),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 32,
+        "scaling_factor": 0.18215,
+        "mid_block_add_attention": True,
+    },
+    fixed={
+        "act_fn": "silu",
+        "shift_factor": None,
+        "latents_mean": None,
+        "latents_std": None,
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+    },
+    unused=("force_upcast",),  # norms and softmax are float32; the dtype of the rest is what was asked for
+)
+
+CLIP_TEXT = Fields(
+    read={
+        "vocab_size": 49408,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    },
+    # Dropout and initialisation are of training, the projection is of CLIP, and the tokens are the tokenizer's.
+    unused=(
+        "attention_dropout",
+        "dropout",
+        "initializer_factor",
+        "initializer_range",
+        "projection_dim",
+        "pad_token_id",
+        "bos_token_id",
+        "eos_token_id",
+    ),
+)
+
+
+def unet(config: Mapping[str, Any], where: str = "config.json") -> UNetConfig:
+    """Specification of a `UNet2DConditionModel` or a `UNet2DModel`.
+
+    Args:
+      config: published config.
+      where: name of its file, for errors.
+
+    Raises:
+      ValueError: a class, a field or a block that is not supported; it is named.
+
+    Example::
+
+        >>> from jaxdiff.model.interop import networks
+        >>> spec = networks.unet({"_class_name": "UNet2DConditionModel", "cross_attention_dim": 768})
+        >>> spec.channels, spec.attention, spec.num_heads, spec.context_dim
+        ((320, 640, 1280, 1280), (0, 1, 2), 8, 768)
+    """
+    makers = {"UNet2DConditionModel": _unet_2d_condition, "UNet2DModel": _unet_2d}
+    kind = config.get("_class_name")
+    if kind not in makers:
+        raise ValueError(f"{where}: the class {kind} is not supported, only {' and '.join(makers)}")
+    return makers[kind](config, where)
+
+
+def _unet_2d_condition(config, where):
+    f = UNET_2D_CONDITION.values(config, where)
+    _same(f["in_channels"], f["out_channels"], where, "in_channels", "out_channels")
+    heads = f["attention_head_dim"] if f["num_attention_heads"] is None else f["num_attention_heads"]
+    attention = _attention(f, "CrossAttn", where)
+    return UNetConfig(
+        **_shared(f, attention),
+        num_heads=heads,  # of that name by mistake, and kept
+        mid_attention=_choice({"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}, f, "mid_block_type", where),
+        context_dim=_one(f["cross_attention_dim"], where, "cross_attention_dim"),
+        transformer_blocks=f["transformer_layers_per_block"],
+        linear_projection=f["use_linear_projection"],
+    )
+
+
+def _unet_2d(config, where):
+    f = UNET_2D.values(config, where)
+    _same(f["in_channels"], f["out_channels"], where, "in_channels", "out_channels")
+    if f["attn_norm_num_groups"] not in (None, f["norm_num_groups"]):
+        raise ValueError(f"{where}: attn_norm_num_groups={f['attn_norm_num_groups']} is not supported, only null")
+    if f["add_attention"] and f["attn_norm_num_groups"] is None and f["resnet_time_scale_shift"] != "default":
+        raise ValueError(
+            f"{where}: attn_norm_num_groups=None is an attention without its norm, which is not supported, with "
+            f"resnet_time_scale_shift={f['resnet_time_scale_shift']!r}"
+        )
+    _choice({"UNetMidBlock2D": True}, f, "mid_block_type", where)
+    shape = {"head_dim": f["attention_head_dim"]} if f["attention_head_dim"] else {}
+    return UNetConfig(**_shared(f, _attention(f, "Attn", where)), **shape, mid_attention=f["add_attention"])
+
+
+def _shared(f, attention):
+    """Fields of both kinds of U-Net."""
+    return {
+        "out_channels": f["out_channels"],
+        "channels": f["block_out_channels"],
+        "attention": attention,
+        "blocks": f["layers_per_block"],
+        "groups": f["norm_num_groups"],
+        "eps": f["norm_eps"],
+        "dropout": f["dropout"],
+        "time_mode": {"default": "add", "scale_shift": "scale_shift"}[f["resnet_time_scale_shift"]],
+        "flip_sin_to_cos": f["flip_sin_to_cos"],
+        "freq_shift": float(f["freq_shift"]),
+        "downsample_padding": f["downsample_padding"],
+    }
+
+
+def _attention(f, prefix, where):
+    """Positions of the resolutions with attention, which are the same on the way down and up."""
+    found = []
+    for way, types in (("Down", f["down_block_types"]), ("Up", f["up_block_types"][::-1])):
+        kinds = {f"{way}Block2D": False, f"{prefix}{way}Block2D": True}
+        for kind in types:
+            if kind not in kinds:
+                raise ValueError(f"{where}: the block {kind} is not supported, only {' and '.join(kinds)}")
+        found.append(tuple(level for level, kind in enumerate(types) if kinds[kind]))
+    if found[0] != found[1]:
+        raise ValueError(f"{where}: down_block_types and up_block_types have attention at different resolutions")
+    return found[0]
+
+
+def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> AutoencoderConfig:
+    """Specification of an `AutoencoderKL`.
+
+    Args:
+      config: published config.
+      where: name of its file, for errors.
+
+    Raises:
+      ValueError: a class, a field or a block that is not supported; it is named.
+    """
+    _choice({"AutoencoderKL": None}, config, "_class_name", where)
+    f = AUTOENCODER_KL.values(config, where)
+    for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        for block in f[name]:
+            if block != kind:
+                raise ValueError(f"{where}: the block {block} is not supported, only {kind}")
+    _same(f["in_channels"], f["out_channels"], where, "in_channels", "out_channels")
+    return AutoencoderConfig(
+        image_channels=f["in_channels"],
+        channels=f["block_out_channels"],
+        blocks=f["layers_per_block"],
+        latent_channels=f["latent_channels"],
+        groups=f["norm_num_groups"],
+        mid_attention=f["mid_block_add_attention"],
+        scaling_factor=f["scaling_factor"],
+    )
+
+
+def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "config.json") -> TextConfig:
+    """Specification of a `CLIPTextModel`.
+
+    Args:
+      config: published config.
+      end_token: id of the tokenizer's end token; that of published configs is a placeholder.
+      where: name of its file, for errors.
+
+    Raises:
+      ValueError: a class or a field that is not supported; it is named.
+    """
+    if config.get("architectures", ["CLIPTextModel"]) != ["CLIPTextModel"]:
+        raise ValueError(f"{where}: the class {config['architectures'][0]} is not supported, only CLIPTextModel")
+    f = CLIP_TEXT.values(config, where)
+    if f["intermediate_size"] != 4 * f["hidden_size"]:
+        raise ValueError(f"{where}: intermediate_size={f['intermediate_size']} must be {4 * f['hidden_size']}")
+    return TextConfig(
+        width=f["hidden_size"],
+        layers=f["num_hidden_layers"],
+        heads=f["num_attention_heads"],
+        activation=f["hidden_act"],
+        vocabulary=f["vocab_size"],
+        length=f["max_position_embeddings"],
+        end_token=end_token,
+    )
+
+
+def _choice(choices, f, name, where):
+    if f.get(name) not in choices:
+        raise ValueError(f"{where}: {name}={f.get(name)!r} is not supported, only {' and '.join(choices)}")
+    return choices[f[name]]
+
+
+def _one(value, where, name):
+    """A number that may be written once for each resolution."""
+    if isinstance(value, tuple) and len(set(value)) > 1:
+        raise ValueError(f"{where}: {name}={value} is not supported, only one number for all")
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _same(one, other, where, *names):
+    if one != other:
+        raise ValueError(f"{where}: {names[0]}={one} and {names[1]}={other} must be equal")

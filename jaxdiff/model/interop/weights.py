@@ -1,0 +1,116 @@
+"""Tensors of published weights: found in a folder, opened, and read one by one onto the devices."""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from jaxdiff import sharding
+from jaxdiff.model import files
+from jaxdiff.model.interop.mapping import LAYOUTS, Entry, differences
+
+STEMS = "diffusion_pytorch_model", "model"  # of diffusers, and of transformers
+PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+BUFFERS = re.compile(r".*\.position_ids")  # no parameters
+# Names that were given up: of a prefix that transformers 5 does not write, and of attention in old autoencoders.
+EARLIER = (
+    (re.compile(r"^text_model\."), ""),
+    (re.compile(r"(attentions\.\d+)\.query\."), r"\1.to_q."),
+    (re.compile(r"(attentions\.\d+)\.key\."), r"\1.to_k."),
+    (re.compile(r"(attentions\.\d+)\.value\."), r"\1.to_v."),
+    (re.compile(r"(attentions\.\d+)\.proj_attn\."), r"\1.to_out.0."),
+)
+
+
+class Tensors(NamedTuple):
+    """Tensors of one network, in one file or several.
+
+    Attributes:
+      shapes: their shapes, by their published names.
+      read: (name) -> array.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+def find(folder: epath.Path) -> list[epath.Path]:
+    """The files of weights in a network's folder: those in full precision, or else a variant.
+
+    Raises:
+      FileNotFoundError: there are none, or one of several is missing.
+      ValueError: there are only pickles.
+    """
+    for stem in STEMS:
+        indices = [folder / f"{stem}.safetensors.index.json", *sorted(folder.glob(f"{stem}.safetensors.index.*.json"))]
+        for path in (folder / f"{stem}.safetensors", *indices[:1], *sorted(folder.glob(f"{stem}.*.safetensors")),
+                     *indices[1:]):  # fmt: skip
+            if path.exists():
+                return _shards(folder, path) if path.suffix == ".json" else [path]
+    if pickles := [path.name for pattern in PICKLES for path in folder.glob(pattern)]:
+        raise ValueError(f"{folder} has only pickles ({pickles[0]}), which can run code: convert it to .safetensors")
+    raise FileNotFoundError(f"{folder} has no {' or '.join(f'{stem}.safetensors' for stem in STEMS)}")
+
+
+def _shards(folder, index):
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    for name in names:
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder / name} is missing, which {index.name} names")
+    return [folder / name for name in names]
+
+
+@contextlib.contextmanager
+def opened(paths: Iterable[epath.Path]) -> Iterator[Tensors]:
+    """Opens files of weights; names that were given up are those of today.
+
+    Raises:
+      ValueError: a file that is not one of weights, such as one that is cut short.
+    """
+    with contextlib.ExitStack() as stack:
+        where = {}
+        for path in paths:
+            file = stack.enter_context(files.opened(path))
+            where |= {_today(key): (file, key) for key in file.keys() if not BUFFERS.fullmatch(key)}
+        shapes = {name: tuple(file.get_slice(key).get_shape()) for name, (file, key) in where.items()}
+        yield Tensors(shapes, lambda name: where[name][0].get_tensor(where[name][1]))
+
+
+def _today(name):
+    for pattern, replacement in EARLIER:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def read(mapping: tuple[Entry, ...], tensors: Tensors, where: str, dtype: str = "float32", placement=None):
+    """Parameters of a network, onto the devices.
+
+    Args:
+      mapping: of the network.
+      tensors: published tensors.
+      where: name of the file or folder, for errors.
+      dtype: dtype of the parameters.
+      placement: device or `jax.sharding.Sharding`; by default a copy on each local device.
+
+    Returns:
+      Nested dicts.
+
+    Raises:
+      ValueError: tensors that do not fit the mapping; nothing is read then.
+    """
+    if wrong := differences(mapping, tensors.shapes):
+        more = f", and {len(wrong) - 1} more do not fit" if len(wrong) > 1 else ""
+        raise ValueError(f"{where}: {wrong[0]}{more}")
+    placement, dtype = placement or sharding.replication(), jnp.dtype(dtype)
+    flat = {}
+    for entry in mapping:
+        value = LAYOUTS[entry.layout].to_ours(tensors.read(entry.published))
+        flat[entry.ours] = jax.device_put(np.ascontiguousarray(value, dtype), placement)
+    return traverse_util.unflatten_dict(flat, sep="/")

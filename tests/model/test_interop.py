@@ -1,0 +1,245 @@
+"""Published models: every tensor is accounted for, they compute what diffusers computes, and errors name the file."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from helpers import fails, load_golden
+from PIL import Image
+
+import jaxdiff
+from jaxdiff import cli
+from jaxdiff.config import Config, Data
+from jaxdiff.model import denoiser_of
+from jaxdiff.model.interop import folder, mapping, networks, schedulers, weights
+from jaxdiff.model.params import param_shapes
+from jaxdiff.pipeline import images
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PIPELINES = GOLDEN / "pipelines"
+NAMES = sorted(path.name for path in PIPELINES.iterdir())
+PROMPT, NEGATIVE, STEPS, GUIDANCE = "a red seven on blue", "a small one", 6, 7.5  # of tests/golden/make_pipelines.py
+FULL_SIZE = {name: one for name, one in json.loads((GOLDEN / "published_configs.json").read_text()).items() if name}
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def specification(config):
+    if "architectures" in config:
+        return networks.text_transformer(config, 49407)
+    return networks.autoencoder(config) if config["_class_name"] == "AutoencoderKL" else networks.unet(config)
+
+
+def entries_of(net):
+    channels = getattr(net, "out_channels", getattr(net, "image_channels", 3))
+    return mapping.entries(param_shapes(Config(net=net, data=Data(image_shape=(256, 256, channels)))), folder.RENAMED)
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_models_have_the_published_number_of_parameters(name):
+    found = entries_of(specification(FULL_SIZE[name]["config"]))
+    assert sum(math.prod(entry.shape) for entry in found) == FULL_SIZE[name]["parameters"]
+    assert len({entry.published for entry in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    "golden, config",
+    [
+        ("ddpm", {"attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
+                  "norm_eps": 1e-6}),
+        ("scale_shift", {"attention_head_dim": 4, "resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 4}),
+    ],
+)  # fmt: skip
+def test_a_u_net_without_context_is_read_by_its_config(golden, config):
+    """The arrays of tests/golden/make_unet.py, with the config that they were made by and the defaults of the class."""
+    common = {
+        "_class_name": "UNet2DModel", "in_channels": 2, "out_channels": 2, "block_out_channels": [8, 16],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8,
+    }  # fmt: skip
+    arrays, _ = load_golden(f"unet_{golden}")
+    published = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+    net = networks.unet(common | config)
+    tensors = weights.Tensors({name: value.shape for name, value in published.items()}, published.get)
+    params = weights.read(entries_of(net), tensors, golden)
+    x = arrays["x"].transpose(0, 2, 3, 1)
+    found = jax.jit(net.make().apply)({"params": params}, x, arrays["t"])
+    np.testing.assert_allclose(found, arrays["y"].transpose(0, 2, 3, 1), atol=2e-5)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pipeline(request):
+    """A model from a folder that diffusers has saved, and what diffusers drew with it."""
+    with np.load(PIPELINES / request.param / "drawn.npz") as file:
+        drawn = dict(file)
+    drawn |= {name: drawn[name].transpose(0, 2, 3, 1) for name in ("noise", "latents", "image")}
+    return jaxdiff.load(PIPELINES / request.param), drawn
+
+
+def test_texts_are_read_as_transformers_reads_them(pipeline):
+    model, drawn = pipeline
+    np.testing.assert_array_equal(model.text_encoder.tokenizer([PROMPT]), drawn["tokens"])
+    np.testing.assert_allclose(model.text_encoder([PROMPT]), drawn["context"], atol=1e-5)
+
+
+def test_what_is_drawn_is_what_diffusers_draws_with_the_scheduler_s_own_file(pipeline):
+    model, drawn = pipeline
+    sample = model.config.sample
+    cond = jaxdiff.condition(model, prompts=[PROMPT], negative=NEGATIVE)
+    denoise = jaxdiff.guidance.cfg(denoiser_of(model), GUIDANCE)
+    levels = model.levels(STEPS, sample.spacing)
+    z, _ = jaxdiff.sample(None, sample.sampler(), denoise, model.schedule, levels, drawn["noise"], cond)
+    assert np.abs(z - drawn["latents"]).max() < 1e-5 * np.abs(drawn["latents"]).max()
+    np.testing.assert_allclose(model.codec.decode(drawn["latents"]), drawn["image"], atol=1e-5)
+    image = np.asarray(images.to_uint8(jaxdiff.decode(model, z)))
+    assert np.abs(image.astype(int) - np.round(127.5 + 127.5 * drawn["image"].clip(-1, 1))).max() <= 1
+
+
+def test_a_folder_is_drawn_from_and_edited_by_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = str(PIPELINES / NAMES[0])
+    small = ["--steps", "3"]
+    cli.main(["sample", model, PROMPT, *small, "--individual", "--npz", "--out", "drawn.png"])
+    drawn = np.load("drawn.npz")["images"]
+    assert drawn.shape == (1, 16, 16, 3) and drawn.std() > 0
+    Image.fromarray(drawn[0]).save("in.png")
+    words = ["--source", PROMPT, "--prompt", "a small seven on blue"]
+    for method in (["direct"], ["sdedit", "--strength", "0.5"]):
+        asked = words[2:] if method[0] == "sdedit" else words
+        cli.main(["edit", model, "--image", "in.png", "--method", *method, *asked, *small])
+    cli.main(["export", model, "--out", "ours.safetensors"])
+    capsys.readouterr()
+    one, other = (jaxdiff.generate(jaxdiff.load(of), PROMPT, steps=3) for of in (model, "ours.safetensors"))
+    np.testing.assert_array_equal(one, other)  # the published weights are float16, as those of the file
+
+
+def test_other_dtypes_and_files_hold_the_same_model(tmp_path):
+    """bfloat16, several files with an index, a variant, and names that were given up."""
+    copy = Path(shutil.copytree(PIPELINES / NAMES[0], tmp_path / "copy"))
+    whole = jaxdiff.load(copy)
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    half = {name: value.astype(ml_dtypes.bfloat16) for name, value in tensors.items()}
+    names, parts = sorted(half), ("diffusion_pytorch_model-00001-of-00002", "diffusion_pytorch_model-00002-of-00002")
+    index = {}
+    for part, some in zip(parts, (names[::2], names[1::2])):
+        safetensors.numpy.save_file({name: half[name] for name in some}, copy / "unet" / f"{part}.safetensors")
+        index |= dict.fromkeys(some, f"{part}.safetensors")
+    path.unlink()
+    (copy / "unet" / f"{path.name}.index.json").write_text(json.dumps({"weight_map": index}))
+    vae = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    earlier = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = safetensors.numpy.load_file(vae)
+    for new, old in earlier.items():
+        renamed = {name.replace(f"attentions.0.{new}", f"attentions.0.{old}"): v for name, v in renamed.items()}
+    safetensors.numpy.save_file(renamed, vae.with_suffix(".fp16.safetensors"))
+    vae.unlink()
+    found = jaxdiff.load(copy)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), found.params, whole.params)
+    jax.tree.map(np.testing.assert_array_equal, found.submodels["codec"].params, whole.submodels["codec"].params)
+    (copy / "unet" / f"{parts[1]}.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=f"{parts[1]}.safetensors is missing, which .*index.json names"):
+        jaxdiff.load(copy)
+    low = jaxdiff.load(PIPELINES / NAMES[0], dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(low)} == {
+        np.dtype("bfloat16")
+    } and low.config.net.dtype == "bfloat16"
+
+
+def changed(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def pickled(copy):
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    path.rename(path.with_suffix(".bin"))
+
+
+def without(copy, name):
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    del tensors[name]
+    safetensors.numpy.save_file(tensors | {"more.weight": np.zeros(3)}, path)
+
+
+def cut_short(copy):
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def lying(copy):
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes((2**60).to_bytes(8, "little") + path.read_bytes()[8:])
+
+
+UNET, VAE, SCHEDULER = "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"
+BAD = {
+    "unknown pipeline": (
+        lambda copy: changed(copy / "model_index.json", _class_name="KandinskyPipeline"),
+        "model_index.json: the class KandinskyPipeline is not supported, only StableDiffusionPipeline",
+    ),
+    "part": (lambda copy: shutil.rmtree(copy / "vae"), "has no vae, which a StableDiffusionPipeline has"),
+    "no config": (lambda copy: (copy / VAE).unlink(), f"{VAE} is missing"),
+    "no json": (lambda copy: (copy / VAE).write_text("{"), f"{VAE} is not JSON"),
+    "field": (
+        lambda copy: changed(copy / UNET, dual_cross_attention=True),
+        f"{UNET}: dual_cross_attention=True is not",
+    ),
+    "unknown field": (lambda copy: changed(copy / UNET, novelty=3), f"{UNET}: the field novelty=3 is not known"),
+    "block": (
+        lambda copy: changed(copy / UNET, down_block_types=["CrossAttnDownBlock2D", "KDownBlock2D"]),
+        f"{UNET}: the block KDownBlock2D is not supported, only DownBlock2D and CrossAttnDownBlock2D",
+    ),
+    "one way": (
+        lambda copy: changed(copy / UNET, up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"]),
+        f"{UNET}: down_block_types and up_block_types have attention at different resolutions",
+    ),
+    "scheduler": (
+        lambda copy: changed(copy / SCHEDULER, _class_name="HeunDiscreteScheduler"),
+        f"{SCHEDULER}: the class HeunDiscreteScheduler is not supported, only DDIMScheduler",
+    ),
+    "runge-kutta": (
+        lambda copy: changed(copy / SCHEDULER, skip_prk_steps=False),
+        "skip_prk_steps=False is not supported",
+    ),
+    "betas": (lambda copy: changed(copy / SCHEDULER, trained_betas=[0.1]), r"trained_betas=\(0.1,\) is not supported"),
+    "spacing": (
+        lambda copy: changed(copy / SCHEDULER, timestep_spacing="linspace"),
+        "timestep_spacing='linspace' is not",
+    ),
+    "latents": (lambda copy: changed(copy / VAE, latent_channels=3), "latent_channels=3 must be 4, those of the U-Net"),
+    "pickle": (pickled, r"unet has only pickles \(diffusion_pytorch_model.bin\), which can run code: convert it"),
+    "tensor": (
+        lambda copy: without(copy, "conv_in.bias"),
+        "unet: conv_in.bias is missing, and 1 more do not fit",
+    ),
+    "shape": (
+        lambda copy: changed(copy / UNET, cross_attention_dim=6),
+        r"attn2.to_k.weight is \[8, 8\] and must be \[8, 6\]",
+    ),
+    "cut short": (cut_short, "vae/diffusion_pytorch_model.safetensors is not a file of weights"),
+    "lying": (lying, "vae/diffusion_pytorch_model.safetensors is not a file of weights"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_cannot_be_read_is_named_in_one_line(bad, tmp_path, capsys):
+    copy, (spoil, message) = Path(shutil.copytree(PIPELINES / NAMES[0], tmp_path / "copy")), BAD[bad]
+    spoil(copy)
+    assert re.search(message, fails(capsys, "sample", copy, PROMPT, "--steps", 2))
+
+
+def test_a_scheduler_s_absent_fields_have_the_defaults_of_its_class():
+    plain = schedulers.process({"_class_name": "DDPMScheduler"})
+    assert plain.clip and plain.sampler.kind == "ddpm" and plain.diffusion.schedule.beta_end == 0.02
+    large = schedulers.process({"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "clip_sample": False})
+    assert large.sampler.variance == "beta" and not large.clip
+    with pytest.raises(ValueError, match="steps_offset=0 with set_alpha_to_one=False"):
+        schedulers.process({"_class_name": "PNDMScheduler", "skip_prk_steps": True})
