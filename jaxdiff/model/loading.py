@@ -11,7 +11,7 @@ from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
-from jaxdiff.model.interop import folder
+from jaxdiff.model.interop import folder, loras
 from jaxdiff.model.model import Model
 
 
@@ -109,7 +109,8 @@ def with_adapters(
 
     Args:
       model: base model.
-      adapters: LoRAs and new tokens, named as for `load_adapter`; a mapping gives the weight of each LoRA, else 1.
+      adapters: LoRAs and new tokens, named as for `load_adapter`, or .safetensors files of LoRAs in the layouts of kohya's
+        scripts, PEFT and diffusers; a mapping gives the weight of each LoRA, else 1.
       controlnet: ControlNets, named likewise.
 
     Returns:
@@ -130,7 +131,10 @@ def with_adapters(
     asked = [("adapters", name, weights.get(name, 1.0)) for name in adapters]
     asked += [("controlnet", name, 1.0) for name in ([controlnet] if isinstance(controlnet, str) else controlnet)]
     for argument, name, weight in asked:
-        adapter = load_adapter(name)
+        try:
+            adapter = loras.read(name, model) if loras.is_published(name) else load_adapter(name)
+        except ValueError as error:
+            raise ValueError(str(error) if name in str(error) else f"{name}: {error}") from None
         right = "adapters" if adapter.control is None else "controlnet"
         if argument != right:
             raise ValueError(f"{name} is {'not ' if right == 'adapters' else ''}a ControlNet: give it as `{right}`")

@@ -1,0 +1,145 @@
+"""LoRAs as others publish them: of kohya's scripts, of PEFT, and of three older layouts of diffusers.
+
+Names in a file are not taken apart: each module of the base has a name in each layout, and a file's are looked up there.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from jaxdiff.adapt import lora
+from jaxdiff.adapt.adapter import Adapter
+from jaxdiff.adapt.lora import Factors, Lora
+from jaxdiff.model import files
+from jaxdiff.model.interop import mapping
+from jaxdiff.model.model import Model
+
+DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight",
+        ".lora_linear_layer.down.weight")  # fmt: skip
+ENDINGS = {ending: ("down", i) for i, ending in enumerate(DOWN)}
+ENDINGS |= {ending.replace("down", "up").replace("lora_A", "lora_B"): ("up", i) for i, ending in enumerate(DOWN)}
+ENDINGS |= {".alpha": ("alpha", 0)}
+# What is no product of two matrices, by how its names end.
+OTHERS = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "hada_w1_a": "LoHa",
+    "hada_w1_b": "LoHa",
+    "lokr_w1": "LoKr",
+    "lokr_w1_a": "LoKr",
+    "lora_mid.weight": "LoCon with a middle",
+    "diff": "a whole kernel",
+    "diff_b": "a whole bias",
+    "lora_B.bias": "a LoRA with biases",
+}
+PREFIXES = {  # of names with dots; None is that of names with underscores
+    "unet": ("unet.", "base_model.model.unet.", "base_model.model.", ""),
+    "text": ("text_encoder.text_model.", "text_encoder.", "base_model.model.text_encoder.text_model.", "text_model."),
+}
+KOHYA = {"unet": ("lora_unet_",), "text": ("lora_te_text_model_", "lora_te1_text_model_", "lora_te_")}
+
+
+def is_published(path: epath.PathLike) -> bool:
+    """Whether a .safetensors file holds a LoRA that others have made."""
+    path = epath.Path(path)
+    if path.suffix != ".safetensors" or not path.exists():
+        return False
+    with files.opened(path) as file:
+        made_here = {"adapter", "config"} & set(file.metadata() or {})
+        return not made_here and any(_ending(key) or key.endswith(tuple(OTHERS)) for key in file.keys())
+
+
+def read(path: epath.PathLike, model: Model) -> Adapter:
+    """Reads a published LoRA of a model.
+
+    Args:
+      path: .safetensors file.
+      model: base model.
+
+    Returns:
+      `Adapter` with LoRAs of the "unet" and the "text" encoder, or of one of them.
+
+    Raises:
+      ValueError: a layout that is no product of two matrices, or a layer that the base does not have; it is named.
+    """
+    path = epath.Path(path)
+    with files.opened(path) as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        alphas = _alphas(file.metadata() or {})
+    known, found = dict(_names(model)), {}
+    for key, value in tensors.items():
+        place, part = _place(key, known, model.config.name)
+        found.setdefault(place, {})[part] = value
+    loras = {}
+    for net in dict.fromkeys(net for net, _ in found):
+        parts = {ours: part for (of, ours), part in found.items() if of == net}
+        loras[net] = _lora(parts, alphas.get(net))
+    return Adapter({"name": path.stem, "base": model.config.name}, loras)
+
+
+def _ending(key):
+    return next((ending for ending in sorted(ENDINGS, key=len, reverse=True) if key.endswith(ending)), None)
+
+
+def _place(key, known, base):
+    """((network, path of the kernel), part) of a tensor's name."""
+    if other := next((what for ending, what in OTHERS.items() if key.endswith(f".{ending}")), None):
+        raise ValueError(f"{key} is {other}, which is no product of two matrices and is not supported")
+    if not (ending := _ending(key)):
+        raise ValueError(f"{key} is no part of a LoRA that is supported")
+    name = key.removesuffix(ending)
+    if name not in known:
+        raise ValueError(f"this LoRA is of another network: {base} has no layer of the name {name}")
+    return known[name], ENDINGS[ending][0]
+
+
+def _names(model) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Names of every kernel's module in every layout, with the network and the kernel's path."""
+    nets = {"unet": model.params}
+    if "text_encoder" in model.submodels:
+        nets["text"] = model.submodels["text_encoder"].params
+    for net, params in nets.items():
+        for entry in mapping.entries(params):
+            if not entry.ours.endswith("/kernel"):
+                continue
+            module, place = entry.published.removesuffix(".weight"), (net, entry.ours)
+            for prefix in PREFIXES[net]:
+                yield prefix + module, place
+            for prefix in KOHYA[net]:
+                yield prefix + module.replace(".", "_"), place
+            if found := re.fullmatch(r"(.*)\.(to_q|to_k|to_v|to_out)(\.0)?", module):
+                yield f"{PREFIXES[net][0]}{found[1]}.processor.{found[2]}", place  # earlier, of diffusers
+                yield f"{found[1]}.processor.{found[2]}", place
+
+
+def _lora(parts: Mapping[str, Mapping[str, Any]], alpha) -> Lora:
+    factors, scales = {}, {}
+    for path, part in sorted(parts.items()):
+        if missing := {"down", "up"} - set(part):
+            raise ValueError(f"{path} has no {missing.pop()} matrix: the file is not whole")
+        down, up = (np.asarray(part[name], np.float32) for name in ("down", "up"))
+        if down.ndim == 4:  # OIHW of a convolution; ours is one matrix of [height width in, rank]
+            down, up = down.transpose(2, 3, 1, 0).reshape(-1, len(down)).T, up.reshape(len(up), -1)
+        factors[path] = Factors(jnp.asarray(down.T), jnp.asarray(up.T))
+        rank = len(down)
+        own = part.get("alpha", alpha)
+        scales[path] = lora.scale(rank, None if own is None else float(own))
+    return Lora(factors, scales)
+
+
+def _alphas(metadata):
+    """The alphas that the header of a file of diffusers says, by network."""
+    try:
+        said = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError:
+        raise ValueError("its lora_adapter_metadata is not JSON") from None
+    for name, value in said.items():
+        if value and name.endswith((".use_rslora", ".use_dora", ".alpha_pattern")):
+            raise ValueError(f"{name}={value} is not supported")
+    prefixes = {"unet": "unet", "text": "text_encoder"}
+    return {net: said.get(f"{prefix}.lora_alpha") for net, prefix in prefixes.items()}
