@@ -226,7 +226,7 @@ def _expected(config, base):
     Raises:
       ValueError: the base is not a network of the config.
     """
-    expected = _shapes(config, _channels(config, base))
+    expected = shapes(config, _channels(config, base))
     for path in sorted(base.keys() | expected.keys()):
         has, needs = (_shape(flat, path) for flat in (base, expected))
         if has != needs and not path.startswith(("controlnet_", *_DECODER)):
@@ -237,7 +237,8 @@ def _expected(config, base):
 
 
 @functools.cache
-def _shapes(config, channels):
+def shapes(config: ControlConfig, channels: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a ControlNet's parameters by their paths, for noisy images of so many channels."""
     params = jax.eval_shape(ControlNet(config).init, jax.random.key(0), *_example(config, channels))["params"]
     return flatten_dict(params, sep="/")
 

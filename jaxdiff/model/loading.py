@@ -11,7 +11,7 @@ from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
-from jaxdiff.model.interop import folder, loras
+from jaxdiff.model.interop import controlnets, folder, loras
 from jaxdiff.model.model import Model
 
 
@@ -111,7 +111,7 @@ def with_adapters(
       model: base model.
       adapters: LoRAs and new tokens, named as for `load_adapter`, or .safetensors files of LoRAs in the layouts of kohya's
         scripts, PEFT and diffusers; a mapping gives the weight of each LoRA, else 1.
-      controlnet: ControlNets, named likewise.
+      controlnet: ControlNets, named likewise, or folders that diffusers has saved.
 
     Returns:
       `Model`; LoRAs are merged into its weights, in the given order.
@@ -132,7 +132,8 @@ def with_adapters(
     asked += [("controlnet", name, 1.0) for name in ([controlnet] if isinstance(controlnet, str) else controlnet)]
     for argument, name, weight in asked:
         try:
-            adapter = loras.read(name, model) if loras.is_published(name) else load_adapter(name)
+            published = next((kind for kind in (loras, controlnets) if kind.is_published(name)), None)
+            adapter = published.read(name, model) if published else load_adapter(name)
         except ValueError as error:
             raise ValueError(str(error) if name in str(error) else f"{name}: {error}") from None
         right = "adapters" if adapter.control is None else "controlnet"

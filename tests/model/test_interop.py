@@ -16,10 +16,12 @@ from PIL import Image
 
 import jaxdiff
 from jaxdiff import cli
+from jaxdiff.adapt import control
 from jaxdiff.config import Config, Data
-from jaxdiff.model import denoiser_of
+from jaxdiff.model import Model, denoiser_of
 from jaxdiff.model.interop import folder, mapping, networks, schedulers, weights
 from jaxdiff.model.params import param_shapes
+from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.pipeline import images
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -34,10 +36,14 @@ pytestmark = pytest.mark.usefixtures("one_device")
 def specification(config):
     if "architectures" in config:
         return networks.text_transformer(config, 49407)
+    if config["_class_name"] == "ControlNetModel":
+        return networks.controlnet(config, networks.unet(FULL_SIZE["stable-diffusion-v1-5/unet"]["config"]))
     return networks.autoencoder(config) if config["_class_name"] == "AutoencoderKL" else networks.unet(config)
 
 
 def entries_of(net):
+    if isinstance(net, ControlConfig):
+        return mapping.entries(control.shapes(net, 4))
     channels = getattr(net, "out_channels", getattr(net, "image_channels", 3))
     return mapping.entries(param_shapes(Config(net=net, data=Data(image_shape=(256, 256, channels)))), folder.RENAMED)
 
@@ -72,6 +78,58 @@ def test_a_u_net_without_context_is_read_by_its_config(golden, config):
     x = arrays["x"].transpose(0, 2, 3, 1)
     found = jax.jit(net.make().apply)({"params": params}, x, arrays["t"])
     np.testing.assert_allclose(found, arrays["y"].transpose(0, 2, 3, 1), atol=2e-5)
+
+
+CONTROLNET = {
+    "_class_name": "ControlNetModel", "in_channels": 2, "block_out_channels": [8, 16],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "layers_per_block": 1, "norm_num_groups": 4,
+    "cross_attention_dim": 6, "attention_head_dim": 2, "conditioning_embedding_out_channels": [4, 6, 10],
+}  # fmt: skip
+
+
+@pytest.fixture
+def controlled(tmp_path):
+    """A U-Net and a folder with its ControlNet, of tests/golden/make_controlnet.py, and the arrays of both."""
+    unet, params = load_golden("unet_stable_diffusion_1")
+    arrays, _ = load_golden("controlnet_stable_diffusion_1")
+    shared = {name: value for name, value in CONTROLNET.items() if not name.startswith("conditioning")}
+    ups = {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "out_channels": 2}
+    net = networks.unet(shared | ups | {"_class_name": "UNet2DConditionModel"})
+    model = Model(params=params["params"], config=Config(net=net, data=Data(image_shape=(8, 8, 2))))
+    published = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+    (tmp_path / "canny").mkdir()
+    (tmp_path / "canny" / "config.json").write_text(json.dumps(CONTROLNET))
+    path = tmp_path / "canny" / "diffusion_pytorch_model.fp16.safetensors"
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in published.items()}, path)
+    return model, tmp_path / "canny", unet, arrays
+
+
+def test_a_controlnet_is_read_from_its_folder_and_controls(controlled):
+    model, path, unet, arrays = controlled
+    model = jaxdiff.with_adapters(model, controlnet=str(path))
+    picture, x = (of.transpose(0, 2, 3, 1) for of in (arrays["picture"], unet["x"]))
+    cond = jaxdiff.Cond(context=unet["context"], control=picture)
+    found, _ = jax.jit(model.apply)(model.weights, x, unet["t"] + 1, cond)  # at levels, one above diffusers' times
+    np.testing.assert_allclose(found, arrays["full/y"].transpose(0, 2, 3, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"attention_head_dim": 4}, "is of another network: num_heads is 4 in it, not 2"),
+        ({"block_out_channels": [8, 8]}, r"channels is \(8, 8\) in it, not \(8, 16\)"),
+        ({"controlnet_conditioning_channel_order": "bgr"}, "channel_order='bgr' is not supported, only 'rgb'"),
+        (
+            {"conditioning_embedding_out_channels": [4, 6]},
+            r"conv_out.weight is \[8, 10, 3, 3\] and must be \[8, 6, 3, 3\], and 4 ",
+        ),
+    ],
+)
+def test_a_controlnet_of_another_network_is_refused(controlled, fields, message):
+    model, path, *_ = controlled
+    changed(path / "config.json", **fields)
+    with pytest.raises(ValueError, match=message):
+        jaxdiff.with_adapters(model, controlnet=str(path))
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -1,11 +1,32 @@
 """Fields of published configs: an absent one has the default of its class, and one that cannot be honoured is refused."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from etils import epath
 
 # What files say beside the fields of their class.
 BOOKKEEPING = {"_class_name", "_diffusers_version", "_name_or_path", "architectures", "model_type", "torch_dtype", "dtype",
                "transformers_version", "sample_size"}  # fmt: skip
+
+
+def fields_of(path: epath.Path) -> dict[str, Any]:
+    """Fields of a JSON file.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is not JSON, or no object.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} must hold fields")
+    return fields
 
 
 class Fields(NamedTuple):

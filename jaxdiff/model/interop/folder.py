@@ -1,7 +1,6 @@
 """Folders of pipelines as diffusers saves them: each network in a folder of its own, beside a scheduler."""
 
 import dataclasses
-import json
 import logging
 
 from etils import epath
@@ -9,6 +8,7 @@ from etils import epath
 from jaxdiff.config import Config, Data, Latent, Sample
 from jaxdiff.model import files
 from jaxdiff.model.interop import mapping, networks, schedulers, weights
+from jaxdiff.model.interop.fields import fields_of
 from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import param_shapes
 from jaxdiff.text import tokenizer
@@ -33,10 +33,10 @@ def read_config(folder: epath.PathLike) -> Config:
     """Config of a pipeline's denoiser, without its weights; see `read`."""
     folder = epath.Path(folder)
     kind, latent = _kind(folder), Latent()
-    net_config = _json(folder / "unet" / "config.json")
+    net_config = fields_of(folder / "unet" / "config.json")
     net = networks.unet(net_config, str(folder / "unet" / "config.json"))
     place = folder / "scheduler" / "scheduler_config.json"
-    found = schedulers.process(_json(place), str(place))
+    found = schedulers.process(fields_of(place), str(place))
     diffusion, shape = found.diffusion, (*_sides(net_config, folder), net.out_channels)
     sample = Sample(found.sampler, spacing=found.spacing, clip=found.clip, num=1, batch_size=1)
     if kind == "StableDiffusionPipeline":
@@ -71,7 +71,7 @@ def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Mode
         codec = _codec_config(folder, config.latent.shape)
         words = _tokenizer(folder)
         place = folder / "text_encoder" / "config.json"
-        text = Config(name="text_encoder", net=networks.text_transformer(_json(place), words.end_id, str(place)))
+        text = Config(name="text_encoder", net=networks.text_transformer(fields_of(place), words.end_id, str(place)))
         submodels = {"codec": _model(folder / "vae", codec, dtype, placement)}
         submodels["text_encoder"] = _model(folder / "text_encoder", text, dtype, placement).replace(tokenizer=words)
     model = _model(folder / "unet", config, dtype, placement)
@@ -87,7 +87,7 @@ def _model(folder, config, dtype, placement):
 
 def _kind(folder):
     """The pipeline's class, all parts of which are there."""
-    index = _json(folder / INDEX)
+    index = fields_of(folder / INDEX)
     kind = index.get("_class_name")
     if kind not in PARTS:
         raise ValueError(f"{folder / INDEX}: the class {kind} is not supported, only {', '.join(PARTS)}")
@@ -102,7 +102,7 @@ def _kind(folder):
 def _codec_config(folder, latent_shape):
     """Config of the autoencoder, for images whose latents have that shape."""
     place = folder / "vae" / "config.json"
-    net = networks.autoencoder(_json(place), str(place))
+    net = networks.autoencoder(fields_of(place), str(place))
     height, width, channels = latent_shape
     if net.latent_channels != channels:
         raise ValueError(f"{place}: latent_channels={net.latent_channels} must be {channels}, those of the U-Net")
@@ -111,7 +111,7 @@ def _codec_config(folder, latent_shape):
 
 
 def _tokenizer(folder):
-    length = _json(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77)
+    length = fields_of(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77)
     return tokenizer.load(folder / "tokenizer", length)
 
 
@@ -120,16 +120,3 @@ def _sides(config, folder):
     if size is None:
         raise ValueError(f"{folder / 'unet' / 'config.json'}: sample_size is not given")
     return tuple(size) if isinstance(size, list) else (size, size)
-
-
-def _json(path):
-    """The fields of a JSON file."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} must hold fields")
-    return fields

@@ -57,7 +57,8 @@ def entries(shapes, rename: Mapping[str, str] = {}) -> tuple[Entry, ...]:
     """Mapping of all parameters of a network, in the order of our paths.
 
     Args:
-      shapes: our parameters, nested dicts whose leaves have a shape, see `jaxdiff.model.params.param_shapes`.
+      shapes: our parameters, nested dicts or a dict by paths, whose leaves have a shape, see
+        `jaxdiff.model.params.param_shapes`.
       rename: beginnings of published names, by the beginnings that they have in our names with dots.
 
     Example::

@@ -1,12 +1,16 @@
 """Specifications of networks from the config.json files of diffusers and transformers."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from jaxdiff.model.interop.fields import Fields
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip_config import TextConfig
+from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.nets.unet_config import UNetConfig
+
+OF_A_RUN = ("dtype", "remat", "attention_kernel", "context_length")  # not of the weights
 
 UNET_2D_CONDITION = Fields(
     read={
@@ -95,6 +99,25 @@ UNET_2D = Fields(
     },
 )
 
+ENCODER = {  # fields of a ControlNet that its U-Net has, too
+    name: value
+    for name, value in UNET_2D_CONDITION.read.items()
+    if name not in ("out_channels", "up_block_types", "dropout")
+}
+CONTROLNET = Fields(
+    read=ENCODER | {"conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
+    fixed={
+        **{name: UNET_2D_CONDITION.fixed[name] for name in (
+            "only_cross_attention", "mid_block_scale_factor", "act_fn", "encoder_hid_dim", "encoder_hid_dim_type",
+            "class_embed_type", "addition_embed_type", "addition_time_embed_dim", "num_class_embeds",
+            "projection_class_embeddings_input_dim",
+        )},
+        "controlnet_conditioning_channel_order": "rgb",
+        "global_pool_conditions": False,
+    },
+    unused=UNET_2D_CONDITION.unused,
+)  # fmt: skip
+
 AUTOENCODER_KL = Fields(
     read={
         "in_channels": 3,
@@ -171,6 +194,10 @@ def unet(config: Mapping[str, Any], where: str = "config.json") -> UNetConfig:
 def _unet_2d_condition(config, where):
     f = UNET_2D_CONDITION.values(config, where)
     _same(f["in_channels"], f["out_channels"], where, "in_channels", "out_channels")
+    return _conditioned(f, where)
+
+
+def _conditioned(f, where):
     heads = f["attention_head_dim"] if f["num_attention_heads"] is None else f["num_attention_heads"]
     attention = _attention(f, "CrossAttn", where)
     return UNetConfig(
@@ -227,6 +254,30 @@ def _attention(f, prefix, where):
     if found[0] != found[1]:
         raise ValueError(f"{where}: down_block_types and up_block_types have attention at different resolutions")
     return found[0]
+
+
+def controlnet(config: Mapping[str, Any], net: UNetConfig, where: str = "config.json") -> ControlConfig:
+    """Specification of a `ControlNetModel`.
+
+    Args:
+      config: published config.
+      net: of the U-Net that it is to control.
+      where: name of its file, for errors.
+
+    Raises:
+      ValueError: a field or a block that is not supported, or that the U-Net has otherwise; it is named.
+    """
+    f = CONTROLNET.values(config, where)
+    ups = tuple(kind.replace("Down", "Up") for kind in reversed(f["down_block_types"]))
+    own = _conditioned(f | {"out_channels": net.out_channels, "up_block_types": ups, "dropout": net.dropout}, where)
+    for field in dataclasses.fields(own):
+        if (has := getattr(own, field.name)) != (needs := getattr(net, field.name)) and field.name not in OF_A_RUN:
+            raise ValueError(
+                f"{where}: this ControlNet is of another network: {field.name} is {has} in it, not {needs}"
+            )
+    if f["conditioning_channels"] != 3:
+        raise ValueError(f"{where}: conditioning_channels={f['conditioning_channels']} is not supported, only 3")
+    return ControlConfig(net, embedding=f["conditioning_embedding_out_channels"])
 
 
 def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> AutoencoderConfig:
