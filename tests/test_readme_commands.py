@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from helpers import tiny_config
 from PIL import Image
-from test_readme import FILES, blocks, commands
+from test_readme import FILES, ROOT, blocks, commands
 from tiny import tiny_autoencoder, tiny_clip, tiny_latent
 
 from jaxdiff import cli, config
@@ -159,6 +160,7 @@ def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models, untraine
             for name in ("star", "heart", "sks"):
                 make_photos(Path("glyphs") / name, f"a red <{name}>")
             make_pictures(Path())
+            make_published(Path())
             for words in commands(block.body):
                 if Path(words[0]).name == "jaxdiff":
                     cli.main(smaller(words[1:]))
@@ -172,6 +174,14 @@ def make_photos(directory: Path, caption: str | None = None) -> None:
         Image.new("RGB", (50, 40), (80 * i, 0, 0)).save(directory / f"{i}.png")
         if caption:
             (directory / f"{i}.txt").write_text(caption)
+
+
+def make_published(directory: Path) -> None:
+    """A small pipeline of diffusers in the place of a large one, and a LoRA of it."""
+    (directory / "stable-diffusion-v1-5").symlink_to(ROOT / "tests" / "golden" / "pipelines" / "stable_diffusion_1")
+    query = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q"
+    factors = {f"{query}.lora_{way}.weight": np.ones([8, 8], np.float32) for way in ("down", "up")}
+    safetensors.numpy.save_file(factors, directory / "theirs.safetensors")
 
 
 def make_pictures(directory: Path) -> None:
