@@ -8,6 +8,7 @@ in a cache. The NumPy loop reads each tensor, casts it to float32 and transposes
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def write(folder):
 
     jax.devices()
     published = json.loads(CONFIGS.read_text())
-    noise = 0.02 * np.random.default_rng(0).standard_normal(2**24).astype(np.float16)
+    noise = np.float16(0.02) * np.random.default_rng(0).standard_normal(2**26, np.float32).astype(np.float16)
     shutil.copytree(PIPELINE, folder)
     for part, stem in PARTS.items():
         config = published[f"stable-diffusion-v1-5/{part}"]["config"]
@@ -87,7 +88,7 @@ def write(folder):
         net = made(config) if made else networks.text_transformer(config, 49407)
         shape = (64, 64, 4) if part == "unet" else (512, 512, 3)
         entries = mapping.entries(param_shapes(Config(net=net, data=Data(image_shape=shape))), RENAMED)
-        tensors = {e.published: np.resize(noise, e.shape) for e in entries}
+        tensors = {e.published: noise[: math.prod(e.shape)].reshape(e.shape) for e in entries}
         safetensors.numpy.save_file(tensors, folder / part / f"{stem}.safetensors")
         (folder / part / "config.json").write_text(json.dumps(config))
 
