@@ -12,12 +12,13 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from jaxdiff import sharding
+from jaxdiff import disk, sharding
 from jaxdiff.model import files
 from jaxdiff.model.interop.mapping import LAYOUTS, Entry, differences
 
 STEMS = "diffusion_pytorch_model", "model"  # of diffusers, and of transformers
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+LIMIT = 2**27
 BUFFERS = re.compile(r".*\.position_ids")  # no parameters
 # Names that were given up: of a prefix that transformers 5 does not write, and of attention in old autoencoders.
 EARLIER = (
@@ -77,10 +78,33 @@ def opened(paths: Iterable[epath.Path]) -> Iterator[Tensors]:
     with contextlib.ExitStack() as stack:
         where = {}
         for path in paths:
-            file = stack.enter_context(files.opened(path))
-            where |= {_today(key): (file, key) for key in file.keys() if not BUFFERS.fullmatch(key)}
-        shapes = {name: tuple(file.get_slice(key).get_shape()) for name, (file, key) in where.items()}
-        yield Tensors(shapes, lambda name: where[name][0].get_tensor(where[name][1]))
+            file = stack.enter_context(contextlib.closing(_File(path)))
+            where |= {_today(key): (file, key) for key in file.shapes if not BUFFERS.fullmatch(key)}
+        shapes = {name: file.shapes[key] for name, (file, key) in where.items()}
+        yield Tensors(shapes, lambda name: where[name][0].read(where[name][1]))
+
+
+class _File:
+    """A file of weights that is opened anew after every `LIMIT` bytes: what was read of an open file counts as memory."""
+
+    def __init__(self, path):
+        self.path, self.stack = path, contextlib.ExitStack()
+        self._open()
+        self.shapes = {key: tuple(self.file.get_slice(key).get_shape()) for key in self.file.keys()}
+
+    def _open(self):
+        self.close()
+        self.file, self.bytes = self.stack.enter_context(files.opened(self.path)), 0
+
+    def read(self, key):
+        if self.bytes > LIMIT and not disk.is_remote(self.path):
+            self._open()
+        value = self.file.get_tensor(key)
+        self.bytes += value.nbytes
+        return value
+
+    def close(self):
+        self.stack.close()
 
 
 def _today(name):
