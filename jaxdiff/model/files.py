@@ -41,8 +41,7 @@ def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
       FileNotFoundError: there is no such file.
       ValueError: another kind of file, or weights that do not fit its own config; nothing is loaded then.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"`dtype`={dtype!r} must be one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     with opened(path) as file:
         header = file.metadata() or {}
         found = {name.removesuffix(":"): said for name, said in submodels_of(header).items()}
@@ -54,6 +53,12 @@ def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
 
         submodels = {EARLIER.get(name, name): one(name, said) for name, said in found.items()}
         return one("", header).replace(submodels=submodels)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises ValueError unless weights can be loaded in this dtype."""
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype`={dtype!r} must be one of {', '.join(DTYPES)}")
 
 
 @contextlib.contextmanager

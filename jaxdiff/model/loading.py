@@ -41,20 +41,21 @@ def load(name: str, dtype: str = "float32", placement=None) -> Model:
         ((28, 28, 1), 10)
     """
     name = str(name)
-    if runs.holds_run(name):
-        return runs.read(name, dtype, placement)
+    files.check_dtype(dtype)
     if folder.holds_pipeline(name):
         return folder.read(name, dtype, placement)
+    if runs.holds_run(name):
+        return runs.read(name, dtype, placement)
     return files.read(_file(name), dtype, placement)
 
 
 def load_config(name: str) -> Config:
     """The config of a model, named as for `load`, without its weights."""
     name = str(name)
-    if runs.holds_run(name):
-        return files.runs_here(configs.read_run(name))
     if folder.holds_pipeline(name):
         return folder.read_config(name)
+    if runs.holds_run(name):
+        return files.runs_here(configs.read_run(name))
     path = _file(name)
     header = files.header_of(path)
     if "config" not in header:
@@ -131,11 +132,8 @@ def with_adapters(
     asked = [("adapters", name, weights.get(name, 1.0)) for name in adapters]
     asked += [("controlnet", name, 1.0) for name in ([controlnet] if isinstance(controlnet, str) else controlnet)]
     for argument, name, weight in asked:
-        try:
-            published = next((kind for kind in (loras, controlnets) if kind.is_published(name)), None)
-            adapter = published.read(name, model) if published else load_adapter(name)
-        except ValueError as error:
-            raise ValueError(str(error) if name in str(error) else f"{name}: {error}") from None
+        published = next((kind for kind in (loras, controlnets) if kind.is_published(name)), None)
+        adapter = published.read(name, model) if published else load_adapter(name)
         right = "adapters" if adapter.control is None else "controlnet"
         if argument != right:
             raise ValueError(f"{name} is {'not ' if right == 'adapters' else ''}a ControlNet: give it as `{right}`")

@@ -30,7 +30,7 @@ class Origin:
     Attributes:
       name: name of its file or run.
       step: number of updates it was trained for.
-      weights: "EMA", the averaged parameters.
+      weights: "EMA", the averaged parameters; "published" of models of others.
       trained_on: its data source.
       run: directory of its run; None of a file.
     """

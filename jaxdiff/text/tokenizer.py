@@ -129,7 +129,7 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
       length: L.
 
     Raises:
-      FileNotFoundError: one of the two files is missing.
+      FileNotFoundError: a file is missing.
       ValueError: they are not those of a CLIP tokenizer.
     """
     folder = epath.Path(folder)
@@ -147,11 +147,25 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
             model = json.loads(whole.read_text())["model"]
             pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
             vocab, merges = model["vocab"], [tuple(pair) for pair in pairs]
+        added = _added(folder, vocab)
         contents = [json.loads(config.read_text()) for config in configs if config.exists()]
         pad = [END, *(content["pad_token"] for content in contents if content.get("pad_token"))][-1]
-        return _tokenizer(vocab, merges, length, pad["content"] if isinstance(pad, dict) else pad)
+        tokenizer = _tokenizer(vocab, merges, length, pad["content"] if isinstance(pad, dict) else pad)
+        return with_new_tokens(tokenizer, added)
     except Exception as error:  # the type of the library's own errors
         raise ValueError(f"{folder} holds no CLIP tokenizer ({error})") from error
+
+
+def _added(folder, vocab):
+    """Tokens that were added to a published vocabulary, in the order of their ids, which follow it."""
+    added, whole, plain = {}, folder / "tokenizer.json", folder / "added_tokens.json"
+    if whole.exists():
+        added = {token["content"]: token["id"] for token in json.loads(whole.read_text()).get("added_tokens", ())}
+    added |= json.loads(plain.read_text()) if plain.exists() else {}
+    tokens = sorted(added.keys() - vocab.keys(), key=added.get)
+    if [added[token] for token in tokens] != list(range(len(vocab), len(vocab) + len(tokens))):
+        raise ValueError(f"the ids of its added tokens {tokens} do not follow the {len(vocab)} of the vocabulary")
+    return tokens
 
 
 def train(texts: Iterable[str], vocab_size: int, length: int) -> Tokenizer:

@@ -55,29 +55,57 @@ def test_full_size_models_have_the_published_number_of_parameters(name):
     assert len({entry.published for entry in found}) == len(found)
 
 
-@pytest.mark.parametrize(
-    "golden, config",
-    [
-        ("ddpm", {"attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
-                  "norm_eps": 1e-6}),
-        ("scale_shift", {"attention_head_dim": 4, "resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 4}),
-    ],
-)  # fmt: skip
-def test_a_u_net_without_context_is_read_by_its_config(golden, config):
+COMMON = {
+    "in_channels": 2, "out_channels": 2, "block_out_channels": [8, 16], "sample_size": 8,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1, "norm_num_groups": 4,
+}  # fmt: skip
+NO_CONTEXT = {
+    "ddpm": {"attention_head_dim": None, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
+             "norm_eps": 1e-6},
+    "scale_shift": {"attention_head_dim": 4, "resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("golden", NO_CONTEXT)
+def test_a_u_net_without_context_is_read_by_its_config(golden):
     """The arrays of tests/golden/make_unet.py, with the config that they were made by and the defaults of the class."""
-    common = {
-        "_class_name": "UNet2DModel", "in_channels": 2, "out_channels": 2, "block_out_channels": [8, 16],
-        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-        "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 8,
-    }  # fmt: skip
     arrays, _ = load_golden(f"unet_{golden}")
     published = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
-    net = networks.unet(common | config)
+    net = networks.unet(COMMON | NO_CONTEXT[golden] | {"_class_name": "UNet2DModel"})
     tensors = weights.Tensors({name: value.shape for name, value in published.items()}, published.get)
     params = weights.read(entries_of(net), tensors, golden)
     x = arrays["x"].transpose(0, 2, 3, 1)
     found = jax.jit(net.make().apply)({"params": params}, x, arrays["t"])
     np.testing.assert_allclose(found, arrays["y"].transpose(0, 2, 3, 1), atol=2e-5)
+
+
+def flat(folder, scheduler):
+    """A DDPM as Google's are published, all in one folder, of the arrays of tests/golden/make_unet.py."""
+    arrays, _ = load_golden("unet_ddpm")
+    published = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+    fields = COMMON | NO_CONTEXT["ddpm"] | {"_class_name": "UNet2DModel"}
+    files = {"model_index": {"_class_name": "DDPMPipeline"}, "config": fields, "scheduler_config": scheduler}
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    path = folder / "diffusion_pytorch_model.safetensors"
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in published.items()}, path)
+    return arrays
+
+
+def test_a_ddpm_in_one_folder_is_drawn_from(tmp_path):
+    arrays = flat(tmp_path, {"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "clip_sample": True})
+    model = jaxdiff.load(tmp_path)
+    x = arrays["x"].transpose(0, 2, 3, 1)
+    found = jax.jit(model.apply)(model.weights, x, arrays["t"] + 1)[0]
+    np.testing.assert_allclose(found, arrays["y"].transpose(0, 2, 3, 1), atol=2e-5)
+    sample = model.config.sample
+    assert (sample.steps, sample.clip, sample.sampler.variance) == (1000, True, "beta")
+    assert sample.batch_size % 8 == 0  # devices, of which each has a part
+    assert jaxdiff.generate(model, steps=4, num=3).shape == (3, 8, 8, 2)
+    changed(tmp_path / "config.json", _class_name="UNet2DConditionModel")
+    with pytest.raises(ValueError, match=r"config.json: the class UNet2DConditionModel must be UNet2DModel in a DDPM"):
+        jaxdiff.load(tmp_path)
 
 
 CONTROLNET = {
@@ -116,7 +144,7 @@ def test_a_controlnet_is_read_from_its_folder_and_controls(controlled):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"attention_head_dim": 4}, "is of another network: num_heads is 4 in it, not 2"),
+        ({"attention_head_dim": 4}, r"is of another network: num_heads is \(4, 4\) in it, not \(2, 2\)"),
         ({"block_out_channels": [8, 8]}, r"channels is \(8, 8\) in it, not \(8, 16\)"),
         ({"controlnet_conditioning_channel_order": "bgr"}, "channel_order='bgr' is not supported, only 'rgb'"),
         (
@@ -205,6 +233,8 @@ def test_other_dtypes_and_files_hold_the_same_model(tmp_path):
     (copy / "unet" / f"{parts[1]}.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=f"{parts[1]}.safetensors is missing, which .*index.json names"):
         jaxdiff.load(copy)
+    with pytest.raises(ValueError, match="`dtype`='int8' must be one of float32, bfloat16, float16"):
+        jaxdiff.load(PIPELINES / NAMES[0], dtype="int8")
     low = jaxdiff.load(PIPELINES / NAMES[0], dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(low)} == {
         np.dtype("bfloat16")
@@ -225,6 +255,19 @@ def without(copy, name):
     tensors = safetensors.numpy.load_file(path)
     del tensors[name]
     safetensors.numpy.save_file(tensors | {"more.weight": np.zeros(3)}, path)
+
+
+def indexed(copy, content):
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    path.unlink()
+    path.with_name(f"{path.name}.index.json").write_text(json.dumps(content))
+
+
+def twice(copy):
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    query = next(name for name in tensors if name.endswith("to_q.weight"))
+    safetensors.numpy.save_file(tensors | {query.replace("to_q", "query"): tensors[query].copy()}, path)
 
 
 def cut_short(copy):
@@ -279,9 +322,41 @@ BAD = {
         "unet: conv_in.bias is missing, and 1 more do not fit",
     ),
     "shape": (
-        lambda copy: changed(copy / UNET, cross_attention_dim=6),
-        r"attn2.to_k.weight is \[8, 8\] and must be \[8, 6\]",
+        lambda copy: changed(copy / "text_encoder/config.json", vocab_size=600),
+        r"text_encoder: embeddings.token_embedding.weight is \[530, 8\] and must be \[600, 8\]",
     ),
+    "type": (lambda copy: changed(copy / SCHEDULER, beta_start="x"), "beta_start='x' must be of the type of 0.0001"),
+    "types": (lambda copy: changed(copy / UNET, layers_per_block="2"), "layers_per_block='2' must be of the type of 2"),
+    "no blocks": (
+        lambda copy: changed(copy / UNET, down_block_types=None),
+        "down_block_types=None must be of the type",
+    ),
+    "size": (lambda copy: changed(copy / UNET, sample_size="8"), "sample_size='8' must be a number of pixels, or two"),
+    "norm": (
+        lambda copy: changed(copy / "text_encoder/config.json", layer_norm_eps=0.1),
+        "layer_norm_eps=0.1 is not supported, only 1e-05",
+    ),
+    "activation": (
+        lambda copy: changed(copy / "text_encoder/config.json", hidden_act="gelu_new"),
+        "hidden_act='gelu_new' is not supported, only quick_gelu and gelu",
+    ),
+    "groups": (
+        lambda copy: changed(copy / UNET, norm_num_groups=5),
+        f"{UNET}: channels=8 cannot be divided into groups=5",
+    ),
+    "context": (
+        lambda copy: changed(copy / "text_encoder/config.json", hidden_size=16, intermediate_size=64),
+        "hidden_size=16 must be 8, the U-Net's cross_attention_dim",
+    ),
+    "index": (
+        lambda copy: indexed(copy, {"weight_map": 3}),
+        "index.json: weight_map must give the file of each tensor",
+    ),
+    "index elsewhere": (
+        lambda copy: indexed(copy, {"weight_map": {"a": "../x"}}),
+        "index.json: weight_map must give the file of each tensor",
+    ),
+    "twice": (twice, "query.weight and .*to_q.weight are the same tensor|to_q.weight and .*query.weight are the same"),
     "cut short": (cut_short, "vae/diffusion_pytorch_model.safetensors is not a file of weights"),
     "lying": (lying, "vae/diffusion_pytorch_model.safetensors is not a file of weights"),
 }
@@ -299,5 +374,5 @@ def test_a_scheduler_s_absent_fields_have_the_defaults_of_its_class():
     assert plain.clip and plain.sampler.kind == "ddpm" and plain.diffusion.schedule.beta_end == 0.02
     large = schedulers.process({"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "clip_sample": False})
     assert large.sampler.variance == "beta" and not large.clip
-    with pytest.raises(ValueError, match="steps_offset=0 with set_alpha_to_one=False"):
+    with pytest.raises(ValueError, match="steps_offset=0 must be 1 where set_alpha_to_one=False"):
         schedulers.process({"_class_name": "PNDMScheduler", "skip_prk_steps": True})

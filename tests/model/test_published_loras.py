@@ -113,6 +113,22 @@ def test_the_processors_of_earlier_files_and_alphas_in_headers(model, tmp_path):
             np.testing.assert_allclose(after[module], before[module] + scale * update_of, atol=1e-5)
 
 
+def test_what_peft_itself_saves_has_its_alpha_beside_it(model, tmp_path):
+    ((down, up),) = matrices(model, (QUERY,)).values()
+    name = f"base_model.model.{QUERY}"
+    path = tmp_path / "adapter_model.safetensors"
+    safetensors.numpy.save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, path)
+    with pytest.raises(FileNotFoundError, match=r"adapter_config.json is missing"):
+        jaxdiff.with_adapters(model, str(path))
+    beside = tmp_path / "adapter_config.json"
+    beside.write_text(json.dumps({"r": RANK, "lora_alpha": 6, "use_rslora": False, "alpha_pattern": {}}))
+    before, after = kernels(model, "unet"), kernels(jaxdiff.with_adapters(model, str(path)), "unet")
+    np.testing.assert_allclose(after[QUERY], before[QUERY] + 6 / RANK * update(down, up), atol=1e-5)
+    beside.write_text(json.dumps({"r": RANK, "lora_alpha": 6, "use_rslora": True}))
+    with pytest.raises(ValueError, match=f"{path}: unet.use_rslora=True is not supported"):
+        jaxdiff.with_adapters(model, str(path))
+
+
 def test_several_are_added_and_drawn_with_by_the_command_line(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = []
@@ -146,6 +162,22 @@ REFUSED = {
     "other shape": (
         {f"unet.{QUERY}.lora_A.weight": A[:, :5], f"unet.{QUERY}.lora_B.weight": A.T},
         "down_blocks_0/attentions_0/transformer_blocks_0/attn2/to_q/kernel",
+    ),
+    "twice": (
+        {f"unet.{QUERY}.lora_A.weight": A, f"{kohya(QUERY, 'unet')}.lora_down.weight": A},
+        "is there a second time under another name",
+    ),
+    "other ranks": (
+        {f"unet.{QUERY}.lora_A.weight": A, f"unet.{QUERY}.lora_B.weight": np.zeros([8, 3], np.float32)},
+        "attn2/to_q/kernel is no LoRA: its matrices are (2, 8) and (8, 3)",
+    ),
+    "one dimension": (
+        {f"unet.{QUERY}.lora_A.weight": A[0], f"unet.{QUERY}.lora_B.weight": A.T},
+        "attn2/to_q/kernel is no LoRA: its matrices are (8,) and (8, 2)",
+    ),
+    "no rank": (
+        {f"unet.{QUERY}.lora_A.weight": A[:0], f"unet.{QUERY}.lora_B.weight": A.T[:, :0]},
+        "attn2/to_q/kernel is no LoRA: its matrices are (0, 8) and (8, 0)",
     ),
     "other key": ({f"unet.{QUERY}.lora_A.weight": A, "step": A}, "step is no part of a LoRA that is supported"),
 }

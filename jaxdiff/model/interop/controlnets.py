@@ -7,6 +7,7 @@ from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.model.interop import mapping, networks, weights
 from jaxdiff.model.interop.fields import fields_of
 from jaxdiff.model.model import Model
+from jaxdiff.nets.unet_config import UNetConfig
 
 
 def is_published(folder: epath.PathLike) -> bool:
@@ -26,6 +27,8 @@ def read(folder: epath.PathLike, model: Model) -> Adapter:
       FileNotFoundError: there are no weights.
       ValueError: a field or a tensor that is not supported, or not that of the base; it is named.
     """
+    if not isinstance(model.config.net, UNetConfig):
+        raise ValueError(f"{folder}: a ControlNet is of a U-Net, and {model.config.name} is none")
     folder = epath.Path(folder)
     place = folder / "config.json"
     config = networks.controlnet(fields_of(place), model.config.net, str(place))

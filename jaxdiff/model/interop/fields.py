@@ -36,11 +36,13 @@ class Fields(NamedTuple):
       read: defaults of the fields that are honoured.
       fixed: the only values that the others may have.
       unused: fields that change nothing that is computed here.
+      nullable: those of `read` that may be null.
     """
 
     read: Mapping[str, Any]
     fixed: Mapping[str, Any] = {}
     unused: tuple[str, ...] = ()
+    nullable: tuple[str, ...] = ()
 
     def values(self, config: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Values of the fields that are honoured, lists as tuples.
@@ -58,7 +60,25 @@ class Fields(NamedTuple):
                 raise ValueError(f"{where}: {name}={value!r} is not supported, only {self.fixed[name]!r}")
             if name not in self.fixed and name not in self.read:
                 raise ValueError(f"{where}: the field {name}={value!r} is not known")
+            if (
+                name in self.read
+                and not _fits(value, self.read[name])
+                and (value is not None or name not in self.nullable)
+            ):
+                raise ValueError(f"{where}: {name}={value!r} must be of the type of {self.read[name]!r}")
         return {name: config.get(name, default) for name, default in self.read.items()}
+
+
+def _fits(value, default):
+    """Whether a value has the type of a default; several numbers may stand for one."""
+    if default is None:
+        return True
+    if isinstance(default, bool | str):
+        return isinstance(value, type(default))
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_fits(one, default[0]) for one in value)
+    numbers = value if isinstance(value, tuple) and value else (value,)
+    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
 
 
 def _frozen(value):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from typing import NamedTuple
 
 from etils import epath
 
@@ -17,10 +18,28 @@ log = logging.getLogger("jaxdiff")
 INDEX = "model_index.json"
 RENAMED = {"vector_embedding.": "add_embedding.", "quantize.": "quantize.embedding."}
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
-PARTS = {
-    "StableDiffusionPipeline": ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
-    "DDPMPipeline": ("unet", "scheduler"),
-    "DDIMPipeline": ("unet", "scheduler"),
+
+
+class Pipeline(NamedTuple):
+    """A class of pipelines.
+
+    Attributes:
+      parts: its folders.
+      unet: class of its U-Net.
+      steps: of sampling, by default.
+    """
+
+    parts: tuple[str, ...]
+    unet: str
+    steps: int
+
+
+PIPELINES = {
+    "StableDiffusionPipeline": Pipeline(
+        ("unet", "vae", "text_encoder", "tokenizer", "scheduler"), "UNet2DConditionModel", 50
+    ),
+    "DDPMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel", 1000),
+    "DDIMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel", 50),
 }
 
 
@@ -30,26 +49,41 @@ def holds_pipeline(folder: epath.PathLike) -> bool:
 
 
 def read_config(folder: epath.PathLike) -> Config:
-    """Config of a pipeline's denoiser, without its weights; see `read`."""
-    folder = epath.Path(folder)
-    kind, latent = _kind(folder), Latent()
-    net_config = fields_of(folder / "unet" / "config.json")
-    net = networks.unet(net_config, str(folder / "unet" / "config.json"))
-    place = folder / "scheduler" / "scheduler_config.json"
-    found = schedulers.process(fields_of(place), str(place))
-    diffusion, shape = found.diffusion, (*_sides(net_config, folder), net.out_channels)
-    sample = Sample(found.sampler, spacing=found.spacing, clip=found.clip, num=1, batch_size=1)
+    """Config of a pipeline's denoiser, without its weights.
+
+    Args:
+      folder: see `read`.
+
+    Raises:
+      FileNotFoundError, ValueError: as `read`.
+    """
+    folder = epath.Path(folder).resolve()
+    kind = _kind(folder)
+    unet, scheduler = _part(folder, "unet") / "config.json", _part(folder, "scheduler") / "scheduler_config.json"
+    unet_fields, scheduler_fields = fields_of(unet), fields_of(scheduler)
+    if unet_fields.get("_class_name") != PIPELINES[kind].unet:
+        raise ValueError(
+            f"{unet}: the class {unet_fields.get('_class_name')} must be {PIPELINES[kind].unet} in a {kind}"
+        )
     if kind == "StableDiffusionPipeline":
-        if found.clip:
-            raise ValueError(f"{place}: clip_sample=True keeps images in their range, and latents have none")
-        codec = _codec_config(folder, shape)
+        scheduler_fields = _corrected(scheduler_fields, scheduler)
+    net, process = networks.unet(unet_fields, str(unet)), schedulers.process(scheduler_fields, str(scheduler))
+    diffusion, latent, shape = process.diffusion, Latent(), (*_sides(unet_fields, unet), net.out_channels)
+    sample = Sample(
+        process.sampler,
+        min(PIPELINES[kind].steps, diffusion.num_levels),
+        process.spacing,
+        clip=process.clip,
+        num=1,
+        batch_size=8,
+    )
+    if kind == "StableDiffusionPipeline":
         latent = Latent("vae", shape, text_encoder="text_encoder")
         sample = dataclasses.replace(sample, guidance=7.5)
-        diffusion = dataclasses.replace(diffusion, cond_dropout=0.1)  # without which there would be no guidance
-        shape = codec.data.image_shape
-    return Config(
-        name=folder.name, data=Data(image_shape=shape), net=net, diffusion=diffusion, latent=latent, sample=sample
-    )
+        diffusion = dataclasses.replace(diffusion, cond_dropout=0.1)  # it was trained with; guidance needs some
+        shape = _codec_config(folder, shape).data.image_shape
+    data = Data(image_shape=shape)
+    return Config(name=folder.name, data=data, net=net, diffusion=diffusion, latent=latent, sample=sample)
 
 
 def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
@@ -57,25 +91,25 @@ def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Mode
 
     Args:
       folder: directory with a model_index.json, of a `StableDiffusionPipeline` (1.x, 2.x), `DDPMPipeline` or
-        `DDIMPipeline`.
+        `DDIMPipeline`; a part that has no folder of its own may lie in it.
       dtype: dtype of the weights on the devices.
       placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
+
+    Returns:
+      `Model`, with the submodels "codec" and "text_encoder" where the pipeline has them.
 
     Raises:
       FileNotFoundError: a part of the folder is missing.
       ValueError: a class, a field or a tensor that is not supported or does not fit; it is named.
     """
-    folder = epath.Path(folder)
-    config, submodels = read_config(folder), {}  # all of it before any weights
+    folder = epath.Path(folder).resolve()
+    config, submodels = read_config(folder), {}
     if config.latent.codec:
-        codec = _codec_config(folder, config.latent.shape)
-        words = _tokenizer(folder)
-        place = folder / "text_encoder" / "config.json"
-        text = Config(name="text_encoder", net=networks.text_transformer(fields_of(place), words.end_id, str(place)))
-        submodels = {"codec": _model(folder / "vae", codec, dtype, placement)}
+        codec, (text, words) = _codec_config(folder, config.latent.shape), _text_config(folder, config.net.context_dim)
+        submodels["codec"] = _model(folder / "vae", codec, dtype, placement)
         submodels["text_encoder"] = _model(folder / "text_encoder", text, dtype, placement).replace(tokenizer=words)
-    model = _model(folder / "unet", config, dtype, placement)
-    return model.replace(submodels=submodels, origin=Origin(folder.name, 0, "published", ""))
+    model = _model(_part(folder, "unet"), config, dtype, placement)
+    return model.replace(submodels=submodels, origin=Origin(folder.name, weights="published"))
 
 
 def _model(folder, config, dtype, placement):
@@ -89,34 +123,59 @@ def _kind(folder):
     """The pipeline's class, all parts of which are there."""
     index = fields_of(folder / INDEX)
     kind = index.get("_class_name")
-    if kind not in PARTS:
-        raise ValueError(f"{folder / INDEX}: the class {kind} is not supported, only {', '.join(PARTS)}")
-    for part in PARTS[kind]:
-        if not (folder / part).is_dir():
+    if kind not in PIPELINES:
+        raise ValueError(f"{folder / INDEX}: the class {kind} is not supported, only {', '.join(PIPELINES)}")
+    for part in PIPELINES[kind].parts:
+        if not (folder / part).is_dir() and _part(folder, part) != folder:
             raise FileNotFoundError(f"{folder} has no {part}, which a {kind} has")
-    if left_out := [name for name in LEFT_OUT if (index.get(name) or [None])[0]]:
+    if left_out := [name for name in LEFT_OUT if index.get(name) not in (None, [None, None])]:
         log.info("left out of %s: %s", folder, ", ".join(left_out))
     return kind
 
 
+def _part(folder, part):
+    """The folder of a part: that of its name, or the pipeline's, as the DDPMs of Google have it."""
+    in_place = {"unet": "config.json", "scheduler": "scheduler_config.json"}.get(part)
+    return folder if in_place and not (folder / part).is_dir() and (folder / in_place).exists() else folder / part
+
+
+def _corrected(fields, path):
+    """Fields of a scheduler as `StableDiffusionPipeline` of diffusers corrects those of old files."""
+    corrected = {"steps_offset": 1, "clip_sample": False}
+    for name, value in corrected.items():
+        if fields.get(name, value) != value:
+            log.info("%s: %s=%s is taken as %s, as diffusers does", path, name, fields[name], value)
+    return fields | corrected
+
+
 def _codec_config(folder, latent_shape):
     """Config of the autoencoder, for images whose latents have that shape."""
-    place = folder / "vae" / "config.json"
-    net = networks.autoencoder(fields_of(place), str(place))
+    path = folder / "vae" / "config.json"
+    net = networks.autoencoder(fields_of(path), str(path))
     height, width, channels = latent_shape
     if net.latent_channels != channels:
-        raise ValueError(f"{place}: latent_channels={net.latent_channels} must be {channels}, those of the U-Net")
+        raise ValueError(f"{path}: latent_channels={net.latent_channels} must be {channels}, those of the U-Net")
     image = (height * net.factor, width * net.factor, net.image_channels)
     return Config(name="vae", data=Data(image_shape=image), net=net)
 
 
-def _tokenizer(folder):
-    length = fields_of(folder / "text_encoder" / "config.json").get("max_position_embeddings", 77)
-    return tokenizer.load(folder / "tokenizer", length)
+def _text_config(folder, context_dim):
+    """Config of the text encoder, and its tokenizer."""
+    path = folder / "text_encoder" / "config.json"
+    fields = fields_of(path)
+    length = networks.CLIP_TEXT.values(fields, str(path))["max_position_embeddings"]
+    words = tokenizer.load(folder / "tokenizer", length)
+    net = networks.text_transformer(fields, words.end_id, str(path))
+    if net.width != context_dim:
+        raise ValueError(f"{path}: hidden_size={net.width} must be {context_dim}, the U-Net's cross_attention_dim")
+    if words.vocab_size > net.vocabulary:
+        raise ValueError(f"{path}: vocab_size={net.vocabulary} is less than the {words.vocab_size} of the tokenizer")
+    return Config(name="text_encoder", net=net), words
 
 
-def _sides(config, folder):
-    size = config.get("sample_size")
-    if size is None:
-        raise ValueError(f"{folder / 'unet' / 'config.json'}: sample_size is not given")
-    return tuple(size) if isinstance(size, list) else (size, size)
+def _sides(fields, path):
+    size = fields.get("sample_size")
+    sides = tuple(size) if isinstance(size, list) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"{path}: sample_size={size!r} must be a number of pixels, or two")
+    return sides

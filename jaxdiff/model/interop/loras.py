@@ -17,13 +17,13 @@ from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.lora import Factors, Lora
 from jaxdiff.model import files
 from jaxdiff.model.interop import mapping
+from jaxdiff.model.interop.fields import fields_of
 from jaxdiff.model.model import Model
 
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight",
         ".lora_linear_layer.down.weight")  # fmt: skip
-ENDINGS = {ending: ("down", i) for i, ending in enumerate(DOWN)}
-ENDINGS |= {ending.replace("down", "up").replace("lora_A", "lora_B"): ("up", i) for i, ending in enumerate(DOWN)}
-ENDINGS |= {".alpha": ("alpha", 0)}
+ENDINGS = dict.fromkeys(DOWN, "down") | {".alpha": "alpha"}
+ENDINGS |= {ending.replace("down", "up").replace("lora_A", "lora_B"): "up" for ending in DOWN}
 # What is no product of two matrices, by how its names end.
 OTHERS = {
     "dora_scale": "DoRA",
@@ -37,10 +37,11 @@ OTHERS = {
     "diff_b": "a whole bias",
     "lora_B.bias": "a LoRA with biases",
 }
-PREFIXES = {  # of names with dots; None is that of names with underscores
+PREFIXES = {  # of names with dots
     "unet": ("unet.", "base_model.model.unet.", "base_model.model.", ""),
     "text": ("text_encoder.text_model.", "text_encoder.", "base_model.model.text_encoder.text_model.", "text_model."),
 }
+HEADERS = {"unet": "unet", "text": "text_encoder"}  # in metadata of diffusers
 KOHYA = {"unet": ("lora_unet_",), "text": ("lora_te_text_model_", "lora_te1_text_model_", "lora_te_")}
 
 
@@ -67,14 +68,25 @@ def read(path: epath.PathLike, model: Model) -> Adapter:
     Raises:
       ValueError: a layout that is no product of two matrices, or a layer that the base does not have; it is named.
     """
-    path = epath.Path(path)
+    try:
+        return _read(epath.Path(path), model)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+
+
+def _read(path, model):
     with files.opened(path) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}
-        alphas = _alphas(file.metadata() or {})
-    known, found = dict(_names(model)), {}
+        said = _header(file.metadata() or {})
+    if any(key.startswith("base_model.model.") for key in tensors):  # as PEFT itself saves them
+        config = fields_of(path.parent / "adapter_config.json")
+        said = {f"{prefix}.{name}": value for prefix in HEADERS.values() for name, value in config.items()}
+    alphas, known, found = _alphas(said), dict(_names(model)), {}
     for key, value in tensors.items():
         place, part = _place(key, known, model.config.name)
-        found.setdefault(place, {})[part] = value
+        if part in found.setdefault(place, {}):
+            raise ValueError(f"{key} is there a second time under another name")
+        found[place][part] = value
     loras = {}
     for net in dict.fromkeys(net for net, _ in found):
         parts = {ours: part for (of, ours), part in found.items() if of == net}
@@ -95,7 +107,7 @@ def _place(key, known, base):
     name = key.removesuffix(ending)
     if name not in known:
         raise ValueError(f"this LoRA is of another network: {base} has no layer of the name {name}")
-    return known[name], ENDINGS[ending][0]
+    return known[name], ENDINGS[ending]
 
 
 def _names(model) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -120,26 +132,39 @@ def _names(model) -> Iterator[tuple[str, tuple[str, str]]]:
 def _lora(parts: Mapping[str, Mapping[str, Any]], alpha) -> Lora:
     factors, scales = {}, {}
     for path, part in sorted(parts.items()):
-        if missing := {"down", "up"} - set(part):
-            raise ValueError(f"{path} has no {missing.pop()} matrix: the file is not whole")
+        if missing := [name for name in ("down", "up") if name not in part]:
+            raise ValueError(f"{path} has no {missing[0]} matrix: the file is not whole")
         down, up = (np.asarray(part[name], np.float32) for name in ("down", "up"))
+        own = np.asarray(part.get("alpha", alpha if alpha is not None else len(down)), np.float32)
+        if {down.ndim, up.ndim} - {2, 4} or up.shape[1] != len(down) or not len(down) or own.size != 1:
+            raise ValueError(f"{path} is no LoRA: its matrices are {down.shape} and {up.shape}, its alpha {own.shape}")
         if down.ndim == 4:  # OIHW of a convolution; ours is one matrix of [height width in, rank]
             down, up = down.transpose(2, 3, 1, 0).reshape(-1, len(down)).T, up.reshape(len(up), -1)
-        factors[path] = Factors(jnp.asarray(down.T), jnp.asarray(up.T))
-        rank = len(down)
-        own = part.get("alpha", alpha)
-        scales[path] = lora.scale(rank, None if own is None else float(own))
+        if up.ndim != 2 or up.shape[1] != len(down):
+            raise ValueError(f"{path} is no LoRA: its second convolution is larger than 1x1")
+        factors[path] = Factors(jnp.asarray(down.T), jnp.asarray(up.reshape(len(up), -1).T))
+        scales[path] = lora.scale(len(down), float(own.reshape(())))
     return Lora(factors, scales)
 
 
-def _alphas(metadata):
-    """The alphas that the header of a file of diffusers says, by network."""
+def _header(metadata):
+    """What the header of a file of diffusers says of its LoRAs."""
     try:
         said = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except ValueError:
-        raise ValueError("its lora_adapter_metadata is not JSON") from None
+        said = None
+    if not isinstance(said, dict):
+        raise ValueError("its lora_adapter_metadata is no JSON object")
+    return said
+
+
+def _alphas(said):
+    """The alpha of each network; None where it is the rank."""
     for name, value in said.items():
         if value and name.endswith((".use_rslora", ".use_dora", ".alpha_pattern")):
             raise ValueError(f"{name}={value} is not supported")
-    prefixes = {"unet": "unet", "text": "text_encoder"}
-    return {net: said.get(f"{prefix}.lora_alpha") for net, prefix in prefixes.items()}
+    alphas = {net: said.get(f"{prefix}.lora_alpha") for net, prefix in HEADERS.items()}
+    for net, alpha in alphas.items():
+        if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float)):
+            raise ValueError(f"{HEADERS[net]}.lora_alpha={alpha!r} must be a number")
+    return alphas

@@ -1,5 +1,6 @@
 """Specifications of networks from the config.json files of diffusers and transformers."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +9,9 @@ from jaxdiff.model.interop.fields import Fields
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip_config import TextConfig
 from jaxdiff.nets.controlnet import ControlConfig
-from jaxdiff.nets.unet_config import UNetConfig
+from jaxdiff.nets.unet_config import UNetConfig, at
 
+PER_RESOLUTION = ("num_heads", "transformer_blocks", "blocks")
 OF_A_RUN = ("dtype", "remat", "attention_kernel", "context_length")  # not of the weights
 
 UNET_2D_CONDITION = Fields(
@@ -20,7 +22,6 @@ UNET_2D_CONDITION = Fields(
         "freq_shift": 0,
         "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
         "block_out_channels": (320, 640, 1280, 1280),
         "layers_per_block": 2,
         "downsample_padding": 1,
@@ -36,6 +37,7 @@ UNET_2D_CONDITION = Fields(
     },
     fixed={
         "center_input_sample": False,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
         "only_cross_attention": False,
         "mid_block_scale_factor": 1,
         "act_fn": "silu",
@@ -63,6 +65,7 @@ UNET_2D_CONDITION = Fields(
         "cross_attention_norm": None,
     },
     unused=("upcast_attention", "addition_embed_type_num_heads"),  # scores are float32 anyway
+    nullable=("num_attention_heads",),
 )
 
 UNET_2D = Fields(
@@ -97,6 +100,7 @@ UNET_2D = Fields(
         "num_class_embeds": None,
         "num_train_timesteps": None,
     },
+    nullable=("attention_head_dim", "attn_norm_num_groups"),
 )
 
 ENCODER = {  # fields of a ControlNet that its U-Net has, too
@@ -108,14 +112,15 @@ CONTROLNET = Fields(
     read=ENCODER | {"conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
     fixed={
         **{name: UNET_2D_CONDITION.fixed[name] for name in (
-            "only_cross_attention", "mid_block_scale_factor", "act_fn", "encoder_hid_dim", "encoder_hid_dim_type",
-            "class_embed_type", "addition_embed_type", "addition_time_embed_dim", "num_class_embeds",
-            "projection_class_embeddings_input_dim",
+            "mid_block_type", "only_cross_attention", "mid_block_scale_factor", "act_fn", "encoder_hid_dim",
+            "encoder_hid_dim_type", "class_embed_type", "addition_embed_type", "addition_time_embed_dim",
+            "num_class_embeds", "projection_class_embeddings_input_dim",
         )},
         "controlnet_conditioning_channel_order": "rgb",
         "global_pool_conditions": False,
     },
     unused=UNET_2D_CONDITION.unused,
+    nullable=UNET_2D_CONDITION.nullable,
 )  # fmt: skip
 
 AUTOENCODER_KL = Fields(
@@ -151,8 +156,8 @@ CLIP_TEXT = Fields(
         "num_attention_heads": 8,
         "max_position_embeddings": 77,
         "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5,
     },
+    fixed={"layer_norm_eps": 1e-5},
     # Dropout and initialisation are of training, the projection is of CLIP, and the tokens are the tokenizer's.
     unused=(
         "attention_dropout",
@@ -188,7 +193,8 @@ def unet(config: Mapping[str, Any], where: str = "config.json") -> UNetConfig:
     kind = config.get("_class_name")
     if kind not in makers:
         raise ValueError(f"{where}: the class {kind} is not supported, only {' and '.join(makers)}")
-    return makers[kind](config, where)
+    with _named(where):
+        return makers[kind](config, where)
 
 
 def _unet_2d_condition(config, where):
@@ -198,12 +204,12 @@ def _unet_2d_condition(config, where):
 
 
 def _conditioned(f, where):
+    # `attention_head_dim` of this class is the number of heads.
     heads = f["attention_head_dim"] if f["num_attention_heads"] is None else f["num_attention_heads"]
     attention = _attention(f, "CrossAttn", where)
     return UNetConfig(
-        **_shared(f, attention),
-        num_heads=heads,  # of that name by mistake, and kept
-        mid_attention=_choice({"UNetMidBlock2DCrossAttn": True, "UNetMidBlock2D": False}, f, "mid_block_type", where),
+        **_shared(f, attention, where),
+        num_heads=heads,
         context_dim=_one(f["cross_attention_dim"], where, "cross_attention_dim"),
         transformer_blocks=f["transformer_layers_per_block"],
         linear_projection=f["use_linear_projection"],
@@ -222,10 +228,10 @@ def _unet_2d(config, where):
         )
     _choice({"UNetMidBlock2D": True}, f, "mid_block_type", where)
     shape = {"head_dim": f["attention_head_dim"]} if f["attention_head_dim"] else {}
-    return UNetConfig(**_shared(f, _attention(f, "Attn", where)), **shape, mid_attention=f["add_attention"])
+    return UNetConfig(**_shared(f, _attention(f, "Attn", where), where), **shape, mid_attention=f["add_attention"])
 
 
-def _shared(f, attention):
+def _shared(f, attention, where):
     """Fields of both kinds of U-Net."""
     return {
         "out_channels": f["out_channels"],
@@ -235,7 +241,7 @@ def _shared(f, attention):
         "groups": f["norm_num_groups"],
         "eps": f["norm_eps"],
         "dropout": f["dropout"],
-        "time_mode": {"default": "add", "scale_shift": "scale_shift"}[f["resnet_time_scale_shift"]],
+        "time_mode": _choice({"default": "add", "scale_shift": "scale_shift"}, f, "resnet_time_scale_shift", where),
         "flip_sin_to_cos": f["flip_sin_to_cos"],
         "freq_shift": float(f["freq_shift"]),
         "downsample_padding": f["downsample_padding"],
@@ -269,9 +275,12 @@ def controlnet(config: Mapping[str, Any], net: UNetConfig, where: str = "config.
     """
     f = CONTROLNET.values(config, where)
     ups = tuple(kind.replace("Down", "Up") for kind in reversed(f["down_block_types"]))
-    own = _conditioned(f | {"out_channels": net.out_channels, "up_block_types": ups, "dropout": net.dropout}, where)
+    own = _conditioned(f | {"out_channels": f["in_channels"], "up_block_types": ups, "dropout": net.dropout}, where)
     for field in dataclasses.fields(own):
-        if (has := getattr(own, field.name)) != (needs := getattr(net, field.name)) and field.name not in OF_A_RUN:
+        has, needs = (getattr(of, field.name) for of in (own, net))
+        if field.name in PER_RESOLUTION:
+            has, needs = (tuple(at(value, level) for level in range(len(net.channels))) for value in (has, needs))
+        if has != needs and field.name not in OF_A_RUN:
             raise ValueError(
                 f"{where}: this ControlNet is of another network: {field.name} is {has} in it, not {needs}"
             )
@@ -320,7 +329,7 @@ def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "co
       ValueError: a class or a field that is not supported; it is named.
     """
     if config.get("architectures", ["CLIPTextModel"]) != ["CLIPTextModel"]:
-        raise ValueError(f"{where}: the class {config['architectures'][0]} is not supported, only CLIPTextModel")
+        raise ValueError(f"{where}: architectures={config['architectures']!r} is not supported, only ['CLIPTextModel']")
     f = CLIP_TEXT.values(config, where)
     if f["intermediate_size"] != 4 * f["hidden_size"]:
         raise ValueError(f"{where}: intermediate_size={f['intermediate_size']} must be {4 * f['hidden_size']}")
@@ -328,11 +337,20 @@ def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "co
         width=f["hidden_size"],
         layers=f["num_hidden_layers"],
         heads=f["num_attention_heads"],
-        activation=f["hidden_act"],
+        activation=_choice({"quick_gelu": "quick_gelu", "gelu": "gelu"}, f, "hidden_act", where),
         vocabulary=f["vocab_size"],
         length=f["max_position_embeddings"],
         end_token=end_token,
     )
+
+
+@contextlib.contextmanager
+def _named(where):
+    """Errors of a specification begin with the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
 
 
 def _choice(choices, f, name, where):

@@ -117,7 +117,7 @@ def _spacing(f, end, where):
     }
     choice = _one_of(choices, f, "timestep_spacing", where)()
     if name == "leading" and offset < end:
-        raise ValueError(f"{where}: steps_offset=0 with set_alpha_to_one=False takes a step to where it is: set one")
+        raise ValueError(f"{where}: steps_offset=0 must be 1 where set_alpha_to_one=False")
     return choice
 
 

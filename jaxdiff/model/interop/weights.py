@@ -1,7 +1,6 @@
 """Tensors of published weights: found in a folder, opened, and read one by one onto the devices."""
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from flax import traverse_util
 
 from jaxdiff import disk, sharding
 from jaxdiff.model import files
+from jaxdiff.model.interop.fields import fields_of
 from jaxdiff.model.interop.mapping import LAYOUTS, Entry, differences
 
 STEMS = "diffusion_pytorch_model", "model"  # of diffusers, and of transformers
@@ -51,8 +51,8 @@ def find(folder: epath.Path) -> list[epath.Path]:
     """
     for stem in STEMS:
         indices = [folder / f"{stem}.safetensors.index.json", *sorted(folder.glob(f"{stem}.safetensors.index.*.json"))]
-        for path in (folder / f"{stem}.safetensors", *indices[:1], *sorted(folder.glob(f"{stem}.*.safetensors")),
-                     *indices[1:]):  # fmt: skip
+        variants = sorted(folder.glob(f"{stem}.*.safetensors"))
+        for path in (folder / f"{stem}.safetensors", *indices, *variants):
             if path.exists():
                 return _shards(folder, path) if path.suffix == ".json" else [path]
     if pickles := [path.name for pattern in PICKLES for path in folder.glob(pattern)]:
@@ -61,7 +61,10 @@ def find(folder: epath.Path) -> list[epath.Path]:
 
 
 def _shards(folder, index):
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    names = fields_of(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) and "/" not in name for name in names.values()):
+        raise ValueError(f"{index}: weight_map must give the file of each tensor")
+    names = sorted(set(names.values()))
     for name in names:
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder / name} is missing, which {index.name} names")
@@ -79,7 +82,11 @@ def opened(paths: Iterable[epath.Path]) -> Iterator[Tensors]:
         where = {}
         for path in paths:
             file = stack.enter_context(contextlib.closing(_File(path)))
-            where |= {_today(key): (file, key) for key in file.shapes if not BUFFERS.fullmatch(key)}
+            for key in file.shapes:
+                if (name := _today(key)) in where:
+                    raise ValueError(f"{path}: {key} and {where[name][1]} are the same tensor")
+                if not BUFFERS.fullmatch(key):
+                    where[name] = file, key
         shapes = {name: file.shapes[key] for name, (file, key) in where.items()}
         yield Tensors(shapes, lambda name: where[name][0].read(where[name][1]))
 
