@@ -22,9 +22,9 @@ class AdapterFlags:
     """Adapters of the model; each flag may be given several times.
 
     Attributes:
-      lora: LoRA or new tokens: a file, a run or a name that ships, with its weight behind a colon (a.safetensors:0.8); 1
-        without.
-      controlnet: ControlNet: a file, a run or a name that ships.
+      lora: LoRA or new tokens: a file (also of kohya's scripts, PEFT or diffusers), a run or a name that ships, with its
+        weight behind a colon (a.safetensors:0.8); 1 without.
+      controlnet: ControlNet: a file, a run, a name that ships, or a folder that diffusers has saved.
       control: picture for a ControlNet, such as edges.png, one for each.
       control_scale: weight of a ControlNet, one for each; 1 is as it was trained.
       guess: guess mode: the pictures alone say what to draw, see `jaxdiff.adapt.control.guess_scales`.
