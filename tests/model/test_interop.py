@@ -263,6 +263,12 @@ def indexed(copy, content):
     path.with_name(f"{path.name}.index.json").write_text(json.dumps(content))
 
 
+def integers(copy):
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    safetensors.numpy.save_file(tensors | {"conv_in.bias": np.zeros(8, np.int8)}, path)
+
+
 def twice(copy):
     path = copy / "vae" / "diffusion_pytorch_model.safetensors"
     tensors = safetensors.numpy.load_file(path)
@@ -355,6 +361,10 @@ BAD = {
     "index elsewhere": (
         lambda copy: indexed(copy, {"weight_map": {"a": "../x"}}),
         "index.json: weight_map must give the file of each tensor",
+    ),
+    "dtype": (
+        integers,
+        "unet/diffusion_pytorch_model.safetensors: conv_in.bias is I8, and only F32, F16, BF16, F64 are",
     ),
     "twice": (twice, "query.weight and .*to_q.weight are the same tensor|to_q.weight and .*query.weight are the same"),
     "cut short": (cut_short, "vae/diffusion_pytorch_model.safetensors is not a file of weights"),

@@ -19,6 +19,7 @@ from jaxdiff.model.interop.mapping import LAYOUTS, Entry, differences
 STEMS = "diffusion_pytorch_model", "model"  # of diffusers, and of transformers
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 LIMIT = 2**27
+DTYPES = "F32", "F16", "BF16", "F64"
 BUFFERS = re.compile(r".*\.position_ids")  # no parameters
 # Names that were given up: of a prefix that transformers 5 does not write, and of attention in old autoencoders.
 EARLIER = (
@@ -97,7 +98,11 @@ class _File:
     def __init__(self, path):
         self.path, self.stack = path, contextlib.ExitStack()
         self._open()
-        self.shapes = {key: tuple(self.file.get_slice(key).get_shape()) for key in self.file.keys()}
+        slices = {key: self.file.get_slice(key) for key in self.file.keys()}
+        self.shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
+        for key, one in slices.items():
+            if one.get_dtype() not in DTYPES and not BUFFERS.fullmatch(key):
+                raise ValueError(f"{path}: {key} is {one.get_dtype()}, and only {', '.join(DTYPES)} are read")
 
     def _open(self):
         self.close()
