@@ -344,7 +344,7 @@ BAD = {
     ),
     "activation": (
         lambda copy: changed(copy / "text_encoder/config.json", hidden_act="gelu_new"),
-        "hidden_act='gelu_new' is not supported, only quick_gelu and gelu",
+        "hidden_act='gelu_new' is not supported, only quick_gelu, gelu",
     ),
     "groups": (
         lambda copy: changed(copy / UNET, norm_num_groups=5),

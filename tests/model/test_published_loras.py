@@ -57,7 +57,7 @@ def matrices(model, modules, net="unet"):
 
 
 def update(down, up):
-    """What PyTorch computes: a layer to RANK channels and one from them, as one kernel."""
+    """Kernel of a layer to RANK channels and one from them, as PyTorch computes them."""
     return np.einsum("or,r...->o...", up.reshape(len(up), -1), down)
 
 

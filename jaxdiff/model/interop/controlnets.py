@@ -23,6 +23,9 @@ def read(folder: epath.PathLike, model: Model) -> Adapter:
       folder: directory with a config.json and weights.
       model: base model.
 
+    Returns:
+      `Adapter` with the parameters of the ControlNet.
+
     Raises:
       FileNotFoundError: there are no weights.
       ValueError: a field or a tensor that is not supported, or not that of the base; it is named.

@@ -69,6 +69,23 @@ class Fields(NamedTuple):
         return {name: config.get(name, default) for name, default in self.read.items()}
 
 
+def one_of(choices: Mapping[str, Any], fields: Mapping[str, Any], name: str, where: str) -> Any:
+    """The choice that a field names.
+
+    Args:
+      choices: by the values that the field may have.
+      fields: by name.
+      name: of the field.
+      where: name of the file, for errors.
+
+    Raises:
+      ValueError: the field has another value.
+    """
+    if fields.get(name) not in choices:
+        raise ValueError(f"{where}: {name}={fields.get(name)!r} is not supported, only {', '.join(choices)}")
+    return choices[fields[name]]
+
+
 def _fits(value, default):
     """Whether a value has the type of a default; several numbers may stand for one."""
     if default is None:

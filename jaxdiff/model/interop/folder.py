@@ -9,6 +9,7 @@ from etils import epath
 from jaxdiff.config import Config, Data, Latent, Sample
 from jaxdiff.model import files
 from jaxdiff.model.interop import mapping, networks, schedulers, weights
+from jaxdiff.model.interop.classes import CLIP_TEXT
 from jaxdiff.model.interop.fields import fields_of
 from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import param_shapes
@@ -163,7 +164,7 @@ def _text_config(folder, context_dim):
     """Config of the text encoder, and its tokenizer."""
     path = folder / "text_encoder" / "config.json"
     fields = fields_of(path)
-    length = networks.CLIP_TEXT.values(fields, str(path))["max_position_embeddings"]
+    length = CLIP_TEXT.values(fields, str(path))["max_position_embeddings"]
     words = tokenizer.load(folder / "tokenizer", length)
     net = networks.text_transformer(fields, words.end_id, str(path))
     if net.width != context_dim:

@@ -148,7 +148,7 @@ def _lora(parts: Mapping[str, Mapping[str, Any]], alpha) -> Lora:
 
 
 def _header(metadata):
-    """What the header of a file of diffusers says of its LoRAs."""
+    """Metadata of LoRAs in the header of a file of diffusers."""
     try:
         said = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except ValueError:

@@ -15,6 +15,7 @@ LISTS = (
     "attentions|blocks|controlnet_down_blocks|down_blocks|downsamplers|layers|net|resnets|to_out|transformer_blocks|"
     "up_blocks|upsamplers"
 )
+KINDS = ("kernel", "scale", "embedding", "bias")  # of parameters that are called weight or bias elsewhere
 POSITION = re.compile(rf"({LISTS})_(\d+)")
 
 
@@ -84,11 +85,8 @@ def _entry(path, shape, rename):
     return Entry(published, path, LAYOUTS[layout].to_published(np.empty(shape, bool)).shape, layout)
 
 
-KINDS = ("kernel", "scale", "embedding", "bias")
-
-
 def differences(mapping: Iterable[Entry], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """What does not fit between a mapping and the tensors of a file; [] if all does.
+    """Differences between a mapping and the tensors of a file; [] if there are none.
 
     Args:
       mapping: of the network.

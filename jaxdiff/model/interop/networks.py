@@ -5,7 +5,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdiff.model.interop.fields import Fields
+from jaxdiff.model.interop.classes import AUTOENCODER_KL, CLIP_TEXT, CONTROLNET, UNET_2D, UNET_2D_CONDITION
+from jaxdiff.model.interop.fields import one_of
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip_config import TextConfig
 from jaxdiff.nets.controlnet import ControlConfig
@@ -13,163 +14,6 @@ from jaxdiff.nets.unet_config import UNetConfig, at
 
 PER_RESOLUTION = ("num_heads", "transformer_blocks", "blocks")
 OF_A_RUN = ("dtype", "remat", "attention_kernel", "context_length")  # not of the weights
-
-UNET_2D_CONDITION = Fields(
-    read={
-        "in_channels": 4,
-        "out_channels": 4,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        "block_out_channels": (320, 640, 1280, 1280),
-        "layers_per_block": 2,
-        "downsample_padding": 1,
-        "dropout": 0.0,
-        "norm_num_groups": 32,
-        "norm_eps": 1e-5,
-        "cross_attention_dim": 1280,
-        "transformer_layers_per_block": 1,
-        "attention_head_dim": 8,
-        "num_attention_heads": None,
-        "use_linear_projection": False,
-        "resnet_time_scale_shift": "default",
-    },
-    fixed={
-        "center_input_sample": False,
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
-        "only_cross_attention": False,
-        "mid_block_scale_factor": 1,
-        "act_fn": "silu",
-        "reverse_transformer_layers_per_block": None,
-        "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None,
-        "dual_cross_attention": False,
-        "class_embed_type": None,
-        "addition_embed_type": None,
-        "addition_time_embed_dim": None,
-        "num_class_embeds": None,
-        "resnet_skip_time_act": False,
-        "resnet_out_scale_factor": 1.0,
-        "time_embedding_type": "positional",
-        "time_embedding_dim": None,
-        "time_embedding_act_fn": None,
-        "timestep_post_act": None,
-        "time_cond_proj_dim": None,
-        "conv_in_kernel": 3,
-        "conv_out_kernel": 3,
-        "projection_class_embeddings_input_dim": None,
-        "attention_type": "default",
-        "class_embeddings_concat": False,
-        "mid_block_only_cross_attention": None,
-        "cross_attention_norm": None,
-    },
-    unused=("upcast_attention", "addition_embed_type_num_heads"),  # scores are float32 anyway
-    nullable=("num_attention_heads",),
-)
-
-UNET_2D = Fields(
-    read={
-        "in_channels": 3,
-        "out_channels": 3,
-        "freq_shift": 0,
-        "flip_sin_to_cos": True,
-        "down_block_types": ("DownBlock2D",) + ("AttnDownBlock2D",) * 3,
-        "up_block_types": ("AttnUpBlock2D",) * 3 + ("UpBlock2D",),
-        "mid_block_type": "UNetMidBlock2D",
-        "block_out_channels": (224, 448, 672, 896),
-        "layers_per_block": 2,
-        "downsample_padding": 1,
-        "dropout": 0.0,
-        "attention_head_dim": 8,
-        "norm_num_groups": 32,
-        "attn_norm_num_groups": None,
-        "norm_eps": 1e-5,
-        "resnet_time_scale_shift": "default",
-        "add_attention": True,
-    },
-    fixed={
-        "center_input_sample": False,
-        "time_embedding_type": "positional",
-        "time_embedding_dim": None,
-        "mid_block_scale_factor": 1,
-        "downsample_type": "conv",
-        "upsample_type": "conv",
-        "act_fn": "silu",
-        "class_embed_type": None,
-        "num_class_embeds": None,
-        "num_train_timesteps": None,
-    },
-    nullable=("attention_head_dim", "attn_norm_num_groups"),
-)
-
-ENCODER = {  # fields of a ControlNet that its U-Net has, too
-    name: value
-    for name, value in UNET_2D_CONDITION.read.items()
-    if name not in ("out_channels", "up_block_types", "dropout")
-}
-CONTROLNET = Fields(
-    read=ENCODER | {"conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},
-    fixed={
-        **{name: UNET_2D_CONDITION.fixed[name] for name in (
-            "mid_block_type", "only_cross_attention", "mid_block_scale_factor", "act_fn", "encoder_hid_dim",
-            "encoder_hid_dim_type", "class_embed_type", "addition_embed_type", "addition_time_embed_dim",
-            "num_class_embeds", "projection_class_embeddings_input_dim",
-        )},
-        "controlnet_conditioning_channel_order": "rgb",
-        "global_pool_conditions": False,
-    },
-    unused=UNET_2D_CONDITION.unused,
-    nullable=UNET_2D_CONDITION.nullable,
-)  # fmt: skip
-
-AUTOENCODER_KL = Fields(
-    read={
-        "in_channels": 3,
-        "out_channels": 3,
-        "down_block_types": ("DownEncoderBlock2D",),
-        "up_block_types": ("UpDecoderBlock2D",),
-        "block_out_channels": (64,),
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 32,
-        "scaling_factor": 0.18215,
-        "mid_block_add_attention": True,
-    },
-    fixed={
-        "act_fn": "silu",
-        "shift_factor": None,
-        "latents_mean": None,
-        "latents_std": None,
-        "use_quant_conv": True,
-        "use_post_quant_conv": True,
-    },
-    unused=("force_upcast",),  # norms and softmax are float32; the dtype of the rest is what was asked for
-)
-
-CLIP_TEXT = Fields(
-    read={
-        "vocab_size": 49408,
-        "hidden_size": 512,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
-    },
-    fixed={"layer_norm_eps": 1e-5},
-    # Dropout and initialisation are of training, the projection is of CLIP, and the tokens are the tokenizer's.
-    unused=(
-        "attention_dropout",
-        "dropout",
-        "initializer_factor",
-        "initializer_range",
-        "projection_dim",
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-    ),
-)
 
 
 def unet(config: Mapping[str, Any], where: str = "config.json") -> UNetConfig:
@@ -226,7 +70,7 @@ def _unet_2d(config, where):
             f"{where}: attn_norm_num_groups=None is an attention without its norm, which is not supported, with "
             f"resnet_time_scale_shift={f['resnet_time_scale_shift']!r}"
         )
-    _choice({"UNetMidBlock2D": True}, f, "mid_block_type", where)
+    one_of({"UNetMidBlock2D": True}, f, "mid_block_type", where)
     shape = {"head_dim": f["attention_head_dim"]} if f["attention_head_dim"] else {}
     return UNetConfig(**_shared(f, _attention(f, "Attn", where), where), **shape, mid_attention=f["add_attention"])
 
@@ -241,7 +85,7 @@ def _shared(f, attention, where):
         "groups": f["norm_num_groups"],
         "eps": f["norm_eps"],
         "dropout": f["dropout"],
-        "time_mode": _choice({"default": "add", "scale_shift": "scale_shift"}, f, "resnet_time_scale_shift", where),
+        "time_mode": one_of({"default": "add", "scale_shift": "scale_shift"}, f, "resnet_time_scale_shift", where),
         "flip_sin_to_cos": f["flip_sin_to_cos"],
         "freq_shift": float(f["freq_shift"]),
         "downsample_padding": f["downsample_padding"],
@@ -299,7 +143,7 @@ def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> Autoen
     Raises:
       ValueError: a class, a field or a block that is not supported; it is named.
     """
-    _choice({"AutoencoderKL": None}, config, "_class_name", where)
+    one_of({"AutoencoderKL": None}, config, "_class_name", where)
     f = AUTOENCODER_KL.values(config, where)
     for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         for block in f[name]:
@@ -337,7 +181,7 @@ def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "co
         width=f["hidden_size"],
         layers=f["num_hidden_layers"],
         heads=f["num_attention_heads"],
-        activation=_choice({"quick_gelu": "quick_gelu", "gelu": "gelu"}, f, "hidden_act", where),
+        activation=one_of({"quick_gelu": "quick_gelu", "gelu": "gelu"}, f, "hidden_act", where),
         vocabulary=f["vocab_size"],
         length=f["max_position_embeddings"],
         end_token=end_token,
@@ -351,12 +195,6 @@ def _named(where):
         yield
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
-
-
-def _choice(choices, f, name, where):
-    if f.get(name) not in choices:
-        raise ValueError(f"{where}: {name}={f.get(name)!r} is not supported, only {' and '.join(choices)}")
-    return choices[f[name]]
 
 
 def _one(value, where, name):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxdiff.config import Diffusion
-from jaxdiff.model.interop.fields import Fields
+from jaxdiff.model.interop.fields import Fields, one_of
 from jaxdiff.registry import Choice
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.schedules import SCHEDULES
@@ -42,7 +42,7 @@ KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
 class Process(NamedTuple):
-    """What a scheduler says.
+    """Forward process and sampling of a scheduler.
 
     Attributes:
       diffusion: forward process and kind of prediction.
@@ -81,7 +81,7 @@ def process(config: Mapping[str, Any], where: str = "scheduler_config.json") -> 
     diffusion = Diffusion(
         schedule=_schedule(f, where),
         num_levels=f["num_train_timesteps"],
-        predict=_one_of(KINDS, f, "prediction_type", where),
+        predict=one_of(KINDS, f, "prediction_type", where),
         zero_snr=f.get("rescale_betas_zero_snr", False),
     )
     end = 0 if f.get("set_alpha_to_one", True) else 1
@@ -95,7 +95,7 @@ def _schedule(f, where):
         "scaled_linear": lambda: SCHEDULES["scaled_linear"](**ends),
         "squaredcos_cap_v2": lambda: SCHEDULES["cosine"](),
     }
-    return _one_of(choices, f, "beta_schedule", where)()
+    return one_of(choices, f, "beta_schedule", where)()
 
 
 def _sampler(kind, f, where):
@@ -106,7 +106,7 @@ def _sampler(kind, f, where):
             raise ValueError(f"{where}: skip_prk_steps=False is not supported, only True")
         return SAMPLERS["pndm"]()
     variances = {"fixed_small": "posterior", "fixed_large": "beta"}
-    return SAMPLERS["ddpm"](_one_of(variances, f, "variance_type", where))
+    return SAMPLERS["ddpm"](one_of(variances, f, "variance_type", where))
 
 
 def _spacing(f, end, where):
@@ -115,13 +115,7 @@ def _spacing(f, end, where):
         "leading": lambda: SPACINGS["leading"](offset=offset, end=end),
         "trailing": lambda: SPACINGS["trailing"](end=end),
     }
-    choice = _one_of(choices, f, "timestep_spacing", where)()
+    choice = one_of(choices, f, "timestep_spacing", where)()
     if name == "leading" and offset < end:
         raise ValueError(f"{where}: steps_offset=0 must be 1 where set_alpha_to_one=False")
     return choice
-
-
-def _one_of(choices, f, name, where):
-    if f[name] not in choices:
-        raise ValueError(f"{where}: {name}={f[name]!r} is not supported, only {', '.join(choices)}")
-    return choices[f[name]]
