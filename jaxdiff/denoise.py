@@ -49,6 +49,20 @@ def _edit_at(edit, t, probabilities, site):
     return edit(probabilities, site, t)
 
 
+@functools.cache
+def on_training_levels(apply: Apply) -> Apply:
+    """Network that sees the nearest level of training in place of one between: apply -> apply.
+
+    The noise of x_t stays that of the level between, as in the solvers of diffusers with spacings even in sigma. Equal
+    arguments give the same function.
+    """
+
+    def apply_rounded(params, x_t, t, cond=None, keys=None):
+        return apply(params, x_t, jnp.round(t), cond, keys)
+
+    return apply_rounded
+
+
 def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> Denoiser:
     """Denoiser of a trained network: its output converted to a `Prediction`.
 

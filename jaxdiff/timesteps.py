@@ -57,7 +57,14 @@ def trailing(schedule: Schedule, num_steps: int, start: int | None = None, end: 
 
 
 @SPACINGS.register("leading")
-def leading(schedule: Schedule, num_steps: int, offset: int = 0, start: int | None = None, end: int = 0) -> np.ndarray:
+def leading(
+    schedule: Schedule,
+    num_steps: int,
+    offset: int = 0,
+    start: int | None = None,
+    end: int = 0,
+    drop_lowest: bool = False,
+) -> np.ndarray:
     """Even steps of whole length: 1 + offset + i (T // N), i < N, as in DDPM's and DDIM's papers.
 
     Args:
@@ -66,15 +73,23 @@ def leading(schedule: Schedule, num_steps: int, offset: int = 0, start: int | No
       offset: added to the levels; Stable Diffusion has offset 1 and end 1.
       start: level that takes the place of T; None is T.
       end: last level; 0 is clean data.
+      drop_lowest: the lowest of N + 1 levels is not visited, as in DPM-Solver++ and UniPC of diffusers.
 
     Returns:
       int32 [N + 1]; see `grid`.
     """
-    return grid(schedule.num_levels, num_steps, "leading", offset, start, end)
+    return grid(schedule.num_levels, num_steps, "leading", offset, start, end, drop_lowest)
 
 
 @SPACINGS.register("linspace")
-def linspace(schedule: Schedule, num_steps: int, start: int | None = None, end: int = 0) -> np.ndarray:
+def linspace(
+    schedule: Schedule,
+    num_steps: int,
+    start: int | None = None,
+    end: int = 0,
+    drop_lowest: bool = False,
+    rounded: bool = True,
+) -> np.ndarray:
     """Even steps between level T and level 1, both included: 1 + round(linspace(0, T - 1, N)).
 
     Args:
@@ -82,11 +97,39 @@ def linspace(schedule: Schedule, num_steps: int, start: int | None = None, end: 
       num_steps: N.
       start: level that takes the place of T; None is T.
       end: last level; 0 is clean data.
+      drop_lowest: the lowest of N + 1 levels is not visited, as in DPM-Solver++ and UniPC of diffusers.
+      rounded: False leaves levels between those of training, as in Euler's methods of diffusers.
 
     Returns:
-      int32 [N + 1]; see `grid`.
+      int32 [N + 1], or float32 where not rounded; see `grid`.
     """
-    return grid(schedule.num_levels, num_steps, "linspace", start=start, end=end)
+    return grid(schedule.num_levels, num_steps, "linspace", 0, start, end, drop_lowest, rounded)
+
+
+@SPACINGS.register("consistency")
+def consistency(schedule: Schedule, num_steps: int, original_steps: int = 50, end: int = 0) -> np.ndarray:
+    """Levels that a latent consistency model was distilled on, evenly thinned out (Luo et al. 2023).
+
+    Of the levels i (T // K), i = K..1, those at floor(j K / N), j < N.
+
+    Args:
+      schedule: noise schedule of T levels.
+      num_steps: N, at most K.
+      original_steps: K, number of levels of the distillation; at most T are taken.
+      end: last level; 0 is clean data.
+
+    Returns:
+      int32 [N + 1].
+
+    Raises:
+      ValueError: more steps than levels of the distillation.
+    """
+    T = schedule.num_levels
+    K = min(original_steps, T)
+    if not 1 <= num_steps <= K:
+        raise ValueError(f"`num_steps`={num_steps} must be from 1 to `original_steps`={K}")
+    places = np.floor(np.linspace(0, K, num_steps, endpoint=False)).astype(int)
+    return np.append((K - places) * (T // K), end).astype(np.int32)
 
 
 @SPACINGS.register("quadratic")
@@ -151,6 +194,7 @@ LEVEL_SPACINGS = {
     "linspace": lambda T, N: 1 + np.round(np.linspace(0, T - 1, N))[::-1],
     "quadratic": lambda T, N: 1 + np.floor(np.linspace(0, np.sqrt(0.8 * T), N) ** 2)[::-1],
 }
+UNROUNDED = {"linspace": lambda T, N: 1 + np.linspace(0, T - 1, N)[::-1]}
 # sigma / alpha at u from 0 to 1.
 SIGMA_SPACINGS = {
     "karras": lambda top, bottom, u, rho: ((1 - u) * top ** (1 / rho) + u * bottom ** (1 / rho)) ** rho,
@@ -165,6 +209,8 @@ def grid(
     offset: int = 0,
     start: int | None = None,
     end: int = 0,
+    drop_lowest: bool = False,
+    rounded: bool = True,
 ) -> np.ndarray:
     """Levels that a sampler visits, falling to `end`, at levels of training.
 
@@ -184,9 +230,11 @@ def grid(
       offset: added to the levels, in published timesteps.
       start: spread the levels over 1..start in place of 1..T, as SDEdit and image-to-image do.
       end: last level; 0 is clean data.
+      drop_lowest: of N + 1 levels of the formula, the lowest is not visited.
+      rounded: False, of ``linspace`` only, leaves levels between those of training.
 
     Returns:
-      int32 NumPy array [N + 1].
+      int32 NumPy array [N + 1]; float32 where not rounded.
 
     Raises:
       ValueError: unknown spacing, more steps than levels, or a grid that repeats a level or is not within end..T.
@@ -199,12 +247,15 @@ def grid(
     """
     if spacing not in LEVEL_SPACINGS:
         raise unknown("spacing", spacing, LEVEL_SPACINGS)
+    if not rounded and spacing not in UNROUNDED:
+        raise ValueError(f"`rounded`=False is of the spacing linspace, not {spacing}")
     top = num_levels if start is None else start
     if not 1 <= top <= num_levels:
         raise ValueError(f"`start`={top} is not one of the levels 1..{num_levels}")
     if not 1 <= num_steps <= top:
         raise ValueError(f"`num_steps`={num_steps} must be from 1 to {top}, the number of levels")
-    visited = np.append(LEVEL_SPACINGS[spacing](top, num_steps) + offset, end).astype(np.int32)
+    points = (LEVEL_SPACINGS if rounded else UNROUNDED)[spacing](top, num_steps + drop_lowest)[:num_steps]
+    visited = np.append(points + offset, end).astype(np.int32 if rounded else np.float32)
     if np.any(np.diff(visited) >= 0):
         raise ValueError(f"{num_steps} {spacing} steps down to level {end} repeat a level: use fewer `num_steps`")
     if visited[0] > num_levels or end < 0:

@@ -44,7 +44,7 @@ EVERY = [pytest.param(registry, name, id=f"{registry.what}-{name}") for registry
 every = pytest.mark.parametrize("registry, name", EVERY)
 # Other flags of `jaxdiff sample`, beside which the options of samplers and spacings stand.
 SAMPLING_FLAGS = (
-    "sampler steps labels prompts negative guidance interval rescale clip spacing num batch_size seed".split()
+    "sampler steps labels prompts negative guidance interval rescale clip compat spacing num batch_size seed".split()
 )
 
 
@@ -149,7 +149,7 @@ def test_nothing_public_is_left_out():
     transforms = {"from_betas", "from_log_snr", "zero_terminal_snr", "shift"}
     assert makers(samplers, Sampler) == set(SAMPLERS)
     assert makers(schedules, Schedule) - transforms == set(SCHEDULES)
-    assert {*timesteps.LEVEL_SPACINGS, *timesteps.SIGMA_SPACINGS} == set(SPACINGS)
+    assert {*timesteps.LEVEL_SPACINGS, *timesteps.SIGMA_SPACINGS, "consistency"} == set(SPACINGS)
 
 
 def test_a_predictor_is_a_name_or_a_sampler():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import samplers, schedules, testing
-from jaxdiff.timesteps import LEVEL_SPACINGS, SPACINGS, grid, grid_by_sigma, levels
+from jaxdiff.timesteps import LEVEL_SPACINGS, SIGMA_SPACINGS, SPACINGS, grid, grid_by_sigma, levels
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "grids.npz")
 
@@ -56,6 +56,20 @@ def test_end_is_the_last_level():
     np.testing.assert_array_equal(grid(1000, 2, "trailing", end=300), [1000, 500, 300])
 
 
+def test_the_grids_of_other_libraries():
+    """Of diffusers: 20 steps of DPM-Solver++ with offset 1, 4 of Euler; 4 of a consistency model of 50 levels."""
+    schedule = schedules.scaled_linear()
+    np.testing.assert_array_equal(
+        SPACINGS["leading"](offset=1, drop_lowest=True)(schedule, 20)[[0, -2, -1]], [942, 49, 0]
+    )
+    np.testing.assert_array_equal(SPACINGS["linspace"](rounded=False)(schedule, 3), [1000, 500.5, 1, 0])
+    np.testing.assert_array_equal(SPACINGS["consistency"]()(schedule, 4), [1000, 760, 500, 260, 0])
+    with pytest.raises(ValueError, match="`num_steps`=51 must be from 1 to `original_steps`=50"):
+        SPACINGS["consistency"]()(schedule, 51)
+    with pytest.raises(ValueError, match="`rounded`=False is of the spacing linspace, not trailing"):
+        grid(1000, 4, rounded=False)
+
+
 def test_start_spreads_the_steps_over_the_levels_below_it():
     np.testing.assert_array_equal(grid(1000, 4, "trailing", start=600), [600, 450, 300, 150, 0])
     np.testing.assert_array_equal(grid(1000, 4, "leading", start=600), [451, 301, 151, 1, 0])
@@ -95,7 +109,7 @@ def test_impossible_grids_are_refused(arguments, message):
 def test_levels_of_registered_spacings_are_the_grids():
     """Spacings by sigma start at T - 1 and end at clean data, unless given otherwise."""
     schedule = schedules.zero_terminal_snr(schedules.linear())
-    for spacing in SPACINGS:
+    for spacing in LEVEL_SPACINGS | SIGMA_SPACINGS:
         expected = (
             grid(1000, 20, spacing)
             if spacing in LEVEL_SPACINGS

@@ -2,11 +2,12 @@
 
 from jaxdiff.config.adaptation import ADAPTATIONS, ControlNet, DreamBooth, LoRA, NewTokens, Prior, TextualInversion
 from jaxdiff.config.checks import check
-from jaxdiff.config.fields import Config, Data, Diffusion, Latent, Optim, Reconstruction, Sample, Train
+from jaxdiff.config.fields import Compat, Config, Data, Diffusion, Latent, Optim, Reconstruction, Sample, Train
 from jaxdiff.config.files import config_dir, from_json, load, names, read_run, to_json, to_values
 
 __all__ = [
     "ADAPTATIONS",
+    "Compat",
     "Config",
     "ControlNet",
     "Data",

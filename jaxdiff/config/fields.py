@@ -200,6 +200,21 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compat:
+    """Departures of diffusers from the papers, by which its pictures are drawn again.
+
+    Attributes:
+      scale_noise: x_T has the standard deviation sigma of its level in place of 1: Euler's methods with spacings that begin
+        at level T.
+      round_levels: the network sees the nearest level of training, though its noise is that of a level between: spacings
+        even in sigma with other solvers.
+    """
+
+    scale_noise: bool = False
+    round_levels: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Sample:
     """Sampling of images; the defaults of a model for `jaxdiff.generate`.
 
@@ -216,6 +231,7 @@ class Sample:
       interval: lowest and highest level with guidance (Kynkäänniemi et al. 2024); None is all.
       rescale: share, in [0, 1], by which the contrast of guided images is brought back, see `jaxdiff.guidance.rescaled`.
       clip: clip the predicted x0 to [-1, 1], see `jaxdiff.guidance.clip_x0`; not for latents.
+      compat: departures from the papers, to draw the pictures of diffusers.
       num: number of images.
       batch_size: number of images at a time.
       seed: seed of the noise; image i of a seed is the same whatever the batch size.
@@ -232,6 +248,7 @@ class Sample:
     interval: tuple[int, int] | None = None
     rescale: float = 0.0
     clip: bool = True
+    compat: Compat = Compat()
     num: int = 64
     batch_size: int = 64
     seed: int = 0

@@ -10,7 +10,7 @@ import numpy as np
 from jaxdiff import samplers
 from jaxdiff.adapt.control import Control, with_controls
 from jaxdiff.config import Config
-from jaxdiff.denoise import denoiser, network
+from jaxdiff.denoise import denoiser, network, on_training_levels
 from jaxdiff.latent import Codec, kl_codec, vq_codec
 from jaxdiff.registry import Choice
 from jaxdiff.schedules import Schedule
@@ -132,8 +132,12 @@ class Model:
         return dataclasses.replace(self, **changes)
 
 
-def denoiser_of(model: Model) -> Denoiser:
+def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
     """Denoiser of a model, without guidance.
+
+    Args:
+      model: from `jaxdiff.load`.
+      round_levels: see `jaxdiff.config.Compat`.
 
     Returns:
       `Denoiser`, a pytree: it can be an argument of jitted functions, which other weights do not compile anew.
@@ -151,7 +155,8 @@ def denoiser_of(model: Model) -> Denoiser:
     """
     if not model.config.samples:
         raise ValueError(f"{model.config.name} is not a denoiser: its network is of kind {model.config.net.kind!r}")
-    return denoiser(model.apply, model.weights, model.schedule, model.config.diffusion.predict)
+    apply = on_training_levels(model.apply) if round_levels else model.apply
+    return denoiser(apply, model.weights, model.schedule, model.config.diffusion.predict)
 
 
 def _text_encoder(model, skip):

@@ -45,7 +45,7 @@ def generate(
         `ControlInput` for weights and guess mode.
       show_progress: show a bar when it takes more than two seconds.
       **options: fields of `jaxdiff.config.Sample`: `seed`, `steps`, `guidance`, `negative`, `sampler`, `spacing`,
-        `interval`, `rescale`, `guide`, `clip`, `batch_size`; by default those of the model's config, and seed 0.
+        `interval`, `rescale`, `guide`, `clip`, `compat`, `batch_size`; by default those of the model's config, and seed 0.
 
     Returns:
       uint8 [num, H, W, C]. Image i of a seed is the same whatever `num` and `batch_size` are.
@@ -109,7 +109,7 @@ def batches(
         indices = jnp.arange(start, start + batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
         keys, cond = sharding.split((keys, condition(model, request, texts, labels, indices)))
-        x_T = samplers.noise(keys, model.shape)
+        x_T = samplers.noise(keys, model.shape) * (schedule(levels[0]).sigma if sample.compat.scale_noise else 1)
         count, pictures = min(batch_size, sample.num - start), []
         arguments = keys, sampler, denoise, schedule, levels, x_T, cond
         for x, x0s in samplers.chunks(*arguments, size=size, collect=_x0 if frames else None):
@@ -172,7 +172,7 @@ def make_denoiser(model: Model, request: Request) -> Denoiser:
     if request.classifier is not None:
         classifier = request.classifier
         log_prob = guidance.label_log_prob(network(classifier.config.make_net()), classifier.params)
-    denoise = guided(denoiser_of(model), schedule, sample, log_prob)
+    denoise = guided(denoiser_of(model, sample.compat.round_levels), schedule, sample, log_prob)
     return guidance.clip_x0(denoise, schedule) if sample.clip else denoise
 
 

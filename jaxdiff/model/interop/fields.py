@@ -82,7 +82,7 @@ def one_of(choices: Mapping[str, Any], fields: Mapping[str, Any], name: str, whe
       ValueError: the field has another value.
     """
     if fields.get(name) not in choices:
-        raise ValueError(f"{where}: {name}={fields.get(name)!r} is not supported, only {', '.join(choices)}")
+        raise ValueError(f"{where}: {name}={fields.get(name)!r} is not supported, only {', '.join(map(str, choices))}")
     return choices[fields[name]]
 
 

@@ -72,9 +72,10 @@ def read_config(folder: epath.PathLike) -> Config:
     diffusion, latent, shape = process.diffusion, Latent(), (*_sides(unet_fields, unet), net.out_channels)
     sample = Sample(
         process.sampler,
-        min(PIPELINES[kind].steps, diffusion.num_levels),
+        min(PIPELINES[kind].steps, diffusion.num_levels, process.steps),
         process.spacing,
         clip=process.clip,
+        compat=process.compat,
         num=1,
         batch_size=8,
     )
