@@ -116,6 +116,8 @@ def _check_latent(config):
             f"`net.context_dim`={net.context_dim} is the width of the context that `latent.text_encoder`={L.text_encoder} "
             "makes: give both, or neither"
         )
+    if L.second_text_encoder:
+        raise ValueError("a model with two text encoders cannot be trained or adapted yet: give it LoRAs of others")
     if L.skip_blocks < 0 or (L.skip_blocks and not L.text_encoder):
         raise ValueError(f"`latent.skip_blocks`={L.skip_blocks} must be blocks of `latent.text_encoder`")
     if L != Latent() and (d.flip or d.augment):

@@ -109,7 +109,11 @@ class Latent:
       shape: height, width and channels of the latents of an image of `data.image_shape`; None without a codec.
       scaling_factor: factor of the latents, in place of the autoencoder's own; None is that.
       text_encoder: CLIP whose text transformer encodes the captions, for a network with `net.context_dim`.
-      skip_blocks: last blocks of that transformer that are left out: 0 in Stable Diffusion 1, 1 in 2.
+      skip_blocks: last blocks of that transformer that are left out: 0 in Stable Diffusion 1, 1 in 2 and XL.
+      second_text_encoder: text transformer whose context stands beside that of the first, and whose vectors of whole texts
+        condition the network, as in Stable Diffusion XL.
+      context_norm: whether the context is normalised; not so in Stable Diffusion XL.
+      zero_empty_text: context and vector of the empty text are zeros, as in Stable Diffusion XL.
     """
 
     codec: str | None = None
@@ -117,6 +121,9 @@ class Latent:
     scaling_factor: float | None = None
     text_encoder: str | None = None
     skip_blocks: int = 0
+    second_text_encoder: str | None = None
+    context_norm: bool = True
+    zero_empty_text: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

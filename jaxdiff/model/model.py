@@ -50,7 +50,7 @@ class Model:
     Attributes:
       config: specification: network, process, latents, and defaults of sampling.
       params: parameters of the network, nested dicts; of a run the averaged ones (EMA).
-      submodels: "codec" and "text_encoder", those that a latent diffusion model has.
+      submodels: "codec", "text_encoder" and "second_text_encoder", those that a latent diffusion model has.
       controls: ControlNets beside the network.
       tokenizer: tokenizer of a CLIP or of its text transformer; None of other models.
       origin: provenance.
@@ -123,9 +123,11 @@ class Model:
     @property
     def text_encoder(self) -> TextEncoder | None:
         """Text encoder of a text-to-image model, a CLIP or its text transformer; None of other models."""
-        if "text_encoder" in self.submodels:
-            return _text_encoder(self.submodels["text_encoder"], self.config.latent.skip_blocks)
-        return _text_encoder(self, 0) if self.config.role in ("clip", "text_encoder") else None
+        if "text_encoder" not in self.submodels:
+            return _text_encoder(self) if self.config.role in ("clip", "text_encoder") else None
+        L, both = self.config.latent, ("text_encoder", "second_text_encoder")
+        found = [_text_encoder(self.submodels[n], L.skip_blocks, L.context_norm) for n in both if n in self.submodels]
+        return encoder.side_by_side(*found) if len(found) > 1 else found[0]
 
     def replace(self, **changes) -> "Model":
         """Returns the model with other values of some attributes."""
@@ -159,11 +161,11 @@ def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
     return denoiser(apply, model.weights, model.schedule, model.config.diffusion.predict)
 
 
-def _text_encoder(model, skip):
+def _text_encoder(model, skip=0, norm=True):
     model = text_transformer_of(model)
     if model.tokenizer is None:
         raise ValueError(f"{model.config.name} has lost its tokenizer: give the run or the file that it was trained to")
-    return encoder.text_encoder(model.tokenizer, model.config.make_net(), model.params, skip)
+    return encoder.text_encoder(model.tokenizer, model.config.make_net(), model.params, skip, norm)
 
 
 def text_transformer_of(model: Model) -> Model:

@@ -32,15 +32,14 @@ class Read(NamedTuple):
 class Block(nn.Module):
     """A block of a transformer, equation (1)."""
 
-    heads: int
-    activation: str
+    config: TextConfig | VisionConfig
 
     @nn.compact
     def __call__(self, h: Array, mask: Array | None) -> Array:
         """h [B, L, C] -> [B, L, C]; mask [1, 1, L, L] says which tokens see which."""
-        C = h.shape[-1]
-        h = h + TokenAttention(self.heads, name="self_attn")(nn.LayerNorm(1e-5, name="layer_norm1")(h), mask)
-        return h + MLP(4 * C, self.activation, name="mlp")(nn.LayerNorm(1e-5, name="layer_norm2")(h))
+        cfg, inner = self.config, self.config.inner or 4 * h.shape[-1]
+        h = h + TokenAttention(cfg.heads, name="self_attn")(nn.LayerNorm(1e-5, name="layer_norm1")(h), mask)
+        return h + MLP(inner, cfg.activation, name="mlp")(nn.LayerNorm(1e-5, name="layer_norm2")(h))
 
 
 class TokenAttention(nn.Module):
@@ -95,19 +94,23 @@ class TextTransformer(nn.Module):
     def setup(self):
         cfg = self.config
         self.embeddings = _TextEmbeddings(cfg)
-        self.encoder = _Encoder(cfg.layers, cfg.heads, cfg.activation)
+        self.encoder = _Encoder(cfg)
         self.final_layer_norm = nn.LayerNorm(1e-5)
+        if cfg.projection:
+            self.text_projection = Dense(cfg.projection, use_bias=False)
 
-    def __call__(self, tokens: Array, skip: int = 0) -> Read:
+    def __call__(self, tokens: Array, skip: int = 0, norm: bool = True) -> Read:
         """Reads texts.
 
         Args:
           tokens: int [B, length] in [0, vocabulary), with an end token in each.
           skip: blocks at the end that `Read.tokens` leaves out, its norm being the last one all the same; 1 for Stable
-            Diffusion 2 with a whole text transformer of OpenCLIP-H, whose published copy lacks that block.
+            Diffusion XL, and for 2 with a whole text transformer of OpenCLIP-H, whose published copy lacks that block.
+          norm: whether `Read.tokens` are normalised; not so in Stable Diffusion XL.
 
         Returns:
-          `Read`; `pooled` is of all blocks, at the first end token, and NaN where there is none.
+          `Read`; `pooled` is of all blocks, at the first end token, projected where there is a projection, and NaN where
+          there is no end token.
 
         Raises:
           ValueError: texts of another length, or more blocks left out than there are.
@@ -119,10 +122,12 @@ class TextTransformer(nn.Module):
             raise ValueError(f"skip={skip} must be at least 0 and less than the {cfg.layers} blocks")
         past = jnp.tril(jnp.ones([L, L], bool))[None, None]
         after = self.encoder(self.embeddings(tokens), past)
-        last, read = (self.final_layer_norm(h) for h in (after[-1], after[-1 - skip]))
+        last, read = self.final_layer_norm(after[-1]), after[-1 - skip]
+        read = self.final_layer_norm(read) if norm else read
         end = (tokens == cfg.end_token).argmax(1)
         ends = (tokens == cfg.end_token).any(1)[:, None]
-        return Read(read, jnp.where(ends, last[jnp.arange(B), end], jnp.nan))
+        pooled = jnp.where(ends, last[jnp.arange(B), end], jnp.nan)
+        return Read(read, self.text_projection(pooled) if cfg.projection else pooled)
 
 
 class _TextEmbeddings(nn.Module):
@@ -137,16 +142,14 @@ class _TextEmbeddings(nn.Module):
 
 
 class _Encoder(nn.Module):
-    layers: int
-    heads: int
-    activation: str
+    config: TextConfig | VisionConfig
 
     @nn.compact
     def __call__(self, h, mask):
         """The tokens after each block."""
         after = []
-        for i in range(self.layers):
-            h = Block(self.heads, self.activation, name=f"layers_{i}")(h, mask)
+        for i in range(self.config.layers):
+            h = Block(self.config, name=f"layers_{i}")(h, mask)
             after.append(h)
         return after
 
@@ -173,7 +176,7 @@ class VisionTransformer(nn.Module):
         cfg = self.config
         self.embeddings = _VisionEmbeddings(cfg)
         self.pre_layrnorm = nn.LayerNorm(1e-5)  # as published
-        self.encoder = _Encoder(cfg.layers, cfg.heads, cfg.activation)
+        self.encoder = _Encoder(cfg)
         self.post_layernorm = nn.LayerNorm(1e-5)
 
     def __call__(self, x: Array) -> Read:

@@ -32,6 +32,8 @@ class TextConfig(NetSpec):
       vocabulary: number of tokens that there are.
       length: number of tokens of a text, padding included.
       end_token: id of the token that ends a text; the text's features are those of its first occurrence.
+      inner: width inside of the MLPs; 0 is 4 times `width`.
+      projection: size of the space that the features of a text are projected to; 0 is none, as a CLIP projects itself.
     """
 
     width: int = 768
@@ -41,6 +43,8 @@ class TextConfig(NetSpec):
     vocabulary: int = 49408
     length: int = 77
     end_token: int = 49407
+    inner: int = 0
+    projection: int = 0
 
     role: ClassVar = "text_encoder"
 
@@ -56,6 +60,8 @@ class TextConfig(NetSpec):
         _check_tower(self)
         if not 0 <= self.end_token < self.vocabulary:
             raise ValueError(f"end_token={self.end_token} must be below vocabulary={self.vocabulary}")
+        if min(self.inner, self.projection) < 0:
+            raise ValueError(f"inner={self.inner} and projection={self.projection} must be at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +73,7 @@ class VisionConfig:
       layers: blocks.
       heads: attention heads of each.
       activation: see `TextConfig`.
+      inner: see `TextConfig`.
       size: side of the images in pixels.
       patch: side of the squares that become tokens.
       stem: channels of 3x3 convolutions, each of which halves the sides, that make the squares in place of one large
@@ -79,6 +86,7 @@ class VisionConfig:
     layers: int = 24
     heads: int = 16
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    inner: int = 0
     size: int = 224
     patch: int = 14
     stem: tuple[int, ...] = ()

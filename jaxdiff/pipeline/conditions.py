@@ -5,12 +5,14 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.adapt import control as controlnets
 from jaxdiff.model import Model
-from jaxdiff.types import Array, Cond, Guided
+from jaxdiff.nets.layers import timestep_embedding
+from jaxdiff.types import Array, Cond, Guided, call
 
 log = logging.getLogger("jaxdiff")
 
@@ -80,10 +82,14 @@ class Texts(NamedTuple):
     Attributes:
       context: contexts of the prompts [P, L, D].
       negative: context of the negative prompt [L, D].
+      vector: vectors of the whole prompts [P, V], of a model with two text encoders; else None.
+      negative_vector: vector of the negative prompt [V].
     """
 
     context: Array
     negative: Array
+    vector: Array | None = None
+    negative_vector: Array | None = None
 
 
 def encode(model: Model, prompts: Sequence[str] | None, negative: str = "") -> Texts | None:
@@ -93,8 +99,13 @@ def encode(model: Model, prompts: Sequence[str] | None, negative: str = "") -> T
     texts = [*(prompts or ("",)), negative]
     for kept, cut in filter(None, map(encoder.tokenizer.truncation, texts)):
         log.warning("only %d tokens of a prompt are read: %r, and %r is cut", encoder.tokenizer.length - 2, kept, cut)
-    contexts = encoder(texts)
-    return Texts(contexts[:-1], contexts[-1])
+    if encoder.second is None:
+        contexts = encoder(texts)
+        return Texts(contexts[:-1], contexts[-1])
+    read = encoder.read(texts)
+    if model.config.latent.zero_empty_text:
+        read = jax.tree.map(lambda rows: rows.at[np.flatnonzero([not text for text in texts])].set(0), read)
+    return Texts(read.tokens[:-1], read.tokens[-1], read.pooled[:-1], read.pooled[-1])
 
 
 def rows(
@@ -118,10 +129,54 @@ def rows(
     if net.context_dim:
         cond["context"] = texts.context[indices % len(texts.context)]
         uncond["context"] = jnp.broadcast_to(texts.negative, cond["context"].shape)
-    if net.vector_dim:
+    if net.vector_dim and texts is not None and texts.vector is not None:
+        cond["vector"] = _with_sizes(model, texts.vector[indices % len(texts.vector)])
+        uncond["vector"] = _with_sizes(model, jnp.broadcast_to(texts.negative_vector, (count, texts.vector.shape[1])))
+    elif net.vector_dim:
         cond["vector"] = uncond["vector"] = np.zeros([count, net.vector_dim], np.float32)
+    if net.image_channels:
+        cond["image"] = uncond["image"] = jnp.tile(masked_picture(model), (count, 1, 1, 1))
     guided = Guided(Cond(**cond) if cond else None, Cond(**uncond) if uncond else None)
     return guided if control is None else with_control(model, guided, control, indices)
+
+
+def masked_picture(model: Model, image: np.ndarray | None = None, known: np.ndarray | None = None) -> Array:
+    """What an inpainting network sees beside x_t: a mask, and the picture without what is drawn anew.
+
+    Args:
+      model: denoiser whose network has one more image channel than x_t.
+      image: uint8 [H, W, C]; None is none, and all is drawn.
+      known: pixels that are kept, bool [H, W, 1]; None are none.
+
+    Returns:
+      float32 [1, h, w, 1 + c]: 1 where it is drawn anew, and x_0 of the picture that is grey there.
+
+    Raises:
+      ValueError: the network takes other pictures.
+    """
+    net, (H, W, C), (h, w, c) = model.config.net, model.image_shape, model.shape
+    if net.image_channels != c + 1:
+        raise ValueError(
+            f"the network takes pictures of {net.image_channels} channels beside its images, and only those of inpainting "
+            f"networks are made here, of {c + 1}: call its denoiser with `Cond.image`"
+        )
+    known = np.zeros([H, W, 1], bool) if known is None or image is None else known
+    kept = np.zeros([H, W, C], np.float32) if image is None else np.where(known, image / 127.5 - 1, 0)
+    x0 = kept[None] if model.codec is None else call(model.codec.encode, jnp.asarray(kept[None], jnp.float32))
+    rows, columns = np.arange(h) * H // h, np.arange(w) * W // w
+    mask = 1.0 - known[rows][:, columns].astype(np.float32)
+    return jnp.concatenate([jnp.asarray(mask)[None], jnp.asarray(x0, jnp.float32)], axis=-1)
+
+
+def _with_sizes(model, vector):
+    """Vectors of texts [B, V] with the sizes that Stable Diffusion XL is conditioned on (Podell et al. 2023, 2.2).
+
+    These are height and width of the original, top and left of the crop, height and width of the image, as sinusoids.
+    """
+    H, W, _ = model.image_shape
+    dim = (model.config.net.vector_dim - vector.shape[1]) // 6
+    sizes = timestep_embedding(jnp.array([H, W, 0, 0, H, W]), dim, flip_sin_to_cos=True, freq_shift=0.0).reshape(-1)
+    return jnp.concatenate([vector, jnp.broadcast_to(sizes, (len(vector), sizes.size))], axis=1)
 
 
 def with_control(model: Model, guided: Guided, control: ControlInput, indices: Array) -> Guided:

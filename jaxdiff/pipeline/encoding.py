@@ -153,7 +153,7 @@ def encode(
             numbers = range(start, min(start + size, which.stop))
             filled = [*numbers, *[start] * (size - len(numbers))]
             examples = list(threads.map(source.read, filled))
-            tokens = frozen.text_encoder.tokenizer([source.caption(i) for i in filled]) if frozen.text_encoder else None
+            tokens = frozen.text_encoder.token_ids([source.caption(i) for i in filled]) if frozen.text_encoder else None
             x = np.stack([example["image"] for example in examples])
             images, contexts = jax.device_get(_encoded(codec, embed, *split((x, tokens))))
             for n in range(len(numbers)):
@@ -165,5 +165,5 @@ def encode(
 @jax.jit
 def _encoded(codec, embed, x, tokens):
     latents = x if codec is None else codec(to_unit_range(x)).astype("float16")
-    contexts = embed and embed(tokens)
+    contexts = embed and embed(tokens).tokens
     return latents, contexts if contexts is None or contexts.dtype == jnp.int32 else contexts.astype("float16")

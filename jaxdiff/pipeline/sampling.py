@@ -99,7 +99,8 @@ def batches(
     """
     sample, schedule = request.sample, model.schedule
     sampler, levels = sample.sampler(), model.levels(sample.steps, sample.spacing)
-    names = [name for name in ("codec", "text_encoder") if getattr(model.config.latent, name)]
+    submodels = "codec", "text_encoder", "second_text_encoder"
+    names = [name for name in submodels if getattr(model.config.latent, name)]
     if lost := [name for name in names if name not in model.submodels]:
         raise ValueError(f"{model.config.name} lacks its {' and '.join(lost)}: load it anew")
     denoise, size = make_denoiser(model, request), tick_size(sample.steps)

@@ -4,10 +4,12 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.nets.clip import TextTransformer
+from jaxdiff.nets.clip import Read, TextTransformer
 from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Apply, Array, Static, call
 
@@ -22,28 +24,43 @@ class TextEncoder(NamedTuple):
 
     Attributes:
       tokenizer: texts -> token ids, int32 [B, L].
-      embed: token ids -> context, float32 [B, L, D]; a pytree.
+      embed: token ids -> `nets.clip.Read`, whose tokens are the context, float32 [B, L, D]; a pytree.
+      second: tokenizer of the second of two text transformers, whose token ids are [B, 2, L]; None of one alone.
     """
 
     tokenizer: Tokenizer
     embed: Partial
+    second: Tokenizer | None = None
 
     def __call__(self, texts: Sequence[str]) -> Array:
         """Context [B, L, D] of texts; those that are too long are truncated, see `Tokenizer.truncation`."""
-        tokens = self.tokenizer(texts)
+        return self._run(Partial(_context, self.embed), texts)
+
+    def read(self, texts: Sequence[str]) -> Read:
+        """Context of texts, and the vectors of the whole texts [B, width]."""
+        return self._run(self.embed, texts)
+
+    def token_ids(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids of texts as `embed` takes them, int32 [B, L] or [B, 2, L]."""
+        ids = self.tokenizer(texts)
+        return ids if self.second is None else np.stack([ids, self.second(texts)], axis=1)
+
+    def _run(self, function, texts):
+        ids = self.token_ids(texts)
         count = -(-len(texts) // 8) * 8  # padded to a multiple of 8 rows: few compilations
-        filled = np.resize(tokens, (count, tokens.shape[1]))
-        return call(self.embed, filled)[: len(texts)]
+        found = call(function, np.resize(ids, (count, *ids.shape[1:])))
+        return jax.tree.map(lambda rows: rows[: len(texts)], found)
 
 
-def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0) -> TextEncoder:
+def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0, norm: bool = True) -> TextEncoder:
     """Text encoder of a text-to-image model.
 
     Args:
       tokenizer: the one that the text transformer was trained with.
       net: the text transformer.
       params: its parameters.
-      skip: number of its last blocks that are left out: 0 in Stable Diffusion 1, 1 in 2.
+      skip: number of its last blocks that are left out: 0 in Stable Diffusion 1, 1 in 2 and XL.
+      norm: whether the context is normalised; not so in Stable Diffusion XL.
 
     Raises:
       ValueError: the tokenizer's vocabulary, length or end token is not that of the text transformer.
@@ -65,7 +82,12 @@ def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int =
             f"the tokenizer has {tokenizer.vocab_size} tokens, length {tokenizer.length} and end token "
             f"{tokenizer.end_id}; the text transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
         )
-    return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static(skip)))
+    return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static((skip, norm))))
+
+
+def side_by_side(first: TextEncoder, second: TextEncoder) -> TextEncoder:
+    """Two text encoders as one: contexts side by side, and the vector of the second, as in Stable Diffusion XL."""
+    return TextEncoder(first.tokenizer, Partial(_side_by_side, first.embed, second.embed), second.tokenizer)
 
 
 @functools.cache
@@ -107,8 +129,17 @@ def tokens_only(encoder: TextEncoder) -> TextEncoder:
 
 
 def _identity(token_ids):
-    return token_ids
+    return Read(token_ids, None)
 
 
-def _embed(net, params, skip, token_ids):
-    return net.value.apply({"params": params}, token_ids, skip.value).tokens
+def _embed(net, params, options, token_ids):
+    return net.value.apply({"params": params}, token_ids, *options.value)
+
+
+def _context(embed, token_ids):
+    return embed(token_ids).tokens
+
+
+def _side_by_side(first, second, token_ids):
+    one, other = first(token_ids[:, 0]), second(token_ids[:, 1])
+    return Read(jnp.concatenate([one.tokens, other.tokens], axis=-1), other.pooled)

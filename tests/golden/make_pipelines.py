@@ -1,17 +1,20 @@
 """Writes pipelines/NAME: small pipelines of diffusers with random weights, and what they draw. Needs `peers`.
 
-    python tests/golden/make_pipelines.py
+    python tests/golden/make_pipelines.py [NAME ...]
 
 Weights are rounded to float16 before anything runs, so that the files are small and exact.
 """
 
 import json
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from jaxdiff.text import tokenizer
 
@@ -36,50 +39,130 @@ VAE = {
     "sample_size": 16,
 }
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+SIZES = {"hidden_size": 8, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+class Made(NamedTuple):
+    """A pipeline: its class, the fields of its parts, and its scheduler."""
+
+    kind: str
+    unet: dict
+    text: dict
+    scheduler: tuple[str, dict]
+    second: dict | None = None
+    pad: str = "<|endoftext|>"
+
+
 PIPELINES = {
-    "stable_diffusion_1": (
+    "stable_diffusion_1": Made(
+        "StableDiffusionPipeline",
         {"attention_head_dim": 2},
         {"hidden_act": "quick_gelu"},
-        lambda: PNDMScheduler(**BETAS, skip_prk_steps=True, set_alpha_to_one=False),
+        ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
     ),
-    "stable_diffusion_2": (
+    "stable_diffusion_2": Made(
+        "StableDiffusionPipeline",
         {"attention_head_dim": (1, 2), "use_linear_projection": True},
-        {"hidden_act": "gelu", "pad_token": "!"},
-        lambda: DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, prediction_type="v_prediction"),
+        {"hidden_act": "gelu"},
+        ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "prediction_type": "v_prediction"}),
+        pad="!",
+    ),
+    "stable_diffusion_xl": Made(
+        "StableDiffusionXLPipeline",
+        {
+            "attention_head_dim": (1, 2),
+            "use_linear_projection": True,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2),
+            "cross_attention_dim": 16,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 60,
+        },
+        {"hidden_act": "quick_gelu"},
+        ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
+        second={"hidden_act": "gelu", "projection_dim": 12, "intermediate_size": 24},
+    ),
+    "inpainting": Made(
+        "StableDiffusionInpaintPipeline",
+        {"attention_head_dim": 2, "in_channels": 9},
+        {"hidden_act": "quick_gelu"},
+        ("DPMSolverMultistepScheduler", {}),
     ),
 }
 
 
-def main():
-    for name, (unet, text, scheduler) in PIPELINES.items():
+def main(names):
+    for name in names or PIPELINES:
         torch.manual_seed(0)
-        folder, pad = HERE / name, text.pop("pad_token", "<|endoftext|>")
-        words = make_tokenizer(folder, pad)
-        sizes = {"hidden_size": 8, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-        config = CLIPTextConfig(**sizes, **text, vocab_size=len(words), max_position_embeddings=24)
-        ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
-        for key, value in (ids | {"pad_token_id": words.pad_token_id}).items():
-            setattr(config, key, value)
-        parts = {"unet": UNet2DConditionModel(**UNET | unet), "vae": AutoencoderKL(**VAE)}
-        parts["text_encoder"] = CLIPTextModel(config).eval()
-        for net in parts.values():
-            for p in net.parameters():
-                p.data = (p.data + 0.2 * torch.randn_like(p) / max(1.0, p[0].numel() ** 0.5)).half().float()
-        others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        pipe = StableDiffusionPipeline(**parts, tokenizer=words, scheduler=scheduler(), **others)
-        pipe.set_progress_bar_config(disable=True)
-        noise = torch.randn(1, 4, 8, 8)
-        asked = {"negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-        with torch.inference_mode():
-            latents = pipe(PROMPT, **asked, latents=noise.clone(), output_type="latent").images
-            image = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-            ids = words(PROMPT, padding="max_length", max_length=24, return_tensors="pt").input_ids
-            context = pipe.text_encoder(ids)[0]
-        for part in parts.values():
-            part.half()
+        made, folder = PIPELINES[name], HERE / name
+        pipe = make(made, folder)
+        found = drawn(pipe, made)
+        for part in pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.half()
         pipe.save_pretrained(folder)
-        found = {"noise": noise, "latents": latents, "image": image, "tokens": ids, "context": context}
         np.savez_compressed(folder / "drawn.npz", **{key: value.numpy() for key, value in found.items()})
+
+
+def make(made, folder):
+    """A pipeline with random weights."""
+    words = make_tokenizer(folder, made.pad)
+    parts = {"unet": UNet2DConditionModel(**UNET | made.unet), "vae": AutoencoderKL(**VAE)}
+    parts["text_encoder"] = text_encoder(CLIPTextModel, made.text, words)
+    if made.second:
+        parts["text_encoder_2"] = text_encoder(CLIPTextModelWithProjection, made.second, words)
+    for net in parts.values():
+        for p in net.parameters():
+            p.data = (p.data + 0.2 * torch.randn_like(p) / max(1.0, p[0].numel() ** 0.5)).half().float()
+    others = {"feature_extractor": None, "safety_checker": None, "requires_safety_checker": False}
+    if made.second:
+        others = {"tokenizer_2": make_tokenizer(folder, "!"), "add_watermarker": False}
+    kind, fields = made.scheduler
+    scheduler = getattr(diffusers, kind)(**BETAS, **fields)
+    pipe = getattr(diffusers, made.kind)(**parts, tokenizer=words, scheduler=scheduler, **others)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def text_encoder(kind, fields, words):
+    config = CLIPTextConfig(**SIZES | fields, vocab_size=len(words), max_position_embeddings=24)
+    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    for key, value in ids.items():
+        setattr(config, key, value)
+    return kind(config).eval()
+
+
+def drawn(pipe, made):
+    """What the pipeline draws, and what is on the way."""
+    noise = torch.randn(1, 4, 8, 8)
+    asked = {
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "latents": noise.clone(),
+        "output_type": "latent",
+    }
+    found = {"noise": noise}
+    if not made.second:
+        asked["negative_prompt"] = NEGATIVE
+    else:
+        asked |= {"height": 16, "width": 16}
+    if "Inpaint" in made.kind:
+        found["picture"], found["mask"] = torch.rand(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+        found["mask"][..., 4:12, 2:9] = 1
+        asked |= {"image": found["picture"], "mask_image": found["mask"], "height": 16, "width": 16}
+        module = sys.modules[type(pipe).__module__]
+        module.retrieve_latents = lambda output, **kwargs: output.latent_dist.mode()
+    with torch.inference_mode():
+        found["latents"] = pipe(PROMPT, **asked).images
+        found["image"] = pipe.vae.decode(found["latents"] / pipe.vae.config.scaling_factor).sample
+        found["tokens"] = pipe.tokenizer(PROMPT, padding="max_length", max_length=24, return_tensors="pt").input_ids
+        if made.second:
+            found["context"], _, found["vector"], _ = pipe.encode_prompt(PROMPT)
+        else:
+            found["context"] = pipe.text_encoder(found["tokens"])[0]
+    return found
 
 
 def make_tokenizer(folder, pad):
@@ -96,4 +179,4 @@ def make_tokenizer(folder, pad):
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

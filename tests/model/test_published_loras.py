@@ -13,7 +13,7 @@ from helpers import fails
 
 import jaxdiff
 from jaxdiff import cli
-from jaxdiff.model.interop import folder, mapping
+from jaxdiff.model.interop import mapping
 
 PIPELINE = Path(__file__).parents[1] / "golden" / "pipelines" / "stable_diffusion_1"
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
@@ -39,7 +39,7 @@ def kernels(model, net):
         entry.published.removesuffix(".weight"): np.asarray(
             mapping.LAYOUTS[entry.layout].to_published(flat[entry.ours])
         )
-        for entry in mapping.entries(params, folder.RENAMED)
+        for entry in mapping.entries(params)
         if entry.ours.endswith("/kernel")
     }
 

@@ -15,6 +15,7 @@ from jaxdiff import Cond, Guided, guidance, schedules
 from jaxdiff import model as models
 from jaxdiff.config import Diffusion, Latent, Sample
 from jaxdiff.model import Model
+from jaxdiff.nets.clip import Read
 from jaxdiff.nets.unet_config import ClassifierConfig
 from jaxdiff.pipeline import Request, conditions, images, requests, sampling
 from jaxdiff.process import predict_from
@@ -149,7 +150,9 @@ def test_cfgpp_guides_in_its_own_way():
 
 def test_a_prompt_that_is_too_long_is_cut_and_that_is_said(caplog, monkeypatch):
     words = tokenizer.train(["a red seven on a blue background"], 600, 7)  # of five words
-    monkeypatch.setattr(Model, "text_encoder", TextEncoder(words, Partial(lambda tokens: tokens[..., None])))
+    monkeypatch.setattr(
+        Model, "text_encoder", TextEncoder(words, Partial(lambda tokens: Read(tokens[..., None], None)))
+    )
     prompts, negative = ("a red seven on a blue background", "a seven"), "a blue one"
     with caplog.at_level("WARNING", "jaxdiff"):
         found = conditions.encode(READS, prompts, negative)

@@ -22,6 +22,9 @@ UNET_2D_CONDITION = Fields(
         "num_attention_heads": None,
         "use_linear_projection": False,
         "resnet_time_scale_shift": "default",
+        "addition_embed_type": None,
+        "addition_time_embed_dim": None,
+        "projection_class_embeddings_input_dim": None,
     },
     fixed={
         "center_input_sample": False,
@@ -34,8 +37,6 @@ UNET_2D_CONDITION = Fields(
         "encoder_hid_dim_type": None,
         "dual_cross_attention": False,
         "class_embed_type": None,
-        "addition_embed_type": None,
-        "addition_time_embed_dim": None,
         "num_class_embeds": None,
         "resnet_skip_time_act": False,
         "resnet_out_scale_factor": 1.0,
@@ -46,7 +47,6 @@ UNET_2D_CONDITION = Fields(
         "time_cond_proj_dim": None,
         "conv_in_kernel": 3,
         "conv_out_kernel": 3,
-        "projection_class_embeddings_input_dim": None,
         "attention_type": "default",
         "class_embeddings_concat": False,
         "mid_block_only_cross_attention": None,
@@ -101,8 +101,7 @@ CONTROLNET = Fields(
     fixed={
         **{name: UNET_2D_CONDITION.fixed[name] for name in (
             "mid_block_type", "only_cross_attention", "mid_block_scale_factor", "act_fn", "encoder_hid_dim",
-            "encoder_hid_dim_type", "class_embed_type", "addition_embed_type", "addition_time_embed_dim",
-            "num_class_embeds", "projection_class_embeddings_input_dim",
+            "encoder_hid_dim_type", "class_embed_type", "num_class_embeds",
         )},
         "controlnet_conditioning_channel_order": "rgb",
         "global_pool_conditions": False,
@@ -144,15 +143,15 @@ CLIP_TEXT = Fields(
         "num_attention_heads": 8,
         "max_position_embeddings": 77,
         "hidden_act": "quick_gelu",
+        "projection_dim": 512,
     },
     fixed={"layer_norm_eps": 1e-5},
-    # Dropout and initialisation are of training, the projection is of CLIP, and the tokens are the tokenizer's.
+    # Dropout and initialisation are of training, and the tokens are the tokenizer's.
     unused=(
         "attention_dropout",
         "dropout",
         "initializer_factor",
         "initializer_range",
-        "projection_dim",
         "pad_token_id",
         "bos_token_id",
         "eos_token_id",

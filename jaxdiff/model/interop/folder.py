@@ -17,7 +17,7 @@ from jaxdiff.text import tokenizer
 
 log = logging.getLogger("jaxdiff")
 INDEX = "model_index.json"
-RENAMED = {"vector_embedding.": "add_embedding.", "quantize.": "quantize.embedding."}
+SUBMODELS = {"text_encoder": "text_encoder", "second_text_encoder": "text_encoder_2"}  # folders of text encoders
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 
 
@@ -28,19 +28,26 @@ class Pipeline(NamedTuple):
       parts: its folders.
       unet: class of its U-Net.
       steps: of sampling, by default.
+      guidance: scale of the guidance, by default.
     """
 
     parts: tuple[str, ...]
     unet: str
-    steps: int
+    steps: int = 50
+    guidance: float = 1.0
 
 
+LATENT = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+STABLE_DIFFUSION = Pipeline(LATENT, "UNet2DConditionModel", guidance=7.5)
+XL = Pipeline((*LATENT, "text_encoder_2", "tokenizer_2"), "UNet2DConditionModel", guidance=5.0)
 PIPELINES = {
-    "StableDiffusionPipeline": Pipeline(
-        ("unet", "vae", "text_encoder", "tokenizer", "scheduler"), "UNet2DConditionModel", 50
-    ),
-    "DDPMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel", 1000),
-    "DDIMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel", 50),
+    "StableDiffusionPipeline": STABLE_DIFFUSION,
+    "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
+    "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
+    "StableDiffusionXLPipeline": XL,
+    "StableDiffusionXLInpaintPipeline": XL,
+    "DDPMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel", steps=1000),
+    "DDIMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel"),
 }
 
 
@@ -60,45 +67,68 @@ def read_config(folder: epath.PathLike) -> Config:
     """
     folder = epath.Path(folder).resolve()
     kind = _kind(folder)
+    pipeline = PIPELINES[kind]
     unet, scheduler = _part(folder, "unet") / "config.json", _part(folder, "scheduler") / "scheduler_config.json"
     unet_fields, scheduler_fields = fields_of(unet), fields_of(scheduler)
-    if unet_fields.get("_class_name") != PIPELINES[kind].unet:
-        raise ValueError(
-            f"{unet}: the class {unet_fields.get('_class_name')} must be {PIPELINES[kind].unet} in a {kind}"
-        )
-    if kind == "StableDiffusionPipeline":
+    if unet_fields.get("_class_name") != pipeline.unet:
+        raise ValueError(f"{unet}: the class {unet_fields.get('_class_name')} must be {pipeline.unet} in a {kind}")
+    if pipeline is STABLE_DIFFUSION:
         scheduler_fields = _corrected(scheduler_fields, scheduler)
     net, process = networks.unet(unet_fields, str(unet)), schedulers.process(scheduler_fields, str(scheduler))
     diffusion, latent, shape = process.diffusion, Latent(), (*_sides(unet_fields, unet), net.out_channels)
+    if "vae" in pipeline.parts:
+        latent = _latent(folder, pipeline, net, shape)
+        diffusion = dataclasses.replace(diffusion, cond_dropout=0.1)  # it was trained with; guidance needs some
+        shape = _codec_config(folder, shape).data.image_shape
     sample = Sample(
         process.sampler,
-        min(PIPELINES[kind].steps, diffusion.num_levels, process.steps),
+        min(pipeline.steps, diffusion.num_levels, process.steps),
         process.spacing,
-        clip=process.clip,
+        guidance=pipeline.guidance,
+        clip=process.clip and not latent.codec,
         compat=process.compat,
         num=1,
         batch_size=8,
     )
-    if kind == "StableDiffusionPipeline":
-        latent = Latent("vae", shape, text_encoder="text_encoder")
-        sample = dataclasses.replace(sample, guidance=7.5)
-        diffusion = dataclasses.replace(diffusion, cond_dropout=0.1)  # it was trained with; guidance needs some
-        shape = _codec_config(folder, shape).data.image_shape
     data = Data(image_shape=shape)
     return Config(name=folder.name, data=data, net=net, diffusion=diffusion, latent=latent, sample=sample)
+
+
+def _latent(folder, pipeline, net, shape):
+    """Autoencoder and text encoders; two of them are read before their last block and norm."""
+    if net.image_channels not in (0, shape[-1] + 1):
+        raise ValueError(
+            f"{folder / 'unet' / 'config.json'}: in_channels={net.image_channels + shape[-1]} must be {shape[-1]}, or "
+            f"{2 * shape[-1] + 1} of inpainting"
+        )
+    if bool(net.vector_dim) != (pipeline.parts == XL.parts):
+        raise ValueError(
+            f"{folder / 'unet' / 'config.json'}: addition_embed_type is of Stable Diffusion XL, and of it alone"
+        )
+    if pipeline.parts != XL.parts:
+        return Latent("vae", shape, text_encoder="text_encoder")
+    zeros = fields_of(folder / INDEX).get("force_zeros_for_empty_prompt", True)
+    return Latent(
+        "vae",
+        shape,
+        text_encoder="text_encoder",
+        skip_blocks=1,
+        second_text_encoder="text_encoder_2",
+        context_norm=False,
+        zero_empty_text=bool(zeros),
+    )
 
 
 def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
     """Reads a pipeline, tensor by tensor, onto the devices.
 
     Args:
-      folder: directory with a model_index.json, of a `StableDiffusionPipeline` (1.x, 2.x), `DDPMPipeline` or
-        `DDIMPipeline`; a part that has no folder of its own may lie in it.
+      folder: directory with a model_index.json, of one of `PIPELINES`; a part that has no folder of its own may lie in it.
       dtype: dtype of the weights on the devices.
       placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
 
     Returns:
-      `Model`, with the submodels "codec" and "text_encoder" where the pipeline has them.
+      `Model`, with the submodels "codec", "text_encoder" and "second_text_encoder" that the pipeline has.
 
     Raises:
       FileNotFoundError: a part of the folder is missing.
@@ -107,15 +137,18 @@ def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Mode
     folder = epath.Path(folder).resolve()
     config, submodels = read_config(folder), {}
     if config.latent.codec:
-        codec, (text, words) = _codec_config(folder, config.latent.shape), _text_config(folder, config.net.context_dim)
+        codec = _codec_config(folder, config.latent.shape)
+        texts = {name: _text_config(folder, SUBMODELS[name]) for name in SUBMODELS if getattr(config.latent, name)}
+        _check_texts(folder, config.net, [text.net for text, _ in texts.values()])
         submodels["codec"] = _model(folder / "vae", codec, dtype, placement)
-        submodels["text_encoder"] = _model(folder / "text_encoder", text, dtype, placement).replace(tokenizer=words)
+        for name, (text, words) in texts.items():
+            submodels[name] = _model(folder / SUBMODELS[name], text, dtype, placement).replace(tokenizer=words)
     model = _model(_part(folder, "unet"), config, dtype, placement)
     return model.replace(submodels=submodels, origin=Origin(folder.name, weights="published"))
 
 
 def _model(folder, config, dtype, placement):
-    entries = mapping.entries(param_shapes(config), RENAMED)
+    entries = mapping.entries(param_shapes(config))
     with weights.opened(weights.find(folder)) as tensors:
         params = weights.read(entries, tensors, str(folder), dtype, placement)
     return Model(config=files.in_dtype(config, dtype), params=params)
@@ -161,18 +194,30 @@ def _codec_config(folder, latent_shape):
     return Config(name="vae", data=Data(image_shape=image), net=net)
 
 
-def _text_config(folder, context_dim):
-    """Config of the text encoder, and its tokenizer."""
-    path = folder / "text_encoder" / "config.json"
+def _text_config(folder, name):
+    """Config of a text encoder, and its tokenizer."""
+    path = folder / name / "config.json"
     fields = fields_of(path)
     length = CLIP_TEXT.values(fields, str(path))["max_position_embeddings"]
-    words = tokenizer.load(folder / "tokenizer", length)
+    words = tokenizer.load(folder / name.replace("text_encoder", "tokenizer"), length)
     net = networks.text_transformer(fields, words.end_id, str(path))
-    if net.width != context_dim:
-        raise ValueError(f"{path}: hidden_size={net.width} must be {context_dim}, the U-Net's cross_attention_dim")
     if words.vocab_size > net.vocabulary:
         raise ValueError(f"{path}: vocab_size={net.vocabulary} is less than the {words.vocab_size} of the tokenizer")
-    return Config(name="text_encoder", net=net), words
+    return Config(name=name, net=net), words
+
+
+def _check_texts(folder, net, texts):
+    """Refuses text encoders whose contexts and vectors are not those of the U-Net."""
+    path, widths = folder / "text_encoder" / "config.json", [text.width for text in texts]
+    if sum(widths) != net.context_dim:
+        found = " + ".join(map(str, widths))
+        raise ValueError(f"{path}: hidden_size={found} must be {net.context_dim}, the U-Net's cross_attention_dim")
+    sizes = net.vector_dim - texts[-1].projection
+    if net.vector_dim and (not texts[-1].projection or sizes < 12 or sizes % 12):
+        raise ValueError(
+            f"{folder / 'text_encoder_2' / 'config.json'}: projection_dim={texts[-1].projection} does not fit the U-Net's "
+            f"projection_class_embeddings_input_dim={net.vector_dim}"
+        )
 
 
 def _sides(fields, path):

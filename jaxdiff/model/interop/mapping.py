@@ -16,6 +16,7 @@ LISTS = (
     "up_blocks|upsamplers"
 )
 KINDS = ("kernel", "scale", "embedding", "bias")  # of parameters that are called weight or bias elsewhere
+RENAMED = {"vector_embedding.": "add_embedding.", "quantize.": "quantize.embedding."}  # beginnings of names, by ours
 POSITION = re.compile(rf"({LISTS})_(\d+)")
 
 
@@ -54,7 +55,7 @@ class Entry(NamedTuple):
     layout: str
 
 
-def entries(shapes, rename: Mapping[str, str] = {}) -> tuple[Entry, ...]:
+def entries(shapes, rename: Mapping[str, str] = RENAMED) -> tuple[Entry, ...]:
     """Mapping of all parameters of a network, in the order of our paths.
 
     Args:

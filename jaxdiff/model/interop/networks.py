@@ -43,7 +43,8 @@ def unet(config: Mapping[str, Any], where: str = "config.json") -> UNetConfig:
 
 def _unet_2d_condition(config, where):
     f = UNET_2D_CONDITION.values(config, where)
-    _same(f["in_channels"], f["out_channels"], where, "in_channels", "out_channels")
+    if f["in_channels"] < f["out_channels"]:
+        raise ValueError(f"{where}: in_channels={f['in_channels']} must be at least out_channels={f['out_channels']}")
     return _conditioned(f, where)
 
 
@@ -57,7 +58,19 @@ def _conditioned(f, where):
         context_dim=_one(f["cross_attention_dim"], where, "cross_attention_dim"),
         transformer_blocks=f["transformer_layers_per_block"],
         linear_projection=f["use_linear_projection"],
+        vector_dim=_vector_dim(f, where),
+        image_channels=f["in_channels"] - f["out_channels"],
     )
+
+
+def _vector_dim(f, where):
+    """Size of the vector of text and image sizes of Stable Diffusion XL; 0 without."""
+    if one_of({None: False, "text_time": True}, f, "addition_embed_type", where):
+        for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+            if not isinstance(f[name], int):
+                raise ValueError(f"{where}: {name}={f[name]!r} must be a number with addition_embed_type='text_time'")
+        return f["projection_class_embeddings_input_dim"]
+    return 0
 
 
 def _unet_2d(config, where):
@@ -162,7 +175,7 @@ def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> Autoen
 
 
 def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "config.json") -> TextConfig:
-    """Specification of a `CLIPTextModel`.
+    """Specification of a `CLIPTextModel` or a `CLIPTextModelWithProjection`.
 
     Args:
       config: published config.
@@ -172,11 +185,11 @@ def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "co
     Raises:
       ValueError: a class or a field that is not supported; it is named.
     """
-    if config.get("architectures", ["CLIPTextModel"]) != ["CLIPTextModel"]:
-        raise ValueError(f"{where}: architectures={config['architectures']!r} is not supported, only ['CLIPTextModel']")
+    kinds = ["CLIPTextModel"], ["CLIPTextModelWithProjection"]
+    if (kind := config.get("architectures", kinds[0])) not in kinds:
+        raise ValueError(f"{where}: architectures={kind!r} is not supported, only {' and '.join(map(str, kinds))}")
     f = CLIP_TEXT.values(config, where)
-    if f["intermediate_size"] != 4 * f["hidden_size"]:
-        raise ValueError(f"{where}: intermediate_size={f['intermediate_size']} must be {4 * f['hidden_size']}")
+    inner = f["intermediate_size"]
     return TextConfig(
         width=f["hidden_size"],
         layers=f["num_hidden_layers"],
@@ -185,6 +198,8 @@ def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "co
         vocabulary=f["vocab_size"],
         length=f["max_position_embeddings"],
         end_token=end_token,
+        inner=0 if inner == 4 * f["hidden_size"] else inner,
+        projection=f["projection_dim"] if kind == kinds[1] else 0,
     )
 
 

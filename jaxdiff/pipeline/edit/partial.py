@@ -9,6 +9,7 @@ import numpy as np
 from jaxdiff import editing, guidance
 from jaxdiff.model import denoiser_of
 from jaxdiff.objectives import to_unit_range
+from jaxdiff.pipeline.conditions import masked_picture
 from jaxdiff.pipeline.edit.base import (
     EDIT_METHODS,
     Edited,
@@ -19,6 +20,7 @@ from jaxdiff.pipeline.edit.base import (
     known_latents,
 )
 from jaxdiff.pipeline.sampling import decode, encode, finite
+from jaxdiff.types import Guided
 
 
 def _resample(job: Job, levels, rounds, tick, first=1.0) -> Edited:
@@ -29,10 +31,13 @@ def _resample(job: Job, levels, rounds, tick, first=1.0) -> Edited:
         denoise = guidance.cfg(denoiser_of(model), job.scale(first))
     if model.config.sample.clip:
         denoise = guidance.clip_x0(denoise, job.schedule)
-    sampler, x0 = job.sampler(), encode(model, to_unit_range(image[None]))
-    if known is not None:
+    sampler, x0, target = job.sampler(), encode(model, to_unit_range(image[None])), job.target
+    if model.config.net.image_channels:
+        picture = masked_picture(model, image, known)
+        target = Guided(*(cond._replace(image=picture) for cond in target))
+    if known is not None and rounds:
         sampler = editing.inpaint(sampler, x0, known_latents(known, model.shape), rounds)
-    x = editing.sdedit(jax.random.key(job.seed), sampler, denoise, job.schedule, levels, x0, job.target)
+    x = editing.sdedit(jax.random.key(job.seed), sampler, denoise, job.schedule, levels, x0, target)
     (after,) = finite(decode(model, x)) if len(levels) > 1 else [image]  # an image that is not noised stays as it is
     tick(job.num_steps)
     if known is None:
@@ -65,19 +70,22 @@ class SDEdit(EditMethod):
 @EDIT_METHODS.register("inpaint")
 @dataclasses.dataclass(frozen=True)
 class Inpaint(EditMethod):
-    """Inpainting with RePaint's resampling (Lugmayr et al. 2022): the masked region is drawn anew.
+    """Inpainting: the masked region is drawn anew, with RePaint's resampling (Lugmayr et al. 2022).
 
     Attributes:
-      rounds: times that each step is taken; with more the new region fits the rest better.
+      rounds: times that each step is taken, with the rest put back after each; with more the new region fits the rest
+        better. 0 puts nothing back. None is 5, and 0 of a network that was trained to inpaint, which sees the rest.
     """
 
-    rounds: int = 5
+    rounds: int | None = None
 
     needs: ClassVar = ("image", "mask")
     takes: ClassVar = ("prompt", "guidance", "early", "control", "seed", "sampler")
 
     def check(self, job: Job) -> None:
-        check_finite(self, {"rounds": 1})
+        if self.rounds is not None:
+            check_finite(self, {"rounds": 0 if job.model.config.net.image_channels else 1})
 
     def run(self, job: Job, tick) -> Edited:
-        return _resample(job, job.model.levels(job.num_steps), self.rounds, tick)
+        rounds = 0 if job.model.config.net.image_channels else 5
+        return _resample(job, job.model.levels(job.num_steps), rounds if self.rounds is None else self.rounds, tick)
