@@ -13,21 +13,25 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxdiff.adapt.lora import Factors, Lora
 from jaxdiff.types import Array
 
+NETS = "unet", "text", "text_2"
+
 
 class Adapter(NamedTuple):
     """Trained parameters that adapt a base model.
 
     Attributes:
       metadata: of its training, such as {"base": "captioned"}; values of JSON.
-      loras: of the networks "unet" and "text", or of one of them.
-      new_tokens: new token -> its embedding in the text transformer [D].
+      loras: of the networks "unet", "text" and "text_2", the second of two text encoders, or of some of them.
+      new_tokens: new token -> its embedding in the text transformer [D]; [n, D] is read as n tokens in a row.
       control: parameters of a ControlNet, or None.
+      second_tokens: new token -> its embedding in the second of two text transformers.
     """
 
     metadata: Mapping[str, Any]
     loras: Mapping[str, Lora] = {}
     new_tokens: Mapping[str, Array] = {}
     control: Any = None
+    second_tokens: Mapping[str, Array] = {}
 
 
 def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
@@ -39,12 +43,13 @@ def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
 
     Returns:
       Tensors NET:PATH.down and .up of each kernel with a LoRA, NET:scale of all of them in the order of their paths,
-      word:TOKEN, and control:PATH.
+      word:TOKEN, word_2:TOKEN, and control:PATH.
 
     Raises:
       ValueError: numbers outside of the dtype's range.
     """
     tensors = {f"word:{token}": np.asarray(row, np.float32) for token, row in adapter.new_tokens.items()}
+    tensors |= {f"word_2:{token}": np.asarray(row, np.float32) for token, row in adapter.second_tokens.items()}
     with np.errstate(over="ignore"):  # raised below, as an error
         for net, lora in adapter.loras.items():
             for path, (down, up) in lora.factors.items():
@@ -79,10 +84,10 @@ def from_bytes(content: bytes) -> Adapter:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # 8 bytes of its length, then JSON
         metadata = dict(json.loads(header["__metadata__"]["adapter"]))
         tensors = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
-        of = {kind: _with_prefix(tensors, f"{kind}:") for kind in ("unet", "text", "word", "control")}
-        loras = {net: _lora(of[net]) for net in ("unet", "text") if of[net]}
+        of = {kind: _with_prefix(tensors, f"{kind}:") for kind in (*NETS, "word", "word_2", "control")}
+        loras = {net: _lora(of[net]) for net in NETS if of[net]}
         control = unflatten_dict(of["control"], sep="/") if of["control"] else None
-        return Adapter(metadata, loras, of["word"], control)
+        return Adapter(metadata, loras, of["word"], control, of["word_2"])
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise ValueError("is no LoRA, new token or ControlNet that jaxdiff has trained") from None
 

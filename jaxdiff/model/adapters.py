@@ -44,11 +44,16 @@ def with_adapter(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
     """
     if "unet" in adapter.loras:
         model = model.replace(params=_merged(model.params, adapter.loras["unet"], weight))
-    if "text" in adapter.loras or adapter.new_tokens:
-        if "text_encoder" not in model.submodels:
-            raise ValueError(f"{model.config.name} has no text encoder, which this LoRA or new token is of")
-        text = _with_text(model.submodels["text_encoder"], adapter, weight)
-        model = model.replace(submodels={**model.submodels, "text_encoder": text})
+    for net, name, tokens in (
+        ("text", "text_encoder", adapter.new_tokens),
+        ("text_2", "second_text_encoder", adapter.second_tokens),
+    ):
+        if net in adapter.loras or tokens:
+            if name not in model.submodels:
+                what = name.replace("_", " ")
+                raise ValueError(f"{model.config.name} has no {what}, which this LoRA or new token is of")
+            text = _with_text(model.submodels[name], adapter.loras.get(net), tokens, weight)
+            model = model.replace(submodels={**model.submodels, name: text})
     if adapter.control is not None:
         model = model.replace(controls=(*model.controls, _control(model, adapter)))
     return model
@@ -74,15 +79,21 @@ def _control(model, adapter):
     return Control(ControlNet(config), params, adapter.metadata["condition"])
 
 
-def _with_text(text, adapter, weight):
-    """The text transformer with a LoRA and new tokens."""
-    if "text" in adapter.loras:
-        text = text.replace(params=_merged(text.params, adapter.loras["text"], weight))
-    if not adapter.new_tokens:
+def _with_text(text, corrections, tokens, weight):
+    """A text transformer with a LoRA and new tokens."""
+    if corrections:
+        text = text.replace(params=_merged(text.params, corrections, weight))
+    if not tokens:
         return text
-    params = new_tokens.insert(text.params, np.stack([*adapter.new_tokens.values()]), text.tokenizer.vocab_size)
+    rows = {token: np.atleast_2d(np.asarray(row)) for token, row in tokens.items()}
+    width = text.config.net.width
+    if wrong := next((token for token, row in rows.items() if row.shape[1] != width), None):
+        raise ValueError(
+            f"{wrong!r} is of a text encoder of width {rows[wrong].shape[1]}, and this one has width {width}"
+        )
+    params = new_tokens.insert(text.params, np.concatenate([*rows.values()]), text.tokenizer.vocab_size)
     net = dataclasses.replace(text.config.net, vocabulary=len(new_tokens.token_embeddings(params)))
-    words = tokenizer.with_new_tokens(text.tokenizer, [*adapter.new_tokens])
+    words = tokenizer.with_new_tokens(text.tokenizer, {token: len(row) for token, row in rows.items()})
     params = sharding.as_placed(params, text.params)
     return text.replace(config=dataclasses.replace(text.config, net=net), params=params, tokenizer=words)
 

@@ -11,20 +11,30 @@ from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
-from jaxdiff.model.interop import controlnets, folder, loras
+from jaxdiff.model.interop import controlnets, embeddings, folder, loras, single_file
 from jaxdiff.model.model import Model
 
 
-def load(name: str, dtype: str = "float32", placement=None) -> Model:
+def load(
+    name: str,
+    dtype: str = "float32",
+    placement=None,
+    *,
+    tokenizer: str | None = None,
+    predict: str | None = None,
+) -> Model:
     """Loads a trained model onto the devices.
 
     Args:
       name: directory that `jaxdiff train` has written, also gs://bucket/run, which is looked for first; .safetensors file
-        that `jaxdiff export` has written; folder of a pipeline that diffusers has saved, see `jaxdiff.model.interop`; or a
-        name that ships, see `jaxdiff.model.names`.
+        that `jaxdiff export` has written; folder of a pipeline that diffusers has saved, or single .safetensors file of a
+        Stable Diffusion, see `jaxdiff.model.interop`; or a name that ships, see `jaxdiff.model.names`.
       dtype: dtype of the weights on the devices, "float32", "bfloat16" or "float16"; with bfloat16 the network also
         computes in it.
       placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
+      tokenizer: of a single file, folder of its tokenizer; by default "tokenizer" beside it.
+      predict: of a single file, kind of its prediction, "eps" or "v"; by default as its header says, or else "v" of Stable
+        Diffusion 2 and "eps" of others.
 
     Returns:
       `Model`, a pytree.
@@ -42,6 +52,10 @@ def load(name: str, dtype: str = "float32", placement=None) -> Model:
     """
     name = str(name)
     files.check_dtype(dtype)
+    if single_file.is_single_file(name):
+        return single_file.read(name, dtype, placement, tokenizer, predict)
+    if tokenizer or predict:
+        raise ValueError(f"`tokenizer` and `predict` are for single files of others, and {name} is none")
     if folder.holds_pipeline(name):
         return folder.read(name, dtype, placement)
     if runs.holds_run(name):
@@ -52,6 +66,8 @@ def load(name: str, dtype: str = "float32", placement=None) -> Model:
 def load_config(name: str) -> Config:
     """The config of a model, named as for `load`, without its weights."""
     name = str(name)
+    if single_file.is_single_file(name):
+        return single_file.read_config(name)
     if folder.holds_pipeline(name):
         return folder.read_config(name)
     if runs.holds_run(name):
@@ -111,7 +127,7 @@ def with_adapters(
     Args:
       model: base model.
       adapters: LoRAs and new tokens, named as for `load_adapter`, or .safetensors files of LoRAs in the layouts of kohya's
-        scripts, PEFT and diffusers; a mapping gives the weight of each LoRA, else 1.
+        scripts, PEFT and diffusers, or of textual inversions; a mapping gives the weight of each LoRA, else 1.
       controlnet: ControlNets, named likewise, or folders that diffusers has saved.
 
     Returns:
@@ -132,7 +148,7 @@ def with_adapters(
     asked = [("adapters", name, weights.get(name, 1.0)) for name in adapters]
     asked += [("controlnet", name, 1.0) for name in ([controlnet] if isinstance(controlnet, str) else controlnet)]
     for argument, name, weight in asked:
-        published = next((kind for kind in (loras, controlnets) if kind.is_published(name)), None)
+        published = next((kind for kind in (loras, controlnets, embeddings) if kind.is_published(name)), None)
         adapter = published.read(name, model) if published else load_adapter(name)
         right = "adapters" if adapter.control is None else "controlnet"
         if argument != right:

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tokenizers
@@ -16,6 +16,7 @@ from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+PRIVATE = "\ue000"  # a sign of no script, which texts do not hold
 # OpenAI's pattern: English contractions, runs of letters, single digits, runs of other characters.
 WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -31,6 +32,7 @@ class Tokenizer:
       model: of the `tokenizers` library, with the tokens START and END; not to be changed in place.
       length: L.
       pad_id: id of the padding token: that of END in Stable Diffusion 1, that of "!" (0) in 2.
+      groups: tokens that are read as several: the id of the first, and the number of ids from there on.
 
     Example::
 
@@ -47,11 +49,12 @@ class Tokenizer:
     model: tokenizers.Tokenizer
     length: int
     pad_id: int
+    groups: tuple[tuple[int, int], ...] = ()
 
     @functools.cached_property
     def _value(self) -> tuple:
         """Content of the tokenizer; digested once, as the model's JSON has megabytes."""
-        return hashlib.sha256(self.model.to_str().encode()).digest(), self.length, self.pad_id
+        return hashlib.sha256(self.model.to_str().encode()).digest(), self.length, self.pad_id, self.groups
 
     def __eq__(self, other):
         return isinstance(other, Tokenizer) and (self is other or self._value == other._value)
@@ -76,7 +79,11 @@ class Tokenizer:
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text, without start and end tokens, padding and truncation."""
-        return self.model.encode(text, add_special_tokens=False).ids
+        return [part for token in self.model.encode(text, add_special_tokens=False).ids for part in self._parts(token)]
+
+    def _parts(self, token):
+        """The ids that a token is read as."""
+        return range(token, token + dict(self.groups).get(token, 1))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids of texts; those that are too long are truncated, see `truncation`.
@@ -96,9 +103,10 @@ class Tokenizer:
     def truncation(self, text: str) -> tuple[str, str] | None:
         """The part of a text that fits and the part that is cut off; None if all of it fits."""
         encoding = self.model.encode(text, add_special_tokens=False)
-        if len(encoding.ids) <= self.length - 2:
+        read = np.cumsum([len(self._parts(token)) for token in encoding.ids])
+        if not len(read) or read[-1] <= self.length - 2:
             return None
-        end = encoding.offsets[self.length - 2][0]
+        end = encoding.offsets[int(np.argmax(read > self.length - 2))][0]
         return text[:end], text[end:]
 
     def positions(self, text: str, word: str) -> list[int]:
@@ -196,13 +204,13 @@ def train(texts: Iterable[str], vocab_size: int, length: int) -> Tokenizer:
     return _tokenizer({token: i for i, token in enumerate(tokens)}, merges, length, END)
 
 
-def with_new_tokens(tokenizer: Tokenizer, new_tokens: Sequence[str]) -> Tokenizer:
+def with_new_tokens(tokenizer: Tokenizer, new_tokens: Sequence[str] | Mapping[str, int]) -> Tokenizer:
     """The same tokenizer with new tokens, whose ids follow the last one.
 
     Args:
       tokenizer: any.
       new_tokens: such as "<star>", without capitals and spaces. Every occurrence in a text becomes this token, also within
-        a word.
+        a word. A mapping gives the number of tokens that each is read as.
 
     Raises:
       ValueError: a new token that is empty, has capitals or spaces, or is in the vocabulary already.
@@ -215,14 +223,19 @@ def with_new_tokens(tokenizer: Tokenizer, new_tokens: Sequence[str]) -> Tokenize
         >>> more.token_ids("a red <star>") == [*tokens.token_ids("a red"), tokens.vocab_size]
         True
     """
-    model = tokenizers.Tokenizer.from_str(tokenizer.model.to_str())
-    for token in new_tokens:
+    model, groups = tokenizers.Tokenizer.from_str(tokenizer.model.to_str()), dict(tokenizer.groups)
+    counts = dict(new_tokens) if isinstance(new_tokens, Mapping) else dict.fromkeys(new_tokens, 1)
+    for token, count in counts.items():
         if not token or re.search(r"\s", token) or token != token.lower():
             raise ValueError(f"the new token {token!r} must be without spaces and capitals, such as <star>")
         if {model.token_to_id(token), model.token_to_id(f"{token}</w>")} != {None}:
             raise ValueError(f"{token!r} is a token already: choose another, such as <{token.strip('<>')}>")
         model.add_tokens([tokenizers.AddedToken(token, normalized=True)])
-    return dataclasses.replace(tokenizer, model=model)
+        if count > 1:
+            groups[model.token_to_id(token)] = count
+            rest = [f"{PRIVATE}{token}{PRIVATE}{i}" for i in range(1, count)]  # which only take up the ids
+            model.add_tokens([tokenizers.AddedToken(one, normalized=True) for one in rest])
+    return dataclasses.replace(tokenizer, model=model, groups=tuple(groups.items()))
 
 
 def to_json(tokenizer: Tokenizer) -> str:
@@ -231,7 +244,8 @@ def to_json(tokenizer: Tokenizer) -> str:
     added = [token["content"] for token in sorted(whole["added_tokens"], key=lambda token: token["id"])]
     content = {"vocab": whole["model"]["vocab"], "merges": whole["model"]["merges"], "length": tokenizer.length}
     content |= {"fill": tokenizer.model.id_to_token(tokenizer.pad_id)}
-    return json.dumps(content | ({"words": added} if added else {}))
+    content |= {"words": added} if added else {}
+    return json.dumps(content | ({"groups": tokenizer.groups} if tokenizer.groups else {}))
 
 
 def from_json(text: str) -> Tokenizer:
@@ -244,7 +258,8 @@ def from_json(text: str) -> Tokenizer:
         content = json.loads(text)
         merges = [tuple(pair) for pair in content["merges"]]
         tokenizer = _tokenizer(content["vocab"], merges, content["length"], content["fill"])
-        return with_new_tokens(tokenizer, content.get("words", ()))
+        groups = tuple((first, count) for first, count in content.get("groups", ()))
+        return dataclasses.replace(with_new_tokens(tokenizer, content.get("words", ())), groups=groups)
     except Exception as error:  # the type of the library's own errors
         raise ValueError(f"this is no tokenizer ({error})") from error
 

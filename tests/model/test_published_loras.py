@@ -14,6 +14,7 @@ from helpers import fails
 import jaxdiff
 from jaxdiff import cli
 from jaxdiff.model.interop import mapping
+from jaxdiff.text import tokenizer
 
 PIPELINE = Path(__file__).parents[1] / "golden" / "pipelines" / "stable_diffusion_1"
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
@@ -190,3 +191,57 @@ def test_what_cannot_be_expressed_is_named(case, tmp_path, capsys):
     safetensors.numpy.save_file(tensors, path)
     error = fails(capsys, "sample", PIPELINE, "a red seven", "--lora", path)
     assert re.search(re.escape(message), error) and str(path) in error
+
+
+def test_a_lora_of_stable_diffusion_xl_has_the_names_of_single_files(tmp_path):
+    model = jaxdiff.load(PIPELINE.parent / "stable_diffusion_xl")
+    module = "up_blocks.0.attentions.1.transformer_blocks.1.attn2.to_k"
+    theirs = "lora_unet_output_blocks_1_1_transformer_blocks_1_attn2_to_k"
+    text = "encoder.layers.0.mlp.fc1"
+    rng = np.random.default_rng(1)
+    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+    tensors = {f"{theirs}.lora_down.weight": normal(RANK, 16), f"{theirs}.lora_up.weight": normal(16, RANK)}
+    name = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
+    tensors |= {f"{name}.lora_down.weight": normal(RANK, 8), f"{name}.lora_up.weight": normal(24, RANK)}
+    safetensors.numpy.save_file(tensors, tmp_path / "xl.safetensors")
+    adapted = jaxdiff.with_adapters(model, str(tmp_path / "xl.safetensors"))
+    before, after = kernels(model, "unet"), kernels(adapted, "unet")
+    wanted = update(tensors[f"{theirs}.lora_down.weight"], tensors[f"{theirs}.lora_up.weight"])
+    np.testing.assert_allclose(after[module], before[module] + wanted, atol=1e-5)
+    second = lambda model: model.replace(submodels={"text_encoder": model.submodels["second_text_encoder"]})
+    before, after = kernels(second(model), "text"), kernels(second(adapted), "text")
+    wanted = update(tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"])
+    np.testing.assert_allclose(after[text], before[text] + wanted, atol=1e-5)
+
+
+def test_textual_inversions_of_several_rows_and_of_two_text_encoders(model, tmp_path):
+    rows = np.arange(24, dtype=np.float16).reshape(3, 8)
+    safetensors.numpy.save_file({"emb_params": rows}, tmp_path / "EasyNegative.safetensors")
+    safetensors.numpy.save_file({"<cat-toy>": rows[0]}, tmp_path / "learned_embeds.safetensors")
+    words = model.text_encoder.tokenizer
+    first = words.vocab_size
+    both = jaxdiff.with_adapters(
+        model, [str(tmp_path / f"{name}.safetensors") for name in ("EasyNegative", "learned_embeds")]
+    )
+    new = both.text_encoder.tokenizer
+    ids = new(["a EasyNegative <cat-toy>"])[0].tolist()
+    assert ids[1:6] == [*words.token_ids("a"), first, first + 1, first + 2, first + 3]
+    table = both.submodels["text_encoder"].params["embeddings"]["token_embedding"]["embedding"]
+    np.testing.assert_array_equal(table[first : first + 4], [*rows, rows[0]])
+    again = tokenizer.from_json(tokenizer.to_json(new))
+    assert again == new and again(["easynegative"]).tolist() == new(["easynegative"]).tolist()
+    assert new.truncation("easynegative " * 8) == ("easynegative " * 7, "easynegative ")  # of 24 tokens in all
+    xl = jaxdiff.load(PIPELINE.parent / "stable_diffusion_xl")
+    path = str(tmp_path / "learned_embeds.safetensors")
+    with pytest.raises(ValueError, match=rf"{path} is of 1 text encoder\(s\), and stable_diffusion_xl has 2"):
+        jaxdiff.with_adapters(xl, path)
+    safetensors.numpy.save_file({"clip_l": rows, "clip_g": 2 * rows}, tmp_path / "neg.safetensors")
+    xl = jaxdiff.with_adapters(xl, str(tmp_path / "neg.safetensors"))
+    assert [words.token_ids("neg")[1:] for words in (xl.text_encoder.tokenizer, xl.text_encoder.second)] == [
+        [first + 1, first + 2]
+    ] * 2
+    table = xl.submodels["second_text_encoder"].params["embeddings"]["token_embedding"]["embedding"]
+    np.testing.assert_array_equal(table[first : first + 3], 2 * rows)
+    safetensors.numpy.save_file({"<wide>": np.zeros(16)}, tmp_path / "wide.safetensors")
+    with pytest.raises(ValueError, match="'<wide>' is of a text encoder of width 16, and this one has width 8"):
+        jaxdiff.with_adapters(model, str(tmp_path / "wide.safetensors"))

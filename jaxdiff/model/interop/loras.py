@@ -3,6 +3,7 @@
 Names in a file are not taken apart: each module of the base has a name in each layout, and a file's are looked up there.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,9 @@ from jaxdiff.adapt.lora import Factors, Lora
 from jaxdiff.model import files
 from jaxdiff.model.interop import mapping
 from jaxdiff.model.interop.fields import fields_of
+from jaxdiff.model.interop.ldm_names import unet_place
 from jaxdiff.model.model import Model
+from jaxdiff.nets.unet_config import UNetConfig
 
 DOWN = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight",
         ".lora_linear_layer.down.weight")  # fmt: skip
@@ -38,11 +41,17 @@ OTHERS = {
     "lora_B.bias": "a LoRA with biases",
 }
 PREFIXES = {  # of names with dots
+    "text_2": ("text_encoder_2.text_model.", "text_encoder_2."),
     "unet": ("unet.", "base_model.model.unet.", "base_model.model.", ""),
     "text": ("text_encoder.text_model.", "text_encoder.", "base_model.model.text_encoder.text_model.", "text_model."),
 }
-HEADERS = {"unet": "unet", "text": "text_encoder"}  # in metadata of diffusers
-KOHYA = {"unet": ("lora_unet_",), "text": ("lora_te_text_model_", "lora_te1_text_model_", "lora_te_")}
+HEADERS = {"unet": "unet", "text": "text_encoder", "text_2": "text_encoder_2"}  # in metadata of diffusers
+KOHYA = {
+    "unet": ("lora_unet_",),
+    "text": ("lora_te_text_model_", "lora_te1_text_model_", "lora_te_"),
+    "text_2": ("lora_te2_text_model_", "lora_te2_"),
+}
+SUBMODELS = {"text": "text_encoder", "text_2": "second_text_encoder"}
 
 
 def is_published(path: epath.PathLike) -> bool:
@@ -63,7 +72,7 @@ def read(path: epath.PathLike, model: Model) -> Adapter:
       model: base model.
 
     Returns:
-      `Adapter` with LoRAs of the "unet" and the "text" encoder, or of one of them.
+      `Adapter` with LoRAs of the "unet" and the text encoders, or of some of them.
 
     Raises:
       ValueError: a layout that is no product of two matrices, or a layer that the base does not have; it is named.
@@ -113,8 +122,7 @@ def _place(key, known, base):
 def _names(model) -> Iterator[tuple[str, tuple[str, str]]]:
     """Names of every kernel's module in every layout, with the network and the kernel's path."""
     nets = {"unet": model.params}
-    if "text_encoder" in model.submodels:
-        nets["text"] = model.submodels["text_encoder"].params
+    nets |= {net: model.submodels[name].params for net, name in SUBMODELS.items() if name in model.submodels}
     for net, params in nets.items():
         for entry in mapping.entries(params):
             if not entry.ours.endswith("/kernel"):
@@ -122,8 +130,11 @@ def _names(model) -> Iterator[tuple[str, tuple[str, str]]]:
             module, place = entry.published.removesuffix(".weight"), (net, entry.ours)
             for prefix in PREFIXES[net]:
                 yield prefix + module, place
-            for prefix in KOHYA[net]:
-                yield prefix + module.replace(".", "_"), place
+            modules = [module]
+            if net == "unet" and isinstance(model.config.net, UNetConfig):  # as in files of Stable Diffusion XL
+                modules.append(unet_place(entry.published, model.config.net).name.removesuffix(".weight"))
+            for prefix, one in itertools.product(KOHYA[net], modules):
+                yield prefix + one.replace(".", "_"), place
             if found := re.fullmatch(r"(.*)\.(to_q|to_k|to_v|to_out)(\.0)?", module):
                 yield f"{PREFIXES[net][0]}{found[1]}.processor.{found[2]}", place  # earlier, of diffusers
                 yield f"{found[1]}.processor.{found[2]}", place

@@ -73,8 +73,12 @@ def _shards(folder, index):
 
 
 @contextlib.contextmanager
-def opened(paths: Iterable[epath.Path]) -> Iterator[Tensors]:
+def opened(paths: Iterable[epath.Path], ignored: re.Pattern = BUFFERS) -> Iterator[Tensors]:
     """Opens files of weights; names that were given up are those of today.
+
+    Args:
+      paths: the files.
+      ignored: names of tensors that are no parameters.
 
     Raises:
       ValueError: a file that is not one of weights, such as one that is cut short.
@@ -82,12 +86,11 @@ def opened(paths: Iterable[epath.Path]) -> Iterator[Tensors]:
     with contextlib.ExitStack() as stack:
         where = {}
         for path in paths:
-            file = stack.enter_context(contextlib.closing(_File(path)))
+            file = stack.enter_context(contextlib.closing(_File(path, ignored)))
             for key in file.shapes:
                 if (name := _today(key)) in where:
                     raise ValueError(f"{path}: {key} and {where[name][1]} are the same tensor")
-                if not BUFFERS.fullmatch(key):
-                    where[name] = file, key
+                where[name] = file, key
         shapes = {name: file.shapes[key] for name, (file, key) in where.items()}
         yield Tensors(shapes, lambda name: where[name][0].read(where[name][1]))
 
@@ -95,13 +98,13 @@ def opened(paths: Iterable[epath.Path]) -> Iterator[Tensors]:
 class _File:
     """A file of weights that is opened anew after every `LIMIT` bytes: what was read of an open file counts as memory."""
 
-    def __init__(self, path):
+    def __init__(self, path, ignored):
         self.path, self.stack = path, contextlib.ExitStack()
         self._open()
-        slices = {key: self.file.get_slice(key) for key in self.file.keys()}
+        slices = {key: self.file.get_slice(key) for key in self.file.keys() if not ignored.fullmatch(key)}
         self.shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
         for key, one in slices.items():
-            if one.get_dtype() not in DTYPES and not BUFFERS.fullmatch(key):
+            if one.get_dtype() not in DTYPES:
                 raise ValueError(f"{path}: {key} is {one.get_dtype()}, and only {', '.join(DTYPES)} are read")
 
     def _open(self):
