@@ -74,6 +74,7 @@ class Cond(NamedTuple):
       control_scale: weight of the ControlNet's residuals [B], or of each of them [B, n]; a tuple with several ControlNets.
       residuals: sums of ControlNet residuals that the U-Net adds to its features, see `adapt.control`.
       attention_edit: callable pytree applied to attention probabilities.
+      guidance: guidance scale that a distilled network takes as a condition [B].
     """
 
     label: Any = None
@@ -85,6 +86,7 @@ class Cond(NamedTuple):
     control_scale: Any = None
     residuals: Any = None
     attention_edit: Any = None
+    guidance: Any = None
 
 
 class Guided(NamedTuple):

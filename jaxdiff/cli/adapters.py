@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxdiff import model as models
 from jaxdiff.data import image_decode
+from jaxdiff.data.control_inputs import CONTROL_INPUTS
 from jaxdiff.model import Model
 from jaxdiff.pipeline import ControlInput
 
@@ -26,6 +27,8 @@ class AdapterFlags:
         weight behind a colon (a.safetensors:0.8); 1 without.
       controlnet: ControlNet: a file, a run, a name that ships, or a folder that diffusers has saved.
       control: picture for a ControlNet, such as edges.png, one for each.
+      control_input: what to make of each picture first, such as canny or edges, see `jaxdiff.data.control_inputs`; nothing
+        by default, for pictures that are edges already.
       control_scale: weight of a ControlNet, one for each; 1 is as it was trained.
       guess: guess mode: the pictures alone say what to draw, see `jaxdiff.adapt.control.guess_scales`.
     """
@@ -33,6 +36,7 @@ class AdapterFlags:
     lora: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--adapter"])]] = ()
     controlnet: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     control: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    control_input: str | None = None
     control_scale: tyro.conf.UseAppendAction[tuple[float, ...]] = ()
     guess: bool = False
 
@@ -72,8 +76,10 @@ def control_input(model: Model, flags: AdapterFlags) -> ControlInput | None:
       ValueError, OSError: pictures that cannot be read, or that are not one for each ControlNet.
     """
     if not model.controls:
-        if flags.control or flags.control_scale or flags.guess:
-            raise ValueError("--control, --control-scale and --guess are for a ControlNet: name one by --controlnet")
+        if flags.control or flags.control_input or flags.control_scale or flags.guess:
+            raise ValueError(
+                "--control, --control-input, --control-scale and --guess are for a ControlNet: name one by --controlnet"
+            )
         return None
     if len(flags.control) != len(model.controls):
         names = " and ".join(control.condition for control in model.controls)
@@ -83,6 +89,9 @@ def control_input(model: Model, flags: AdapterFlags) -> ControlInput | None:
         )
     pairs = zip(flags.control, model.controls)
     pictures = tuple(picture(path, control.net.config.picture_shape(model.shape)) for path, control in pairs)
+    if flags.control_input is not None:
+        make = CONTROL_INPUTS.choice(flags.control_input)
+        pictures = tuple(np.stack([make(one) for one in each]) for each in pictures)
     return ControlInput(pictures, flags.control_scale, flags.guess)
 
 

@@ -32,7 +32,8 @@ class EditFlags(AdapterFlags):
       method: null-text, negative-prompt and direct invert a real image and sample it again by prompt-to-prompt; p2p samples
         an image of --source and edits that; sdedit noises the image and samples from there; inpaint draws a region of it
         anew; ddib translates it through the noise to another prompt, or another model.
-      image: the image, a PNG, JPEG or WebP file of the model's size.
+      image: the image, a PNG, JPEG or WebP file of the model's size, or of --size.
+      size: width and height of the image, where they are not the model's.
       source: text or label of the image as it is.
       steps: number of sampling steps; by default 50.
       guidance: scale of the guidance; by default the model's own, or 3 where that is 1.
@@ -52,6 +53,7 @@ class EditFlags(AdapterFlags):
     prompt: str | None = None
     method: Annotated[Choice, tyro.conf.arg(name="")] = EDIT_METHODS.choice("null-text")
     image: Path | None = None
+    size: tuple[int, int] | None = None
     source: str | None = None
     steps: int | None = None
     guidance: float | None = None
@@ -75,6 +77,7 @@ def main(name: str, args: list[str]) -> None:
     models.denoiser_of(model)  # raises where it is none
     flags = parse(EditFlags(), args, f"jaxdiff edit {name}")
     model = with_adapters(model, flags)
+    model = model.resized(*flags.size) if flags.size else model
     job = prepare(model, flags.method, given(flags, model), flags.steps)
     if flags.save_inversion is not None and "inversion" not in job.method.takes:
         raise ValueError(

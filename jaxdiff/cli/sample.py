@@ -55,7 +55,8 @@ def main(name: str, args: list[str]) -> None:
     flags = parse(SampleFlags(sample=model.config.sample), prompted(args), f"jaxdiff sample {name}")
     model = with_adapters(model, flags)
     classifier = flags.classifier and models.load(flags.classifier)
-    request = Request(flags.sample, None, classifier, control_input(model, flags))
+    control = control_input(requests.sized(model, flags.sample), flags)
+    request = Request(flags.sample, None, classifier, control)
     requests.check(model, request)
     paths = output_paths(flags, samples_of(model))
     with progress.bar("sampling", sampling.num_ticks(model, request), "steps") as tick:

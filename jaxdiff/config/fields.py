@@ -239,6 +239,10 @@ class Sample:
       rescale: share, in [0, 1], by which the contrast of guided images is brought back, see `jaxdiff.guidance.rescaled`.
       clip: clip the predicted x0 to [-1, 1], see `jaxdiff.guidance.clip_x0`; not for latents.
       compat: departures from the papers, to draw the pictures of diffusers.
+      size: width and height of the images in pixels, multiples of what the network and the autoencoder divide by; None is
+        the model's own.
+      decode: decode a batch of latents at once; "sliced", one after the other; or "tiled", in overlapping tiles: less
+        memory, see `jaxdiff.latent`.
       num: number of images.
       batch_size: number of images at a time.
       seed: seed of the noise; image i of a seed is the same whatever the batch size.
@@ -256,6 +260,8 @@ class Sample:
     rescale: float = 0.0
     clip: bool = True
     compat: Compat = Compat()
+    size: tuple[int, int] | None = None
+    decode: Literal["whole", "sliced", "tiled"] = "whole"
     num: int = 64
     batch_size: int = 64
     seed: int = 0

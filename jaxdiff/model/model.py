@@ -129,6 +129,25 @@ class Model:
         found = [_text_encoder(self.submodels[n], L.skip_blocks, L.context_norm) for n in both if n in self.submodels]
         return encoder.side_by_side(*found) if len(found) > 1 else found[0]
 
+    def resized(self, width: int, height: int) -> "Model":
+        """Returns the model for images of another size.
+
+        Raises:
+          ValueError: a size that its network or its autoencoder does not take.
+        """
+        image = (height, width, self.image_shape[-1])
+        if min(width, height) < 1:
+            raise ValueError(f"`size`={width}x{height} must be pixels: width and height")
+        data, latent = dataclasses.replace(self.config.data, image_shape=image), self.config.latent
+        try:
+            if "codec" in self.submodels:
+                latent = dataclasses.replace(latent, shape=self.submodels["codec"].config.net.latent_shape(image))
+            config = dataclasses.replace(self.config, data=data, latent=latent)
+            config.net.check_image(config.shape)
+        except ValueError as error:
+            raise ValueError(f"`size`={width}x{height} does not fit {self.config.name}: {error}") from None
+        return self.replace(config=config)
+
     def replace(self, **changes) -> "Model":
         """Returns the model with other values of some attributes."""
         return dataclasses.replace(self, **changes)

@@ -70,6 +70,7 @@ class DenoiserSpec(NetSpec):
       context_dim: width of `Cond.context`; 0 without.
       context_length: tokens of the context; 0 is any number.
       image_channels: channels of `Cond.image`; 0 without.
+      guidance_dim: size of the embedding of `Cond.guidance`; 0 without.
     """
 
     # Not annotated: the order of fields is the subclass's.
@@ -78,6 +79,7 @@ class DenoiserSpec(NetSpec):
     context_dim = 0
     context_length = 0
     image_channels = 0
+    guidance_dim = 0
 
     @property
     def classes(self) -> int:
@@ -107,5 +109,6 @@ class DenoiserSpec(NetSpec):
             vector=np.zeros((1, self.vector_dim), np.float32) if self.vector_dim else None,
             context=np.zeros(context, np.float32) if self.context_dim else None,
             image=np.zeros((1, *shape[:2], self.image_channels), np.float32) if self.image_channels else None,
+            guidance=np.ones(1, np.float32) if self.guidance_dim else None,
         )
         return np.zeros((1, *shape), np.float32), np.zeros(1, np.int32), cond

@@ -195,10 +195,11 @@ class UNet(nn.Module):
         Args:
           x: noisy images [B, H, W, C].
           t: network times [B], level minus one.
-          cond: label int [B] or its embedding (see `label_embedding`), vector [B, vector_dim], context [B, L, context_dim]
-            and image [B, H, W, image_channels], each present exactly if the config has it; context_mask and attention_edit
-            may come with a context. residuals, of a `ControlNet`, may come with any: what is added to each skip in order
-            (after conv_in, each block and each downsampler) and at last to the bottom, each of the shape of its place.
+          cond: label int [B] or its embedding (see `label_embedding`), vector [B, vector_dim], context [B, L, context_dim],
+            image [B, H, W, image_channels] and guidance [B], each present exactly if the config has it; context_mask and
+            attention_edit may come with a context. residuals, of a `ControlNet`, may come with any: what is added to each
+            skip in order (after conv_in, each block and each downsampler) and at last to the bottom, each of the shape of
+            its place.
           keys: one random key per example for dropout; None is no dropout.
 
         Returns:
@@ -278,7 +279,10 @@ def _embed(cfg, t, cond):
     """Embeddings of time and of the conditions that multiply (None if there are none), [B, 4 channels[0]]."""
     size, dtype = 4 * cfg.channels[0], jnp.dtype(cfg.dtype)
     time = timestep_embedding(t, cfg.channels[0], cfg.flip_sin_to_cos, cfg.freq_shift)
-    time = _MLP(size, dtype, name="time_embedding")(time)
+    scale = None
+    if cfg.guidance_dim:  # 0 is no guidance, in the steps of times
+        scale = timestep_embedding(1000 * (jnp.asarray(cond.guidance, jnp.float32) - 1), cfg.guidance_dim)
+    time = _MLP(size, dtype, name="time_embedding")(time, scale)
     context = []
     if cfg.num_classes:
         table = nn.Embed(cfg.num_classes + 1, size, dtype=dtype, name="class_embedding")
@@ -300,7 +304,9 @@ class _MLP(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, more=None):
+        if more is not None:
+            x = x + Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="cond_proj")(more)
         x = nn.silu(Dense(self.features, dtype=self.dtype, name="linear_1")(x))
         return Dense(self.features, dtype=self.dtype, name="linear_2")(x)
 
@@ -330,6 +336,7 @@ def _check(cfg: UNetConfig, cond: Cond) -> None:
         "vector": (cfg.vector_dim,) if cfg.vector_dim else None,
         "context": (cfg.context_length or "L", cfg.context_dim) if cfg.context_dim else None,
         "image": ("H", "W", cfg.image_channels) if cfg.image_channels else None,
+        "guidance": () if cfg.guidance_dim else None,
     }
     with_context = ("context_mask", "attention_edit") if cfg.context_dim else ()
     if cond.context is not None and cond.context_mask is not None:

@@ -32,6 +32,8 @@ class UNetConfig(DenoiserSpec):
       linear_projection: whether a transformer begins and ends in linear layers, as in Stable Diffusion 2, or in 1x1
         convolutions, as in 1.
       image_channels: channels of the picture `Cond.image` that is concatenated to the noisy one; 0 is none.
+      guidance_dim: size of the embedding of the guidance scale, of networks distilled to take it as a condition (Meng et
+        al. 2023; latent consistency models); 0 is none.
       groups: groups of the group norms.
       eps: of the group norms.
       dropout: rate inside the residual blocks, in [0, 1).
@@ -62,6 +64,7 @@ class UNetConfig(DenoiserSpec):
     transformer_blocks: int | tuple[int, ...] = 1
     linear_projection: bool = False
     image_channels: int = 0
+    guidance_dim: int = 0
     groups: int = 32
     eps: float = 1e-6
     dropout: float = 0.0
@@ -86,8 +89,10 @@ class UNetConfig(DenoiserSpec):
                 raise ValueError(f"{name}={value} must be at least 1")
         if self.groups < 1 or (self.head_dim or 1) < 1:
             raise ValueError(f"groups={self.groups} and head_dim={self.head_dim} must be at least 1")
-        if min(self.context_dim, self.context_length, self.image_channels) < 0:
-            raise ValueError("context_dim, context_length and image_channels must be at least 0")
+        if min(self.context_dim, self.context_length, self.image_channels, self.guidance_dim) < 0:
+            raise ValueError("context_dim, context_length, image_channels and guidance_dim must be at least 0")
+        if self.guidance_dim % 2 or self.guidance_dim == 2:
+            raise ValueError(f"guidance_dim={self.guidance_dim} must be even and at least 4, or 0")
         if self.context_dim and not self.attention and not self.mid_attention:
             raise ValueError(f"context_dim={self.context_dim} is read by attention: add some, or leave it at 0")
         if not self.context_dim and (self.context_length or self.transformer_blocks != 1 or self.linear_projection):

@@ -39,6 +39,7 @@ def condition(
     control: ControlInput | None = None,
     num: int | None = None,
     start: int = 0,
+    guidance: float | None = None,
 ) -> Guided:
     """Conditions of images, and the unconditional or negative ones beside them, for `guidance.cfg`.
 
@@ -53,6 +54,7 @@ def condition(
       control: pictures for the ControlNets of the model.
       num: number of images; by default one of each prompt or label.
       start: index of the first image.
+      guidance: scale, for a network that takes it as a condition; None is the model's own.
 
     Returns:
       `Guided` of two `Cond` with `num` rows each; of (None, None) where the network takes no condition.
@@ -73,7 +75,7 @@ def condition(
     check(model, prompts, labels, negative, control)
     count = num if num is not None else max(len(prompts or ()), len(labels or ()), 1)
     texts = encode(model, prompts, negative)
-    return rows(model, texts, labels, control, jnp.arange(start, start + count))
+    return rows(model, texts, labels, control, jnp.arange(start, start + count), guidance)
 
 
 class Texts(NamedTuple):
@@ -109,7 +111,12 @@ def encode(model: Model, prompts: Sequence[str] | None, negative: str = "") -> T
 
 
 def rows(
-    model: Model, texts: Texts | None, labels: Sequence[int] | None, control: ControlInput | None, indices: Array
+    model: Model,
+    texts: Texts | None,
+    labels: Sequence[int] | None,
+    control: ControlInput | None,
+    indices: Array,
+    guidance: float | None = None,
 ) -> Guided:
     """The conditions of some images, see `condition`.
 
@@ -119,6 +126,7 @@ def rows(
       labels: classes.
       control: pictures for the ControlNets.
       indices: indices of the images, int [B].
+      guidance: scale, for a network that takes it as a condition; None is the model's own.
     """
     net, count = model.config.net, len(indices)
     cond, uncond = {}, {}
@@ -136,6 +144,9 @@ def rows(
         cond["vector"] = uncond["vector"] = np.zeros([count, net.vector_dim], np.float32)
     if net.image_channels:
         cond["image"] = uncond["image"] = jnp.tile(masked_picture(model), (count, 1, 1, 1))
+    if net.guidance_dim:
+        scale = model.config.sample.guidance if guidance is None else guidance
+        cond["guidance"] = uncond["guidance"] = jnp.full(count, scale, jnp.float32)
     guided = Guided(Cond(**cond) if cond else None, Cond(**uncond) if uncond else None)
     return guided if control is None else with_control(model, guided, control, indices)
 

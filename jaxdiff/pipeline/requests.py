@@ -65,6 +65,15 @@ def guides_itself(sample: Sample) -> bool:
     return sample.sampler.traits.get("guides_itself", False)
 
 
+def sized(model: Model, sample: Sample) -> Model:
+    """The model for images of the size that is asked for.
+
+    Raises:
+      ValueError: a size that it does not take.
+    """
+    return model.resized(*sample.size) if sample.size else model
+
+
 def check(model: Model, request: Request) -> None:
     """Refuses a request that the model cannot fulfil.
 
@@ -101,6 +110,18 @@ def check(model: Model, request: Request) -> None:
 def _check_guidance(model, request):
     s, config, classifier = request.sample, model.config, request.classifier
     itself, scaled = guides_itself(s), is_guided(s) and request.classifier is None
+    if config.net.guidance_dim:
+        used = {"negative": s.negative, "interval": s.interval, "rescale": s.rescale, "classifier": classifier}
+        used |= {
+            "guide": s.guide.kind != "constant",
+            "sampler": itself,
+            "guess": request.control and request.control.guess,
+        }
+        if wrong := next((name for name, value in used.items() if value), None):
+            raise ValueError(
+                f"`{wrong}` cannot go with {config.name}, which takes `guidance` as a condition: leave it out"
+            )
+        return
     if s.negative and classifier is not None:
         raise ValueError("`negative` is for the network's own guidance, not that of a `classifier`: leave one out")
     if s.negative and not is_guided(s) and not itself:
@@ -133,6 +154,9 @@ def _check_guidance(model, request):
 
 def _check_numbers(model, s):
     s.sampler()  # raises for options out of range
+    sized(model, s)  # raises for a size that it does not take
+    if s.decode != "whole" and not model.config.latent.codec:
+        raise ValueError(f"`decode`={s.decode} is of latents, and {model.config.name} has none: leave it out")
     model.levels(s.steps, s.spacing)
     if s.num < 1:
         raise ValueError(f"`num`={s.num} must be at least 1")

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import guidance, progress, samplers, sharding
+from jaxdiff import guidance, latent, progress, samplers, sharding
 from jaxdiff.config import Sample
 from jaxdiff.denoise import network
 from jaxdiff.errors import NotFinite, unknown
@@ -16,7 +17,7 @@ from jaxdiff.model import Model, denoiser_of
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput, Texts
 from jaxdiff.pipeline.images import to_uint8
-from jaxdiff.pipeline.requests import Request, as_control, check, classes_of, guides_itself, labels_of
+from jaxdiff.pipeline.requests import Request, as_control, check, classes_of, guides_itself, labels_of, sized
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Cond, Denoiser, Guided, call
 
@@ -45,7 +46,8 @@ def generate(
         `ControlInput` for weights and guess mode.
       show_progress: show a bar when it takes more than two seconds.
       **options: fields of `jaxdiff.config.Sample`: `seed`, `steps`, `guidance`, `negative`, `sampler`, `spacing`,
-        `interval`, `rescale`, `guide`, `clip`, `compat`, `batch_size`; by default those of the model's config, and seed 0.
+        `interval`, `rescale`, `guide`, `clip`, `compat`, `size`, `decode`, `batch_size`; by default those of the model's
+        config, and seed 0.
 
     Returns:
       uint8 [num, H, W, C]. Image i of a seed is the same whatever `num` and `batch_size` are.
@@ -97,7 +99,7 @@ def batches(
     Raises:
       NotFinite: an image that is not finite.
     """
-    sample, schedule = request.sample, model.schedule
+    model, sample, schedule = sized(model, request.sample), request.sample, model.schedule
     sampler, levels = sample.sampler(), model.levels(sample.steps, sample.spacing)
     submodels = "codec", "text_encoder", "second_text_encoder"
     names = [name for name in submodels if getattr(model.config.latent, name)]
@@ -115,10 +117,10 @@ def batches(
         arguments = keys, sampler, denoise, schedule, levels, x_T, cond
         for x, x0s in samplers.chunks(*arguments, size=size, collect=_x0 if frames else None):
             if frames:
-                pictures.append(np.stack([to_uint8(decode(model, x0)[:count]) for x0 in x0s]))
+                pictures.append(np.stack([to_uint8(decode(model, x0, sample.decode)[:count]) for x0 in x0s]))
             jax.block_until_ready(x)
             tick(size)
-        yield finite(decode(model, x)[:count], start), np.concatenate(pictures) if frames else None
+        yield finite(decode(model, x, sample.decode)[:count], start), np.concatenate(pictures) if frames else None
 
 
 def _x0(state, prediction):
@@ -136,15 +138,24 @@ def condition(model: Model, request: Request, texts: Texts | None, labels: Seque
       indices: indices of the images, int [B].
     """
     if request.classifier is None:
-        return conditions.rows(model, texts, labels or None, request.control, indices)
+        return conditions.rows(model, texts, labels or None, request.control, indices, request.sample.guidance)
     own = labels if model.config.net.num_classes else None
     network_cond = conditions.rows(model, texts, own, request.control, indices).cond
     return Guided(Cond(label=jnp.asarray(labels, jnp.int32)[indices % len(labels)]), network_cond)
 
 
-def decode(model: Model, x: Array) -> Array:
-    """Images of x_0: latents are decoded, pixels returned as they are; in about [-1, 1], float32 [B, H, W, C]."""
-    return x if model.codec is None else call(model.codec.decode, x)
+def decode(model: Model, x: Array, how: Literal["whole", "sliced", "tiled"] = "whole") -> Array:
+    """Images of x_0: latents are decoded, pixels returned as they are; in about [-1, 1], float32 [B, H, W, C].
+
+    Args:
+      model: denoiser.
+      x: x_0.
+      how: decode the batch at once, one image after the other, or in tiles, see `jaxdiff.latent`.
+    """
+    if (codec := model.codec) is None:
+        return x
+    codec = {"whole": lambda codec: codec, "sliced": latent.sliced, "tiled": latent.tiled}[how](codec)
+    return call(codec.decode, x)
 
 
 def encode(model: Model, images: Array) -> Array:
@@ -173,7 +184,11 @@ def make_denoiser(model: Model, request: Request) -> Denoiser:
     if request.classifier is not None:
         classifier = request.classifier
         log_prob = guidance.label_log_prob(network(classifier.config.make_net()), classifier.params)
-    denoise = guided(denoiser_of(model, sample.compat.round_levels), schedule, sample, log_prob)
+    denoise = denoiser_of(model, sample.compat.round_levels)
+    if model.config.net.guidance_dim:  # the network takes the scale itself
+        denoise = guidance.on_cond(denoise)
+    else:
+        denoise = guided(denoise, schedule, sample, log_prob)
     return guidance.clip_x0(denoise, schedule) if sample.clip else denoise
 
 

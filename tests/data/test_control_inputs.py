@@ -28,7 +28,7 @@ def test_choices_are_the_functions_of_their_names():
     for name in ("edges", "mask", "outline", "thumbnail"):
         function = getattr(control_inputs, name)
         np.testing.assert_array_equal(control_inputs.CONTROL_INPUTS.choice(name)(DISC), function(DISC))
-    assert len(control_inputs.CONTROL_INPUTS) == 4
+    assert len(control_inputs.CONTROL_INPUTS) == 5
 
 
 def test_edges_of_a_ramp_are_even_and_by_the_steepest():
@@ -42,6 +42,14 @@ def test_edges_of_a_ramp_are_even_and_by_the_steepest():
     np.testing.assert_array_equal(found[1:20], 255)
     np.testing.assert_allclose(found[21:-1], 127, atol=1)
     np.testing.assert_allclose(found[20], 191, atol=1)
+
+
+def test_canny_edges_are_a_thin_line_around_the_shape():
+    disc = np.where(INSIDE[..., None], 200, 40).astype(np.uint8)
+    picture = control_inputs.canny(disc)[..., 0] > 0
+    distance = np.abs(np.hypot(ROWS - 18.0, COLUMNS - 25.0) - 12)
+    assert distance[picture].max() < 2 and 60 < picture.sum() < 100  # the circumference is 75 pixels
+    assert not control_inputs.canny(disc, low=0.9, high=0.95).any()
 
 
 def test_edges_see_each_channel():

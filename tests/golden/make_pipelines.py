@@ -5,17 +5,20 @@
 Weights are rounded to float16 before anything runs, so that the files are small and exact.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import diffusers
+import jax
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from jaxdiff import samplers
 from jaxdiff.text import tokenizer
 
 HERE = Path(__file__).parent / "pipelines"
@@ -84,6 +87,12 @@ PIPELINES = {
         ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}),
         second={"hidden_act": "gelu", "projection_dim": 12, "intermediate_size": 24},
     ),
+    "latent_consistency": Made(
+        "LatentConsistencyModelPipeline",
+        {"attention_head_dim": 2, "time_cond_proj_dim": 8},
+        {"hidden_act": "quick_gelu"},
+        ("LCMScheduler", {}),
+    ),
     "inpainting": Made(
         "StableDiffusionInpaintPipeline",
         {"attention_head_dim": 2, "in_channels": 9},
@@ -144,10 +153,11 @@ def drawn(pipe, made):
         "output_type": "latent",
     }
     found = {"noise": noise}
-    if not made.second:
-        asked["negative_prompt"] = NEGATIVE
-    else:
+    if made.second:
         asked |= {"height": 16, "width": 16}
+    elif "Consistency" not in made.kind:
+        asked["negative_prompt"] = NEGATIVE
+    draw_noise_of_jaxdiff(type(pipe.scheduler))
     if "Inpaint" in made.kind:
         found["picture"], found["mask"] = torch.rand(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
         found["mask"][..., 4:12, 2:9] = 1
@@ -163,6 +173,17 @@ def drawn(pipe, made):
         else:
             found["context"] = pipe.text_encoder(found["tokens"])[0]
     return found
+
+
+def draw_noise_of_jaxdiff(scheduler):
+    """Makes a scheduler draw the noise that jaxdiff draws for one image of seed 0."""
+    steps, keys = itertools.count(1), samplers.keys_for(jax.random.key(0), 1)
+
+    def noise(*args, **kwargs):
+        z = samplers.normal(samplers.fold(keys, next(steps)), (8, 8, 4))
+        return torch.tensor(np.array(z).transpose(0, 3, 1, 2))
+
+    sys.modules[scheduler.__module__].randn_tensor = noise
 
 
 def make_tokenizer(folder, pad):

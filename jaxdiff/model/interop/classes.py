@@ -25,6 +25,7 @@ UNET_2D_CONDITION = Fields(
         "addition_embed_type": None,
         "addition_time_embed_dim": None,
         "projection_class_embeddings_input_dim": None,
+        "time_cond_proj_dim": None,
     },
     fixed={
         "center_input_sample": False,
@@ -44,7 +45,6 @@ UNET_2D_CONDITION = Fields(
         "time_embedding_dim": None,
         "time_embedding_act_fn": None,
         "timestep_post_act": None,
-        "time_cond_proj_dim": None,
         "conv_in_kernel": 3,
         "conv_out_kernel": 3,
         "attention_type": "default",
@@ -94,7 +94,7 @@ UNET_2D = Fields(
 ENCODER = {  # fields of a ControlNet that its U-Net has, too
     name: value
     for name, value in UNET_2D_CONDITION.read.items()
-    if name not in ("out_channels", "up_block_types", "dropout")
+    if name not in ("out_channels", "up_block_types", "dropout", "time_cond_proj_dim")
 }
 CONTROLNET = Fields(
     read=ENCODER | {"conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256)},

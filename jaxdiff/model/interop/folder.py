@@ -44,6 +44,7 @@ PIPELINES = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusionInpaintPipeline": STABLE_DIFFUSION,
+    "LatentConsistencyModelPipeline": STABLE_DIFFUSION._replace(guidance=8.5),
     "StableDiffusionXLPipeline": XL,
     "StableDiffusionXLInpaintPipeline": XL,
     "DDPMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel", steps=1000),
@@ -72,7 +73,7 @@ def read_config(folder: epath.PathLike) -> Config:
     unet_fields, scheduler_fields = fields_of(unet), fields_of(scheduler)
     if unet_fields.get("_class_name") != pipeline.unet:
         raise ValueError(f"{unet}: the class {unet_fields.get('_class_name')} must be {pipeline.unet} in a {kind}")
-    if pipeline is STABLE_DIFFUSION:
+    if pipeline.parts == LATENT:
         scheduler_fields = _corrected(scheduler_fields, scheduler)
     net, process = networks.unet(unet_fields, str(unet)), schedulers.process(scheduler_fields, str(scheduler))
     diffusion, latent, shape = process.diffusion, Latent(), (*_sides(unet_fields, unet), net.out_channels)

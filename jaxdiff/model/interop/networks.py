@@ -60,6 +60,7 @@ def _conditioned(f, where):
         linear_projection=f["use_linear_projection"],
         vector_dim=_vector_dim(f, where),
         image_channels=f["in_channels"] - f["out_channels"],
+        guidance_dim=f["time_cond_proj_dim"] or 0,
     )
 
 
@@ -132,7 +133,13 @@ def controlnet(config: Mapping[str, Any], net: UNetConfig, where: str = "config.
     """
     f = CONTROLNET.values(config, where)
     ups = tuple(kind.replace("Down", "Up") for kind in reversed(f["down_block_types"]))
-    own = _conditioned(f | {"out_channels": f["in_channels"], "up_block_types": ups, "dropout": net.dropout}, where)
+    others = {
+        "out_channels": f["in_channels"],
+        "up_block_types": ups,
+        "dropout": net.dropout,
+        "time_cond_proj_dim": None,
+    }
+    own = _conditioned(f | others, where)
     for field in dataclasses.fields(own):
         has, needs = (getattr(of, field.name) for of in (own, net))
         if field.name in PER_RESOLUTION:
