@@ -22,6 +22,7 @@ USAGE = """jaxdiff: diffusion models in JAX
   jaxdiff eval MODEL [--metrics nll,fid] [--source digits:test] ...       evaluate it on held-out data
   jaxdiff fuse LORA LORA ... -o fused.safetensors                         fuse several LoRAs into one
   jaxdiff export RUN [--out digits.safetensors]                           write its weights as one file
+  jaxdiff convert IN OUT [--layout kohya]                                 write it in the layout of others
   jaxdiff pretrained                                                      list the models that ship with the package
 
 sample, edit and eval take --lora FILE:WEIGHT, and --controlnet FILE with --control PICTURE.
@@ -39,6 +40,7 @@ COMMANDS = {  # module in jaxdiff.cli, and the first argument
     "eval": ("evaluate", "a model, such as digits or runs/digits"),
     "fuse": ("fuse", "two LoRAs or more, such as runs/star runs/heart"),
     "export": ("export", "a run directory, such as runs/digits"),
+    "convert": ("convert", "a model or an adapter, such as stable-diffusion-v1-5 or star"),
     "pretrained": ("pretrained", None),
 }
 

@@ -8,6 +8,7 @@ _NAMES = {
     "adapter_names": "shipped",
     "adapter_of": "runs",
     "denoiser_of": "model",
+    "export_adapter": "export",
     "load": "loading",
     "load_adapter": "loading",
     "load_config": "loading",

@@ -1,12 +1,19 @@
-"""`jaxdiff.export`: a model as files in one of several layouts."""
+"""`jaxdiff.export`: models and adapters as files in one of several layouts."""
+
+import functools
 
 from etils import epath
 
+from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.errors import unknown
 from jaxdiff.model import files
+from jaxdiff.model.adapters import write_adapter
+from jaxdiff.model.interop import writing
 from jaxdiff.model.model import Model
 
-LAYOUTS = {"jaxdiff": files.write}
+LAYOUTS = {"jaxdiff": files.write, "diffusers": writing.folder}
+LORA_LAYOUTS = {layout: functools.partial(writing.lora, layout=layout) for layout in ("peft", "kohya")}
+CONTROLNET_LAYOUTS = {"diffusers": writing.controlnet}
 
 
 def export(model: Model, path: epath.PathLike, layout: str = "jaxdiff", dtype: str = "float16") -> None:
@@ -14,13 +21,48 @@ def export(model: Model, path: epath.PathLike, layout: str = "jaxdiff", dtype: s
 
     Args:
       model: from `jaxdiff.load`.
-      path: the .safetensors file to write, also gs://bucket/file.
-      layout: "jaxdiff", one file with weights, config, tokenizer and submodels.
+      path: the .safetensors file to write, also gs://bucket/file; of the layout "diffusers" the folder.
+      layout: "jaxdiff", one file with weights, config, tokenizer and submodels; or "diffusers", the folder of a pipeline
+        that diffusers loads.
       dtype: dtype of the weights in the file, "float16" or "float32".
 
     Raises:
-      ValueError: unknown layout, or weights that are too large for the dtype.
+      ValueError: unknown layout, a model that the layout has no words for, or weights that are too large for the dtype.
+      FileExistsError: the folder is there.
     """
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     LAYOUTS[layout](path, model, dtype)
+
+
+def export_adapter(
+    adapter: Adapter, path: epath.PathLike, model: Model, layout: str = "jaxdiff", dtype: str = "float16"
+) -> None:
+    """Writes LoRAs, new tokens or a ControlNet to disk, whole or not at all.
+
+    Args:
+      adapter: from `jaxdiff.model.load_adapter`.
+      path: the .safetensors file to write; of a ControlNet in the layout "diffusers" the folder.
+      model: its base model.
+      layout: "jaxdiff", all in one file; of LoRAs "peft" or "kohya", beside which each new token has a file of its own, its
+        name and the token's; of a ControlNet "diffusers".
+      dtype: dtype of the weights in the file, "float16" or "float32".
+
+    Raises:
+      ValueError: unknown layout, an adapter of another base, or weights that are too large for the dtype.
+      FileExistsError: the folder is there.
+    """
+    path = epath.Path(path)
+    if layout == "jaxdiff":
+        write_adapter(path, adapter, dtype)
+        return
+    layouts = LORA_LAYOUTS if adapter.control is None else CONTROLNET_LAYOUTS
+    if layout not in layouts:
+        raise unknown("layout", layout, ["jaxdiff", *layouts])
+    if adapter.second_tokens:
+        raise ValueError("new tokens of two text encoders are written in the layout 'jaxdiff' alone")
+    if adapter.loras or adapter.control is not None:
+        layouts[layout](path, adapter, model, dtype=dtype)
+    for token, rows in adapter.new_tokens.items():
+        beside = path.with_stem(f"{path.stem}_{token.strip('<>')}") if adapter.loras else path
+        writing.textual_inversion(beside, token, rows)

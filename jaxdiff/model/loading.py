@@ -79,12 +79,14 @@ def load_config(name: str) -> Config:
     return files.runs_here(configs.from_json(header["config"], where=f"the config in {path}"))
 
 
-def load_adapter(name: str) -> Adapter:
+def load_adapter(name: str, model: Model | None = None) -> Adapter:
     """Loads what was trained beside a base model: LoRAs, new tokens, a ControlNet.
 
     Args:
       name: run that has adapted a model, which is looked for first; .safetensors file that it has left or `jaxdiff export`
-        has written; or a name that ships, see `jaxdiff.model.adapter_names`.
+        has written; or a name that ships, see `jaxdiff.model.adapter_names`. With a model, also those of others, see
+        `with_adapters`.
+      model: base model, by which the layers of a published adapter are known.
 
     Returns:
       `adapt.adapter.Adapter`, for `with_adapter`.
@@ -101,6 +103,9 @@ def load_adapter(name: str) -> Adapter:
         ('captioned', ['<star>'])
     """
     path = epath.Path(name)
+    kinds = (loras, controlnets, embeddings) if model else ()
+    if theirs := next((kind for kind in kinds if kind.is_published(path)), None):
+        return theirs.read(path, model)
     if runs.holds_run(path):
         if (adapter := runs.adapter_of(name)) is None:
             raise ValueError(f"{name} is a run that has learned a whole network: give it in place of the model")
@@ -148,8 +153,7 @@ def with_adapters(
     asked = [("adapters", name, weights.get(name, 1.0)) for name in adapters]
     asked += [("controlnet", name, 1.0) for name in ([controlnet] if isinstance(controlnet, str) else controlnet)]
     for argument, name, weight in asked:
-        published = next((kind for kind in (loras, controlnets, embeddings) if kind.is_published(name)), None)
-        adapter = published.read(name, model) if published else load_adapter(name)
+        adapter = load_adapter(name, model)
         right = "adapters" if adapter.control is None else "controlnet"
         if argument != right:
             raise ValueError(f"{name} is {'not ' if right == 'adapters' else ''}a ControlNet: give it as `{right}`")

@@ -49,7 +49,7 @@ def test_canny_edges_are_a_thin_line_around_the_shape():
     picture = control_inputs.canny(disc)[..., 0] > 0
     distance = np.abs(np.hypot(ROWS - 18.0, COLUMNS - 25.0) - 12)
     assert distance[picture].max() < 2 and 60 < picture.sum() < 100  # the circumference is 75 pixels
-    assert not control_inputs.canny(disc, low=0.9, high=0.95).any()
+    assert not control_inputs.canny(disc // 20).any()
 
 
 def test_edges_see_each_channel():

@@ -97,8 +97,8 @@ def process(config: Mapping[str, Any], where: str = "scheduler_config.json") -> 
 
         >>> from jaxdiff.model.interop import schedulers
         >>> found = schedulers.process({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"})
-        >>> found.diffusion.predict, found.sampler.kind, found.spacing
-        ('v', 'ddim', leading(offset=0, start=None, end=0))
+        >>> found.diffusion.predict, found.sampler.kind, found.spacing.kind
+        ('v', 'ddim', 'leading')
     """
     kind = config.get("_class_name")
     if kind not in SCHEDULERS:

@@ -1,0 +1,100 @@
+"""`jaxdiff convert`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from etils import epath
+
+from jaxdiff import model as models
+from jaxdiff.adapt.adapter import Adapter
+from jaxdiff.cli.files import writable
+from jaxdiff.cli.flags import parse
+from jaxdiff.errors import unknown
+from jaxdiff.model.export import export, export_adapter
+
+LAYOUTS = {
+    "model": ("jaxdiff", "diffusers"),
+    "lora": ("jaxdiff", "peft", "kohya"),
+    "controlnet": ("jaxdiff", "diffusers"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertFlags:
+    """Writes a model or an adapter in another layout: jaxdiff convert IN OUT.
+
+    IN is whatever --lora, --controlnet and the other commands take. OUT is a folder, which diffusers loads, or a
+    .safetensors file.
+
+    Attributes:
+      layout: of a model or a ControlNet, diffusers (a folder) or jaxdiff (a file); of a LoRA, peft, kohya or jaxdiff. By
+        default diffusers for a folder, peft for the file of a LoRA, and jaxdiff for other files.
+      base: model that an adapter belongs to; by default the one that it names.
+      tokenizer: of a single file, folder of its tokenizer; by default "tokenizer" beside it.
+      predict: of a single file, kind of its prediction, where its header does not say.
+      dtype: dtype of the weights in the files; float16 takes half the room.
+      overwrite: replace a file that is there; folders are never replaced.
+    """
+
+    layout: str | None = None
+    base: str | None = None
+    tokenizer: Path | None = None
+    predict: Literal["eps", "v"] | None = None
+    dtype: Literal["float16", "float32"] = "float16"
+    overwrite: bool = False
+
+
+DEFAULT = ConvertFlags()
+
+
+def main(name: str, args: list[str]) -> None:
+    """`jaxdiff convert IN OUT ...`."""
+    if not args or args[0].startswith("-"):
+        raise ValueError("jaxdiff convert needs what to convert and where to: jaxdiff convert IN OUT")
+    out, flags = epath.Path(args[0]), parse(ConvertFlags(), args[1:], f"jaxdiff convert {name}")
+    if out.suffix == ".safetensors":
+        writable(out, None, flags.overwrite)
+    elif out.exists():
+        raise FileExistsError(f"{out} is there already: choose another name")
+    made = _adapter(name, flags)
+    if made is None:
+        tokenizer = flags.tokenizer and str(flags.tokenizer)
+        model = models.load(name, tokenizer=tokenizer, predict=flags.predict)
+        export(model, out, _layout("model", out, flags), flags.dtype)
+    else:
+        _write(out, *made, flags)
+    print(f"written      {out}")
+
+
+def _adapter(name, flags) -> tuple[Adapter, models.Model] | None:
+    """The adapter of a name, and its base; None where it is a model."""
+    if flags.base is not None:
+        base = models.load(flags.base)
+        return models.load_adapter(name, base), base
+    try:
+        adapter = models.load_adapter(name)
+    except (ValueError, OSError):
+        return None
+    if not adapter.metadata.get("base"):
+        raise ValueError(f"{name} does not name its base model: add --base")
+    return adapter, models.load(adapter.metadata["base"])
+
+
+def _layout(kind, out, flags):
+    default = "jaxdiff" if out.suffix == ".safetensors" else "diffusers"
+    if kind == "lora" and default == "jaxdiff":
+        default = "peft"
+    layout = flags.layout or default
+    if layout not in LAYOUTS[kind]:
+        raise unknown(f"layout of a {kind}", layout, LAYOUTS[kind])
+    if (layout == "diffusers") != (out.suffix != ".safetensors"):
+        raise ValueError(
+            f"--layout {layout} is {'a folder' if layout == 'diffusers' else 'a .safetensors file'}: {out}"
+        )
+    return layout
+
+
+def _write(out, adapter, base, flags):
+    kind = "lora" if adapter.control is None else "controlnet"
+    export_adapter(adapter, out, base, _layout(kind, out, flags), flags.dtype)

@@ -1,0 +1,215 @@
+"""Published configs of our specifications: the inverse of `networks` and `schedulers`."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from jaxdiff.config import Config
+from jaxdiff.model.interop import networks, schedulers
+from jaxdiff.nets.autoencoder_config import AutoencoderConfig
+from jaxdiff.nets.clip_config import TextConfig
+from jaxdiff.nets.controlnet import ControlConfig
+from jaxdiff.nets.unet_config import UNetConfig, at
+
+BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+KINDS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+
+
+def unet(net: UNetConfig, side: int | tuple[int, int]) -> dict[str, Any]:
+    """Config of a `UNet2DConditionModel`, or of a `UNet2DModel` where there is no context.
+
+    Args:
+      net: specification.
+      side: of its images or latents; height and width where they differ.
+
+    Raises:
+      ValueError: the class cannot say all of the specification; a field is named.
+    """
+    fields = _conditioned(net) if net.context_dim else _plain(net)
+    fields |= {"sample_size": side, "dropout": net.dropout}
+    return _checked(fields, net, networks.unet)
+
+
+def _shared(net, prefix):
+    """Fields of both kinds of U-Net."""
+    kind = lambda way: tuple(
+        f"{prefix if level in net.attention else ''}{way}Block2D" for level in range(len(net.channels))
+    )
+    return {
+        "in_channels": net.out_channels + net.image_channels,
+        "out_channels": net.out_channels,
+        "block_out_channels": net.channels,
+        "down_block_types": kind("Down"),
+        "up_block_types": kind("Up")[::-1],
+        "layers_per_block": net.blocks,
+        "norm_num_groups": net.groups,
+        "norm_eps": net.eps,
+        "flip_sin_to_cos": net.flip_sin_to_cos,
+        "freq_shift": int(net.freq_shift),
+        "downsample_padding": net.downsample_padding,
+        "resnet_time_scale_shift": {"add": "default"}.get(net.time_mode, net.time_mode),
+    }
+
+
+def _conditioned(net):
+    heads = tuple(net.heads(level) for level in range(len(net.channels)))
+    fields = _shared(net, "CrossAttn") | {
+        "_class_name": "UNet2DConditionModel",
+        "attention_head_dim": heads[0] if len(set(heads)) == 1 else heads,  # the number of heads, in this class
+        "cross_attention_dim": net.context_dim,
+        "transformer_layers_per_block": net.transformer_blocks,
+        "use_linear_projection": net.linear_projection,
+        "time_cond_proj_dim": net.guidance_dim or None,
+    }
+    if net.vector_dim:
+        fields |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": net.vector_dim,
+        }
+    return fields
+
+
+def _plain(net):
+    level = min(net.attention, default=len(net.channels) - 1)
+    whole = net.head_dim is None and all(at(net.num_heads, level) == 1 for level in range(len(net.channels)))
+    return _shared(net, "Attn") | {
+        "_class_name": "UNet2DModel",
+        "attention_head_dim": None if whole else net.channels[level] // net.heads(level),
+        "add_attention": net.mid_attention,
+        "attn_norm_num_groups": None if net.time_mode == "add" else net.groups,
+    }
+
+
+def controlnet(config: ControlConfig) -> dict[str, Any]:
+    """Config of a `ControlNetModel`.
+
+    Raises:
+      ValueError: the class cannot say all of the specification; a field is named.
+    """
+    fields = unet(config.unet, 8)
+    for name in ("out_channels", "up_block_types", "dropout", "time_cond_proj_dim", "sample_size"):
+        fields.pop(name)
+    fields |= {"_class_name": "ControlNetModel", "conditioning_embedding_out_channels": config.embedding}
+    return _checked(fields, config, lambda fields, where: networks.controlnet(fields, config.unet, where))
+
+
+def autoencoder(net: AutoencoderConfig, side: int | tuple[int, int]) -> dict[str, Any]:
+    """Config of an `AutoencoderKL`.
+
+    Raises:
+      ValueError: the class cannot say all of the specification; a field is named.
+    """
+    depth = len(net.channels)
+    fields = {
+        "_class_name": "AutoencoderKL",
+        "in_channels": net.image_channels,
+        "out_channels": net.image_channels,
+        "down_block_types": ("DownEncoderBlock2D",) * depth,
+        "up_block_types": ("UpDecoderBlock2D",) * depth,
+        "block_out_channels": net.channels,
+        "layers_per_block": net.blocks,
+        "latent_channels": net.latent_channels,
+        "norm_num_groups": net.groups,
+        "scaling_factor": net.scaling_factor,
+        "mid_block_add_attention": net.mid_attention,
+        "sample_size": side,
+    }
+    return _checked(fields, net, networks.autoencoder)
+
+
+def text_transformer(net: TextConfig, start_id: int, pad_id: int) -> dict[str, Any]:
+    """Config of a `CLIPTextModel`, or of a `CLIPTextModelWithProjection`."""
+    fields = {
+        "architectures": ["CLIPTextModelWithProjection" if net.projection else "CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "hidden_size": net.width,
+        "intermediate_size": net.inner or 4 * net.width,
+        "num_hidden_layers": net.layers,
+        "num_attention_heads": net.heads,
+        "hidden_act": net.activation,
+        "vocab_size": net.vocabulary,
+        "max_position_embeddings": net.length,
+        "layer_norm_eps": 1e-5,
+        "bos_token_id": start_id,
+        "eos_token_id": net.end_token,
+        "pad_token_id": pad_id,
+    }
+    fields |= {"projection_dim": net.projection} if net.projection else {}
+    return _checked(fields, net, lambda fields, where: networks.text_transformer(fields, net.end_token, where))
+
+
+def scheduler(config: Config) -> dict[str, Any]:
+    """Config of the scheduler of diffusers that samples as the model does by default.
+
+    A sampler or a spacing that diffusers does not have is DDIM with even steps, which any model can be sampled by.
+
+    Raises:
+      ValueError: a process that its schedulers do not have.
+    """
+    d, s = config.diffusion, config.sample
+    schedule = d.schedule
+    if schedule.kind not in BETAS or d.shift != 1 or (schedule.kind == "cosine" and schedule != type(schedule)()):
+        raise ValueError(f"the schedule {schedule} with shift={d.shift:g} is none that diffusers knows by name")
+    if d.predict not in KINDS:
+        raise ValueError(f"`predict`={d.predict!r} is no kind of prediction of diffusers")
+    fields = {
+        "num_train_timesteps": d.num_levels,
+        "beta_start": getattr(schedule, "beta_start", 1e-4),
+        "beta_end": getattr(schedule, "beta_end", 0.02),
+        "beta_schedule": BETAS[schedule.kind],
+        "prediction_type": KINDS[d.predict],
+        "rescale_betas_zero_snr": d.zero_snr,
+    }
+    fields |= {"clip_sample": s.clip and not config.latent.codec}
+    wanted = {"sampler": s.sampler, "spacing": s.spacing, "compat": s.compat}
+    for kind, (read, _) in schedulers.SCHEDULERS.items():
+        for own in _options(s):
+            written = {"_class_name": kind} | {name: value for name, value in (fields | own).items() if name in read}
+            found = _process(written)
+            if found and all(getattr(found, name) == value for name, value in wanted.items()):
+                return written
+    own = {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
+    return {"_class_name": "DDIMScheduler"} | fields | own
+
+
+def _process(fields):
+    try:
+        return schedulers.process(fields)
+    except ValueError:  # fields that the class does not take
+        return None
+
+
+def _options(sample):
+    """Fields that say how a scheduler samples, in all the ways that could be meant."""
+    sampler, spacing = sample.sampler, sample.spacing
+    own = {"skip_prk_steps": True, "steps_offset": getattr(spacing, "offset", 1)}
+    own |= {"set_alpha_to_one": getattr(spacing, "end", 0) == 0, "use_karras_sigmas": spacing.kind == "karras"}
+    own |= {"variance_type": "fixed_large" if getattr(sampler, "variance", "") == "beta" else "fixed_small"}
+    own |= {"algorithm_type": "sde-dpmsolver++" if getattr(sampler, "sde", False) else "dpmsolver++"}
+    own |= {"original_inference_steps": getattr(spacing, "original_steps", 50)}
+    own |= {"timestep_scaling": getattr(sampler, "timestep_scaling", 10.0)}
+    own |= {"solver_order": getattr(sampler, "order", 2), "solver_type": getattr(sampler, "variant", "midpoint")}
+    spacings = [spacing.kind] if spacing.kind in ("leading", "trailing", "linspace") else ["linspace", "leading"]
+    for name, order in itertools.product(spacings, (own["solver_order"], 1)):  # order 1 is DDIM
+        yield own | {"timestep_spacing": name, "solver_order": order}
+
+
+def _checked(fields, spec, read: Callable):
+    """The fields as JSON has them, if they are read as the same specification."""
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    name = fields.get("_class_name") or fields["architectures"][0]
+    found = read(fields, name)
+    for field in dataclasses.fields(spec):
+        has, wanted = (_plainly(getattr(of, field.name), spec) for of in (found, spec))
+        if has != wanted and field.name not in networks.OF_A_RUN:
+            raise ValueError(f"{field.name}={getattr(spec, field.name)!r} is nothing that a {name} has")
+    return fields
+
+
+def _plainly(value, spec):
+    """A value that may be one number for all resolutions, written out for each."""
+    if isinstance(value, int) and not isinstance(value, bool) and hasattr(spec, "channels"):
+        return (value,) * len(spec.channels)
+    return value
