@@ -1,5 +1,6 @@
 """Models and adapters by name: those that ship, files of weights, and runs."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +12,7 @@ from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
-from jaxdiff.model.interop import controlnets, embeddings, folder, loras, single_file
+from jaxdiff.model.interop import controlnets, embeddings, folder, hub, loras, single_file
 from jaxdiff.model.model import Model
 
 
@@ -28,7 +29,8 @@ def load(
     Args:
       name: directory that `jaxdiff train` has written, also gs://bucket/run, which is looked for first; .safetensors file
         that `jaxdiff export` has written; folder of a pipeline that diffusers has saved, or single .safetensors file of a
-        Stable Diffusion, see `jaxdiff.model.interop`; or a name that ships, see `jaxdiff.model.names`.
+        Stable Diffusion, see `jaxdiff.model.interop`; "hf:org/name" of the Hugging Face Hub; or a name
+        that ships, see `jaxdiff.model.names`.
       dtype: dtype of the weights on the devices, "float32", "bfloat16" or "float16"; with bfloat16 the network also
         computes in it.
       placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
@@ -52,6 +54,9 @@ def load(
     """
     name = str(name)
     files.check_dtype(dtype)
+    if name.startswith("hf:"):
+        model = load(hub.local(name), dtype, placement, tokenizer=tokenizer, predict=predict)
+        return model.replace(config=_named(model.config, name), origin=dataclasses.replace(model.origin, name=name))
     if single_file.is_single_file(name):
         return single_file.read(name, dtype, placement, tokenizer, predict)
     if tokenizer or predict:
@@ -66,6 +71,8 @@ def load(
 def load_config(name: str) -> Config:
     """The config of a model, named as for `load`, without its weights."""
     name = str(name)
+    if name.startswith("hf:"):
+        return _named(load_config(hub.local(name)), name)
     if single_file.is_single_file(name):
         return single_file.read_config(name)
     if folder.holds_pipeline(name):
@@ -102,6 +109,8 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         >>> star.metadata["base"], list(star.new_tokens)
         ('captioned', ['<star>'])
     """
+    if name.startswith("hf:"):
+        return load_adapter(hub.local(name), model)
     path = epath.Path(name)
     kinds = (loras, controlnets, embeddings) if model else ()
     if theirs := next((kind for kind in kinds if kind.is_published(path)), None):
@@ -164,6 +173,11 @@ def with_adapters(
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return model
+
+
+def _named(config, name):
+    """The config of a model of the Hub, whose folder in the cache has no name of its own."""
+    return dataclasses.replace(config, name=hub.parsed(name).repo.partition("/")[2])
 
 
 def _file(name):

@@ -50,15 +50,24 @@ def find(folder: epath.Path) -> list[epath.Path]:
       FileNotFoundError: there are none, or one of several is missing.
       ValueError: there are only pickles.
     """
-    for stem in STEMS:
-        indices = [folder / f"{stem}.safetensors.index.json", *sorted(folder.glob(f"{stem}.safetensors.index.*.json"))]
-        variants = sorted(folder.glob(f"{stem}.*.safetensors"))
-        for path in (folder / f"{stem}.safetensors", *indices, *variants):
-            if path.exists():
-                return _shards(folder, path) if path.suffix == ".json" else [path]
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    if name := chosen(names):
+        return _shards(folder, folder / name) if name.endswith(".json") else [folder / name]
     if pickles := [path.name for pattern in PICKLES for path in folder.glob(pattern)]:
         raise ValueError(f"{folder} has only pickles ({pickles[0]}), which can run code: convert it to .safetensors")
     raise FileNotFoundError(f"{folder} has no {' or '.join(f'{stem}.safetensors' for stem in STEMS)}")
+
+
+def chosen(names: Iterable[str]) -> str | None:
+    """The file of weights, or the index of several, that is read among the names in a folder; None without."""
+    names = sorted(names)
+    for stem in STEMS:
+        known = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+        indices = [name for name in names if re.fullmatch(rf"{stem}\.safetensors\.index\..+\.json", name)]
+        variants = [name for name in names if re.fullmatch(rf"{stem}\..+\.safetensors", name)]
+        if found := next((name for name in (*known, *indices, *variants) if name in names), None):
+            return found
+    return None
 
 
 def _shards(folder, index):
