@@ -75,19 +75,20 @@ def write(folder):
 
     from jaxdiff.config import Config, Data
     from jaxdiff.model.interop import mapping, networks
-    from jaxdiff.model.interop.folder import RENAMED
     from jaxdiff.model.params import param_shapes
 
     jax.devices()
     published = json.loads(CONFIGS.read_text())
     noise = np.float16(0.02) * np.random.default_rng(0).standard_normal(2**26, np.float32).astype(np.float16)
     shutil.copytree(PIPELINE, folder)
+    words = folder / "tokenizer" / "tokenizer_config.json"
+    words.write_text(json.dumps(json.loads(words.read_text()) | {"model_max_length": 77}))
     for part, stem in PARTS.items():
         config = published[f"stable-diffusion-v1-5/{part}"]["config"]
         made = {"unet": networks.unet, "vae": networks.autoencoder}.get(part)
         net = made(config) if made else networks.text_transformer(config, 49407)
         shape = (64, 64, 4) if part == "unet" else (512, 512, 3)
-        entries = mapping.entries(param_shapes(Config(net=net, data=Data(image_shape=shape))), RENAMED)
+        entries = mapping.entries(param_shapes(Config(net=net, data=Data(image_shape=shape))))
         tensors = {e.published: noise[: math.prod(e.shape)].reshape(e.shape) for e in entries}
         safetensors.numpy.save_file(tensors, folder / part / f"{stem}.safetensors")
         (folder / part / "config.json").write_text(json.dumps(config))

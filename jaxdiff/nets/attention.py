@@ -37,6 +37,45 @@ def attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array, mask: Array 
     return quotient_BxQxHxD.astype(v_BxKxHxD.dtype)
 
 
+BLOCK, ROWS = 2**20, 512  # scores, and queries, that a block has at most, so that it stays in a cache
+FEWEST = 512  # queries, and keys, from which on blocks are faster
+
+
+@jax.custom_jvp
+def blocked_attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array) -> Array:
+    """The same as `attention`; on a CPU one head and a block of queries after the other, where nothing is differentiated.
+
+    The scores of a block then stay in a cache, and all of them are never in memory (at 4,096 pixels a third of the time).
+    Derivatives are those of `attention`.
+    """
+    return lax.platform_dependent(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, cpu=_by_blocks, default=attention)
+
+
+@blocked_attention.defjvp
+def _(primals, tangents):
+    return jax.jvp(attention, primals, tangents)
+
+
+def _by_blocks(q, k, v):
+    (B, Q, H, D), K = q.shape, k.shape[1]
+    rows = max(rows for rows in range(1, min(Q, ROWS) + 1) if Q % rows == 0 and rows * K <= max(BLOCK, K))
+
+    def of_head(q_k_v):
+        q_QxD, k_KxD, v_KxD = q_k_v
+        k_DxK = k_KxD.T  # once, not in each block
+
+        def block(q_RxD):
+            scores_RxK = jnp.matmul(q_RxD * D**-0.5, k_DxK, preferred_element_type=jnp.float32)
+            weights_RxK = jnp.exp(scores_RxK - scores_RxK.max(-1, keepdims=True))
+            summed_RxD = weights_RxK.astype(v_KxD.dtype) @ v_KxD
+            return (summed_RxD.astype(jnp.float32) / weights_RxK.sum(-1, keepdims=True)).astype(v_KxD.dtype)
+
+        return lax.map(block, q_QxD.reshape(Q // rows, rows, D)).reshape(Q, D)
+
+    heads = tuple(x.swapaxes(1, 2).reshape(B * H, -1, D) for x in (q, k, v))
+    return lax.map(of_head, heads).reshape(B, H, Q, D).swapaxes(1, 2)
+
+
 def edited(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, edit: Callable, site, mask: Array | None = None) -> tuple[Array, Array]:
     """edit(softmax(q k^T / sqrt(D)), site) v.
 
@@ -93,9 +132,10 @@ def attend(
       q_BxQxHxD: queries.
       k_BxKxHxD: keys.
       v_BxKxHxD: values.
-      kernel: "plain" is `attention`; "xla" and "cudnn" are those of `jax.nn.dot_product_attention`. cuDNN's keeps no [Q, K]
-        in memory; it wants a GPU, a 16-bit dtype, and D a multiple of 8, at most 128, or 256 from Hopper on. It has no
-        forward mode: `jax.jvp` through it raises jax's TypeError, so a network that is to have one takes "plain".
+      kernel: "plain" is `attention`, or `blocked_attention` of many pixels; "xla" and "cudnn" are those of
+        `jax.nn.dot_product_attention`. cuDNN's keeps no [Q, K] in memory; it wants a GPU, a 16-bit dtype, and D a multiple
+        of 8, at most 128, or 256 from Hopper on. It has no forward mode: `jax.jvp` through it raises jax's TypeError, so a
+        network that is to have one takes "plain".
       mask: which keys a query sees, bool, broadcastable to [B, H, Q, K] and of that rank; None is all.
 
     Returns:
@@ -109,6 +149,8 @@ def attend(
         >>> bool(jnp.allclose(attend(q, k, v), attend(q, k, v, kernel="xla"), atol=1e-5))
         True
     """
+    if kernel == "plain" and mask is None and min(q_BxQxHxD.shape[1], k_BxKxHxD.shape[1]) >= FEWEST:
+        return blocked_attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD)
     if kernel == "plain":
         return attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, mask)
     return jax.nn.dot_product_attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, mask=mask, implementation=kernel)
