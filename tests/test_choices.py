@@ -44,8 +44,8 @@ EVERY = [pytest.param(registry, name, id=f"{registry.what}-{name}") for registry
 every = pytest.mark.parametrize("registry, name", EVERY)
 # Other flags of `jaxdiff sample`, beside which the options of samplers and spacings stand.
 SAMPLING_FLAGS = (
-    *"sampler steps labels prompts negative guidance interval rescale clip compat size decode spacing".split(),
-    *"num batch_size seed".split(),
+    *"sampler steps labels prompts prompt_syntax negative guidance interval rescale clip compat".split(),
+    *"size decode spacing num batch_size seed".split(),
 )
 
 

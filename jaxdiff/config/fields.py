@@ -231,6 +231,8 @@ class Sample:
       spacing: grid of levels, see `jaxdiff.timesteps`, with its own options.
       labels: classes such as "7", "0-9" or "1,3,5-7"; image i is of the i-th of them, in turn; None is all.
       prompts: texts; image i is of the i-th of them, in turn; for models with a text encoder.
+      prompt_syntax: "plain"; or "weighted", in which (word:1.3) counts more and prompts may be of any length, as in web
+        interfaces, see `jaxdiff.text.weighted`.
       negative: text to lead away from, with guidance; the empty text is the unconditional one.
       guidance: scale of the guidance towards label or prompt: 1 is the network as it is, 0 without condition, more is more
         typical and less diverse. With a classifier it multiplies the classifier's gradient.
@@ -253,6 +255,7 @@ class Sample:
     spacing: Choice = SPACINGS.choice("trailing")
     labels: Annotated[str | None, tyro.conf.arg(aliases=["--label"])] = None
     prompts: tuple[str, ...] = ()
+    prompt_syntax: Literal["plain", "weighted"] = "plain"
     negative: str = ""
     guidance: float = 1.0
     guide: Choice = GUIDANCES.choice("constant")

@@ -12,7 +12,7 @@ from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
-from jaxdiff.model.interop import controlnets, embeddings, folder, hub, loras, single_file
+from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, loras, single_file
 from jaxdiff.model.model import Model
 
 
@@ -63,6 +63,8 @@ def load(
         raise ValueError(f"`tokenizer` and `predict` are for single files of others, and {name} is none")
     if folder.holds_pipeline(name):
         return folder.read(name, dtype, placement)
+    if clips.holds_clip(name):
+        return clips.read(name, dtype, placement)
     if runs.holds_run(name):
         return runs.read(name, dtype, placement)
     return files.read(_file(name), dtype, placement)
@@ -77,6 +79,8 @@ def load_config(name: str) -> Config:
         return single_file.read_config(name)
     if folder.holds_pipeline(name):
         return folder.read_config(name)
+    if clips.holds_clip(name):
+        return clips.read_config(name)
     if runs.holds_run(name):
         return files.runs_here(configs.read_run(name))
     path = _file(name)

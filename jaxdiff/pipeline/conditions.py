@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 from jaxdiff.adapt import control as controlnets
 from jaxdiff.model import Model
 from jaxdiff.nets.layers import timestep_embedding
+from jaxdiff.text import weighted
 from jaxdiff.types import Array, Cond, Guided, call
 
 log = logging.getLogger("jaxdiff")
@@ -40,6 +41,7 @@ def condition(
     num: int | None = None,
     start: int = 0,
     guidance: float | None = None,
+    prompt_syntax: Literal["plain", "weighted"] = "plain",
 ) -> Guided:
     """Conditions of images, and the unconditional or negative ones beside them, for `guidance.cfg`.
 
@@ -55,6 +57,7 @@ def condition(
       num: number of images; by default one of each prompt or label.
       start: index of the first image.
       guidance: scale, for a network that takes it as a condition; None is the model's own.
+      prompt_syntax: see `jaxdiff.config.Sample`.
 
     Returns:
       `Guided` of two `Cond` with `num` rows each; of (None, None) where the network takes no condition.
@@ -74,7 +77,7 @@ def condition(
     labels = None if labels is None else as_labels(labels)
     check(model, prompts, labels, negative, control)
     count = num if num is not None else max(len(prompts or ()), len(labels or ()), 1)
-    texts = encode(model, prompts, negative)
+    texts = encode(model, prompts, negative, prompt_syntax)
     return rows(model, texts, labels, control, jnp.arange(start, start + count), guidance)
 
 
@@ -94,20 +97,28 @@ class Texts(NamedTuple):
     negative_vector: Array | None = None
 
 
-def encode(model: Model, prompts: Sequence[str] | None, negative: str = "") -> Texts | None:
+def encode(
+    model: Model, prompts: Sequence[str] | None, negative: str = "", syntax: Literal["plain", "weighted"] = "plain"
+) -> Texts | None:
     """Encodes prompts; None of a model without text encoder. The log names the part of a prompt that is cut off."""
     if (encoder := model.text_encoder) is None:
         return None
     texts = [*(prompts or ("",)), negative]
+    if syntax == "weighted":
+        return _as_texts(model, texts, weighted.read(encoder, texts), encoder.second is not None)
     for kept, cut in filter(None, map(encoder.tokenizer.truncation, texts)):
         log.warning("only %d tokens of a prompt are read: %r, and %r is cut", encoder.tokenizer.length - 2, kept, cut)
     if encoder.second is None:
         contexts = encoder(texts)
         return Texts(contexts[:-1], contexts[-1])
-    read = encoder.read(texts)
+    return _as_texts(model, texts, encoder.read(texts), True)
+
+
+def _as_texts(model, texts, read, with_vectors):
     if model.config.latent.zero_empty_text:
         read = jax.tree.map(lambda rows: rows.at[np.flatnonzero([not text for text in texts])].set(0), read)
-    return Texts(read.tokens[:-1], read.tokens[-1], read.pooled[:-1], read.pooled[-1])
+    vectors = (read.pooled[:-1], read.pooled[-1]) if with_vectors else ()
+    return Texts(read.tokens[:-1], read.tokens[-1], *vectors)
 
 
 def rows(

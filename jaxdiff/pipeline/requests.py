@@ -103,6 +103,12 @@ def check(model: Model, request: Request) -> None:
             'this model samples images of texts: give it `prompts`, such as "a red seven on a blue background" (in '
             "training --sample.prompts)"
         )
+    if s.prompt_syntax != "plain" and not config.net.context_dim:
+        raise ValueError(f"`prompt_syntax`={s.prompt_syntax} is of prompts, and this model takes none: leave it out")
+    if s.prompt_syntax != "plain" and config.net.context_length:
+        raise ValueError(
+            f"{config.name} reads {config.net.context_length} tokens and no more: leave out `prompt_syntax`"
+        )
     _check_guidance(model, request)
     _check_numbers(model, s)
 

@@ -45,9 +45,9 @@ def generate(
       control: picture for a ControlNet, uint8 [H, W, C] or [N, H, W, C]; of several ControlNets a sequence with one each;
         `ControlInput` for weights and guess mode.
       show_progress: show a bar when it takes more than two seconds.
-      **options: fields of `jaxdiff.config.Sample`: `seed`, `steps`, `guidance`, `negative`, `sampler`, `spacing`,
-        `interval`, `rescale`, `guide`, `clip`, `compat`, `size`, `decode`, `batch_size`; by default those of the model's
-        config, and seed 0.
+      **options: fields of `jaxdiff.config.Sample`: `seed`, `steps`, `guidance`, `negative`, `prompt_syntax`, `sampler`,
+        `spacing`, `interval`, `rescale`, `guide`, `clip`, `compat`, `size`, `decode`, `batch_size`; by default those of the
+        model's config, and seed 0.
 
     Returns:
       uint8 [num, H, W, C]. Image i of a seed is the same whatever `num` and `batch_size` are.
@@ -107,7 +107,8 @@ def batches(
         raise ValueError(f"{model.config.name} lacks its {' and '.join(lost)}: load it anew")
     denoise, size = make_denoiser(model, request), tick_size(sample.steps)
     batch_size = sharding.fitting(sample.batch_size, sample.num)
-    texts, labels = conditions.encode(model, sample.prompts, sample.negative), labels_of(model, request)
+    texts = conditions.encode(model, sample.prompts, sample.negative, sample.prompt_syntax)
+    labels = labels_of(model, request)
     for start in range(0, sample.num, batch_size):
         indices = jnp.arange(start, start + batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)

@@ -45,11 +45,18 @@ class TextEncoder(NamedTuple):
         ids = self.tokenizer(texts)
         return ids if self.second is None else np.stack([ids, self.second(texts)], axis=1)
 
+    def read_ids(self, ids: np.ndarray) -> Read:
+        """The same as `read`, of token ids."""
+        return _in_batches(self.embed, ids)
+
     def _run(self, function, texts):
-        ids = self.token_ids(texts)
-        count = -(-len(texts) // 8) * 8  # padded to a multiple of 8 rows: few compilations
-        found = call(function, np.resize(ids, (count, *ids.shape[1:])))
-        return jax.tree.map(lambda rows: rows[: len(texts)], found)
+        return _in_batches(function, self.token_ids(texts))
+
+
+def _in_batches(function, ids):
+    count = -(-len(ids) // 8) * 8  # padded to a multiple of 8 rows: few compilations
+    found = call(function, np.resize(ids, (count, *ids.shape[1:])))
+    return jax.tree.map(lambda rows: rows[: len(ids)], found)
 
 
 def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int = 0, norm: bool = True) -> TextEncoder:

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import serialization, traverse_util
 from helpers import fails, load_golden
 from PIL import Image
 
@@ -397,3 +398,104 @@ def test_a_scheduler_s_absent_fields_have_the_defaults_of_its_class():
     assert large.sampler.variance == "beta" and not large.clip
     with pytest.raises(ValueError, match="steps_offset=0 must be 1 where set_alpha_to_one=False"):
         schedulers.process({"_class_name": "PNDMScheduler", "skip_prk_steps": True})
+
+
+def test_weighted_and_long_prompts_by_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    long = "a (red:1.4) seven on blue, " * 6
+    cli.main(["sample", str(FIRST), long, "--prompt-syntax", "weighted", "--steps", "2", "--out", "long.png"])
+    assert Path("long.png").exists() and "is cut" not in capsys.readouterr().err
+    assert "--prompt-syntax=weighted is of prompts" in fails(capsys, "sample", "digits", "--prompt-syntax", "weighted")
+
+
+def test_a_clip_is_read_from_its_folder(tmp_path):
+    """The arrays of tests/golden/make_clip.py, beside a tokenizer; and one that lacks a tower is refused."""
+    golden, params = load_golden("clip_gelu")
+    published = {k.removeprefix("weights/"): v for k, v in golden.items() if k.startswith("weights/")}
+    shutil.copytree(FIRST / "tokenizer", tmp_path / "clip")
+    safetensors.numpy.save_file(
+        {k: np.asarray(v, order="C") for k, v in published.items()}, tmp_path / "clip" / "model.safetensors"
+    )
+    tower = {"hidden_size": 8, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    tower |= {"hidden_act": "gelu"}
+    fields = {
+        "model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": 6, "logit_scale_init_value": 2.6592,
+        "text_config": tower | {"vocab_size": 30, "max_position_embeddings": 7},
+        "vision_config": tower | {"image_size": 12, "patch_size": 4},
+    }  # fmt: skip
+    (tmp_path / "clip" / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"end_token=\d+ must be below vocabulary=30"):  # of another tokenizer
+        jaxdiff.load(tmp_path / "clip")
+    whole = json.loads((tmp_path / "clip" / "tokenizer.json").read_text())
+    words = {"<|startoftext|>": 28, "<|endoftext|>": 29} | {chr(97 + i): i for i in range(14)}
+    words |= {f"{chr(97 + i)}</w>": 14 + i for i in range(14)}
+    whole["model"] |= {"vocab": words, "merges": []}
+    (tmp_path / "clip" / "tokenizer.json").write_text(json.dumps(whole | {"added_tokens": []}))
+    model = jaxdiff.load(tmp_path / "clip")
+    jax.tree.map(np.testing.assert_array_equal, model.params, params["params"])
+    net = model.config.make_net()
+    mean, std = (np.array(of, np.float32) for of in (net.config.vision.mean, net.config.vision.std))
+    pictures = 2 * (golden["pixels"].transpose(0, 2, 3, 1) * std + mean) - 1
+    found = jax.jit(net.apply)({"params": model.params}, golden["tokens"], pictures)
+    np.testing.assert_allclose(found[0], golden["text_embeds"], atol=1e-5)
+    np.testing.assert_allclose(found[1], golden["image_embeds"], atol=1e-5)
+    changed(tmp_path / "clip" / "config.json", vision_config=None)
+    with pytest.raises(ValueError, match=r"config.json: vision_config must hold fields"):
+        jaxdiff.load(tmp_path / "clip")
+
+
+def test_weights_of_flax_are_read_by_the_names_of_its_classes(tmp_path):
+    """As repositories of 2022 hold them: a tree of msgpack, and attention of the autoencoder by its former names."""
+    copy, whole = Path(shutil.copytree(FIRST, tmp_path / "flax")), jaxdiff.load(FIRST)
+    for part, name, model in (
+        ("unet", "diffusion_flax_model", whole),
+        ("vae", "diffusion_flax_model", whole.submodels["codec"]),
+        ("text_encoder", "flax_model", whole.submodels["text_encoder"]),
+    ):
+        for path in (copy / part).glob("*.safetensors"):
+            path.unlink()
+        flat = {path: np.asarray(x) for path, x in traverse_util.flatten_dict(model.params, sep="/").items()}
+        if part == "vae":
+            for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out_0", "proj_attn")):
+                flat = {path.replace(new, old): x for path, x in flat.items()}
+        if part == "text_encoder":
+            flat = {"text_model/" + path.replace("layers_", "layers/"): x for path, x in flat.items()}
+        tree = traverse_util.unflatten_dict(flat, sep="/")
+        (copy / part / f"{name}.msgpack").write_bytes(serialization.msgpack_serialize(tree))
+    changed(copy / UNET, _class_name="FlaxUNet2DConditionModel", split_head_dim=False)
+    changed(copy / VAE, _class_name="FlaxAutoencoderKL")
+    changed(copy / "model_index.json", _class_name="FlaxStableDiffusionPipeline")
+    found = jaxdiff.load(copy)
+    jax.tree.map(np.testing.assert_array_equal, found.replace(origin=whole.origin, config=whole.config), whole)
+    (copy / "vae" / "diffusion_flax_model.msgpack").write_bytes(b"\x81\xa1a\xc9\xff\xff\xff\xff\x01")
+    with pytest.raises(ValueError, match=r"diffusion_flax_model.msgpack is not a file of weights"):
+        jaxdiff.load(copy)
+
+
+def test_a_latent_diffusion_with_a_codebook(tmp_path):
+    """A U-Net without context, and the quantized autoencoder of tests/golden/make_autoencoder.py."""
+    golden, params = load_golden("autoencoder_vq")
+    unet = {"_class_name": "UNet2DModel", "sample_size": 8} | COMMON | {"in_channels": 3, "out_channels": 3}
+    unet |= {"attention_head_dim": None}
+    vq = COMMON | {"_class_name": "VQModel", "num_vq_embeddings": 20, "latent_channels": 3, "scaling_factor": 1.0}
+    vq |= {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    shapes = {entry.published: entry.shape for entry in entries_of(networks.unet(unet))}
+    rng = np.random.default_rng(0)
+    files = {
+        "unet": (unet, {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}),
+        "vqvae": (vq, {k.removeprefix("weights/"): v for k, v in golden.items() if k.startswith("weights/")}),
+    }
+    for part, (fields, tensors) in files.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(fields))
+        path = tmp_path / part / "diffusion_pytorch_model.safetensors"
+        safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler"}))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LDMPipeline"}))
+    model = jaxdiff.load(tmp_path)
+    codec = model.submodels["codec"]
+    assert codec.config.net.codebook_size == 20 and not model.config.sample.clip
+    wanted = params["params"]
+    jax.tree.map(np.testing.assert_array_equal, codec.params, wanted | {"quantize": wanted["quantize"]["embedding"]})
+    assert jaxdiff.generate(model, num=1, steps=2).shape == (1, 16, 16, 2)

@@ -134,6 +134,29 @@ AUTOENCODER_KL = Fields(
     unused=("force_upcast",),  # norms and softmax are float32; the dtype of the rest is what was asked for
 )
 
+VQ_MODEL = Fields(
+    read={name: value for name, value in AUTOENCODER_KL.read.items() if name != "latent_channels"}
+    | {"latent_channels": 3, "num_vq_embeddings": 256, "vq_embed_dim": None},
+    fixed={"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False},
+    unused=AUTOENCODER_KL.unused,
+    nullable=("vq_embed_dim",),
+)
+
+CLIP_VISION = Fields(
+    read={
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 32,
+        "hidden_act": "quick_gelu",
+        "projection_dim": 512,
+    },
+    fixed={"layer_norm_eps": 1e-5, "num_channels": 3},
+    unused=("attention_dropout", "dropout", "initializer_factor", "initializer_range"),
+)
+
 CLIP_TEXT = Fields(
     read={
         "vocab_size": 49408,

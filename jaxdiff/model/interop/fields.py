@@ -8,7 +8,7 @@ from etils import epath
 
 # What files say beside the fields of their class.
 BOOKKEEPING = {"_class_name", "_diffusers_version", "_name_or_path", "architectures", "model_type", "torch_dtype", "dtype",
-               "transformers_version", "sample_size"}  # fmt: skip
+               "transformers_version", "sample_size", "split_head_dim", "use_memory_efficient_attention"}  # fmt: skip
 
 
 def fields_of(path: epath.Path) -> dict[str, Any]:
@@ -26,6 +26,8 @@ def fields_of(path: epath.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path} must hold fields")
+    if isinstance(kind := fields.get("_class_name"), str):  # earlier versions had the same classes in Flax
+        fields["_class_name"] = kind.removeprefix("Flax")
     return fields
 
 

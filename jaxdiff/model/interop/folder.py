@@ -18,6 +18,7 @@ from jaxdiff.text import tokenizer
 log = logging.getLogger("jaxdiff")
 INDEX = "model_index.json"
 SUBMODELS = {"text_encoder": "text_encoder", "second_text_encoder": "text_encoder_2"}  # folders of text encoders
+CODECS = "vae", "vqvae"
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 
 
@@ -47,6 +48,7 @@ PIPELINES = {
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION._replace(guidance=8.5),
     "StableDiffusionXLPipeline": XL,
     "StableDiffusionXLInpaintPipeline": XL,
+    "LDMPipeline": Pipeline(("unet", "vqvae", "scheduler"), "UNet2DModel"),
     "DDPMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel", steps=1000),
     "DDIMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel"),
 }
@@ -77,10 +79,11 @@ def read_config(folder: epath.PathLike) -> Config:
         scheduler_fields = _corrected(scheduler_fields, scheduler)
     net, process = networks.unet(unet_fields, str(unet)), schedulers.process(scheduler_fields, str(scheduler))
     diffusion, latent, shape = process.diffusion, Latent(), (*_sides(unet_fields, unet), net.out_channels)
-    if "vae" in pipeline.parts:
-        latent = _latent(folder, pipeline, net, shape)
+    if codec := next((name for name in CODECS if name in pipeline.parts), None):
+        latent = _latent(folder, pipeline, net, shape) if net.context_dim else Latent(codec, shape)
+        shape = _codec_config(folder, codec, shape).data.image_shape
+    if net.context_dim:
         diffusion = dataclasses.replace(diffusion, cond_dropout=0.1)  # it was trained with; guidance needs some
-        shape = _codec_config(folder, shape).data.image_shape
     sample = Sample(
         process.sampler,
         min(pipeline.steps, diffusion.num_levels, process.steps),
@@ -137,11 +140,12 @@ def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Mode
     """
     folder = epath.Path(folder).resolve()
     config, submodels = read_config(folder), {}
-    if config.latent.codec:
-        codec = _codec_config(folder, config.latent.shape)
+    if name := config.latent.codec:
+        codec = _codec_config(folder, name, config.latent.shape)
         texts = {name: _text_config(folder, SUBMODELS[name]) for name in SUBMODELS if getattr(config.latent, name)}
-        _check_texts(folder, config.net, [text.net for text, _ in texts.values()])
-        submodels["codec"] = _model(folder / "vae", codec, dtype, placement)
+        if texts:
+            _check_texts(folder, config.net, [text.net for text, _ in texts.values()])
+        submodels["codec"] = _model(folder / name, codec, dtype, placement)
         for name, (text, words) in texts.items():
             submodels[name] = _model(folder / SUBMODELS[name], text, dtype, placement).replace(tokenizer=words)
     model = _model(_part(folder, "unet"), config, dtype, placement)
@@ -184,15 +188,15 @@ def _corrected(fields, path):
     return fields | corrected
 
 
-def _codec_config(folder, latent_shape):
+def _codec_config(folder, name, latent_shape):
     """Config of the autoencoder, for images whose latents have that shape."""
-    path = folder / "vae" / "config.json"
+    path = folder / name / "config.json"
     net = networks.autoencoder(fields_of(path), str(path))
     height, width, channels = latent_shape
     if net.latent_channels != channels:
         raise ValueError(f"{path}: latent_channels={net.latent_channels} must be {channels}, those of the U-Net")
     image = (height * net.factor, width * net.factor, net.image_channels)
-    return Config(name="vae", data=Data(image_shape=image), net=net)
+    return Config(name=name, data=Data(image_shape=image), net=net)
 
 
 def _text_config(folder, name):

@@ -5,10 +5,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdiff.model.interop.classes import AUTOENCODER_KL, CLIP_TEXT, CONTROLNET, UNET_2D, UNET_2D_CONDITION
+from jaxdiff.model.interop.classes import (
+    AUTOENCODER_KL,
+    CLIP_TEXT,
+    CLIP_VISION,
+    CONTROLNET,
+    UNET_2D,
+    UNET_2D_CONDITION,
+    VQ_MODEL,
+)
 from jaxdiff.model.interop.fields import one_of
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
-from jaxdiff.nets.clip_config import TextConfig
+from jaxdiff.nets.clip_config import CLIPConfig, TextConfig, VisionConfig
 from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.nets.unet_config import UNetConfig, at
 
@@ -154,7 +162,7 @@ def controlnet(config: Mapping[str, Any], net: UNetConfig, where: str = "config.
 
 
 def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> AutoencoderConfig:
-    """Specification of an `AutoencoderKL`.
+    """Specification of an `AutoencoderKL` or a `VQModel`.
 
     Args:
       config: published config.
@@ -163,8 +171,13 @@ def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> Autoen
     Raises:
       ValueError: a class, a field or a block that is not supported; it is named.
     """
-    one_of({"AutoencoderKL": None}, config, "_class_name", where)
-    f = AUTOENCODER_KL.values(config, where)
+    f = one_of({"AutoencoderKL": AUTOENCODER_KL, "VQModel": VQ_MODEL}, config, "_class_name", where).values(
+        config, where
+    )
+    if f.get("vq_embed_dim") not in (None, f["latent_channels"]):
+        raise ValueError(
+            f"{where}: vq_embed_dim={f['vq_embed_dim']} must be {f['latent_channels']}, the latent_channels"
+        )
     for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         for block in f[name]:
             if block != kind:
@@ -175,9 +188,47 @@ def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> Autoen
         channels=f["block_out_channels"],
         blocks=f["layers_per_block"],
         latent_channels=f["latent_channels"],
+        codebook_size=f.get("num_vq_embeddings", 0),
         groups=f["norm_num_groups"],
         mid_attention=f["mid_block_add_attention"],
         scaling_factor=f["scaling_factor"],
+    )
+
+
+def clip(config: Mapping[str, Any], end_token: int, where: str = "config.json") -> CLIPConfig:
+    """Specification of a `CLIPModel`.
+
+    Args:
+      config: published config.
+      end_token: id of the tokenizer's end token.
+      where: name of its file, for errors.
+
+    Raises:
+      ValueError: a field that is not supported; it is named.
+    """
+    parts = {name: config.get(name) for name in ("text_config", "vision_config")}
+    if wrong := next((name for name, part in parts.items() if not isinstance(part, Mapping)), None):
+        raise ValueError(f"{where}: {wrong} must hold fields")
+    text = {name: value for name, value in parts["text_config"].items() if name != "architectures"}
+    return CLIPConfig(
+        text_transformer(text, end_token, f"{where}: text_config"),
+        vision_transformer(parts["vision_config"], f"{where}: vision_config"),
+        config.get("projection_dim", 512),
+    )
+
+
+def vision_transformer(config: Mapping[str, Any], where: str = "config.json") -> VisionConfig:
+    """Specification of a `CLIPVisionModel`; errors as of `clip`."""
+    f = CLIP_VISION.values(config, where)
+    inner = f["intermediate_size"]
+    return VisionConfig(
+        width=f["hidden_size"],
+        layers=f["num_hidden_layers"],
+        heads=f["num_attention_heads"],
+        activation=one_of({"quick_gelu": "quick_gelu", "gelu": "gelu"}, f, "hidden_act", where),
+        inner=0 if inner == 4 * f["hidden_size"] else inner,
+        size=f["image_size"],
+        patch=f["patch_size"],
     )
 
 

@@ -202,14 +202,17 @@ def _checked(fields, spec, read: Callable):
     name = fields.get("_class_name") or fields["architectures"][0]
     found = read(fields, name)
     for field in dataclasses.fields(spec):
-        has, wanted = (_plainly(getattr(of, field.name), spec) for of in (found, spec))
+        has, wanted = (_plainly(of, field.name) for of in (found, spec))
         if has != wanted and field.name not in networks.OF_A_RUN:
             raise ValueError(f"{field.name}={getattr(spec, field.name)!r} is nothing that a {name} has")
     return fields
 
 
-def _plainly(value, spec):
-    """A value that may be one number for all resolutions, written out for each."""
-    if isinstance(value, int) and not isinstance(value, bool) and hasattr(spec, "channels"):
-        return (value,) * len(spec.channels)
-    return value
+def _plainly(spec, name):
+    """Value of a field; of fields that may say the same in several ways, for each resolution."""
+    if name in networks.PER_RESOLUTION or name == "head_dim":
+        levels = range(len(spec.channels))
+        if name in ("num_heads", "head_dim") and hasattr(spec, "heads"):
+            return tuple(map(spec.heads, levels))
+        return tuple(at(getattr(spec, name), level) for level in levels)
+    return getattr(spec, name)

@@ -9,26 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import traverse_util
+from flax import serialization, traverse_util
 
 from jaxdiff import disk, sharding
 from jaxdiff.model import files
 from jaxdiff.model.interop.fields import fields_of
 from jaxdiff.model.interop.mapping import LAYOUTS, Entry, differences
+from jaxdiff.model.interop.mapping import entries as mapping_of
 
 STEMS = "diffusion_pytorch_model", "model"  # of diffusers, and of transformers
+FLAX = "diffusion_flax_model.msgpack", "flax_model.msgpack"  # of their earlier versions
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 LIMIT = 2**27
 DTYPES = "F32", "F16", "BF16", "F64"
 BUFFERS = re.compile(r".*\.position_ids")  # no parameters
 # Names that were given up: of a prefix that transformers 5 does not write, and of attention in old autoencoders.
-EARLIER = (
-    (re.compile(r"^text_model\."), ""),
-    (re.compile(r"(attentions\.\d+)\.query\."), r"\1.to_q."),
-    (re.compile(r"(attentions\.\d+)\.key\."), r"\1.to_k."),
-    (re.compile(r"(attentions\.\d+)\.value\."), r"\1.to_v."),
-    (re.compile(r"(attentions\.\d+)\.proj_attn\."), r"\1.to_out.0."),
-)
+ATTENTION = {
+    re.compile(r"(attentions\.\d+)\.query\."): r"\1.to_q.",
+    re.compile(r"(attentions\.\d+)\.key\."): r"\1.to_k.",
+    re.compile(r"(attentions\.\d+)\.value\."): r"\1.to_v.",
+    re.compile(r"(attentions\.\d+)\.proj_attn\."): r"\1.to_out.0.",
+}
+EARLIER = {re.compile(r"^text_model\."): "", **ATTENTION}
 
 
 class Tensors(NamedTuple):
@@ -53,6 +55,8 @@ def find(folder: epath.Path) -> list[epath.Path]:
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     if name := chosen(names):
         return _shards(folder, folder / name) if name.endswith(".json") else [folder / name]
+    if flax := next((name for name in FLAX if name in names), None):
+        return [folder / flax]
     if pickles := [path.name for pattern in PICKLES for path in folder.glob(pattern)]:
         raise ValueError(f"{folder} has only pickles ({pickles[0]}), which can run code: convert it to .safetensors")
     raise FileNotFoundError(f"{folder} has no {' or '.join(f'{stem}.safetensors' for stem in STEMS)}")
@@ -82,12 +86,15 @@ def _shards(folder, index):
 
 
 @contextlib.contextmanager
-def opened(paths: Iterable[epath.Path], ignored: re.Pattern = BUFFERS) -> Iterator[Tensors]:
+def opened(
+    paths: Iterable[epath.Path], ignored: re.Pattern = BUFFERS, earlier: Mapping[re.Pattern, str] = EARLIER
+) -> Iterator[Tensors]:
     """Opens files of weights; names that were given up are those of today.
 
     Args:
       paths: the files.
       ignored: names of tensors that are no parameters.
+      earlier: names that were given up, and those of today.
 
     Raises:
       ValueError: a file that is not one of weights, such as one that is cut short.
@@ -95,9 +102,10 @@ def opened(paths: Iterable[epath.Path], ignored: re.Pattern = BUFFERS) -> Iterat
     with contextlib.ExitStack() as stack:
         where = {}
         for path in paths:
-            file = stack.enter_context(contextlib.closing(_File(path, ignored)))
+            kind = _Flax if path.suffix == ".msgpack" else _File
+            file = stack.enter_context(contextlib.closing(kind(path, ignored)))
             for key in file.shapes:
-                if (name := _today(key)) in where:
+                if (name := _today(key, earlier)) in where:
                     raise ValueError(f"{path}: {key} and {where[name][1]} are the same tensor")
                 where[name] = file, key
         shapes = {name: file.shapes[key] for name, (file, key) in where.items()}
@@ -131,8 +139,29 @@ class _File:
         self.stack.close()
 
 
-def _today(name):
-    for pattern, replacement in EARLIER:
+class _Flax:
+    """A file of weights of Flax, which is in memory as a whole; its names and axes are made those of PyTorch."""
+
+    def __init__(self, path, ignored):
+        try:
+            tree = serialization.msgpack_restore(path.read_bytes())
+            flat = traverse_util.flatten_dict(tree.get("params", tree), sep="/")
+            self.entries = {entry.published: entry for entry in mapping_of(flat)}
+        except Exception as error:  # the types of the library's own errors
+            raise ValueError(f"{path} is not a file of weights ({error})") from None
+        self.flat = flat
+        self.shapes = {name: entry.shape for name, entry in self.entries.items() if not ignored.fullmatch(name)}
+
+    def read(self, key):
+        entry = self.entries[key]
+        return LAYOUTS[entry.layout].to_published(np.asarray(self.flat[entry.ours]))
+
+    def close(self):
+        self.flat = {}
+
+
+def _today(name, earlier):
+    for pattern, replacement in earlier.items():
         name = pattern.sub(replacement, name)
     return name
 
@@ -160,5 +189,5 @@ def read(mapping: tuple[Entry, ...], tensors: Tensors, where: str, dtype: str = 
     flat = {}
     for entry in mapping:
         value = LAYOUTS[entry.layout].to_ours(tensors.read(entry.published))
-        flat[entry.ours] = jax.device_put(np.ascontiguousarray(value, dtype), placement)
+        flat[entry.ours] = jax.device_put(np.asarray(value, dtype, order="C"), placement)
     return traverse_util.unflatten_dict(flat, sep="/")

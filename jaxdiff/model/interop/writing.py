@@ -162,7 +162,7 @@ def as_published(value: jax.Array, layout: str, dtype: str) -> np.ndarray:
             "the weights were rounded to bfloat16 when they were loaded: load them in float32 to write them"
         )
     with np.errstate(over="ignore"):  # refused below
-        value = np.ascontiguousarray(mapping.LAYOUTS[layout].to_published(np.asarray(value)).astype(dtype))
+        value = mapping.LAYOUTS[layout].to_published(np.asarray(value)).astype(dtype, order="C")
     if not np.isfinite(value).all():
         raise ValueError(f"some weights are not finite as {dtype}: choose `dtype`=float32")
     return value
