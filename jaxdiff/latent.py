@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
@@ -44,13 +45,15 @@ class Codec(NamedTuple):
     decode: Partial
 
 
-def kl_codec(net: KLAutoencoder, params, scaling_factor: float = 0.18215) -> Codec:
+def kl_codec(net: KLAutoencoder, params, scaling_factor: float = 0.18215, mean=0.0, std=1.0) -> Codec:
     """Codec of a `KLAutoencoder`.
 
     Args:
       net: the autoencoder.
       params: its parameters.
       scaling_factor: f of equation (1), from the model's config: 0.18215 in Stable Diffusion 1 and 2. Traced.
+      mean: what is taken off the latents before, a number or one for each channel. Traced.
+      std: what they are divided by before, likewise.
 
     Returns:
       `Codec`; `encode` samples from the posterior with keys, and returns its mean without.
@@ -67,8 +70,10 @@ def kl_codec(net: KLAutoencoder, params, scaling_factor: float = 0.18215) -> Cod
         >>> z.shape, jax.jit(lambda codec, z: codec.decode(z))(codec, z).shape
         ((2, 8, 8, 4), (2, 16, 16, 3))
     """
-    factor = jnp.asarray(scaling_factor, jnp.float32)
-    return Codec(Partial(_kl_encode, Static(net), params, factor), Partial(_decode, Static(net), params, factor))
+    by_channel = lambda x: jnp.asarray(x, jnp.float32).reshape((1, 1, 1, -1) if np.ndim(x) else ())
+    factor, mean, std = map(by_channel, (scaling_factor, mean, std))
+    shared = Static(net), params, factor / std, mean
+    return Codec(Partial(_kl_encode, *shared), Partial(_decode, *shared))
 
 
 def vq_codec(net: VQAutoencoder, params, codebook: Array, scaling_factor: float = 1.0) -> Codec:
@@ -88,10 +93,10 @@ def vq_codec(net: VQAutoencoder, params, codebook: Array, scaling_factor: float 
     return Codec(encode, Partial(_vq_decode, Static(net), params, codebook, factor))
 
 
-def _kl_encode(net, params, factor, x, keys=None):
+def _kl_encode(net, params, factor, mean, x, keys=None):
     q = net.value.apply({"params": params}, x, method="encode")
     z = q.mean if keys is None else q.mean + q.std * normal(keys, q.mean.shape[1:])
-    return factor * z
+    return factor * (z - mean)
 
 
 def _vq_encode(net, params, factor, x, keys=None):
@@ -99,8 +104,8 @@ def _vq_encode(net, params, factor, x, keys=None):
     return factor * net.value.apply({"params": params}, x, method="encode")
 
 
-def _decode(net, params, factor, z):
-    return net.value.apply({"params": params}, z / factor, method="decode")
+def _decode(net, params, factor, mean, z):
+    return net.value.apply({"params": params}, z / factor + mean, method="decode")
 
 
 def _vq_decode(net, params, codebook, factor, z):

@@ -75,6 +75,8 @@ class Cond(NamedTuple):
       residuals: sums of ControlNet residuals that the U-Net adds to its features, see `adapt.control`.
       attention_edit: callable pytree applied to attention probabilities.
       guidance: guidance scale that a distilled network takes as a condition [B].
+      image_prompt: embedding of a picture, beside the context [B, E].
+      image_prompt_scale: weight of the attention to it [B].
     """
 
     label: Any = None
@@ -87,6 +89,8 @@ class Cond(NamedTuple):
     residuals: Any = None
     attention_edit: Any = None
     guidance: Any = None
+    image_prompt: Any = None
+    image_prompt_scale: Any = None
 
 
 class Guided(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 from etils import epath
+from PIL import Image
 
 from jaxdiff import model as models
 from jaxdiff import progress
@@ -15,9 +16,10 @@ from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
 from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
+from jaxdiff.data import image_decode
 from jaxdiff.files import whole
 from jaxdiff.model import Model
-from jaxdiff.pipeline import Request, images, requests, sampling
+from jaxdiff.pipeline import ImagePrompt, Request, images, requests, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class SampleFlags(AdapterFlags):
     Attributes:
       sample: how the images are sampled.
       classifier: classifier of noisy images that guides to the labels: its run, file or name.
+      image_prompt: picture beside the prompts, with --ip-adapter.
+      image_prompt_scale: its weight.
       out: the grid (.png) to write; by default a new file in RUN/samples, or in samples where the model is not a run. Of
         several classes or prompts, each has rows of its own.
       individual: also write each image as a PNG of its own, in a directory named as the grid.
@@ -39,6 +43,8 @@ class SampleFlags(AdapterFlags):
 
     sample: Annotated[Sample, tyro.conf.arg(name="")] = Sample()
     classifier: str | None = None
+    image_prompt: Path | None = None
+    image_prompt_scale: float = 1.0
     out: Path | None = None
     individual: bool = False
     npz: bool = False
@@ -56,7 +62,7 @@ def main(name: str, args: list[str]) -> None:
     model = with_adapters(model, flags)
     classifier = flags.classifier and models.load(flags.classifier)
     control = control_input(requests.sized(model, flags.sample), flags)
-    request = Request(flags.sample, None, classifier, control)
+    request = Request(flags.sample, None, classifier, control, image_prompt(flags))
     requests.check(model, request)
     paths = output_paths(flags, samples_of(model))
     with progress.bar("sampling", sampling.num_ticks(model, request), "steps") as tick:
@@ -64,6 +70,22 @@ def main(name: str, args: list[str]) -> None:
     write(paths, batches, sampling.layout(model, request), request.sample.prompts)
     for what, path in paths.items():
         print(f"{what:<12} {path}")
+
+
+def image_prompt(flags: SampleFlags) -> ImagePrompt | None:
+    """The picture of the flags.
+
+    Raises:
+      OSError, ValueError: it cannot be read, or has a weight without a picture.
+    """
+    if flags.image_prompt is None:
+        if flags.image_prompt_scale != 1:
+            raise ValueError("--image-prompt-scale is of --image-prompt: give a picture, or leave it out")
+        return None
+    path = epath.Path(flags.image_prompt)
+    with Image.open(path.open("rb")) as file:
+        width, height = file.size
+    return ImagePrompt(image_decode.read_image(path, (height, width, 3))[None], flags.image_prompt_scale)
 
 
 def write(paths: dict, batches: list, places: np.ndarray, prompts: tuple[str, ...]) -> None:

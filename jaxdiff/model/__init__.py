@@ -17,6 +17,7 @@ _NAMES = {
     "text_transformer_of": "model",
     "with_adapter": "adapters",
     "with_adapters": "loading",
+    "with_ip_adapter": "loading",
     "write": "files",
     "write_adapter": "adapters",
 }

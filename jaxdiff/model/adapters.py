@@ -73,7 +73,8 @@ def _merge(params, correction, weight):
 def _control(model, adapter):
     if not {"embedding", "condition"} <= set(adapter.metadata):
         raise ValueError("this ControlNet does not say its embedding and its condition: export it again")
-    config = ControlConfig(model.config.net, embedding=tuple(adapter.metadata["embedding"]))
+    net = dataclasses.replace(model.config.net, **dict.fromkeys(adapter.metadata.get("without", ()), 0))
+    config = ControlConfig(net, embedding=tuple(adapter.metadata["embedding"]))
     control.check(config, adapter.control, model.params)
     params = as_those(adapter.control, model.params)
     return Control(ControlNet(config), params, adapter.metadata["condition"])

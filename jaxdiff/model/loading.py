@@ -12,7 +12,7 @@ from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
-from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, loras, single_file
+from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file
 from jaxdiff.model.model import Model
 
 
@@ -179,12 +179,34 @@ def with_adapters(
     return model
 
 
+def with_ip_adapter(model: Model, name: str, image_encoder: str) -> Model:
+    """A model that is also conditioned on pictures, as `image_prompt` of `jaxdiff.generate` (IP-Adapter, Ye et al. 2023).
+
+    Args:
+      model: text-to-image model.
+      name: .safetensors file such as ip-adapter_sd15.safetensors, also hf:ORG/NAME:FILE.
+      image_encoder: folder of the image encoder that reads the pictures.
+
+    Raises:
+      ValueError, OSError: files that are missing, or of another network.
+    """
+    name = hub.local(name) if name.startswith("hf:") else name
+    return ip_adapters.with_ip_adapter(model, name, image_encoder)
+
+
 def _named(config, name):
     """The config of a model of the Hub, whose folder in the cache has no name of its own."""
     return dataclasses.replace(config, name=hub.parsed(name).repo.partition("/")[2])
 
 
+OTHERS = ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx"
+
+
 def _file(name):
+    if name.endswith(OTHERS):
+        raise ValueError(
+            f"{name} is not read, for it may hold code or rounded weights: convert it to .safetensors first"
+        )
     if name.endswith(".safetensors"):
         return epath.Path(name)
     if name in shipped.names():

@@ -50,7 +50,8 @@ class Model:
     Attributes:
       config: specification: network, process, latents, and defaults of sampling.
       params: parameters of the network, nested dicts; of a run the averaged ones (EMA).
-      submodels: "codec", "text_encoder" and "second_text_encoder", those that a latent diffusion model has.
+      submodels: those that a latent diffusion model has of "codec", "text_encoder", "second_text_encoder" and
+        "image_encoder".
       controls: ControlNets beside the network.
       tokenizer: tokenizer of a CLIP or of its text transformer; None of other models.
       origin: provenance.
@@ -115,10 +116,10 @@ class Model:
         """Encoder and decoder between images and latents: of an autoencoder, or of a latent diffusion model."""
         if self.config.role != "autoencoder":
             return self.submodels["codec"].codec if "codec" in self.submodels else None
-        net, factor = self.config.make_net(), self.config.net.scaling_factor
-        if self.config.net.codebook_size:
-            return vq_codec(net, self.params, self.params["quantize"]["embedding"], factor)
-        return kl_codec(net, self.params, factor)
+        net, cfg = self.config.make_net(), self.config.net
+        if cfg.codebook_size:
+            return vq_codec(net, self.params, self.params["quantize"]["embedding"], cfg.scaling_factor)
+        return kl_codec(net, self.params, cfg.scaling_factor, cfg.latents_mean, cfg.latents_std)
 
     @property
     def text_encoder(self) -> TextEncoder | None:

@@ -22,6 +22,9 @@ class AutoencoderConfig(NetSpec):
       mid_attention: self-attention at the bottom.
       patch: squares of this many pixels become channels at the entry (and back at the end); 1 is none.
       scaling_factor: by which a diffusion multiplies the latents, so that they are near unit variance; see `latent`.
+      latents_mean: what a diffusion takes off the latents first, one number or one for each channel.
+      latents_std: what it divides them by, likewise.
+      quant_convs: 1x1 convolutions around the latents; without a codebook.
       dtype: of the computation; parameters, norms and softmax are float32.
       remat: see `UNetConfig`.
       attention_kernel: see `UNetConfig`.
@@ -36,6 +39,9 @@ class AutoencoderConfig(NetSpec):
     mid_attention: bool = True
     patch: int = 1
     scaling_factor: float = 0.18215
+    latents_mean: float | tuple[float, ...] = 0.0
+    latents_std: float | tuple[float, ...] = 1.0
+    quant_convs: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
@@ -49,6 +55,17 @@ class AutoencoderConfig(NetSpec):
             raise ValueError("image_channels, latent_channels, patch and blocks must be at least 1")
         if not self.scaling_factor > 0:
             raise ValueError(f"scaling_factor={self.scaling_factor} must be above 0")
+        for name in ("latents_mean", "latents_std"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.latent_channels:
+                raise ValueError(
+                    f"{name} has {len(value)} numbers, and must have {self.latent_channels}, one a channel"
+                )
+        if not min(self.latents_std if isinstance(self.latents_std, tuple) else (self.latents_std,)) > 0:
+            raise ValueError(f"latents_std={self.latents_std} must be above 0")
+        whitened = self.latents_mean != 0.0 or self.latents_std != 1.0
+        if self.codebook_size and (whitened or not self.quant_convs):
+            raise ValueError("latents_mean, latents_std and quant_convs are of autoencoders without a codebook")
         self.unet()  # which checks the others
 
     def make(self):

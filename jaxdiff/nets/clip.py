@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdiff.nets.attention import attend
-from jaxdiff.nets.clip_config import STEM_GROUPS, CLIPConfig, TextConfig, VisionConfig
+from jaxdiff.nets.clip_config import STEM_GROUPS, CLIPConfig, ImageEncoderConfig, TextConfig, VisionConfig
 from jaxdiff.nets.layers import Conv, Dense, GroupNorm
 from jaxdiff.types import Array
 
@@ -213,6 +213,22 @@ class _VisionEmbeddings(nn.Module):
         h = jnp.concatenate([jnp.broadcast_to(whole[None, None], (B, 1, cfg.width)), squares], axis=1)
         places = nn.Embed(h.shape[1], cfg.width, embedding_init=_normal(0.02), name="position_embedding")
         return h + places(jnp.arange(h.shape[1]))[None]
+
+
+class ImageEncoder(nn.Module):
+    """An image transformer with a projection, for image prompts.
+
+    Attributes:
+      config: see `ImageEncoderConfig`.
+    """
+
+    config: ImageEncoderConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Images [B, H, W, C] in [-1, 1], of any size -> float32 [B, projection]."""
+        pooled = VisionTransformer(self.config.vision, name="vision_model")(normalized(x, self.config.vision)).pooled
+        return Dense(self.config.projection, use_bias=False, name="visual_projection")(pooled)
 
 
 class CLIP(nn.Module):

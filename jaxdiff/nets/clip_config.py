@@ -106,6 +106,30 @@ class VisionConfig:
             raise ValueError(f"mean={self.mean} and std={self.std} must be of the same channels")
 
 
+@NETS.register("image_encoder")
+@dataclasses.dataclass(frozen=True)
+class ImageEncoderConfig(NetSpec):
+    """Shape of an image transformer with a projection, which reads image prompts.
+
+    Attributes:
+      vision: of the transformer.
+      projection: size of the embedding of an image.
+    """
+
+    vision: VisionConfig = VisionConfig()
+    projection: int = 768
+
+    role: ClassVar = "image_encoder"
+
+    def make(self):
+        from jaxdiff.nets.clip import ImageEncoder
+
+        return ImageEncoder(self)
+
+    def example(self, shape) -> tuple:
+        return (np.zeros((1, self.vision.size, self.vision.size, len(self.vision.mean)), np.float32),)
+
+
 @NETS.register("clip")
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig(NetSpec):

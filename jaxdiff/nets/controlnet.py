@@ -125,7 +125,12 @@ class ControlNet(nn.Module):
         cfg, dtype, cond = self.config.unet, jnp.dtype(self.config.unet.dtype), cond or Cond()
         embed = PictureEmbedding(cfg.channels[0], self.config.embedding, dtype, name="controlnet_cond_embedding")
         hint = embed(_picture(self.config, cond.control, x.shape))
-        bottom, skips, _ = encode(cfg, x, t, cond._replace(control=None), keys, hint)
+        cond = cond._replace(control=None)
+        if not cfg.guidance_dim:  # of a network that was distilled after the ControlNet was trained
+            cond = cond._replace(guidance=None)
+        if not cfg.image_prompt_dim:
+            cond = cond._replace(image_prompt=None, image_prompt_scale=None)
+        bottom, skips, _ = encode(cfg, x, t, cond, keys, hint)
         names = [*(f"controlnet_down_blocks_{i}" for i in range(len(skips))), "controlnet_mid_block"]
         zero = lambda h, name: Conv(h.shape[-1], size=1, init=zeros_init, dtype=dtype, name=name)(h)
         return tuple(map(zero, [*skips, bottom], names))

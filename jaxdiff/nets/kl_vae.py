@@ -41,8 +41,9 @@ class KLAutoencoder(nn.Module):
         channels, dtype = self.config.latent_channels, jnp.dtype(self.config.dtype)
         self.encoder = ImageEncoder(self.config, 2 * channels)
         self.decoder = ImageDecoder(self.config)
-        self.quant_conv = Conv(2 * channels, size=1, dtype=dtype)
-        self.post_quant_conv = Conv(channels, size=1, dtype=dtype)
+        if self.config.quant_convs:
+            self.quant_conv = Conv(2 * channels, size=1, dtype=dtype)
+            self.post_quant_conv = Conv(channels, size=1, dtype=dtype)
 
     def encode(self, x: Array) -> Gaussian:
         """q(z | x).
@@ -56,12 +57,14 @@ class KLAutoencoder(nn.Module):
         Raises:
           ValueError: images of other channels, or whose sides cannot be divided.
         """
-        mean, log_variance = jnp.split(self.quant_conv(self.encoder(x)).astype(jnp.float32), 2, axis=-1)
+        h = self.encoder(x)
+        h = self.quant_conv(h) if self.config.quant_convs else h
+        mean, log_variance = jnp.split(h.astype(jnp.float32), 2, axis=-1)
         return Gaussian(mean, jnp.exp(0.5 * jnp.clip(log_variance, *LOG_VARIANCE)))
 
     def decode(self, z: Array) -> Array:
         """z [B, h, w, latent_channels] -> images, float32 [B, H, W, C], in about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(z) if self.config.quant_convs else z)
 
     def __call__(self, x: Array) -> tuple[Array, Gaussian]:
         """Images decoded from the mean, and q(z | x)."""

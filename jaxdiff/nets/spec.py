@@ -10,7 +10,7 @@ from jaxdiff.types import Cond
 
 NETS = Registry("network")
 
-Role = Literal["denoiser", "classifier", "autoencoder", "clip", "text_encoder"]
+Role = Literal["denoiser", "classifier", "autoencoder", "clip", "text_encoder", "image_encoder"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,7 @@ class DenoiserSpec(NetSpec):
       context_length: tokens of the context; 0 is any number.
       image_channels: channels of `Cond.image`; 0 without.
       guidance_dim: size of the embedding of `Cond.guidance`; 0 without.
+      image_prompt_dim: width of `Cond.image_prompt`; 0 without.
     """
 
     # Not annotated: the order of fields is the subclass's.
@@ -80,6 +81,7 @@ class DenoiserSpec(NetSpec):
     context_length = 0
     image_channels = 0
     guidance_dim = 0
+    image_prompt_dim = 0
 
     @property
     def classes(self) -> int:
@@ -110,5 +112,7 @@ class DenoiserSpec(NetSpec):
             context=np.zeros(context, np.float32) if self.context_dim else None,
             image=np.zeros((1, *shape[:2], self.image_channels), np.float32) if self.image_channels else None,
             guidance=np.ones(1, np.float32) if self.guidance_dim else None,
+            image_prompt=np.zeros((1, self.image_prompt_dim), np.float32) if self.image_prompt_dim else None,
+            image_prompt_scale=np.ones(1, np.float32) if self.image_prompt_dim else None,
         )
         return np.zeros((1, *shape), np.float32), np.zeros(1, np.int32), cond

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from jaxdiff.nets.attention import attend, edited
 from jaxdiff.nets.layers import Conv, Dense, GroupNorm, zeros_init
-from jaxdiff.types import Array
+from jaxdiff.types import Array, rows
 
 
 class Site(NamedTuple):
@@ -38,11 +38,29 @@ class Context(NamedTuple):
       tokens: [B, L, D], which cross-attention reads.
       mask: which of them count, bool [B, L]; None is all.
       edit: (probabilities [B, H, Q, K], `Site`) -> probabilities; None is none.
+      image: tokens of an image prompt [B, T, D], which cross-attention reads by keys and values of their own; None is none.
+      image_scale: weight of what it reads there [B].
     """
 
     tokens: Array
     mask: Array | None = None
     edit: Callable | None = None
+    image: Array | None = None
+    image_scale: Array | None = None
+
+
+class ImageProjection(nn.Module):
+    """The embedding of a picture as tokens of a context: a linear layer and a norm (IP-Adapter, Ye et al. 2023, 3.2)."""
+
+    tokens: int
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, embedding: Array) -> Array:
+        """[B, E] -> [B, tokens, features]."""
+        projected = Dense(self.tokens * self.features, dtype=self.dtype, name="proj")(embedding)
+        return nn.LayerNorm(1e-5, self.dtype, name="norm")(projected.reshape(-1, self.tokens, self.features))
 
 
 class Attention(nn.Module):
@@ -79,6 +97,9 @@ class Attention(nn.Module):
             mixed, p_BxHxQxK = edited(q, k, v, context.edit, site, mask)
             if cross:  # averaged over heads; the last one, not a list of all
                 self.sow("maps", "map", p_BxHxQxK.mean(1), reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        if cross and context.image is not None:  # equation (5) of IP-Adapter
+            seen = attend(q, split("to_k_ip", context.image), split("to_v_ip", context.image), self.kernel)
+            mixed = mixed + rows(context.image_scale, seen).astype(seen.dtype) * seen
         return Dense(C, dtype=self.dtype, name="to_out_0")(mixed.reshape(B, Q, C))
 
 

@@ -19,7 +19,7 @@ from jaxdiff.nets.layers import (
     timestep_embedding,
     zeros_init,
 )
-from jaxdiff.nets.transformer import Context, SpatialTransformer
+from jaxdiff.nets.transformer import Context, ImageProjection, SpatialTransformer
 from jaxdiff.nets.unet_config import UNetConfig, at
 from jaxdiff.types import Array, Cond
 from jaxdiff.xla import materialized
@@ -196,10 +196,10 @@ class UNet(nn.Module):
           x: noisy images [B, H, W, C].
           t: network times [B], level minus one.
           cond: label int [B] or its embedding (see `label_embedding`), vector [B, vector_dim], context [B, L, context_dim],
-            image [B, H, W, image_channels] and guidance [B], each present exactly if the config has it; context_mask and
-            attention_edit may come with a context. residuals, of a `ControlNet`, may come with any: what is added to each
-            skip in order (after conv_in, each block and each downsampler) and at last to the bottom, each of the shape of
-            its place.
+            image [B, H, W, image_channels], guidance [B], and image_prompt [B, image_prompt_dim] with image_prompt_scale
+            [B], each present exactly if the config has it; context_mask and attention_edit may come with a context.
+            residuals, of a `ControlNet`, may come with any: what is added to each skip in order (after conv_in, each block
+            and each downsampler) and at last to the bottom, each of the shape of its place.
           keys: one random key per example for dropout; None is no dropout.
 
         Returns:
@@ -241,7 +241,7 @@ def encode(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array |
     cfg.check_image(x.shape)
     cond = cond or Cond()
     _check(cfg, cond)
-    block_cond = BlockCond(*_embed(cfg, t, cond), keys, _context(cond))
+    block_cond = BlockCond(*_embed(cfg, t, cond), keys, _context(cfg, cond))
     x = space_to_depth(x if cond.image is None else jnp.concatenate([x, cond.image], axis=-1), cfg.patch)
     x = Conv(cfg.channels[0], dtype=jnp.dtype(cfg.dtype), name="conv_in")(x)
     x = x if hint is None else plus(x, hint)
@@ -311,8 +311,14 @@ class _MLP(nn.Module):
         return Dense(self.features, dtype=self.dtype, name="linear_2")(x)
 
 
-def _context(cond):
-    return None if cond.context is None else Context(cond.context, cond.context_mask, cond.attention_edit)
+def _context(cfg, cond):
+    if cond.context is None:
+        return None
+    context = Context(cond.context, cond.context_mask, cond.attention_edit)
+    if not cfg.image_prompt_dim:
+        return context
+    project = ImageProjection(cfg.image_prompt_tokens, cfg.context_dim, jnp.dtype(cfg.dtype), name="image_proj")
+    return context._replace(image=project(cond.image_prompt), image_scale=cond.image_prompt_scale)
 
 
 def _plus_residuals(places, residuals):
@@ -337,6 +343,8 @@ def _check(cfg: UNetConfig, cond: Cond) -> None:
         "context": (cfg.context_length or "L", cfg.context_dim) if cfg.context_dim else None,
         "image": ("H", "W", cfg.image_channels) if cfg.image_channels else None,
         "guidance": () if cfg.guidance_dim else None,
+        "image_prompt": (cfg.image_prompt_dim,) if cfg.image_prompt_dim else None,
+        "image_prompt_scale": () if cfg.image_prompt_dim else None,
     }
     with_context = ("context_mask", "attention_edit") if cfg.context_dim else ()
     if cond.context is not None and cond.context_mask is not None:

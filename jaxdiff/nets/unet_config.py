@@ -34,6 +34,9 @@ class UNetConfig(DenoiserSpec):
       image_channels: channels of the picture `Cond.image` that is concatenated to the noisy one; 0 is none.
       guidance_dim: size of the embedding of the guidance scale, of networks distilled to take it as a condition (Meng et
         al. 2023; latent consistency models); 0 is none.
+      image_prompt_dim: width of the embedding of an image prompt, whose keys and values stand beside those of the context
+        (IP-Adapter, Ye et al. 2023); 0 is none.
+      image_prompt_tokens: tokens that an image prompt is projected to.
       groups: groups of the group norms.
       eps: of the group norms.
       dropout: rate inside the residual blocks, in [0, 1).
@@ -65,6 +68,8 @@ class UNetConfig(DenoiserSpec):
     linear_projection: bool = False
     image_channels: int = 0
     guidance_dim: int = 0
+    image_prompt_dim: int = 0
+    image_prompt_tokens: int = 4
     groups: int = 32
     eps: float = 1e-6
     dropout: float = 0.0
@@ -95,6 +100,8 @@ class UNetConfig(DenoiserSpec):
             raise ValueError(f"guidance_dim={self.guidance_dim} must be even and at least 4, or 0")
         if self.context_dim and not self.attention and not self.mid_attention:
             raise ValueError(f"context_dim={self.context_dim} is read by attention: add some, or leave it at 0")
+        if self.image_prompt_dim and not self.context_dim:
+            raise ValueError(f"image_prompt_dim={self.image_prompt_dim} is of networks with context_dim")
         if not self.context_dim and (self.context_length or self.transformer_blocks != 1 or self.linear_projection):
             raise ValueError(
                 "context_length, transformer_blocks and linear_projection are of networks with context_dim"

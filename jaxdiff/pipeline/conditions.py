@@ -1,5 +1,6 @@
 """Conditions of a model from prompts, labels and pictures: everything that its network takes is filled in."""
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -32,6 +33,18 @@ class ControlInput(NamedTuple):
     guess: bool = False
 
 
+class ImagePrompt(NamedTuple):
+    """Pictures as prompts, beside texts, of a model from `jaxdiff.model.with_ip_adapter`.
+
+    Attributes:
+      pictures: uint8 [N, H, W, C] of any size; image i has the i-th of them, in turn.
+      scale: weight of the attention to them.
+    """
+
+    pictures: np.ndarray
+    scale: float = 1.0
+
+
 def condition(
     model: Model,
     prompts: str | Sequence[str] | None = None,
@@ -42,6 +55,7 @@ def condition(
     start: int = 0,
     guidance: float | None = None,
     prompt_syntax: Literal["plain", "weighted"] = "plain",
+    image_prompt: ImagePrompt | None = None,
 ) -> Guided:
     """Conditions of images, and the unconditional or negative ones beside them, for `guidance.cfg`.
 
@@ -58,6 +72,7 @@ def condition(
       start: index of the first image.
       guidance: scale, for a network that takes it as a condition; None is the model's own.
       prompt_syntax: see `jaxdiff.config.Sample`.
+      image_prompt: pictures beside the prompts, of a model from `jaxdiff.model.with_ip_adapter`.
 
     Returns:
       `Guided` of two `Cond` with `num` rows each; of (None, None) where the network takes no condition.
@@ -77,7 +92,8 @@ def condition(
     labels = None if labels is None else as_labels(labels)
     check(model, prompts, labels, negative, control)
     count = num if num is not None else max(len(prompts or ()), len(labels or ()), 1)
-    texts = encode(model, prompts, negative, prompt_syntax)
+    check_image_prompt(model, image_prompt)
+    texts = encode(model, prompts, negative, prompt_syntax, image_prompt)
     return rows(model, texts, labels, control, jnp.arange(start, start + count), guidance)
 
 
@@ -89,20 +105,43 @@ class Texts(NamedTuple):
       negative: context of the negative prompt [L, D].
       vector: vectors of the whole prompts [P, V], of a model with two text encoders; else None.
       negative_vector: vector of the negative prompt [V].
+      pictures: embeddings of image prompts [N, E]; None is none.
+      picture_scale: weight of the attention to them.
     """
 
     context: Array
     negative: Array
     vector: Array | None = None
     negative_vector: Array | None = None
+    pictures: Array | None = None
+    picture_scale: float = 1.0
 
 
 def encode(
-    model: Model, prompts: Sequence[str] | None, negative: str = "", syntax: Literal["plain", "weighted"] = "plain"
+    model: Model,
+    prompts: Sequence[str] | None,
+    negative: str = "",
+    syntax: Literal["plain", "weighted"] = "plain",
+    image_prompt: ImagePrompt | None = None,
 ) -> Texts | None:
     """Encodes prompts; None of a model without text encoder. The log names the part of a prompt that is cut off."""
     if (encoder := model.text_encoder) is None:
         return None
+    texts = _encode(model, encoder, prompts, negative, syntax)
+    if image_prompt is None:
+        return texts
+    pictures = jnp.asarray(image_prompt.pictures, jnp.float32) / 127.5 - 1
+    reader = model.submodels["image_encoder"]
+    found = _embed_pictures(reader.config.make_net(), reader.params, pictures)
+    return texts._replace(pictures=found, picture_scale=image_prompt.scale)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embed_pictures(net, params, pictures):
+    return net.apply({"params": params}, pictures)
+
+
+def _encode(model, encoder, prompts, negative, syntax):
     texts = [*(prompts or ("",)), negative]
     if syntax == "weighted":
         return _as_texts(model, texts, weighted.read(encoder, texts), encoder.second is not None)
@@ -155,6 +194,14 @@ def rows(
         cond["vector"] = uncond["vector"] = np.zeros([count, net.vector_dim], np.float32)
     if net.image_channels:
         cond["image"] = uncond["image"] = jnp.tile(masked_picture(model), (count, 1, 1, 1))
+    if net.image_prompt_dim:
+        given = texts.pictures is not None
+        found = texts.pictures if given else jnp.zeros([1, net.image_prompt_dim])
+        cond["image_prompt"] = found[indices % len(found)]
+        uncond["image_prompt"] = jnp.zeros_like(cond["image_prompt"])
+        cond["image_prompt_scale"] = uncond["image_prompt_scale"] = jnp.full(
+            count, given * texts.picture_scale, jnp.float32
+        )
     if net.guidance_dim:
         scale = model.config.sample.guidance if guidance is None else guidance
         cond["guidance"] = uncond["guidance"] = jnp.full(count, scale, jnp.float32)
@@ -247,6 +294,17 @@ def check(
             f"there are {count} ControlNets, {len(control.pictures)} pictures (`control`) and {len(control.scales)} scales "
             "(`control_scale`): give one of each for every one"
         )
+
+
+def check_image_prompt(model: Model, image_prompt: ImagePrompt | None) -> None:
+    """Raises ValueError for pictures that the model does not take as prompts."""
+    if image_prompt is None:
+        return
+    if not model.config.net.image_prompt_dim:
+        raise ValueError(f"`image_prompt` is for models with an IP-Adapter, and {model.config.name} has none")
+    shape = np.shape(image_prompt.pictures)
+    if len(shape) != 4 or shape[-1] != 3 or not shape[0] or np.asarray(image_prompt.pictures).dtype != np.uint8:
+        raise ValueError(f"`image_prompt` must be uint8 [N, H, W, 3], and is {shape}")
 
 
 def as_labels(labels: int | Sequence[int] | np.ndarray) -> tuple[int, ...]:

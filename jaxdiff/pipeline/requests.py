@@ -10,7 +10,7 @@ from jaxdiff import sharding
 from jaxdiff.config import Sample
 from jaxdiff.model import Model
 from jaxdiff.pipeline import conditions
-from jaxdiff.pipeline.conditions import ControlInput
+from jaxdiff.pipeline.conditions import ControlInput, ImagePrompt
 
 
 class Request(NamedTuple):
@@ -21,12 +21,22 @@ class Request(NamedTuple):
       labels: classes in turn; None are those of `sample.labels`.
       classifier: classifier that guides.
       control: pictures for the ControlNets.
+      image_prompt: pictures beside the prompts.
     """
 
     sample: Sample
     labels: tuple[int, ...] | None = None
     classifier: Model | None = None
     control: ControlInput | None = None
+    image_prompt: ImagePrompt | None = None
+
+
+def as_image_prompt(given) -> ImagePrompt | None:
+    """Pictures as `ImagePrompt`, see `generate`."""
+    if given is None or isinstance(given, ImagePrompt):
+        return given
+    pictures = np.asarray(given)
+    return ImagePrompt(pictures[None] if pictures.ndim == 3 else pictures)
 
 
 def as_control(given) -> ControlInput | None:
@@ -97,6 +107,7 @@ def check(model: Model, request: Request) -> None:
             "leave it out, or give a `classifier`"
         )
     labels_of(model, request)
+    conditions.check_image_prompt(model, request.image_prompt)
     conditions.check(model, s.prompts or None, None, s.negative, request.control)
     if config.net.context_dim and not s.prompts:
         raise ValueError(

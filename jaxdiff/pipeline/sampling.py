@@ -15,9 +15,18 @@ from jaxdiff.denoise import network
 from jaxdiff.errors import NotFinite, unknown
 from jaxdiff.model import Model, denoiser_of
 from jaxdiff.pipeline import conditions
-from jaxdiff.pipeline.conditions import ControlInput, Texts
+from jaxdiff.pipeline.conditions import ControlInput, ImagePrompt, Texts
 from jaxdiff.pipeline.images import to_uint8
-from jaxdiff.pipeline.requests import Request, as_control, check, classes_of, guides_itself, labels_of, sized
+from jaxdiff.pipeline.requests import (
+    Request,
+    as_control,
+    as_image_prompt,
+    check,
+    classes_of,
+    guides_itself,
+    labels_of,
+    sized,
+)
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Cond, Denoiser, Guided, call
 
@@ -30,6 +39,7 @@ def generate(
     num: int | None = None,
     classifier: Model | None = None,
     control: np.ndarray | Sequence[np.ndarray] | ControlInput | None = None,
+    image_prompt: np.ndarray | ImagePrompt | None = None,
     show_progress: bool = True,
     **options,
 ) -> np.ndarray:
@@ -44,6 +54,8 @@ def generate(
       classifier: classifier of noisy images whose gradient leads to the labels (Dhariwal and Nichol 2021).
       control: picture for a ControlNet, uint8 [H, W, C] or [N, H, W, C]; of several ControlNets a sequence with one each;
         `ControlInput` for weights and guess mode.
+      image_prompt: picture beside the prompts, uint8 [H, W, 3] or [N, H, W, 3], for a model from
+        `jaxdiff.model.with_ip_adapter`; `ImagePrompt` for a weight.
       show_progress: show a bar when it takes more than two seconds.
       **options: fields of `jaxdiff.config.Sample`: `seed`, `steps`, `guidance`, `negative`, `prompt_syntax`, `sampler`,
         `spacing`, `interval`, `rescale`, `guide`, `clip`, `compat`, `size`, `decode`, `batch_size`; by default those of the
@@ -73,7 +85,7 @@ def generate(
     if isinstance(labels, str) or labels is None:
         given["labels"], labels = labels, None
     sample = dataclasses.replace(model.config.sample, prompts=prompts, num=1, **given)
-    request = Request(sample, labels, classifier, as_control(control))
+    request = Request(sample, labels, classifier, as_control(control), as_image_prompt(image_prompt))
     by_label = classes_of(model, request) and (labels is not None or sample.labels is not None)
     count = max(len(prompts), len(labels_of(model, request)) if by_label else 1) if num is None else num
     request = request._replace(sample=dataclasses.replace(sample, num=count))
@@ -107,7 +119,8 @@ def batches(
         raise ValueError(f"{model.config.name} lacks its {' and '.join(lost)}: load it anew")
     denoise, size = make_denoiser(model, request), tick_size(sample.steps)
     batch_size = sharding.fitting(sample.batch_size, sample.num)
-    texts = conditions.encode(model, sample.prompts, sample.negative, sample.prompt_syntax)
+    asked = sample.prompts, sample.negative, sample.prompt_syntax, request.image_prompt
+    texts = conditions.encode(model, *asked)
     labels = labels_of(model, request)
     for start in range(0, sample.num, batch_size):
         indices = jnp.arange(start, start + batch_size)  # the last batch is cut, not compiled anew

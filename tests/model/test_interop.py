@@ -350,6 +350,11 @@ BAD = {
         "down_block_types=None must be of the type",
     ),
     "size": (lambda copy: changed(copy / UNET, sample_size="8"), "sample_size='8' must be a number of pixels, or two"),
+    "quant": (
+        lambda copy: changed(copy / VAE, use_quant_conv=False),
+        "use_quant_conv=False and use_post_quant_conv=True",
+    ),
+    "mean": (lambda copy: changed(copy / VAE, latents_mean=[0.5]), "latents_mean has 1 numbers, and must have 4"),
     "norm": (
         lambda copy: changed(copy / "text_encoder/config.json", layer_norm_eps=0.1),
         "layer_norm_eps=0.1 is not supported, only 1e-05",

@@ -1,5 +1,7 @@
 """Autoencoders: diffusers' numbers with the same weights, the codebook's sums, and what is refused."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import load_golden
 
+from jaxdiff import latent
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.kl_vae import KLAutoencoder, divergence
 from jaxdiff.nets.vq_vae import Codebook, VQAutoencoder, moved, perplexity, quantize
@@ -133,3 +136,21 @@ def test_a_patch_at_the_entry_divides_the_image_too():
         jnp.zeros([1, 16, 16, 3]),
     )
     assert q.shape == (1, 4, 4, 4) == (1, *config.latent_shape((16, 16, 3))) and decoded.shape == (1, 16, 16, 3)
+
+
+def test_latents_are_whitened_and_convolutions_around_them_left_out():
+    """z' = f (z - mean) / std, in both directions; without the convolutions the encoder's output is the distribution."""
+    plain = AutoencoderConfig(image_channels=2, channels=(8, 16), blocks=1, latent_channels=3, groups=4)
+    bare = dataclasses.replace(plain, quant_convs=False)
+    x = jax.random.normal(jax.random.key(0), [2, 8, 8, 2])
+    net = KLAutoencoder(bare)
+    params = jax.jit(net.init)(jax.random.key(1), x)["params"]
+    assert not {"quant_conv", "post_quant_conv"} & set(params)
+    identity = lambda n: {"kernel": np.eye(n, dtype=np.float32)[None, None], "bias": np.zeros(n, np.float32)}
+    with_identities = params | {"quant_conv": identity(6), "post_quant_conv": identity(3)}
+    mean, std = np.array([0.5, -1.0, 2.0], np.float32), np.array([2.0, 0.5, 1.0], np.float32)
+    run = jax.jit(lambda codec, x: (codec.encode(x), codec.decode(codec.encode(x))))
+    z, y = run(latent.kl_codec(KLAutoencoder(plain), with_identities, 1.0), x)
+    white, same = run(latent.kl_codec(net, params, 0.3, mean, std), x)
+    chex.assert_trees_all_close(np.asarray(white), 0.3 * (np.asarray(z) - mean) / std, atol=1e-5)
+    chex.assert_trees_all_close(same, y, atol=1e-4)

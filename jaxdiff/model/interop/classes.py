@@ -122,20 +122,23 @@ AUTOENCODER_KL = Fields(
         "norm_num_groups": 32,
         "scaling_factor": 0.18215,
         "mid_block_add_attention": True,
-    },
-    fixed={
-        "act_fn": "silu",
         "shift_factor": None,
         "latents_mean": None,
         "latents_std": None,
         "use_quant_conv": True,
         "use_post_quant_conv": True,
     },
+    fixed={"act_fn": "silu"},
     unused=("force_upcast",),  # norms and softmax are float32; the dtype of the rest is what was asked for
 )
 
 VQ_MODEL = Fields(
-    read={name: value for name, value in AUTOENCODER_KL.read.items() if name != "latent_channels"}
+    read={
+        name: value
+        for name, value in AUTOENCODER_KL.read.items()
+        if name not in ("latent_channels", "shift_factor", "latents_mean", "latents_std")
+        and not name.startswith("use_")
+    }
     | {"latent_channels": 3, "num_vq_embeddings": 256, "vq_embed_dim": None},
     fixed={"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False},
     unused=AUTOENCODER_KL.unused,

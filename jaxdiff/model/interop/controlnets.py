@@ -6,6 +6,7 @@ from jaxdiff.adapt import control
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.model.interop import mapping, networks, weights
 from jaxdiff.model.interop.fields import fields_of
+from jaxdiff.model.interop.networks import WITHOUT
 from jaxdiff.model.model import Model
 from jaxdiff.nets.unet_config import UNetConfig
 
@@ -39,4 +40,4 @@ def read(folder: epath.PathLike, model: Model) -> Adapter:
     with weights.opened(weights.find(folder)) as tensors:
         params = weights.read(mapping.entries(control.shapes(config, channels)), tensors, str(folder))
     metadata = {"name": folder.name, "base": model.config.name, "condition": folder.name}
-    return Adapter(metadata | {"embedding": list(config.embedding)}, control=params)
+    return Adapter(metadata | {"embedding": list(config.embedding), "without": [*WITHOUT]}, control=params)

@@ -16,10 +16,11 @@ from jaxdiff.model.interop.classes import (
 )
 from jaxdiff.model.interop.fields import one_of
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
-from jaxdiff.nets.clip_config import CLIPConfig, TextConfig, VisionConfig
+from jaxdiff.nets.clip_config import CLIPConfig, ImageEncoderConfig, TextConfig, VisionConfig
 from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.nets.unet_config import UNetConfig, at
 
+WITHOUT = {"guidance_dim": 0, "image_prompt_dim": 0}  # what is added to a U-Net that its ControlNets know nothing of
 PER_RESOLUTION = ("num_heads", "transformer_blocks", "blocks")
 OF_A_RUN = ("dtype", "remat", "attention_kernel", "context_length")  # not of the weights
 
@@ -148,6 +149,7 @@ def controlnet(config: Mapping[str, Any], net: UNetConfig, where: str = "config.
         "time_cond_proj_dim": None,
     }
     own = _conditioned(f | others, where)
+    net = dataclasses.replace(net, **WITHOUT)
     for field in dataclasses.fields(own):
         has, needs = (getattr(of, field.name) for of in (own, net))
         if field.name in PER_RESOLUTION:
@@ -192,7 +194,20 @@ def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> Autoen
         groups=f["norm_num_groups"],
         mid_attention=f["mid_block_add_attention"],
         scaling_factor=f["scaling_factor"],
+        **({} if "num_vq_embeddings" in f else _whitening(f, where)),
     )
+
+
+def _whitening(f, where):
+    """What is done to the latents of an `AutoencoderKL` beside their factor."""
+    _same(f["use_quant_conv"], f["use_post_quant_conv"], where, "use_quant_conv", "use_post_quant_conv")
+    if f["shift_factor"] and f["latents_mean"]:
+        raise ValueError(f"{where}: shift_factor and latents_mean both say it: only one is supported")
+    return {
+        "latents_mean": f["latents_mean"] or float(f["shift_factor"] or 0),
+        "latents_std": f["latents_std"] or 1.0,
+        "quant_convs": f["use_quant_conv"],
+    }
 
 
 def clip(config: Mapping[str, Any], end_token: int, where: str = "config.json") -> CLIPConfig:
@@ -230,6 +245,14 @@ def vision_transformer(config: Mapping[str, Any], where: str = "config.json") ->
         size=f["image_size"],
         patch=f["patch_size"],
     )
+
+
+def image_encoder(config: Mapping[str, Any], where: str = "config.json") -> ImageEncoderConfig:
+    """Specification of a `CLIPVisionModelWithProjection`; errors as of `clip`."""
+    kind = config.get("architectures", ["CLIPVisionModelWithProjection"])
+    if kind != ["CLIPVisionModelWithProjection"]:
+        raise ValueError(f"{where}: architectures={kind!r} is not supported, only ['CLIPVisionModelWithProjection']")
+    return ImageEncoderConfig(vision_transformer(config, where), CLIP_VISION.values(config, where)["projection_dim"])
 
 
 def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "config.json") -> TextConfig:

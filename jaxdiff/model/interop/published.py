@@ -114,8 +114,13 @@ def autoencoder(net: AutoencoderConfig, side: int | tuple[int, int]) -> dict[str
         "norm_num_groups": net.groups,
         "scaling_factor": net.scaling_factor,
         "mid_block_add_attention": net.mid_attention,
+        "use_quant_conv": net.quant_convs,
+        "use_post_quant_conv": net.quant_convs,
         "sample_size": side,
     }
+    if net.latents_mean or net.latents_std != 1.0:
+        each = lambda value: value if isinstance(value, tuple) else (value,) * net.latent_channels
+        fields |= {"latents_mean": each(net.latents_mean), "latents_std": each(net.latents_std)}
     return _checked(fields, net, networks.autoencoder)
 
 
@@ -209,7 +214,9 @@ def _checked(fields, spec, read: Callable):
 
 
 def _plainly(spec, name):
-    """Value of a field; of fields that may say the same in several ways, for each resolution."""
+    """Value of a field; of fields that may say the same in several ways, for each resolution or channel."""
+    if name in ("latents_mean", "latents_std") and not isinstance(getattr(spec, name), tuple):
+        return (getattr(spec, name),) * spec.latent_channels
     if name in networks.PER_RESOLUTION or name == "head_dim":
         levels = range(len(spec.channels))
         if name in ("num_heads", "head_dim") and hasattr(spec, "heads"):
