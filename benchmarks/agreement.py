@@ -49,7 +49,8 @@ def rows():
 def rounded(number: float) -> str:
     """A number rounded up to one digit."""
     exponent = math.floor(math.log10(number))
-    return f"{math.ceil(number / 10**exponent):d}e{exponent}"
+    digit = math.ceil(number / 10**exponent)
+    return f"1e{exponent + 1}" if digit == 10 else f"{digit}e{exponent}"
 
 
 def largest(found, wanted):

@@ -144,7 +144,7 @@ def test_a_model_of_a_kind_that_is_not_registered_is_refused_by_name(tmp_path):
 # Files that each of these has: its own, its test, and those of its family that export or specify it. Pages of the
 # documentation, configs and benchmarks are not counted.
 COUNTED = {
-    "a sampler": (r"\beuler_ancestral\b", "jaxdiff/samplers/euler_ancestral.py", 1),
+    "a sampler": (r"\breverse_diffusion\b", "jaxdiff/samplers/sde.py", 1),
     "a guidance": (r"\bstepped_scale\b", "jaxdiff/guidance/scaled.py", 1),
     "a data source": (r"\boutlined\b", "jaxdiff/data/sources/outlined.py", 1),
 }

@@ -122,4 +122,4 @@ def test_nothing_is_written_in_another_way():
         r"^(?! *(?:>>>|\.\.\.)).*(?:\.write_(?:text|bytes)\(|\bopen\([^)]*[\"'][wx]b?[\"'])", re.MULTILINE
     )
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if writing.search(path.read_text())}
-    assert found == {"files.py"}
+    assert found == {"files.py", "model/interop/writing.py"}  # a folder that is renamed once all is in it

@@ -28,7 +28,7 @@ USAGE = """jaxdiff: diffusion models in JAX
 sample, edit and eval take --lora FILE:WEIGHT, and --controlnet FILE with --control PICTURE.
 CONFIG is one of {configs}, or the path of a Python file that defines get_config().
 MODEL is one of {models}, or a directory that 'jaxdiff train' has written, such as runs/digits, or a file
-that 'jaxdiff export' has written.
+that 'jaxdiff export' has written, or a published model: a folder of diffusers, a single file, or hf:org/name.
 'jaxdiff train CONFIG --help' lists all flags of training, and so do the others.
 --import MODULE, in front of a command, imports a module or a file that registers samplers, networks or data sources.
 Set JAXDIFF_TRACEBACK=1 to see where an error came from.

@@ -30,15 +30,11 @@ class AdapterFlags:
       control_input: what to make of each picture first, such as canny or edges, see `jaxdiff.data.control_inputs`; nothing
         by default, for pictures that are edges already.
       control_scale: weight of a ControlNet, one for each; 1 is as it was trained.
-      ip_adapter: IP-Adapter, a .safetensors file such as ip-adapter_sd15.safetensors, with --image-encoder.
-      image_encoder: folder of the image encoder of --ip-adapter.
       guess: guess mode: the pictures alone say what to draw, see `jaxdiff.adapt.control.guess_scales`.
     """
 
     lora: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--adapter"])]] = ()
     controlnet: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    ip_adapter: str | None = None
-    image_encoder: str | None = None
     control: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     control_input: str | None = None
     control_scale: tyro.conf.UseAppendAction[tuple[float, ...]] = ()
@@ -54,10 +50,7 @@ def with_adapters(model: Model, flags: AdapterFlags) -> Model:
     weights = dict(map(weighted, flags.lora))
     if len(weights) < len(flags.lora):
         raise ValueError("one --lora is given twice: give it once, with the sum of the weights")
-    if bool(flags.ip_adapter) != bool(flags.image_encoder):
-        raise ValueError("--ip-adapter and --image-encoder go together: name both, or leave both out")
-    model = models.with_adapters(model, weights, flags.controlnet)
-    return models.with_ip_adapter(model, flags.ip_adapter, flags.image_encoder) if flags.ip_adapter else model
+    return models.with_adapters(model, weights, flags.controlnet)
 
 
 def weighted(text: str) -> tuple[str, float]:

@@ -11,7 +11,7 @@ from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.cli.files import writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.errors import unknown
-from jaxdiff.model.export import export, export_adapter
+from jaxdiff.model.export import export, export_adapter, token_paths
 
 LAYOUTS = {
     "model": ("jaxdiff", "diffusers"),
@@ -59,19 +59,25 @@ def main(name: str, args: list[str]) -> None:
         raise FileExistsError(f"{out} is there already: choose another name")
     made = _adapter(name, flags)
     if made is None:
-        tokenizer = flags.tokenizer and str(flags.tokenizer)
-        model = models.load(name, tokenizer=tokenizer, predict=flags.predict)
-        export(model, out, _layout("model", out, flags), flags.dtype)
+        export(_load(name, flags), out, _layout("model", out, flags), flags.dtype)
+        written = [out]
     else:
-        _write(out, *made, flags)
-    print(f"written      {out}")
+        written = _write(out, *made, flags)
+    for path in written:
+        print(f"written      {path}")
+
+
+def _load(name, flags):
+    return models.load(name, tokenizer=flags.tokenizer and str(flags.tokenizer), predict=flags.predict)
 
 
 def _adapter(name, flags) -> tuple[Adapter, models.Model] | None:
     """The adapter of a name, and its base; None where it is a model."""
     if flags.base is not None:
-        base = models.load(flags.base)
+        base = _load(flags.base, flags)
         return models.load_adapter(name, base), base
+    if models.is_published_adapter(name):
+        raise ValueError(f"{name} does not name its base model: add --base")
     try:
         adapter = models.load_adapter(name)
     except (ValueError, OSError):
@@ -97,4 +103,9 @@ def _layout(kind, out, flags):
 
 def _write(out, adapter, base, flags):
     kind = "lora" if adapter.control is None else "controlnet"
-    export_adapter(adapter, out, base, _layout(kind, out, flags), flags.dtype)
+    layout = _layout(kind, out, flags)
+    tokens = [] if layout == "jaxdiff" else [*token_paths(adapter, out).values()]
+    for path in tokens:
+        writable(path, None, flags.overwrite)
+    export_adapter(adapter, out, base, layout, flags.dtype)
+    return [*([out] if adapter.loras or kind == "controlnet" or layout == "jaxdiff" else []), *tokens]

@@ -18,7 +18,7 @@ from jaxdiff.eval import evaluate, quality
 from jaxdiff.eval.evaluate import Plan
 from jaxdiff.eval.measure import Measure
 from jaxdiff.files import write_whole
-from jaxdiff.pipeline import Request
+from jaxdiff.pipeline import Request, requests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ def main(name: str, args: list[str]) -> None:
     model, directory = with_adapters(model, flags), epath.Path(model.origin.run or ".") / "eval"
     classifier = flags.classifier and models.load(flags.classifier)
     check_sampling(flags.sample, default)
-    request = Request(flags.sample, None, classifier, control_input(model, flags))
+    control = control_input(requests.sized(model, flags.sample), flags)
+    request = Request(flags.sample, None, classifier, control)
     plan = evaluate.prepared(Plan(model, flags.measure, request))
     path = report_path(flags, plan.measure, directory)
     with progress.bar("measuring", evaluate.work(plan), "steps") as tick:

@@ -31,6 +31,8 @@ class SampleFlags(AdapterFlags):
     Attributes:
       sample: how the images are sampled.
       classifier: classifier of noisy images that guides to the labels: its run, file or name.
+      ip_adapter: IP-Adapter, a .safetensors file, with --image-encoder and --image-prompt.
+      image_encoder: folder of the image encoder of --ip-adapter.
       image_prompt: picture beside the prompts, with --ip-adapter.
       image_prompt_scale: its weight.
       out: the grid (.png) to write; by default a new file in RUN/samples, or in samples where the model is not a run. Of
@@ -43,6 +45,8 @@ class SampleFlags(AdapterFlags):
 
     sample: Annotated[Sample, tyro.conf.arg(name="")] = Sample()
     classifier: str | None = None
+    ip_adapter: str | None = None
+    image_encoder: str | None = None
     image_prompt: Path | None = None
     image_prompt_scale: float = 1.0
     out: Path | None = None
@@ -59,7 +63,7 @@ def main(name: str, args: list[str]) -> None:
     """`jaxdiff sample MODEL ...`."""
     model = models.load(name)
     flags = parse(SampleFlags(sample=model.config.sample), prompted(args), f"jaxdiff sample {name}")
-    model = with_adapters(model, flags)
+    model = with_image_prompts(with_adapters(model, flags), flags)
     classifier = flags.classifier and models.load(flags.classifier)
     control = control_input(requests.sized(model, flags.sample), flags)
     request = Request(flags.sample, None, classifier, control, image_prompt(flags))
@@ -70,6 +74,19 @@ def main(name: str, args: list[str]) -> None:
     write(paths, batches, sampling.layout(model, request), request.sample.prompts)
     for what, path in paths.items():
         print(f"{what:<12} {path}")
+
+
+def with_image_prompts(model: Model, flags: SampleFlags) -> Model:
+    """The model with the IP-Adapter of the flags.
+
+    Raises:
+      OSError, ValueError: it cannot be read, or some of the flags are missing.
+    """
+    if flags.ip_adapter is None and flags.image_encoder is None:
+        return model
+    if None in (flags.ip_adapter, flags.image_encoder, flags.image_prompt):
+        raise ValueError("--ip-adapter, --image-encoder and --image-prompt go together: give all, or none")
+    return models.with_ip_adapter(model, flags.ip_adapter, flags.image_encoder)
 
 
 def image_prompt(flags: SampleFlags) -> ImagePrompt | None:

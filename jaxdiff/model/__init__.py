@@ -9,6 +9,7 @@ _NAMES = {
     "adapter_of": "runs",
     "denoiser_of": "model",
     "export_adapter": "export",
+    "is_published_adapter": "loading",
     "load": "loading",
     "load_adapter": "loading",
     "load_config": "loading",

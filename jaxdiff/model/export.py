@@ -63,6 +63,13 @@ def export_adapter(
         raise ValueError("new tokens of two text encoders are written in the layout 'jaxdiff' alone")
     if adapter.loras or adapter.control is not None:
         layouts[layout](path, adapter, model, dtype=dtype)
-    for token, rows in adapter.new_tokens.items():
-        beside = path.with_stem(f"{path.stem}_{token.strip('<>')}") if adapter.loras else path
-        writing.textual_inversion(beside, token, rows)
+    for token, place in token_paths(adapter, path).items():
+        writing.textual_inversion(place, token, adapter.new_tokens[token])
+
+
+def token_paths(adapter: Adapter, path: epath.PathLike) -> dict[str, epath.Path]:
+    """Files of the new tokens that `export_adapter` writes in layouts of others: the path, or names beside it."""
+    path = epath.Path(path)
+    if len(adapter.new_tokens) == 1 and not adapter.loras:
+        return dict.fromkeys(adapter.new_tokens, path)
+    return {token: path.with_stem(f"{path.stem}_{token.strip('<>')}") for token in adapter.new_tokens}

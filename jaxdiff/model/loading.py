@@ -12,7 +12,7 @@ from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
-from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file
+from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file, weights
 from jaxdiff.model.model import Model
 
 
@@ -65,6 +65,8 @@ def load(
         return folder.read(name, dtype, placement)
     if clips.holds_clip(name):
         return clips.read(name, dtype, placement)
+    if folder.holds_autoencoder(name):
+        return folder.read_autoencoder(name, dtype, placement)
     if runs.holds_run(name):
         return runs.read(name, dtype, placement)
     return files.read(_file(name), dtype, placement)
@@ -81,6 +83,8 @@ def load_config(name: str) -> Config:
         return folder.read_config(name)
     if clips.holds_clip(name):
         return clips.read_config(name)
+    if folder.holds_autoencoder(name):
+        return folder.autoencoder_config(name)
     if runs.holds_run(name):
         return files.runs_here(configs.read_run(name))
     path = _file(name)
@@ -116,8 +120,8 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
     if name.startswith("hf:"):
         return load_adapter(hub.local(name), model)
     path = epath.Path(name)
-    kinds = (loras, controlnets, embeddings) if model else ()
-    if theirs := next((kind for kind in kinds if kind.is_published(path)), None):
+    weights.check_kind(path)
+    if model and (theirs := _published(path)):
         return theirs.read(path, model)
     if runs.holds_run(path):
         if (adapter := runs.adapter_of(name)) is None:
@@ -133,6 +137,15 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         return from_bytes(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
+
+
+def is_published_adapter(name: str) -> bool:
+    """Whether a file or folder is a LoRA, textual inversion or ControlNet in a layout of others."""
+    return _published(name) is not None
+
+
+def _published(path):
+    return next((kind for kind in (loras, controlnets, embeddings) if kind.is_published(path)), None)
 
 
 def with_adapters(
@@ -191,6 +204,7 @@ def with_ip_adapter(model: Model, name: str, image_encoder: str) -> Model:
       ValueError, OSError: files that are missing, or of another network.
     """
     name = hub.local(name) if name.startswith("hf:") else name
+    weights.check_kind(name)
     return ip_adapters.with_ip_adapter(model, name, image_encoder)
 
 
@@ -199,14 +213,8 @@ def _named(config, name):
     return dataclasses.replace(config, name=hub.parsed(name).repo.partition("/")[2])
 
 
-OTHERS = ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx"
-
-
 def _file(name):
-    if name.endswith(OTHERS):
-        raise ValueError(
-            f"{name} is not read, for it may hold code or rounded weights: convert it to .safetensors first"
-        )
+    weights.check_kind(name)
     if name.endswith(".safetensors"):
         return epath.Path(name)
     if name in shipped.names():

@@ -146,7 +146,8 @@ class Model:
             config = dataclasses.replace(self.config, data=data, latent=latent)
             config.net.check_image(config.shape)
         except ValueError as error:
-            raise ValueError(f"`size`={width}x{height} does not fit {self.config.name}: {error}") from None
+            latents = " (here of latents)" if latent.codec else ""
+            raise ValueError(f"`size`={width}x{height} does not fit {self.config.name}: {error}{latents}") from None
         return self.replace(config=config)
 
     def replace(self, **changes) -> "Model":

@@ -26,11 +26,13 @@ class TextEncoder(NamedTuple):
       tokenizer: texts -> token ids, int32 [B, L].
       embed: token ids -> `nets.clip.Read`, whose tokens are the context, float32 [B, L, D]; a pytree.
       second: tokenizer of the second of two text transformers, whose token ids are [B, 2, L]; None of one alone.
+      widths: channels of the context that are of each text transformer.
     """
 
     tokenizer: Tokenizer
     embed: Partial
     second: Tokenizer | None = None
+    widths: tuple[int, ...] = ()
 
     def __call__(self, texts: Sequence[str]) -> Array:
         """Context [B, L, D] of texts; those that are too long are truncated, see `Tokenizer.truncation`."""
@@ -89,12 +91,13 @@ def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int =
             f"the tokenizer has {tokenizer.vocab_size} tokens, length {tokenizer.length} and end token "
             f"{tokenizer.end_id}; the text transformer has {cfg.vocabulary}, {cfg.length} and {cfg.end_token}"
         )
-    return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static((skip, norm))))
+    return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static((skip, norm))), widths=(cfg.width,))
 
 
 def side_by_side(first: TextEncoder, second: TextEncoder) -> TextEncoder:
     """Two text encoders as one: contexts side by side, and the vector of the second, as in Stable Diffusion XL."""
-    return TextEncoder(first.tokenizer, Partial(_side_by_side, first.embed, second.embed), second.tokenizer)
+    embed = Partial(_side_by_side, first.embed, second.embed)
+    return TextEncoder(first.tokenizer, embed, second.tokenizer, first.widths + second.widths)
 
 
 @functools.cache

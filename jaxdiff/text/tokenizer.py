@@ -170,6 +170,7 @@ def _added(folder, vocab):
     if whole.exists():
         added = {token["content"]: token["id"] for token in json.loads(whole.read_text()).get("added_tokens", ())}
     added |= json.loads(plain.read_text()) if plain.exists() else {}
+    added = {token if token in vocab else token.lower(): i for token, i in added.items()}  # texts are in small letters
     tokens = sorted(added.keys() - vocab.keys(), key=added.get)
     if [added[token] for token in tokens] != list(range(len(vocab), len(vocab) + len(tokens))):
         raise ValueError(f"the ids of its added tokens {tokens} do not follow the {len(vocab)} of the vocabulary")

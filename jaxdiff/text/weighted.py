@@ -125,7 +125,8 @@ def read(encoder: TextEncoder, prompts: Sequence[str]) -> Read:
     ids = np.stack([_same_number(tokenizer, of, n)[0] for tokenizer, of in zip(tokenizers, each)], axis=1)
     weights = _same_number(tokenizers[0], each[0], n)[1]
     found = encoder.read_ids(ids if encoder.second else ids[:, 0])
-    tokens = _weighted(found.tokens, weights)
+    parts = jnp.split(found.tokens, np.cumsum(encoder.widths)[:-1], axis=-1)  # each encoder has a mean of its own
+    tokens = jnp.concatenate([_weighted(part, weights) for part in parts], axis=-1)
     return Read(tokens.reshape(len(prompts), -1, tokens.shape[-1]), found.pooled[::n])
 
 

@@ -65,3 +65,19 @@ def test_of_several_weights_the_ones_that_are_read_are_fetched():
         "config.json",
         f"{network}.safetensors",
     ]
+    assert hub.read_of(["unet/config.json", "unet/diffusion_flax_model.msgpack", "merges.txt"]) == [
+        "merges.txt",
+        "unet/config.json",
+        "unet/diffusion_flax_model.msgpack",
+    ]
+
+
+def test_a_repository_with_one_lora_is_that_file(cache, tmp_path):
+    repo = tmp_path / "models--org--lora"
+    (repo / "snapshots" / COMMIT).mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(COMMIT)
+    (repo / "snapshots" / COMMIT / "style.safetensors").write_bytes(b"")
+    assert Path(hub.local("hf:org/lora")).name == "style.safetensors"
+    assert Path(hub.local("hf:org/lora:style.safetensors")).name == "style.safetensors"
+    assert Path(hub.local("hf:org/small")).name == COMMIT

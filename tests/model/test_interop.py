@@ -218,6 +218,28 @@ def test_a_folder_is_drawn_from_and_edited_by_the_command_line(tmp_path, monkeyp
     np.testing.assert_array_equal(one, other)  # the published weights are float16, as those of the file
 
 
+def test_a_distilled_network_is_edited_at_its_own_scale(tmp_path):
+    model = jaxdiff.load(PIPELINES / "latent_consistency")
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    edit = lambda **given: jaxdiff.edit(model, picture, PROMPT, steps=2, **given)
+    one, other = (edit(method="sdedit", guidance=scale).image for scale in (1.0, 8.0))
+    assert (one != other).any()
+    with pytest.raises(ValueError, match="takes `guidance` as a condition: choose `method` sdedit or inpaint"):
+        edit(method="direct", source=NEGATIVE)
+    with pytest.raises(ValueError, match="takes one `guidance` for all levels: leave out `early`"):
+        edit(method="sdedit", early=3.0)
+
+
+def test_an_autoencoder_and_other_kinds_of_files(tmp_path):
+    model = jaxdiff.load(FIRST / "vae")
+    assert model.config.role == "autoencoder" and model.image_shape == (16, 16, 3)
+    assert jaxdiff.model.load_config(FIRST / "vae") == model.config
+    for load in (jaxdiff.load, jaxdiff.model.load_adapter):
+        for name, message in (("a.ckpt", "a.ckpt is a pickle"), ("b.gguf", "b.gguf is of a kind that is not read")):
+            with pytest.raises(ValueError, match=message):
+                load(str(tmp_path / name))
+
+
 def test_other_dtypes_and_files_hold_the_same_model(tmp_path):
     """bfloat16, several files with an index, a variant, and names that were given up."""
     copy = Path(shutil.copytree(FIRST, tmp_path / "copy"))
@@ -334,7 +356,10 @@ BAD = {
         "timestep_spacing='linspace' is not",
     ),
     "latents": (lambda copy: changed(copy / VAE, latent_channels=3), "latent_channels=3 must be 4, those of the U-Net"),
-    "pickle": (pickled, r"unet has only pickles \(diffusion_pytorch_model.bin\), which can run code: convert it"),
+    "pickle": (
+        pickled,
+        "unet/diffusion_pytorch_model.bin is a pickle, which can run code, and is not read: convert it",
+    ),
     "tensor": (
         lambda copy: without(copy, "conv_in.bias"),
         "unet: conv_in.bias is missing, and 1 more do not fit",
@@ -349,6 +374,10 @@ BAD = {
         lambda copy: changed(copy / UNET, down_block_types=None),
         "down_block_types=None must be of the type",
     ),
+    "list": (lambda copy: changed(copy / VAE, layers_per_block=[1, 1]), r"layers_per_block=\[1, 1\] must be one value"),
+    "half": (lambda copy: changed(copy / UNET, block_out_channels=[8.5, 16]), "must be of the type of"),
+    "class": (lambda copy: changed(copy / UNET, _class_name=["UNet2DModel"]), "must be a name"),
+    "levels": (lambda copy: changed(copy / SCHEDULER, num_train_timesteps=0), f"{SCHEDULER}: --betas must be"),
     "size": (lambda copy: changed(copy / UNET, sample_size="8"), "sample_size='8' must be a number of pixels, or two"),
     "quant": (
         lambda copy: changed(copy / VAE, use_quant_conv=False),
@@ -401,7 +430,7 @@ def test_a_scheduler_s_absent_fields_have_the_defaults_of_its_class():
     assert plain.clip and plain.sampler.kind == "ddpm" and plain.diffusion.schedule.beta_end == 0.02
     large = schedulers.process({"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "clip_sample": False})
     assert large.sampler.variance == "beta" and not large.clip
-    with pytest.raises(ValueError, match="steps_offset=0 must be 1 where set_alpha_to_one=False"):
+    with pytest.raises(ValueError, match="steps_offset=0 must be at least 1 where set_alpha_to_one=False"):
         schedulers.process({"_class_name": "PNDMScheduler", "skip_prk_steps": True})
 
 

@@ -66,7 +66,7 @@ def test_the_command_line_draws_by_a_picture(tmp_path, monkeypatch, capsys):
     cli.main(["sample", *asked, *encoder, "--image-prompt", "in.png", "--image-prompt-scale", "0.5"])
     assert Path("out.png").exists()
     capsys.readouterr()
-    assert "--ip-adapter and --image-encoder go together" in fails(capsys, "sample", *asked)
+    assert "--ip-adapter, --image-encoder and --image-prompt go together" in fails(capsys, "sample", *asked)
     assert "is for models with an IP-Adapter" in fails(capsys, "sample", BASE, PROMPT, "--image-prompt", "in.png")
     assert "give a picture, or leave it out" in fails(capsys, "sample", BASE, PROMPT, "--image-prompt-scale", "2")
     tensors = safetensors.numpy.load_file(FOLDER / "ip.safetensors")
@@ -79,5 +79,5 @@ def test_the_command_line_draws_by_a_picture(tmp_path, monkeypatch, capsys):
     ):
         changed = {name: value for name, value in (tensors | change).items() if value is not None}
         safetensors.numpy.save_file(changed, "wrong/ip.safetensors")
-        given = [str(BASE), PROMPT, "--ip-adapter", "wrong/ip.safetensors", *encoder]
+        given = [str(BASE), PROMPT, "--ip-adapter", "wrong/ip.safetensors", *encoder, "--image-prompt", "in.png"]
         assert message in fails(capsys, "sample", *given)

@@ -142,6 +142,21 @@ def test_the_kind_of_prediction_is_given_or_in_the_header(tmp_path):
         jaxdiff.load("digits", predict="v")
 
 
+def test_what_a_file_says_of_its_process_is_heard(tmp_path, caplog):
+    path, *_ = written(tmp_path, "xl")
+    tensors = safetensors.numpy.load_file(path)
+    flags = {"v_pred": np.zeros(0), "ztsnr": np.zeros(0)}
+    safetensors.numpy.save_file(tensors | flags, path)
+    diffusion = jaxdiff.model.load_config(path).diffusion
+    assert (diffusion.predict, diffusion.zero_snr) == ("v", True)
+    safetensors.numpy.save_file(tensors | {"edm_mean": np.zeros(4)}, path)
+    with pytest.raises(ValueError, match="edm_mean is of a process of EDM, which is not supported"):
+        jaxdiff.load(path)
+    safetensors.numpy.save_file(tensors, path, {"modelspec.prediction_type": "rf"})
+    with pytest.raises(ValueError, match=r"modelspec.prediction_type='rf' is not supported"):
+        jaxdiff.load(path)
+
+
 def test_what_is_wrong_with_a_single_file_is_named(tmp_path, capsys):
     path, *_ = written(tmp_path, "1")
     tensors = safetensors.numpy.load_file(path)
@@ -159,7 +174,11 @@ def test_what_is_wrong_with_a_single_file_is_named(tmp_path, capsys):
         changed = {name: value for name, value in (tensors | change).items() if value is not None}
         safetensors.numpy.save_file(changed, path)
         assert message in fails(capsys, "sample", path, PROMPT)
+    for lost in ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.post_quant_conv.weight"):
+        safetensors.numpy.save_file({name: value for name, value in tensors.items() if name != lost}, path)
+        name = lost.removeprefix("model.diffusion_model.").removeprefix("first_stage_model.")
+        assert f"{name} is missing" in fails(capsys, "sample", path, PROMPT)
     unet = {name: value for name, value in tensors.items() if name.startswith("model.")}
     safetensors.numpy.save_file(unet, path)
-    assert "has no autoencoder: it is no whole Stable Diffusion" in fails(capsys, "sample", path, PROMPT)
+    assert "has no autoencoder, and only whole models of these are read" in fails(capsys, "sample", path, PROMPT)
     assert not single_file.is_single_file(tmp_path / "none.safetensors")

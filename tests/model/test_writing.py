@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
 from helpers import fails
 
 import jaxdiff
@@ -17,10 +19,12 @@ from jaxdiff import model as models
 from jaxdiff.adapt import control, lora
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Config, Latent, Sample
-from jaxdiff.model.interop import published, schedulers
+from jaxdiff.model.interop import mapping, published, schedulers
+from jaxdiff.model.interop.ldm_names import unet_place
 from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.schedules import SCHEDULES
+from jaxdiff.timesteps import SPACINGS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PIPELINES = sorted((GOLDEN / "pipelines").iterdir(), key=lambda path: path.name)
@@ -69,6 +73,11 @@ def test_the_scheduler_that_is_written_samples_as_the_one_that_was_read(name):
 
 
 def test_samplers_of_ours_alone_become_ddim_and_schedules_are_refused():
+    pndm = Config(sample=Sample(SAMPLERS["pndm"](), spacing=SPACINGS["leading"](offset=1, end=1), clip=False))
+    snr = dataclasses.replace(pndm.diffusion, zero_snr=True, predict="v")
+    assert published.scheduler(pndm)["_class_name"] == "PNDMScheduler"
+    written = published.scheduler(dataclasses.replace(pndm, diffusion=snr))
+    assert (written["_class_name"], written["rescale_betas_zero_snr"]) == ("DDIMScheduler", True)
     config = Config(sample=Sample(SAMPLERS["heun"]()))
     written = published.scheduler(config)
     assert (written["_class_name"], written["timestep_spacing"]) == ("DDIMScheduler", "trailing")
@@ -102,6 +111,31 @@ def test_a_lora_that_is_written_is_the_one_that_was_trained(model, layout, alpha
     np.testing.assert_array_equal(token.new_tokens["<star>"], np.arange(8.0))
 
 
+def test_scales_of_one_network_are_not_those_of_another(model, tmp_path):
+    """Ranks differ in the U-Net, so that its scales stand in the matrices; those of the text encoder in the header."""
+    mixed = small_lora(model.params, 4, alpha=2.0)
+    path = next(iter(mixed.factors))
+    wider = lora.Factors(*(np.concatenate([x, x], axis) for x, axis in zip(mixed.factors[path], (1, 0))))
+    loras = {
+        "unet": mixed._replace(factors=mixed.factors | {path: wider}),
+        "text": small_lora(model.submodels["text_encoder"].params, 4, targets=lora.TEXT_ATTENTION, alpha=2.0),
+    }
+    models.export_adapter(Adapter({}, loras), tmp_path / "a.safetensors", model, "peft", "float32")
+    found = models.load_adapter(str(tmp_path / "a.safetensors"), model).loras
+    update = lambda of, path: of.scale[path] * (of.factors[path].down @ of.factors[path].up)
+    for net, one in loras.items():
+        for path in one.factors:
+            np.testing.assert_allclose(update(found[net], path), update(one, path), rtol=1e-5, atol=1e-6)
+
+
+def test_each_of_several_tokens_has_a_file(model, tmp_path):
+    adapter = Adapter({}, new_tokens={"<one>": np.ones(8), "<two>": np.zeros(8)})
+    models.export_adapter(adapter, tmp_path / "t.safetensors", model, "peft")
+    for token, row in adapter.new_tokens.items():
+        found = models.load_adapter(str(tmp_path / f"t_{token.strip('<>')}.safetensors"), model)
+        np.testing.assert_array_equal(found.new_tokens[token], row)
+
+
 def test_a_controlnet_that_is_written_is_the_one_that_was_trained(model, tmp_path):
     config = ControlConfig(model.config.net, embedding=(4, 8))
     adapter = Adapter({"embedding": [4, 8]}, control=control.init(jax.random.key(0), config, model.params))
@@ -109,6 +143,33 @@ def test_a_controlnet_that_is_written_is_the_one_that_was_trained(model, tmp_pat
     found = models.load_adapter(str(tmp_path / "edges"), model)
     jax.tree.map(np.testing.assert_array_equal, found.control, adapter.control)
     assert found.metadata["embedding"] == [4, 8]
+    single = {f"control_model.{LDM.get(name, name)}": value for name, value in ldm_tensors(config, adapter).items()}
+    safetensors.numpy.save_file(single, tmp_path / "edges.safetensors")
+    found = models.load_adapter(str(tmp_path / "edges.safetensors"), model)
+    jax.tree.map(np.testing.assert_array_equal, found.control, adapter.control)
+    assert found.metadata["embedding"] == [4, 8]
+    first = single.pop("control_model.input_hint_block.0.bias")
+    safetensors.numpy.save_file(single | {"control_model.more": first}, tmp_path / "edges.safetensors")
+    with pytest.raises(ValueError, match=r"control_model.more is no tensor of a ControlNet of this base"):
+        models.load_adapter(str(tmp_path / "edges.safetensors"), model)
+
+
+# Names of the authors' files, counted by hand for two resolutions of one block each, and an embedding of two sizes.
+LDM = {
+    "controlnet_cond_embedding.conv_in": "input_hint_block.0", "controlnet_cond_embedding.blocks.0": "input_hint_block.2",
+    "controlnet_cond_embedding.blocks.1": "input_hint_block.4", "controlnet_cond_embedding.conv_out": "input_hint_block.6",
+    "controlnet_mid_block": "middle_block_out.0", **{f"controlnet_down_blocks.{i}": f"zero_convs.{i}.0" for i in range(4)},
+}  # fmt: skip
+
+
+def ldm_tensors(config, adapter):
+    """Tensors of a ControlNet by the names of its authors."""
+    flat, found = flatten_dict(adapter.control, sep="/"), {}
+    for entry in mapping.entries(adapter.control):
+        module, _, kind = entry.published.rpartition(".")
+        name = f"{LDM[module]}.{kind}" if module in LDM else unet_place(entry.published, config.unet).name
+        found[name] = np.ascontiguousarray(mapping.LAYOUTS[entry.layout].to_published(np.asarray(flat[entry.ours])))
+    return found
 
 
 def test_the_command_line_converts_there_and_back(model, tmp_path, monkeypatch, capsys):

@@ -110,7 +110,7 @@ def test_a_batch_is_no_larger_than_the_images_need():
     model, seen = tiny_model(steps=2, batch_size=64), []
     original = sampling.conditions.rows
 
-    def rows(model, texts, labels, control, indices):
+    def rows(model, texts, labels, control, indices, guidance):
         seen.append(len(indices))
         return original(model, texts, labels, control, indices)
 

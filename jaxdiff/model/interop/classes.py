@@ -54,6 +54,7 @@ UNET_2D_CONDITION = Fields(
     },
     unused=("upcast_attention", "addition_embed_type_num_heads"),  # scores are float32 anyway
     nullable=("num_attention_heads",),
+    several=("layers_per_block", "cross_attention_dim", "transformer_layers_per_block", "attention_head_dim"),
 )
 
 UNET_2D = Fields(
@@ -108,6 +109,7 @@ CONTROLNET = Fields(
     },
     unused=UNET_2D_CONDITION.unused,
     nullable=UNET_2D_CONDITION.nullable,
+    several=UNET_2D_CONDITION.several,
 )  # fmt: skip
 
 AUTOENCODER_KL = Fields(
@@ -145,6 +147,20 @@ VQ_MODEL = Fields(
     nullable=("vq_embed_dim",),
 )
 
+# Fields of all models of transformers, which its earlier versions wrote into the parts of a CLIP.
+OF_ALL_MODELS = tuple(
+    """
+    add_cross_attention bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
+    cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample early_stopping
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
+    forced_eos_token_id id2label is_decoder is_encoder_decoder label2id length_penalty max_length min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states
+    output_scores pad_token_id prefix problem_type pruned_heads remove_invalid_values repetition_penalty return_dict
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torchscript typical_p use_bfloat16
+    attention_dropout dropout initializer_factor initializer_range
+    """.split()
+)
 CLIP_VISION = Fields(
     read={
         "hidden_size": 768,
@@ -157,7 +173,7 @@ CLIP_VISION = Fields(
         "projection_dim": 512,
     },
     fixed={"layer_norm_eps": 1e-5, "num_channels": 3},
-    unused=("attention_dropout", "dropout", "initializer_factor", "initializer_range"),
+    unused=OF_ALL_MODELS,
 )
 
 CLIP_TEXT = Fields(
@@ -173,13 +189,5 @@ CLIP_TEXT = Fields(
     },
     fixed={"layer_norm_eps": 1e-5},
     # Dropout and initialisation are of training, and the tokens are the tokenizer's.
-    unused=(
-        "attention_dropout",
-        "dropout",
-        "initializer_factor",
-        "initializer_range",
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-    ),
+    unused=OF_ALL_MODELS,
 )

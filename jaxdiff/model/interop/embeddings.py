@@ -44,7 +44,12 @@ def read(path: epath.PathLike, model: Model) -> Adapter:
         raise ValueError(f"{path} is of {counts[0]} text encoder(s), and {model.config.name} has {counts[1]}")
     metadata = {"name": path.stem, "base": model.config.name}
     if counts[0] == 2:
-        token = path.stem.lower()
+        token = _token(path.stem)
         return Adapter(metadata, new_tokens={token: tensors["clip_l"]}, second_tokens={token: tensors["clip_g"]})
     ((key, rows),) = tensors.items()
-    return Adapter(metadata, new_tokens={(path.stem if key == NAMELESS else key).lower(): rows})
+    return Adapter(metadata, new_tokens={_token(path.stem if key == NAMELESS else key): rows})
+
+
+def _token(name):
+    """A name as a token: in small letters, without spaces."""
+    return "-".join(name.lower().split())

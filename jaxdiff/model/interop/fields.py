@@ -26,9 +26,9 @@ def fields_of(path: epath.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise ValueError(f"{path} must hold fields")
-    if isinstance(kind := fields.get("_class_name"), str):  # earlier versions had the same classes in Flax
-        fields["_class_name"] = kind.removeprefix("Flax")
-    return fields
+    if (kind := fields.get("_class_name")) is not None and not isinstance(kind, str):
+        raise ValueError(f"{path}: _class_name={kind!r} must be a name")
+    return fields | ({"_class_name": kind.removeprefix("Flax")} if kind else {})  # once there were the same in Flax
 
 
 class Fields(NamedTuple):
@@ -39,12 +39,14 @@ class Fields(NamedTuple):
       fixed: the only values that the others may have.
       unused: fields that change nothing that is computed here.
       nullable: those of `read` that may be null.
+      several: those of `read` that may have one value for each resolution.
     """
 
     read: Mapping[str, Any]
     fixed: Mapping[str, Any] = {}
     unused: tuple[str, ...] = ()
     nullable: tuple[str, ...] = ()
+    several: tuple[str, ...] = ()
 
     def values(self, config: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Values of the fields that are honoured, lists as tuples.
@@ -62,6 +64,8 @@ class Fields(NamedTuple):
                 raise ValueError(f"{where}: {name}={value!r} is not supported, only {self.fixed[name]!r}")
             if name not in self.fixed and name not in self.read:
                 raise ValueError(f"{where}: the field {name}={value!r} is not known")
+            if isinstance(value, tuple) and name in self.read and name not in (*self.several, *_lists(self.read)):
+                raise ValueError(f"{where}: {name}={list(value)} must be one value, not several")
             if (
                 name in self.read
                 and not _fits(value, self.read[name])
@@ -88,6 +92,11 @@ def one_of(choices: Mapping[str, Any], fields: Mapping[str, Any], name: str, whe
     return choices[fields[name]]
 
 
+def _lists(read):
+    """Fields that are lists, or that have no default by which that is known."""
+    return [name for name, default in read.items() if isinstance(default, tuple) or default is None]
+
+
 def _fits(value, default):
     """Whether a value has the type of a default; several numbers may stand for one."""
     if default is None:
@@ -97,7 +106,9 @@ def _fits(value, default):
     if isinstance(default, tuple):
         return isinstance(value, tuple) and all(_fits(one, default[0]) for one in value)
     numbers = value if isinstance(value, tuple) and value else (value,)
-    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers):
+        return False
+    return isinstance(default, float) or all(float(one).is_integer() for one in numbers)
 
 
 def _frozen(value):

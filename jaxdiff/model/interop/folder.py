@@ -59,6 +59,28 @@ def holds_pipeline(folder: epath.PathLike) -> bool:
     return (epath.Path(folder) / INDEX).exists()
 
 
+def holds_autoencoder(folder: epath.PathLike) -> bool:
+    """Whether a directory is an autoencoder that diffusers has saved."""
+    path = epath.Path(folder) / "config.json"
+    return path.exists() and fields_of(path).get("_class_name") in ("AutoencoderKL", "VQModel")
+
+
+def autoencoder_config(folder: epath.PathLike) -> Config:
+    """Config of an autoencoder, without its weights; errors as of `read`."""
+    path = epath.Path(folder).resolve() / "config.json"
+    fields = fields_of(path)
+    net = networks.autoencoder(fields, str(path))
+    image = (*_sides({"sample_size": 512} | fields, path), net.image_channels)
+    return Config(name=path.parent.name, data=Data(image_shape=image), net=net)
+
+
+def read_autoencoder(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
+    """Reads an autoencoder, tensor by tensor, onto the devices; arguments and errors as of `read`."""
+    folder = epath.Path(folder).resolve()
+    model = _model(folder, autoencoder_config(folder), dtype, placement)
+    return model.replace(origin=Origin(folder.name, weights="published"))
+
+
 def read_config(folder: epath.PathLike) -> Config:
     """Config of a pipeline's denoiser, without its weights.
 

@@ -1,6 +1,7 @@
 """Models by their names on the Hugging Face Hub, such as hf:org/name: only what is read is fetched, and never a pickle."""
 
 import fnmatch
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -8,8 +9,9 @@ from typing import NamedTuple
 
 from jaxdiff.model.interop.weights import chosen
 
+log = logging.getLogger("jaxdiff")
 NAME = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+?))?(:(?P<file>[\w./-]+))?")
-TEXTS = "*.json", "*/config.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/merges.txt"
+TEXTS = "*.json", "merges.txt", "*/config.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/merges.txt"
 NETWORKS = "unet", "vae", "vqvae", "text_encoder", "text_encoder_2", ""  # folders; "" is a network alone
 
 
@@ -64,15 +66,30 @@ def local(name: str) -> str:
         raise ValueError(f"{name} is fetched by huggingface_hub: pip install huggingface_hub") from None
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     try:
-        if wanted.file:
-            return hub.hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision, local_files_only=offline)
-        files = ["*"] if offline else read_of(hub.list_repo_files(wanted.repo, revision=wanted.revision))
-        return hub.snapshot_download(
-            wanted.repo, revision=wanted.revision, allow_patterns=files, local_files_only=offline
+        if wanted.file and not offline:
+            return hub.hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision)
+        if not offline:
+            listed = hub.list_repo_files(wanted.repo, revision=wanted.revision)
+            files = read_of(listed) or [file for file in listed if file.endswith(".safetensors") and "/" not in file]
+            return _alone(hub.snapshot_download(wanted.repo, revision=wanted.revision, allow_patterns=files))
+    except Exception as error:  # of huggingface_hub, or of the library by which it reaches the Hub
+        log.info(
+            "%s: the Hub says %s; the cache is looked at", name, str(error).partition("\n")[0] or type(error).__name__
         )
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.RepositoryNotFoundError) as error:
-        where = "in the cache" if offline else "on the Hub, or it cannot be reached"
-        raise FileNotFoundError(f"{name} is not {where} ({str(error).splitlines()[0]})") from None
+    try:
+        if wanted.file:
+            return hub.hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision, local_files_only=True)
+        return _alone(hub.snapshot_download(wanted.repo, revision=wanted.revision, local_files_only=True))
+    except (OSError, errors.LocalEntryNotFoundError):
+        raise FileNotFoundError(f"{name} is not in the cache{'' if offline else ', and not on the Hub'}") from None
+
+
+def _alone(folder):
+    """The only file of weights of a repository that holds no more, such as a LoRA; else the folder."""
+    inside = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    weights = [name for name in inside if name.endswith(".safetensors")]
+    configs = any(name in inside for name in ("model_index.json", "config.json"))
+    return os.path.join(folder, weights[0]) if len(weights) == 1 and not configs else folder
 
 
 def read_of(files: Iterable[str]) -> list[str]:

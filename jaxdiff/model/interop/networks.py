@@ -149,7 +149,7 @@ def controlnet(config: Mapping[str, Any], net: UNetConfig, where: str = "config.
         "time_cond_proj_dim": None,
     }
     own = _conditioned(f | others, where)
-    net = dataclasses.replace(net, **WITHOUT)
+    net = without_additions(net)
     for field in dataclasses.fields(own):
         has, needs = (getattr(of, field.name) for of in (own, net))
         if field.name in PER_RESOLUTION:
@@ -161,6 +161,11 @@ def controlnet(config: Mapping[str, Any], net: UNetConfig, where: str = "config.
     if f["conditioning_channels"] != 3:
         raise ValueError(f"{where}: conditioning_channels={f['conditioning_channels']} is not supported, only 3")
     return ControlConfig(net, embedding=f["conditioning_embedding_out_channels"])
+
+
+def without_additions(net: UNetConfig) -> UNetConfig:
+    """The U-Net without what was added to it, of which its ControlNets know nothing."""
+    return dataclasses.replace(net, **WITHOUT)
 
 
 def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> AutoencoderConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxdiff.nets.clip_config import TextConfig
 from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.nets.unet_config import UNetConfig, at
 
+log = logging.getLogger("jaxdiff")
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 KINDS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
@@ -168,13 +170,16 @@ def scheduler(config: Config) -> dict[str, Any]:
         "rescale_betas_zero_snr": d.zero_snr,
     }
     fields |= {"clip_sample": s.clip and not config.latent.codec}
-    wanted = {"sampler": s.sampler, "spacing": s.spacing, "compat": s.compat}
+    wanted = {"sampler": s.sampler, "spacing": s.spacing, "compat": s.compat, "clip": fields["clip_sample"]}
+    process = ("schedule", "num_levels", "predict", "zero_snr")
     for kind, (read, _) in schedulers.SCHEDULERS.items():
         for own in _options(s):
             written = {"_class_name": kind} | {name: value for name, value in (fields | own).items() if name in read}
             found = _process(written)
-            if found and all(getattr(found, name) == value for name, value in wanted.items()):
+            same = found and all(getattr(found.diffusion, name) == getattr(d, name) for name in process)
+            if same and all(getattr(found, name) == value for name, value in wanted.items()):
                 return written
+    log.info("diffusers has no scheduler for %s on %s: DDIMScheduler is written", s.sampler.kind, s.spacing.kind)
     own = {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
     return {"_class_name": "DDIMScheduler"} | fields | own
 

@@ -58,7 +58,7 @@ SCHEDULERS = {  # fields that are honoured, and the only values that others may 
     ),
 }
 # Of thresholding alone, of a last step to level 1, and fields that files keep of a scheduler that was there before.
-UNUSED = {"dynamic_thresholding_ratio", "sample_max_value", "lower_order_final", "euler_at_final"}
+UNUSED = {"dynamic_thresholding_ratio", "sample_max_value", "lower_order_final", "euler_at_final", "tensor_format"}
 UNUSED |= {name for fields in SCHEDULERS.values() for some in fields for name in some}
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
@@ -104,7 +104,7 @@ def process(config: Mapping[str, Any], where: str = "scheduler_config.json") -> 
     if kind not in SCHEDULERS:
         raise ValueError(f"{where}: the class {kind} is not supported, only {', '.join(SCHEDULERS)}")
     read, fixed = SCHEDULERS[kind]
-    fixed = {"trained_betas": None} | fixed
+    fixed = {"trained_betas": None, "timestep_values": None} | fixed
     f = Fields(read, fixed, tuple(UNUSED - read.keys() - fixed.keys())).values(config, where)
     diffusion = Diffusion(
         schedule=_schedule(f, where),
@@ -112,6 +112,10 @@ def process(config: Mapping[str, Any], where: str = "scheduler_config.json") -> 
         predict=one_of(KINDS, f, "prediction_type", where),
         zero_snr=f.get("rescale_betas_zero_snr", False),
     )
+    try:
+        diffusion.make_schedule()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     make = {
         "DDIMScheduler": _ddim,
         "PNDMScheduler": _pndm,
@@ -159,7 +163,7 @@ def _steps(f, where):
     }
     choice = one_of(choices, f, "timestep_spacing", where)()
     if choice.kind == "leading" and offset < end:
-        raise ValueError(f"{where}: steps_offset=0 must be 1 where set_alpha_to_one=False")
+        raise ValueError(f"{where}: steps_offset={offset} must be at least {end} where set_alpha_to_one={end == 0}")
     return choice
 
 

@@ -4,6 +4,7 @@ Everything but the number of heads, the kind of prediction and the scheduler can
 """
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -22,17 +23,20 @@ from jaxdiff.nets.clip_config import TextConfig
 from jaxdiff.nets.unet_config import UNetConfig
 from jaxdiff.text import tokenizer as tokenizers
 
+log = logging.getLogger("jaxdiff")
 UNET, AUTOENCODER = "model.diffusion_model.", ("first_stage_model.", "vae.")
 FIRST = {  # beginnings of the names of the (first) text encoder, and whether it is of OpenCLIP
     "cond_stage_model.transformer.": False,
     "cond_stage_model.model.": True,
     "conditioner.embedders.0.transformer.": False,
+    "conditioner.embedders.0.model.": True,  # of 2.x, too, in later files
 }
 SECOND = "conditioner.embedders.1.model."
 # What is no parameter of these networks: averages, tables of the schedule, losses, and what only training needs.
 IGNORED = re.compile(
     r"model_ema\..*|(.*\.)?(position_ids|logit_scale|attn_mask)|betas|alphas_cumprod.*|sqrt_.*|log_one_minus.*|posterior_.*"
-    r"|logvar|lvlb_weights|scale_factor|v_pred|ztsnr|edm_.*|denoiser\..*|(first_stage_model|vae)\.(loss|model_ema)\..*"
+    r"|logvar|lvlb_weights|scale_factor|global_step|embedding_manager\..*|denoiser\.sigmas"
+    r"|(first_stage_model|vae)\.(loss|model_ema)\..*|(.*\.)?transformer\.text_projection\.weight|v_pred|ztsnr"
 )
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
@@ -111,7 +115,7 @@ def read(
     words = _tokenizer(path, tokenizer)
     with weights.opened([path], IGNORED) as tensors:
         _, parts = _parts(path, tensors.shapes, words, predict)
-        views = {name: _view(tensors, part) for name, part in parts.items()}
+        views = {name: view(tensors, part.entries, part.prefix, part.place) for name, part in parts.items()}
         _check_rest(path, tensors, views.values())
         models = {}
         for name, part in parts.items():
@@ -161,13 +165,19 @@ def _parts(path, shapes, words, predict):
     first = next((prefix for prefix in FIRST if any(key.startswith(prefix) for key in shapes)), None)
     vae = next((prefix for prefix in AUTOENCODER if any(key.startswith(prefix) for key in shapes)), None)
     if first is None or vae is None:
-        raise ValueError(f"{path} has no {'text encoder' if vae else 'autoencoder'}: it is no whole Stable Diffusion")
-    xl = first.startswith("conditioner.")
+        what = "no text encoder of Stable Diffusion 1, 2 or XL (base)" if vae else "no autoencoder"
+        raise ValueError(f"{path} has {what}, and only whole models of these are read")
+    xl = any(key.startswith(SECOND) for key in shapes)
     name = "xl" if xl else "2" if FIRST[first] else "1"
-    version, predict = VERSIONS[name], predict or _said(path, VERSIONS[name])
-    codec = _autoencoder(_below(shapes, vae), version.scaling_factor)
-    net = _unet(_below(shapes, UNET))
-    config = _config(path, version, predict, net, codec, xl)
+    version, (kind, zero_snr) = VERSIONS[name], _said(path, VERSIONS[name])
+    try:
+        codec, net = _autoencoder(below(shapes, vae), version.scaling_factor), _unet(below(shapes, UNET))
+        specs = {"text_encoder": _text(below(shapes, first), FIRST[first], False, words)}
+        if xl:
+            specs["second_text_encoder"] = _text(below(shapes, SECOND), True, True, words)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    config = _config(path, version, predict or kind, zero_snr, net, codec, xl)
     texts = {"text_encoder": (first, FIRST[first])} | ({"second_text_encoder": (SECOND, True)} if xl else {})
     parts = {"unet": _part(config, UNET, lambda name: unet_place(name, net))}
     image = config.data.image_shape
@@ -175,7 +185,7 @@ def _parts(path, shapes, words, predict):
         Config(name="vae", data=Data(image_shape=image), net=codec), vae, lambda name: autoencoder_place(name, codec)
     )
     for name, (prefix, is_open) in texts.items():
-        spec = _text(_below(shapes, prefix), is_open, xl and is_open, words)
+        spec = specs[name]
         place, pad = (open_clip_place, "!") if is_open else (clip_place, tokenizers.END)
         parts[name] = _part(Config(name=name, net=spec), prefix, place, pad)
     return config, parts
@@ -185,11 +195,12 @@ def _part(config, prefix, place, pad=""):
     return Part(config, mapping.entries(param_shapes(config)), prefix, place, pad)
 
 
-def _config(path, version, predict, net, codec, xl):
+def _config(path, version, predict, zero_snr, net, codec, xl):
     kinds = {"eps": "epsilon", "v": "v_prediction"}
     if predict not in kinds:
         raise ValueError(f"`predict`={predict!r} must be 'eps' or 'v'")
-    process = schedulers.process({**version.scheduler, **STABLE, "prediction_type": kinds[predict]})
+    snr = {"rescale_betas_zero_snr": True} if zero_snr else {}
+    process = schedulers.process({**version.scheduler, **STABLE, **snr, "prediction_type": kinds[predict]})
     side = version.side[predict] // codec.factor
     latent = Latent("vae", (side, side, codec.latent_channels), text_encoder="text_encoder")
     if xl:
@@ -212,24 +223,44 @@ def _config(path, version, predict, net, codec, xl):
 
 
 def _said(path, version):
-    """Kind of prediction by the header of the file, or else by its version."""
-    said = files.header_of(path).get("modelspec.prediction_type")
-    return KINDS.get(said, version.predict)
+    """Kind of prediction, and whether the last level is pure noise, by the file or else by its version.
+
+    Raises:
+      ValueError: the file is of a process that is not supported; what says so is named.
+    """
+    with files.opened(path) as file:
+        keys, header = set(file.keys()), file.metadata() or {}
+    if other := next((key for key in sorted(keys) if key.startswith(("edm_", "edm_vpred"))), None):
+        raise ValueError(f"{path}: {other} is of a process of EDM, which is not supported")
+    said = "v" if "v_pred" in keys else header.get("modelspec.prediction_type")
+    if said is not None and said not in KINDS:
+        raise ValueError(f"{path}: modelspec.prediction_type={said!r} is not supported, only {', '.join(KINDS)}")
+    if said is None:
+        log.info("%s does not say what it predicts: taken as %s (`predict` says otherwise)", path.name, version.predict)
+    return KINDS.get(said, version.predict), "ztsnr" in keys
 
 
-def _below(shapes, prefix):
-    return {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
+class Shapes(dict):
+    """Shapes by name; one that is missing is named in an error."""
+
+    def __missing__(self, key):
+        raise ValueError(f"{key} is missing")
 
 
-def _numbers(shapes, pattern):
-    """Numbers that stand in place of the group of a pattern, in the names."""
+def below(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> Shapes:
+    """Shapes of the tensors whose names begin so, without that beginning."""
+    return Shapes({key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)})
+
+
+def numbers(shapes: Iterable[str], pattern: str) -> list[int]:
+    """Numbers that stand in place of the group of a pattern, at the beginnings of names."""
     return sorted({int(found[1]) for key in shapes if (found := re.match(pattern, key))})
 
 
 def _unet(shapes):
     """Specification of a U-Net by the shapes of its tensors; 8 heads where the context is of 768, else heads of 64."""
     channels, blocks, attention, depth, context = [], [], [], [], 0
-    for i in _numbers(shapes, r"input_blocks\.(\d+)\.")[1:]:
+    for i in numbers(shapes, r"input_blocks\.(\d+)\.")[1:]:
         if f"input_blocks.{i}.0.op.weight" in shapes:
             continue
         width = shapes[f"input_blocks.{i}.0.in_layers.2.weight"][0]
@@ -238,12 +269,12 @@ def _unet(shapes):
             blocks.append(0)
             depth.append(1)
         blocks[-1] += 1
-        inner = _numbers(shapes, rf"input_blocks\.{i}\.1\.transformer_blocks\.(\d+)\.")
+        inner = numbers(shapes, rf"input_blocks\.{i}\.1\.transformer_blocks\.(\d+)\.")
         if inner:
             level, depth[-1] = len(channels) - 1, len(inner)
             attention += [level] * (level not in attention)
             context = shapes[f"input_blocks.{i}.1.transformer_blocks.0.attn2.to_k.weight"][1]
-    bottom = _numbers(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    bottom = numbers(shapes, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     depth[-1] = len(bottom) or 1
     given = shapes["input_blocks.0.0.weight"][1]
     out = shapes["out.2.weight"][0]
@@ -271,11 +302,11 @@ def _short(values):
 
 
 def _autoencoder(shapes, factor):
-    levels = _numbers(shapes, r"encoder\.down\.(\d+)\.")
+    levels = numbers(shapes, r"encoder\.down\.(\d+)\.")
     return AutoencoderConfig(
         image_channels=shapes["encoder.conv_in.weight"][1],
         channels=tuple(shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in levels),
-        blocks=len(_numbers(shapes, r"encoder\.down\.0\.block\.(\d+)\.")),
+        blocks=len(numbers(shapes, r"encoder\.down\.0\.block\.(\d+)\.")),
         latent_channels=shapes["post_quant_conv.weight"][0],
         scaling_factor=factor,
     )
@@ -285,11 +316,11 @@ def _text(shapes, is_open, projects, words):
     """Specification of a text encoder; of OpenCLIP's without projection the last block is not read (2.x)."""
     if is_open:
         vocabulary, width = shapes["token_embedding.weight"]
-        length, layers = shapes["positional_embedding"][0], _numbers(shapes, r"transformer\.resblocks\.(\d+)\.")
+        length, layers = shapes["positional_embedding"][0], numbers(shapes, r"transformer\.resblocks\.(\d+)\.")
     else:
         vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
         length = shapes["text_model.embeddings.position_embedding.weight"][0]
-        layers = _numbers(shapes, r"text_model\.encoder\.layers\.(\d+)\.")
+        layers = numbers(shapes, r"text_model\.encoder\.layers\.(\d+)\.")
     return TextConfig(
         width=width,
         layers=min(len(layers), 23) if is_open and not projects else len(layers),
@@ -302,19 +333,26 @@ def _text(shapes, is_open, projects, words):
     )
 
 
-def _view(tensors, part):
-    """The tensors of a network by the names of diffusers."""
+def view(tensors: Tensors, entries: Iterable[mapping.Entry], prefix: str, place: Callable[[str], Place]) -> View:
+    """The tensors of a network by the names of diffusers.
+
+    Args:
+      tensors: of the file.
+      entries: mapping of the network.
+      prefix: beginning of its names in the file.
+      place: (name of diffusers) -> `Place` behind the prefix.
+    """
     found, shapes = {}, {}
-    for entry in part.entries:
-        place = part.place(entry.published)
-        key = part.prefix + place.name
+    for entry in entries:
+        where = place(entry.published)
+        key = prefix + where.name
         if key in tensors.shapes:
-            found[entry.published] = key, place, entry.shape
-            shapes[entry.published] = place.shape(tensors.shapes[key], len(entry.shape))
+            found[entry.published] = key, where, len(entry.shape)
+            shapes[entry.published] = where.shape(tensors.shapes[key], len(entry.shape))
 
     def one(name):
-        key, place, shape = found[name]
-        return place.value(tensors.read(key), len(shape))
+        key, where, ndim = found[name]
+        return where.value(tensors.read(key), ndim)
 
     return View(Tensors(shapes, one), frozenset(key for key, *_ in found.values()))
 
@@ -330,7 +368,8 @@ def _check_rest(path, tensors, views: Iterable[View]):
 
 def _left_out(key):
     """Parameters that are there and not read: of OpenCLIP the last block and the projection in 2.x."""
-    return bool(re.match(r"cond_stage_model\.model\.(transformer\.resblocks\.23\.|text_projection$)", key))
+    openings = r"(cond_stage_model|conditioner\.embedders\.0)\.model\."
+    return bool(re.match(openings + r"(transformer\.resblocks\.23\.|text_projection$)", key))
 
 
 def _tokenizer(path, folder):

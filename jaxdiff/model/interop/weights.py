@@ -19,7 +19,8 @@ from jaxdiff.model.interop.mapping import entries as mapping_of
 
 STEMS = "diffusion_pytorch_model", "model"  # of diffusers, and of transformers
 FLAX = "diffusion_flax_model.msgpack", "flax_model.msgpack"  # of their earlier versions
-PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+PICKLES = ".bin", ".ckpt", ".pt", ".pth"
+ROUNDED = ".gguf", ".onnx"
 LIMIT = 2**27
 DTYPES = "F32", "F16", "BF16", "F64"
 BUFFERS = re.compile(r".*\.position_ids")  # no parameters
@@ -55,11 +56,17 @@ def find(folder: epath.Path) -> list[epath.Path]:
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     if name := chosen(names):
         return _shards(folder, folder / name) if name.endswith(".json") else [folder / name]
-    if flax := next((name for name in FLAX if name in names), None):
-        return [folder / flax]
-    if pickles := [path.name for pattern in PICKLES for path in folder.glob(pattern)]:
-        raise ValueError(f"{folder} has only pickles ({pickles[0]}), which can run code: convert it to .safetensors")
+    if others := [name for name in sorted(names) if name.endswith((*PICKLES, *ROUNDED))]:
+        check_kind(folder / others[0])
     raise FileNotFoundError(f"{folder} has no {' or '.join(f'{stem}.safetensors' for stem in STEMS)}")
+
+
+def check_kind(path: epath.PathLike) -> None:
+    """Raises ValueError for kinds of files that are not read, by the end of the name."""
+    if str(path).endswith(PICKLES):
+        raise ValueError(f"{path} is a pickle, which can run code, and is not read: convert it to .safetensors")
+    if str(path).endswith(ROUNDED):
+        raise ValueError(f"{path} is of a kind that is not read: convert it to .safetensors")
 
 
 def chosen(names: Iterable[str]) -> str | None:
@@ -71,7 +78,7 @@ def chosen(names: Iterable[str]) -> str | None:
         variants = [name for name in names if re.fullmatch(rf"{stem}\..+\.safetensors", name)]
         if found := next((name for name in (*known, *indices, *variants) if name in names), None):
             return found
-    return None
+    return next((name for name in FLAX if name in names), None)
 
 
 def _shards(folder, index):

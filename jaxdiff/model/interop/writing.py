@@ -238,13 +238,14 @@ def lora(
     tensors, header = {}, {}
     for net, corrections in adapter.loras.items():
         known = {entry.ours: entry for entry in mapping.entries(_params_of(model, net))}
-        if layout == "peft" and (found := _common(corrections)):
+        found = _common(corrections) if layout == "peft" else {}
+        if found:
             header |= {f"{PEFT[net].removesuffix('.')}.{name}": value for name, value in found.items()}
         for place, factors in corrections.factors.items():
             if place not in known:
                 raise ValueError(f"this LoRA is of another network: {model.config.name} has no layer {place}")
             scale = float(corrections.scale[place])
-            parts = _factors(factors, known[place], scale, layout, bool(header))
+            parts = _factors(factors, known[place], scale, layout, bool(found))
             name = known[place].published.removesuffix(".weight")
             for ending, value in parts.items():
                 tensors[_name(net, name, layout, second) + ending] = np.ascontiguousarray(value.astype(dtype))

@@ -27,7 +27,7 @@ def _resample(job: Job, levels, rounds, tick, first=1.0) -> Edited:
     """Noises the image to the first level and samples from there, but for known pixels."""
     model, image, known = job.model, job.image, job.known
     denoise = guidance.on_cond(denoiser_of(model))
-    if job.prompt is not None:
+    if job.prompt is not None and not model.config.net.guidance_dim:
         denoise = guidance.cfg(denoiser_of(model), job.scale(first))
     if model.config.sample.clip:
         denoise = guidance.clip_x0(denoise, job.schedule)

@@ -152,7 +152,23 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
     model.levels(job.num_steps)  # raises where there is no such grid
     job.sampler()  # raises for options out of range
     method.check(job)
-    return job
+    return _with_scale(job)
+
+
+def _with_scale(job: Job) -> Job:
+    """The job of a network that takes the guidance as a condition: it has that scale, and no other guidance.
+
+    Raises:
+      ValueError: a method that guides by both halves of the condition, or two scales.
+    """
+    if not job.model.config.net.guidance_dim:
+        return job
+    if job.method.kind not in ("sdedit", "inpaint"):
+        raise ValueError(f"{job.model.config.name} takes `guidance` as a condition: choose `method` sdedit or inpaint")
+    if job.early != job.guidance:
+        raise ValueError(f"{job.model.config.name} takes one `guidance` for all levels: leave out `early`")
+    scale = jnp.full(1, job.guidance, jnp.float32)
+    return job._replace(target=Guided(*(cond._replace(guidance=scale) for cond in job.target)))
 
 
 def with_guidance(job: Job, given: dict) -> Job:
