@@ -1,6 +1,7 @@
 """Schedulers of diffusers: each scheduler's own file gives the x_0 that diffusers arrives at."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -39,3 +40,17 @@ def test_a_scheduler_s_file_is_its_sampler_spacing_and_schedule(name):
     x, _ = jaxdiff.sample(keys, made.sampler(), denoise, schedule, levels, x_T)
     difference = np.abs(x - GOLDEN[name]).max() / np.abs(GOLDEN[name]).max()
     assert difference < 1e-4, difference
+
+
+def test_the_table_of_agreement_has_all_that_is_compared():
+    """The table of docs/pretrained.md, which benchmarks/agreement.py writes: every pipeline and scheduler, within bounds."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "pretrained.md").read_text()
+    table = page.partition("<!-- agreement -->")[2].partition("<!-- end of agreement -->")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if re.search(r"\de-", line)
+    ]
+    pipelines = {path.name.replace("_", " ") for path in (root / "tests" / "golden" / "pipelines").iterdir()}
+    classes = {f"`{name.rpartition(' ')[0]}`" for name in CONFIGS}
+    assert {name.partition(",")[0] for name, *_ in rows} == pipelines | classes
+    assert all(float(number) <= 1e-5 for _, *numbers in rows for number in numbers)
