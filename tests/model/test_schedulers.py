@@ -43,7 +43,7 @@ def test_a_scheduler_s_file_is_its_sampler_spacing_and_schedule(name):
 
 
 def test_the_table_of_agreement_has_all_that_is_compared():
-    """The table of docs/pretrained.md, which benchmarks/agreement.py writes: every pipeline and scheduler, within bounds."""
+    """The table of docs/pretrained.md, by benchmarks/agreement.py: every pipeline and scheduler, within bounds."""
     root = Path(__file__).parents[2]
     page = (root / "docs" / "pretrained.md").read_text()
     table = page.partition("<!-- agreement -->")[2].partition("<!-- end of agreement -->")[0]
