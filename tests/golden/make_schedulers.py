@@ -23,7 +23,7 @@ SPACED += [{"timestep_spacing": "leading", "steps_offset": 1}]
 KINDS = {"prediction_type": "v_prediction"}, {"prediction_type": "sample"}
 CASES = {
     "DDIMScheduler": [{"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}, {"clip_sample": False}],
-    "PNDMScheduler": [{"skip_prk_steps": True, "steps_offset": 1}],
+    "PNDMScheduler": [{"skip_prk_steps": True, "steps_offset": 1}, {"steps_offset": 1}],
     "DDPMScheduler": [{"clip_sample": False}, {"clip_sample": False, "variance_type": "fixed_large"}],
     "EulerDiscreteScheduler": [*SPACED, *KINDS, {"use_karras_sigmas": True}],
     "EulerAncestralDiscreteScheduler": [*SPACED, KINDS[0]],

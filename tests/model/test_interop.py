@@ -346,10 +346,6 @@ BAD = {
         lambda copy: changed(copy / SCHEDULER, _class_name="HeunDiscreteScheduler"),
         f"{SCHEDULER}: the class HeunDiscreteScheduler is not supported, only DDIMScheduler",
     ),
-    "runge-kutta": (
-        lambda copy: changed(copy / SCHEDULER, skip_prk_steps=False),
-        "skip_prk_steps=False is not supported",
-    ),
     "betas": (lambda copy: changed(copy / SCHEDULER, trained_betas=[0.1]), r"trained_betas=\(0.1,\) is not supported"),
     "spacing": (
         lambda copy: changed(copy / SCHEDULER, timestep_spacing="linspace"),

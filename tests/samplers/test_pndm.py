@@ -7,7 +7,7 @@ import solver_checks
 from jax.tree_util import Partial
 from solver_checks import NO_SIGNAL, STABLE
 
-from jaxdiff import samplers, testing
+from jaxdiff import samplers, schedules, testing
 from jaxdiff.samplers.pndm import ADAMS_BASHFORTH, pndm
 from jaxdiff.types import Prediction
 
@@ -49,7 +49,22 @@ def test_only_the_first_step_evaluates_twice_and_never_at_level_0():
     np.testing.assert_allclose(x, want, rtol=1e-5)
 
 
+def test_the_first_steps_of_runge_kutta_are_of_fourth_order():
+    """Three steps alone, of exact slopes, even in sigma / alpha: halving them divides the error by about 2^4."""
+    data, schedule = testing.gaussian([1.0, -0.5], 0.25), schedules.linear()
+    x = jnp.array([[0.3, -1.2], [1.0, 0.4]])
+    errors = []
+    for length in (240.0, 120.0):
+        levels = jnp.array([700.0, 700 - length / 3, 700 - 2 * length / 3, 700 - length], jnp.float32)
+        found, _ = samplers.sample(None, pndm(runge_kutta=True), data.denoiser(schedule), schedule, levels, x)
+        errors.append(float(jnp.abs(found - data.flow(schedule, x, 700.0, 700 - length)).max()))
+    plain, _ = samplers.sample(None, pndm(), data.denoiser(schedule), schedule, levels, x)
+    assert errors[1] < 0.1 * float(jnp.abs(plain - data.flow(schedule, x, 700.0, 700 - length)).max())
+    assert errors[1] < errors[0] / 8 or errors[1] < 1e-6
+
+
 def test_all_ends_work():
+    solver_checks.assert_all_ends_work(pndm())
     solver_checks.assert_all_ends_work(pndm())
 
 

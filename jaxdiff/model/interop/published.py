@@ -194,7 +194,7 @@ def _process(fields):
 def _options(sample):
     """Fields that say how a scheduler samples, in all the ways that could be meant."""
     sampler, spacing = sample.sampler, sample.spacing
-    own = {"skip_prk_steps": True, "steps_offset": getattr(spacing, "offset", 1)}
+    own = {"skip_prk_steps": not getattr(sampler, "runge_kutta", False), "steps_offset": getattr(spacing, "offset", 1)}
     own |= {"set_alpha_to_one": getattr(spacing, "end", 0) == 0, "use_karras_sigmas": spacing.kind == "karras"}
     own |= {"variance_type": "fixed_large" if getattr(sampler, "variance", "") == "beta" else "fixed_small"}
     own |= {"algorithm_type": "sde-dpmsolver++" if getattr(sampler, "sde", False) else "dpmsolver++"}

@@ -144,9 +144,7 @@ def _ddim(diffusion, f, where):
 
 
 def _pndm(diffusion, f, where):
-    if not f["skip_prk_steps"]:
-        raise ValueError(f"{where}: skip_prk_steps=False is not supported, only True")
-    return Process(diffusion, SAMPLERS["pndm"](), _steps(f, where))
+    return Process(diffusion, SAMPLERS["pndm"](runge_kutta=not f["skip_prk_steps"]), _steps(f, where))
 
 
 def _ddpm(diffusion, f, where):
