@@ -50,17 +50,14 @@ def test_only_the_first_step_evaluates_twice_and_never_at_level_0():
 
 
 def test_the_first_steps_of_runge_kutta_are_of_fourth_order():
-    """Three steps alone, of exact slopes, even in sigma / alpha: halving them divides the error by about 2^4."""
-    data, schedule = testing.gaussian([1.0, -0.5], 0.25), schedules.linear()
+    """Three steps alone, over a range and over half of it: at least 2^4 times less error."""
+    data, schedule, errors = testing.gaussian([1.0, -0.5], 0.25), schedules.linear(), []
     x = jnp.array([[0.3, -1.2], [1.0, 0.4]])
-    errors = []
-    for length in (240.0, 120.0):
-        levels = jnp.array([700.0, 700 - length / 3, 700 - 2 * length / 3, 700 - length], jnp.float32)
+    for end in (300.0, 600.0):
+        levels = jnp.linspace(900.0, end, 4)
         found, _ = samplers.sample(None, pndm(runge_kutta=True), data.denoiser(schedule), schedule, levels, x)
-        errors.append(float(jnp.abs(found - data.flow(schedule, x, 700.0, 700 - length)).max()))
-    plain, _ = samplers.sample(None, pndm(), data.denoiser(schedule), schedule, levels, x)
-    assert errors[1] < 0.1 * float(jnp.abs(plain - data.flow(schedule, x, 700.0, 700 - length)).max())
-    assert errors[1] < errors[0] / 8 or errors[1] < 1e-6
+        errors.append(float(jnp.abs(found - data.flow(schedule, x, 900.0, end)).max()))
+    assert errors[1] < errors[0] / 16 < 1e-3
 
 
 def test_all_ends_work():
