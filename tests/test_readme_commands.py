@@ -177,11 +177,9 @@ def make_photos(directory: Path, caption: str | None = None) -> None:
 
 
 def make_published(directory: Path) -> None:
-    """A small pipeline of diffusers in the place of a large one, a LoRA and an IP-Adapter of it."""
+    """A small pipeline of diffusers in the place of a large one, and a LoRA of it."""
     golden = ROOT / "tests" / "golden"
     (directory / "stable-diffusion-v1-5").symlink_to(golden / "pipelines" / "stable_diffusion_1")
-    for name in ("ip.safetensors", "image_encoder"):
-        (directory / name).symlink_to(golden / "ip_adapter" / name)
     query = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_q"
     factors = {f"{query}.lora_{way}.weight": np.ones([8, 8], np.float32) for way in ("down", "up")}
     safetensors.numpy.save_file(factors, directory / "theirs.safetensors")

@@ -5,7 +5,7 @@ from etils import epath
 from jaxdiff.config import Config, Data
 from jaxdiff.model import files
 from jaxdiff.model.interop import mapping, networks, weights
-from jaxdiff.model.interop.fields import fields_of
+from jaxdiff.model.interop.fields import fields_of, peeked
 from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import param_shapes
 from jaxdiff.text import tokenizer
@@ -13,8 +13,7 @@ from jaxdiff.text import tokenizer
 
 def holds_clip(folder: epath.PathLike) -> bool:
     """Whether a directory is a `CLIPModel` that transformers has saved."""
-    path = epath.Path(folder) / "config.json"
-    return path.exists() and fields_of(path).get("model_type") == "clip"
+    return peeked(epath.Path(folder) / "config.json").get("model_type") == "clip"
 
 
 def read_config(folder: epath.PathLike) -> Config:

@@ -6,7 +6,7 @@ from jaxdiff.adapt import control
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.model import files
 from jaxdiff.model.interop import mapping, networks, single_file, weights
-from jaxdiff.model.interop.fields import fields_of
+from jaxdiff.model.interop.fields import fields_of, peeked
 from jaxdiff.model.interop.ldm_names import Place, unet_place
 from jaxdiff.model.interop.networks import WITHOUT
 from jaxdiff.model.model import Model
@@ -23,8 +23,7 @@ def is_published(path: epath.PathLike) -> bool:
     if path.suffix == ".safetensors" and path.exists():
         with files.opened(path) as file:
             return any(key.startswith(tuple(f"{prefix}{HINT}." for prefix in PREFIXES)) for key in file.keys())
-    config = path / "config.json"
-    return config.exists() and fields_of(config).get("_class_name") == "ControlNetModel"
+    return peeked(path / "config.json").get("_class_name") == "ControlNetModel"
 
 
 def read(path: epath.PathLike, model: Model) -> Adapter:

@@ -31,6 +31,14 @@ def fields_of(path: epath.Path) -> dict[str, Any]:
     return fields | ({"_class_name": kind.removeprefix("Flax")} if kind else {})  # once there were the same in Flax
 
 
+def peeked(path: epath.Path) -> dict[str, Any]:
+    """Fields of a JSON file, to tell what it is; none of a file that is not there, or is no JSON."""
+    try:
+        return fields_of(path)
+    except (OSError, ValueError):
+        return {}
+
+
 class Fields(NamedTuple):
     """Fields of one published class.
 

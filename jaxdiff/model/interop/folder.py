@@ -10,7 +10,7 @@ from jaxdiff.config import Config, Data, Latent, Sample
 from jaxdiff.model import files
 from jaxdiff.model.interop import mapping, networks, schedulers, weights
 from jaxdiff.model.interop.classes import CLIP_TEXT
-from jaxdiff.model.interop.fields import fields_of
+from jaxdiff.model.interop.fields import fields_of, peeked
 from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import param_shapes
 from jaxdiff.text import tokenizer
@@ -61,8 +61,7 @@ def holds_pipeline(folder: epath.PathLike) -> bool:
 
 def holds_autoencoder(folder: epath.PathLike) -> bool:
     """Whether a directory is an autoencoder that diffusers has saved."""
-    path = epath.Path(folder) / "config.json"
-    return path.exists() and fields_of(path).get("_class_name") in ("AutoencoderKL", "VQModel")
+    return peeked(epath.Path(folder) / "config.json").get("_class_name") in ("AutoencoderKL", "VQModel")
 
 
 def autoencoder_config(folder: epath.PathLike) -> Config:
