@@ -148,7 +148,7 @@ TRAIN_MISTAKES = {
     ),
     "no part": (["digits", "--train.accumulate", "0"], "--train.accumulate must be at least 1"),
     "no checkpoint to fall back on": (["digits", "--train.keep", "1"], "--train.keep=1 must be at least 2"),
-    "negative seed": (["digits", "--train.seed", "-1"], "--train.seed=-1 must be 0 or more"),
+    "negative seed": (["digits", "--train.seed", "-1"], "--train.seed=-1 must be from 0 to 4294967295"),
     "a learning rate that is no number": (["digits", "--optim.learning-rate", "nan"], "--optim.learning-rate=nan and"),
     "moments for ever": (["digits", "--optim.b1", "1"], "--optim.b1=1.0 must be at least 0 and below 1"),
     "no learning": (

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -52,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     signal n.
     """
     args = sys.argv[1:] if argv is None else argv
+    if odd := next((arg for arg in args if not arg.isprintable() and _has_surrogates(arg)), None):
+        end(f"error: the argument {os.fsencode(odd)!r} is not UTF-8", 2)
     try:
         with logged():
             dispatch(args)
@@ -62,11 +65,17 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         end("stopped without saving", 128 + signal.SIGINT)
     except Exception as error:
+        if isinstance(error, RuntimeError) and re.search(r"[Bb]ackend|platform", str(error).partition("\n")[0]):
+            end(f"error: jax cannot start ({str(error).partition(chr(10))[0]}): see JAX_PLATFORMS", 2)
         if (signum := getattr(error, "signum", None)) is not None:  # train.stop.Stopped
             end(str(error), 128 + signum)
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         end(f"error: out of memory: try --train.accumulate, --net.remat or a smaller batch ({error})", 2)
+
+
+def _has_surrogates(text):
+    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def text_of(error: Exception, args: list[str]) -> str:
@@ -185,7 +194,11 @@ def prepare_jax() -> None:
     xla.tune_cpu()
     gc.set_threshold(100_000, 50)  # a trace makes many objects that stay, which are not to be visited again and again
     if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdiff" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        try:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdiff" / "compiled"
+        except RuntimeError:  # a container whose user has no home
+            logging.getLogger("jaxdiff").warning("there is no home directory: compiled programs are not kept")
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(cache))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -105,6 +105,10 @@ def picture(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     image = image_decode.read_image(epath.Path(path), shape)
     with Image.open(epath.Path(path).open("rb")) as file:
         width, height = file.size
+        if image_decode.is_transparent(file):
+            raise ValueError(
+                f"{path} is transparent, and a ControlNet sees colours: lay it over one, such as black for edges"
+            )
     if (height, width) != shape[:2]:
         log.warning("%s is %dx%d and was cropped and resized to %dx%d", path, height, width, *shape[:2])
     return image[None]

@@ -125,7 +125,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     with Image.open(io.BytesIO(content), formats=image_decode.FORMATS) as file:
-        if file.has_transparency_data:
+        if image_decode.is_transparent(file):
             raise ValueError(f"{path} is transparent, which no image of the model is: save it without alpha")
     return image
 

@@ -1,6 +1,10 @@
 """Files that commands write: never over one that is there, unless that is asked for."""
 
+import os
+
 from etils import epath
+
+from jaxdiff import disk
 
 
 def unused(path: epath.Path, overwrite: bool, beside: tuple[str, ...] = ()) -> epath.Path:
@@ -24,6 +28,8 @@ def writable(path: epath.Path, endings: tuple[str, ...] | None, overwrite: bool)
         raise ValueError(f"{path} must end in {' or '.join(endings)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
+    if not disk.is_remote(path) and not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent} cannot be written to: choose another directory")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already: add --overwrite to replace it, or choose another name")
     return path

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import logging
+import os
 import shlex
 from typing import Annotated
 
@@ -117,4 +118,5 @@ def where(args: list[str], name: str) -> tuple[str, bool]:
     first.add_argument("--auto-resume", "--auto_resume", action="store_true")
     known, _ = first.parse_known_args(args)
     run = known.run_dir or f"runs/{name}"
+    run = os.path.expanduser(run)  # which no shell does behind an equals sign
     return run, known.resume or (known.auto_resume and rundir.holds_run(run))

@@ -63,8 +63,7 @@ def _check_train(config):
             "`train.accumulate` would change what is learned: a CLIP compares all examples of a batch, and a codebook "
             "moves with each chunk of it"
         )
-    if train.seed < 0:
-        raise ValueError(f"`train.seed`={train.seed} must be 0 or more")
+    check_seed("`train.seed`", train.seed)
     if train.sample_every and not config.samples:
         raise ValueError(
             f"`train.sample_every`={train.sample_every} must be 0: no images are sampled from this network"
@@ -75,6 +74,12 @@ def _check_train(config):
                 f"`train.{field}`={getattr(train, field)} must be a multiple of "
                 f"`train.steps_per_call`={train.steps_per_call}"
             )
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raises ValueError for a seed of more than 32 bits, of which jax's keys would take the last 32 alone."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{name}={seed} must be from 0 to {2**32 - 1}: others would be taken modulo {2**32}")
 
 
 def _check_optim(config):

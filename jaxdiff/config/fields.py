@@ -40,6 +40,7 @@ class Data:
       hard_negatives: captions per image that are almost right, but wrong, beside the other captions of a batch; of a CLIP,
         with sources that make such captions.
       tokenizer: folder of a published tokenizer for the captions of a CLIP; None trains one.
+      classes: names of the labels, in their order; a run takes those of its source.
     """
 
     source: Choice = SOURCES.choice("digits")
@@ -48,6 +49,7 @@ class Data:
     augment: float = 0.0
     hard_negatives: int = 0
     tokenizer: str | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if isinstance(self.source, str):

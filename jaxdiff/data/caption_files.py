@@ -17,7 +17,7 @@ from jaxdiff.data.listing import Listing
 from jaxdiff.data.paths import index_file
 from jaxdiff.data.texts import Texts
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # in capitals too
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")  # in capitals too
 TABLE = "metadata.jsonl"
 STORE_FROM = 1000  # captions; fewer are read quickly enough at each start
 FRESH = 2 * 10**9  # nanoseconds; file systems with coarse times may give two changes within them the same time

@@ -85,6 +85,55 @@ def with_prior(source: Source, prior: Source) -> Source:
     )
 
 
+def with_classes(source: Source, classes: Sequence[str]) -> Source:
+    """The same examples with labels that are positions in given names, such as those that a model has learned.
+
+    Args:
+      source: with labels.
+      classes: names, in the order of the new labels.
+
+    Raises:
+      ValueError: a class of the source that is none of them; it is named.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.data import derived
+        >>> from jaxdiff.data.base import Source
+        >>> image = np.zeros([2, 2, 1], np.uint8)
+        >>> source = Source(lambda i: {"image": image, "label": i}, 2, (2, 2, 1), classes=("green", "red"))
+        >>> derived.with_classes(source, ("blue", "green", "red"))[1]["label"]
+        2
+    """
+    if source.classes == tuple(classes):
+        return source
+    if lost := [name for name in source.classes if name not in classes]:
+        raise ValueError(f"the class {lost[0]!r} is none of those that were learned: {', '.join(classes)}")
+    labels = [list(classes).index(name) for name in source.classes]
+
+    def read(i):
+        example = source.read(i)
+        return example | {"label": labels[int(example["label"])]}
+
+    return dataclasses.replace(source, read=read, classes=tuple(classes))
+
+
+def as_learned(source: Source, classes: Sequence[str], of_folder: bool) -> Source:
+    """The same examples with the labels of a model.
+
+    Args:
+      source: any.
+      classes: names of the model's labels; () of models from before names were kept.
+      of_folder: whether the source is a folder, whose names were then in the order of texts, also where they are numbers.
+
+    Raises:
+      ValueError: as `with_classes`.
+    """
+    if not source.classes or not (classes or of_folder):
+        return source
+    return with_classes(source, classes or sorted(source.classes))
+
+
 def with_control(source: Source, control_input: str | Choice) -> Source:
     """The same examples with "control", the control image of a ControlNet.
 

@@ -77,6 +77,13 @@ def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarra
         raise ValueError(f"{path} cannot be read ({reason})") from error
 
 
+def is_transparent(image: Image.Image) -> bool:
+    """Whether some pixel of an image is not opaque; an alpha channel of 255 everywhere is no transparency."""
+    if not image.has_transparency_data:
+        return False
+    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Turns a loaded image upright, by the orientation in its EXIF data."""
     with contextlib.suppress(Exception):  # the EXIF data may be broken and the pixels sound

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdiff import data, sharding
 from jaxdiff.config import Config
-from jaxdiff.data import Source
+from jaxdiff.data import Source, derived
 from jaxdiff.errors import unknown
 from jaxdiff.model import Model
 from jaxdiff.pipeline import Request
@@ -197,14 +197,17 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
         missing.
     """
     config, labels = model.config, model.config.net.classes
-    name = measure.source if source is None else "the source"
+    name, kind = measure.source if source is None else "the source", ""
     if source is None:
-        source = data.load(data.parse(name, like=config.data.source), config.data.image_shape)
+        choice = data.parse(name, like=config.data.source)
+        source, kind = data.load(choice, config.data.image_shape), choice.kind
     if len(source) < measure.num:
         raise ValueError(f"{name} has {len(source)} examples: `num`={len(source)} takes all of them")
     if (config.role == "clip" or getattr(config.net, "context_dim", 0)) and not source.captioned:
         raise ValueError(f"{source.no_captions_reason}, and this model is evaluated by captions")
     needed = labels and (config.classifies or measure.named(BITS))
+    if needed:
+        source = derived.as_learned(source, config.data.classes, kind == "folder")
     if needed and len(source.classes) not in range(1, labels + 1):
         raise ValueError(f"{name} has {len(source.classes)} classes, and the network labels for {labels}")
     return [source[i] for i in np.random.default_rng(measure.seed).permutation(len(source))[: measure.num].tolist()]

@@ -322,12 +322,13 @@ def check_labels(labels: Sequence[int], classes: int) -> None:
         raise ValueError(f"`labels`={list(labels)} must lie in 0..{classes - 1}: there are {classes} classes")
 
 
-def parse_labels(text: str, classes: int) -> list[int]:
+def parse_labels(text: str, classes: int, names: Sequence[str] = ()) -> list[int]:
     """Classes in text form.
 
     Args:
-      text: numbers and ranges with commas between, ends included.
+      text: names, or numbers and ranges, with commas between, ends included.
       classes: number of classes.
+      names: of the classes; a name that is a number is the name.
 
     Raises:
       ValueError: another form, or a class that does not exist.
@@ -337,12 +338,18 @@ def parse_labels(text: str, classes: int) -> list[int]:
         >>> from jaxdiff.pipeline.conditions import parse_labels
         >>> parse_labels("1,3,5-7", 10)
         [1, 3, 5, 6, 7]
+        >>> parse_labels("red,0", 2, ["blue", "red"])
+        [1, 0]
     """
     found = []
     for part in text.split(","):
+        if part.strip() in names:
+            found.append(list(names).index(part.strip()))
+            continue
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not match:
-            raise ValueError(f"`labels` {text} must be numbers and ranges, such as 7 or 0-9 or 1,3,5-7")
+            known = f"; the names are {', '.join(names)}" if names else ""
+            raise ValueError(f"`labels` {text} must be numbers and ranges, such as 7 or 0-9 or 1,3,5-7{known}")
         first, last = int(match[1]), int(match[2] or match[1])
         if not first <= last < classes:
             raise ValueError(

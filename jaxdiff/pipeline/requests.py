@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdiff import sharding
 from jaxdiff.config import Sample
+from jaxdiff.config.checks import check_seed
 from jaxdiff.model import Model
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput, ImagePrompt
@@ -59,10 +60,11 @@ def labels_of(model: Model, request: Request) -> tuple[int, ...]:
       ValueError: a class that does not exist.
     """
     classes, text = classes_of(model, request), request.sample.labels
+    names = (request.classifier or model).config.data.classes
     if request.labels is not None:
         conditions.check_labels(request.labels, classes)
         return request.labels
-    return tuple(range(classes) if text is None else conditions.parse_labels(text, classes))
+    return tuple(range(classes) if text is None else conditions.parse_labels(text, classes, names))
 
 
 def is_guided(sample: Sample) -> bool:
@@ -143,6 +145,8 @@ def _check_guidance(model, request):
         raise ValueError("`negative` is for the network's own guidance, not that of a `classifier`: leave one out")
     if s.negative and not is_guided(s) and not itself:
         raise ValueError("`negative` is what guidance leads away from: add `guidance`=3, or leave it out")
+    if s.negative and s.guidance == 0 and s.guide.kind == "constant":
+        raise ValueError("`guidance`=0 draws without the prompt, and `negative` would be drawn: leave one of them out")
     if scaled and not config.net.num_classes and not config.net.context_dim:
         raise ValueError(
             f"`guidance`={s.guidance} needs labels or prompts to lead to: this network has none, so give a `classifier`"
@@ -175,6 +179,7 @@ def _check_numbers(model, s):
     if s.decode != "whole" and not model.config.latent.codec:
         raise ValueError(f"`decode`={s.decode} is of latents, and {model.config.name} has none: leave it out")
     model.levels(s.steps, s.spacing)
+    check_seed("`seed`", s.seed)
     if s.num < 1:
         raise ValueError(f"`num`={s.num} must be at least 1")
     if s.num < len(s.prompts):

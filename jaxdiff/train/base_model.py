@@ -16,6 +16,7 @@ from jaxdiff.files import write_whole
 from jaxdiff.model import Model, adaptation, runs
 from jaxdiff.model.frozen_models import load
 from jaxdiff.pipeline import Request, images, requests, sampling
+from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.train import rundir
 
 # Fields of a config that may differ from the base's: how its network is computed, and how its loss is formed.
@@ -95,17 +96,34 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
     return derived.with_control(source, a.condition) if a.kind == "controlnet" else source
 
 
-def prompts(config: Config, source: Source) -> list[str]:
+def _is_read(words, token, text):
+    """Whether a new token is among the tokens that are read of a text."""
+    return words.token_ids(token)[0] in words([text])[0]
+
+
+def prompts(config: Config, source: Source, words: Tokenizer | None = None) -> list[str]:
     """Some of the captions of an adaptation: its `prompts`, or else those of the images.
 
+    Args:
+      config: config of the run.
+      source: its images.
+      words: tokenizer of the base, with the new tokens; None without.
+
     Raises:
-      ValueError: a new token that none of them holds.
+      ValueError: a new token that none of them holds, or holds where it is read.
     """
     a = config.adapt
     if a.base is None or not (a.prompts or source.captioned):
         return []
     captions = a.prompts or source.captions()  # all of them, so that one that is missing is refused at the start
     for token in a.new.tokens:
+        if words and not any(_is_read(words, token, text) for text in captions if token in text.lower()):
+            last = next((text for text in captions if token in text.lower()), None)
+            if last is not None:
+                raise ValueError(
+                    f"the new token {token!r} stands behind the {words.length - 2} tokens that are read of each caption, "
+                    f"such as {last!r}: it would not be learned"
+                )
         if not any(token in text.lower() for text in captions):
             raise ValueError(
                 f"none of the captions of {config.data.source} holds the new token {token!r}, such as {captions[0]!r}: it "

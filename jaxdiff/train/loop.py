@@ -102,9 +102,17 @@ def opened(
     config = base_model.with_base(config, base and base.config)
     hosts.together(lambda: check(config, directory, profile), "the config is checked")
     data = hosts.together(lambda: setup.open_source(config, source), "the data is open")
+    there = resume and runs.holds_run(directory)  # else it is refused when there is nothing to go on from
+    learned = hosts.together(lambda: configs.read_run(directory) if there else None, "the run's config is read")
+    config, data = hosts.together(
+        lambda: setup.with_names(config, data, learned or (base and base.config)), "the classes are known"
+    )
     source = hosts.together(lambda: base_model.examples(config, data, directory), "the examples are known")
     frozen = open_models(config, source, directory if resume else None, base)
-    prompts = hosts.together(lambda: [] if resume else base_model.prompts(config, data), "the captions are known")
+    words = frozen.text_encoder.tokenizer if frozen.text_encoder else None
+    prompts = hosts.together(
+        lambda: [] if resume else base_model.prompts(config, data, words), "the captions are known"
+    )
     run = Run(config, directory, source, frozen, source)
     hosts.together(lambda: previews.check(run), "images can be sampled")
     hosts.check_same({"data": position(run, 0), "models": fingerprint(frozen.to_keep)}, "the data is the same")

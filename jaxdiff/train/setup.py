@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -19,6 +20,8 @@ from jaxdiff.train import initial, parallel, speed
 from jaxdiff.train.state import TrainState
 from jaxdiff.train.step import make_train_step, scanned
 from jaxdiff.types import Cond
+
+log = logging.getLogger("jaxdiff")
 
 
 def open_source(config: Config, source: Source | None = None) -> Source:
@@ -47,6 +50,26 @@ def open_source(config: Config, source: Source | None = None) -> Source:
             f"{field} {len(source.classes)}"
         )
     return source
+
+
+def with_names(config: Config, source: Source, learned: Config | None) -> tuple[Config, Source]:
+    """The config with the names of its labels, and the source with labels in their order.
+
+    Args:
+      config: config of the run.
+      source: its data.
+      learned: config of the run that is resumed, or of the base model that is adapted, whose labels stay; None of neither.
+
+    Raises:
+      ValueError: a class of the source that was not learned.
+    """
+    if not config.net.classes:
+        return config, source
+    names = learned.data.classes if learned else config.data.classes or source.classes
+    if not learned:
+        log.info("%d classes: %s", len(names), ", ".join(names[:20]) + (", ..." if len(names) > 20 else ""))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, classes=names))
+    return config, derived.as_learned(source, names, config.data.source.kind == "folder")
 
 
 def batches(

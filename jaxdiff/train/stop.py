@@ -1,4 +1,4 @@
-"""Stopping early without losing anything: Ctrl-C, SIGTERM, and the preemption of any host."""
+"""Stopping early without losing anything: Ctrl-C, SIGTERM, a lost connection, and the preemption of any host."""
 
 import contextlib
 import os
@@ -26,7 +26,9 @@ class Asked(Exception):
 
 
 class Stop:
-    """Inside of `with`, Ctrl-C and SIGTERM no longer end the process but are noted; a second Ctrl-C does end it.
+    """Inside of `with`, Ctrl-C, SIGTERM and SIGHUP do not end the process but are noted; a second Ctrl-C does end it.
+
+    SIGHUP stays ignored where it was, as under nohup.
 
     Among several processes all must stop after the same step: there the signal goes to jax's preemption service, which
     tells every process, and `asked` is true in all of them after the same call.
@@ -41,7 +43,9 @@ class Stop:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # Python hears of signals nowhere else
             # Of several processes each leaves SIGTERM to the preemption service.
-            signals = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
+            signals = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not on Windows
+                signals.append(signal.SIGHUP)
             self._before = {signum: signal.signal(signum, self._note) for signum in signals}
         return self
 

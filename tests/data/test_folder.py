@@ -223,7 +223,7 @@ def test_kinds_of_image_that_are_not_read_are_mentioned(photos, caplog):
         (
             lambda root: root.mkdir(),
             ValueError,
-            r"no image in .*photos: only files that end in .png, .jpg, .jpeg, .webp",
+            r"no image in .*photos: only files that end in .png, .jpg, .jpeg, .jpe, .jfif, .webp",
         ),
         (lambda root: put(root / ".x" / "a.png"), ValueError, "there is no image in"),
         (lambda root: (root.mkdir(), (root / "a.gif").touch()), ValueError, r"\(it has 1 such as a.gif\)"),

@@ -7,7 +7,7 @@ import pytest
 from jaxdiff.train.stop import Asked, Stop
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_noted_and_said(signum, capfd):
     with Stop() as stop:
         assert not stop.asked(1)
@@ -33,6 +33,17 @@ def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_does_not():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert stop.signum == signal.SIGTERM
+
+
+def test_a_lost_connection_is_ignored_where_it_was():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.asked(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_afterwards_signals_are_what_they_were():

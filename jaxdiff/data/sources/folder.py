@@ -101,13 +101,14 @@ def image_files(files: Listing, root: epath.Path) -> Listing:
 
 
 def classes_of(names: Sequence[str], root: epath.Path) -> tuple[tuple[str, ...], str]:
-    """Names of the folders at the first level; or (), and the reason, if an image lies in none of them."""
+    """Names of the folders at the first level, numbers in their order; or (), and the reason, if an image lies outside."""
     folders, outside = set(), []
     for name in names:
         folder, slash, _ = name.partition("/")
         folders.add(folder) if slash else outside.append(name)
     if not outside:
-        return tuple(sorted(folders)), ""
+        numbers = all(name.isdecimal() for name in folders)
+        return tuple(sorted(folders, key=lambda name: (int(name), name) if numbers else name)), ""
     return (), (
         f"labels are the names of the folders in {root}, and {len(outside)} of its {len(names)} images are in none of "
         f"them, such as {outside[0]}"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import progress
+from jaxdiff.config.checks import check_seed
 from jaxdiff.model import Model, denoiser_of
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput
@@ -122,6 +123,7 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
         prompts["source"], num_steps = inversion.source, len(inversion.levels) - 1
     method = method.completed(inversion)
     prompts = {name: None if text is None else str(text) for name, text in prompts.items()}
+    prompts = {name: as_label(model, text) for name, text in prompts.items()}
     other, image = given.get("to") or model, given.get("image")
     image = None if image is None else checked_image(image, model)
     check_prompt(model, prompts["source"], "source")
@@ -147,6 +149,7 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
         control=checksum,
     )
     job = with_guidance(job, given)
+    check_seed("`seed`", job.seed)
     if job.num_steps < 1:
         raise ValueError(f"`steps`={job.num_steps} must be at least 1")
     model.levels(job.num_steps)  # raises where there is no such grid
@@ -201,6 +204,12 @@ def check_given(method: EditMethod, given: dict, num_steps: int | None) -> None:
         raise ValueError(f"`method` {method.kind} needs {' and '.join(f'`{name}`' for name in missing)}")
     if given.get("prompt") is None and (alone := sorted(there & {"guidance", "early"})):
         raise ValueError(f"`{alone[0]}` needs `prompt`: there is nothing to guide to")
+
+
+def as_label(model: Model, text: str | None) -> str | None:
+    """The number of a class that is given by its name, of a model with labels; other texts as they are."""
+    names = model.config.data.classes if model.config.net.num_classes and model.text_encoder is None else ()
+    return str(names.index(text)) if text in names else text
 
 
 def check_prompt(model: Model, prompt: str | None, name: str) -> None:
