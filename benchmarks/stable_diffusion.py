@@ -57,20 +57,20 @@ print(min(times[1:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 
 }
 PIPELINE = {
     "jaxdiff": """
-import resource, sys, time
+import resource, sys, tempfile, time
 start = time.perf_counter()
 from jaxdiff import cli
-cli.main(["sample", sys.argv[1], "a red seven on blue", "--steps", sys.argv[2], "--out", "/tmp/ours.png", "--overwrite"])
+cli.main(["sample", sys.argv[1], "a red seven on blue", "--steps", sys.argv[2], "--out", tempfile.mkdtemp() + "/ours.png"])
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 0.0)
 """,
     "diffusers": """
-import resource, sys, time
+import resource, sys, tempfile, time
 start = time.perf_counter()
 import torch
 from diffusers import StableDiffusionPipeline
 torch.set_num_threads(2)
 pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32, safety_checker=None)
-pipe("a red seven on blue", num_inference_steps=int(sys.argv[2])).images[0].save("/tmp/theirs.png")
+pipe("a red seven on blue", num_inference_steps=int(sys.argv[2])).images[0].save(tempfile.mkdtemp() + "/theirs.png")
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 0.0)
 """,
 }

@@ -210,7 +210,7 @@ def rows(
 
 
 def masked_picture(model: Model, image: np.ndarray | None = None, known: np.ndarray | None = None) -> Array:
-    """What an inpainting network sees beside x_t: a mask, and the picture without what is drawn anew.
+    """Input of an inpainting network beside x_t: a mask, and the picture without the region that is drawn anew.
 
     Args:
       model: denoiser whose network has one more image channel than x_t.

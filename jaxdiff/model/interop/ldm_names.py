@@ -51,7 +51,7 @@ OPEN_CLIP = {
 
 
 class Place(NamedTuple):
-    """Where a tensor of diffusers is.
+    """Place of a tensor of diffusers in another layout.
 
     Attributes:
       name: of the tensor that holds it.

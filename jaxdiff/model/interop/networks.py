@@ -204,7 +204,7 @@ def autoencoder(config: Mapping[str, Any], where: str = "config.json") -> Autoen
 
 
 def _whitening(f, where):
-    """What is done to the latents of an `AutoencoderKL` beside their factor."""
+    """Mean, standard deviation and convolutions around the latents of an `AutoencoderKL`."""
     _same(f["use_quant_conv"], f["use_post_quant_conv"], where, "use_quant_conv", "use_post_quant_conv")
     if f["shift_factor"] and f["latents_mean"]:
         raise ValueError(f"{where}: shift_factor and latents_mean both say it: only one is supported")
@@ -240,16 +240,23 @@ def clip(config: Mapping[str, Any], end_token: int, where: str = "config.json") 
 def vision_transformer(config: Mapping[str, Any], where: str = "config.json") -> VisionConfig:
     """Specification of a `CLIPVisionModel`; errors as of `clip`."""
     f = CLIP_VISION.values(config, where)
-    inner = f["intermediate_size"]
     return VisionConfig(
-        width=f["hidden_size"],
-        layers=f["num_hidden_layers"],
-        heads=f["num_attention_heads"],
-        activation=one_of({"quick_gelu": "quick_gelu", "gelu": "gelu"}, f, "hidden_act", where),
-        inner=0 if inner == 4 * f["hidden_size"] else inner,
+        **_transformer(f, where),
         size=f["image_size"],
         patch=f["patch_size"],
     )
+
+
+def _transformer(f, where):
+    """Fields of both transformers of a CLIP."""
+    inner = f["intermediate_size"]
+    return {
+        "width": f["hidden_size"],
+        "layers": f["num_hidden_layers"],
+        "heads": f["num_attention_heads"],
+        "activation": one_of({"quick_gelu": "quick_gelu", "gelu": "gelu"}, f, "hidden_act", where),
+        "inner": 0 if inner == 4 * f["hidden_size"] else inner,
+    }
 
 
 def image_encoder(config: Mapping[str, Any], where: str = "config.json") -> ImageEncoderConfig:
@@ -275,16 +282,11 @@ def text_transformer(config: Mapping[str, Any], end_token: int, where: str = "co
     if (kind := config.get("architectures", kinds[0])) not in kinds:
         raise ValueError(f"{where}: architectures={kind!r} is not supported, only {' and '.join(map(str, kinds))}")
     f = CLIP_TEXT.values(config, where)
-    inner = f["intermediate_size"]
     return TextConfig(
-        width=f["hidden_size"],
-        layers=f["num_hidden_layers"],
-        heads=f["num_attention_heads"],
-        activation=one_of({"quick_gelu": "quick_gelu", "gelu": "gelu"}, f, "hidden_act", where),
+        **_transformer(f, where),
         vocabulary=f["vocab_size"],
         length=f["max_position_embeddings"],
         end_token=end_token,
-        inner=0 if inner == 4 * f["hidden_size"] else inner,
         projection=f["projection_dim"] if kind == kinds[1] else 0,
     )
 
