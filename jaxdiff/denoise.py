@@ -4,14 +4,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import errors, traverse_util
 from flax import linen as nn
-from flax import traverse_util
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_floats
 from jaxdiff.errors import unknown
 from jaxdiff.process import KINDS, predict_from
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Apply, Array, Aux, Denoiser, Prediction, Static, is_traced
+from jaxdiff.types import Apply, Array, Aux, Denoiser, Guided, Prediction, Static, is_traced
 
 
 @functools.cache
@@ -33,12 +35,25 @@ def network(module: nn.Module) -> Apply:
       for a classifier of clean images), and keys one random key per example for dropout, None for no dropout.
     """
 
+    def run(params, *args, **kwargs):
+        try:
+            return module.apply({"params": params}, *args, **kwargs)
+        except errors.ScopeParamShapeError as error:
+            where = str(error).partition("(http")[0]
+            raise ValueError(f"`x_t` or `cond` does not fit the network's parameters: {where}") from None
+
     def apply(params, x_t, t, cond=None, keys=None):
+        if isinstance(cond, Guided):
+            raise ValueError(
+                "a network takes one condition: wrap the denoiser in jaxdiff.guidance.cfg, or give `cond`.cond"
+            )
+        if np.shape(t) not in ((), x_t.shape[:1]):
+            raise ValueError(f"`t` must be one level, or one for each of {len(x_t)} examples, not {list(np.shape(t))}")
         time = jnp.broadcast_to(jnp.asarray(t) - 1, x_t.shape[:1])
         if cond is None or cond.attention_edit is None:
-            return module.apply({"params": params}, x_t, time, cond, keys), Aux()
+            return run(params, x_t, time, cond, keys), Aux()
         cond = cond._replace(attention_edit=Partial(_edit_at, cond.attention_edit, time + 1))
-        output, sown = module.apply({"params": params}, x_t, time, cond, keys, mutable="maps")
+        output, sown = run(params, x_t, time, cond, keys, mutable="maps")
         maps = {path[:-1]: maps for path, maps in traverse_util.flatten_dict(sown.get("maps", {})).items()}
         return output, Aux(maps={"/".join(path): averaged for path, averaged in maps.items()})
 
@@ -161,5 +176,6 @@ def check_kind(predict: str, schedule: Schedule) -> None:
 
 
 def _denoise(apply: Static, predict: Static, params, schedule, x_t: Array, t, cond=None) -> Prediction:
+    check_floats("x_t", x_t)
     output, aux = apply.value(params, x_t, t, cond)
     return to_prediction(predict.value, schedule, output, aux, x_t, t)

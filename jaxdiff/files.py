@@ -7,6 +7,27 @@ from typing import BinaryIO
 
 from etils import epath
 
+OUTPUT_MARK = ".jaxdiff"  # hidden file in directories of output, so that nobody trains on them by mistake
+
+
+def make_output_dir(path: epath.PathLike) -> None:
+    """Makes a directory of output where there is none, and marks it as one; folders of data leave it out.
+
+    Example::
+
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import files
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "samples"
+        >>> files.make_output_dir(path)
+        >>> [file.name for file in path.iterdir()]
+        ['.jaxdiff']
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    (path / OUTPUT_MARK).write_text("written by jaxdiff: not data\n")
+
 
 @contextlib.contextmanager
 def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
@@ -36,6 +57,8 @@ def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
         ('old', 1)
     """
     path = epath.Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # another process may write the same
     try:
         with unfinished.open("wb") as file:

@@ -180,7 +180,7 @@ def _tiled(tile, overlap, decode, z):
         total = lax.dynamic_update_slice(total, lax.dynamic_slice(total, at, weights.shape) + weights, at)
         return (weighted, total), None
 
-    zeros = jnp.zeros([B, factor * h, factor * w, C]), jnp.zeros([1, factor * h, factor * w, 1])
+    zeros = tuple(jnp.zeros([n, factor * h, factor * w, c], jnp.float32) for n, c in ((B, C), (1, 1)))
     (weighted, total), _ = lax.scan(add, zeros, tuple(jnp.array(n) for n in zip(*corners)))
     return weighted / total
 
@@ -192,6 +192,6 @@ def _starts(size, tile, overlap):
 
 def _ramp(size, overlap):
     """Weights along one side of a tile, float32 [size]: above 0, rising and falling within the overlap."""
-    place = jnp.arange(size) + 0.5
+    place = jnp.arange(size, dtype=jnp.float32) + 0.5
     edge = jnp.minimum(place, size - place)
     return jnp.minimum(edge / max(overlap, 0.5), 1.0)

@@ -13,9 +13,11 @@ beta is computed as (sigma_t - r sigma_s)(sigma_t + r sigma_s), which keeps the 
 from typing import Literal, get_args
 
 import jax.numpy as jnp
+import numpy as np
 
+from jaxdiff.arguments import check_floats
 from jaxdiff.errors import unknown
-from jaxdiff.schedules import Schedule, lookup
+from jaxdiff.schedules import Schedule, check_schedule, lookup
 from jaxdiff.types import Array, Aux, Gaussian, Prediction
 
 KINDS = ("eps", "x0", "v", "score")
@@ -35,6 +37,10 @@ def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
     Returns:
       x_t, shape of x0; NaN at levels that the schedule does not have.
 
+    Raises:
+      TypeError: `schedule` is none.
+      ValueError: x0 of integers, noise of another shape, or several levels.
+
     Example::
 
         >>> import jax, jax.numpy as jnp
@@ -50,6 +56,10 @@ def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
         >>> [round(float(alpha), 4) for alpha in x_t[:, 0, 0, 0]]
         [1.0, 0.8, 0.64]
     """
+    check_schedule(schedule)
+    check_floats("x0", x0)
+    _check_shapes("eps", eps, x0)
+    _check_scalar("t", t)
     alpha, sigma = schedule(t)
     return alpha * x0 + sigma * eps
 
@@ -133,8 +143,9 @@ def p_posterior(
       `Gaussian` with mean of the shape of x_t and std, scalar or (learned) of that shape.
 
     Raises:
+      TypeError: `prediction` or `schedule` is none.
       ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" with a
-        network that predicts none.
+        network that predicts none; several levels.
 
     Example::
 
@@ -148,6 +159,11 @@ def p_posterior(
         >>> bool(jnp.allclose(model.mean, truth.mean, atol=1e-5)), bool(jnp.isclose(model.std, truth.std))
         (True, True)
     """
+    if not isinstance(prediction, Prediction):
+        raise TypeError(f"`prediction` must be a Prediction, as a denoiser returns it, not {type(prediction).__name__}")
+    check_schedule(schedule)
+    _check_scalar("t", t)
+    _check_scalar("s", s)
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
     if variance != "posterior" and not (isinstance(eta, int | float) and eta == 1):
@@ -298,6 +314,16 @@ def _transition(schedule, t, s):
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(s), schedule(t)
     r = alpha_t / alpha_s
     return r, (sigma_t - r * sigma_s) * (sigma_t + r * sigma_s)
+
+
+def _check_shapes(name, x, like):
+    if np.shape(x) != np.shape(like) and np.shape(x) != ():
+        raise ValueError(f"`{name}` must have the shape of the data, {list(np.shape(like))}, not {list(np.shape(x))}")
+
+
+def _check_scalar(name, t):
+    if np.shape(t) != ():
+        raise ValueError(f"`{name}` must be one level, not {list(np.shape(t))}: jax.vmap takes one for each example")
 
 
 def _learned_std(aux: Aux, beta, sigma_s, sigma_t):

@@ -38,8 +38,10 @@ def over_batches(of_batch: Callable, num: int, batch_size: int, seed: int, examp
 
 
 def check_batch_size(name: str, batch_size: int, devices: int) -> None:
-    """Raises ValueError, with the nearest size that would do, unless a batch divides by the number of devices."""
-    if batch_size < 1 or batch_size % devices:
+    """Raises ValueError, with the nearest size that would do, unless a batch of at least 1 divides by the devices."""
+    if batch_size < 1:
+        raise ValueError(f"{name}={batch_size} must be at least 1")
+    if batch_size % devices:
         nearest = devices * max(1, round(batch_size / devices))
         raise ValueError(f"{name}={batch_size} does not divide by the {devices} devices: {nearest} would do")
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxdiff.arguments import check_type, plain
 from jaxdiff.errors import unknown
 from jaxdiff.registry import Choice, Registry
 from jaxdiff.schedules import Schedule
@@ -247,6 +248,7 @@ def grid(
     """
     if spacing not in LEVEL_SPACINGS:
         raise unknown("spacing", spacing, LEVEL_SPACINGS)
+    num_steps = check_type("`num_steps`", plain(num_steps), int)
     if not rounded and spacing not in UNROUNDED:
         raise ValueError(f"`rounded`=False is of the spacing linspace, not {spacing}")
     top = num_levels if start is None else start
@@ -309,6 +311,7 @@ def grid_by_sigma(
     """
     if spacing not in SIGMA_SPACINGS:
         raise unknown("spacing", spacing, SIGMA_SPACINGS)
+    num_steps = check_type("`num_steps`", plain(num_steps), int)
     if not rho > 0 or (spacing != "karras" and rho != 7.0):
         raise ValueError(f"`rho`={rho} must be above 0, and left at 7 with spacings other than 'karras'")
     T = schedule.num_levels

@@ -177,7 +177,15 @@ def _call(function, *args):
 
 
 def as_partial(function: Callable) -> Partial:
-    """A function as a pytree: a `Partial` unchanged; any other one without arrays, compiled for itself."""
+    """A function as a pytree: a `Partial` unchanged; any other one without arrays, compiled for itself.
+
+    Raises:
+      TypeError: no function.
+    """
+    if not callable(function):
+        raise TypeError(
+            f"a function is needed, not a {type(function).__name__}: of a model, jaxdiff.denoiser_of(model)"
+        )
     return function if isinstance(function, Partial) else Partial(function)
 
 

@@ -87,7 +87,7 @@ def init(
             raise ValueError(f"`rank`={rank} must be from 1 to {min(rows, columns)}: {path} is {rows}x{columns}")
         limit = rows**-0.5
         down = jax.random.uniform(jax.random.fold_in(key, i), (rows, rank), minval=-limit, maxval=limit)
-        factors[path] = Factors(down, jnp.zeros([rank, columns]))
+        factors[path] = Factors(down, jnp.zeros([rank, columns], jnp.float32))
     return Lora(factors, dict.fromkeys(factors, scale(rank, alpha, rank_stabilised)))
 
 

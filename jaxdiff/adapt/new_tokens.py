@@ -69,5 +69,5 @@ def initial_embeddings(key: Array, params, token_ids: Sequence[Sequence[int]]) -
         [[1.0, 3.0], [2.0, 4.0]]
     """
     table = jnp.asarray(token_embeddings(params))
-    random = table.mean(0)[None] + table.std() * jax.random.normal(key, (len(token_ids), table.shape[1]))
+    random = table.mean(0)[None] + table.std() * jax.random.normal(key, (len(token_ids), table.shape[1]), jnp.float32)
     return jnp.stack([table[jnp.asarray(ids)].mean(0) if len(ids) else row for ids, row in zip(token_ids, random)])

@@ -65,13 +65,26 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         end("stopped without saving", 128 + signal.SIGINT)
     except Exception as error:
-        if isinstance(error, RuntimeError) and re.search(r"[Bb]ackend|platform", str(error).partition("\n")[0]):
-            end(f"error: jax cannot start ({str(error).partition(chr(10))[0]}): see JAX_PLATFORMS", 2)
+        if isinstance(error, RuntimeError | AssertionError) and (reason := _why_jax_cannot_start()):
+            end(f"error: jax cannot start ({reason}): see JAX_PLATFORMS", 2)
         if (signum := getattr(error, "signum", None)) is not None:  # train.stop.Stopped
             end(str(error), 128 + signum)
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         end(f"error: out of memory: try --train.accumulate, --net.remat or a smaller batch ({error})", 2)
+
+
+def _why_jax_cannot_start():
+    """The reason why jax has no device to compute on; "" where it has one."""
+    import jax
+
+    try:
+        jax.default_backend()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    except AssertionError:  # of a plugin that is not installed
+        return f"there is no backend {jax.config.jax_platforms}"
+    return ""
 
 
 def _has_surrogates(text):

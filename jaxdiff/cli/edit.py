@@ -17,6 +17,7 @@ from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
 from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.data import image_decode
+from jaxdiff.files import make_output_dir
 from jaxdiff.pipeline import images
 from jaxdiff.pipeline.edit import EDIT_METHODS, inversions, prepare
 from jaxdiff.registry import Choice
@@ -140,7 +141,7 @@ def output_paths(flags: EditFlags) -> dict[str, epath.Path]:
     of = flags.image or flags.from_inversion
     stem = "_".join(part for part in ("drawn" if of is None else of.stem, flags.method.kind, about) if part)
     if flags.out is None:
-        epath.Path("edits").mkdir(exist_ok=True)
+        make_output_dir("edits")
         out = unused(epath.Path("edits") / f"{stem}.png", flags.overwrite, beside=("_sheet",))
     else:
         out = epath.Path(flags.out)

@@ -1,6 +1,6 @@
 """Files that commands write: never over one that is there, unless that is asked for."""
 
-import os
+import tempfile
 
 from etils import epath
 
@@ -28,8 +28,21 @@ def writable(path: epath.Path, endings: tuple[str, ...] | None, overwrite: bool)
         raise ValueError(f"{path} must end in {' or '.join(endings)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
-    if not disk.is_remote(path) and not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path.parent} cannot be written to: choose another directory")
+    if path.is_dir() and path.suffix:
+        raise IsADirectoryError(f"{path} is a directory: choose another name")
+    if not disk.is_remote(path):
+        _try_to_write(path.parent)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already: add --overwrite to replace it, or choose another name")
     return path
+
+
+def _try_to_write(directory):
+    """Permissions alone do not tell: the disk may be mounted for reading, or the user be root."""
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"{directory} cannot be written to ({error.strerror}): choose another directory"
+        ) from None

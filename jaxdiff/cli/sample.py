@@ -17,7 +17,7 @@ from jaxdiff.cli.files import unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
 from jaxdiff.data import image_decode
-from jaxdiff.files import whole
+from jaxdiff.files import make_output_dir, whole
 from jaxdiff.model import Model
 from jaxdiff.pipeline import ImagePrompt, Request, images, requests, sampling
 
@@ -145,7 +145,7 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     about += "" if s.guidance == 1 else f"_guidance{s.guidance:g}"
     default = directory / f"{s.sampler.kind}_{s.spacing.kind}_{s.steps}{about}_seed{s.seed}.png"
     if not flags.out:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_output_dir(directory)
     grid = epath.Path(flags.out) if flags.out else unused(default, flags.overwrite)
     paths = {"grid": grid}
     if flags.individual:

@@ -82,11 +82,11 @@ def report(flags: TrainFlags, run: str) -> None:
     for sheet in sorted(epath.Path(run).glob("samples/step_*.png"))[-1:]:
         print(f"samples      {sheet}")
     print(f"checkpoints  {runs.checkpoint_dir(run)}")
-    print(f"curves       tensorboard --logdir {run}")
+    print(f"curves       tensorboard --logdir {shlex.quote(run)}")
     if flags.profile:
         print(f"profile      {epath.Path(run) / 'profile'}")
     more = "more images  jaxdiff sample" if flags.config.samples else "its numbers  jaxdiff eval"
-    print(f"{more} {run}")
+    print(f"{more} {shlex.quote(run)}")
 
 
 def with_base(config: Config, args: list[str]) -> Config:

@@ -8,9 +8,9 @@ import re
 import typing
 from pathlib import Path
 
-import typeguard
 from etils import epath
 
+from jaxdiff.arguments import check_type
 from jaxdiff.config.fields import Config
 from jaxdiff.config.upgrade import upgraded
 from jaxdiff.errors import unknown
@@ -125,10 +125,10 @@ def _build(cls, values, where):
 
 def _value(default, kind, value, where):
     if isinstance(default, Choice):
-        return _checked(_choice(default.registry, value, where), kind, where)
+        return check_type(where, _choice(default.registry, value, where), kind)
     if dataclasses.is_dataclass(default):
         return _build(type(default), value, where)
-    return _checked(tuple(value) if isinstance(value, list) else value, kind, where)
+    return check_type(where, tuple(value) if isinstance(value, list) else value, kind)
 
 
 def _choice(registry, value, where):
@@ -150,14 +150,3 @@ def _named(where):
         yield
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _checked(value, kind, where):
-    """The value, if it is of that type; bool is no int here."""
-    try:
-        if isinstance(value, bool) and kind is not bool:
-            raise typeguard.TypeCheckError("is a bool")
-        return typeguard.check_type(value, kind, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
-    except typeguard.TypeCheckError:
-        kind = getattr(kind, "__name__", kind) if isinstance(kind, type) else str(kind).replace("typing.", "")
-        raise ValueError(f"{where}={value!r} must be of type {kind}") from None

@@ -17,7 +17,9 @@ from jaxdiff.data.listing import Listing
 from jaxdiff.data.paths import index_file
 from jaxdiff.data.texts import Texts
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")  # in capitals too
+IMAGE_ENDINGS = (  # in capitals too; what is in a file is seen by its contents
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
+)  # fmt: skip
 TABLE = "metadata.jsonl"
 STORE_FROM = 1000  # captions; fewer are read quickly enough at each start
 FRESH = 2 * 10**9  # nanoseconds; file systems with coarse times may give two changes within them the same time

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdiff.arguments import plain
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
@@ -14,6 +15,41 @@ from jaxdiff.data.texts import Texts
 from jaxdiff.registry import Choice
 
 PRIOR_FRACTION = 0.5  # of examples of the class in `with_prior`
+
+
+def checked(source: Source) -> Source:
+    """The same examples, each checked when it is read: images are uint8 of the source's shape, and labels whole numbers.
+
+    Args:
+      source: examples from anywhere.
+
+    Raises:
+      ValueError: when an example is read that is something else.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.data import Source, derived
+        >>> source = Source(lambda i: {"image": np.zeros([2, 2, 1])}, 1, (2, 2, 1))
+        >>> derived.checked(source)[0]
+        Traceback (most recent call last):
+        ValueError: the image of example 0 must be uint8 (2, 2, 1), not float64 (2, 2, 1)
+    """
+
+    def read(i):
+        example, shape = source.read(i), tuple(source.image_shape)
+        needed = ("image", "label") if source.classes else ("image",)
+        if lost := [name for name in needed if not isinstance(example, dict) or name not in example]:
+            raise ValueError(f"example {i} must be a dict with {lost[0]!r}")
+        image = example["image"]
+        found = getattr(image, "dtype", type(image).__name__), np.shape(image)
+        if found != (np.uint8, shape):
+            raise ValueError(f"the image of example {i} must be uint8 {shape}, not {found[0]} {found[1]}")
+        if not isinstance(plain(example.get("label", 0)), int):
+            raise ValueError(f"the label of example {i} must be an int, not {example['label']!r}")
+        return example
+
+    return dataclasses.replace(source, read=read)
 
 
 def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
@@ -79,6 +115,7 @@ def with_prior(source: Source, prior: Source) -> Source:
         no_labels_reason="images of an instance beside those of its class have no labels",
         identity=_mixed(source.identity, [len(source), prior.identity, len(prior)]),
         caption=Captions(caption, size, captions) if source.captioned and prior.captioned else None,
+        contents=source.contents,
         fingerprint=lambda: source.fingerprint() + prior.fingerprint(),
         no_captions_reason=source.no_captions_reason if not source.captioned else prior.no_captions_reason,
         extra_arrays=("prior",),

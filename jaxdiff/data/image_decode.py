@@ -7,19 +7,22 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # what Pillow may try, whatever the name says
+from jaxdiff.data import colours
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # what Pillow may try, whatever the name says
 MODES = {1: "L", 3: "RGB"}
 
 
-def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False) -> np.ndarray:
+def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False, to_srgb: bool = True) -> np.ndarray:
     """Decodes an image file, turns the image upright, centre-crops it and resizes it to fill a shape.
 
-    Transparent images are laid over white. An image of the right size keeps its pixels.
+    Transparent images are laid over white. An image of the right size, and of sRGB, keeps its pixels.
 
     Args:
-      file: contents of a PNG, JPEG, WebP, GIF or BMP file.
+      file: contents of a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file; of several images in it, the first.
       image_shape: height, width and channels, 1 being grey and 3 colour.
       exact: refuse images of another size.
+      to_srgb: convert colours by the profile in the file, such as the Display P3 of phones; see `colours.to_srgb`.
 
     Returns:
       uint8 [H, W, C].
@@ -45,7 +48,8 @@ def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False) 
             if not exact:  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that is twice as large as needed
                 image.draft(None, (2 * max(height, width),) * 2)
             image.load()
-            image = flatten(upright(image), channels)
+            image = upright(image)
+            image = flatten(colours.to_srgb(image) if to_srgb else image, channels)
     except Image.UnidentifiedImageError:
         raise ValueError("it is no image") from None
     except Exception as error:  # Pillow has a dozen kinds for files that are broken
@@ -57,12 +61,13 @@ def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False) 
     return np.array(image).reshape(image_shape)
 
 
-def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: epath.Path, image_shape: tuple[int, int, int], to_srgb: bool = True) -> np.ndarray:
     """Reads an image file and decodes it by `decode`.
 
     Args:
       path: the file.
       image_shape: height, width and channels.
+      to_srgb: see `decode`.
 
     Returns:
       uint8 [H, W, C].
@@ -71,7 +76,7 @@ def read_image(path: epath.Path, image_shape: tuple[int, int, int]) -> np.ndarra
       ValueError: the file cannot be read.
     """
     try:
-        return decode(path.read_bytes(), image_shape)
+        return decode(path.read_bytes(), image_shape, to_srgb=to_srgb)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read ({reason})") from error

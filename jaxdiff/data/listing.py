@@ -2,6 +2,7 @@
 
 import array
 import hashlib
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,10 @@ from etils import epath
 
 from jaxdiff import progress
 from jaxdiff.data.texts import Texts
+from jaxdiff.files import OUTPUT_MARK
+
+log = logging.getLogger("jaxdiff")
+RUN = {"config.json", "checkpoints/"}  # what is in the directory of a run
 
 
 class Listing(NamedTuple):
@@ -38,7 +43,9 @@ class Listing(NamedTuple):
 
 
 def list_files(root: epath.Path) -> Listing:
-    """Lists all files below a folder, except hidden files and folders.
+    """Lists all files below a folder, except hidden ones, and except what jaxdiff has written in folders below it.
+
+    The latter are runs, and the directories of `files.make_output_dir`; the log has their names.
 
     Args:
       root: the folder, on a disk or in a bucket. Links are followed, but not back up.
@@ -59,12 +66,18 @@ def list_files(root: epath.Path) -> Listing:
         >>> list(found.names), found.sizes.tolist()
         (['a.png', 'b.png'], [2, 2])
     """
-    if "://" in os.fspath(root):
-        return _list_bucket(os.fspath(root))
+    left_out = []
+    listing = _list_bucket(os.fspath(root), left_out) if "://" in os.fspath(root) else _list_disk(root, left_out)
+    if left_out:
+        log.info("left out of %s what jaxdiff has written there: %s", root, ", ".join(left_out))
+    return listing
+
+
+def _list_disk(root, left_out):
     sizes, times = array.array("q"), array.array("q")
 
     def names_of_files(advance):
-        for name, size, time in _scan(os.fspath(root)):
+        for name, size, time in _scan(os.fspath(root), left_out):
             sizes.append(size)
             times.append(time)
             if len(sizes) % 1000 == 0:
@@ -88,14 +101,17 @@ def list_paths(paths: Iterable[epath.Path]) -> Listing:
     return Listing(Texts.of(names), np.array(sizes, np.int64), np.array(times, np.int64) * 10**9)
 
 
-def _scan(folder, prefix="", above=()) -> Iterator[tuple[str, int, int]]:
-    """Yields name, size and time of the files below a folder, sorted by name."""
+def _scan(folder, left_out, prefix="", above=()) -> Iterator[tuple[str, int, int]]:
+    """Yields name, size and time of the files below a folder, sorted by name; appends to `left_out`."""
     here = os.path.realpath(folder)
     if here in above:  # a link that leads back up
         return
     names, sizes, times = [], array.array("q"), array.array("q")
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name == OUTPUT_MARK and prefix:
+                left_out.append(prefix[:-1])
+                return
             if entry.name.startswith("."):
                 continue
             is_dir = entry.is_dir()
@@ -103,9 +119,12 @@ def _scan(folder, prefix="", above=()) -> Iterator[tuple[str, int, int]]:
             names.append(entry.name + "/" * is_dir)
             sizes.append(size)
             times.append(time)
+    if prefix and RUN <= set(names):
+        left_out.append(prefix[:-1])
+        return
     for i in sorted(range(len(names)), key=names.__getitem__):  # the "/" makes this the order of whole paths
         if names[i].endswith("/"):
-            yield from _scan(f"{folder}/{names[i][:-1]}", prefix + names[i], (*above, here))
+            yield from _scan(f"{folder}/{names[i][:-1]}", left_out, prefix + names[i], (*above, here))
         else:
             yield prefix + names[i], sizes[i], times[i]
 
@@ -118,7 +137,7 @@ def _size_and_time(entry):
     return found.st_size, found.st_mtime_ns
 
 
-def _list_bucket(uri):
+def _list_bucket(uri, left_out):
     """Lists with few requests; `epath.Path.stat` makes one for each file."""
     import fsspec
 
@@ -127,6 +146,9 @@ def _list_bucket(uri):
     start = len(files.info(uri)["name"].rstrip("/")) + 1
     found = {name[start:]: about for name, about in files.find(uri, detail=True).items()}
     names = sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
+    below = {name.split("checkpoints/")[0] for name in names if "/checkpoints/" in f"/{name}"} - {""}
+    left_out += [folder[:-1] for folder in sorted(below) if f"{folder}config.json" in found]
+    names = [name for name in names if not name.startswith(tuple(f"{folder}/" for folder in left_out))]
     sizes = np.array([found[name]["size"] for name in names], np.int64)
     times = [[found[name].get(key) for key in ("mtime", "updated", "LastModified", "created")] for name in names]
     return Listing(Texts.of(names), sizes, np.array([zlib.crc32(repr(time).encode()) for time in times], np.int64))

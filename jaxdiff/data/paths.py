@@ -7,8 +7,17 @@ from etils import epath
 
 
 def data_dir() -> epath.Path:
-    """Directory of prepared data sets: the environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
-    return epath.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """Directory of prepared data sets: the environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+
+    Raises:
+      FileNotFoundError: there is neither.
+    """
+    found = epath.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if os.fspath(found).startswith("~"):
+        raise FileNotFoundError(
+            "there is no home directory for prepared data: set the environment variable TFDS_DATA_DIR"
+        )
+    return found
 
 
 def index_file(folder: epath.PathLike) -> epath.Path:

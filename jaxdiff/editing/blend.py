@@ -60,7 +60,7 @@ def local_blend(
 
 def _init(init, region, size, x):
     inner = init(x)
-    maps = jnp.zeros([x.shape[0], *map_shape(x.shape[1:3], size.value), region.token_mask.shape[1]])
+    maps = jnp.zeros([x.shape[0], *map_shape(x.shape[1:3], size.value), region.token_mask.shape[1]], jnp.float32)
     return State(inner.x, (inner.memory, jnp.int32(0), maps))
 
 

@@ -84,7 +84,7 @@ def _step(refine, keys, denoise, schedule, state, s, t, cond):
         best = jax.tree.map(lambda a, b: jnp.where(rows(new.distance < best.distance, a), a, b), new, old)
         return best.x + rows(best.step_size, x_t) * best.residual / (alpha_t * alpha_s + sigma_t * sigma_s), best
 
-    x_t, ones = alpha_t * x0 + sigma_t * prediction.eps, jnp.ones(x_s.shape[0])
+    x_t, ones = alpha_t * x0 + sigma_t * prediction.eps, jnp.ones(x_s.shape[0], jnp.float32)
     start = x_t, Candidate(x_t, jnp.zeros_like(x_t), jnp.inf * ones, ones)
     calls = jnp.where(refine > 0, refine + 1, 0)  # the last one only measures the last iterate
     _, best = lax.fori_loop(0, calls, iterate, start)
@@ -160,7 +160,7 @@ def _innermost(function):
 @jax.jit
 def _one_step(init, step, schedule):
     denoise = lambda x_t, t, cond: predict_from("x0", schedule, jnp.zeros_like(x_t), x_t, t)
-    return step(None, denoise, schedule, init(jnp.ones([1, 1])), 2, 1, Guided(None, None))[0].x
+    return step(None, denoise, schedule, init(jnp.ones([1, 1], jnp.float32)), 2, 1, Guided(None, None))[0].x
 
 
 def reconstruct(denoise: Denoiser, schedule: Schedule, timesteps, x_T: Array, cond=None, cond_axes=None) -> Array:

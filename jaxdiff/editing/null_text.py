@@ -56,7 +56,7 @@ def null_text_config(num_steps: int, max_iterations: int = 10, learning_rate: fl
         >>> int(config.max_iterations), round(float(config.learning_rate[10]), 4)
         (10, 0.009)
     """
-    i = jnp.arange(num_steps) * (50 / num_steps)
+    i = jnp.arange(num_steps, dtype=jnp.float32) * (50 / num_steps)
     return NullTextConfig(jnp.asarray(max_iterations, jnp.int32), learning_rate * (1 - i / 100), 1e-5 + 2e-5 * i)
 
 

@@ -125,7 +125,7 @@ def no_regions(shape: Sequence[int], num: int = 1) -> Regions:
         >>> editing.no_regions((3, 8, 8), num=2).masks.shape
         (2, 3, 8, 8)
     """
-    return Regions(jnp.zeros([num, *shape]))
+    return Regions(jnp.zeros([num, *shape], jnp.float32))
 
 
 def regional_cond(contexts: Array, negative: Array, masks, num: int = 1) -> Guided:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from jaxdiff import progress
+from jaxdiff.arguments import check_fields, check_type, plain
 from jaxdiff.config import Sample
 from jaxdiff.data import Source
 from jaxdiff.errors import NotFinite, unknown
@@ -12,7 +13,7 @@ from jaxdiff.eval import bits, quality, reading, reconstruction, zero_shot
 from jaxdiff.eval.features import Features
 from jaxdiff.eval.measure import BITS, SAMPLED, Measure, chosen, complete
 from jaxdiff.eval.quality import Plan
-from jaxdiff.model import Model
+from jaxdiff.model import Model, check_model
 from jaxdiff.pipeline import ControlInput, Request
 from jaxdiff.pipeline.requests import as_control, check
 
@@ -46,6 +47,7 @@ def evaluate(
       {metric: {name: number, ...}}, of types that JSON has.
 
     Raises:
+      TypeError: `model`, `classifier` or `judge` is no `Model`.
       ValueError, OSError: metrics or data that do not go with the model; one line.
       NotFinite: a number that is not finite.
 
@@ -56,15 +58,23 @@ def evaluate(
         >>> list(found), found["accuracy"]["level_1"] > 0.8
         (['accuracy'], True)
     """
+    check_model(model)
     sample = options.pop("sample", None) or default_sample(model)
+    check_type("`sample`", sample, Sample)
+    check_type("`source`", source, str | Source | None)
+    for name, one in (("classifier", classifier), ("judge", judge)):
+        if one is not None and not isinstance(one, str | Features):
+            check_model(one, name)
     known = {field.name for field in dataclasses.fields(Measure)} - {"metrics", "source"}
     if wrong := next((name for name in options if name not in known), None):
         raise unknown("argument", wrong, [*known, "metrics", "source", "classifier", "control", "judge", "sample"])
     if isinstance(judge, str):
         options, judge = options | {"judge": judge}, None
-    named = metrics if isinstance(metrics, str) else ",".join(metrics)
+    named = metrics if isinstance(metrics, str) else ",".join(check_type("`metrics`", tuple(metrics), tuple[str, ...]))
     text, own = (source, None) if isinstance(source, str) else (None, source)
-    measure = Measure(metrics=named or None, source=text, **options)
+    measure = Measure(metrics=named or None, source=text, **{name: plain(value) for name, value in options.items()})
+    check_fields(measure)
+    check_fields(sample, "sample.")
     plan = prepared(Plan(model, measure, Request(sample, None, classifier, as_control(control)), own), judge)
     with progress.bar("measuring", work(plan), "steps", delay=2.0 if show_progress else math.inf) as tick:
         return measured(plan, tick)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_images
 from jaxdiff.denoise import network
 from jaxdiff.eval import fid
 from jaxdiff.nets.classifier import Encoder
@@ -137,7 +138,7 @@ def gathered(
       `Gathered`.
 
     Raises:
-      ValueError: no images, or features that are not finite.
+      ValueError: no images, images of another type or shape, or features that are not finite.
 
     Example::
 
@@ -155,6 +156,7 @@ def gathered(
     of, devices = replicated(as_partial(features.of)), jax.local_device_count()
     rng, places, size, so_far = np.random.default_rng(seed), np.empty(0), 0, None
     for images in batches:
+        check_images("batches", images)
         size = max(size, math.ceil(len(images) / devices) * devices)
         rows, probabilities = _judged(of, images, size)
         found = Gathered(fid.moments(rows), fid.score(probabilities), rows, probabilities.argmax(1))

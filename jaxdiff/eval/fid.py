@@ -114,6 +114,7 @@ def frechet(a: Moments, b: Moments) -> float:
       The distance, squared as published ones are, at least 0.
 
     Raises:
+      TypeError: no `Moments`.
       ValueError: fewer than two rows, or features of different sizes.
 
     Example::
@@ -125,6 +126,9 @@ def frechet(a: Moments, b: Moments) -> float:
         >>> abs(fid.frechet(a, b) - 4) < 0.3  # two dimensions of 1 for the means and (1 - 2)^2 for the deviations
         True
     """
+    for name, one in (("a", a), ("b", b)):
+        if not isinstance(one, Moments):
+            raise TypeError(f"`{name}` must be Moments, such as fid.moments(features), not {type(one).__name__}")
     check_sizes(a.mean, b.mean)
     S_1, S_2 = covariance(a), covariance(b)
     values, vectors = np.linalg.eigh(S_1)

@@ -213,7 +213,7 @@ def _probes(key, trace, shape):
     """[K, B, ...]: what the mean over K of z . J^T z is the trace, or on average is."""
     B, size = shape[0], math.prod(shape[1:])
     if trace == "exact":  # the axes, as long as vectors of signs are
-        axes = math.sqrt(size) * jnp.eye(size).reshape(size, 1, *shape[1:])
+        axes = math.sqrt(size) * jnp.eye(size, dtype=jnp.float32).reshape(size, 1, *shape[1:])
         return jnp.broadcast_to(axes, (size, *shape))
     if isinstance(trace, str) or trace < 1:
         raise ValueError(f'trace={trace!r} must be a number of probes, at least 1, or "exact"')
@@ -229,7 +229,7 @@ def _log_prob(method, denoise, schedule, x, cond, probes):
     size = math.prod(x.shape[1:])
     begin, end = (ode.angle_of(schedule, level) for level in (1, schedule.num_levels))
     field = Partial(_field, denoise, schedule, cond, probes)
-    x_T, grown = ode.integrate(method, field, (x, jnp.zeros(len(x))), begin, end)
+    x_T, grown = ode.integrate(method, field, (x, jnp.zeros(len(x), jnp.float32)), begin, end)
     prior = -0.5 * (jnp.square(x_T) + math.log(2 * math.pi)).reshape(len(x), size).sum(-1)
     return prior + size * grown
 
@@ -267,7 +267,7 @@ def dequantize(keys: Array, images: Array) -> Array:
     """
     if images.dtype != jnp.uint8:
         raise ValueError(f"images must be uint8, which dequantize makes floats of, not {images.dtype}")
-    u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+    u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], jnp.float32))(keys)
     return (images.astype(jnp.float32) + u - 0.5) / 127.5 - 1.0
 
 

@@ -201,6 +201,9 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
     if source is None:
         choice = data.parse(name, like=config.data.source)
         source, kind = data.load(choice, config.data.image_shape), choice.kind
+    elif source.image_shape != config.data.image_shape:
+        raise ValueError(f"the source's images are {source.image_shape}, and the model's {config.data.image_shape}")
+    source = derived.checked(source)
     if len(source) < measure.num:
         raise ValueError(f"{name} has {len(source)} examples: `num`={len(source)} takes all of them")
     if (config.role == "clip" or getattr(config.net, "context_dim", 0)) and not source.captioned:

@@ -90,7 +90,7 @@ def nearest(images, others) -> np.ndarray:
       float64 [N].
 
     Raises:
-      ValueError: images of different shapes, none at all, or a number that is not finite.
+      ValueError: images of different shapes or types, none at all, or a number that is not finite.
 
     Example::
 
@@ -100,6 +100,8 @@ def nearest(images, others) -> np.ndarray:
         [0.0, 5.0]
     """
     images, others = np.asarray(images), np.asarray(others)
+    if images.dtype != others.dtype:
+        raise ValueError(f"images of {images.dtype} and {others.dtype} cannot be compared: give both in one range")
     if images.shape[1:] != others.shape[1:]:
         raise ValueError(f"images of {images.shape[1:]} and {others.shape[1:]} cannot be compared: give them one shape")
     x, y = (rows(pixels.reshape(len(pixels), -1)) for pixels in (images, others))

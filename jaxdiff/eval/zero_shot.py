@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arguments import check_images
 from jaxdiff.eval.measure import Measure
 from jaxdiff.model import Model
 from jaxdiff.objectives import to_unit_range
@@ -20,7 +21,12 @@ from jaxdiff.sharding import over_batches
 def embed_images(
     clip: Model, images: np.ndarray, batch_size: int = 64, tick: Callable[[int], None] | None = None
 ) -> np.ndarray:
-    """Images, uint8 [N, H, W, C] -> float32 [N, projection], of length 1; `tick` is called after every batch."""
+    """Images, uint8 [N, H, W, C] -> float32 [N, projection], of length 1; `tick` is called after every batch.
+
+    Raises:
+      ValueError: images of another type or shape than the CLIP's.
+    """
+    check_images("images", images, clip.image_shape)
     encode = _jitted(clip.config.make_net(), "encode_image")
 
     def of_batch(_, x):

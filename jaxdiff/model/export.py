@@ -9,7 +9,7 @@ from jaxdiff.errors import unknown
 from jaxdiff.model import files
 from jaxdiff.model.adapters import write_adapter
 from jaxdiff.model.interop import writing
-from jaxdiff.model.model import Model
+from jaxdiff.model.model import Model, check_model
 
 LAYOUTS = {"jaxdiff": files.write, "diffusers": writing.folder}
 LORA_LAYOUTS = {layout: functools.partial(writing.lora, layout=layout) for layout in ("peft", "kohya")}
@@ -27,9 +27,12 @@ def export(model: Model, path: epath.PathLike, layout: str = "jaxdiff", dtype: s
       dtype: dtype of the weights in the file, "float16" or "float32".
 
     Raises:
-      ValueError: unknown layout, a model that the layout has no words for, or weights that are too large for the dtype.
+      TypeError: no `Model`.
+      ValueError: unknown layout or dtype, a file that does not end in .safetensors, a model that the layout has no words
+        for, or weights that are too large for the dtype.
       FileExistsError: the folder is there.
     """
+    check_model(model)
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     LAYOUTS[layout](path, model, dtype)

@@ -27,6 +27,7 @@ log = logging.getLogger("jaxdiff")
 ORIGIN = ("step", "weights", "trained_on")  # fields of `Origin` that a file keeps
 EARLIER = {"text": "text_encoder"}  # names that submodels had in version 0.1
 DTYPES = ("float32", "bfloat16", "float16")
+WRITTEN = ("float16", "float32")
 
 
 def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
@@ -126,8 +127,13 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
       dtype: dtype of the weights in the file, "float16" or "float32".
 
     Raises:
-      ValueError: weights that are too large for the dtype, or that were rounded to bfloat16 when they were loaded.
+      ValueError: another dtype or ending; weights that are too large for the dtype, or that were rounded to bfloat16 when
+        they were loaded.
     """
+    if dtype not in WRITTEN:
+        raise ValueError(f"`dtype`={dtype!r} must be one of {', '.join(WRITTEN)}")
+    if epath.Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors")
     if any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(model)):
         raise ValueError(
             f"{model.config.name} was rounded to bfloat16 when it was loaded: load it in float32 to write it"

@@ -2,18 +2,20 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from jaxdiff import config as configs
 from jaxdiff.adapt.adapter import Adapter, from_bytes
+from jaxdiff.arguments import check_type, plain
 from jaxdiff.config import Config
 from jaxdiff.errors import unknown
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file, weights
-from jaxdiff.model.model import Model
+from jaxdiff.model.model import Model, check_model
 
 
 def load(
@@ -52,7 +54,7 @@ def load(
         >>> model.image_shape, model.config.net.num_classes
         ((28, 28, 1), 10)
     """
-    name = str(name)
+    name = _as_name(name)
     files.check_dtype(dtype)
     if name.startswith("hf:"):
         model = load(hub.local(name), dtype, placement, tokenizer=tokenizer, predict=predict)
@@ -74,7 +76,7 @@ def load(
 
 def load_config(name: str) -> Config:
     """The config of a model, named as for `load`, without its weights."""
-    name = str(name)
+    name = _as_name(name)
     if name.startswith("hf:"):
         return _named(load_config(hub.local(name)), name)
     if single_file.is_single_file(name):
@@ -174,11 +176,16 @@ def with_adapters(
         >>> model.text_encoder.tokenizer.token_ids("a <star>") == model.text_encoder.tokenizer.token_ids("a") + [603]
         True
     """
-    adapters = [adapters] if isinstance(adapters, str) else adapters
+    check_model(model)
+    adapters = [adapters] if isinstance(adapters, str | os.PathLike) else adapters
     weights = dict(adapters) if isinstance(adapters, Mapping) else {}
     asked = [("adapters", name, weights.get(name, 1.0)) for name in adapters]
-    asked += [("controlnet", name, 1.0) for name in ([controlnet] if isinstance(controlnet, str) else controlnet)]
+    asked += [
+        ("controlnet", name, 1.0)
+        for name in ([controlnet] if isinstance(controlnet, str | os.PathLike) else controlnet)
+    ]
     for argument, name, weight in asked:
+        name, weight = os.fspath(name), check_type(f"the weight of {name}", plain(weight), float)
         adapter = load_adapter(name, model)
         right = "adapters" if adapter.control is None else "controlnet"
         if argument != right:
@@ -213,12 +220,20 @@ def _named(config, name):
     return dataclasses.replace(config, name=hub.parsed(name).repo.partition("/")[2])
 
 
+def _as_name(name):
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise ValueError(f"a model must be given by its name or path, not {name!r}")
+    return os.fspath(name)
+
+
 def _file(name):
     weights.check_kind(name)
     if name.endswith(".safetensors"):
         return epath.Path(name)
     if name in shipped.names():
         return epath.Path(shipped.WEIGHTS / f"{name}.safetensors")
+    if epath.Path(name).is_file():
+        raise ValueError(f"{name} is no model: give a .safetensors file, a run, or a folder that diffusers has saved")
     if epath.Path(name).exists() or "/" in name:
         configs.read_run(name)  # which says what is missing
     raise unknown("model", name, shipped.names())

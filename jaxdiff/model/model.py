@@ -155,6 +155,12 @@ class Model:
         return dataclasses.replace(self, **changes)
 
 
+def check_model(model: Any, name: str = "model") -> None:
+    """Raises TypeError for what is no `Model`, such as the name of one."""
+    if not isinstance(model, Model):
+        raise TypeError(f"`{name}` must be a Model, from jaxdiff.load, not {type(model).__name__}")
+
+
 def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
     """Denoiser of a model, without guidance.
 
@@ -166,6 +172,7 @@ def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
       `Denoiser`, a pytree: it can be an argument of jitted functions, which other weights do not compile anew.
 
     Raises:
+      TypeError: no `Model`.
       ValueError: the model is not a denoiser but a classifier, an autoencoder or a CLIP.
 
     Example::
@@ -176,6 +183,7 @@ def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
         >>> jax.eval_shape(jaxdiff.denoiser_of(model), model.noise(jax.random.key(0), 1), 1000, cond).x0.shape
         (1, 28, 28, 1)
     """
+    check_model(model)
     if not model.config.samples:
         raise ValueError(f"{model.config.name} is not a denoiser: its network is of kind {model.config.net.kind!r}")
     apply = on_training_levels(model.apply) if round_levels else model.apply

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from jaxdiff import sharding
 from jaxdiff.config import Config
@@ -28,7 +29,7 @@ def init_codebook(config: Config, key):
     """Initial state of an autoencoder's codebook, see `nets.vq_vae.Codebook`; () of networks without one."""
     if not (size := codebook_size(config)):
         return ()
-    return Codebook.init(jax.random.normal(key, (size, config.net.latent_channels)))
+    return Codebook.init(jax.random.normal(key, (size, config.net.latent_channels), jnp.float32))
 
 
 def codebook_size(config: Config) -> int:

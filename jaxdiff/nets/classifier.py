@@ -61,7 +61,7 @@ class AttentionPool(nn.Module):
                 f"this classifier was made for images with {made_for} positions at its bottom and these have {H}x{W}: "
                 "give it images of the size that it was trained on"
             )
-        return self.param(name, nn.initializers.normal(C**-0.5), shape)
+        return self.param(name, nn.initializers.normal(C**-0.5, jnp.float32), shape)
 
 
 class Encoder(nn.Module):

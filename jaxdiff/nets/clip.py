@@ -290,4 +290,4 @@ def _unit(x):
 
 
 def _normal(std):
-    return nn.initializers.normal(std)
+    return nn.initializers.normal(std, jnp.float32)

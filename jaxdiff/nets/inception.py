@@ -16,7 +16,7 @@ from jax import lax
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from jaxdiff.nets.layers import row, zeros_init
+from jaxdiff.nets.layers import ones_init, row, zeros_init
 from jaxdiff.types import Array
 
 SIZE = 299  # pixels on each side, those that it was trained on
@@ -93,8 +93,8 @@ class StoredNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        ones, shape = nn.initializers.ones_init(), (x.shape[-1],)
-        scale, var = (self.param(name, ones, shape) for name in ("scale", "var"))
+        shape = (x.shape[-1],)
+        scale, var = (self.param(name, ones_init, shape) for name in ("scale", "var"))
         bias, mean = (self.param(name, zeros_init, shape) for name in ("bias", "mean"))
         gain = scale / jnp.sqrt(var + 1e-3)
         return x * row(gain, x) + row(bias - mean * gain, x)

@@ -11,8 +11,10 @@ from jaxdiff.nets.conv import conv2d
 from jaxdiff.types import Array, rows
 from jaxdiff.xla import materialized
 
-kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-zeros_init = nn.initializers.zeros_init()
+# With their dtype, for the default one, and with it the random numbers, depends on jax's 64-bit mode.
+kernel_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", dtype=jnp.float32)
+zeros_init = nn.initializers.constant(0.0, jnp.float32)
+ones_init = nn.initializers.constant(1.0, jnp.float32)
 
 
 class Conv(nn.Module):
@@ -100,7 +102,7 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array, scale_shift: tuple[Array, Array] | None = None) -> Array:
         """Normalises x [B, ..., C]; `scale_shift` ([B, C] each) applies y (1 + scale) + shift on top."""
         channels = x.shape[-1]
-        gain = self.param("scale", nn.initializers.ones_init(), (channels,))
+        gain = self.param("scale", ones_init, (channels,))
         bias = self.param("bias", zeros_init, (channels,))
         if channels % self.groups:
             raise ValueError(f"{channels} channels cannot be divided into {self.groups} groups of the group norm")
@@ -191,9 +193,8 @@ class Dropout(nn.Module):
         if keys is None or self.rate == 0.0:
             return x
         site = zlib.crc32("/".join(self.path).encode())
-        keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, site), 1 - self.rate, x.shape[1:]))(
-            keys
-        )
+        kept = jnp.float32(1 - self.rate)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, site), kept, x.shape[1:]))(keys)
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 

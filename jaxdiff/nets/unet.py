@@ -288,6 +288,8 @@ def _embed(cfg, t, cond):
         table = nn.Embed(cfg.num_classes + 1, size, dtype=dtype, name="class_embedding")
         if jnp.ndim(cond.label) == 2:
             context.append(jnp.asarray(cond.label, dtype))
+        elif jnp.issubdtype(jnp.result_type(cond.label), jnp.floating):
+            raise ValueError("`cond.label` must be int [B]; of floats it is an embedding, [B, D]")
         else:  # what is out of range is NaN, also what is below 0, which would be counted from the end
             context.append(table(jnp.where(cond.label < 0, cfg.num_classes + 1, cond.label)))
     if cfg.vector_dim:

@@ -108,7 +108,7 @@ class Codebook(NamedTuple):
     @classmethod
     def init(cls, words: Array) -> "Codebook":
         """The codebook of these words [K, D], each as if seen once."""
-        return cls(words, jnp.ones(len(words)), words)
+        return cls(words, jnp.ones(len(words), jnp.float32), words)
 
 
 def moved(
@@ -130,13 +130,16 @@ def moved(
     """
     K, D = book.words.shape
     flat, index = z.reshape(-1, D), index.reshape(-1)
-    count = jax.ops.segment_sum(jnp.ones(len(index)), index, K)
+    count = jax.ops.segment_sum(jnp.ones(len(index), jnp.float32), index, K)
     total = jax.ops.segment_sum(flat, index, K)
     if axis_name is not None:
         count, total = lax.psum((count, total), axis_name)
         flat = lax.all_gather(flat, axis_name).reshape(-1, D)
     count, total = (decay * old + (1 - decay) * new for old, new in ((book.count, count), (book.total, total)))
-    others, start = flat[jax.random.randint(key, [K], 0, len(flat))], dead + 1.0  # not to be dead at once again
+    others, start = (
+        flat[jax.random.randint(key, [K], 0, len(flat), jnp.int32)],
+        dead + 1.0,
+    )  # not to be dead at once again
     alive = count >= dead
     count = jnp.where(alive, count, start)
     total = jnp.where(alive[:, None], total, start * others)

@@ -105,7 +105,7 @@ def uniform() -> LevelDraw:
     """
 
     def draw(extra, keys, index, T):
-        t = jax.vmap(lambda key: jax.random.randint(key, (), 1, T + 1))(keys)
+        t = jax.vmap(lambda key: jax.random.randint(key, (), 1, T + 1, jnp.int32))(keys)
         return t, jnp.ones(t.shape, jnp.float32)
 
     return LevelDraw(_no_memory, draw, _unchanged)
@@ -163,7 +163,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> LevelDraw:
         raise ValueError(f"`std`={std} must be above 0")
 
     def draw(extra, keys, index, T):
-        u = jax.nn.sigmoid(mean + std * jax.vmap(jax.random.normal)(keys))
+        u = jax.nn.sigmoid(mean + std * jax.vmap(lambda key: jax.random.normal(key, (), jnp.float32))(keys))
         return _level(u, T), jnp.ones(u.shape, jnp.float32)
 
     return LevelDraw(_no_memory, draw, _unchanged)
@@ -201,7 +201,10 @@ def stratified(key: Array, batch_size: int) -> LevelDraw:
         if index is None:
             raise ValueError("stratified levels need the examples' positions in the stream, batch['index']")
         step_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index // batch_size)
-        u = jax.vmap(jax.random.uniform)(step_keys) + (index % batch_size) / batch_size
+        u = (
+            jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(step_keys)
+            + (index % batch_size) / batch_size
+        )
         return _level(u % 1.0, T), jnp.ones(u.shape, jnp.float32)
 
     return LevelDraw(_no_memory, draw, _unchanged)
@@ -251,7 +254,7 @@ def importance(history: int = 10, mix: float = 0.001, axis_name: str | None = No
         full = (extra.counts[1:] > history - 0.5).all() & (root.sum() > 0)
         by_loss = jnp.where(full, root / jnp.where(full, root.sum(), 1.0), 1 / T)
         p = (1 - mix) * by_loss + mix / T
-        t = 1 + jax.vmap(jax.random.categorical, (0, None))(keys, jnp.log(p))
+        t = 1 + jax.vmap(jax.random.categorical, (0, None))(keys, jnp.log(p)).astype(jnp.int32)
         return t, 1 / (T * p[t - 1])
 
     def update(extra, index, t, loss):

@@ -77,7 +77,7 @@ def noised(options: Noising, schedule: Schedule, extra, keys: Array, batch) -> N
         eps = eps + options.offset * shift.reshape(-1, *(1,) * (x0.ndim - 2), x0.shape[-1])
     perturbed = eps + options.perturbation * normal(input_keys, x0.shape[1:]) if options.perturbation else eps
     if options.cond_dropout:
-        dropped = jax.vmap(lambda key: jax.random.bernoulli(key, options.cond_dropout))(drop_keys)
+        dropped = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(options.cond_dropout)))(drop_keys)
         cond = drop_cond(dropped, options.null_cond, cond)
     x_t = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, perturbed)
     return Noised(x0, eps, x_t, t, weight, cond, net_keys)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.adapt import control as controlnets
-from jaxdiff.model import Model
+from jaxdiff.arguments import check_images, check_type, plain
+from jaxdiff.model import Model, check_model
 from jaxdiff.nets.layers import timestep_embedding
 from jaxdiff.text import weighted
 from jaxdiff.types import Array, Cond, Guided, call
@@ -78,8 +79,9 @@ def condition(
       `Guided` of two `Cond` with `num` rows each; of (None, None) where the network takes no condition.
 
     Raises:
-      ValueError: prompts or labels that the model does not take, labels that it does not know, an empty prompt, or another
-        number of pictures than of ControlNets.
+      TypeError: no `Model`.
+      ValueError: prompts, labels or a guidance that the model does not take, labels that it does not know, an empty prompt,
+        or another number of pictures than of ControlNets.
 
     Example::
 
@@ -88,7 +90,14 @@ def condition(
         >>> both.cond.label.tolist(), both.uncond.label.tolist(), both.cond.vector.shape
         ([7, 3], [10, 10], (2, 6))
     """
-    prompts = [prompts] if isinstance(prompts, str) else prompts
+    check_model(model)
+    prompts, num, start = None if prompts is None else as_texts(prompts), plain(num), plain(start)
+    check_type("`negative`", negative, str)
+    check_type("`prompt_syntax`", prompt_syntax, Literal["plain", "weighted"])
+    if check_type("`start`", start, int) < 0 or (check_type("`num`", num, int | None) or 1) < 1 or num == 0:
+        raise ValueError(f"`num`={num} must be at least 1, and `start`={start} at least 0")
+    if guidance is not None and not model.config.net.guidance_dim:
+        raise ValueError(f"{model.config.name} takes no `guidance` as a condition: give it to jaxdiff.guidance.cfg")
     labels = None if labels is None else as_labels(labels)
     check(model, prompts, labels, negative, control)
     count = num if num is not None else max(len(prompts or ()), len(labels or ()), 1)
@@ -196,7 +205,7 @@ def rows(
         cond["image"] = uncond["image"] = jnp.tile(masked_picture(model), (count, 1, 1, 1))
     if net.image_prompt_dim:
         given = texts.pictures is not None
-        found = texts.pictures if given else jnp.zeros([1, net.image_prompt_dim])
+        found = texts.pictures if given else jnp.zeros([1, net.image_prompt_dim], jnp.float32)
         cond["image_prompt"] = found[indices % len(found)]
         uncond["image_prompt"] = jnp.zeros_like(cond["image_prompt"])
         cond["image_prompt_scale"] = uncond["image_prompt_scale"] = jnp.full(
@@ -294,6 +303,8 @@ def check(
             f"there are {count} ControlNets, {len(control.pictures)} pictures (`control`) and {len(control.scales)} scales "
             "(`control_scale`): give one of each for every one"
         )
+    for picture in control.pictures if control else ():
+        check_images("control", picture)
 
 
 def check_image_prompt(model: Model, image_prompt: ImagePrompt | None) -> None:
@@ -302,9 +313,19 @@ def check_image_prompt(model: Model, image_prompt: ImagePrompt | None) -> None:
         return
     if not model.config.net.image_prompt_dim:
         raise ValueError(f"`image_prompt` is for models with an IP-Adapter, and {model.config.name} has none")
-    shape = np.shape(image_prompt.pictures)
-    if len(shape) != 4 or shape[-1] != 3 or not shape[0] or np.asarray(image_prompt.pictures).dtype != np.uint8:
-        raise ValueError(f"`image_prompt` must be uint8 [N, H, W, 3], and is {shape}")
+    if not len(check_images("image_prompt", image_prompt.pictures)) or np.shape(image_prompt.pictures)[-1] != 3:
+        raise ValueError("`image_prompt` must be pictures of 3 channels")
+
+
+def as_texts(prompts: str | Sequence[str]) -> tuple[str, ...]:
+    """One text or several as a tuple.
+
+    Raises:
+      ValueError: something else.
+    """
+    if isinstance(prompts, str):
+        return (prompts,)
+    return check_type("`prompts`", tuple(prompts) if isinstance(prompts, Sequence) else prompts, tuple[str, ...])
 
 
 def as_labels(labels: int | Sequence[int] | np.ndarray) -> tuple[int, ...]:
@@ -316,7 +337,7 @@ def check_labels(labels: Sequence[int], classes: int) -> None:
     """Raises ValueError for no labels, or one that is not an integer of 0..classes - 1."""
     if not labels:
         raise ValueError("`labels` is empty: give at least one class, or None for all in turn")
-    if wrong := [label for label in labels if not isinstance(label, int)]:
+    if wrong := [label for label in labels if not isinstance(label, int) or isinstance(label, bool)]:
         raise ValueError(f"`labels` must be integers: {wrong[0]!r} is not one")
     if any(not 0 <= label < classes for label in labels):
         raise ValueError(f"`labels`={list(labels)} must lie in 0..{classes - 1}: there are {classes} classes")

@@ -123,7 +123,7 @@ def check(model: Model, request: Request) -> None:
             f"{config.name} reads {config.net.context_length} tokens and no more: leave out `prompt_syntax`"
         )
     _check_guidance(model, request)
-    _check_numbers(model, s)
+    _check_numbers(model, request)
 
 
 def _check_guidance(model, request):
@@ -173,7 +173,8 @@ def _check_guidance(model, request):
         raise ValueError(f"`interval`={s.interval} must be two levels in 1..{T}, the lower one first")
 
 
-def _check_numbers(model, s):
+def _check_numbers(model, request):
+    s = request.sample
     s.sampler()  # raises for options out of range
     sized(model, s)  # raises for a size that it does not take
     if s.decode != "whole" and not model.config.latent.codec:
@@ -184,6 +185,9 @@ def _check_numbers(model, s):
         raise ValueError(f"`num`={s.num} must be at least 1")
     if s.num < len(s.prompts):
         raise ValueError(f"`num`={s.num} images are too few for {len(s.prompts)} prompts: ask for one of each at least")
+    labels = () if request.labels is None and s.labels is None else labels_of(model, request)
+    if s.num < len(labels):
+        raise ValueError(f"`num`={s.num} images are too few for {len(labels)} `labels`: ask for one of each at least")
     sharding.check_batch_size("`batch_size`", s.batch_size, jax.local_device_count())
     if model.config.latent.codec and s.clip:
         raise ValueError("`clip` keeps images in their range, and latents have none: set it to False (--no-clip)")

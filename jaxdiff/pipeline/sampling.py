@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import guidance, latent, progress, samplers, sharding
+from jaxdiff.arguments import check_fields, check_floats, check_type, plain
 from jaxdiff.config import Sample
 from jaxdiff.denoise import network
 from jaxdiff.errors import NotFinite, unknown
-from jaxdiff.model import Model, denoiser_of
+from jaxdiff.model import Model, check_model, denoiser_of
 from jaxdiff.pipeline import conditions
-from jaxdiff.pipeline.conditions import ControlInput, ImagePrompt, Texts
+from jaxdiff.pipeline.conditions import ControlInput, ImagePrompt, Texts, as_texts
 from jaxdiff.pipeline.images import to_uint8
 from jaxdiff.pipeline.requests import (
     Request,
@@ -28,7 +29,9 @@ from jaxdiff.pipeline.requests import (
     sized,
 )
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Cond, Denoiser, Guided, call
+from jaxdiff.types import Array, Cond, Denoiser, Guided, call, is_traced
+
+DECODING = {"whole": lambda codec: codec, "sliced": latent.sliced, "tiled": latent.tiled}
 
 
 def generate(
@@ -65,6 +68,7 @@ def generate(
       uint8 [num, H, W, C]. Image i of a seed is the same whatever `num` and `batch_size` are.
 
     Raises:
+      TypeError: `model` or `classifier` is no `Model`.
       ValueError: arguments that the model cannot be sampled with; one line that says what to change.
       NotFinite: an image that is not finite.
 
@@ -75,16 +79,21 @@ def generate(
         >>> images.shape, images.dtype
         ((2, 28, 28, 1), dtype('uint8'))
     """
-    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    check_model(model)
+    prompts = as_texts(prompts)
+    if classifier is not None:
+        check_model(classifier, "classifier")
     if labels is not None and not isinstance(labels, str):
         labels = conditions.as_labels(labels)
     known = {field.name for field in dataclasses.fields(Sample)} - {"num", "labels", "prompts"}
     if wrong := next((name for name in options if name not in known), None):
         raise unknown("argument", wrong, [*known, "prompts", "labels", "num", "classifier", "control"])
-    given = {"seed": 0, "negative": ""} | options
+    given = {"seed": 0, "negative": ""} | {name: plain(value) for name, value in options.items()}
+    num = check_type("`num`", plain(num), int | None)
     if isinstance(labels, str) or labels is None:
         given["labels"], labels = labels, None
     sample = dataclasses.replace(model.config.sample, prompts=prompts, num=1, **given)
+    check_fields(sample)
     request = Request(sample, labels, classifier, as_control(control), as_image_prompt(image_prompt))
     by_label = classes_of(model, request) and (labels is not None or sample.labels is not None)
     count = max(len(prompts), len(labels_of(model, request)) if by_label else 1) if num is None else num
@@ -163,18 +172,46 @@ def decode(model: Model, x: Array, how: Literal["whole", "sliced", "tiled"] = "w
 
     Args:
       model: denoiser.
-      x: x_0.
+      x: x_0, float32 [B, h, w, c].
       how: decode the batch at once, one image after the other, or in tiles, see `jaxdiff.latent`.
+
+    Raises:
+      ValueError: integers, or another number of dimensions or channels than the model's; an unknown `how`.
     """
+    check_model(model)
+    if how not in DECODING:
+        raise unknown("way of decoding", how, DECODING)
+    _check_batch("x", x, model.shape)
     if (codec := model.codec) is None:
         return x
-    codec = {"whole": lambda codec: codec, "sliced": latent.sliced, "tiled": latent.tiled}[how](codec)
-    return call(codec.decode, x)
+    return call(DECODING[how](codec).decode, x)
 
 
 def encode(model: Model, images: Array) -> Array:
-    """x_0 of images in [-1, 1], float32 [B, H, W, C]: the mean of their latents, or the images themselves."""
+    """x_0 of images: the mean of their latents, or the images themselves.
+
+    Args:
+      model: denoiser.
+      images: float32 [B, H, W, C] in [-1, 1], such as `jaxdiff.objectives.to_unit_range` makes of uint8.
+
+    Raises:
+      ValueError: integers, numbers outside of about [-1, 1], or another number of dimensions or channels than the model's.
+    """
+    check_model(model)
+    _check_batch("images", images, model.image_shape)
+    if not is_traced(images) and np.abs(images).max(initial=0) > 2:
+        raise ValueError(
+            "`images` must lie in [-1, 1]: of numbers in 0..255, uint8, see jaxdiff.objectives.to_unit_range"
+        )
     return images if model.codec is None else call(model.codec.encode, images)
+
+
+def _check_batch(name, x, shape):
+    """Raises ValueError unless x is a batch of floats with these channels; its size may be another."""
+    found = np.shape(x)
+    if len(found) != 4 or found[-1] != shape[-1]:
+        raise ValueError(f"`{name}` must be float [B, H, W, {shape[-1]}], not {list(found)}")
+    check_floats(name, x)
 
 
 def finite(images: Array, start: int = 0) -> np.ndarray:

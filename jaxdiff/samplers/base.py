@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from jaxdiff.arguments import check_type, plain
 from jaxdiff.registry import Registry
-from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser, as_partial
+from jaxdiff.schedules import Schedule, check_schedule
+from jaxdiff.types import Array, Cond, Denoiser, Guided, as_partial, is_traced
 
 # Each choice is called as choice() -> Sampler. Trait: guides_itself, whether it takes both halves of the condition.
 SAMPLERS = Registry("sampler")
@@ -50,6 +52,10 @@ def keys_for(key: Array, n: int) -> Array:
     Returns:
       Keys fold_in(key, i) for i < n, [n].
 
+    Raises:
+      TypeError: a legacy key, made by `jax.random.PRNGKey`.
+      ValueError: n is no whole number.
+
     Example::
 
         >>> import jax
@@ -58,7 +64,8 @@ def keys_for(key: Array, n: int) -> Array:
         >>> bool((samplers.keys_for(key, 4) == samplers.keys_for(key, 8)[:4]).all())
         True
     """
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+    check_key("key", key)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(check_type("`n`", plain(n), int)))
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
@@ -71,6 +78,9 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
     Returns:
       float32 [B, *shape].
 
+    Raises:
+      TypeError, ValueError: not one typed key per example.
+
     Example::
 
         >>> import jax
@@ -80,7 +90,8 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
         >>> bool(jax.numpy.allclose(z[3], jax.random.normal(keys[3], (2,))))
         True
     """
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    _check_keys(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
 def noise(keys: Array, shape: tuple[int, ...]) -> Array:
@@ -122,7 +133,14 @@ def fold(keys: Array, use) -> Array:
         >>> bool((samplers.fold(keys, 7)[3] == jax.random.fold_in(keys[3], 7)).all())
         True
     """
+    _check_keys(keys)
     return jax.vmap(jax.random.fold_in, (0, None))(keys, use)
+
+
+def _check_keys(keys):
+    check_key("keys", keys)
+    if keys.ndim != 1:
+        raise ValueError(f"`keys` must be one key for each example, not {list(keys.shape)}: see `samplers.keys_for`")
 
 
 def each_key(key: Array, n: int) -> Array:
@@ -137,6 +155,7 @@ def each_key(key: Array, n: int) -> Array:
 
     Raises:
       TypeError: a legacy key, made by `jax.random.PRNGKey`.
+      ValueError: another number of keys than n.
 
     Example::
 
@@ -146,9 +165,18 @@ def each_key(key: Array, n: int) -> Array:
         >>> samplers.each_key(keys, 4) is keys
         True
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError("`key` must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
+    check_key("key", key)
+    if key.ndim and key.shape != (n,):
+        raise ValueError(
+            f"`key` has shape {list(key.shape)}, and there are {n} examples: give one key, or one for each"
+        )
     return keys_for(key, n) if key.ndim == 0 else key
+
+
+def check_key(name: str, key: Array) -> None:
+    """Raises TypeError for what is no typed random key, such as a seed or a legacy key."""
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise TypeError(f"`{name}` must be a typed random key, made by jax.random.key and not jax.random.PRNGKey")
 
 
 def sample(
@@ -187,8 +215,9 @@ def sample(
 
     Raises:
       ValueError: cond_axes holds something other than 0 and None, cannot be hashed, or is no prefix of `cond`; a leaf of
-        `cond` under a 0 does not have N rows; a sampler that needs a key has none; the keys are not one per example.
-      TypeError: a legacy key, made by `jax.random.PRNGKey`.
+        `cond` under a 0 does not have N rows, or another one not B; a sampler that needs a key has none; the keys are not
+        one per example; an x_T of integers; levels outside of 0..T.
+      TypeError: a legacy key, made by `jax.random.PRNGKey`; a sampler, denoiser or schedule that is none.
 
     Example::
 
@@ -209,7 +238,9 @@ def sample(
         >>> bool(jnp.allclose(x_0, x_T * steps.prod(), atol=1e-4))
         True
     """
-    keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, timesteps, x_T)
+    keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T)
+    if cond_axes is None:
+        check_rows(cond, x_T.shape[0])
     if any(axis != 0 for axis in jax.tree.leaves(cond_axes)):
         raise ValueError(
             "`cond_axes` may hold 0 (a leading axis of steps) and None (the same at every step), nothing else"
@@ -247,8 +278,8 @@ def chunks(
       x after each chunk [B, ...], the last being that of `sample`, and the chunk's results of `collect`.
 
     Raises:
-      ValueError: a size below 1.
-      TypeError: a legacy key, made by `jax.random.PRNGKey`.
+      ValueError: a size below 1; otherwise as `sample`.
+      TypeError: as `sample`.
 
     Example::
 
@@ -266,7 +297,8 @@ def chunks(
     """
     if size < 1:
         raise ValueError(f"`size`={size} must be at least 1")
-    keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, timesteps, x_T)
+    keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T)
+    check_rows(cond, x_T.shape[0])
     state = _init(sampler, x_T)
     for first in range(0, len(timesteps) - 1, size):
         levels = timesteps[first : first + size + 1]
@@ -274,8 +306,35 @@ def chunks(
         yield state.x, collected
 
 
-def _traced(key, sampler, denoise, timesteps, x_T):
+def check_rows(cond: Any, num: int) -> None:
+    """Raises ValueError for a field of a `Cond`, or of both of a `Guided`, that does not have one row per example."""
+    if isinstance(cond, Guided):
+        check_rows(cond.cond, num)
+        check_rows(cond.uncond, num)
+    if not isinstance(cond, Cond):
+        return
+    for name in ("label", "vector", "context", "context_mask", "image", "guidance", "image_prompt"):
+        shape = np.shape(getattr(cond, name))
+        if shape and shape[0] != num:
+            raise ValueError(f"`cond.{name}` has {shape[0]} rows, and there are {num} examples: give a row for each")
+
+
+def _traced(key, sampler, denoise, schedule, timesteps, x_T):
     """One key per example, and functions as pytrees, which can be arguments of a compiled function."""
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"`sampler` must be a Sampler, such as jaxdiff.ddim(), not {type(sampler).__name__}: call it")
+    if not callable(denoise):
+        raise TypeError(
+            "`denoise` must be a function (x_t, t, cond) -> Prediction: of a model, jaxdiff.denoiser_of(model)"
+        )
+    check_schedule(schedule)
+    if not np.ndim(x_T) or x_T.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(f"`x_T` must be float32 [B, ...], not {x_T.dtype} {list(x_T.shape)}")
+    if np.ndim(timesteps) != 1:
+        raise ValueError("`timesteps` must be a grid of levels [N + 1], such as jaxdiff.timesteps.grid(1000, 50)")
+    known = [] if is_traced(timesteps) else timesteps
+    if len(known) and not 0 <= np.min(known) <= np.max(known) <= schedule.num_levels:
+        raise ValueError(f"`timesteps` must be levels in 0..{schedule.num_levels}, see jaxdiff.timesteps")
     keys = None if key is None else each_key(key, x_T.shape[0])
     return keys, Sampler(*map(as_partial, sampler)), as_partial(denoise), jnp.asarray(timesteps)
 

@@ -102,7 +102,8 @@ def _raise(churn, schedule, x, t, z):
     gamma = jnp.where((churn.s_min <= w) & (w <= churn.s_max), jnp.minimum(churn.gamma, jnp.sqrt(2.0) - 1), 0.0)
     # Between levels the schedule is linear in the angle, and so is its inverse.
     angles = jnp.arctan2(schedule.sigma, schedule.alpha)
-    raised = jnp.interp(jnp.arctan2((1 + gamma) * sigma, alpha), angles, jnp.arange(schedule.num_levels + 1.0))
+    levels = jnp.arange(schedule.num_levels + 1, dtype=jnp.float32)
+    raised = jnp.interp(jnp.arctan2((1 + gamma) * sigma, alpha), angles, levels)
     raised = jnp.where(gamma > 0, raised, t)
     alpha_up, sigma_up = schedule(raised)
     r = jnp.where(alpha > 0, alpha_up / jnp.where(alpha > 0, alpha, 1.0), 1.0)

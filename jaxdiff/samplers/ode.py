@@ -193,9 +193,9 @@ def integrate(method: Method, field: Partial, y, begin: Array, end: Array):
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_in_steps),
         solver,
-        t0=0.0,
-        t1=float(steps),
-        dt0=1.0,
+        t0=jnp.float32(0.0),
+        t1=jnp.float32(steps),
+        dt0=jnp.float32(1.0),
         y0=y,
         args=(field, begin, (end - begin) / steps),
         stepsize_controller=controller,

@@ -89,7 +89,7 @@ def _step(runge_kutta, keys, denoise, schedule, state, t, s, cond):
         return (past[0] + 2 * one + 2 * two + denoise(moved(s, two), s, cond).eps) / 6
 
     def multistep():
-        weights = jnp.array(ADAMS_BASHFORTH)[jnp.minimum(memory.steps, 3)]
+        weights = jnp.array(ADAMS_BASHFORTH, jnp.float32)[jnp.minimum(memory.steps, 3)]
         return sum(weights[i] * past[i] for i in range(4))
 
     start, steps = (fourth_order, 3) if runge_kutta.value else (mean_of_ends, 1)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import os
 
 import jax
 from etils import epath
@@ -12,6 +13,7 @@ from etils import epath
 from jaxdiff import config as configs
 from jaxdiff import disk, hosts
 from jaxdiff import model as models
+from jaxdiff.arguments import check_type
 from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.model import adaptation, checkpoints, runs
@@ -59,6 +61,10 @@ def fit(
       watch.NotFinite: the loss is not finite any more; the last good checkpoint stays.
       stop.Stopped: Ctrl-C, SIGTERM or a preemption; everything was saved.
     """
+    check_type("`config`", config, Config)
+    check_type("`source`", source, Source | None)
+    check_type("`run`", run, str | os.PathLike | None)
+    check_type("`profile`", profile, int)
     directory = epath.Path(run if run is not None else f"runs/{config.name}")
     if source is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="own"))
@@ -101,7 +107,7 @@ def opened(
     base = base_model.open_base(config, directory if resume else None)
     config = base_model.with_base(config, base and base.config)
     hosts.together(lambda: check(config, directory, profile), "the config is checked")
-    data = hosts.together(lambda: setup.open_source(config, source), "the data is open")
+    data = hosts.together(lambda: _open(config, source, resume), "the data is open")
     there = resume and runs.holds_run(directory)  # else it is refused when there is nothing to go on from
     learned = hosts.together(lambda: configs.read_run(directory) if there else None, "the run's config is read")
     config, data = hosts.together(
@@ -117,6 +123,17 @@ def opened(
     hosts.together(lambda: previews.check(run), "images can be sampled")
     hosts.check_same({"data": position(run, 0), "models": fingerprint(frozen.to_keep)}, "the data is the same")
     return run, prompts
+
+
+def _open(config, source, resume):
+    try:
+        return setup.open_source(config, source)
+    except FileNotFoundError as error:
+        if resume:
+            raise FileNotFoundError(
+                f"{error}: if it has moved, or this is another directory, give `data.source`"
+            ) from None
+        raise
 
 
 def check(config: Config, directory: epath.Path, profile: int) -> None:

@@ -37,10 +37,11 @@ class Run(NamedTuple):
 
 
 def position(run: Run, step: int) -> dict[str, int]:
-    """Position of a run in its data after a step, and everything that the order of examples depends on."""
+    """Position of a run in its data after a step, and everything that its examples and their order depend on."""
     T, source = run.config.train, run.source
     at = step * T.batch_size
-    return {"position": at, "seed": T.seed, "examples": len(source), "identity": source.identity}
+    known = {"identity": source.identity, "contents": run.images.contents}
+    return {"position": at, "seed": T.seed, "examples": len(source)} | known
 
 
 def restore(run: Run) -> TrainState:
@@ -52,9 +53,10 @@ def restore(run: Run) -> TrainState:
     directory, config = runs.checkpoint_dir(run.directory), run.config
     before = hosts.together(lambda: configs.read_run(run.directory), "the run's config is read")
     rundir.check_same(before, config)
+    moved = before.data.source != config.data.source
     state, about, step, corrupt = checkpoint.restore(directory, initial.state_shapes(config, run.frozen.base))
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
-    check_examples(config, about["data"], position(run, step))
+    check_examples(config, about["data"], position(run, step), moved)
     rundir.check_rest(step, config.train)
 
     def set_aside():
@@ -66,8 +68,10 @@ def restore(run: Run) -> TrainState:
     return state
 
 
-def check_examples(config: Config, before: dict, now: dict) -> None:
+def check_examples(config: Config, before: dict, now: dict, moved: bool) -> None:
     """Refuses to go on with other examples than those that a run began with.
+
+    Where files are at another path, their sizes count beside their names; at the same path a broken one may be replaced.
 
     Raises:
       ValueError: their positions differ, see `position`.
@@ -77,6 +81,10 @@ def check_examples(config: Config, before: dict, now: dict) -> None:
             f"{config.data.source} had {before['examples']} examples when the run began, and now has {now['examples']}: "
             "the run can only go on with those that it began with"
         )
+    if moved and not before.get("contents"):
+        raise ValueError(f"the run does not say what files it was of: {config.data.source} must be where it was")
+    if not moved:
+        before, now = ({name: value for name, value in each.items() if name != "contents"} for each in (before, now))
     if before != now:
         raise ValueError(
             f"{config.data.source} holds other examples than when the run began, which it could only go on with "

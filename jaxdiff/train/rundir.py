@@ -1,6 +1,7 @@
 """A run's directory: who may write into it, and what may go on in it. Local, or remote as in gs://bucket/run."""
 
 import contextlib
+import dataclasses
 import functools
 
 import filelock
@@ -99,10 +100,24 @@ def check_same(before: Config, now: Config) -> None:
         ("train", "seed"),
         ("train", "batch_size"),
     ]
+    before = with_source_moved(before, now)
     for path in fixed:
         old, new = (functools.reduce(getattr, path, config) for config in (before, now))
         if old != new:
             raise ValueError(f"`resume` cannot change {'.'.join(path)} from {old} to {new}: start another run")
+
+
+def with_source_moved(before: Config, now: Config) -> Config:
+    """The earlier config with the path of the later one's data, where nothing else of the source differs.
+
+    Whether it holds the same files is checked by `run.check_examples`.
+    """
+    old, new = before.data.source, now.data.source
+    if old.kind != new.kind or not hasattr(old, "path"):
+        return before
+    return dataclasses.replace(
+        before, data=dataclasses.replace(before.data, source=dataclasses.replace(old, path=new.path))
+    )
 
 
 def check_rest(start: int, train: Train) -> None:

@@ -17,12 +17,17 @@ from jaxdiff.data.listing import Listing, list_files
 
 log = logging.getLogger("jaxdiff")
 
-OTHER_ENDINGS = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jxl", ".tif", ".tiff")  # images too, which are not read
+OTHER_ENDINGS = (  # images too, which are not read
+    ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef", ".pgm",
+    ".ppm", ".psd", ".raf", ".svg", ".tga",
+)  # fmt: skip
 
 
 @SOURCES.register("folder")
-def load(image_shape: tuple[int, int, int] | None, path: str = "", skip_broken: bool = False) -> Source:
-    """The PNG, JPEG and WebP files below a folder, cropped and resized to one shape.
+def load(
+    image_shape: tuple[int, int, int] | None, path: str = "", skip_broken: bool = False, to_srgb: bool = True
+) -> Source:
+    """The PNG, JPEG, WebP, AVIF, GIF, BMP and TIFF files below a folder, cropped and resized to one shape.
 
     Labels are the names of the folders at the first level, if all images lie in one. A caption is the text of the .txt file
     beside the image, or "text" (or "caption") of the line of `metadata.jsonl` whose "file_name" is the image's path.
@@ -31,6 +36,7 @@ def load(image_shape: tuple[int, int, int] | None, path: str = "", skip_broken: 
       image_shape: height, width and channels of the images.
       path: the folder, on a disk or on gs://.
       skip_broken: look through all files and leave out those that cannot be read; the log has their names.
+      to_srgb: convert colours by the profile in each file, such as the Display P3 of phones, see `jaxdiff.data.colours`.
 
     Raises:
       ValueError: no `image_shape`, or no image of these formats.
@@ -51,13 +57,14 @@ def load(image_shape: tuple[int, int, int] | None, path: str = "", skip_broken: 
     caption, no_captions_reason = captions_of(images, files, root)
     fingerprint = images.digest()
     return Source(
-        functools.partial(_read, root, images.names, classes, image_shape),
+        functools.partial(_read, root, images.names, classes, image_shape, to_srgb),
         len(images.names),
         image_shape,
         classes,
         no_labels_reason,
         skipped=tuple(os.fspath(root / name) for name in broken),
         identity=zlib.crc32("\n".join(images.names).encode("utf-8", "surrogatepass")),
+        contents=zlib.crc32(images.sizes.tobytes(), zlib.crc32(images.names.buffer)),
         caption=caption,
         no_captions_reason=no_captions_reason,
         fingerprint=lambda: fingerprint,
@@ -152,12 +159,12 @@ def warn_of_broken(broken: dict[str, str], count: int, root: epath.Path) -> None
     log.warning("left out %d of the %d images in %s: %s", len(broken), count, root, first)
 
 
-def _read(root, names, classes, image_shape, i):
+def _read(root, names, classes, image_shape, to_srgb, i):
     from jaxdiff.data import image_decode
 
     name = names[i]
     try:
-        image = image_decode.read_image(root / name, image_shape)
+        image = image_decode.read_image(root / name, image_shape, to_srgb)
     except ValueError as error:
         raise ValueError(
             f"{error}: put a sound file in its place; a new run can also do without it, or leave out all such files by "

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -81,11 +82,11 @@ def attention_edit(job: Job) -> AttentionEdit:
     if kind == "auto":
         kind = "replace" if len(source.split()) == len(target.split()) else "refine"
     cross, own = (_window(getattr(options, name), name) for name in ("cross_attention", "self_attention"))
-    weights = {word: _number(scale, f"`reweight` {word}") for word, scale in map(_pair, options.reweight)}
+    weights = {word: _number(scale, f"`reweight` {word}") for word, scale in _pairs(options.reweight, "reweight")}
     windows = {
         word: (cross[0], max(cross[1], 0.8)) for word in weights
     }  # a weight holds while the word's window is open
-    for word, shares in map(_pair, options.word_window):
+    for word, shares in _pairs(options.word_window, "word_window"):
         where = f"`word_window` {word}"
         windows[word] = _window([_number(share, where) for share in shares.split(":")], where)
     edit = KINDS[kind](
@@ -99,7 +100,7 @@ def attention_edit(job: Job) -> AttentionEdit:
     )
     for word, scale in weights.items():
         edit = editing.reweight(tokenizer, edit, target, word, scale)
-    for word, share in map(_pair, options.source_share):
+    for word, share in _pairs(options.source_share, "source_share"):
         edit = editing.set_source_share(tokenizer, edit, target, word, _number(share, f"`source_share` {word}"))
     return editing.pairs([edit])
 
@@ -143,10 +144,17 @@ def _window(shares, where: str) -> tuple[float, float]:
     return (0.0, *shares)[-2:]
 
 
-def _pair(text: str) -> tuple[str, str]:
-    """WORD=VALUE taken apart."""
-    word, _, value = text.partition("=")
-    return word, value
+def _pairs(texts: Sequence[str], name: str) -> list[tuple[str, str]]:
+    """Texts WORD=VALUE taken apart; words in small letters, as the tokenizer reads them.
+
+    Raises:
+      ValueError: a word is given twice.
+    """
+    pairs = [(word.lower(), value) for word, _, value in (text.partition("=") for text in texts)]
+    words = [word for word, _ in pairs]
+    if twice := next((word for word in words if words.count(word) > 1), None):
+        raise ValueError(f"`{name}` {twice} is given twice: give each word once")
+    return pairs
 
 
 def _number(text: str, where: str) -> float:

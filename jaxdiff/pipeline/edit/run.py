@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import progress
+from jaxdiff.arguments import check_fields, check_type, plain
 from jaxdiff.config.checks import check_seed
-from jaxdiff.model import Model, denoiser_of
+from jaxdiff.model import Model, check_model, denoiser_of
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, EditMethod, Job, known_latents
@@ -65,6 +66,7 @@ def edit(
       `Edited`, whose `image` is uint8 [H, W, C].
 
     Raises:
+      TypeError: `model` or `to` is no `Model`.
       ValueError: arguments that do not fit the method or the model; one line that says what to change.
       NotFinite: an image that is not finite.
 
@@ -76,12 +78,27 @@ def edit(
         >>> jaxdiff.edit(model, seven, prompt=9, method="sdedit", strength=0.5, steps=10).image.shape
         (28, 28, 1)
     """
+    check_model(model)
+    if to is not None:
+        check_model(to, "to")
+    prompt, source, guidance, early, seed, steps = map(plain, (prompt, source, guidance, early, seed, steps))
+    for name, value, kind in (
+        ("prompt", prompt, str | int | None),
+        ("source", source, str | int | None),
+        ("guidance", guidance, float | None),
+        ("early", early, float | None),
+        ("seed", seed, int | None),
+        ("steps", steps, int | None),
+    ):
+        check_type(f"`{name}`", value, kind)
     given = {
         "image": image, "prompt": prompt, "source": source, "guidance": guidance, "early": early, "mask": mask, "to": to,
         "control": control, "sampler": sampler, "seed": seed, "inversion": inversion,
     }  # fmt: skip
     method = EDIT_METHODS.choice(method)
-    job = prepare(model, dataclasses.replace(method, **_known(method, options)), given, steps)
+    method = dataclasses.replace(method, **_known(method, options))
+    check_fields(method)
+    job = prepare(model, method, given, steps)
     bar = progress.bar(method.kind, method.passes * job.num_steps, "steps", delay=2.0 if show_progress else math.inf)
     with bar as tick:
         return job.method.run(job, tick)
@@ -184,8 +201,8 @@ def with_guidance(job: Job, given: dict) -> Job:
         early = scale if scale is not None else search.get("early", job.method.early_guidance or default)
     scale = search.get("guidance", default) if scale is None else scale
     for name, value in (("guidance", scale), ("early", early)):
-        if not math.isfinite(value):
-            raise ValueError(f"`{name}`={value} must be a finite number")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"`{name}`={value} must be at least 0 and finite")
     return job._replace(guidance=float(scale), early=float(early))
 
 
@@ -267,6 +284,8 @@ def known_pixels(mask: np.ndarray | None, model: Model) -> np.ndarray | None:
     if mask is None:
         return None
     mask = np.asarray(mask)
+    if mask.dtype not in (bool, np.uint8):
+        raise ValueError(f"`mask` must be of bool or uint8, not {mask.dtype}")
     mask = mask if mask.dtype == bool else mask >= 128
     mask = mask[..., None] if mask.ndim == 2 else mask
     if mask.shape != (*model.image_shape[:2], 1):

@@ -1,0 +1,128 @@
+"""Checks of arguments, whose errors name the argument that is wrong."""
+
+import dataclasses
+import typing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def plain(value: Any) -> Any:
+    """A NumPy or jax scalar as a Python number; anything else unchanged.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.arguments import plain
+        >>> plain(np.int64(7)), plain("7")
+        (7, '7')
+    """
+    is_scalar = isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ()
+    return value.item() if is_scalar and not jnp.issubdtype(value.dtype, jax.dtypes.extended) else value
+
+
+def check_type(name: str, value: Any, kind: Any) -> Any:
+    """Checks that a value is of a type; an int is a float here, and a bool is no number.
+
+    Args:
+      name: of the argument, as the message has it.
+      value: what was given.
+      kind: a type, or what stands for several in annotations, such as `int | None`.
+
+    Returns:
+      The value.
+
+    Raises:
+      ValueError: it is of another type.
+
+    Example::
+
+        >>> from jaxdiff.arguments import check_type
+        >>> check_type("`steps`", 2.5, int | None)
+        Traceback (most recent call last):
+        ValueError: `steps`=2.5 must be of type int | None
+    """
+    import typeguard  # here, because it takes a tenth of a second
+
+    try:
+        if isinstance(value, bool) and kind not in (bool, bool | None):
+            raise typeguard.TypeCheckError("is a bool")
+        return typeguard.check_type(value, kind, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
+    except typeguard.TypeCheckError:
+        kind = getattr(kind, "__name__", kind) if isinstance(kind, type) else str(kind).replace("typing.", "")
+        shown = repr(value) if isinstance(value, str | int | float | tuple | None) else type(value).__name__
+        raise ValueError(f"{name}={shown} must be of type {kind}") from None
+
+
+def check_fields(options: Any, where: str = "") -> None:
+    """Checks the types of a dataclass's fields, and of those of the dataclasses in them, such as a sampler's options.
+
+    Args:
+      options: instance of a dataclass.
+      where: what stands before the names in messages, such as "train.".
+
+    Raises:
+      ValueError: a field of another type; it is named.
+
+    Example::
+
+        >>> from jaxdiff.arguments import check_fields
+        >>> from jaxdiff.config import Sample
+        >>> check_fields(Sample(steps="3"))
+        Traceback (most recent call last):
+        ValueError: `steps`='3' must be of type int
+    """
+    types = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(field.default) and not isinstance(field.default, type):
+            if not dataclasses.is_dataclass(value):
+                raise ValueError(f"`{where}{field.name}` must be a {type(field.default).__name__}, not {value!r}")
+            check_fields(value, f"{where}{field.name}.")
+        else:
+            check_type(f"`{where}{field.name}`", value, types[field.name])
+
+
+def check_images(name: str, images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Checks that images are uint8 [N, H, W, C], of 1 or 3 channels.
+
+    Args:
+      name: of the argument.
+      images: what was given, an array of NumPy or jax.
+      shape: H, W and C; None takes any.
+
+    Returns:
+      The images.
+
+    Raises:
+      ValueError: another dtype, such as floats in [0, 1], or another shape, such as [N, C, H, W].
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.arguments import check_images
+        >>> check_images("images", np.zeros([2, 3, 8, 8], np.uint8))
+        Traceback (most recent call last):
+        ValueError: `images` must be uint8 [N, H, W, C] of 1 or 3 channels, not uint8 [2, 3, 8, 8]
+    """
+    found, dtype = np.shape(images), getattr(images, "dtype", None)
+    fits = len(found) == 4 and (found[1:] == tuple(shape) if shape else found[3] in (1, 3))
+    if dtype != np.uint8 or not fits:
+        wanted = f"[N, {', '.join(map(str, shape))}]" if shape else "[N, H, W, C] of 1 or 3 channels"
+        raise ValueError(f"`{name}` must be uint8 {wanted}, not {dtype or type(images).__name__} {list(found)}")
+    return images
+
+
+def check_floats(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
+    """Checks that x is of floats, and a batch of a shape where one is given; x may be traced.
+
+    Raises:
+      ValueError: integers, such as images of uint8, or another shape.
+    """
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and np.shape(x) != () and np.issubdtype(dtype, np.integer):
+        raise ValueError(f"`{name}` must be of floats, not {dtype}: images are x / 127.5 - 1")
+    if shape is not None and (len(np.shape(x)) != len(shape) + 1 or np.shape(x)[1:] != tuple(shape)):
+        raise ValueError(f"`{name}` must be float [N, {', '.join(map(str, shape))}], not {list(np.shape(x))}")
