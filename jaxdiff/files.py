@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 from etils import epath
 
+from jaxdiff.disk import is_remote
+
 OUTPUT_MARK = ".jaxdiff"  # hidden file in directories of output, so that nobody trains on them by mistake
 
 
@@ -57,7 +59,7 @@ def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
         ('old', 1)
     """
     path = epath.Path(path)
-    if not path.parent.is_dir():
+    if not is_remote(path) and not path.parent.is_dir():  # a bucket has no directories
         raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # another process may write the same
     try:

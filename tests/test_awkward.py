@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,8 +98,11 @@ def test_without_a_home_nothing_is_kept_and_all_else_works(monkeypatch, caplog):
 
 
 def test_a_directory_that_cannot_be_written_to_is_noticed_before_anything_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(PermissionError, match="cannot be written to: choose another directory"):
+    def read_only(**options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(PermissionError, match="cannot be written to .Read-only file system.: choose another directory"):
         files.writable(files.epath.Path(tmp_path / "out.png"), None, False)
 
 

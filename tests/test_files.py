@@ -82,7 +82,7 @@ def inversion():
 
 
 WRITERS = {
-    "weights": lambda path: models.write(path, model()),
+    "weights.safetensors": lambda path: models.write(path, model()),
     "adapter": lambda path: models.write_adapter(path, adapter()),
     "inversion": lambda path: inversions.save(path, inversion(), model()),
     "config.json": lambda path: rundir.write_config(path.parent, tiny_config()),

@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-import re
 import signal
 import sys
 import traceback

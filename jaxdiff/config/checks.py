@@ -6,7 +6,6 @@ import jax
 
 from jaxdiff import sharding
 from jaxdiff.adapt import lora
-from jaxdiff.arguments import check_fields
 from jaxdiff.config.fields import Config, Latent, Reconstruction
 from jaxdiff.data import augment
 from jaxdiff.denoise import check_kind
@@ -26,7 +25,6 @@ def check(config: Config) -> None:
     Raises:
       ValueError: one line that says what to change.
     """
-    check_fields(config)
     _check_train(config)
     _check_optim(config)
     _check_sections(config)

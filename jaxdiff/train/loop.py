@@ -13,7 +13,7 @@ from etils import epath
 from jaxdiff import config as configs
 from jaxdiff import disk, hosts
 from jaxdiff import model as models
-from jaxdiff.arguments import check_type
+from jaxdiff.arguments import check_fields, check_type
 from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.model import adaptation, checkpoints, runs
@@ -61,7 +61,7 @@ def fit(
       watch.NotFinite: the loss is not finite any more; the last good checkpoint stays.
       stop.Stopped: Ctrl-C, SIGTERM or a preemption; everything was saved.
     """
-    check_type("`config`", config, Config)
+    check_fields(check_type("`config`", config, Config))
     check_type("`source`", source, Source | None)
     check_type("`run`", run, str | os.PathLike | None)
     check_type("`profile`", profile, int)

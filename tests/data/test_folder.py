@@ -226,7 +226,7 @@ def test_kinds_of_image_that_are_not_read_are_mentioned(photos, caplog):
             r"no image in .*photos: only files that end in .png, .jpg, .jpeg, .jpe, .jfif, .webp",
         ),
         (lambda root: put(root / ".x" / "a.png"), ValueError, "there is no image in"),
-        (lambda root: (root.mkdir(), (root / "a.gif").touch()), ValueError, r"\(it has 1 such as a.gif\)"),
+        (lambda root: (root.mkdir(), (root / "a.heic").touch()), ValueError, r"\(it has 1 such as a.heic\)"),
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path, make, kind, message):

@@ -62,7 +62,7 @@ def test_each_kind_has_its_own_options_alone():
         "outlined": ["split", "resize"],
         "captioned": ["split", "resize"],
         "tfds": ["name", "resize"],
-        "folder": ["path", "skip_broken"],
+        "folder": ["path", "skip_broken", "to_srgb"],
         "own": [],
     }
 

@@ -1,0 +1,310 @@
+"""Wrong arguments of the public functions: each is refused by its name, and nothing is silently something else."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny_config
+
+import jaxdiff
+from jaxdiff import arguments, guidance, process, samplers, schedules, timesteps
+from jaxdiff.config import Data, Sample, Train
+from jaxdiff.data import Source
+from jaxdiff.eval import features, fid, neighbors, zero_shot
+
+KEY, SCHEDULE = jax.random.key(0), schedules.linear()
+GREY, COLOUR = np.zeros([28, 28, 1], np.uint8), np.zeros([32, 32, 3], np.uint8)
+SDEDIT = {"prompt": 9, "method": "sdedit"}
+
+
+def digits():
+    return jaxdiff.load("digits")
+
+
+def captioned():
+    return jaxdiff.load("captioned")
+
+
+def generate(**given):
+    return lambda: jaxdiff.generate(digits(), **{"num": 1, "show_progress": False} | given)
+
+
+def draw(*prompts, **given):
+    return lambda: jaxdiff.generate(captioned(), *prompts, show_progress=False, **given)
+
+
+def edit(image=GREY, **given):
+    return lambda: jaxdiff.edit(digits(), image, show_progress=False, **SDEDIT | given)
+
+
+def condition(**given):
+    return lambda: jaxdiff.condition(digits(), **given)
+
+
+def encode(images):
+    return lambda: jaxdiff.encode(captioned(), images)
+
+
+def decode(x, how="whole"):
+    return lambda: jaxdiff.decode(captioned(), x, how)
+
+
+def evaluate(metrics="fid", **given):
+    return lambda: jaxdiff.evaluate(digits(), metrics, **{"num": 4} | given)
+
+
+def sample(**given):
+    """`jaxdiff.sample` of two digits in two steps."""
+
+    def run():
+        model = digits()
+        arguments = {
+            "key": KEY,
+            "sampler": jaxdiff.ddim(),
+            "denoise": guidance.cfg(jaxdiff.denoiser_of(model), 2.0),
+            "schedule": SCHEDULE,
+            "timesteps": [1000, 500, 0],
+            "x_T": model.noise(KEY, 2),
+            "cond": jaxdiff.condition(model, labels=[7, 3]),
+        }
+        return jaxdiff.sample(**arguments | {name: made() if callable(made) else made for name, made in given.items()})
+
+    return run
+
+
+def denoise(x_t=None, t=500, cond=None):
+    def run():
+        model = digits()
+        given = jaxdiff.condition(model, labels=[7, 3]).cond if cond is None else cond
+        return jaxdiff.denoiser_of(model)(model.noise(KEY, 2) if x_t is None else x_t, t, given)
+
+    return run
+
+
+def fit(source=None, run="unused", **given):
+    config = tiny_config(sample_every=0)
+    config = dataclasses.replace(config, data=Data("own", (28, 28, 1)), **given)
+    return lambda: jaxdiff.fit(config, source=source, run=run)
+
+
+def source_of(image, **more):
+    return Source(lambda i: {"image": image} | more, 4, (28, 28, 1), ("a", "b") if more else ())
+
+
+def judged(images):
+    return lambda: features.gathered(features.Features(lambda x: (x, x), "none"), [images])
+
+
+def q_sample(x0, t=500, eps=0.0, schedule=SCHEDULE):
+    return lambda: process.q_sample(schedule, x0, t, eps)
+
+
+REFUSED = {
+    # a request
+    "model by name": (lambda: jaxdiff.generate("digits"), "`model` must be a Model, from jaxdiff.load, not str"),
+    "model as parameters": (lambda: jaxdiff.generate({}), "`model` must be a Model, from jaxdiff.load, not dict"),
+    "classifier by name": (generate(classifier="digits_classifier"), "`classifier` must be a Model"),
+    "labels of floats": (generate(labels=[7.5]), "`labels` must be integers: 7.5"),
+    "label True": (generate(labels=True), "`labels` must be integers: True"),
+    "labels in two axes": (generate(labels=[[7, 3], [1, 2]]), "`labels` must be integers"),
+    "fewer images than labels": (generate(labels=[7, 3], num=1), "`num`=1 images are too few for 2 `labels`"),
+    "num as float": (generate(num=2.5), "`num`=2.5 must be of type int"),
+    "steps as text": (generate(steps="3"), "`steps`='3' must be of type int"),
+    "steps as float": (generate(steps=3.7), "`steps`=3.7 must be of type int"),
+    "seed as float": (generate(seed=1.5), "`seed`=1.5 must be of type int"),
+    "seed as key": (generate(seed=KEY), "`seed`=PRNGKeyArray must be of type int"),
+    "guidance as text": (generate(labels=7, guidance="2"), "`guidance`='2' must be of type float"),
+    "guidance as array": (generate(labels=7, guidance=np.ones(2)), "`guidance`=ndarray must be of type float"),
+    "guidance nan": (generate(labels=7, guidance=float("nan")), "`guidance`=nan must be at least 0 and finite"),
+    "interval of one": (generate(labels=7, guidance=2.0, interval=(200,)), "`interval`=(200,) must be of type"),
+    "size as text": (generate(size="28x28"), "`size`='28x28' must be of type"),
+    "clip as text": (generate(clip="no"), "`clip`='no' must be of type bool"),
+    "decode unknown": (draw("a seven", decode="tile"), "`decode`='tile' must be of type"),
+    "compat as bool": (generate(compat=True), "`compat` must be a Compat, not True"),
+    "batch size of none": (generate(batch_size=0), "`batch_size`=0 must be at least 1"),
+    "option of a sampler": (
+        generate(sampler=samplers.SAMPLERS["ddim"](eta="1")),
+        "`sampler.eta`='1' must be of type float",
+    ),
+    "prompt as number": (draw(7), "`prompts`=7 must be of type tuple[str, ...]"),
+    "prompt as bytes": (draw(b"a seven"), "must be of type tuple[str, ...]"),
+    "negative as list": (draw("a seven", guidance=2.0, negative=["red"]), "`negative`=list must be of type str"),
+    "condition of no images": (condition(labels=[7], num=0), "`num`=0 must be at least 1"),
+    "condition before the first": (condition(labels=[7], start=-1), "`start`=-1 at least 0"),
+    "condition on a guidance": (condition(labels=[7], guidance=2.0), "takes no `guidance` as a condition"),
+    "condition by a syntax": (condition(labels=[7], prompt_syntax="wieghted"), "`prompt_syntax`='wieghted' must be"),
+    # images
+    "edit of floats": (edit(GREY.astype(np.float32)), "`image` must be uint8 (28, 28, 1), not float32"),
+    "edit of channels first": (
+        edit(GREY.transpose(2, 0, 1)),
+        "`image` must be uint8 (28, 28, 1), not uint8 (1, 28, 28)",
+    ),
+    "edit of a batch": (edit(GREY[None]), "`image` must be uint8 (28, 28, 1), not uint8 (1, 28, 28, 1)"),
+    "edit of a path": (edit("a.png"), "`image` must be uint8 (28, 28, 1)"),
+    "edit to a name": (edit(to="digits"), "`to` must be a Model"),
+    "edit by a float": (edit(prompt=9.0), "`prompt`=9.0 must be of type"),
+    "edit by a list": (edit(prompt=[9]), "`prompt`=list must be of type"),
+    "edit guided away": (edit(guidance=-1.0), "`guidance`=-1.0 must be at least 0 and finite"),
+    "strength as text": (edit(strength="half"), "`strength`='half' must be of type float"),
+    "mask of floats": (edit(method="inpaint", mask=np.ones([28, 28])), "`mask` must be of bool or uint8, not float64"),
+    "mask of channels first": (
+        edit(method="inpaint", mask=np.ones([1, 28, 28], bool)),
+        "`mask` must be of the image's size",
+    ),
+    "control of floats": (
+        draw("a seven", control=COLOUR.astype(np.float32)),
+        "there are 0 ControlNets, 1 pictures (`control`)",
+    ),
+    "encoded uint8": (encode(COLOUR[None]), "`images` must be of floats, not uint8: images are x / 127.5 - 1"),
+    "encoded 0..255": (encode(np.full([1, 32, 32, 3], 255.0)), "`images` must lie in [-1, 1]"),
+    "encoded channels first": (encode(np.zeros([1, 3, 32, 32])), "`images` must be float [B, H, W, 3]"),
+    "encoded without batch": (encode(np.zeros([32, 32, 3])), "`images` must be float [B, H, W, 3]"),
+    "decoded image": (decode(np.zeros([1, 32, 32, 3])), "`x` must be float [B, H, W, 6]"),
+    "decoded integers": (decode(np.zeros([1, 8, 8, 6], int)), "`x` must be of floats, not int64"),
+    "decoded somehow": (decode(np.zeros([1, 8, 8, 6]), "tile"), "unknown way of decoding 'tile'"),
+    "judged floats": (
+        judged(np.ones([4, 28, 28, 1])),
+        "`batches` must be uint8 [N, H, W, C] of 1 or 3 channels, not float64",
+    ),
+    "judged channels first": (judged(np.ones([4, 3, 28, 28], np.uint8)), "`batches` must be uint8 [N, H, W, C]"),
+    "judged integers": (judged(np.ones([4, 28, 28, 1], np.int32)), "not int32 [4, 28, 28, 1]"),
+    "embedded floats": (
+        lambda: zero_shot.embed_images(jaxdiff.load("captioned_clip"), np.zeros([2, 32, 32, 3])),
+        "`images` must be uint8 [N, 32, 32, 3], not float64",
+    ),
+    "distances of two ranges": (
+        lambda: neighbors.nearest(np.zeros([2, 4]), np.zeros([2, 4], np.uint8)),
+        "images of float64 and uint8 cannot be compared",
+    ),
+    "distance of features": (lambda: fid.frechet(np.eye(2), np.eye(2)), "`a` must be Moments"),
+    # models and files
+    "nothing loaded": (lambda: jaxdiff.load(""), "a model must be given by its name or path, not ''"),
+    "a number loaded": (lambda: jaxdiff.load(7), "a model must be given by its name or path, not 7"),
+    "loaded in another dtype": (lambda: jaxdiff.load("digits", dtype="int32"), "`dtype`='int32' must be one of"),
+    "a text loaded": (lambda: jaxdiff.load(__file__), "is no model: give a .safetensors file"),
+    "weight as text": (lambda: jaxdiff.with_adapters(captioned(), {"star": "1"}), "the weight of star='1' must be"),
+    "exported elsewhere": (lambda: jaxdiff.export(digits(), "a.bin"), "a.bin must end in .safetensors"),
+    "exported as int8": (
+        lambda: jaxdiff.export(digits(), "a.safetensors", dtype="int8"),
+        "`dtype`='int8' must be one of float16, float32",
+    ),
+    "exported to nowhere": (lambda: jaxdiff.export(digits(), "nowhere/a.safetensors"), "there is no directory nowhere"),
+    "exported parameters": (lambda: jaxdiff.export({}, "a.safetensors"), "`model` must be a Model"),
+    "evaluated by name": (lambda: jaxdiff.evaluate("digits"), "`model` must be a Model"),
+    "evaluated on an array": (evaluate(source=GREY[None]), "`source`=ndarray must be of type"),
+    "evaluated as text": (evaluate(num="4"), "`num`='4' must be of type int"),
+    "evaluated at half a step": (evaluate("nll", steps=3.5), "`steps`=3.5 must be of type"),
+    "sampling of an evaluation": (evaluate(sample=Sample(steps="3")), "`sample.steps`='3' must be of type int"),
+    # training
+    "a config by name": (lambda: jaxdiff.fit("digits"), "`config`='digits' must be of type Config"),
+    "trained on arrays": (fit(GREY[None]), "`source`=ndarray must be of type"),
+    "trained into a number": (fit(run=7), "`run`=7 must be of type"),
+    "steps of training": (fit(train=Train(steps=4.0)), "`train.steps`=4.0 must be of type int"),
+    "a NumPy number": (fit(train=Train(steps=np.int64(4))), "`train.steps`=int64 must be of type int"),
+    # the core
+    "a legacy key": (sample(key=lambda: jax.random.PRNGKey(0)), "`key` must be a typed random key"),
+    "a seed as key": (sample(key=0), "`key` must be a typed random key"),
+    "keys of other examples": (sample(key=lambda: samplers.keys_for(KEY, 3)), "`key` has shape [3], and there are 2"),
+    "a sampler's function": (
+        sample(sampler=lambda: jaxdiff.ddim),
+        "`sampler` must be a Sampler, such as jaxdiff.ddim()",
+    ),
+    "a sampler's name": (sample(sampler="ddim"), "`sampler` must be a Sampler"),
+    "a model as denoiser": (sample(denoise=digits), "`denoise` must be a function (x_t, t, cond) -> Prediction"),
+    "a model guided": (lambda: guidance.cfg(digits(), 2.0), "a function is needed, not a Model"),
+    "a schedule's name": (
+        sample(schedule="linear"),
+        "`schedule` must be a Schedule, such as jaxdiff.schedules.linear()",
+    ),
+    "x_T of integers": (sample(x_T=np.zeros([2, 28, 28, 1], np.uint8)), "`x_T` must be float32 [B, ...], not uint8"),
+    "x_T of half": (sample(x_T=lambda: jnp.zeros([2, 28, 28, 1], jnp.bfloat16)), "`x_T` must be float32 [B, ...]"),
+    "x_T without batch": (sample(x_T=np.zeros([28, 28, 1], np.float32)), "`cond.label` has 2 rows, and there are 28"),
+    "x_T of colours": (sample(x_T=np.zeros([2, 28, 28, 3], np.float32)), "does not fit the network's parameters"),
+    "levels as a number": (sample(timesteps=50), "`timesteps` must be a grid of levels"),
+    "levels that there are not": (sample(timesteps=[2000, 0]), "`timesteps` must be levels in 0..1000"),
+    "rows of a condition": (
+        sample(cond=lambda: jaxdiff.condition(digits(), labels=[1, 2, 3])),
+        "`cond.label` has 3 rows, and there are 2 examples",
+    ),
+    "two conditions unguided": (
+        sample(denoise=lambda: jaxdiff.denoiser_of(digits())),
+        "a network takes one condition: wrap the denoiser in jaxdiff.guidance.cfg",
+    ),
+    "one key for all noise": (lambda: samplers.noise(KEY, (2,)), "`keys` must be one key for each example"),
+    "half a key": (lambda: samplers.keys_for(KEY, 2.5), "`n`=2.5 must be of type int"),
+    "denoised integers": (denoise(np.zeros([2, 28, 28, 1], np.uint8)), "`x_t` must be of floats, not uint8"),
+    "levels of other examples": (
+        denoise(t=np.array([1, 2, 3])),
+        "`t` must be one level, or one for each of 2 examples",
+    ),
+    "labels as floats": (
+        denoise(cond=jaxdiff.Cond(label=np.ones(2, np.float32), vector=np.zeros([2, 6], np.float32))),
+        "`cond.label` must be int [B]",
+    ),
+    "noised uint8": (q_sample(GREY), "`x0` must be of floats, not uint8"),
+    "noise of another shape": (
+        q_sample(np.zeros([2, 3]), eps=np.zeros([1, 3])),
+        "`eps` must have the shape of the data",
+    ),
+    "levels in a batch": (q_sample(np.zeros([2, 3]), t=np.array([1, 2])), "`t` must be one level, not [2]: jax.vmap"),
+    "a table as schedule": (q_sample(1.0, schedule=SCHEDULE.betas), "`schedule` must be a Schedule"),
+    "an array as prediction": (
+        lambda: process.p_step(SCHEDULE, 1.0, 1.0, 5, 4, 0.0),
+        "`prediction` must be a Prediction",
+    ),
+    "half a level": (lambda: schedules.linear(10.5), "`num_levels`=10.5 must be of type int"),
+    "half a step": (lambda: timesteps.grid(1000, 2.5), "`num_steps`=2.5 must be of type int"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_arguments_are_refused_by_name(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call, message = REFUSED[case]
+    with pytest.raises((ValueError, TypeError, OSError), match=re.escape(message)) as error:
+        call()
+    assert "\n" not in str(error.value).strip() or case == "x_T of colours"
+    assert not list(tmp_path.iterdir())  # nothing is half-written
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ((GREY / 255).astype(np.float32), r"the image of example \d must be uint8 \(28, 28, 1\), not float32"),
+        (GREY.transpose(2, 0, 1), r"the image of example \d must be uint8 \(28, 28, 1\), not uint8 \(1, 28, 28\)"),
+        (GREY.tolist(), r"the image of example \d must be uint8 \(28, 28, 1\), not list"),
+    ],
+)
+def test_examples_of_ones_own_are_checked_as_they_are_read(bad, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fit(source_of(bad), tmp_path / "run")()
+    with pytest.raises(ValueError, match=message):
+        evaluate("nearest", source=source_of(bad))()
+
+
+def test_labels_and_dicts_of_ones_own_are_checked():
+    from jaxdiff.data import derived
+
+    with pytest.raises(ValueError, match="the label of example 0 must be an int, not 1.5"):
+        derived.checked(source_of(GREY, label=1.5))[0]
+    with pytest.raises(ValueError, match="example 0 must be a dict with 'image'"):
+        derived.checked(Source(lambda i: GREY, 4, (28, 28, 1)))[0]
+    with pytest.raises(ValueError, match="example 0 must be a dict with 'label'"):
+        derived.checked(Source(lambda i: {"image": GREY}, 4, (28, 28, 1), ("a",)))[0]
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    assert arguments.plain(np.float32(2)) == 2.0 and arguments.plain(jnp.array(3)) == 3
+    images = [
+        jaxdiff.generate(digits(), labels=label, steps=steps, guidance=scale, seed=seed, show_progress=False)
+        for label, steps, scale, seed in [
+            (7, 2, 2.0, 5),
+            (np.int64(7), np.int32(2), np.float32(2), np.uint32(5)),
+            (jnp.array([7]), jnp.array(2), jnp.array(2.0), jnp.array(5)),
+        ]
+    ]
+    np.testing.assert_array_equal(images[0], images[1])
+    np.testing.assert_array_equal(images[0], images[2])
