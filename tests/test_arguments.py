@@ -288,7 +288,7 @@ def test_examples_of_ones_own_are_checked_as_they_are_read(bad, message, tmp_pat
 def test_labels_and_dicts_of_ones_own_are_checked():
     from jaxdiff.data import derived
 
-    with pytest.raises(ValueError, match="the label of example 0 must be an int, not 1.5"):
+    with pytest.raises(ValueError, match=r"the label of example 0 must be an int, not 1\.5"):
         derived.checked(source_of(GREY, label=1.5))[0]
     with pytest.raises(ValueError, match="example 0 must be a dict with 'image'"):
         derived.checked(Source(lambda i: GREY, 4, (28, 28, 1)))[0]

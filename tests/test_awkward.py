@@ -2,23 +2,28 @@
 
 import dataclasses
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from helpers import TINY, fails
+from helpers import TINY, fails, tiny_config
 from PIL import Image
 
 import jaxdiff
 from jaxdiff import cli, data
-from jaxdiff.cli import adapters, files
+from jaxdiff.cli import adapters, files, train
 from jaxdiff.config import Config, Data, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
-from jaxdiff.data import derived, image_decode
+from jaxdiff.data import derived, image_decode, paths
+from jaxdiff.files import OUTPUT_MARK, make_output_dir
 from jaxdiff.pipeline import conditions
+from jaxdiff.pipeline.edit import attention
 from jaxdiff.text import tokenizer
 from jaxdiff.train import base_model, setup
 
@@ -102,7 +107,9 @@ def test_a_directory_that_cannot_be_written_to_is_noticed_before_anything_is_dra
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(files.tempfile, "TemporaryFile", read_only)
-    with pytest.raises(PermissionError, match="cannot be written to .Read-only file system.: choose another directory"):
+    with pytest.raises(
+        PermissionError, match=r"cannot be written to \(Read-only file system\): choose another directory"
+    ):
         files.writable(files.epath.Path(tmp_path / "out.png"), None, False)
 
 
@@ -146,3 +153,95 @@ def test_labels_are_asked_for_by_name(capsys):
     assert conditions.parse_labels("10", 3, ("0", "1", "10")) == [2]
     with pytest.raises(ValueError, match=r"`labels` pink must be numbers and ranges.*; the names are blue, red"):
         conditions.parse_labels("pink", 2, ("blue", "red"))
+
+
+def training(tmp_path, source, run, resume=False, steps=2):
+    config = tiny_config(batch_size=8, sample_every=0, steps=steps)
+    config = dataclasses.replace(config, data=Data(f"folder:{source}", (8, 8, 1)))
+    return jaxdiff.fit(config, run=tmp_path / run, resume=resume)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of four photographs, beside the current directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_a_run_goes_on_where_its_photographs_have_moved_and_only_with_the_same(photos, tmp_path):
+    training(tmp_path, "photos", "run")
+    shutil.move(photos, tmp_path / "moved")
+    with pytest.raises(
+        FileNotFoundError, match=r"photos is not there: if it has moved, .* give `data.source`"
+    ):
+        training(tmp_path, "photos", "run", resume=True, steps=4)
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "moved", other)
+    Image.new("RGB", (80, 80), "blue").save(other / "2.png")  # of the same name, and another size
+    with pytest.raises(ValueError, match="folder:other holds other examples than when the run began"):
+        training(tmp_path, "other", "run", resume=True, steps=4)
+    assert int(training(tmp_path, tmp_path / "moved", "run", resume=True, steps=4).step) == 4
+
+
+def test_what_jaxdiff_writes_into_a_folder_of_data_is_no_data(photos, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(photos)
+    training(photos, ".", "runs/one")
+    make_output_dir("samples")
+    Image.new("RGB", (8, 8)).save("samples/a.png")
+    shutil.copytree("runs/one", "an old run")
+    (photos / "an old run" / OUTPUT_MARK).unlink(missing_ok=True)  # of before it was marked
+    Image.new("RGB", (8, 8)).save("an old run/a.png")
+    monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
+    with caplog.at_level(logging.INFO, "jaxdiff"):
+        assert len(data.load("folder:.", (8, 8, 1))) == 4
+    assert "left out of . what jaxdiff has written there: an old run, runs/one, samples" in caplog.text
+    assert len(data.load("folder:samples", (8, 8, 1))) == 1  # which is asked for itself
+    assert int(training(photos, ".", "runs/one", resume=True, steps=4).step) == 4
+
+
+def test_images_are_read_whatever_their_format_and_others_are_named_once(tmp_path, caplog, monkeypatch):
+    for name, kind in [("a.bmp", "BMP"), ("b.GIF", "GIF"), ("c.tiff", "TIFF"), ("d.avif", "AVIF"), ("e.png", "JPEG")]:
+        Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / name, kind)
+    (tmp_path / "f.heic").touch()
+    (tmp_path / "g.dng").touch()
+    monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
+    source = data.load(f"folder:{tmp_path}", (8, 8, 3))
+    assert [abs(int(one["image"][0, 0, 0]) - 200) < 8 for one in source] == [True] * 5
+    assert caplog.text.count("2 images in") == 1 and "such as f.heic" in caplog.text
+
+
+def test_as_many_images_as_labels_are_asked_for(capsys):
+    assert "--num=2 images are too few for 3 --labels" in fails(capsys, "sample", "digits", "--label=1,2,3", "--num=2")
+
+
+def test_a_word_is_given_once_whatever_its_case():
+    assert attention._pairs(["Red=2", "seven=0.5"], "reweight") == [("red", "2"), ("seven", "0.5")]
+    with pytest.raises(ValueError, match="`reweight` red is given twice"):
+        attention._pairs(["Red=2", "red=3"], "reweight")
+
+
+@pytest.mark.parametrize(
+    "platforms, why", [("cuda", "there is no backend cuda"), ("cpuu", "Unable to initialize backend")]
+)
+def test_a_platform_that_is_not_there_is_one_line(platforms, why):
+    command = [sys.executable, "-m", "jaxdiff", "sample", "digits", "--num=1", "--steps=1", "--out=/nowhere/a.png"]
+    done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": platforms}, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert f"jax cannot start ({why}" in done.stderr and "see JAX_PLATFORMS" in done.stderr
+
+
+def test_printed_commands_are_quoted_for_the_shell(tmp_path, capsys):
+    run = str(tmp_path / "my run")
+    train.report(train.TrainFlags(tiny_config()), run)
+    said = capsys.readouterr().out
+    assert f"tensorboard --logdir '{run}'" in said and f"jaxdiff sample '{run}'" in said
+
+
+def test_prepared_data_without_a_home_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and an entry in passwd
+    with pytest.raises(FileNotFoundError, match="set the environment variable TFDS_DATA_DIR"):
+        paths.data_dir()
