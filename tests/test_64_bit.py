@@ -30,7 +30,7 @@ def assert_same(function):
 
 
 @pytest.mark.parametrize("name", [name for name in samplers.SAMPLERS.functions if name != "ddim_cfgpp"])
-def test_samplers(name):
+def test_samplers_draw_the_same_in_64_bit_mode(name):
     schedule, data = schedules.linear(), testing.gaussian([1.0, -1.0], 0.25)
 
     def drawn():
@@ -43,7 +43,7 @@ def test_samplers(name):
 
 
 @pytest.mark.parametrize("name", LEVEL_DRAWS)
-def test_levels_of_training(name):
+def test_levels_of_training_are_the_same_in_64_bit_mode(name):
     def drawn():
         draws = LEVEL_DRAWS.choice(name)(key=jax.random.key(2), batch_size=8, axis_name=None)
         keys = samplers.keys_for(jax.random.key(0), 8)
@@ -52,7 +52,7 @@ def test_levels_of_training(name):
     assert_same(drawn)
 
 
-def test_parameters_and_losses():
+def test_parameters_and_losses_are_the_same_in_64_bit_mode():
     """To the last digits: a program in which Python's numbers are of 64 bits may round otherwise."""
     config = Config(data=Data("own", (8, 8, 1)), net=with_dropout(0.3), diffusion=Diffusion("linear", 50, "eps"))
     config = dataclasses.replace(config, net=dataclasses.replace(config.net, num_classes=2))

@@ -111,6 +111,7 @@ def test_a_directory_that_cannot_be_written_to_is_noticed_before_anything_is_dra
         PermissionError, match=r"cannot be written to \(Read-only file system\): choose another directory"
     ):
         files.writable(files.epath.Path(tmp_path / "out.png"), None, False)
+    assert str(files.located("gs://bucket/a.png")) == "gs://bucket/a.png"
 
 
 def folders(root, *names):
@@ -174,9 +175,7 @@ def photos(tmp_path, monkeypatch):
 def test_a_run_goes_on_where_its_photographs_have_moved_and_only_with_the_same(photos, tmp_path):
     training(tmp_path, "photos", "run")
     shutil.move(photos, tmp_path / "moved")
-    with pytest.raises(
-        FileNotFoundError, match=r"photos is not there: if it has moved, .* give `data.source`"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"photos is not there: if it has moved, .* give `data.source`"):
         training(tmp_path, "photos", "run", resume=True, steps=4)
     other = tmp_path / "other"
     shutil.copytree(tmp_path / "moved", other)
@@ -245,3 +244,50 @@ def test_prepared_data_without_a_home_says_what_to_set(monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and an entry in passwd
     with pytest.raises(FileNotFoundError, match="set the environment variable TFDS_DATA_DIR"):
         paths.data_dir()
+
+
+def test_a_token_that_no_adapter_has_brought_is_named(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
+    base = jaxdiff.load("captioned")
+    jaxdiff.condition(jaxdiff.with_adapters(base, "star"), "a <star>")
+    assert not caplog.text
+    jaxdiff.condition(base, "a <star>")
+    assert "<star> is no token that captioned_latent has learned: is the LoRA missing that has?" in caplog.text
+
+
+def test_weights_of_controls_are_finite():
+    model = jaxdiff.with_adapters(jaxdiff.load("captioned"), controlnet="edges")
+    control = conditions.ControlInput((np.zeros([1, *model.image_shape], np.uint8),), (float("nan"),))
+    with pytest.raises(ValueError, match="`control_scale`=nan must be a finite number"):
+        jaxdiff.generate(model, "a red seven", control=control)
+
+
+def test_data_of_training_is_no_measure_of_a_model(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
+    jaxdiff.evaluate(jaxdiff.load("digits_classifier"), num=8, batch_size=8, source="digits")
+    assert "digits_classifier was trained on digits: its numbers on these examples say little" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["sample", "captioned", "--num=1", "a red seven"], "'a red seven' stands behind no flag: prompts stand right"),
+        (["sample", "digits", "--size", "28"], "--size does not take ['28']"),
+        (["sample", "s3://bucket/run"], "s3fs"),
+        (["sample", "captioned", "a seven", "--lora", "a.png"], "a.png is no adapter: give a .safetensors file"),
+        (["sample", "a.png"], "a.png is no model: give a .safetensors file"),
+        (["sample", "digits", "--out", "b.png"], "b.png is a directory: choose another name"),
+        (["sample", "digits", "--out=~/nowhere/a.png"], "there is no directory {home}/nowhere: make it first"),
+        (["eval", "digits", "--metrics="], "unknown metric ''"),
+        (["eval", "digits", "--seed=-1"], "--seed=-1 must be from 0 to"),
+        (["fuse", "star", "heart", "-o=c.safetensors", "--seed=-1"], "--seed=-1 must be from 0 to"),
+        (["train", "folder", "--data.source=folder:nowhere"], "the folder nowhere is not there"),
+        (["train", "folder", "--data.source=b.png"], "did you mean 'folder:b.png'?"),
+    ],
+)
+def test_what_cannot_be_is_one_line(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").mkdir()
+    assert message.format(home=Path.home()) in fails(capsys, *args)
+    assert {path.name for path in tmp_path.iterdir()} <= {"a.png", "b.png", "samples"}

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with logged():
             dispatch(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # the last of a package that an address or an option needs
         end(f"error: {text_of(error, args)}", 2)
     except NotFinite as error:
         end(f"error: {text_of(error, args)}", 3)

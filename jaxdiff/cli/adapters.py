@@ -6,10 +6,10 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from etils import epath
 from PIL import Image
 
 from jaxdiff import model as models
+from jaxdiff.cli.files import located
 from jaxdiff.data import image_decode
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
 from jaxdiff.model import Model
@@ -102,8 +102,8 @@ def picture(path: str, shape: tuple[int, int, int]) -> np.ndarray:
       OSError: there is none.
       ValueError: it cannot be decoded.
     """
-    image = image_decode.read_image(epath.Path(path), shape)
-    with Image.open(epath.Path(path).open("rb")) as file:
+    image = image_decode.read_image(located(path), shape)
+    with Image.open(located(path).open("rb")) as file:
         width, height = file.size
         if image_decode.is_transparent(file):
             raise ValueError(

@@ -1,14 +1,11 @@
 """`jaxdiff convert`."""
 
 import dataclasses
-from pathlib import Path
 from typing import Literal
-
-from etils import epath
 
 from jaxdiff import model as models
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.cli.files import writable
+from jaxdiff.cli.files import File, located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.errors import unknown
 from jaxdiff.model.export import export, export_adapter, token_paths
@@ -39,7 +36,7 @@ class ConvertFlags:
 
     layout: str | None = None
     base: str | None = None
-    tokenizer: Path | None = None
+    tokenizer: File = None
     predict: Literal["eps", "v"] | None = None
     dtype: Literal["float16", "float32"] = "float16"
     overwrite: bool = False
@@ -52,7 +49,7 @@ def main(name: str, args: list[str]) -> None:
     """`jaxdiff convert IN OUT ...`."""
     if not args or args[0].startswith("-"):
         raise ValueError("jaxdiff convert needs what to convert and where to: jaxdiff convert IN OUT")
-    out, flags = epath.Path(args[0]), parse(ConvertFlags(), args[1:], f"jaxdiff convert {name}")
+    out, flags = located(args[0]), parse(ConvertFlags(), args[1:], f"jaxdiff convert {name}")
     if out.suffix == ".safetensors":
         writable(out, None, flags.overwrite)
     elif out.exists():

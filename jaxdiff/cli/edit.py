@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import re
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
-from jaxdiff.cli.files import unused, writable
+from jaxdiff.cli.files import File, located, unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.data import image_decode
 from jaxdiff.files import make_output_dir
@@ -53,19 +52,19 @@ class EditFlags(AdapterFlags):
 
     prompt: str | None = None
     method: Annotated[Choice, tyro.conf.arg(name="")] = EDIT_METHODS.choice("null-text")
-    image: Path | None = None
+    image: File = None
     size: tuple[int, int] | None = None
     source: str | None = None
     steps: int | None = None
     guidance: float | None = None
     early: float | None = None
-    mask: Path | None = None
+    mask: File = None
     to: str | None = None
     sampler: Annotated[Choice, tyro.conf.arg(name="")] = SAMPLERS.choice("ddim")
     seed: int | None = None
-    save_inversion: Path | None = None
-    from_inversion: Path | None = None
-    out: Path | None = None
+    save_inversion: File = None
+    from_inversion: File = None
+    out: File = None
     overwrite: bool = False
 
 
@@ -102,7 +101,7 @@ def given(flags: EditFlags, model) -> dict:
       OSError, ValueError: a file that cannot be read.
     """
     H, W, _ = shape = model.image_shape
-    inversion = flags.from_inversion and inversions.load(epath.Path(flags.from_inversion), model)
+    inversion = flags.from_inversion and inversions.load(located(flags.from_inversion), model)
     return {
         "image": flags.image and read_image(flags.image, shape),
         "mask": flags.mask and read_image(flags.mask, (H, W, 1)),
@@ -114,13 +113,13 @@ def given(flags: EditFlags, model) -> dict:
     }
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     """The image in a file, uint8 [H, W, C].
 
     Raises:
       OSError, ValueError: there is none, it is of another size, or transparent; one line.
     """
-    content = epath.Path(path).read_bytes()
+    content = located(path).read_bytes()
     try:
         image = image_decode.decode(content, shape, exact=True)
     except ValueError as error:
@@ -139,14 +138,14 @@ def output_paths(flags: EditFlags) -> dict[str, epath.Path]:
     """
     about = re.sub(r"[^a-z0-9]+", "-", (flags.prompt or "").lower()).strip("-")[:40]
     of = flags.image or flags.from_inversion
-    stem = "_".join(part for part in ("drawn" if of is None else of.stem, flags.method.kind, about) if part)
+    stem = "_".join(part for part in ("drawn" if of is None else located(of).stem, flags.method.kind, about) if part)
     if flags.out is None:
         make_output_dir("edits")
         out = unused(epath.Path("edits") / f"{stem}.png", flags.overwrite, beside=("_sheet",))
     else:
-        out = epath.Path(flags.out)
+        out = located(flags.out)
     paths = {"edited": out, "sheet": out.with_stem(f"{out.stem}_sheet")}
     if flags.save_inversion is not None:
-        paths["inversion"] = epath.Path(flags.save_inversion)
+        paths["inversion"] = located(flags.save_inversion)
     ending = {"inversion": (".safetensors",)}
     return {what: writable(path, ending.get(what, (".png",)), flags.overwrite) for what, path in paths.items()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -11,7 +10,7 @@ from etils import epath
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
-from jaxdiff.cli.files import unused, writable
+from jaxdiff.cli.files import File, located, unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample, to_values
 from jaxdiff.eval import evaluate, quality
@@ -36,7 +35,7 @@ class EvalFlags(AdapterFlags):
     sample: Sample = Sample()
     classifier: str | None = None
     measure: Annotated[Measure, tyro.conf.arg(name="")] = Measure()
-    out: Path | None = None
+    out: File = None
     overwrite: bool = False
 
 
@@ -95,6 +94,6 @@ def report_path(flags: EvalFlags, measure: Measure, directory: epath.Path) -> ep
       ValueError: a file name that does not end in .json, or whose directory is missing.
     """
     if flags.out is not None:
-        return writable(epath.Path(flags.out), (".json",), flags.overwrite)
+        return writable(located(flags.out), (".json",), flags.overwrite)
     directory.mkdir(parents=True, exist_ok=True)
     return unused(directory / f"{measure.metrics.replace(',', '_')}_seed{measure.seed}.json", flags.overwrite)

@@ -4,10 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from etils import epath
-
 from jaxdiff import model as models
-from jaxdiff.cli.files import writable
+from jaxdiff.cli.files import File, located, writable
 from jaxdiff.cli.flags import parse
 
 
@@ -23,7 +21,7 @@ class ExportFlags:
       overwrite: replace a file that is there.
     """
 
-    out: Path | None = None
+    out: File = None
     dtype: Literal["float16", "float32"] = "float16"
     overwrite: bool = False
 
@@ -35,7 +33,7 @@ def main(run: str, args: list[str]) -> None:
     """`jaxdiff export RUN ...`."""
     flags = parse(ExportFlags(), args, f"jaxdiff export {run}")
     config = models.load_config(run)
-    out = epath.Path(flags.out or f"{Path(config.name).name}.safetensors")
+    out = located(flags.out or f"{Path(config.name).name}.safetensors")
     path = writable(out, (".safetensors",), flags.overwrite)
     if adapter := models.adapter_of(run):
         models.write_adapter(path, adapter, flags.dtype)

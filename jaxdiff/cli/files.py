@@ -1,10 +1,19 @@
-"""Files that commands write: never over one that is there, unless that is asked for."""
+"""Files that commands read and write: never over one that is there, unless that is asked for."""
 
 import tempfile
+from typing import Annotated
 
+import tyro
 from etils import epath
 
 from jaxdiff import disk
+
+File = Annotated[str | None, tyro.conf.arg(metavar="PATH")]  # also gs://bucket/file, which pathlib would not keep
+
+
+def located(path: str) -> epath.Path:
+    """The path of a flag; a home directory is also found behind an equals sign, where no shell looks for it."""
+    return epath.Path(path).expanduser()
 
 
 def unused(path: epath.Path, overwrite: bool, beside: tuple[str, ...] = ()) -> epath.Path:

@@ -46,7 +46,12 @@ def parse(default, args: list[str], prog: str):
 
 def _unknown(words, default, prog):
     """The error for words that are no flags of the command."""
-    first = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
+    first = next((word for word in words if word.startswith("-")), None)
+    if first is None:
+        prompts = ": prompts stand right behind the model" if "--prompts" in choices.flags_of(default) else ""
+        shown = words[0] if len(words[0]) < 40 else f"{words[0][:40]}..."
+        return ValueError(f"{shown!r} stands behind no flag{prompts} ({prog} --help lists all flags)")
+    first = first.partition("=")[0]
     if owners := choices.owners(default, first):
         return ValueError(f"{first} is an option of {' or '.join(owners)}: choose that, or leave it out")
     near = difflib.get_close_matches(first, [*choices.flags_of(default)], 1)
@@ -67,6 +72,10 @@ def complaint(box: str) -> str:
     parts = [" ".join(re.sub(r"[\u2500-\u257f]", " ", part).split()) for part in re.split(RULE, box)]
     words = parts[1] if len(parts) > 2 and parts[1] else " ".join(part for part in parts if part)
     words = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", words)
+    words = re.sub(
+        r"(Error parsing )?--?([\w.-]+).*could be instantiated from (\[.*?\])\..*", r"--\2 does not take \3", words
+    )
+    words = re.sub(r"\[/?bold\]", "", words)
     words = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", words)
     return words.rstrip(".")
 

@@ -1,15 +1,13 @@
 """`jaxdiff fuse`."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import tyro
-from etils import epath
 
 from jaxdiff import model as models
 from jaxdiff import progress
-from jaxdiff.cli.files import writable
+from jaxdiff.cli.files import located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.pipeline import fuse
 from jaxdiff.registry import Choice
@@ -27,7 +25,7 @@ class FuseFlags:
       overwrite: replace a file that is there.
     """
 
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("fused.safetensors")
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = "fused.safetensors"
     base: str | None = None
     method: Annotated[Choice, tyro.conf.arg(name="")] = fuse.FUSIONS.choice("gradient")
     overwrite: bool = False
@@ -40,8 +38,9 @@ def main(name: str, args: list[str]) -> None:
     """`jaxdiff fuse LORA LORA ... -o FILE`."""
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     names, flags = [name, *args[:first]], parse(FuseFlags(), args[first:], "jaxdiff fuse")
-    out = flags.out if flags.out.suffix else flags.out.with_suffix(".safetensors")
-    path = writable(epath.Path(out), (".safetensors",), flags.overwrite)
+    out = located(flags.out)
+    out = out if out.suffix else out.with_suffix(".safetensors")
+    path = writable(out, (".safetensors",), flags.overwrite)
     adapters = [models.load_adapter(name) for name in names]
     fuse.check(adapters, flags.method)
     bases = {str(adapter.metadata.get("base")) for adapter in adapters}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
-from jaxdiff.cli.files import unused, writable
+from jaxdiff.cli.files import File, located, unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
 from jaxdiff.data import image_decode
@@ -33,7 +32,7 @@ class SampleFlags(AdapterFlags):
       classifier: classifier of noisy images that guides to the labels: its run, file or name.
       ip_adapter: IP-Adapter, a .safetensors file, with --image-encoder and --image-prompt.
       image_encoder: folder of the image encoder of --ip-adapter.
-      image_prompt: picture beside the prompts, with --ip-adapter.
+      image_prompt: picture beside the prompts, with --ip-adapter; what is transparent in it is white.
       image_prompt_scale: its weight.
       out: the grid (.png) to write; by default a new file in RUN/samples, or in samples where the model is not a run. Of
         several classes or prompts, each has rows of its own.
@@ -47,12 +46,12 @@ class SampleFlags(AdapterFlags):
     classifier: str | None = None
     ip_adapter: str | None = None
     image_encoder: str | None = None
-    image_prompt: Path | None = None
+    image_prompt: File = None
     image_prompt_scale: float = 1.0
-    out: Path | None = None
+    out: File = None
     individual: bool = False
     npz: bool = False
-    animation: Path | None = None
+    animation: File = None
     overwrite: bool = False
 
 
@@ -99,7 +98,7 @@ def image_prompt(flags: SampleFlags) -> ImagePrompt | None:
         if flags.image_prompt_scale != 1:
             raise ValueError("--image-prompt-scale is of --image-prompt: give a picture, or leave it out")
         return None
-    path = epath.Path(flags.image_prompt)
+    path = located(flags.image_prompt)
     with Image.open(path.open("rb")) as file:
         width, height = file.size
     return ImagePrompt(image_decode.read_image(path, (height, width, 3))[None], flags.image_prompt_scale)
@@ -144,15 +143,15 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     about += "".join(f"_{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for prompt in s.prompts[:1])
     about += "" if s.guidance == 1 else f"_guidance{s.guidance:g}"
     default = directory / f"{s.sampler.kind}_{s.spacing.kind}_{s.steps}{about}_seed{s.seed}.png"
-    if not flags.out:
+    if flags.out is None:
         make_output_dir(directory)
-    grid = epath.Path(flags.out) if flags.out else unused(default, flags.overwrite)
+    grid = located(flags.out) if flags.out is not None else unused(default, flags.overwrite)
     paths = {"grid": grid}
     if flags.individual:
         paths["individual"] = grid.with_suffix("")
     if flags.npz:
         paths["npz"] = grid.with_suffix(".npz")
     if flags.animation:
-        paths["animation"] = flags.animation
+        paths["animation"] = located(flags.animation)
     endings = {"grid": (".png",), "animation": (".gif", ".webp")}
     return {what: writable(path, endings.get(what), flags.overwrite) for what, path in paths.items()}

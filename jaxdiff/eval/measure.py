@@ -1,6 +1,7 @@
 """Metrics by name, their options, and the real examples that they are of."""
 
 import dataclasses
+import logging
 from typing import Literal
 
 import jax
@@ -8,12 +9,14 @@ import numpy as np
 
 from jaxdiff import data, sharding
 from jaxdiff.config import Config
+from jaxdiff.config.checks import check_seed
 from jaxdiff.data import Source, derived
 from jaxdiff.errors import unknown
 from jaxdiff.model import Model
 from jaxdiff.pipeline import Request
 from jaxdiff.pipeline.requests import classes_of
 
+log = logging.getLogger("jaxdiff")
 BITS = ("nll", "nll_ode")  # bits per dimension of real images
 JUDGED = ("fid", "kid", "precision_recall", "inception_score", "accuracy")  # sampled images, in a judge's features
 SAMPLED = (*JUDGED, "nearest", "clip_score")
@@ -76,7 +79,7 @@ def complete(measure: Measure, model: Model, request: Request, source: Source | 
       ValueError: one line that says what to change.
     """
     config, known = model.config, metrics_of(model.config)
-    measure = dataclasses.replace(measure, metrics=measure.metrics or known[0])
+    measure = dataclasses.replace(measure, metrics=known[0] if measure.metrics is None else measure.metrics)
     names = measure.metrics.split(",")
     for name in names:
         if name not in known:
@@ -138,6 +141,7 @@ def _options(measure, config):
 def _check_numbers(measure, config):
     if min(measure.num, measure.probes) < 1:
         raise ValueError("`num` and `probes` must be at least 1")
+    check_seed("`seed`", measure.seed)
     sharding.check_batch_size("`batch_size`", measure.batch_size, jax.local_device_count())
     if not measure.tolerance > 0:
         raise ValueError(f"`tolerance`={measure.tolerance} must be above 0")
@@ -201,6 +205,8 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
     if source is None:
         choice = data.parse(name, like=config.data.source)
         source, kind = data.load(choice, config.data.image_shape), choice.kind
+        if choice == config.data.source:
+            log.warning("%s was trained on %s: its numbers on these examples say little of others", config.name, name)
     elif source.image_shape != config.data.image_shape:
         raise ValueError(f"the source's images are {source.image_shape}, and the model's {config.data.image_shape}")
     source = derived.checked(source)

@@ -131,6 +131,8 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         return adapter
     if name in shipped.adapter_names():
         path = epath.Path(shipped.ADAPTERS / f"{name}.safetensors")
+    elif path.is_file() and path.suffix != ".safetensors":
+        raise ValueError(f"{name} is no adapter: give a .safetensors file, a run, or a folder that diffusers has saved")
     elif "/" not in name and not name.endswith(".safetensors"):
         raise unknown("adapter", name, shipped.adapter_names())
     if not path.exists():

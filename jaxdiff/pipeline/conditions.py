@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -152,6 +153,10 @@ def _embed_pictures(net, params, pictures):
 
 def _encode(model, encoder, prompts, negative, syntax):
     texts = [*(prompts or ("",)), negative]
+    words = {word for text in texts for word in re.findall(r"<[^<>\s]+>", text)}
+    for word in sorted(words):
+        if encoder.tokenizer.model.token_to_id(word) is None:
+            log.warning("%s is no token that %s has learned: is the LoRA missing that has?", word, model.config.name)
     if syntax == "weighted":
         return _as_texts(model, texts, weighted.read(encoder, texts), encoder.second is not None)
     for kept, cut in filter(None, map(encoder.tokenizer.truncation, texts)):
@@ -305,6 +310,8 @@ def check(
         )
     for picture in control.pictures if control else ():
         check_images("control", picture)
+    if wrong := next((scale for scale in (control.scales if control else ()) if not math.isfinite(scale)), None):
+        raise ValueError(f"`control_scale`={wrong} must be a finite number")
 
 
 def check_image_prompt(model: Model, image_prompt: ImagePrompt | None) -> None:
@@ -315,6 +322,8 @@ def check_image_prompt(model: Model, image_prompt: ImagePrompt | None) -> None:
         raise ValueError(f"`image_prompt` is for models with an IP-Adapter, and {model.config.name} has none")
     if not len(check_images("image_prompt", image_prompt.pictures)) or np.shape(image_prompt.pictures)[-1] != 3:
         raise ValueError("`image_prompt` must be pictures of 3 channels")
+    if not math.isfinite(image_prompt.scale):
+        raise ValueError(f"`image_prompt_scale`={image_prompt.scale} must be a finite number")
 
 
 def as_texts(prompts: str | Sequence[str]) -> tuple[str, ...]:

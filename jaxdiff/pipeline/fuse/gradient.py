@@ -12,6 +12,7 @@ from jaxdiff import samplers
 from jaxdiff.adapt import activations, fuse
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.lora import Lora
+from jaxdiff.config.checks import check_seed
 from jaxdiff.guidance import cfg
 from jaxdiff.model import Model, denoiser_of, with_adapter
 from jaxdiff.pipeline.conditions import encode, rows
@@ -59,6 +60,7 @@ class Gradient(FusionMethod):
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ValueError(f"`{name}`={value} must be at least {least}")
+        check_seed("`seed`", self.seed)
         if not all(adapter.metadata.get("prompts") for adapter in adapters):
             raise ValueError(
                 "one of the adapters does not list its training prompts: train it again, or take an average"
