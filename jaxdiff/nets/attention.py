@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxdiff.nets import flash
 from jaxdiff.nets.bilinear import bilinear
 from jaxdiff.nets.layers import Dense, GroupNorm, kernel_init, zeros_init
 from jaxdiff.types import Array
@@ -132,10 +133,11 @@ def attend(
       q_BxQxHxD: queries.
       k_BxKxHxD: keys.
       v_BxKxHxD: values.
-      kernel: "plain" is `attention`, or `blocked_attention` of many pixels; "xla" and "cudnn" are those of
-        `jax.nn.dot_product_attention`. cuDNN's keeps no [Q, K] in memory; it wants a GPU, a 16-bit dtype, and D a multiple
-        of 8, at most 128, or 256 from Hopper on. It has no forward mode: `jax.jvp` through it raises jax's TypeError, so a
-        network that is to have one takes "plain".
+      kernel: "plain" is `attention`, or `blocked_attention` of many pixels; "flash" that of TPUs, see
+        `nets.flash`, where there is no mask and as many queries and keys as it pays for; "xla" and "cudnn" are those of
+        `jax.nn.dot_product_attention`. cuDNN's wants a GPU, a 16-bit dtype, and D a multiple of 8, at most 128, or 256 from
+        Hopper on. "auto" is the fastest one here, see `fastest`. "flash" and "cudnn" keep no [Q, K] in memory, and have no
+        forward mode: `jax.jvp` through them raises jax's TypeError, so a network that is to have one takes "plain".
       mask: which keys a query sees, bool, broadcastable to [B, H, Q, K] and of that rank; None is all.
 
     Returns:
@@ -149,11 +151,30 @@ def attend(
         >>> bool(jnp.allclose(attend(q, k, v), attend(q, k, v, kernel="xla"), atol=1e-5))
         True
     """
+    if kernel == "auto":
+        kernel = fastest(jax.default_backend(), q_BxQxHxD.dtype, q_BxQxHxD.shape[-1])
+    if kernel == "flash" and (mask is not None or min(q_BxQxHxD.shape[1], k_BxKxHxD.shape[1]) < flash.FEWEST):
+        kernel = "plain"
+    if kernel == "flash":
+        return flash.flash_attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD)
     if kernel == "plain" and mask is None and min(q_BxQxHxD.shape[1], k_BxKxHxD.shape[1]) >= FEWEST:
         return blocked_attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD)
     if kernel == "plain":
         return attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, mask)
     return jax.nn.dot_product_attention(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD, mask=mask, implementation=kernel)
+
+
+def fastest(platform: str, dtype, head_dim: int) -> str:
+    """The kernel of "auto": flash attention on TPUs, cuDNN's on GPUs where it can be used, and else our own.
+
+    A kernel cannot be split over devices by the compiler: where arrays are, and no mesh is known, it is our own, too.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if platform == "tpu" and (not mesh.empty or jax.local_device_count() == 1):
+        return "flash"
+    if platform in ("gpu", "cuda") and jnp.dtype(dtype).itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128:
+        return "cudnn"
+    return "plain"
 
 
 class SelfAttention(nn.Module):

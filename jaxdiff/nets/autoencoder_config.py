@@ -44,7 +44,7 @@ class AutoencoderConfig(NetSpec):
     quant_convs: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-    attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
+    attention_kernel: Literal["auto", "plain", "xla", "cudnn", "flash"] = "auto"
 
     role: ClassVar = "autoencoder"
 

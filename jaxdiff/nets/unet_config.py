@@ -52,7 +52,7 @@ class UNetConfig(DenoiserSpec):
       dtype: of the computation; parameters, norms and softmax are float32.
       remat: keep only the input of each residual block and attention for the backward pass, which computes the rest
         again: less memory, more time.
-      attention_kernel: see `jaxdiff.nets.attention.attend`; "cudnn" needs a GPU and dtype "bfloat16".
+      attention_kernel: see `jaxdiff.nets.attention.attend`; "cudnn" needs a GPU and dtype "bfloat16", "flash" a TPU.
     """
 
     out_channels: int = 3
@@ -83,7 +83,7 @@ class UNetConfig(DenoiserSpec):
     downsample_padding: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
-    attention_kernel: Literal["plain", "xla", "cudnn"] = "plain"
+    attention_kernel: Literal["auto", "plain", "xla", "cudnn", "flash"] = "auto"
 
     def __post_init__(self):
         for name in ("blocks", "num_heads", "transformer_blocks"):
@@ -156,10 +156,11 @@ class UNetConfig(DenoiserSpec):
 
     def check_platform(self, platform: str) -> None:
         """Raises ValueError unless this network runs on such devices, named as `jax.default_backend()` names them."""
-        if self.attention_kernel == "cudnn" and platform not in ("gpu", "cuda"):
-            raise ValueError(
-                f"attention_kernel='cudnn' runs on GPUs only and this is a {platform.upper()}: choose 'plain' or 'xla'"
-            )
+        for kernel, devices, platforms in (("cudnn", "GPUs", ("gpu", "cuda")), ("flash", "TPUs", ("tpu",))):
+            if self.attention_kernel == kernel and platform not in platforms:
+                raise ValueError(
+                    f"attention_kernel={kernel!r} runs on {devices} only and this is a {platform.upper()}: choose 'auto'"
+                )
 
     def check_image(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless images [..., H, W, C] can be halved as often as this network does."""
