@@ -52,7 +52,7 @@ def _fitting(mesh, names, size):
 def _on_device(q, k, v):
     from jax.experimental.pallas.ops.tpu import flash_attention as kernel  # here, because it takes a second
 
-    (B, Q, H, D), K = q.shape, k.shape[1]
+    (B, Q, _, D), K = q.shape, k.shape[1]
     q, k, v = (_padded(x.swapaxes(1, 2)) for x in (q, k, v))
     segments = None
     if (Q, K) != (q.shape[2], k.shape[2]):  # what was added is of another segment, which is not attended to
