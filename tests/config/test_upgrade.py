@@ -91,7 +91,8 @@ MEANT = {
 @pytest.mark.parametrize("name", EARLIER)
 def test_an_earlier_config_loads_as_what_it_meant(name):
     config = configs.from_json(json.dumps(EARLIER["default"] | EARLIER[name]))
-    assert config == MEANT[name]
+    meant = MEANT[name]  # when attention had no kernel by itself
+    assert config == dataclasses.replace(meant, net=meant.net.without_kernels())
     assert configs.from_json(configs.to_json(config)) == config
 
 
