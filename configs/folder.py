@@ -2,7 +2,7 @@
 
     jaxdiff train folder --data.source folder:photos
 
-PNG, JPEG and WebP files below `photos` are cropped to the square in their middle, and mirrored every other time: where left
+Image files below `photos` are cropped to the square in their middle, and mirrored every other time: where left
 and right matter, as in letters, add `--data.no-flip`. A file that cannot be read ends the run when its turn comes; with
 `--data.source.skip-broken` all files are looked through first, and such files are left out and named. Where `photos` is
 made of folders, one for each of N kinds of picture, `--net.num-classes N` trains on the kinds.

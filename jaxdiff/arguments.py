@@ -8,17 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.registry import Choice
+
 
 def plain(value: Any) -> Any:
-    """A NumPy or jax scalar as a Python number; anything else unchanged.
+    """NumPy or jax scalars as Python numbers, and lists and vectors as tuples of them; anything else unchanged.
 
     Example::
 
         >>> import numpy as np
         >>> from jaxdiff.arguments import plain
-        >>> plain(np.int64(7)), plain("7")
-        (7, '7')
+        >>> plain(np.int64(7)), plain([np.float32(0.5)]), plain("7")
+        (7, (0.5,), '7')
     """
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        return tuple(map(plain, value))
     is_scalar = isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ()
     return value.item() if is_scalar and not jnp.issubdtype(value.dtype, jax.dtypes.extended) else value
 
@@ -56,12 +60,15 @@ def check_type(name: str, value: Any, kind: Any) -> Any:
         raise ValueError(f"{name}={shown} must be of type {kind}") from None
 
 
-def check_fields(options: Any, where: str = "") -> None:
+def check_fields(options: Any, where: str = "") -> Any:
     """Checks the types of a dataclass's fields, and of those of the dataclasses in them, such as a sampler's options.
 
     Args:
       options: instance of a dataclass.
       where: what stands before the names in messages, such as "train.".
+
+    Returns:
+      The same with `plain` values.
 
     Raises:
       ValueError: a field of another type; it is named.
@@ -74,15 +81,19 @@ def check_fields(options: Any, where: str = "") -> None:
         Traceback (most recent call last):
         ValueError: `steps`='3' must be of type int
     """
-    types = typing.get_type_hints(type(options))
+    types, changed = typing.get_type_hints(type(options)), {}
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if dataclasses.is_dataclass(field.default) and not isinstance(field.default, type):
-            if not dataclasses.is_dataclass(value):
-                raise ValueError(f"`{where}{field.name}` must be a {type(field.default).__name__}, not {value!r}")
-            check_fields(value, f"{where}{field.name}.")
+        value, default = getattr(options, field.name), field.default
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            kind = types[field.name] if isinstance(default, Choice) else type(default)
+            if not isinstance(value, kind):
+                raise ValueError(f"`{where}{field.name}` must be a {kind.__name__}, not {value!r}")
+            found = check_fields(value, f"{where}{field.name}.")
         else:
-            check_type(f"`{where}{field.name}`", value, types[field.name])
+            found = check_type(f"`{where}{field.name}`", plain(value), types[field.name])
+        if found is not value:
+            changed[field.name] = found
+    return dataclasses.replace(options, **changed) if changed else options
 
 
 def check_images(name: str, images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
@@ -122,7 +133,9 @@ def check_floats(name: str, x: Any, shape: tuple[int, ...] | None = None) -> Non
       ValueError: integers, such as images of uint8, or another shape.
     """
     dtype = getattr(x, "dtype", None)
-    if dtype is not None and np.shape(x) != () and np.issubdtype(dtype, np.integer):
-        raise ValueError(f"`{name}` must be of floats, not {dtype}: images are x / 127.5 - 1")
+    if isinstance(x, list | tuple) or (
+        dtype is not None and np.shape(x) != () and not jnp.issubdtype(dtype, jnp.floating)
+    ):
+        raise ValueError(f"`{name}` must be of floats, not {dtype or type(x).__name__}: images are x / 127.5 - 1")
     if shape is not None and (len(np.shape(x)) != len(shape) + 1 or np.shape(x)[1:] != tuple(shape)):
         raise ValueError(f"`{name}` must be float [N, {', '.join(map(str, shape))}], not {list(np.shape(x))}")

@@ -47,7 +47,7 @@ def network(module: nn.Module) -> Apply:
             raise ValueError(
                 "a network takes one condition: wrap the denoiser in jaxdiff.guidance.cfg, or give `cond`.cond"
             )
-        if np.shape(t) not in ((), x_t.shape[:1]):
+        if np.shape(t) not in ((), (1,), x_t.shape[:1]):
             raise ValueError(f"`t` must be one level, or one for each of {len(x_t)} examples, not {list(np.shape(t))}")
         time = jnp.broadcast_to(jnp.asarray(t) - 1, x_t.shape[:1])
         if cond is None or cond.attention_edit is None:

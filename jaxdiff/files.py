@@ -13,7 +13,7 @@ OUTPUT_MARK = ".jaxdiff"  # hidden file in directories of output, so that nobody
 
 
 def make_output_dir(path: epath.PathLike) -> None:
-    """Makes a directory of output where there is none, and marks it as one; folders of data leave it out.
+    """Makes a directory of output, and marks it where it was not there or empty; folders of data leave such ones out.
 
     Example::
 
@@ -25,7 +25,7 @@ def make_output_dir(path: epath.PathLike) -> None:
         ['.jaxdiff']
     """
     path = epath.Path(path)
-    if path.is_dir():
+    if path.is_dir() and any(path.iterdir()):
         return
     path.mkdir(parents=True, exist_ok=True)
     (path / OUTPUT_MARK).write_text("written by jaxdiff: not data\n")

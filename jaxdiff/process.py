@@ -56,10 +56,7 @@ def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
         >>> [round(float(alpha), 4) for alpha in x_t[:, 0, 0, 0]]
         [1.0, 0.8, 0.64]
     """
-    check_schedule(schedule)
-    check_floats("x0", x0)
-    _check_shapes("eps", eps, x0)
-    _check_scalar("t", t)
+    _check(schedule, t=t, data={"x0": x0, "eps": eps})
     alpha, sigma = schedule(t)
     return alpha * x0 + sigma * eps
 
@@ -79,7 +76,8 @@ def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
       x_t, shape of x; NaN at levels that the schedule does not have.
 
     Raises:
-      TypeError: t is not of an integer type: beta is defined at integer levels only.
+      TypeError: `schedule` is none, or t is not of an integer type: beta is defined at integer levels only.
+      ValueError: x of integers, noise of another shape, or several levels.
 
     Example::
 
@@ -90,6 +88,7 @@ def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
         >>> round(float(x_1), 4), round(float(x_2), 4)
         (2.0, 1.0)
     """
+    _check(schedule, t=t, data={"x": x, "eps": eps})
     beta = lookup(schedule.betas, t)
     return jnp.sqrt(1.0 - beta) * x + jnp.sqrt(beta) * eps
 
@@ -117,6 +116,7 @@ def q_posterior(schedule: Schedule, x0: Array, x_t: Array, t, s) -> Gaussian:
         >>> round(float(mean), 4)  # (alpha_1 x0 / sigma_1^2 + r x_t / beta) / 3 = 2 sqrt(2) / 3
         0.9428
     """
+    _check(schedule, t=t, s=s, data={"x0": x0, "x_t": x_t})
     (alpha_s, sigma_s), (_, sigma_t) = schedule(s), schedule(t)
     r, beta = _transition(schedule, t, s)
     mean = (alpha_s * beta * x0 + r * sigma_s**2 * x_t) / sigma_t**2
@@ -161,9 +161,7 @@ def p_posterior(
     """
     if not isinstance(prediction, Prediction):
         raise TypeError(f"`prediction` must be a Prediction, as a denoiser returns it, not {type(prediction).__name__}")
-    check_schedule(schedule)
-    _check_scalar("t", t)
-    _check_scalar("s", s)
+    _check(schedule, t=t, s=s, data={"x_t": x_t})
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
     if variance != "posterior" and not (isinstance(eta, int | float) and eta == 1):
@@ -220,6 +218,7 @@ def p_step(
         >>> bool(jnp.allclose(x_s, process.q_sample(schedule, x0, 400, eps)))  # DDIM keeps x0 and eps
         True
     """
+    _check(schedule, t=t, s=s, data={"x_t": x_t, "noise": noise})
     mean, std = p_posterior(schedule, prediction, x_t, t, s, eta, variance)
     return mean + std * noise
 
@@ -260,6 +259,7 @@ def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) ->
         v 2.0 1.0
         score 2.0 1.0
     """
+    _check(schedule, t=t, data={"x_t": x_t, "output": output})
     alpha, sigma = schedule(t)
     if kind == "eps":
         return Prediction((x_t - sigma * output) / alpha, output)
@@ -297,6 +297,7 @@ def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array
         >>> {kind: round(float(process.target_for(kind, schedule, 2.0, 1.0, 1)), 4) for kind in process.KINDS}
         {'eps': 1.0, 'x0': 2.0, 'v': -0.4, 'score': -1.6667}
     """
+    _check(schedule, t=t, data={"x0": x0, "eps": eps})
     alpha, sigma = schedule(t)
     if kind == "eps":
         return eps
@@ -316,14 +317,27 @@ def _transition(schedule, t, s):
     return r, (sigma_t - r * sigma_s) * (sigma_t + r * sigma_s)
 
 
-def _check_shapes(name, x, like):
-    if np.shape(x) != np.shape(like) and np.shape(x) != ():
-        raise ValueError(f"`{name}` must have the shape of the data, {list(np.shape(like))}, not {list(np.shape(x))}")
+def _check(schedule, data, **levels):
+    """Refuses what would be broadcast to something else; the data may be numbers.
 
-
-def _check_scalar(name, t):
-    if np.shape(t) != ():
-        raise ValueError(f"`{name}` must be one level, not {list(np.shape(t))}: jax.vmap takes one for each example")
+    Raises:
+      TypeError: no schedule.
+      ValueError: data of integers or of several shapes, or several levels.
+    """
+    check_schedule(schedule)
+    (first, like), *rest = data.items()
+    for name, x in data.items():
+        check_floats(name, x)
+    for name, x in rest:
+        if np.shape(x) not in ((), np.shape(like)):
+            raise ValueError(
+                f"`{name}` must have the shape of `{first}`, {list(np.shape(like))}, not {list(np.shape(x))}"
+            )
+    for name, t in levels.items():
+        if np.shape(t) != ():
+            raise ValueError(
+                f"`{name}` must be one level, not {list(np.shape(t))}: jax.vmap takes one for each example"
+            )
 
 
 def _learned_std(aux: Aux, beta, sigma_s, sigma_t):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arguments import check_type
+from jaxdiff.arguments import check_type, plain
 from jaxdiff.registry import Registry
 from jaxdiff.types import AlphaSigma, Array
 
@@ -204,7 +204,7 @@ def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
         >>> [round(float(beta), 4) for beta in schedules.linear(3, 0.1, 0.3).betas]
         [0.0, 0.1, 0.2, 0.3]
     """
-    check_type("`num_levels`", num_levels, int)
+    num_levels = check_type("`num_levels`", plain(num_levels), int)
     return from_betas(np.linspace(beta_start, beta_end, num_levels))
 
 
@@ -231,7 +231,7 @@ def scaled_linear(num_levels: int = 1000, beta_start: float = 0.00085, beta_end:
         >>> [round(float(beta), 4) for beta in schedules.scaled_linear(3, 0.01, 0.09).betas]
         [0.0, 0.01, 0.04, 0.09]
     """
-    check_type("`num_levels`", num_levels, int)
+    num_levels = check_type("`num_levels`", plain(num_levels), int)
     return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_levels) ** 2)
 
 
@@ -258,7 +258,7 @@ def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) ->
         >>> round(float(schedules.cosine(100, s=0.0).alphas_cumprod[50]), 4)  # cos^2(pi / 4)
         0.5
     """
-    check_type("`num_levels`", num_levels, int)
+    num_levels = check_type("`num_levels`", plain(num_levels), int)
     alphas_cumprod = np.cos((np.arange(num_levels + 1) / num_levels + s) / (1 + s) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max))
 
@@ -291,7 +291,7 @@ def sigmoid(
         >>> round(float(schedules.sigmoid(100).alphas_cumprod[50]), 4)  # halfway by symmetry
         0.5
     """
-    check_type("`num_levels`", num_levels, int)
+    num_levels = check_type("`num_levels`", plain(num_levels), int)
     if not (start < end and tau > 0):
         raise ValueError(f"`start`={start} must be below `end`={end}, and `tau`={tau} above 0")
     v = 1 / (1 + np.exp(-np.linspace(start, end, num_levels + 1) / tau))

@@ -13,6 +13,7 @@ import jaxdiff
 from jaxdiff import arguments, guidance, process, samplers, schedules, timesteps
 from jaxdiff.config import Data, Sample, Train
 from jaxdiff.data import Source
+from jaxdiff.errors import NotFinite
 from jaxdiff.eval import features, fid, neighbors, zero_shot
 
 KEY, SCHEDULE = jax.random.key(0), schedules.linear()
@@ -117,7 +118,7 @@ REFUSED = {
     "seed as float": (generate(seed=1.5), "`seed`=1.5 must be of type int"),
     "seed as key": (generate(seed=KEY), "`seed`=PRNGKeyArray must be of type int"),
     "guidance as text": (generate(labels=7, guidance="2"), "`guidance`='2' must be of type float"),
-    "guidance as array": (generate(labels=7, guidance=np.ones(2)), "`guidance`=ndarray must be of type float"),
+    "guidance as array": (generate(labels=7, guidance=np.ones(2)), "`guidance`=(1.0, 1.0) must be of type float"),
     "guidance nan": (generate(labels=7, guidance=float("nan")), "`guidance`=nan must be at least 0 and finite"),
     "interval of one": (generate(labels=7, guidance=2.0, interval=(200,)), "`interval`=(200,) must be of type"),
     "size as text": (generate(size="28x28"), "`size`='28x28' must be of type"),
@@ -131,9 +132,9 @@ REFUSED = {
     ),
     "prompt as number": (draw(7), "`prompts`=7 must be of type tuple[str, ...]"),
     "prompt as bytes": (draw(b"a seven"), "must be of type tuple[str, ...]"),
-    "negative as list": (draw("a seven", guidance=2.0, negative=["red"]), "`negative`=list must be of type str"),
+    "negative as list": (draw("a seven", guidance=2.0, negative=["red"]), "`negative`=('red',) must be of type str"),
     "condition of no images": (condition(labels=[7], num=0), "`num`=0 must be at least 1"),
-    "condition before the first": (condition(labels=[7], start=-1), "`start`=-1 at least 0"),
+    "condition before the first": (condition(labels=[7], start=-1), "`start`=-1 must be at least 0"),
     "condition on a guidance": (condition(labels=[7], guidance=2.0), "takes no `guidance` as a condition"),
     "condition by a syntax": (condition(labels=[7], prompt_syntax="wieghted"), "`prompt_syntax`='wieghted' must be"),
     # images
@@ -146,7 +147,7 @@ REFUSED = {
     "edit of a path": (edit("a.png"), "`image` must be uint8 (28, 28, 1)"),
     "edit to a name": (edit(to="digits"), "`to` must be a Model"),
     "edit by a float": (edit(prompt=9.0), "`prompt`=9.0 must be of type"),
-    "edit by a list": (edit(prompt=[9]), "`prompt`=list must be of type"),
+    "edit by a list": (edit(prompt=[9]), "`prompt`=(9,) must be of type"),
     "edit guided away": (edit(guidance=-1.0), "`guidance`=-1.0 must be at least 0 and finite"),
     "strength as text": (edit(strength="half"), "`strength`='half' must be of type float"),
     "mask of floats": (edit(method="inpaint", mask=np.ones([28, 28])), "`mask` must be of bool or uint8, not float64"),
@@ -203,7 +204,7 @@ REFUSED = {
     "trained on arrays": (fit(GREY[None]), "`source`=ndarray must be of type"),
     "trained into a number": (fit(run=7), "`run`=7 must be of type"),
     "steps of training": (fit(train=Train(steps=4.0)), "`train.steps`=4.0 must be of type int"),
-    "a NumPy number": (fit(train=Train(steps=np.int64(4))), "`train.steps`=int64 must be of type int"),
+    "a section as another": (fit(train=Sample()), "`train` must be a Train, not Sample("),
     # the core
     "a legacy key": (sample(key=lambda: jax.random.PRNGKey(0)), "`key` must be a typed random key"),
     "a seed as key": (sample(key=0), "`key` must be a typed random key"),
@@ -251,6 +252,12 @@ REFUSED = {
     ),
     "levels in a batch": (q_sample(np.zeros([2, 3]), t=np.array([1, 2])), "`t` must be one level, not [2]: jax.vmap"),
     "a table as schedule": (q_sample(1.0, schedule=SCHEDULE.betas), "`schedule` must be a Schedule"),
+    "levels of none": (sample(timesteps=[]), "`timesteps` must be a grid of levels"),
+    "levels in a square batch": (
+        lambda: process.predict_from("eps", SCHEDULE, np.zeros([2, 2]), np.zeros([2, 2]), [5, 900]),
+        "`t` must be one level, not [2]",
+    ),
+    "an image far outside": (generate(labels=7, guidance=1e10, clip=False, steps=3), "lies far outside of [-1, 1]"),
     "an array as prediction": (
         lambda: process.p_step(SCHEDULE, 1.0, 1.0, 5, 4, 0.0),
         "`prediction` must be a Prediction",
@@ -264,7 +271,7 @@ REFUSED = {
 def test_wrong_arguments_are_refused_by_name(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call, message = REFUSED[case]
-    with pytest.raises((ValueError, TypeError, OSError), match=re.escape(message)) as error:
+    with pytest.raises((ValueError, TypeError, OSError, NotFinite), match=re.escape(message)) as error:
         call()
     assert "\n" not in str(error.value).strip() or case == "x_T of colours"
     assert not list(tmp_path.iterdir())  # nothing is half-written

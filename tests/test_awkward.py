@@ -23,7 +23,7 @@ from jaxdiff.config.adaptation import NewTokens
 from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
 from jaxdiff.pipeline import conditions
-from jaxdiff.pipeline.edit import attention
+from jaxdiff.pipeline.edit import attention, run
 from jaxdiff.text import tokenizer
 from jaxdiff.train import base_model, setup
 
@@ -46,7 +46,7 @@ def test_seeds_of_more_bits_than_count_are_refused(seed, capsys):
 
 def test_a_negative_prompt_is_not_drawn_in_place_of_the_prompt(capsys):
     asked = ["sample", "captioned", "a red seven on blue", "--guidance", 0, "--negative", "a green one"]
-    assert "--guidance=0 draws without the prompt" in fails(capsys, *asked)
+    assert "--guidance=0 draws without the prompt, in whole or in part" in fails(capsys, *asked)
 
 
 def test_an_opaque_alpha_channel_is_no_transparency(tmp_path):
@@ -209,7 +209,7 @@ def test_images_are_read_whatever_their_format_and_others_are_named_once(tmp_pat
     monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
     source = data.load(f"folder:{tmp_path}", (8, 8, 3))
     assert [abs(int(one["image"][0, 0, 0]) - 200) < 8 for one in source] == [True] * 5
-    assert caplog.text.count("2 images in") == 1 and "such as f.heic" in caplog.text
+    assert caplog.text.count("2 files in") == 1 and "such as f.heic" in caplog.text
 
 
 def test_as_many_images_as_labels_are_asked_for(capsys):
@@ -252,7 +252,7 @@ def test_a_token_that_no_adapter_has_brought_is_named(monkeypatch, caplog):
     jaxdiff.condition(jaxdiff.with_adapters(base, "star"), "a <star>")
     assert not caplog.text
     jaxdiff.condition(base, "a <star>")
-    assert "<star> is no token that captioned_latent has learned: is the LoRA missing that has?" in caplog.text
+    assert "<star> is no token of captioned_latent: the adapter that brings it is missing" in caplog.text
 
 
 def test_weights_of_controls_are_finite():
@@ -291,3 +291,25 @@ def test_what_cannot_be_is_one_line(args, message, tmp_path, monkeypatch, capsys
     (tmp_path / "b.png").mkdir()
     assert message.format(home=Path.home()) in fails(capsys, *args)
     assert {path.name for path in tmp_path.iterdir()} <= {"a.png", "b.png", "samples"}
+
+
+def test_numbers_are_names_where_all_names_are():
+    names = tuple(str(i) for i in range(1, 11))
+    assert conditions.parse_labels("1-3", 10, names) == conditions.parse_labels("1,2,3", 10, names) == [0, 1, 2]
+    for wrong in ("0", "9-11", "3-1"):
+        with pytest.raises(ValueError, match="must be of 1, 2, 3"):
+            conditions.parse_labels(wrong, 10, names)
+    digits = jaxdiff.load("digits")
+    named = digits.replace(
+        config=dataclasses.replace(digits.config, data=dataclasses.replace(digits.config.data, classes=names))
+    )
+    assert run.as_label(named, "10") == "9" and run.as_label(digits, "7") == "7"
+    with pytest.raises(ValueError, match="has no class '0'"):
+        run.as_label(named, "0")
+
+
+def test_images_of_unknown_range_are_refused(tmp_path):
+    for pixels in (np.full([8, 8], 0.5, np.float32), np.full([8, 8], 70_000, np.int32)):
+        Image.fromarray(pixels).save(tmp_path / "a.tiff")
+        with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
+            image_decode.read_image(files.located(str(tmp_path / "a.tiff")), (8, 8, 1))

@@ -86,7 +86,7 @@ def init(
         if not 1 <= rank <= min(rows, columns):
             raise ValueError(f"`rank`={rank} must be from 1 to {min(rows, columns)}: {path} is {rows}x{columns}")
         limit = rows**-0.5
-        down = jax.random.uniform(jax.random.fold_in(key, i), (rows, rank), minval=-limit, maxval=limit)
+        down = jax.random.uniform(jax.random.fold_in(key, i), (rows, rank), jnp.float32, -limit, limit)
         factors[path] = Factors(down, jnp.zeros([rank, columns], jnp.float32))
     return Lora(factors, dict.fromkeys(factors, scale(rank, alpha, rank_stabilised)))
 
@@ -193,7 +193,7 @@ def rank_dropout(key: Array, factors: dict[str, Factors], rate: float) -> dict[s
     """
 
     def one(i, down, up):
-        mask = jax.random.uniform(jax.random.fold_in(key, i), [down.shape[1]]) >= rate
+        mask = jax.random.uniform(jax.random.fold_in(key, i), [down.shape[1]], jnp.float32) >= rate
         return Factors(down * (mask / (1 - rate))[None], up)
 
     return {path: one(i, *both) for i, (path, both) in enumerate(sorted(factors.items()))}

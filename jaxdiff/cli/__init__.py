@@ -129,7 +129,8 @@ def end(message: str, code: int) -> None:
     """Ends the process with one line; inside of an `except`, and with the traceback where that was asked for."""
     if os.environ.get("JAXDIFF_TRACEBACK"):
         traceback.print_exc()
-    print(f"jaxdiff: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"jaxdiff: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,5 +1,6 @@
 """Files that commands read and write: never over one that is there, unless that is asked for."""
 
+import os
 import tempfile
 from typing import Annotated
 
@@ -12,8 +13,18 @@ File = Annotated[str | None, tyro.conf.arg(metavar="PATH")]  # also gs://bucket/
 
 
 def located(path: str) -> epath.Path:
-    """The path of a flag; a home directory is also found behind an equals sign, where no shell looks for it."""
-    return epath.Path(path).expanduser()
+    """The path of a flag; a home directory is also found behind an equals sign, where no shell looks for it.
+
+    Raises:
+      ValueError: an address of an unknown kind, or the home of nobody.
+    """
+    try:
+        found = epath.Path(path).expanduser()
+    except KeyError:
+        raise ValueError(f"{path} is an address of an unknown kind: gs:// and s3:// are known") from None
+    if os.fspath(found).startswith("~"):
+        raise ValueError(f"there is no home directory for {path}")
+    return found
 
 
 def unused(path: epath.Path, overwrite: bool, beside: tuple[str, ...] = ()) -> epath.Path:

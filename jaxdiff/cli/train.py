@@ -15,6 +15,7 @@ from jaxdiff import config as configs
 from jaxdiff import hosts
 from jaxdiff import model as models
 from jaxdiff.cli import choices
+from jaxdiff.cli.files import located
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import ADAPTATIONS, Config
 from jaxdiff.model import checkpoints, runs
@@ -118,5 +119,5 @@ def where(args: list[str], name: str) -> tuple[str, bool]:
     first.add_argument("--auto-resume", "--auto_resume", action="store_true")
     known, _ = first.parse_known_args(args)
     run = known.run_dir or f"runs/{name}"
-    run = os.path.expanduser(run)  # which no shell does behind an equals sign
+    run = os.fspath(located(run))
     return run, known.resume or (known.auto_resume and rundir.holds_run(run))

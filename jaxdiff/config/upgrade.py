@@ -72,7 +72,7 @@ def _data(data):
     kind, _, rest = data.pop("source", "digits").partition(":")
     resize, skip_broken = data.pop("resize", False), data.pop("skip_broken", False)
     if kind == "folder":
-        source = {"path": rest} | ({"skip_broken": True} if skip_broken else {})
+        source = {"path": rest} | ({"skip_broken": True} if skip_broken else {}) | {"to_srgb": False}
     else:
         source = {"name" if kind == "tfds" else "split": rest} | ({"resize": True} if resize else {})
     return {"source": {"kind": kind} | {name: v for name, v in source.items() if v != ""}} | data

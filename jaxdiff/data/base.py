@@ -47,8 +47,7 @@ class Source:
       caption: returns the caption of example i, or raises ValueError if it has none; None without captions. A `Captions`
         also reads all of them at once.
       no_captions_reason: reason for having no captions, for error messages.
-      contents: checksum of the names and sizes of the files that are read, by which they are known where they have moved; 0
-        if none are.
+      contents: returns a checksum of the files that are read, by which they are known where they have moved; 0 of none.
       fingerprint: returns a digest of the names, sizes and times of the files that are read; "" if the examples of one
         identity never change.
       hard_negative: (example, NumPy generator) -> a wrong caption that differs from the right one in one word; None if the
@@ -72,7 +71,7 @@ class Source:
     no_labels_reason: str = dataclasses.field(default="the data set has no labels", repr=False)
     skipped: tuple[str, ...] = ()
     identity: int = 0
-    contents: int = 0
+    contents: Callable[[], int] = dataclasses.field(default=int, repr=False)
     caption: Callable[[int], str] | None = dataclasses.field(default=None, repr=False)
     no_captions_reason: str = dataclasses.field(default="the data set has no captions", repr=False)
     fingerprint: Callable[[], str] = dataclasses.field(default=str, repr=False)

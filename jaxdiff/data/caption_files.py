@@ -18,7 +18,8 @@ from jaxdiff.data.paths import index_file
 from jaxdiff.data.texts import Texts
 
 IMAGE_ENDINGS = (  # in capitals too; what is in a file is seen by its contents
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff",
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".pjpeg", ".apng",
+    ".dib",
 )  # fmt: skip
 TABLE = "metadata.jsonl"
 STORE_FROM = 1000  # captions; fewer are read quickly enough at each start

@@ -22,7 +22,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
       image: loaded image of any mode.
 
     Returns:
-      An image of the mode L, RGB or RGBA where it was converted.
+      An image of the mode RGB or RGBA where it was converted.
 
     Example::
 
@@ -35,7 +35,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
     profile, mode = image.info.get("icc_profile"), "CMYK" if image.mode == "CMYK" else "RGB"
     if image.mode in ("L", "LA"):
         mode = "L"
-    if not profile or image.mode.startswith(("I", "F")):
+    if not profile or image.mode.startswith(("I", "F", "LAB")):
         return image
     transform = _transform(profile, mode)
     if transform is None:
@@ -43,7 +43,6 @@ def to_srgb(image: Image.Image) -> Image.Image:
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     converted = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), transform)
     if alpha is not None:
-        converted = converted.convert("RGB")
         converted.putalpha(alpha)
     return converted
 
@@ -59,7 +58,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             ImageCms.ImageCmsProfile(io.BytesIO(profile)),
             ImageCms.createProfile("sRGB"),
             mode,
-            "L" if mode == "L" else "RGB",
+            "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
             ImageCms.Flags.NOCACHE | ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
@@ -69,7 +68,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     if mode == "CMYK":
         return transform
     sample = np.array([*itertools.product(range(0, 256, 51), repeat=3)], np.uint8)[None]
-    before = Image.fromarray(sample[..., 0] if mode == "L" else sample)
-    after = ImageCms.applyTransform(before, transform)
-    changed = np.abs(np.asarray(after, int) - np.asarray(before, int)).max()
+    sample = np.repeat(sample[..., :1], 3, -1) if mode == "L" else sample
+    after = ImageCms.applyTransform(Image.fromarray(sample).convert(mode), transform)
+    changed = np.abs(np.asarray(after, int) - sample).max()
     return None if changed <= SAME else transform

@@ -45,8 +45,11 @@ def checked(source: Source) -> Source:
         found = getattr(image, "dtype", type(image).__name__), np.shape(image)
         if found != (np.uint8, shape):
             raise ValueError(f"the image of example {i} must be uint8 {shape}, not {found[0]} {found[1]}")
-        if not isinstance(plain(example.get("label", 0)), int):
+        label = plain(example.get("label", 0))
+        if not isinstance(label, int) or isinstance(label, bool):
             raise ValueError(f"the label of example {i} must be an int, not {example['label']!r}")
+        if source.classes and not 0 <= label < len(source.classes):
+            raise ValueError(f"example {i} has label {label}, and there are only 0..{len(source.classes) - 1}")
         return example
 
     return dataclasses.replace(source, read=read)
@@ -115,7 +118,7 @@ def with_prior(source: Source, prior: Source) -> Source:
         no_labels_reason="images of an instance beside those of its class have no labels",
         identity=_mixed(source.identity, [len(source), prior.identity, len(prior)]),
         caption=Captions(caption, size, captions) if source.captioned and prior.captioned else None,
-        contents=source.contents,
+        contents=lambda: zlib.crc32(repr((source.contents(), prior.contents())).encode()),
         fingerprint=lambda: source.fingerprint() + prior.fingerprint(),
         no_captions_reason=source.no_captions_reason if not source.captioned else prior.no_captions_reason,
         extra_arrays=("prior",),

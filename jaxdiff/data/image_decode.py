@@ -98,7 +98,11 @@ def upright(image: Image.Image) -> Image.Image:
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
     """Converts an image to 1 or 3 channels of 8 bits; transparent parts are laid over white."""
+    if image.mode == "F":
+        raise ValueError("it is of floats, whose range is not known: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip
+        if not 0 <= image.getextrema()[0] <= image.getextrema()[1] <= 65535:
+            raise ValueError("it is of more than 16 bits: save it with 8 or 16 bits")
         image = Image.fromarray(np.round(np.asarray(image, np.float64).clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))

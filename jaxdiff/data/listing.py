@@ -146,8 +146,9 @@ def _list_bucket(uri, left_out):
     start = len(files.info(uri)["name"].rstrip("/")) + 1
     found = {name[start:]: about for name, about in files.find(uri, detail=True).items()}
     names = sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
-    below = {name.split("checkpoints/")[0] for name in names if "/checkpoints/" in f"/{name}"} - {""}
-    left_out += [folder[:-1] for folder in sorted(below) if f"{folder}config.json" in found]
+    below = {f"/{name}".split("/checkpoints/")[0][1:] + "/" for name in names if "/checkpoints/" in name}
+    marked = [name.removesuffix(OUTPUT_MARK)[:-1] for name in found if name.endswith(f"/{OUTPUT_MARK}")]
+    left_out += [folder[:-1] for folder in sorted(below) if f"{folder}config.json" in found] + sorted(marked)
     names = [name for name in names if not name.startswith(tuple(f"{folder}/" for folder in left_out))]
     sizes = np.array([found[name]["size"] for name in names], np.int64)
     times = [[found[name].get(key) for key in ("mtime", "updated", "LastModified", "created")] for name in names]

@@ -73,8 +73,7 @@ def evaluate(
     named = metrics if isinstance(metrics, str) else ",".join(check_type("`metrics`", tuple(metrics), tuple[str, ...]))
     text, own = (source, None) if isinstance(source, str) else (None, source)
     measure = Measure(metrics=named or None, source=text, **{name: plain(value) for name, value in options.items()})
-    check_fields(measure)
-    check_fields(sample, "sample.")
+    measure, sample = check_fields(measure), check_fields(sample, "sample.")
     plan = prepared(Plan(model, measure, Request(sample, None, classifier, as_control(control)), own), judge)
     with progress.bar("measuring", work(plan), "steps", delay=2.0 if show_progress else math.inf) as tick:
         return measured(plan, tick)

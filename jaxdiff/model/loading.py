@@ -119,6 +119,7 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         >>> star.metadata["base"], list(star.new_tokens)
         ('captioned', ['<star>'])
     """
+    name = os.path.expanduser(name)
     if name.startswith("hf:"):
         return load_adapter(hub.local(name), model)
     path = epath.Path(name)
@@ -180,6 +181,7 @@ def with_adapters(
     """
     check_model(model)
     adapters = [adapters] if isinstance(adapters, str | os.PathLike) else adapters
+    adapters, controlnet = adapters or (), controlnet or ()
     weights = dict(adapters) if isinstance(adapters, Mapping) else {}
     asked = [("adapters", name, weights.get(name, 1.0)) for name in adapters]
     asked += [
@@ -225,7 +227,7 @@ def _named(config, name):
 def _as_name(name):
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise ValueError(f"a model must be given by its name or path, not {name!r}")
-    return os.fspath(name)
+    return os.path.expanduser(name)  # which no shell does behind an equals sign
 
 
 def _file(name):

@@ -50,7 +50,7 @@ class ImagePrompt(NamedTuple):
 def condition(
     model: Model,
     prompts: str | Sequence[str] | None = None,
-    labels: int | Sequence[int] | None = None,
+    labels: int | Sequence[int] | str | None = None,
     negative: str = "",
     control: ControlInput | None = None,
     num: int | None = None,
@@ -67,7 +67,7 @@ def condition(
     Args:
       model: denoiser.
       prompts: texts, for a model with a text encoder; None is the empty text.
-      labels: classes, for a model with labels; None is the null label.
+      labels: classes, for a model with labels, also as text such as "0-4,7" or by name; None is the null label.
       negative: text of the unconditional half.
       control: pictures for the ControlNets of the model.
       num: number of images; by default one of each prompt or label.
@@ -95,10 +95,14 @@ def condition(
     prompts, num, start = None if prompts is None else as_texts(prompts), plain(num), plain(start)
     check_type("`negative`", negative, str)
     check_type("`prompt_syntax`", prompt_syntax, Literal["plain", "weighted"])
-    if check_type("`start`", start, int) < 0 or (check_type("`num`", num, int | None) or 1) < 1 or num == 0:
-        raise ValueError(f"`num`={num} must be at least 1, and `start`={start} at least 0")
+    if check_type("`num`", num, int | None) is not None and num < 1:
+        raise ValueError(f"`num`={num} must be at least 1")
+    if check_type("`start`", start, int) < 0:
+        raise ValueError(f"`start`={start} must be at least 0")
     if guidance is not None and not model.config.net.guidance_dim:
         raise ValueError(f"{model.config.name} takes no `guidance` as a condition: give it to jaxdiff.guidance.cfg")
+    if isinstance(labels, str):
+        labels = tuple(parse_labels(labels, model.config.net.classes, model.config.data.classes))
     labels = None if labels is None else as_labels(labels)
     check(model, prompts, labels, negative, control)
     count = num if num is not None else max(len(prompts or ()), len(labels or ()), 1)
@@ -155,8 +159,8 @@ def _encode(model, encoder, prompts, negative, syntax):
     texts = [*(prompts or ("",)), negative]
     words = {word for text in texts for word in re.findall(r"<[^<>\s]+>", text)}
     for word in sorted(words):
-        if encoder.tokenizer.model.token_to_id(word) is None:
-            log.warning("%s is no token that %s has learned: is the LoRA missing that has?", word, model.config.name)
+        if encoder.tokenizer.model.token_to_id(word.lower()) is None:
+            log.warning("%s is no token of %s: the adapter that brings it is missing", word, model.config.name)
     if syntax == "weighted":
         return _as_texts(model, texts, weighted.read(encoder, texts), encoder.second is not None)
     for kept, cut in filter(None, map(encoder.tokenizer.truncation, texts)):
@@ -358,7 +362,7 @@ def parse_labels(text: str, classes: int, names: Sequence[str] = ()) -> list[int
     Args:
       text: names, or numbers and ranges, with commas between, ends included.
       classes: number of classes.
-      names: of the classes; a name that is a number is the name.
+      names: of the classes; where all are numbers, numbers and the ends of ranges are names.
 
     Raises:
       ValueError: another form, or a class that does not exist.
@@ -371,7 +375,7 @@ def parse_labels(text: str, classes: int, names: Sequence[str] = ()) -> list[int
         >>> parse_labels("red,0", 2, ["blue", "red"])
         [1, 0]
     """
-    found = []
+    found, numbers = [], bool(names) and all(name.isdecimal() for name in names)
     for part in text.split(","):
         if part.strip() in names:
             found.append(list(names).index(part.strip()))
@@ -381,6 +385,12 @@ def parse_labels(text: str, classes: int, names: Sequence[str] = ()) -> list[int
             known = f"; the names are {', '.join(names)}" if names else ""
             raise ValueError(f"`labels` {text} must be numbers and ranges, such as 7 or 0-9 or 1,3,5-7{known}")
         first, last = int(match[1]), int(match[2] or match[1])
+        if numbers:  # of the names, and not of their places
+            some = [place for place, name in enumerate(names) if first <= int(name) <= last]
+            if not some or not {match[1], match[2] or match[1]} <= set(names):
+                raise ValueError(f"`labels` {text} must be of {', '.join(names)}, and ranges go up")
+            found += some
+            continue
         if not first <= last < classes:
             raise ValueError(
                 f"`labels` {text} must lie in 0-{classes - 1}, and ranges go up: there are {classes} classes"

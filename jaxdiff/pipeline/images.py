@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdiff.files import whole
+from jaxdiff.files import make_output_dir, whole
 
 
 def to_uint8(images) -> np.ndarray:
@@ -131,7 +131,7 @@ def save_grid(path: epath.PathLike, images: np.ndarray, columns: int | None = No
 
 def save_each(directory: Path, images: np.ndarray) -> Path:
     """Writes uint8 images [N, H, W, C] as 00000.png, 00001.png, ... in their own size."""
-    directory.mkdir(exist_ok=True)
+    make_output_dir(directory)
     for i, image in enumerate(images):
         save_png(directory / f"{i:05d}.png", to_pil(image))
     return directory

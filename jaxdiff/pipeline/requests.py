@@ -145,8 +145,11 @@ def _check_guidance(model, request):
         raise ValueError("`negative` is for the network's own guidance, not that of a `classifier`: leave one out")
     if s.negative and not is_guided(s) and not itself:
         raise ValueError("`negative` is what guidance leads away from: add `guidance`=3, or leave it out")
-    if s.negative and s.guidance == 0 and s.guide.kind == "constant":
-        raise ValueError("`guidance`=0 draws without the prompt, and `negative` would be drawn: leave one of them out")
+    if s.negative and s.guidance < 1 and not itself:
+        raise ValueError(
+            f"`guidance`={s.guidance:g} draws without the prompt, in whole or in part, and `negative` would be drawn: "
+            "raise it above 1, or leave `negative` out"
+        )
     if scaled and not config.net.num_classes and not config.net.context_dim:
         raise ValueError(
             f"`guidance`={s.guidance} needs labels or prompts to lead to: this network has none, so give a `classifier`"

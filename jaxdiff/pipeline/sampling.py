@@ -31,6 +31,7 @@ from jaxdiff.pipeline.requests import (
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Cond, Denoiser, Guided, call, is_traced
 
+FAR = 10.0  # median of |x| of what is no image any more; x is in [-1, 1]
 DECODING = {"whole": lambda codec: codec, "sliced": latent.sliced, "tiled": latent.tiled}
 
 
@@ -93,7 +94,7 @@ def generate(
     if isinstance(labels, str) or labels is None:
         given["labels"], labels = labels, None
     sample = dataclasses.replace(model.config.sample, prompts=prompts, num=1, **given)
-    check_fields(sample)
+    sample = check_fields(sample)
     request = Request(sample, labels, classifier, as_control(control), as_image_prompt(image_prompt))
     by_label = classes_of(model, request) and (labels is not None or sample.labels is not None)
     count = max(len(prompts), len(labels_of(model, request)) if by_label else 1) if num is None else num
@@ -199,7 +200,7 @@ def encode(model: Model, images: Array) -> Array:
     """
     check_model(model)
     _check_batch("images", images, model.image_shape)
-    if not is_traced(images) and np.abs(images).max(initial=0) > 2:
+    if not is_traced(images) and not np.abs(images).max(initial=0) <= 2:
         raise ValueError(
             "`images` must lie in [-1, 1]: of numbers in 0..255, uint8, see jaxdiff.objectives.to_unit_range"
         )
@@ -218,9 +219,12 @@ def finite(images: Array, start: int = 0) -> np.ndarray:
     """Images in [-1, 1] as uint8.
 
     Raises:
-      NotFinite: one is not finite; the message names the first, counted from `start`.
+      NotFinite: one is not finite, or far outside of [-1, 1]; the message names the first, counted from `start`.
     """
     images = np.asarray(images)
+    far = np.flatnonzero(np.median(np.abs(images).reshape(len(images), -1), axis=1) > FAR).tolist()
+    if far and np.isfinite(images).all():
+        raise NotFinite(f"image {start + far[0]} lies far outside of [-1, 1]: lower `guidance`, or clip x0")
     if bad := np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1)).tolist():
         raise NotFinite(
             f"image {start + bad[0]} is not finite: lower `guidance`, clip x0, take another sampler or more steps, or "

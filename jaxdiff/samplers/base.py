@@ -295,7 +295,7 @@ def chunks(
         >>> bool(jax.numpy.allclose(x_0, jaxdiff.sample(*arguments)[0], atol=1e-5))
         True
     """
-    if size < 1:
+    if check_type("`size`", plain(size), int) < 1:
         raise ValueError(f"`size`={size} must be at least 1")
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T)
     check_rows(cond, x_T.shape[0])
@@ -328,15 +328,15 @@ def _traced(key, sampler, denoise, schedule, timesteps, x_T):
             "`denoise` must be a function (x_t, t, cond) -> Prediction: of a model, jaxdiff.denoiser_of(model)"
         )
     check_schedule(schedule)
-    if not np.ndim(x_T) or x_T.dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"`x_T` must be float32 [B, ...], not {x_T.dtype} {list(x_T.shape)}")
-    if np.ndim(timesteps) != 1:
+    dtype, levels = getattr(x_T, "dtype", type(x_T).__name__), jnp.asarray(timesteps)
+    if dtype not in (jnp.float32, jnp.float64) or not x_T.ndim:
+        raise ValueError(f"`x_T` must be float32 [B, ...], not {dtype} {list(np.shape(x_T))}")
+    if levels.ndim != 1 or not levels.size or levels.dtype == bool:
         raise ValueError("`timesteps` must be a grid of levels [N + 1], such as jaxdiff.timesteps.grid(1000, 50)")
-    known = [] if is_traced(timesteps) else timesteps
-    if len(known) and not 0 <= np.min(known) <= np.max(known) <= schedule.num_levels:
+    if not is_traced(levels) and not 0 <= np.min(levels) <= np.max(levels) <= schedule.num_levels:
         raise ValueError(f"`timesteps` must be levels in 0..{schedule.num_levels}, see jaxdiff.timesteps")
     keys = None if key is None else each_key(key, x_T.shape[0])
-    return keys, Sampler(*map(as_partial, sampler)), as_partial(denoise), jnp.asarray(timesteps)
+    return keys, Sampler(*map(as_partial, sampler)), as_partial(denoise), levels
 
 
 @jax.jit

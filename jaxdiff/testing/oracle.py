@@ -51,7 +51,7 @@ class Mixture(NamedTuple):
 
         def one(key):
             k = jax.random.categorical(jax.random.fold_in(key, 0), jnp.log(self.weights))
-            z = jax.random.normal(jax.random.fold_in(key, 1), self.means.shape[1:])
+            z = jax.random.normal(jax.random.fold_in(key, 1), self.means.shape[1:], jnp.float32)
             mean, std, axes = (jnp.take(table, k, axis=0) for table in self[1:])
             return mean + axes @ (std * z)
 

@@ -61,10 +61,12 @@ def fit(
       watch.NotFinite: the loss is not finite any more; the last good checkpoint stays.
       stop.Stopped: Ctrl-C, SIGTERM or a preemption; everything was saved.
     """
-    check_fields(check_type("`config`", config, Config))
+    config = check_fields(check_type("`config`", config, Config))
     check_type("`source`", source, Source | None)
     check_type("`run`", run, str | os.PathLike | None)
     check_type("`profile`", profile, int)
+    if run is not None and not os.fspath(run):
+        raise ValueError("`run` is empty: give a directory, or leave it out")
     directory = epath.Path(run if run is not None else f"runs/{config.name}")
     if source is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="own"))

@@ -40,7 +40,7 @@ def position(run: Run, step: int) -> dict[str, int]:
     """Position of a run in its data after a step, and everything that its examples and their order depend on."""
     T, source = run.config.train, run.source
     at = step * T.batch_size
-    known = {"identity": source.identity, "contents": run.images.contents}
+    known = {"identity": source.identity, "contents": run.images.contents()}
     return {"position": at, "seed": T.seed, "examples": len(source)} | known
 
 
@@ -71,7 +71,8 @@ def restore(run: Run) -> TrainState:
 def check_examples(config: Config, before: dict, now: dict, moved: bool) -> None:
     """Refuses to go on with other examples than those that a run began with.
 
-    Where files are at another path, their sizes count beside their names; at the same path a broken one may be replaced.
+    At the same path names count alone, since a broken file may be replaced, and the log says where others have changed; at
+    another path sizes and contents count, too.
 
     Raises:
       ValueError: their positions differ, see `position`.
@@ -84,6 +85,8 @@ def check_examples(config: Config, before: dict, now: dict, moved: bool) -> None
     if moved and not before.get("contents"):
         raise ValueError(f"the run does not say what files it was of: {config.data.source} must be where it was")
     if not moved:
+        if before.get("contents", now["contents"]) != now["contents"]:
+            log.warning("some files of %s have changed since the run began", config.data.source)
         before, now = ({name: value for name, value in each.items() if name != "contents"} for each in (before, now))
     if before != now:
         raise ValueError(

@@ -9,7 +9,7 @@ from etils import epath
 
 from jaxdiff import disk
 from jaxdiff.config import Config, Train, to_json
-from jaxdiff.files import write_whole
+from jaxdiff.files import make_output_dir, write_whole
 from jaxdiff.model import checkpoints, runs
 
 
@@ -53,7 +53,7 @@ def claim(run: epath.PathLike, resume: bool) -> None:
     if resume and not saved:
         raise FileNotFoundError(f"{run} saved no checkpoint to resume from: remove it and leave `resume` out")
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        make_output_dir(run)
     except OSError as error:
         raise type(error)(f"{run} cannot be made ({error.strerror}): choose another directory") from error
 
@@ -101,6 +101,13 @@ def check_same(before: Config, now: Config) -> None:
         ("train", "batch_size"),
     ]
     before = with_source_moved(before, now)
+    old, new = before.data.source, now.data.source
+    for field in dataclasses.fields(old) if old.kind == new.kind else ():
+        if (was := getattr(old, field.name)) != (asked := getattr(new, field.name)):
+            raise ValueError(
+                f"`resume` cannot change `data.source.{field.name}` from {was} to {asked}: leave it, and say where files "
+                "have moved by `data.source.path` alone"
+            )
     for path in fixed:
         old, new = (functools.reduce(getattr, path, config) for config in (before, now))
         if old != new:

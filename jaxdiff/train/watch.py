@@ -151,9 +151,14 @@ def progress(start: int, steps: int):
         yield lambda step, text: log.info("step %d of %d: %s", step, steps, text)
         return
     wrapped = TextColumn("{task.fields[text]}", table_column=Column(ratio=1, overflow="fold"))
-    with Progress(BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), wrapped, expand=True) as bar:
-        task = bar.add_task("training", total=steps, completed=start, text="compiling ...")
+    bar = Progress(BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), wrapped, expand=True)
+    task = bar.add_task("training", total=steps, completed=start, text="compiling ...")
+    bar.start()
+    try:
         yield lambda step, text: bar.update(task, completed=step, text=text)
+    finally:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            bar.stop()
 
 
 class Events:

@@ -68,7 +68,9 @@ MEANT = {
     "control": Config(
         adapt=ControlNet(base="captioned", condition="edges", embedding=(4, 8), prompts=("a seven",)),
     ),
-    "folder": Config(data=Data(SOURCES["folder"]("my:photos", skip_broken=True), (64, 64, 3), flip=True, augment=0.5)),
+    "folder": Config(
+        data=Data(SOURCES["folder"]("my:photos", skip_broken=True, to_srgb=False), (64, 64, 3), flip=True, augment=0.5)
+    ),
     "resized": Config(data=Data(SOURCES["digits"]("test", resize=True), (32, 32, 3))),
     "sampler ddim": Config(sample=Sample(SAMPLERS["ddim"](eta=0.5))),
     "sampler ddpm": Config(sample=Sample(SAMPLERS["ddpm"](variance="beta"))),

@@ -91,6 +91,14 @@ def test_inks_are_converted_by_their_profile(black):
     assert np.abs(np.asarray(image.convert("RGB"), int) - got.astype(int)).max() >= 3  # what is drawn without it
 
 
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_a_profile_of_grey_is_converted(mode):
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, 256)  # linear
+    image = Image.new(mode, (4, 4), 128 if mode == "L" else (128, 255))
+    got = decode(file_of(image, icc_profile=profile({b"kTRC": curve}, b"GRAY")), (4, 4, 1))
+    np.testing.assert_allclose(got, np.full(got.shape, encoded(128 / 255)), atol=1)
+
+
 def test_a_profile_of_srgb_changes_no_pixel():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     same = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -212,7 +212,7 @@ def test_every_file_is_looked_through_once(tmp_path, monkeypatch):
 def test_kinds_of_image_that_are_not_read_are_mentioned(photos, caplog):
     (photos / "cats" / "IMG_1.HEIC").touch()
     assert len(data.load(f"folder:{photos}", SHAPE)) == 7
-    assert f"1 images in {photos} are not used, such as cats/IMG_1.HEIC: only files that end in" in caplog.messages[0]
+    assert f"1 files in {photos} are not used, such as cats/IMG_1.HEIC: only files that end in" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(

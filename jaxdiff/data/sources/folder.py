@@ -17,10 +17,8 @@ from jaxdiff.data.listing import Listing, list_files
 
 log = logging.getLogger("jaxdiff")
 
-OTHER_ENDINGS = (  # images too, which are not read
-    ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".nef", ".pgm",
-    ".ppm", ".psd", ".raf", ".svg", ".tga",
-)  # fmt: skip
+LOOKED_INTO = 32  # images, by which a folder is known
+COMPANIONS = (".caption", ".csv", ".json", ".jsonl", ".md", ".npz", ".safetensors", ".txt", ".yaml", ".yml")
 
 
 @SOURCES.register("folder")
@@ -64,7 +62,7 @@ def load(
         no_labels_reason,
         skipped=tuple(os.fspath(root / name) for name in broken),
         identity=zlib.crc32("\n".join(images.names).encode("utf-8", "surrogatepass")),
-        contents=zlib.crc32(images.sizes.tobytes(), zlib.crc32(images.names.buffer)),
+        contents=functools.cache(functools.partial(contents_of, root, images)),
         caption=caption,
         no_captions_reason=no_captions_reason,
         fingerprint=lambda: fingerprint,
@@ -88,22 +86,23 @@ def listed(root: epath.Path) -> Listing:
 
 
 def image_files(files: Listing, root: epath.Path) -> Listing:
-    """The image files of a folder; logs a warning of images in formats that are not read.
+    """The image files of a folder; logs a warning of files of other kinds.
 
     Raises:
       ValueError: no image.
     """
     images, others = (
         np.flatnonzero(np.any([files.names.end_with(ending, any_case=True) for ending in endings], axis=0))
-        for endings in (IMAGE_ENDINGS, OTHER_ENDINGS)
+        for endings in (IMAGE_ENDINGS, COMPANIONS)
     )
+    others = np.setdiff1d(np.arange(len(files.names)), np.concatenate([images, others]))
     read = f"only files that end in {', '.join(IMAGE_ENDINGS)} are read, in capitals or not"
     if not len(images):
         found = f" (it has {len(files.names)} such as {files.names[0]})" if len(files.names) else ""
         raise ValueError(f"there is no image in {root}{found}: {read}")
     if len(others):
         first = files.names[others[0]]
-        log.warning("%d images in %s are not used, such as %s: %s", len(others), root, first, read)
+        log.warning("%d files in %s are not used, such as %s: %s", len(others), root, first, read)
     return files.take(images)
 
 
@@ -157,6 +156,16 @@ def warn_of_broken(broken: dict[str, str], count: int, root: epath.Path) -> None
     if len(broken) == count:
         raise ValueError(f"none of the {count} images in {root} can be read: {first}")
     log.warning("left out %d of the %d images in %s: %s", len(broken), count, root, first)
+
+
+def contents_of(root: epath.Path, images: Listing) -> int:
+    """Checksum of the names and sizes of images, and of the beginnings of some of them, which takes no long reading."""
+    found = zlib.crc32(images.sizes.tobytes(), zlib.crc32(images.names.buffer))
+    for i in range(0, len(images.names), max(1, len(images.names) // LOOKED_INTO)):
+        if images.sizes[i] > 0:
+            with (root / images.names[i]).open("rb") as file:
+                found = zlib.crc32(file.read(2**16), found)
+    return found
 
 
 def _read(root, names, classes, image_shape, to_srgb, i):

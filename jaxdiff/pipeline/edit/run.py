@@ -97,7 +97,7 @@ def edit(
     }  # fmt: skip
     method = EDIT_METHODS.choice(method)
     method = dataclasses.replace(method, **_known(method, options))
-    check_fields(method)
+    method = check_fields(method)
     job = prepare(model, method, given, steps)
     bar = progress.bar(method.kind, method.passes * job.num_steps, "steps", delay=2.0 if show_progress else math.inf)
     with bar as tick:
@@ -139,8 +139,8 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
     if inversion is not None:
         prompts["source"], num_steps = inversion.source, len(inversion.levels) - 1
     method = method.completed(inversion)
+    prompts = {name: as_label(model, text) if isinstance(text, str) else text for name, text in prompts.items()}
     prompts = {name: None if text is None else str(text) for name, text in prompts.items()}
-    prompts = {name: as_label(model, text) for name, text in prompts.items()}
     other, image = given.get("to") or model, given.get("image")
     image = None if image is None else checked_image(image, model)
     check_prompt(model, prompts["source"], "source")
@@ -223,9 +223,14 @@ def check_given(method: EditMethod, given: dict, num_steps: int | None) -> None:
         raise ValueError(f"`{alone[0]}` needs `prompt`: there is nothing to guide to")
 
 
-def as_label(model: Model, text: str | None) -> str | None:
-    """The number of a class that is given by its name, of a model with labels; other texts as they are."""
+def as_label(model: Model, text: str) -> str:
+    """The number of a class that is given by its name, of a model with labels; other texts as they are.
+
+    Where all names are numbers, a number is a name.
+    """
     names = model.config.data.classes if model.config.net.num_classes and model.text_encoder is None else ()
+    if names and text not in names and all(name.isdecimal() for name in names):
+        raise ValueError(f"{model.config.name} has no class {text!r}: there are {', '.join(names)}")
     return str(names.index(text)) if text in names else text
 
 
