@@ -248,7 +248,7 @@ REFUSED = {
     "noised uint8": (q_sample(GREY), "`x0` must be of floats, not uint8"),
     "noise of another shape": (
         q_sample(np.zeros([2, 3]), eps=np.zeros([1, 3])),
-        "`eps` must have the shape of the data",
+        "`eps` must have the shape of `x0`",
     ),
     "levels in a batch": (q_sample(np.zeros([2, 3]), t=np.array([1, 2])), "`t` must be one level, not [2]: jax.vmap"),
     "a table as schedule": (q_sample(1.0, schedule=SCHEDULE.betas), "`schedule` must be a Schedule"),
