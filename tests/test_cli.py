@@ -141,7 +141,7 @@ TRAIN_MISTAKES = {
     "unknown split": (["digits", "--data.source", "digits:valid"], "unknown split of digits 'valid'"),
     "image shape": (["digits", "--data.image-shape", "32", "32", "1"], "the images of digits are 28x28x1"),
     "batch and devices": (["digits", "--train.batch-size", "12"], "does not divide by the 8 devices: 16 would do"),
-    "empty batch": (["digits", "--train.batch-size", "0"], "--train.batch-size=0 does not divide by the 8 devices"),
+    "empty batch": (["digits", "--train.batch-size", "0"], "--train.batch-size=0 must be at least 1"),
     "accumulation": (
         ["digits", "--train.accumulate", "3"],
         "--train.accumulate=3 does not divide the 4 examples of each",
@@ -308,7 +308,7 @@ def test_mistakes_in_a_config_file(code, message, tmp_path, capsys):
 
 REFUSED_RESUMES = {
     "other network": (["--net.channels", "16"], "--resume cannot change net"),
-    "other data": (["--data.source", "digits:judge"], "--resume cannot change data"),
+    "other data": (["--data.source", "digits:judge"], "--resume cannot change --data.source.split from"),
     "other batch": (["--train.batch-size", "8"], "--resume cannot change train.batch_size from 16 to 8"),
     "other seed": (["--train.seed", "1"], "--resume cannot change train.seed from 0 to 1"),
     "other optimizer": (["--optim.method", "muon"], "--resume cannot change optim.method from adamw to muon"),

@@ -46,7 +46,7 @@ def test_restores_what_was_saved(run):
     chex.assert_trees_all_equal(ema.tree, state.ema)
     assert configs.from_json(json.dumps(found.about["config"])) == tiny_config()
     identity = setup.open_source(tiny_config()).identity
-    assert found.about["data"] == {"position": 4 * 16, "seed": 0, "examples": 2500, "identity": identity}
+    assert found.about["data"] == {"position": 4 * 16, "seed": 0, "examples": 2500, "identity": identity, "contents": 0}
 
 
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def parse(source: str, like: object = None) -> Choice:
         >>> from jaxdiff import data
         >>> choice = data.parse("folder:photos")
         >>> choice, str(choice)
-        (folder(path='photos', skip_broken=False), 'folder:photos')
+        (folder(path='photos', skip_broken=False, to_srgb=True), 'folder:photos')
     """
     choice = SOURCES.parse(source)
     others = [option.name for option in dataclasses.fields(choice)][1:]
