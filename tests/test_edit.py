@@ -257,7 +257,7 @@ MISTAKES = {
         ("painter", *PHOTO, *PAINTED[:4], "--source-share", "green=2"),
         "of 'green' must lie in",
     ),
-    "guidance that is none": (("painter", *PHOTO, *PAINTED[:4], "--guidance", "nan"), "must be a finite number"),
+    "guidance that is none": (("painter", *PHOTO, *PAINTED[:4], "--guidance", "nan"), "must be at least 0 and finite"),
     "rate": (("painter", *PHOTO, *PAINTED[:4], "--learning-rate", "-1"), "--learning-rate=-1.0 must be finite and at"),
     "nothing to look for": (
         ("painter", *PHOTO, *PAINTED[:4], "--guidance", 1),
