@@ -37,7 +37,9 @@ def test_configs_can_be_trained(name):
 
 @pytest.mark.parametrize("name", models.names())
 def test_models_are_what_their_configs_say(name):
-    assert models.load(name).config == configs.load(MADE_BY.get(name, name))
+    """But for the kernel of attention, which is of the device."""
+    meant = configs.load(MADE_BY.get(name, name))
+    assert models.load(name).config == dataclasses.replace(meant, net=meant.net.without_kernels())
 
 
 def test_text_to_image_works_with_the_parts_that_ship():
