@@ -126,16 +126,14 @@ def check_images(name: str, images: Any, shape: tuple[int, int, int] | None = No
     return images
 
 
-def check_floats(name: str, x: Any, shape: tuple[int, ...] | None = None) -> None:
-    """Checks that x is of floats, and a batch of a shape where one is given; x may be traced.
+def check_floats(name: str, x: Any) -> None:
+    """Checks that x is a number or an array of floats; x may be traced.
 
     Raises:
-      ValueError: integers, such as images of uint8, or another shape.
+      ValueError: integers, such as images of uint8, or a list.
     """
     dtype = getattr(x, "dtype", None)
     if isinstance(x, list | tuple) or (
         dtype is not None and np.shape(x) != () and not jnp.issubdtype(dtype, jnp.floating)
     ):
         raise ValueError(f"`{name}` must be of floats, not {dtype or type(x).__name__}: images are x / 127.5 - 1")
-    if shape is not None and (len(np.shape(x)) != len(shape) + 1 or np.shape(x)[1:] != tuple(shape)):
-        raise ValueError(f"`{name}` must be float [N, {', '.join(map(str, shape))}], not {list(np.shape(x))}")

@@ -38,7 +38,7 @@ def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
       x_t, shape of x0; NaN at levels that the schedule does not have.
 
     Raises:
-      TypeError: `schedule` is none.
+      TypeError: `schedule` is no `Schedule`.
       ValueError: x0 of integers, noise of another shape, or several levels.
 
     Example::
@@ -76,7 +76,7 @@ def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
       x_t, shape of x; NaN at levels that the schedule does not have.
 
     Raises:
-      TypeError: `schedule` is none, or t is not of an integer type: beta is defined at integer levels only.
+      TypeError: `schedule` is no `Schedule`, or t is not of an integer type: beta is defined at integer levels only.
       ValueError: x of integers, noise of another shape, or several levels.
 
     Example::
@@ -143,7 +143,7 @@ def p_posterior(
       `Gaussian` with mean of the shape of x_t and std, scalar or (learned) of that shape.
 
     Raises:
-      TypeError: `prediction` or `schedule` is none.
+      TypeError: `prediction` is no `Prediction`, or `schedule` no `Schedule`.
       ValueError: unknown variance; one other than "posterior" with an eta that is not the number 1; "learned" with a
         network that predicts none; several levels.
 

@@ -24,6 +24,7 @@ from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.edit import attention, run
+from jaxdiff.pipeline.labels import parse_labels
 from jaxdiff.text import tokenizer
 from jaxdiff.train import base_model, setup
 
@@ -150,10 +151,10 @@ def test_a_run_takes_the_names_of_its_source_and_keeps_them(tmp_path):
 
 
 def test_labels_are_asked_for_by_name(capsys):
-    assert conditions.parse_labels("red, 0-1,blue", 2, ("blue", "red")) == [1, 0, 1, 0]
-    assert conditions.parse_labels("10", 3, ("0", "1", "10")) == [2]
+    assert parse_labels("red, 0-1,blue", 2, ("blue", "red")) == [1, 0, 1, 0]
+    assert parse_labels("10", 3, ("0", "1", "10")) == [2]
     with pytest.raises(ValueError, match=r"`labels` pink must be numbers and ranges.*; the names are blue, red"):
-        conditions.parse_labels("pink", 2, ("blue", "red"))
+        parse_labels("pink", 2, ("blue", "red"))
 
 
 def training(tmp_path, source, run, resume=False, steps=2):
@@ -271,7 +272,7 @@ def test_data_of_training_is_no_measure_of_a_model(monkeypatch, caplog):
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["sample", "captioned", "--num=1", "a red seven"], "'a red seven' stands behind no flag: prompts stand right"),
+        (["sample", "captioned", "--num=1", "a red seven"], "'a red seven' belongs to no flag: prompts stand right"),
         (["sample", "digits", "--size", "28"], "--size does not take ['28']"),
         (["sample", "s3://bucket/run"], "s3fs"),
         (["sample", "captioned", "a seven", "--lora", "a.png"], "a.png is no adapter: give a .safetensors file"),
@@ -295,10 +296,10 @@ def test_what_cannot_be_is_one_line(args, message, tmp_path, monkeypatch, capsys
 
 def test_numbers_are_names_where_all_names_are():
     names = tuple(str(i) for i in range(1, 11))
-    assert conditions.parse_labels("1-3", 10, names) == conditions.parse_labels("1,2,3", 10, names) == [0, 1, 2]
+    assert parse_labels("1-3", 10, names) == parse_labels("1,2,3", 10, names) == [0, 1, 2]
     for wrong in ("0", "9-11", "3-1"):
         with pytest.raises(ValueError, match="must be of 1, 2, 3"):
-            conditions.parse_labels(wrong, 10, names)
+            parse_labels(wrong, 10, names)
     digits = jaxdiff.load("digits")
     named = digits.replace(
         config=dataclasses.replace(digits.config, data=dataclasses.replace(digits.config.data, classes=names))

@@ -32,7 +32,7 @@ class EditFlags(AdapterFlags):
       method: null-text, negative-prompt and direct invert a real image and sample it again by prompt-to-prompt; p2p samples
         an image of --source and edits that; sdedit noises the image and samples from there; inpaint draws a region of it
         anew; ddib translates it through the noise to another prompt, or another model.
-      image: the image, an image file of the model's size, or of --size.
+      image: image file, of the model's size or of --size.
       size: width and height of the image, where they are not the model's.
       source: text or label of the image as it is.
       steps: number of sampling steps; by default 50.

@@ -13,10 +13,10 @@ File = Annotated[str | None, tyro.conf.arg(metavar="PATH")]  # also gs://bucket/
 
 
 def located(path: str) -> epath.Path:
-    """The path of a flag; a home directory is also found behind an equals sign, where no shell looks for it.
+    """The path of a flag, with ~ expanded, which no shell does behind an equals sign.
 
     Raises:
-      ValueError: an address of an unknown kind, or the home of nobody.
+      ValueError: an address of an unknown kind, or a home directory that does not exist.
     """
     try:
         found = epath.Path(path).expanduser()
@@ -58,7 +58,11 @@ def writable(path: epath.Path, endings: tuple[str, ...] | None, overwrite: bool)
 
 
 def _try_to_write(directory):
-    """Permissions alone do not tell: the disk may be mounted for reading, or the user be root."""
+    """Writes a temporary file, because permissions do not show a disk that is mounted for reading.
+
+    Raises:
+      PermissionError: it cannot be written.
+    """
     try:
         with tempfile.TemporaryFile(dir=directory):
             pass

@@ -50,7 +50,7 @@ def _unknown(words, default, prog):
     if first is None:
         prompts = ": prompts stand right behind the model" if "--prompts" in choices.flags_of(default) else ""
         shown = words[0] if len(words[0]) < 40 else f"{words[0][:40]}..."
-        return ValueError(f"{shown!r} stands behind no flag{prompts} ({prog} --help lists all flags)")
+        return ValueError(f"{shown!r} belongs to no flag{prompts} ({prog} --help lists all flags)")
     first = first.partition("=")[0]
     if owners := choices.owners(default, first):
         return ValueError(f"{first} is an option of {' or '.join(owners)}: choose that, or leave it out")

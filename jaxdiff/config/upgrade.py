@@ -29,11 +29,20 @@ def upgraded(values: Mapping) -> dict:
         ({'num_levels': 50}, {'sampler': {'kind': 'heun', 'churn': 0.5}})
     """
     if not _is_earlier(values):
-        return dict(values)
+        return _without_profiles(values)
     new = {section: _renamed(section, fields) for section, fields in values.items()}
     new["net"] = _net(new)
     changes = {"data": _data, "sample": _sample, "adapt": _adapt}
     return new | {section: change(new[section]) for section, change in changes.items() if section in new}
+
+
+def _without_profiles(values):
+    """The colours of a folder as they were read before profiles were, of configs that do not say it."""
+    data = values.get("data", {})
+    source = data.get("source") if isinstance(data, Mapping) else None
+    if not isinstance(source, Mapping) or source.get("kind") != "folder" or "to_srgb" in source:
+        return dict(values)
+    return dict(values) | {"data": dict(data) | {"source": dict(source) | {"to_srgb": False}}}
 
 
 def _is_earlier(values):

@@ -97,7 +97,11 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
-    """Converts an image to 1 or 3 channels of 8 bits; transparent parts are laid over white."""
+    """Converts an image to 1 or 3 channels of 8 bits; transparent parts are laid over white.
+
+    Raises:
+      ValueError: floats or more than 16 bits, whose range is not known.
+    """
     if image.mode == "F":
         raise ValueError("it is of floats, whose range is not known: save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip

@@ -184,9 +184,8 @@ def open_split(
 def _read(records, image, labels, caption, image_shape, exact, place, i):
     with _reading([i], place):
         record = records[i]
-        example = {
-            "image": image_decode.decode(record[image], image_shape, exact, to_srgb=False)
-        }  # as published readers
+        # Without profiles of colours, as published readers of these data sets.
+        example = {"image": image_decode.decode(record[image], image_shape, exact, to_srgb=False)}
         example |= {"caption": record[caption].decode()} if caption else {}
     return example | {name: int(record[feature]) for name, feature in labels.items()}
 

@@ -33,10 +33,12 @@ def flash_attention(q_BxQxHxD: Array, k_BxKxHxD: Array, v_BxKxHxD: Array) -> Arr
     if mesh.empty or mesh.are_all_axes_manual:
         return _on_device(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD)
     split = PartitionSpec(_fitting(mesh, BATCH, q_BxQxHxD.shape[0]), None, _fitting(mesh, HEADS, q_BxQxHxD.shape[2]))
-    on_each = jax.shard_map(
-        _on_device, mesh=mesh, in_specs=split, out_specs=split, check_vma=False
-    )  # as the kernel wants
-    return on_each(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD)
+    specs = {
+        "in_specs": split,
+        "out_specs": split,
+        "check_vma": False,
+    }  # the kernel does not say over which axes it varies
+    return jax.shard_map(_on_device, mesh=mesh, **specs)(q_BxQxHxD, k_BxKxHxD, v_BxKxHxD)
 
 
 def _fitting(mesh, names, size):

@@ -136,10 +136,8 @@ def moved(
         count, total = lax.psum((count, total), axis_name)
         flat = lax.all_gather(flat, axis_name).reshape(-1, D)
     count, total = (decay * old + (1 - decay) * new for old, new in ((book.count, count), (book.total, total)))
-    others, start = (
-        flat[jax.random.randint(key, [K], 0, len(flat), jnp.int32)],
-        dead + 1.0,
-    )  # not to be dead at once again
+    others = flat[jax.random.randint(key, [K], 0, len(flat), jnp.int32)]
+    start = dead + 1.0  # not to be dead at once again
     alive = count >= dead
     count = jnp.where(alive, count, start)
     total = jnp.where(alive[:, None], total, start * others)

@@ -12,6 +12,7 @@ from jaxdiff.config.checks import check_seed
 from jaxdiff.model import Model
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput, ImagePrompt
+from jaxdiff.pipeline.labels import check_labels, parse_labels
 
 
 class Request(NamedTuple):
@@ -62,9 +63,9 @@ def labels_of(model: Model, request: Request) -> tuple[int, ...]:
     classes, text = classes_of(model, request), request.sample.labels
     names = (request.classifier or model).config.data.classes
     if request.labels is not None:
-        conditions.check_labels(request.labels, classes)
+        check_labels(request.labels, classes)
         return request.labels
-    return tuple(range(classes) if text is None else conditions.parse_labels(text, classes, names))
+    return tuple(range(classes) if text is None else parse_labels(text, classes, names))
 
 
 def is_guided(sample: Sample) -> bool:

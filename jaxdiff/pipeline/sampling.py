@@ -18,6 +18,7 @@ from jaxdiff.model import Model, check_model, denoiser_of
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput, ImagePrompt, Texts, as_texts
 from jaxdiff.pipeline.images import to_uint8
+from jaxdiff.pipeline.labels import as_labels
 from jaxdiff.pipeline.requests import (
     Request,
     as_control,
@@ -85,7 +86,7 @@ def generate(
     if classifier is not None:
         check_model(classifier, "classifier")
     if labels is not None and not isinstance(labels, str):
-        labels = conditions.as_labels(labels)
+        labels = as_labels(labels)
     known = {field.name for field in dataclasses.fields(Sample)} - {"num", "labels", "prompts"}
     if wrong := next((name for name in options if name not in known), None):
         raise unknown("argument", wrong, [*known, "prompts", "labels", "num", "classifier", "control"])
@@ -222,14 +223,14 @@ def finite(images: Array, start: int = 0) -> np.ndarray:
       NotFinite: one is not finite, or far outside of [-1, 1]; the message names the first, counted from `start`.
     """
     images = np.asarray(images)
-    far = np.flatnonzero(np.median(np.abs(images).reshape(len(images), -1), axis=1) > FAR).tolist()
-    if far and np.isfinite(images).all():
-        raise NotFinite(f"image {start + far[0]} lies far outside of [-1, 1]: lower `guidance`, or clip x0")
     if bad := np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1)).tolist():
         raise NotFinite(
             f"image {start + bad[0]} is not finite: lower `guidance`, clip x0, take another sampler or more steps, or "
             "weights of float32"
         )
+    size = np.median(np.abs(images).reshape(len(images), -1), axis=1)
+    if (far := np.flatnonzero(size > FAR)).size:
+        raise NotFinite(f"image {start + far[0]} lies far outside of [-1, 1]: lower `guidance`, or clip x0")
     return to_uint8(images)
 
 

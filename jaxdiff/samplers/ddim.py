@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.process import p_step
-from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
+from jaxdiff.samplers.keys import normal
 from jaxdiff.types import is_traced
 
 

@@ -5,7 +5,8 @@ from jax.tree_util import Partial
 
 from jaxdiff.errors import unknown
 from jaxdiff.process import VARIANCES, Variance, p_step
-from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
+from jaxdiff.samplers.keys import normal
 from jaxdiff.types import Static
 
 

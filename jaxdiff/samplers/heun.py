@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
+from jaxdiff.samplers.keys import normal
 from jaxdiff.types import Array, is_traced
 
 PURE_NOISE = 1000.0  # a level whose sigma/alpha is above this counts as one without signal; EDM begins at 80

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.process import q_sample
-from jaxdiff.samplers.base import SAMPLERS, Sampler, State, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
+from jaxdiff.samplers.keys import normal
 
 
 @SAMPLERS.register("lcm")

@@ -15,7 +15,8 @@ from jax import lax
 from jax.tree_util import Partial
 
 from jaxdiff.process import p_step
-from jaxdiff.samplers.base import SAMPLERS, Sampler, State, fold, normal
+from jaxdiff.samplers.base import SAMPLERS, Sampler, State
+from jaxdiff.samplers.keys import fold, normal
 from jaxdiff.types import Static, as_partial, is_traced, rows
 
 

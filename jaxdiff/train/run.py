@@ -83,7 +83,7 @@ def check_examples(config: Config, before: dict, now: dict, moved: bool) -> None
             "the run can only go on with those that it began with"
         )
     if moved and not before.get("contents"):
-        raise ValueError(f"the run does not say what files it was of: {config.data.source} must be where it was")
+        raise ValueError(f"the run kept no checksum of its files: move {config.data.source} back to the earlier path")
     if not moved:
         if before.get("contents", now["contents"]) != now["contents"]:
             log.warning("some files of %s have changed since the run began", config.data.source)

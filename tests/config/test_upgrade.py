@@ -104,6 +104,13 @@ def test_a_config_of_the_present_form_stays_as_it_is():
         assert upgraded(values) == values
 
 
+def test_a_folder_of_before_profiles_keeps_its_colours():
+    values = configs.to_values(Config(data=Data("folder:photos")))
+    assert configs.from_json(json.dumps(values)).data.source.to_srgb
+    del values["data"]["source"]["to_srgb"]
+    assert not configs.from_json(json.dumps(values)).data.source.to_srgb
+
+
 # Of files that ship: class of the network and some of its fields, data source, and sections that tell.
 SHIPPED = {
     "captioned": ("unet", {"channels": (64, 96), "context_dim": 64}, "captioned"),

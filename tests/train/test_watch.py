@@ -1,5 +1,7 @@
 """What is said of a run's speed and health, against numbers worked out by hand."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -234,3 +236,19 @@ def test_the_line_of_a_classifier_says_what_it_gets_right():
     numbers |= {"data_wait_per_step": 0.0, "data_late": 0.0, "loss": 0.5}
     assert "right" not in watch.line(numbers)
     assert watch.line(numbers | {"accuracy": 0.915}).startswith("loss 0.5000  91.5% right")
+
+
+def test_a_terminal_that_is_gone_ends_the_line_of_progress_without_an_error(monkeypatch):
+    """After a lost connection, when the run has saved."""
+
+    class Gone(watch.Progress):
+        def stop(self):
+            raise OSError(5, "Input/output error")
+
+        def start(self):
+            pass
+
+    monkeypatch.setattr(watch, "Console", lambda: SimpleNamespace(is_terminal=True))
+    monkeypatch.setattr(watch, "Progress", Gone)
+    with watch.progress(0, 10) as show:
+        show(1, "loss 1")

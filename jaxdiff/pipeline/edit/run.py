@@ -230,7 +230,7 @@ def as_label(model: Model, text: str) -> str:
     """
     names = model.config.data.classes if model.config.net.num_classes and model.text_encoder is None else ()
     if names and text not in names and all(name.isdecimal() for name in names):
-        raise ValueError(f"{model.config.name} has no class {text!r}: there are {', '.join(names)}")
+        raise ValueError(f"{model.config.name} has no class {text!r}: there are {', '.join(names[:20])}")
     return str(names.index(text)) if text in names else text
 
 
