@@ -325,14 +325,13 @@ def _check(schedule, data, **levels):
       ValueError: data of integers or of several shapes, or several levels.
     """
     check_schedule(schedule)
-    (first, like), *rest = data.items()
     for name, x in data.items():
         check_floats(name, x)
-    for name, x in rest:
-        if np.shape(x) not in ((), np.shape(like)):
-            raise ValueError(
-                f"`{name}` must have the shape of `{first}`, {list(np.shape(like))}, not {list(np.shape(x))}"
-            )
+    shapes = {name: np.shape(x) for name, x in data.items() if np.shape(x) != ()}
+    for name, shape in shapes.items():
+        if shape != (like := next(iter(shapes.values()))):
+            first = next(iter(shapes))
+            raise ValueError(f"`{name}` must have the shape of `{first}`, {list(like)}, not {list(shape)}")
     for name, t in levels.items():
         if np.shape(t) != ():
             raise ValueError(
