@@ -201,7 +201,7 @@ def encode(model: Model, images: Array) -> Array:
     """
     check_model(model)
     _check_batch("images", images, model.image_shape)
-    if not is_traced(images) and not np.abs(images).max(initial=0) <= 2:
+    if not is_traced(images) and not np.abs(np.asarray(images)).max(initial=0) <= 2:
         raise ValueError(
             "`images` must lie in [-1, 1]: of numbers in 0..255, uint8, see jaxdiff.objectives.to_unit_range"
         )

@@ -200,7 +200,7 @@ def _traced(key, sampler, denoise, schedule, timesteps, x_T):
     if levels.ndim != 1 or not levels.size or levels.dtype == bool:
         raise ValueError("`timesteps` must be a grid of levels [N + 1], such as jaxdiff.timesteps.grid(1000, 50)")
     known = timesteps if isinstance(timesteps, np.ndarray) else levels  # one on the host needs no transfer back
-    if not is_traced(known) and not 0 <= np.min(known) <= np.max(known) <= schedule.num_levels:
+    if not is_traced(known) and not 0 <= np.asarray(known).min() <= np.asarray(known).max() <= schedule.num_levels:
         raise ValueError(f"`timesteps` must be levels in 0..{schedule.num_levels}, see jaxdiff.timesteps")
     keys = None if key is None else each_key(key, x_T.shape[0])
     return keys, Sampler(*map(as_partial, sampler)), as_partial(denoise), levels

@@ -184,7 +184,8 @@ def test_texts_are_read_as_transformers_reads_them(pipeline):
 def test_what_is_drawn_is_what_diffusers_draws_with_the_scheduler_s_own_file(pipeline):
     model, drawn = pipeline
     sample, negative = model.config.sample, "" if "vector" in drawn else NEGATIVE
-    cond = jaxdiff.condition(model, prompts=[PROMPT], negative=negative, guidance=GUIDANCE)
+    scale = {"guidance": GUIDANCE} if model.config.net.guidance_dim else {}
+    cond = jaxdiff.condition(model, prompts=[PROMPT], negative=negative, **scale)
     if "mask" in drawn:
         picture = conditions.masked_picture(model, 255 * drawn["picture"][0], drawn["mask"][0] < 0.5)
         cond = Guided(*(one._replace(image=picture) for one in cond))

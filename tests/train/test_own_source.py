@@ -40,7 +40,7 @@ def test_it_is_trained_on_and_saved(run):
     directory, state = run
     found = checkpoint.restore(directory / "checkpoints", initial.state_shapes(CONFIG))
     chex.assert_trees_all_equal(found.tree, state)
-    assert found.about["data"] == {"position": 4 * 16, "seed": 0, "examples": 40, "identity": 3}
+    assert found.about["data"] == {"position": 4 * 16, "seed": 0, "examples": 40, "identity": 3, "contents": 0}
     model = jaxdiff.load(directory)
     assert str(model.config.data.source) == model.origin.trained_on == "own"
     with pytest.raises(ValueError, match="no test split was kept from own: give data"):
