@@ -73,7 +73,8 @@ def pipeline(folder):
         drawn = {name: x.transpose(0, 2, 3, 1) if x.ndim == 4 else x for name, x in dict(file).items()}
     model = jaxdiff.load(folder)
     sample, negative = model.config.sample, "" if "vector" in drawn else NEGATIVE
-    cond = jaxdiff.condition(model, prompts=[PROMPT], negative=negative, guidance=GUIDANCE)
+    scale = {"guidance": GUIDANCE} if model.config.net.guidance_dim else {}
+    cond = jaxdiff.condition(model, prompts=[PROMPT], negative=negative, **scale)
     if "mask" in drawn:
         picture = conditions.masked_picture(model, 255 * drawn["picture"][0], drawn["mask"][0] < 0.5)
         cond = Guided(*(one._replace(image=picture) for one in cond))
