@@ -9,6 +9,7 @@ from helpers import tiny_config
 
 from jaxdiff import config as configs
 from jaxdiff import disk
+from jaxdiff.files import OUTPUT_MARK
 from jaxdiff.model import checkpoints, runs
 from jaxdiff.pipeline import images
 from jaxdiff.train import checkpoint, rundir
@@ -23,7 +24,8 @@ def test_a_run_in_a_bucket_is_begun_and_written_to(bucket):
         disk.check_room(RUN, 2**60)
         images.save_grid(RUN / "samples" / "step_0000002.png", np.zeros([4, 8, 8, 1], np.uint8))
     assert configs.read_run(RUN) == tiny_config()
-    assert sorted(bucket.find("/bucket/run")) == ["/bucket/run/config.json", "/bucket/run/samples/step_0000002.png"]
+    written = {name.removeprefix("/bucket/run/") for name in bucket.find("/bucket/run")}
+    assert written == {OUTPUT_MARK, "config.json", "samples/step_0000002.png"}
 
 
 def test_a_config_in_a_bucket_is_written_anew(bucket):
