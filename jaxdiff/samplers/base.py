@@ -177,7 +177,9 @@ def check_rows(cond: Any, num: int) -> None:
         check_rows(cond.uncond, num)
     if not isinstance(cond, Cond):
         return
-    for name in set(Cond._fields) - {"attention_edit"}:
+    for name in Cond._fields:
+        if name == "attention_edit":  # its arrays are laid out by the edit
+            continue
         for shape in map(np.shape, jax.tree.leaves(getattr(cond, name))):
             if shape and shape[0] != num:
                 raise ValueError(
