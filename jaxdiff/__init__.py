@@ -21,6 +21,7 @@ _NAMES = {
     "condition": "pipeline",
     "encode": "pipeline",
     "decode": "pipeline",
+    "mesh": "meshes",
     "evaluate": "eval.evaluate",
     "fit": "train.loop",
     "Model": "model",

@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from jaxdiff import sharding
+from jaxdiff import meshes, sharding
 from jaxdiff.adapt import lora
 from jaxdiff.config.fields import Config, Latent, Reconstruction
 from jaxdiff.data import augment
@@ -52,6 +52,18 @@ def _check_train(config):
         raise ValueError("numbers of steps and `train.accumulate` must be at least 1 (`train.sample_every` may be 0)")
     if train.keep < 2:
         raise ValueError(f"`train.keep`={train.keep} must be at least 2: the newest checkpoint may be damaged")
+    if train.parallel == "sharded":
+        shape = meshes.sizes(meshes.parse(train.mesh), devices)
+        for rule in train.rules:
+            meshes.parse_rule(rule)
+        if shape["tensor"] > jax.local_device_count() or jax.local_device_count() % shape["tensor"]:
+            raise ValueError(
+                f"`train.mesh` with tensor={shape['tensor']} would split layers over processes: it must divide the "
+                f"{jax.local_device_count()} devices of each"
+            )
+        devices //= shape["tensor"]
+    elif train.mesh or train.rules:
+        raise ValueError("`train.mesh` and `train.rules` are of `train.parallel` sharded: give it, or leave them out")
     sharding.check_batch_size("`train.batch_size`", train.batch_size, devices)
     if train.batch_size // devices % train.accumulate:
         raise ValueError(

@@ -194,6 +194,10 @@ class Train:
       save_every: interval between checkpoints.
       keep: number of checkpoints kept, at least 2.
       log_examples: write the examples of each step into `examples_P.tsv`, P being the process.
+      parallel: "pmap", by which each device has the whole state; or "sharded", by which its arrays are split over a mesh.
+      mesh: of "sharded", devices of its axes, such as "data=32,fsdp=8": examples are split over data and fsdp, large arrays
+        over fsdp, the inside of layers over tensor; data is what the others leave.
+      rules: of "sharded", how arrays are split, such as "attn1=tensor(-1)+fsdp", before those of `jaxdiff.meshes`.
     """
 
     steps: int = 1000
@@ -206,6 +210,9 @@ class Train:
     save_every: int = 1000
     keep: int = 2
     log_examples: bool = False
+    parallel: Literal["pmap", "sharded"] = "pmap"
+    mesh: str = ""
+    rules: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

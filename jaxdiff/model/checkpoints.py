@@ -5,12 +5,9 @@ tests/test_assumptions.py, that a manager asks for preemptions by its own method
 tensorstore, which reads and writes the arrays, holds the name of its kind (`PASSING`).
 """
 
-import concurrent.futures
 import contextlib
 import errno
-import json
 import logging
-import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxdiff import disk, hosts
+from jaxdiff.model import checksums
 
 log = logging.getLogger("jaxdiff")
 
@@ -60,13 +58,14 @@ class Manager(ocp.CheckpointManager):
         return False
 
 
-def manager_of(path, prefix, **options):
-    """A manager of this process alone."""
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{prefix}{me}"
-    )
-    options = {"step_name_format": NAMES, "multiprocessing_options": alone, "create": False} | options
+def manager_of(path, prefix, everyone=False, **options):
+    """A manager of this process alone, or of all processes together."""
+    options = {"step_name_format": NAMES, "create": False} | options
+    if not everyone:
+        me = jax.process_index()
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{prefix}{me}"
+        )
     return Manager(path, options=ocp.CheckpointManagerOptions(**options))
 
 
@@ -91,6 +90,7 @@ def restore(directory: epath.PathLike, like: Mapping[str, Any]) -> Restored:
     Args:
       directory: directory of checkpoints.
       like: items, such as "ema", as trees of the same structure, shapes and dtypes; arrays or `jax.ShapeDtypeStruct`.
+        Where these have shardings, every process reads its own parts, however the arrays were split when they were saved.
 
     Returns:
       The items as `tree`, what was saved beside them, and which newer checkpoints are corrupt.
@@ -137,13 +137,21 @@ def _newest(directory, like):
         found, reason = hosts.together(
             lambda step=step: _try(directory, step, like), f"the checkpoint of step {step} is read"
         )
-        reason = next((said for said in hosts.gather(reason, "whether it is whole") if said), None)
+        reason = _first_of_all(reason)
+        if reason is None:  # of arrays on a mesh by all processes together, which all have them now
+            trees, about = found
+            reason = _first_of_all(checksums.damaged(trees, about.pop("arrays")))
         if reason is None:
-            return Restored(*found, step, tuple(reasons))
+            return Restored(trees, about, step, tuple(reasons))
         reasons[step] = reason
         log.warning("the checkpoint of step %d in %s is corrupt (%s)", step, directory, reason)
     said = "; ".join(f"step {step}: {reason}" for step, reason in reasons.items())
     raise OSError(f"none of the checkpoints in {directory} can be read: {said}")
+
+
+def _first_of_all(reason: str) -> str | None:
+    """The first process's reason against a checkpoint; None if there is none."""
+    return next((said for said in hosts.gather(reason, "whether it is whole") if said), None)
 
 
 def _try(directory, step, like):
@@ -166,10 +174,10 @@ def _try(directory, step, like):
 
 
 def _read(directory, step, like):
-    """The arrays and what stands beside them, if the arrays are those that were saved."""
+    """The arrays and what stands beside them."""
     with contextlib.closing(manager_of(absolute(directory), "read", read_only=True)) as reader:
         about = reader.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-        if about.pop("crc32") != crc32(about):
+        if about.pop("crc32") != checksums.of_json(about):
             raise OSError("the checksum of what stands beside the arrays is not what was saved")
         items = {}
         for name, tree in like.items():
@@ -177,40 +185,19 @@ def _read(directory, step, like):
                 items[name] = ocp.args.StandardRestore()
                 continue
             _same_structure(about["arrays"][name], tree, name, f"the checkpoint of step {step} in {directory}")
-            empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), tree)  # to be read into NumPy, not onto a device
-            items[name] = ocp.args.StandardRestore(empty)
+            items[name] = ocp.args.StandardRestore(jax.tree.map(_target, tree))
         trees = reader.restore(step, args=ocp.args.Composite(**items))
-    trees, arrays = {name: trees[name] for name in like}, about.pop("arrays")
-    for name, tree in trees.items():
-        for path, now in describe(tree, name).items():
-            if now != arrays[name][path]:
-                raise OSError(f"the checksum of {path} is not what was saved")
-    return trees, about
+    return {name: trees[name] for name in like}, about
 
 
-def crc32(values: Mapping) -> int:
-    """Checksum of JSON values."""
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
-
-
-def describe(tree, item: str) -> dict:
-    """Shape, dtype and CRC-32 of every array, by path. tensorstore notices a file cut short, but not a changed bit."""
-    paths, leaves = _flat(tree, item)
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        sums = threads.map(lambda x: zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8)), leaves)
-        return {path: [list(x.shape), x.dtype.name, crc] for path, x, crc in zip(paths, leaves, sums)}
-
-
-def _flat(tree, item):
-    """Paths such as ema/mid_block/kernel, and the arrays."""
-    flat = [(path, x if hasattr(x, "dtype") else np.asarray(x)) for path, x in jax.tree.leaves_with_path(tree)]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    return [name if item == "rest" else f"{item}/{name}" for name in names], [x for _, x in flat]
+def _target(x):
+    """What an array is read into: NumPy, or its own part of an array on a mesh; never onto a device by itself."""
+    return x if getattr(x, "sharding", None) is not None else np.empty(x.shape, x.dtype)
 
 
 def _same_structure(saved: Mapping, like, item: str, where: str) -> None:
     """Names the first array that differs."""
-    paths, leaves = _flat(like, item)
+    paths, leaves = checksums.by_path(like, item)
     for path, leaf in zip(paths, leaves):
         here = f"{leaf.dtype.name}{list(leaf.shape)}"
         there = f"{saved[path][1]}{saved[path][0]}" if path in saved else "missing"

@@ -1,5 +1,6 @@
 """Checkpoints of runs, written: Orbax, asynchronous, the newest few kept, each with a checksum of every array."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -8,22 +9,28 @@ from etils import epath
 
 from jaxdiff import disk, hosts
 from jaxdiff.model import checkpoints as reader
+from jaxdiff.model import checksums
 from jaxdiff.model.checkpoints import Restored
 from jaxdiff.train.state import TrainState
 
 
-def manager(directory: epath.PathLike, keep: int = 3) -> ocp.CheckpointManager:
+def manager(directory: epath.PathLike, keep: int = 3, everyone: bool = False) -> ocp.CheckpointManager:
     """An Orbax manager that writes in the background and keeps the newest `keep` steps.
 
-    The state is the same on every process, so that process 0 writes alone and nobody waits for it; the managers of the
-    others write nothing. What an earlier process left half written is removed.
+    What an earlier process left half written is removed.
+
+    Args:
+      directory: directory of checkpoints.
+      keep: number of steps.
+      everyone: all processes write, each its own parts of arrays on a mesh. Otherwise the state is the same on every
+        process, so that process 0 writes alone and nobody waits for it, and the managers of the others write nothing.
     """
     path = reader.absolute(directory)
     path.mkdir(parents=True, exist_ok=True)
     policy = ocp.checkpoint_managers.preservation_policy.LatestN(keep)
-    main = hosts.is_main()
+    writes = everyone or hosts.is_main()
     return reader.manager_of(
-        path, "write", read_only=not main, cleanup_tmp_directories=main, preservation_policy=policy
+        path, "write", everyone, read_only=not writes, cleanup_tmp_directories=writes, preservation_policy=policy
     )
 
 
@@ -32,7 +39,7 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, about: Mapping) 
 
     Args:
       checkpoints: from `manager`.
-      state: what to save, its leaves NumPy arrays.
+      state: what to save, its leaves NumPy arrays, or arrays on a mesh, of which every process writes its parts.
       about: JSON values to keep beside it: the config, the position in the data.
 
     Raises:
@@ -40,12 +47,19 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, about: Mapping) 
       OSError: there is too little room; what was saved before stays.
     """
     trees = _items(state)
-    about = dict(about) | {"arrays": {name: reader.describe(tree, name) for name, tree in trees.items()}}
-    about |= {"crc32": reader.crc32(about)}
+    about = dict(about) | {"arrays": {name: checksums.describe(tree, name) for name, tree in trees.items()}}
+    about |= {"crc32": checksums.of_json(about)}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-    disk.check_room(checkpoints.directory, sum(x.nbytes for x in jax.tree.leaves(trees)))
+    # Together, or the others would wait for one that has no room.
+    room = functools.partial(disk.check_room, checkpoints.directory, sum(x.nbytes for x in jax.tree.leaves(trees)))
+    hosts.together(room, "there is room") if on_mesh(state) else room()
     if not checkpoints.save(int(state.step), args=ocp.args.Composite(**items, about=ocp.args.JsonSave(about))):
         raise FileExistsError(f"{checkpoints.directory} holds a checkpoint of step {int(state.step)} or later already")
+
+
+def on_mesh(state: TrainState) -> bool:
+    """Whether a state's arrays are on a mesh."""
+    return isinstance(state.step, jax.Array)
 
 
 def restore(directory: epath.PathLike, like: TrainState) -> Restored:
@@ -53,7 +67,8 @@ def restore(directory: epath.PathLike, like: TrainState) -> Restored:
 
     Args:
       directory: directory of checkpoints.
-      like: a state of the same structure, shapes and dtypes; arrays or `jax.ShapeDtypeStruct`.
+      like: a state of the same structure, shapes and dtypes; arrays or `jax.ShapeDtypeStruct`, with shardings to be read
+        onto a mesh.
 
     Raises:
       As `model.checkpoints.restore`.

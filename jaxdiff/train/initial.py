@@ -1,6 +1,7 @@
 """The state before the first step: parameters, optimizer, and the objective's own state."""
 
 import dataclasses
+import functools
 
 import jax
 
@@ -16,6 +17,7 @@ def program(config: Config) -> Config:
     """The config with the defaults of all that no compiled program of a training without frozen models depends on."""
     T, data = config.train, Data(image_shape=config.data.image_shape)
     train = Train(rate_steps(config), T.batch_size, T.accumulate, T.steps_per_call, T.seed)
+    train = dataclasses.replace(train, parallel=T.parallel, mesh=T.mesh, rules=T.rules)
     return dataclasses.replace(config, name="", data=data, train=train, sample=Sample())
 
 
@@ -43,8 +45,8 @@ def make_optimizer(config: Config):
 
 def make_levels(config: Config) -> objectives.LevelDraw:
     """The distribution of the levels of training examples."""
-    context = {"key": key_for(config, 2), "batch_size": config.train.batch_size, "axis_name": parallel.AXIS}
-    return config.diffusion.levels(**context)
+    axis_name = parallel.of(config.train).axis_name
+    return config.diffusion.levels(key=key_for(config, 2), batch_size=config.train.batch_size, axis_name=axis_name)
 
 
 def new_params(config: Config, key, base: Model | None = None):
@@ -65,10 +67,13 @@ def codebook(config: Config, extra):
 
 
 def new_state(config: Config, base: Model | None = None) -> TrainState:
-    """The state before the first step, as NumPy arrays; `base` is the model that is adapted."""
+    """The state before the first step; `base` is the model that is adapted.
+
+    As NumPy arrays, or where `train.parallel` is "sharded", and nothing is adapted, on its mesh.
+    """
     if base:  # whose parameters would be constants of a program
         return jax.device_get(_init(config, key_for(config, 0), base))
-    return jax.device_get(_compiled_init(program(config), key_for(config, 0)))
+    return parallel.of(config.train).made(functools.partial(_compiled_init, program(config)), key_for(config, 0))
 
 
 def state_shapes(config: Config, base: Model | None = None) -> TrainState:

@@ -11,7 +11,7 @@ import jax
 from etils import epath
 
 from jaxdiff import config as configs
-from jaxdiff import disk, hosts
+from jaxdiff import disk, hosts, meshes
 from jaxdiff import model as models
 from jaxdiff.arguments import check_fields, check_type
 from jaxdiff.config import Config
@@ -50,7 +50,7 @@ def fit(
       profile: number of steps to trace, see `watch.trace`.
 
     Returns:
-      The state after the last step, as NumPy arrays.
+      The state after the last step, as NumPy arrays; where `train.parallel` is "sharded" as arrays on its mesh.
 
     Raises:
       ValueError: a config that cannot be trained, that differs between processes, or with which the run cannot go on;
@@ -118,6 +118,9 @@ def opened(
     source = hosts.together(lambda: base_model.examples(config, data, directory), "the examples are known")
     frozen = open_models(config, source, directory if resume else None, base)
     words = frozen.text_encoder.tokenizer if frozen.text_encoder else None
+    if config.train.rules:
+        shapes = functools.partial(initial.state_shapes, config, frozen.base)
+        hosts.together(lambda: parallel.of(config.train).like(shapes()), "every rule is for an array")
     prompts = hosts.together(
         lambda: [] if resume else base_model.prompts(config, data, words), "the captions are known"
     )
@@ -190,9 +193,9 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
     Raises:
       As `fit`.
     """
-    T, start = run.config.train, int(state.step)
+    T, start, devices = run.config.train, int(state.step), parallel.of(run.config.train)
     ends = range(start + T.steps_per_call, T.steps + 1, T.steps_per_call)
-    done, state, key = start, parallel.replicate(state), initial.step_key(run.config)
+    done, state, key = start, devices.place(state), initial.step_key(run.config)
     with (
         FailureSync() as sync,
         contextlib.closing(setup.batches(run.config, run.source, start, run.frozen)) as stream,
@@ -208,7 +211,7 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         step, flops, seconds = hosts.together(
             lambda: setup.compiled(run.config, state, key, first[0], run.frozen), "it is compiled"
         )
-        watched = watch.Log(writer, show, T.batch_size, flops, seconds, start)
+        watched = watch.Log(writer, show, T.batch_size, flops, seconds, start, devices.on_host)
         batches = itertools.chain([first], batches)
 
         def save():
@@ -239,15 +242,16 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         finish(saver, sync)
     if done < T.steps:
         raise Stopped(f"stopped after step {done} of {T.steps}, which is saved in {run.directory}", stopping.signum)
-    state = parallel.first(state)
+    state = devices.finished(state)
     if run.frozen.base and run.config.adapt.kind != "dreambooth":
-        hosts.on_main(lambda: leave_adapter(run, state), f"{ADAPTER} is written")
+        trained = meshes.on_host(state.ema)
+        hosts.on_main(lambda: leave_adapter(run, trained), f"{ADAPTER} is written")
     return state
 
 
-def leave_adapter(run: Run, state: TrainState) -> None:
-    """Writes the adapter of a run."""
-    made = adaptation.adapter(run.config, state.ema, runs.kept_prompts(run.directory))
+def leave_adapter(run: Run, trained) -> None:
+    """Writes the adapter of a run, of the average of what it has trained."""
+    made = adaptation.adapter(run.config, trained, runs.kept_prompts(run.directory))
     models.write_adapter(run.directory / ADAPTER, made)
 
 

@@ -1,11 +1,17 @@
-"""Data parallelism over all devices of all hosts."""
+"""Parallelism over all devices of all hosts: a copy of the state on each, or its arrays split over a mesh."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdiff import meshes
+from jaxdiff.config import Train
 
 AXIS = "batch"
 
@@ -40,6 +46,52 @@ def data_parallel(train_step: Callable, frozen: bool = False) -> Callable:
         return jax.pmap(functools.partial(train_step, axis_name=AXIS), AXIS, in_axes=(0, None, 0), donate_argnums=0)
     step = lambda state, key, batch, frozen: train_step(state, key, batch, AXIS, frozen=frozen)
     return jax.pmap(step, AXIS, in_axes=(0, None, 0, 0), donate_argnums=0)
+
+
+def sharded(train_step: Callable, mesh: Mesh, rules: tuple[meshes.Rule, ...] = meshes.RULES) -> Callable:
+    """`jax.jit` of a training step on a mesh: the state's arrays split by rules, the batch by examples.
+
+    The same numbers as `data_parallel` up to rounding: the mean over a batch is that of all devices, for arrays are whole
+    in the program, and the compiler adds what has to travel.
+
+    Args:
+      train_step: (state, key, batch, axis_name) -> (state, metrics).
+      mesh: mesh with the axes data, fsdp and tensor, see `jaxdiff.mesh`.
+      rules: how the state's arrays are split, by their paths, see `jaxdiff.meshes`.
+
+    Returns:
+      The same of (state placed by `meshes.placed`, key, batch split by `meshes.row_sharding`, and, where it is needed,
+      `frozen` placed as the state); to be lowered or called under `jax.set_mesh(mesh)`. The old state's buffers are
+      donated: use the new one.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp, jaxdiff, optax
+        >>> from jaxdiff import meshes
+        >>> from jaxdiff.train import parallel, state
+        >>> from jaxdiff.train.step import make_train_step
+        >>> def loss_fn(params, extra, keys, batch):
+        ...     loss = jnp.square(params - batch["image"])
+        ...     return loss, (extra, {"loss": loss})
+        >>> optimizer, n = optax.sgd(0.5), 2 * jax.device_count()
+        >>> mesh = jaxdiff.mesh(fsdp=jax.device_count())
+        >>> step = parallel.sharded(make_train_step(loss_fn, optimizer), mesh)
+        >>> rows = meshes.row_sharding(mesh)
+        >>> batch = jax.device_put({"image": jnp.arange(float(n)), "index": jnp.arange(n)}, rows)
+        >>> with jax.set_mesh(mesh):
+        ...     first = meshes.placed(state.init(jnp.zeros(()), optimizer), mesh)
+        ...     new, _ = step(first, jax.random.key(0), batch)
+        >>> float(new.params) == (n - 1) / 2  # the mean over the examples of all devices
+        True
+    """
+    copies = NamedSharding(mesh, PartitionSpec())
+
+    def step(state, key, batch, *rest):
+        new, metrics = train_step(state, key, batch, None, **({"frozen": rest[0]} if rest else {}))
+        metrics = jax.tree.map(lambda x: lax.with_sharding_constraint(x, copies), metrics)
+        return lax.with_sharding_constraint(new, meshes.shardings(new, mesh, rules)), metrics
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def replicate(tree):
@@ -113,3 +165,125 @@ def split(batch, axis: int = 0):
         return np.moveaxis(x, axis, 0)
 
     return jax.tree.map(one, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pmap:
+    """Each device has the whole state and a part of the examples, by `jax.pmap`.
+
+    Attributes:
+      axis_name: mapped axis, over which gradients are averaged.
+      sharing: number of devices among which a lowered step's FLOPs are shared.
+    """
+
+    axis_name: ClassVar[str] = AXIS
+    sharing: ClassVar[int] = 1
+
+    def step(self, train_steps: Callable, frozen: bool) -> Callable:
+        """The training step on all devices, see `data_parallel`."""
+        return data_parallel(train_steps, frozen)
+
+    def lower(self, step: Callable, *args) -> jax.stages.Lowered:
+        """The step lowered for such arguments."""
+        return step.lower(*args)
+
+    def compiled(self, step: Callable, lowered: jax.stages.Lowered) -> Callable:
+        """The step, compiled."""
+        lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
+        return step
+
+    def made(self, function: Callable, *args):
+        """What a function makes, as NumPy arrays."""
+        return jax.device_get(function(*args))
+
+    def like(self, shapes):
+        """What a checkpoint is read into: NumPy arrays of such shapes."""
+        return shapes
+
+    def place(self, tree):
+        """A copy of a tree on each device, see `replicate`."""
+        return replicate(tree)
+
+    def rows(self, batch, axis: int = 0):
+        """This process's examples, split over its devices, see `split`."""
+        return split(batch, axis)
+
+    def on_host(self, tree):
+        """What is placed, as NumPy arrays, see `first`."""
+        return first(tree)
+
+    def finished(self, state):
+        """What `fit` gives back of the last state: NumPy arrays."""
+        return first(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharded:
+    """Arrays of the state are split over a mesh by rules, by `jax.jit`.
+
+    Attributes:
+      mesh: mesh over all devices of all processes.
+      rules: how arrays are split, see `jaxdiff.meshes`.
+    """
+
+    mesh: Mesh
+    rules: tuple[meshes.Rule, ...] = meshes.RULES
+    axis_name: ClassVar[None] = None
+
+    @property
+    def sharing(self) -> int:
+        """Number of devices among which a lowered step's FLOPs are shared."""
+        return self.mesh.size
+
+    def step(self, train_steps: Callable, frozen: bool) -> Callable:
+        """The training step on the mesh, see `sharded`."""
+        return sharded(train_steps, self.mesh, self.rules)
+
+    def lower(self, step: Callable, *args) -> jax.stages.Lowered:
+        """The step lowered for such arguments."""
+        with jax.set_mesh(self.mesh):
+            return step.lower(*args)
+
+    def compiled(self, step: Callable, lowered: jax.stages.Lowered) -> Callable:
+        """The step, compiled."""
+        return lowered.compile()
+
+    def made(self, function: Callable, *args):
+        """What a function makes, each device its own parts."""
+        shardings = meshes.shardings(jax.eval_shape(function, *args), self.mesh, self.rules)
+        return jax.jit(function, out_shardings=shardings)(*args)
+
+    def like(self, shapes):
+        """What a checkpoint is read into: arrays of such shapes on the mesh."""
+        to = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        return jax.tree.map(to, shapes, meshes.shardings(shapes, self.mesh, self.rules))
+
+    def place(self, tree):
+        """A tree with its arrays split, see `meshes.placed`; those that are frozen, too."""
+        return meshes.placed(tree, self.mesh, self.rules)
+
+    def rows(self, batch, axis: int = 0):
+        """This process's examples as its part of global arrays."""
+        sharding = meshes.row_sharding(self.mesh, axis)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    def on_host(self, tree):
+        """Whole NumPy arrays; every process must call it."""
+        return meshes.on_host(tree)
+
+    def finished(self, state):
+        """What `fit` gives back of the last state: its arrays on the mesh, for no host may hold them."""
+        return state
+
+
+@functools.lru_cache
+def of(train: Train) -> Pmap | Sharded:
+    """How a config wants to train on the devices that there are.
+
+    Raises:
+      ValueError: a mesh that does not fit the devices, or a rule that cannot be read.
+    """
+    if train.parallel == "pmap":
+        return Pmap()
+    rules = tuple(map(meshes.parse_rule, train.rules))
+    return Sharded(meshes.mesh(**meshes.parse(train.mesh)), rules + meshes.RULES)

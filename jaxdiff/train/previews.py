@@ -48,18 +48,19 @@ def request(run: Run) -> Request:
 
 
 def draw(run: Run, step: int, state: TrainState, writer, stopping: Stop) -> None:
-    """Samples a sheet of images with the replicated state, in process 0; gives up if a signal comes.
+    """Samples a sheet of images with the state on the devices, in process 0; gives up if a signal comes.
 
     Args:
       run: run of a denoiser.
       step: step of the state, for the name of the file.
-      state: replicated state.
+      state: state on the devices.
       writer: `watch.Events`.
       stopping: signals.
     """
+    ema = parallel.of(run.config.train).on_host(state.ema)
     if not hosts.is_main():
         return
-    model, asked = model_of(run, parallel.first(state.ema)), request(run)
+    model, asked = model_of(run, ema), request(run)
     try:
         sampled = np.concatenate([batch for batch, _ in sampling.batches(model, asked, stopping.tick)])
     except Asked:

@@ -54,7 +54,9 @@ def restore(run: Run) -> TrainState:
     before = hosts.together(lambda: configs.read_run(run.directory), "the run's config is read")
     rundir.check_same(before, config)
     moved = before.data.source != config.data.source
-    state, about, step, corrupt = checkpoint.restore(directory, initial.state_shapes(config, run.frozen.base))
+    state, about, step, corrupt = checkpoint.restore(
+        directory, parallel.of(config.train).like(initial.state_shapes(config, run.frozen.base))
+    )
     rundir.check_same(configs.from_json(json.dumps(about["config"])), config)
     check_examples(config, about["data"], position(run, step), moved)
     rundir.check_rest(step, config.train)
@@ -96,25 +98,28 @@ def check_examples(config: Config, before: dict, now: dict, moved: bool) -> None
 
 
 class Saver:
-    """Writes checkpoints, in process 0.
+    """Writes checkpoints, in process 0, or where arrays are on a mesh in every process.
 
     Attributes:
+      everyone: whether every process writes.
       checkpoints: Orbax's manager.
       step: step of the newest checkpoint; None before the first.
     """
 
     def __init__(self, run: Run):
         self.run = run
-        self.checkpoints = checkpoint.manager(runs.checkpoint_dir(run.directory), run.config.train.keep)
+        self.everyone = run.config.train.parallel == "sharded"
+        keep, directory = run.config.train.keep, runs.checkpoint_dir(run.directory)
+        self.checkpoints = checkpoint.manager(directory, keep, self.everyone)
         self.step = self.checkpoints.latest_step()
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts to write the replicated state after a step, unless it is written already."""
+        """Starts to write the state on the devices after a step, unless it is written already."""
         if step == self.step:
             return
-        if hosts.is_main():
+        if hosts.is_main() or self.everyone:
             about = {"config": configs.to_values(self.run.config), "data": position(self.run, step)}
-            checkpoint.save(self.checkpoints, parallel.first(state), about)
+            checkpoint.save(self.checkpoints, parallel.of(self.run.config.train).finished(state), about)
         self.step = step
 
     def distrust(self, step: int) -> None:

@@ -96,7 +96,7 @@ def batches(
     with contextlib.closing(stream):
         for batch in stream:
             examples = batch.pop("example")
-            yield parallel.split(batch, axis=1), examples
+            yield parallel.of(config.train).rows(batch, axis=1), examples
 
 
 def make_step(config: Config, frozen: FrozenModels = FrozenModels()):
@@ -119,7 +119,7 @@ def _step(config, frozen):
     join = adaptation.joined(config, base) if base else None
     loss_fn = LOSSES[config.role](config, frozen)
     step = make_train_step(loss_fn, optimizer, config.optim.ema_decay, config.train.accumulate, join)
-    return parallel.data_parallel(scanned(step), frozen=bool(base))
+    return parallel.of(config.train).step(scanned(step), frozen=bool(base))
 
 
 def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
@@ -166,12 +166,13 @@ def autoencoder_loss(config: Config, frozen: FrozenModels) -> Callable:
     shared = {"error": r.error, "critic": critic, "critic_weight": r.critic_weight}
     if not config.net.codebook_size:
         return objectives.kl_autoencoder(net, r.kl_weight, **shared)
-    return objectives.vq_autoencoder(net, r.commitment, r.decay, r.dead_below, axis_name=parallel.AXIS, **shared)
+    shared["axis_name"] = parallel.of(config.train).axis_name
+    return objectives.vq_autoencoder(net, r.commitment, r.decay, r.dead_below, **shared)
 
 
 def clip_loss(config: Config, frozen: FrozenModels) -> Callable:
     """The contrastive loss of a CLIP."""
-    return objectives.contrastive(config.make_net(), axis_name=parallel.AXIS)
+    return objectives.contrastive(config.make_net(), axis_name=parallel.of(config.train).axis_name)
 
 
 LOSSES = {
@@ -190,13 +191,14 @@ def compiled(
     The FLOPs are those of the program as it is written: what `net.remat` computes twice counts twice, cuDNN's attention
     does not count, and on a CPU some convolutions are the cheaper Winograd ones.
     """
-    start, step = time.perf_counter(), make_step(config, frozen)
+    start, step, devices = time.perf_counter(), make_step(config, frozen), parallel.of(config.train)
     params = ()
     if frozen.base:
-        params = (parallel.replicate(adaptation.frozen_params(config, frozen.base)),)
-    lowered = whole = step.lower(state, key, batch, *params)
+        params = (devices.place(adaptation.frozen_params(config, frozen.base)),)
+    lowered = whole = devices.lower(step, state, key, batch, *params)
     if config.train.accumulate > 1:  # the body of that loop, counted once, is a part of a step
         at_once = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
-        whole = make_step(at_once, frozen).lower(state, key, batch, *params)
-    lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
-    return (lambda state, key, batch: step(state, key, batch, *params)), speed.flops(whole), time.perf_counter() - start
+        whole = devices.lower(make_step(at_once, frozen), state, key, batch, *params)
+    step, flops = devices.compiled(step, lowered), speed.flops(whole)
+    flops = flops and flops / devices.sharing
+    return (lambda state, key, batch: step(state, key, batch, *params)), flops, time.perf_counter() - start

@@ -108,7 +108,9 @@ def _in_parts(gradient, parts):
             grads, (extra, metrics) = gradient(params, rest, extra, *part)
             return (jax.tree.map(jnp.add, total, grads), extra), metrics
 
-        split = jax.tree.map(lambda rows: rows.reshape(parts, size // parts, *rows.shape[1:]), (keys, batch))
+        # Every `parts`-th example is of a part, so that those of each device of a mesh stay where they are.
+        part = lambda rows: rows.reshape(size // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
+        split = jax.tree.map(part, (keys, batch))
         start = jax.tree.map(jnp.zeros_like, params), extra
         (total, extra), metrics = lax.scan(body, start, split)
         return jax.tree.map(lambda grads: grads / parts, total), (extra, jax.tree.map(lambda m: m.mean(0), metrics))

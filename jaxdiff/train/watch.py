@@ -42,9 +42,20 @@ class Log:
       flops: of one step on one device; None if unknown.
       compile_seconds: that making the step took.
       start: the step before the first.
+      on_host: metrics on the devices -> as NumPy arrays [K].
     """
 
-    def __init__(self, writer, show, batch_size: int, flops: float | None, compile_seconds: float, start: int = 0):
+    def __init__(
+        self,
+        writer,
+        show,
+        batch_size: int,
+        flops: float | None,
+        compile_seconds: float,
+        start: int = 0,
+        on_host: Callable = parallel.first,
+    ):
+        self.on_host = on_host
         self.writer, self.show, self.batch_size, self.flops = writer, show, batch_size, flops
         self.peak = speed.peak(jax.devices()[0].device_kind)
         self.waiting, self.means, self.flushed = [], [], start
@@ -63,13 +74,13 @@ class Log:
                 self.late.append(jax.tree.leaves(self.waiting[-1][1])[0].is_ready())
 
     def add(self, step: int, metrics) -> None:
-        """Takes the metrics [D, K] of the call that ended with `step`; waits only for those of the call before.
+        """Takes the metrics of the call that ended with `step`; waits only for those of the call before.
 
         So that the devices always have a call ahead of them, and a run that is to stop has not got far ahead of them.
 
         Args:
           step: how many steps were made.
-          metrics: dict of arrays of one row per device, the same in each.
+          metrics: dict of arrays on the devices, see `on_host`.
         """
         if self.waiting:
             jax.block_until_ready(self.waiting[-1])
@@ -81,7 +92,7 @@ class Log:
         Raises:
           NotFinite: the first loss or norm of a gradient that is not finite.
         """
-        fetched = [(step, parallel.first(metrics)) for step, metrics in self.waiting]
+        fetched = [(step, self.on_host(metrics)) for step, metrics in self.waiting]
         self.waiting = []
         for step, metrics in fetched:
             for k, values in enumerate(zip(*metrics.values()), step - len(metrics["loss"]) + 1):
