@@ -30,9 +30,9 @@ jax.devices()  # XLA reads its flags once: these, and not what the command line 
 
 # Files that take longer than a quarter of a minute, the longest first: their tests are marked as slow.
 SLOW = """
-    test_readme_commands test_readme test_hosts test_sharded test_personal test_notebooks test_kills test_docstrings test_loop
-    test_cli test_latent_training test_edit test_shipped test_unet test_step test_likelihood test_forward_mode
-    test_recursions test_bfloat16 test_setup test_evaluate test_weight_files test_interop
+    test_readme_commands test_readme test_hosts test_sharded test_personal test_notebooks test_kills test_docstrings
+    test_loop test_cli test_latent_training test_edit test_shipped test_unet test_step test_likelihood
+    test_forward_mode test_recursions test_bfloat16 test_setup test_evaluate test_weight_files test_interop
     test_autoencoder_objectives test_table test_transformer test_ode test_control test_digits test_regional
     test_quality test_controlled test_lora test_prompt_to_prompt test_own_source test_activations test_checks
     test_variational test_inpaint test_gradient test_xla test_layers test_controlnet test_reconstruction test_sde

@@ -1,6 +1,7 @@
 """Several processes, each with devices of its own, joined by gloo: they train as one, agree, and stop together."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -224,6 +225,47 @@ def test_a_damaged_checkpoint_is_passed_over_by_all(trained, pair, place):
     assert (place / run / "corrupt" / "20").is_dir()
 
 
+SHARDED = ["--train.parallel", "sharded", "--train.mesh", "data=2,fsdp=4", "--train.rules", "kernel=fsdp(64)"]
+
+
+@pytest.fixture(scope="module")
+def sharded(trained, pair, place):
+    ended = pair.train("sharded", *SHARDED)
+    assert [code for code, *_ in ended] == [0, 0], ended
+    return place / "sharded"
+
+
+def test_two_processes_share_the_arrays(sharded, place):
+    """Each writes its own parts, which are read whole; the numbers are those of pmap."""
+    chex.assert_trees_all_close(state(place, "sharded").tree, state(place, "two").tree, rtol=1e-4, atol=1e-4)
+    for item in ("ema", "rest"):
+        parts = {path.name for path in (sharded / "checkpoints" / "20" / item).glob("ocdbt.process_*")}
+        assert parts == {"ocdbt.process_0", "ocdbt.process_1"}
+    assert (sharded / "samples" / "step_0000020.png").exists()
+
+
+def test_two_processes_pass_over_a_damaged_checkpoint_of_parts(sharded, pair, place):
+    """Resumed from step 10 on the same mesh they end with the same bits."""
+    shutil.copytree(sharded, place / "damaged_parts")
+    damage(place / "damaged_parts", 20)
+    ended = pair.train("damaged_parts", "--resume", *SHARDED)
+    assert [code for code, *_ in ended] == [0, 0], ended
+    chex.assert_trees_all_equal(state(place, "damaged_parts").tree, state(place, "sharded").tree)
+
+
+@pytest.mark.parametrize("mesh", ["", "fsdp=8"], ids=["pmap", "other mesh"])
+def test_parts_of_two_processes_are_gone_on_with_by_one(sharded, place, mesh):
+    run = place / f"parts_by_one{mesh}"
+    shutil.copytree(sharded, run)
+    shutil.rmtree(run / "checkpoints" / "20")
+    config = configs.load(str(place / "mine.py"))
+    if mesh:
+        train = dataclasses.replace(config.train, parallel="sharded", mesh=mesh, rules=("kernel=fsdp(64)",))
+        config = dataclasses.replace(config, train=train)
+    loop.fit(config, run=run, resume=True)
+    chex.assert_trees_all_close(state(place, run.name).tree, state(place, "two").tree, rtol=1e-4, atol=1e-4)
+
+
 def test_different_configs_are_refused_by_every_process(pair, place):
     pair.ask(
         *(["train", "mine.py", "--run-dir", "differing", "--optim.learning-rate", rate] for rate in ("0.1", "0.2"))
@@ -283,10 +325,11 @@ def test_two_processes_share_what_is_to_be_encoded(pair, place, monkeypatch):
             np.testing.assert_allclose(kept[i][name], value, atol=2e-3, err_msg=f"{name} of {i}")
 
 
-def test_a_disk_that_is_full_for_process_0_ends_both(trained, pair, place, small_disk):
+@pytest.mark.parametrize("flags", [[], SHARDED], ids=["pmap", "sharded"])
+def test_a_disk_that_is_full_for_process_0_ends_both(trained, pair, place, small_disk, flags):
     run = small_disk / "run"
     subprocess.run(["cp", "-r", place / "two", run], check=True)
-    command = ["train", "mine.py", "--run-dir", str(run), "--resume"]
+    command = ["train", "mine.py", "--run-dir", str(run), "--resume", *flags]
     pair.ask([*command, "--train.steps", "4020", "--train.save-every", "5"])
     deadline = time.monotonic() + 200
     while newest(run) == 20 and time.monotonic() < deadline:
@@ -295,7 +338,8 @@ def test_a_disk_that_is_full_for_process_0_ends_both(trained, pair, place, small
     ended = pair.answers()
     assert [code for code, *_ in ended] == [2, 2], ended
     said = [errors.splitlines()[-1] for _, _, errors in ended]
-    assert f"no space is left for {run}" in said[0] and "process 0 says: " in said[1], said
+    assert f"no space is left for {run}" in said[0], said
+    assert ("no space is left" if flags else "process 0 says: ") in said[1], said  # each writes its own parts
     assert state(place, run).step == newest(run) > 20 and f"the checkpoint of step {newest(run)} is kept" in said[0]
 
 
