@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff.errors import unknown
@@ -43,7 +44,22 @@ def mesh(data: int | None = None, fsdp: int = 1, tensor: int = 1, devices: Seque
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = sizes({"data": data, "fsdp": fsdp, "tensor": tensor}, len(devices))
-    return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_arranged(tuple(shape.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(shape, devices):
+    """The devices as an array, so that those of an axis are near; several slices of a pod are of the data axis."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if shape[0] % slices:
+            raise ValueError(f"a mesh of data={shape[0]} does not divide by {slices} slices: choose a multiple")
+        inside, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+        return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
+    if len({(device.process_index, tuple(getattr(device, "coords", [device.id]))) for device in devices}) < len(
+        devices
+    ):
+        return np.asarray(devices).reshape(shape)  # several cores of a chip, of which jax knows no order
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def parse(text: str) -> dict[str, int]:

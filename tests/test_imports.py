@@ -27,7 +27,20 @@ LAYERS = [  # floors, from the top; the package itself gathers names of all of t
     {"samplers"},
     {"guidance", "denoise"},
     {"nets", "schedules", "process", "timesteps"},
-    {"types", "arguments", "errors", "progress", "registry", "lazy", "files", "disk", "xla", "sharding", "hosts"},
+    {
+        "types",
+        "arguments",
+        "errors",
+        "progress",
+        "registry",
+        "lazy",
+        "files",
+        "disk",
+        "xla",
+        "sharding",
+        "meshes",
+        "hosts",
+    },
 ]
 RANK = {name: len(LAYERS) - i for i, layer in enumerate(LAYERS) for name in layer}
 NEVER = {  # besides the layers

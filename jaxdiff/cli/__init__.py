@@ -23,6 +23,7 @@ USAGE = """jaxdiff: diffusion models in JAX
   jaxdiff fuse LORA LORA ... -o fused.safetensors                         fuse several LoRAs into one
   jaxdiff export RUN [--out digits.safetensors]                           write its weights as one file
   jaxdiff convert IN OUT [--layout kohya]                                 write it in the layout of others
+  jaxdiff plan CONFIG [--topology v5e:16x16] [--for sample] ...           what it would take on TPUs
   jaxdiff pretrained                                                      list the models that ship with the package
 
 sample, edit and eval take --lora FILE:WEIGHT, and --controlnet FILE with --control PICTURE.
@@ -41,6 +42,7 @@ COMMANDS = {  # module in jaxdiff.cli, and the first argument
     "fuse": ("fuse", "two LoRAs or more, such as runs/star runs/heart"),
     "export": ("export", "a run directory, such as runs/digits"),
     "convert": ("convert", "a model or an adapter, such as stable-diffusion-v1-5 or star"),
+    "plan": ("plan", "a config or a model, such as stable_diffusion_1"),
     "pretrained": ("pretrained", None),
 }
 

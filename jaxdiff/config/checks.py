@@ -19,13 +19,17 @@ SECTIONS = {  # sections of a config that only networks of these roles have
 }
 
 
-def check(config: Config) -> None:
-    """Refuses a config that cannot be trained on the devices that there are.
+def check(config: Config, devices: int | None = None) -> None:
+    """Refuses a config that cannot be trained.
+
+    Args:
+      config: the config.
+      devices: number of devices of a single process; None is those that there are.
 
     Raises:
       ValueError: one line that says what to change.
     """
-    _check_train(config)
+    _check_train(config, devices or jax.device_count(), devices or jax.local_device_count())
     _check_optim(config)
     _check_sections(config)
     config.net.check_platform(jax.default_backend())
@@ -45,8 +49,8 @@ def check(config: Config) -> None:
         _check_autoencoder(config)
 
 
-def _check_train(config):
-    train, devices = config.train, jax.device_count()
+def _check_train(config, devices, local):
+    train = config.train
     positive = (train.steps, train.accumulate, train.steps_per_call, train.log_every, train.save_every)
     if min(positive) < 1 or train.sample_every < 0:
         raise ValueError("numbers of steps and `train.accumulate` must be at least 1 (`train.sample_every` may be 0)")
@@ -56,10 +60,10 @@ def _check_train(config):
         shape = meshes.sizes(meshes.parse(train.mesh), devices)
         for rule in train.rules:
             meshes.parse_rule(rule)
-        if shape["tensor"] > jax.local_device_count() or jax.local_device_count() % shape["tensor"]:
+        if local % shape["tensor"]:
             raise ValueError(
                 f"`train.mesh` with tensor={shape['tensor']} would split layers over processes: it must divide the "
-                f"{jax.local_device_count()} devices of each"
+                f"{local} devices of each"
             )
         devices //= shape["tensor"]
     elif train.mesh or train.rules:

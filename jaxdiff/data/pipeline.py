@@ -10,6 +10,8 @@ import numpy as np
 from jaxdiff.data import augment as augmentation
 from jaxdiff.types import Cond
 
+ENDLESS = 2**48  # examples
+
 
 def batches(
     source,
@@ -81,7 +83,8 @@ def batches(
     num_classes = check_labels(source) if labels else None
     threads = num_threads or min(16, os.cpu_count() or 1)
 
-    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    epochs = max(1, ENDLESS // len(source))  # without a number grain cannot make batches of one
+    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
     examples = examples.map(
         functools.partial(_read, source, labels, num_classes, contexts, tokenize, bool(hard_negatives))
     )

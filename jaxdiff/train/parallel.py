@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import jax
@@ -16,12 +16,13 @@ from jaxdiff.config import Train
 AXIS = "batch"
 
 
-def data_parallel(train_step: Callable, frozen: bool = False) -> Callable:
+def data_parallel(train_step: Callable, frozen: bool = False, devices: Sequence | None = None) -> Callable:
     """`jax.pmap` of a training step: the state replicated, the batch split, gradients averaged.
 
     Args:
       train_step: (state, key, batch, axis_name) -> (state, metrics).
       frozen: whether it also takes `frozen`, what is needed and not trained.
+      devices: all devices by default; others to compile for.
 
     Returns:
       The same of (replicated state, key, batch with one row per local device in front, and the replicated frozen); metrics
@@ -42,10 +43,11 @@ def data_parallel(train_step: Callable, frozen: bool = False) -> Callable:
         >>> float(parallel.first(new).params) == (n - 1) / 2  # the mean over the examples of all devices
         True
     """
-    if not frozen:
-        return jax.pmap(functools.partial(train_step, axis_name=AXIS), AXIS, in_axes=(0, None, 0), donate_argnums=0)
-    step = lambda state, key, batch, frozen: train_step(state, key, batch, AXIS, frozen=frozen)
-    return jax.pmap(step, AXIS, in_axes=(0, None, 0, 0), donate_argnums=0)
+    step, in_axes = functools.partial(train_step, axis_name=AXIS), (0, None, 0)
+    if frozen:
+        step = lambda state, key, batch, frozen: train_step(state, key, batch, AXIS, frozen=frozen)
+        in_axes = 0, None, 0, 0
+    return jax.pmap(step, AXIS, in_axes=in_axes, donate_argnums=0, devices=devices)
 
 
 def sharded(train_step: Callable, mesh: Mesh, rules: tuple[meshes.Rule, ...] = meshes.RULES) -> Callable:
@@ -172,16 +174,16 @@ class Pmap:
     """Each device has the whole state and a part of the examples, by `jax.pmap`.
 
     Attributes:
-      axis_name: mapped axis, over which gradients are averaged.
+      devices: devices to compile for; None is all that there are.
       sharing: number of devices among which a lowered step's FLOPs are shared.
     """
 
-    axis_name: ClassVar[str] = AXIS
+    devices: tuple | None = None
     sharing: ClassVar[int] = 1
 
     def step(self, train_steps: Callable, frozen: bool) -> Callable:
         """The training step on all devices, see `data_parallel`."""
-        return data_parallel(train_steps, frozen)
+        return data_parallel(train_steps, frozen, self.devices)
 
     def lower(self, step: Callable, *args) -> jax.stages.Lowered:
         """The step lowered for such arguments."""
@@ -199,6 +201,17 @@ class Pmap:
     def like(self, shapes):
         """What a checkpoint is read into: NumPy arrays of such shapes."""
         return shapes
+
+    def placed_shapes(self, shapes):
+        """The shapes of what `place` gives."""
+        D = len(self.devices or jax.local_devices())
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((D, *x.shape), x.dtype), shapes)
+
+    def row_shapes(self, shapes, axis: int = 0):
+        """The shapes of what `rows` gives, of those of examples."""
+        D = len(self.devices or jax.local_devices())
+        one = lambda s: (D, *s[:axis], s[axis] // D, *s[axis + 1 :])
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(one(x.shape), x.dtype), shapes)
 
     def place(self, tree):
         """A copy of a tree on each device, see `replicate`."""
@@ -228,7 +241,6 @@ class Sharded:
 
     mesh: Mesh
     rules: tuple[meshes.Rule, ...] = meshes.RULES
-    axis_name: ClassVar[None] = None
 
     @property
     def sharing(self) -> int:
@@ -258,6 +270,13 @@ class Sharded:
         to = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         return jax.tree.map(to, shapes, meshes.shardings(shapes, self.mesh, self.rules))
 
+    placed_shapes = like
+
+    def row_shapes(self, shapes, axis: int = 0):
+        """The shapes of what `rows` gives, of those of all examples."""
+        sharding = meshes.row_sharding(self.mesh, axis)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
     def place(self, tree):
         """A tree with its arrays split, see `meshes.placed`; those that are frozen, too."""
         return meshes.placed(tree, self.mesh, self.rules)
@@ -277,13 +296,22 @@ class Sharded:
 
 
 @functools.lru_cache
-def of(train: Train) -> Pmap | Sharded:
-    """How a config wants to train on the devices that there are.
+def of(train: Train, devices: tuple | None = None) -> Pmap | Sharded:
+    """How a config wants to train.
+
+    Args:
+      train: section of the config.
+      devices: all devices by default; others to compile for.
 
     Raises:
       ValueError: a mesh that does not fit the devices, or a rule that cannot be read.
     """
     if train.parallel == "pmap":
-        return Pmap()
+        return Pmap(devices)
     rules = tuple(map(meshes.parse_rule, train.rules))
-    return Sharded(meshes.mesh(**meshes.parse(train.mesh)), rules + meshes.RULES)
+    return Sharded(meshes.mesh(**meshes.parse(train.mesh), devices=devices), rules + meshes.RULES)
+
+
+def axis_name(train: Train) -> str | None:
+    """The mapped axis over which devices exchange what an objective needs of all; None where arrays are whole."""
+    return AXIS if train.parallel == "pmap" else None

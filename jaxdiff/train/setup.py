@@ -99,27 +99,36 @@ def batches(
             yield parallel.of(config.train).rows(batch, axis=1), examples
 
 
-def make_step(config: Config, frozen: FrozenModels = FrozenModels()):
-    """The training step on all devices, `train.steps_per_call` updates in each call; see `parallel.data_parallel`.
+def make_step(
+    config: Config, frozen: FrozenModels = FrozenModels(), devices: parallel.Pmap | parallel.Sharded | None = None
+):
+    """The training step on all devices, `train.steps_per_call` updates in each call; see `parallel`.
 
     Runs without frozen models whose programs are the same share one, so that the second does not compile again.
+
+    Args:
+      config: config of the run.
+      frozen: its frozen models.
+      devices: devices to compile for; those that there are by default.
     """
+    if devices:
+        return _step(config, frozen, devices)
     if frozen.submodels or frozen.base or frozen.empty_text is not None:
-        return _step(config, frozen)
+        return _step(config, frozen, parallel.of(config.train))
     return _shared_step(initial.program(config))
 
 
 @functools.lru_cache(maxsize=8)
 def _shared_step(config):
-    return _step(config, FrozenModels())
+    return _step(config, FrozenModels(), parallel.of(config.train))
 
 
-def _step(config, frozen):
+def _step(config, frozen, devices):
     optimizer, base = initial.make_optimizer(config), frozen.base
     join = adaptation.joined(config, base) if base else None
     loss_fn = LOSSES[config.role](config, frozen)
     step = make_train_step(loss_fn, optimizer, config.optim.ema_decay, config.train.accumulate, join)
-    return parallel.of(config.train).step(scanned(step), frozen=bool(base))
+    return devices.step(scanned(step), frozen=bool(base))
 
 
 def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
@@ -166,13 +175,13 @@ def autoencoder_loss(config: Config, frozen: FrozenModels) -> Callable:
     shared = {"error": r.error, "critic": critic, "critic_weight": r.critic_weight}
     if not config.net.codebook_size:
         return objectives.kl_autoencoder(net, r.kl_weight, **shared)
-    shared["axis_name"] = parallel.of(config.train).axis_name
+    shared["axis_name"] = parallel.axis_name(config.train)
     return objectives.vq_autoencoder(net, r.commitment, r.decay, r.dead_below, **shared)
 
 
 def clip_loss(config: Config, frozen: FrozenModels) -> Callable:
     """The contrastive loss of a CLIP."""
-    return objectives.contrastive(config.make_net(), axis_name=parallel.of(config.train).axis_name)
+    return objectives.contrastive(config.make_net(), axis_name=parallel.axis_name(config.train))
 
 
 LOSSES = {

@@ -34,6 +34,11 @@ def test_every_epoch_sees_everything_once_in_another_order():
     assert len({tuple(epoch) for epoch in seen.tolist()}) == 3
 
 
+def test_batches_of_one():
+    one = data.batches(Source(), 1)
+    assert [next(one)["index"].tolist() for _ in range(2)] == [[[0]], [[1]]]
+
+
 def test_seed_decides_the_order():
     np.testing.assert_array_equal(numbers(take(4)), numbers(take(4)))
     assert numbers(take(4)).tolist() != numbers(take(4, seed=1)).tolist()

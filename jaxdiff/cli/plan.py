@@ -1,0 +1,164 @@
+"""`jaxdiff plan`."""
+
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxdiff import config as configs
+from jaxdiff import model as models
+from jaxdiff import progress
+from jaxdiff.cli.flags import parse
+from jaxdiff.cli.train import with_base
+from jaxdiff.config import Config
+from jaxdiff.errors import unknown
+
+CHILD = "JAXDIFF_PLAN_CHILD"  # set in the process that compiles
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanFlags:
+    """Says what a training or sampling would take on devices that are not attached, as the compiler counts it.
+
+    Attributes:
+      config: the fields of the config.
+      topology: such as v5e:16x16, of TPU v4, v5e, v5p, v6e and tpu7x; "here" are the devices that are attached.
+      use: the training step, or an evaluation of the network for a batch of images and the decoder.
+      slices: pods of that topology that are joined by a slower network.
+      dtype: of the weights, of --for sample.
+      sweep: a field and its values, such as train.batch_size=256,512: a report for each.
+      largest_batch: search the largest batch that fits, by compiling for several.
+      price: of an hour of one device, for the cost of a million images.
+      json: print the report as JSON.
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    topology: str = "v5e:4x4"
+    use: Annotated[Literal["train", "sample"], tyro.conf.arg(name="for")] = "train"
+    slices: int = 1
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    sweep: str = ""
+    largest_batch: bool = False
+    price: float | None = None
+    json: bool = False
+
+
+DEFAULT = PlanFlags(Config())
+
+
+def main(name: str, args: list[str]) -> None:
+    """`jaxdiff plan CONFIG|MODEL --topology v5e:16x16 ...`."""
+    default = configs.load(name) if name in configs.names() or name.endswith(".py") else models.load_config(name)
+    flags = parse(PlanFlags(with_base(default, args)), args, f"jaxdiff plan {name}")
+    asked = variants(flags)
+    if CHILD not in os.environ and flags.topology != "here":
+        print(in_child(["plan", name, *args]), end="")
+        return
+    reports = []
+    for config in asked:
+        one = largest(flags, config) if flags.largest_batch else made(flags, config)
+        reports.append(one)
+    from jaxdiff.plan import report
+
+    if flags.json:
+        values = [report.to_values(one, flags.price) for one in reports]
+        print(json.dumps(values if flags.sweep else values[0], indent=2))
+    else:
+        print("\n\n".join(report.text(one, flags.price) for one in reports))
+
+
+def in_child(args: list[str]) -> str:
+    """Output of the command in a process of its own, where libtpu, which writes much on standard error, is loaded.
+
+    Raises:
+      ValueError: its error.
+    """
+    environment = os.environ | {CHILD: "1", "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    command = [sys.executable, "-m", "jaxdiff", *args]
+    with progress.bar("compiling", None, "seconds") as tick:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        while True:
+            try:
+                out, errors = child.communicate(timeout=1)
+                break
+            except subprocess.TimeoutExpired:
+                tick(1)
+            except BaseException:
+                child.kill()
+                raise
+    if child.returncode:
+        lines = [line for line in errors.splitlines() if line.startswith("jaxdiff: error: ")]
+        if not lines:
+            raise RuntimeError(f"compiling ended with {child.returncode}: {errors[-2000:]}")
+        raise ValueError(lines[-1].removeprefix("jaxdiff: error: "))
+    return out
+
+
+def variants(flags: PlanFlags) -> list[Config]:
+    """The config, or those of a sweep.
+
+    Raises:
+      ValueError: a sweep of another form, or of an unknown field.
+    """
+    if not flags.sweep:
+        return [flags.config]
+    path, equals, values = flags.sweep.partition("=")
+    section, _, field = path.replace("-", "_").partition(".")
+    if not equals or not values or not field:
+        raise ValueError(f"`sweep`={flags.sweep} must be a field and its values, such as train.batch_size=256,512")
+    sections = {one.name: getattr(flags.config, one.name) for one in dataclasses.fields(Config)}
+    if section not in sections or not dataclasses.is_dataclass(sections[section]):
+        raise unknown("section of the config", section, sections)
+    fields = {one.name for one in dataclasses.fields(sections[section])}
+    if field not in fields:
+        raise unknown("field", path, [f"{section}.{one}" for one in fields])
+    kind = type(getattr(sections[section], field))
+    separator = ";" if kind is str else ","  # a mesh has commas of its own
+    if kind not in (int, float, str):
+        raise ValueError(f"`sweep`={flags.sweep} must be of a field that is a number or a text")
+    changed = [dataclasses.replace(sections[section], **{field: kind(value)}) for value in values.split(separator)]
+    return [dataclasses.replace(flags.config, **{section: one}) for one in changed]
+
+
+def made(flags: PlanFlags, config: Config):
+    """The report of a config."""
+    from jaxdiff.plan import report
+
+    logging.getLogger("jaxdiff").setLevel(logging.WARNING)
+    return report.report(config, flags.topology, flags.use, flags.slices, flags.dtype)
+
+
+def largest(flags: PlanFlags, config: Config):
+    """The report of the largest batch that fits: doubled until it does not, then by bisection.
+
+    Raises:
+      ValueError: not even the smallest batch fits.
+    """
+    from jaxdiff.plan import report
+
+    section = "train" if flags.use == "train" else "sample"
+    one = made(flags, config)
+    unit = max(1, one.devices // one.mesh.get("tensor", 1))
+
+    def at(size):
+        changed = dataclasses.replace(getattr(config, section), batch_size=size * unit)
+        found = made(flags, dataclasses.replace(config, **{section: changed}))
+        return found if report.fits(found) else None
+
+    low, high, best = 0, max(1, one.batch // unit), None
+    while found := at(high):
+        low, high, best = high, 2 * high, found
+    while high - low > max(1, low // 16):
+        middle = (low + high) // 2
+        if found := at(middle):
+            low, best = middle, found
+        else:
+            high = middle
+    if best is None:
+        raise ValueError(f"{config.name} does not fit on {flags.topology}, even with a batch of {unit}")
+    return best
