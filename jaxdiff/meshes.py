@@ -98,6 +98,21 @@ def sizes(asked: Mapping[str, int | None], devices: int) -> dict[str, int]:
     return {"data": data, "fsdp": fsdp, "tensor": tensor}
 
 
+def is_ours(mesh: Mesh) -> bool:
+    """Whether a mesh has the axes data, fsdp and tensor."""
+    return tuple(mesh.axis_names) == AXES
+
+
+def check_local(mesh: Mesh) -> None:
+    """Raises ValueError for a mesh from elsewhere, or of other processes' devices, too."""
+    if not is_ours(mesh):
+        raise ValueError(
+            f"`mesh` must have the axes {', '.join(AXES)}, not {', '.join(mesh.axis_names)}: see jaxdiff.mesh"
+        )
+    if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+        raise ValueError("`mesh` must be of this process's devices: jaxdiff.mesh(devices=jax.local_devices())")
+
+
 def row_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Sharding of arrays whose axis `axis` counts the examples."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, ROWS))

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdiff import meshes
 
 
 def over_batches(of_batch: Callable, num: int, batch_size: int, seed: int, examples):
@@ -63,17 +65,38 @@ def replicated(tree):
 
 
 def as_placed(tree, like):
-    """Returns the arrays where those of another tree are: on its first leaf's devices, replicated over them."""
+    """Returns the arrays where those of another tree are: split by the same rules, or replicated over its devices."""
     leaf = jax.tree.leaves(like)[0]
     if not isinstance(leaf, jax.Array):
         return tree
     sharding = leaf.sharding
-    sharding = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding
+    if isinstance(sharding, NamedSharding):
+        if meshes.is_ours(sharding.mesh):
+            return jax.device_put(tree, meshes.shardings(tree, sharding.mesh))
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
     return jax.device_put(tree, sharding)
 
 
-def split(tree):
-    """Returns the arrays split by rows over this process's devices."""
+def placed(path: str, array, placement=None):
+    """Returns an array of parameters on the devices.
+
+    Args:
+      path: its path in the parameters.
+      array: the array, in memory.
+      placement: device, `jax.sharding.Sharding`, or a mesh, over which it is split by the rules of `jaxdiff.meshes`; by
+        default a copy on each of this process's devices.
+    """
+    if isinstance(placement, Mesh):
+        placement = meshes.sharding_of(path, array.shape, placement)
+    return jax.device_put(array, replication() if placement is None else placement)
+
+
+def split(tree, like=None):
+    """Returns the arrays split by rows over this process's devices, or over the mesh that another tree's arrays are on."""
+    leaf = jax.tree.leaves(like)[0] if like is not None else None
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, NamedSharding) and meshes.is_ours(sharding.mesh):
+        return jax.device_put(tree, meshes.row_sharding(sharding.mesh))
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec("batch")))
 
 

@@ -36,7 +36,7 @@ def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
     Args:
       path: the file, also gs://bucket/file.
       dtype: dtype of the weights on the devices, "float32", "bfloat16" or "float16".
-      placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
+      placement: device, sharding or mesh of the weights, see `sharding.placed`; by default a copy on each local device.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -50,7 +50,7 @@ def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
 
         def one(name, header):
             keys = {key.removeprefix(f"{name}:"): key for key, owner in owners.items() if owner == name}
-            return _model(path, file, keys, header, jnp.dtype(dtype), placement or sharding.replication())
+            return _model(path, file, keys, header, jnp.dtype(dtype), placement)
 
         submodels = {EARLIER.get(name, name): one(name, said) for name, said in found.items()}
         return one("", header).replace(submodels=submodels)
@@ -109,7 +109,7 @@ def _model(path, file, keys, header, dtype, placement):
     about = json.loads(header["about"])
     if not isinstance(about, dict) or not set(ORIGIN) <= set(about):
         raise ValueError(f"{path} does not say {', '.join(ORIGIN)}: give a file that jaxdiff export has written")
-    flat = {name: jax.device_put(file.get_tensor(key).astype(dtype), placement) for name, key in keys.items()}
+    flat = {name: sharding.placed(name, file.get_tensor(key).astype(dtype), placement) for name, key in keys.items()}
     return Model(
         config=in_dtype(config, dtype),
         params=traverse_util.unflatten_dict(flat, sep="/"),

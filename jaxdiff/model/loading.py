@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 from etils import epath
+from jax.sharding import Mesh
 
 from jaxdiff import config as configs
+from jaxdiff import meshes
 from jaxdiff.adapt.adapter import Adapter, from_bytes
 from jaxdiff.arguments import check_type, plain
 from jaxdiff.config import Config
@@ -23,6 +25,7 @@ def load(
     dtype: str = "float32",
     placement=None,
     *,
+    mesh: Mesh | None = None,
     tokenizer: str | None = None,
     predict: str | None = None,
 ) -> Model:
@@ -35,7 +38,9 @@ def load(
         that ships, see `jaxdiff.model.names`.
       dtype: dtype of the weights on the devices, "float32", "bfloat16" or "float16"; with bfloat16 the network also
         computes in it.
-      placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
+      placement: device, sharding or mesh of the weights, see `sharding.placed`; by default a copy on each local device.
+      mesh: from `jaxdiff.mesh`, over which large weights are split as they are read, and the images that are sampled; for
+        models that no device can hold.
       tokenizer: of a single file, folder of its tokenizer; by default "tokenizer" beside it.
       predict: of a single file, kind of its prediction, "eps" or "v"; by default as its header says, or else "v" of Stable
         Diffusion 2 and "eps" of others.
@@ -56,6 +61,12 @@ def load(
     """
     name = _as_name(name)
     files.check_dtype(dtype)
+    if mesh is not None:
+        if placement is not None:
+            raise ValueError("`mesh` says where the weights are: leave out `placement`")
+        check_type("`mesh`", mesh, Mesh)
+        meshes.check_local(mesh)
+        placement = mesh
     if name.startswith("hf:"):
         model = load(hub.local(name), dtype, placement, tokenizer=tokenizer, predict=predict)
         return model.replace(config=_named(model.config, name), origin=dataclasses.replace(model.origin, name=name))

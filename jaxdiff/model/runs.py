@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import config as configs
-from jaxdiff import sharding
+from jaxdiff import meshes, sharding
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Config, Latent
 from jaxdiff.model import adaptation, files
@@ -52,8 +52,8 @@ def read(run: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
 
 def on_devices(params, dtype: str = "float32", placement=None):
     """Parameters of a checkpoint on the devices, in a dtype."""
-    placement = placement or sharding.replication()
-    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, jnp.dtype(dtype)), placement), params)
+    put = lambda path, leaf: sharding.placed(meshes.path_of(path), np.asarray(leaf, jnp.dtype(dtype)), placement)
+    return jax.tree_util.tree_map_with_path(put, params)
 
 
 def averaged(run: epath.PathLike, config: Config, base: Model | None):

@@ -136,7 +136,7 @@ def batches(
     for start in range(0, sample.num, batch_size):
         indices = jnp.arange(start, start + batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
-        keys, cond = sharding.split((keys, condition(model, request, texts, labels, indices)))
+        keys, cond = sharding.split((keys, condition(model, request, texts, labels, indices)), model.params)
         x_T = samplers.noise(keys, model.shape) * (schedule(levels[0]).sigma if sample.compat.scale_noise else 1)
         count, pictures = min(batch_size, sample.num - start), []
         arguments = keys, sampler, denoise, schedule, levels, x_T, cond

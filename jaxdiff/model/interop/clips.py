@@ -27,7 +27,7 @@ def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Mode
     Args:
       folder: directory with a config.json, weights, and the files of the tokenizer.
       dtype: dtype of the weights on the devices.
-      placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
+      placement: device, sharding or mesh of the weights, see `sharding.placed`; by default a copy on each local device.
 
     Raises:
       FileNotFoundError: a file is missing.

@@ -150,7 +150,7 @@ def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Mode
     Args:
       folder: directory with a model_index.json, of one of `PIPELINES`; a part that has no folder of its own may lie in it.
       dtype: dtype of the weights on the devices.
-      placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
+      placement: device, sharding or mesh of the weights, see `sharding.placed`; by default a copy on each local device.
 
     Returns:
       `Model`, with the submodels "codec", "text_encoder" and "second_text_encoder" that the pipeline has.

@@ -102,7 +102,7 @@ def read(
     Args:
       path: the .safetensors file.
       dtype: dtype of the weights on the devices.
-      placement: device or `jax.sharding.Sharding` of the weights; by default a copy on each local device.
+      placement: device, sharding or mesh of the weights, see `sharding.placed`; by default a copy on each local device.
       tokenizer: folder of its tokenizer, which the file does not hold; by default "tokenizer" beside the file.
       predict: kind of prediction, "eps" or "v". By default that of the file's header, or else "eps" of 1.x and XL and "v"
         of 2.x.

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -181,7 +180,7 @@ def read(mapping: tuple[Entry, ...], tensors: Tensors, where: str, dtype: str = 
       tensors: published tensors.
       where: name of the file or folder, for errors.
       dtype: dtype of the parameters.
-      placement: device or `jax.sharding.Sharding`; by default a copy on each local device.
+      placement: device, sharding or mesh, see `sharding.placed`; by default a copy on each local device.
 
     Returns:
       Nested dicts.
@@ -192,9 +191,8 @@ def read(mapping: tuple[Entry, ...], tensors: Tensors, where: str, dtype: str = 
     if wrong := differences(mapping, tensors.shapes):
         more = f", and {len(wrong) - 1} more do not fit" if len(wrong) > 1 else ""
         raise ValueError(f"{where}: {wrong[0]}{more}")
-    placement, dtype = placement or sharding.replication(), jnp.dtype(dtype)
-    flat = {}
+    flat, dtype = {}, jnp.dtype(dtype)
     for entry in mapping:
         value = LAYOUTS[entry.layout].to_ours(tensors.read(entry.published))
-        flat[entry.ours] = jax.device_put(np.asarray(value, dtype, order="C"), placement)
+        flat[entry.ours] = sharding.placed(entry.ours, np.asarray(value, dtype, order="C"), placement)
     return traverse_util.unflatten_dict(flat, sep="/")
