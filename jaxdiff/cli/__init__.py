@@ -45,6 +45,7 @@ COMMANDS = {  # module in jaxdiff.cli, and the first argument
     "plan": ("plan", "a config or a model, such as stable_diffusion_1"),
     "pretrained": ("pretrained", None),
 }
+ELSEWHERE = ("plan",)  # commands that compile for other devices, where flags for a CPU would do harm
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -155,7 +156,7 @@ def dispatch(args: list[str]) -> None:
     module, first = COMMANDS[command]
     if first is not None and (not rest or rest[0].startswith("-")):
         raise ValueError(f"jaxdiff {command} needs {first}: see jaxdiff --help")
-    if first is not None:
+    if first is not None and command not in ELSEWHERE:
         prepare_jax()
     importlib.import_module(f"jaxdiff.cli.{module}").main(*([rest] if first is None else [rest[0], rest[1:]]))
 

@@ -57,7 +57,7 @@ def main(name: str, args: list[str]) -> None:
     flags = parse(PlanFlags(with_base(default, args)), args, f"jaxdiff plan {name}")
     asked = variants(flags)
     if CHILD not in os.environ and flags.topology != "here":
-        print(in_child(["plan", name, *args]), end="")
+        print(in_child([*imports(sys.argv), "plan", name, *args]), end="")
         return
     reports = []
     for config in asked:
@@ -70,6 +70,14 @@ def main(name: str, args: list[str]) -> None:
         print(json.dumps(values if flags.sweep else values[0], indent=2))
     else:
         print("\n\n".join(report.text(one, flags.price) for one in reports))
+
+
+def imports(argv: list[str]) -> list[str]:
+    """The --import MODULE in front of the command."""
+    count = 1
+    while argv[count : count + 1] == ["--import"]:
+        count += 2
+    return argv[1:count]
 
 
 def in_child(args: list[str]) -> str:
