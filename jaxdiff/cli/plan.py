@@ -59,17 +59,14 @@ def main(name: str, args: list[str]) -> None:
     if CHILD not in os.environ and flags.topology != "here":
         print(in_child([*imports(sys.argv), "plan", name, *args]), end="")
         return
-    reports = []
-    for config in asked:
-        one = largest(flags, config) if flags.largest_batch else made(flags, config)
-        reports.append(one)
-    from jaxdiff.plan import report
+    from jaxdiff.plan import reports
 
+    found = [largest(flags, config) if flags.largest_batch else made(flags, config) for config in asked]
     if flags.json:
-        values = [report.to_values(one, flags.price) for one in reports]
+        values = [reports.to_values(one, flags.price) for one in found]
         print(json.dumps(values if flags.sweep else values[0], indent=2))
     else:
-        print("\n\n".join(report.text(one, flags.price) for one in reports))
+        print("\n\n".join(reports.text(one, flags.price) for one in found))
 
 
 def imports(argv: list[str]) -> list[str]:
@@ -135,10 +132,10 @@ def variants(flags: PlanFlags) -> list[Config]:
 
 def made(flags: PlanFlags, config: Config):
     """The report of a config."""
-    from jaxdiff.plan import report
+    from jaxdiff.plan import reports
 
     logging.getLogger("jaxdiff").setLevel(logging.WARNING)
-    return report.report(config, flags.topology, flags.use, flags.slices, flags.dtype)
+    return reports.report(config, flags.topology, flags.use, flags.slices, flags.dtype)
 
 
 def largest(flags: PlanFlags, config: Config):
@@ -147,7 +144,7 @@ def largest(flags: PlanFlags, config: Config):
     Raises:
       ValueError: not even the smallest batch fits.
     """
-    from jaxdiff.plan import report
+    from jaxdiff.plan import reports
 
     section = "train" if flags.use == "train" else "sample"
     one = made(flags, config)
@@ -156,7 +153,7 @@ def largest(flags: PlanFlags, config: Config):
     def at(size):
         changed = dataclasses.replace(getattr(config, section), batch_size=size * unit)
         found = made(flags, dataclasses.replace(config, **{section: changed}))
-        return found if report.fits(found) else None
+        return found if reports.fits(found) else None
 
     low, high, best = 0, max(1, one.batch // unit), None
     while found := at(high):

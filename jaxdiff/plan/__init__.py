@@ -5,8 +5,8 @@ from jaxdiff import lazy
 _NAMES = {
     "CHIPS": "chips",
     "Program": "programs",
-    "Report": "report",
-    "report": "report",
+    "Report": "reports",
+    "report": "reports",
     "sampling": "programs",
     "training": "programs",
 }

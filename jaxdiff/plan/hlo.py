@@ -55,6 +55,11 @@ def collectives(text: str, devices: int) -> list[Collective]:
 
 
 def _group_size(rest, devices):
+    """Devices that exchange with one another: as a list, as counts, or as axes of a mesh, of which some may be split."""
+    if axes := re.search(r"replica_groups=mesh\[(.*?)\].*?\{(.*?)\}", rest):
+        sizes = dict(re.findall(r"('\w+')=(\d+)", axes[1]))
+        parts = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", axes[2])
+        return math.prod(int(part or sizes[name]) for name, part in parts)
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(listed[1].split(","))
     if counted := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
