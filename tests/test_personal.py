@@ -127,6 +127,18 @@ def test_lora_goes_on_with_the_same_bits(here):
         chex.assert_trees_all_equal([x for x in one if hasattr(x, "shape")], [x for x in other if hasattr(x, "shape")])
 
 
+def test_lora_on_a_mesh(here):
+    """The frozen models are split, too; the adapter is whole."""
+    alone = models.load_adapter("lora") if (here / "lora").exists() else trained("lora") and models.load_adapter("lora")
+    mesh = ["--train.parallel", "sharded", "--train.mesh", "data=2,fsdp=2,tensor=2", "--train.rules", "kernel=tensor+fsdp(1)"]
+    trained("lora", 2, "lora_mesh", *mesh)
+    split = models.load_adapter("lora_mesh/adapter.safetensors")
+    for name, corrections in alone.loras.items():
+        one, other = (jax.tree.leaves(adapter.loras[name].factors) for adapter in (alone, split))
+        apart = [np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32)).reshape(-1) > 1e-3 for a, b in zip(one, other)]
+        assert len(one) == len(other) == 2 * len(corrections.factors) and np.concatenate(apart).mean() < 0.02
+
+
 def test_dreambooth(here):
     """All of both networks is trained, the class is drawn by the base once, and half of all examples are of it."""
     model, base = trained("dreambooth"), models.load("base.safetensors")

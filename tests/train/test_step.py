@@ -160,7 +160,7 @@ def test_extra_goes_from_part_to_part():
     state = init(jnp.zeros(()), optax.sgd(0.0), extra=jnp.float32(10))
     state, metrics = step(state, KEY, {"image": jnp.arange(1.0, 5.0), "index": np.arange(4)})
     assert float(state.extra) == 10 + 1 + 4 + 9 + 16
-    assert float(metrics["before"]) == (10 + 15) / 2
+    assert float(metrics["before"]) == (10 + 20) / 2  # the first part has the first and the third
 
 
 @pytest.mark.parametrize("accumulate", [3, 0, -4])
