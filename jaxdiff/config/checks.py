@@ -1,5 +1,6 @@
 """Checks of a config's values, alone and beside one another, before anything is trained."""
 
+import importlib.util
 import math
 
 import jax
@@ -56,6 +57,10 @@ def _check_train(config, devices, local):
         raise ValueError("numbers of steps and `train.accumulate` must be at least 1 (`train.sample_every` may be 0)")
     if train.keep < 2:
         raise ValueError(f"`train.keep`={train.keep} must be at least 2: the newest checkpoint may be damaged")
+    if train.hang_seconds < 0:
+        raise ValueError(f"`train.hang_seconds`={train.hang_seconds} must be at least 0")
+    if train.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError("`train.wandb` needs the package wandb: pip install 'jaxdiff[wandb]'")
     if train.parallel == "sharded":
         shape = meshes.sizes(meshes.parse(train.mesh), devices)
         for rule in train.rules:

@@ -194,6 +194,8 @@ class Train:
       save_every: interval between checkpoints.
       keep: number of checkpoints kept, at least 2.
       log_examples: write the examples of each step into `examples_P.tsv`, P being the process.
+      hang_seconds: a call that takes longer has the stacks of all threads written into `stacks_P.txt`; 0 for none.
+      wandb: project of Weights & Biases that gets the numbers and samples, too; the package is the extra "wandb".
       parallel: "pmap", by which each device has the whole state; or "sharded", by which its arrays are split over a mesh.
       mesh: of "sharded", devices of its axes, such as "data=32,fsdp=8": examples are split over data and fsdp, large arrays
         over fsdp, the inside of layers over tensor; data is what the others leave.
@@ -210,6 +212,8 @@ class Train:
     save_every: int = 1000
     keep: int = 2
     log_examples: bool = False
+    hang_seconds: int = 1800
+    wandb: str = ""
     parallel: Literal["pmap", "sharded"] = "pmap"
     mesh: str = ""
     rules: tuple[str, ...] = ()

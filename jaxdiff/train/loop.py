@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import time
 
 import jax
 from etils import epath
@@ -61,6 +62,7 @@ def fit(
       watch.NotFinite: the loss is not finite any more; the last good checkpoint stays.
       stop.Stopped: Ctrl-C, SIGTERM or a preemption; everything was saved.
     """
+    began = time.perf_counter()
     config = check_fields(check_type("`config`", config, Config))
     check_type("`source`", source, Source | None)
     check_type("`run`", run, str | os.PathLike | None)
@@ -88,7 +90,7 @@ def fit(
             raise Stopped(message, stopping.signum) from None
         saver = hosts.together(lambda: stack.enter_context(contextlib.closing(Saver(run))), "checkpoints can be saved")
         try:
-            return steps(run, state, saver, stopping, profile)
+            return steps(run, state, saver, stopping, profile, began)
         except watch.NotFinite as error:
             saver.distrust(error.step - 1)
             raise watch.NotFinite(
@@ -185,7 +187,7 @@ def newest(directory: epath.Path) -> str:
     return f"the checkpoint of step {found[0]} is kept" if found else "there is no checkpoint yet"
 
 
-def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: int) -> TrainState:
+def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: int, began: float) -> TrainState:
     """Makes all steps from `state` on, and logs, saves and samples between them; returns the last state.
 
     Whatever may fail in one process alone is attempted, so that all end together.
@@ -200,9 +202,10 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         FailureSync() as sync,
         contextlib.closing(setup.batches(run.config, run.source, start, run.frozen)) as stream,
         watch.progress(start, T.steps) as show,
-        watch.events(run.directory, start) as writer,
+        watch.events(run.directory, start, T.wandb, configs.to_values(run.config)) as writer,
         watch.examples(run.directory, T.log_examples) as note,
         watch.trace(run.directory, profile, T.steps_per_call) as trace,
+        watch.watchdog(run.directory, T.hang_seconds) as alive,
     ):
         sync.attempt(saver.save, start, state)  # step 0, too, so that there always is something to resume
         batches = sync.read(itertools.islice(stream, len(ends)))
@@ -211,7 +214,9 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         step, flops, seconds = hosts.together(
             lambda: setup.compiled(run.config, state, key, first[0], run.frozen), "it is compiled"
         )
-        watched = watch.Log(writer, show, T.batch_size, flops, seconds, start, devices.on_host)
+        watched = watch.Log(
+            writer, show, T.batch_size, flops, seconds, start, devices.on_host, time.perf_counter() - began
+        )
         batches = itertools.chain([first], batches)
 
         def save():
@@ -224,6 +229,7 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
             state, metrics = step(state, key, batch)
             sync.share()
             watched.add(done, metrics)
+            alive()
             trace(call, metrics)
             sync.attempt(note, done, examples)
             last = done == T.steps

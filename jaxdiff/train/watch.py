@@ -1,11 +1,15 @@
 """Watching a run: progress line, TensorBoard, speed, and the first number that is not finite."""
 
 import contextlib
+import faulthandler
 import logging
 import math
 import os
+import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -14,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from jaxdiff import errors, hosts
+from jaxdiff import disk, errors, hosts
 from jaxdiff.train import parallel, speed
 
 log = logging.getLogger("jaxdiff")
@@ -43,6 +47,7 @@ class Log:
       compile_seconds: that making the step took.
       start: the step before the first.
       on_host: metrics on the devices -> as NumPy arrays [K].
+      before: seconds that went by in this process before.
     """
 
     def __init__(
@@ -54,13 +59,14 @@ class Log:
         compile_seconds: float,
         start: int = 0,
         on_host: Callable = parallel.first,
+        before: float = 0.0,
     ):
-        self.on_host = on_host
+        self.on_host, self.began, self.trained = on_host, time.perf_counter() - before, 0.0
         self.writer, self.show, self.batch_size, self.flops = writer, show, batch_size, flops
         self.peak = speed.peak(jax.devices()[0].device_kind)
         self.waiting, self.means, self.flushed = [], [], start
         self.clock, self.data_wait, self.late = time.perf_counter(), 0.0, []
-        self.once = {"compile_seconds": compile_seconds}  # of the first flush
+        self.once, self.first_seen = {"compile_seconds": compile_seconds}, False  # of the first flush
         show(start, f"compiled in {compile_seconds:.0f} s")
 
     def wait(self, get: Callable, *arguments):
@@ -84,6 +90,8 @@ class Log:
         """
         if self.waiting:
             jax.block_until_ready(self.waiting[-1])
+            if not self.first_seen:
+                self.once["seconds_to_first_step"], self.first_seen = time.perf_counter() - self.began, True
         self.waiting.append((step, metrics))
 
     def check(self) -> None:
@@ -113,9 +121,10 @@ class Log:
         """Averages what came since the last flush and writes it."""
         self.check()
         numbers = {name: float(np.mean([means[name] for means in self.means])) for name in self.means[0]}
-        numbers |= self.once | self.speeds(
-            (time.perf_counter() - self.clock) / (step - self.flushed), step - self.flushed
-        )
+        steps, now = step - self.flushed, time.perf_counter()
+        self.trained += now - self.clock - self.data_wait
+        numbers |= self.once | self.speeds((now - self.clock) / steps, steps)
+        numbers["goodput"] = self.trained / (now - self.began)
         if self.writer is not None:
             self.writer.scalars(step, numbers)
         self.show(step, line(numbers))
@@ -148,7 +157,7 @@ def line(numbers: dict[str, float]) -> str:
         f"loss {numbers['loss']:.4f}{right}  {1e3 * numbers['seconds_per_step']:.3g} ms/step  "
         f"{numbers['images_per_second_per_device']:.3g} images/s/device  {flops} TFLOP/s ({peak} of peak)  "
         f"{numbers['memory_gib']:.1f} GiB  data {1e3 * numbers['data_wait_per_step']:.3g} ms, "
-        f"{numbers['data_late']:.0%} late"
+        f"{numbers['data_late']:.0%} late  {numbers['goodput']:.0%} of the time trained"
     )
 
 
@@ -210,12 +219,98 @@ class Events:
         self._file.write_event(self._proto.Event(wall_time=time.time(), step=step, summary=summary))
 
 
+class Wandb:
+    """Writes numbers and pictures to Weights & Biases, of whose package only `init`, `log`, `Image` and `finish` are used.
+
+    A run that is gone on with goes on there, too: it is known by the path of its directory.
+    """
+
+    def __init__(self, run: epath.PathLike, project: str, about: Mapping):
+        import wandb  # here, for it is an extra
+
+        known = f"{zlib.crc32(os.path.abspath(os.fspath(run)).encode()):08x}"
+        name = epath.Path(run).name
+        self._wandb, self._run = (
+            wandb,
+            wandb.init(project=project, id=known, name=name, resume="allow", config=dict(about)),
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step, by name."""
+        self._run.log(dict(values), step=step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture [H, W, C] of a step."""
+        self._run.log({name: self._wandb.Image(image)}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class All:
+    """Writes what it is given with several writers."""
+
+    def __init__(self, *writers):
+        self.writers = writers
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step, by name."""
+        for writer in self.writers:
+            writer.scalars(step, values)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """A picture [H, W, C] of a step."""
+        for writer in self.writers:
+            writer.image(step, name, image)
+
+    def close(self) -> None:
+        for writer in self.writers:
+            writer.close()
+
+
 @contextlib.contextmanager
-def events(run: epath.PathLike, start: int):
-    """Gives TensorBoard's `Events` in process 0, None in the others."""
-    writer = hosts.together(lambda: Events(run, start) if hosts.is_main() else None, "the events are opened")
+def events(run: epath.PathLike, start: int, project: str = "", about: Mapping = MappingProxyType({})):
+    """Gives a writer of numbers and pictures in process 0, None in the others.
+
+    Args:
+      run: directory of the run, for TensorBoard.
+      start: step that it goes on from.
+      project: project of Weights & Biases; "" is none.
+      about: config of the run, for that.
+    """
+
+    def opened():
+        if not hosts.is_main():
+            return None
+        return All(Events(run, start), *([Wandb(run, project, about)] if project else []))
+
+    writer = hosts.together(opened, "the events are opened")
     with contextlib.closing(writer) if writer else contextlib.nullcontext():
         yield writer
+
+
+@contextlib.contextmanager
+def watchdog(run: epath.PathLike, seconds: int):
+    """Gives () -> None, to be called after every call of the step; where it is not for long, stacks are written.
+
+    All threads' stacks, of every process, into `stacks_P.txt` in the run's directory, or beside the log of a remote run,
+    again and again while it hangs; nothing is stopped. The first step may compile for as long as it needs.
+
+    Args:
+      run: directory of the run.
+      seconds: that a call may take; 0 for none.
+    """
+    if not seconds:
+        yield lambda: None
+        return
+    with contextlib.ExitStack() as stack:
+        file = sys.stderr
+        if not disk.is_remote(run):
+            file = stack.enter_context(open(epath.Path(run) / f"stacks_{jax.process_index()}.txt", "a"))
+        try:
+            yield lambda: faulthandler.dump_traceback_later(seconds, repeat=True, file=file)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 @contextlib.contextmanager

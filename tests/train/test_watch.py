@@ -1,5 +1,7 @@
 """What is said of a run's speed and health, against numbers worked out by hand."""
 
+import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -49,7 +51,7 @@ def test_speed_is_that_of_training_alone(clock, monkeypatch):
     monkeypatch.setattr(speed, "peak", lambda kind: 1e12)
     writer, shown = Writer(), []
     log = watch.Log(
-        writer, lambda step, text: shown.append((step, text)), 32, flops=40e9, compile_seconds=3.0, start=20
+        writer, lambda step, text: shown.append((step, text)), 32, flops=40e9, compile_seconds=3.0, start=20, before=4.0
     )
     log.wait(clock.tick, 0.5)
     clock.tick(1.5)
@@ -73,6 +75,8 @@ def test_speed_is_that_of_training_alone(clock, monkeypatch):
         ("data_late", 30): 1.0,
         ("teraflops_per_device", 30): 0.08,
         ("share_of_peak", 30): 0.08,
+        ("goodput", 30): 3.5 / 16,
+        ("seconds_to_first_step", 30): 12.0 + 4.0,
     }
     assert writer.written == pytest.approx(expected)
     step, text = shown[-1]
@@ -233,7 +237,7 @@ def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(tmp_path, m
 
 def test_the_line_of_a_classifier_says_what_it_gets_right():
     numbers = dict.fromkeys(("seconds_per_step", "images_per_second_per_device", "memory_gib"), 1.0)
-    numbers |= {"data_wait_per_step": 0.0, "data_late": 0.0, "loss": 0.5}
+    numbers |= {"data_wait_per_step": 0.0, "data_late": 0.0, "loss": 0.5, "goodput": 0.9}
     assert "right" not in watch.line(numbers)
     assert watch.line(numbers | {"accuracy": 0.915}).startswith("loss 0.5000  91.5% right")
 
@@ -252,3 +256,40 @@ def test_a_terminal_that_is_gone_ends_the_line_of_progress_without_an_error(monk
     monkeypatch.setattr(watch, "Progress", Gone)
     with watch.progress(0, 10) as show:
         show(1, "loss 1")
+
+
+def test_stacks_of_a_call_that_hangs(tmp_path):
+    with watch.watchdog(tmp_path, 1) as alive:
+        alive()
+        for _ in range(3):  # no call is late
+            time.sleep(0.5)
+            alive()
+        file = tmp_path / "stacks_0.txt"
+        assert not file.read_text()
+        time.sleep(1.5)
+        said = file.read_text()
+        assert "Timeout (0:00:01)!" in said and "test_stacks_of_a_call_that_hangs" in said
+    before = file.read_text()
+    time.sleep(1.2)
+    assert file.read_text() == before
+    with watch.watchdog(tmp_path / "none", 0) as alive:
+        alive()
+    assert not (tmp_path / "none").exists()
+
+
+def test_wandb_gets_what_tensorboard_gets(tmp_path, monkeypatch):
+    """And the same run again where it is gone on with."""
+    (tmp_path / "toy").mkdir()
+    said = []
+    run = SimpleNamespace(log=lambda values, step: said.append((step, values)), finish=lambda: said.append("finished"))
+    package = SimpleNamespace(init=lambda **given: said.append(given) or run, Image=lambda image: image.shape)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    for start in (0, 5):
+        with watch.events(tmp_path / "toy", start, "stars", {"name": "toy"}) as writer:
+            writer.scalars(7, {"loss": 0.5})
+            writer.image(7, "samples", np.zeros((4, 4, 3), np.uint8))
+    first, *rest = said[: len(said) // 2]
+    assert (first["project"], first["name"], first["resume"]) == ("stars", "toy", "allow")
+    assert first["config"] == {"name": "toy"} and first == said[len(said) // 2]
+    assert rest == [(7, {"loss": 0.5}), (7, {"samples": (4, 4, 3)}), "finished"]
+    assert len(list((tmp_path / "toy").glob("events.*"))) == 2
