@@ -61,6 +61,7 @@ def devices(topology: str, slices: int = 1) -> tuple[Chip, tuple]:
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError("compiling for TPUs needs the package libtpu: pip install 'jaxdiff[plan]'")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the machine that asks is no TPU host
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # two plans at once
     from jax.experimental import topologies
 
     more = {"num_slices": slices} if slices > 1 else {}
