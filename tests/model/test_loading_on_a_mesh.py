@@ -1,0 +1,60 @@
+"""Models whose weights are split over a mesh as they are read."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from tiny import tiny_latent, write_ends
+
+import jaxdiff
+from jaxdiff import model as models
+from jaxdiff.model import Model
+from jaxdiff.model.params import param_shapes
+
+DRAWN = {"num": 8, "seed": 3, "steps": 3, "guidance": 2.0}
+
+
+def specs(tree):
+    return {x.sharding.spec for x in jax.tree.leaves(tree)}
+
+
+def test_images_are_those_of_a_copy_on_each_device():
+    whole = jaxdiff.load("digits")
+    split = jaxdiff.load("digits", mesh=jaxdiff.mesh(fsdp=4, tensor=2))
+    assert specs(whole.params) == {PartitionSpec()} and len(specs(split.params)) > 3
+    kernel = split.params["mid_block"]["resnets_0"]["conv1"]["kernel"]
+    assert kernel.addressable_data(0).size == kernel.size / 8
+    one, other = (jaxdiff.generate(model, labels=[7, 3], **DRAWN) for model in (whole, split))
+    assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_submodels_and_adapters_are_split_too(tmp_path):
+    codec, clip = (models.load(str(path)) for path in write_ends(tmp_path))
+    config, values = tiny_latent("vae", "clip"), np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.3 * values.standard_normal(x.shape).astype(np.float32), param_shapes(config))
+    submodels = {"codec": codec, "text_encoder": models.text_transformer_of(clip)}
+    base = Model(config=config, params=params, submodels=submodels)
+    models.write(tmp_path / "base.safetensors", base, "float32")
+    mesh = jaxdiff.mesh(data=4, tensor=2)
+    split = jaxdiff.load(str(tmp_path / "base.safetensors"), mesh=mesh)
+    for tree in (split.params, *(one.params for one in split.submodels.values())):
+        assert all(x.sharding.mesh == mesh for x in jax.tree.leaves(tree))
+    attention = "down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_q/kernel".split("/")
+    kernel = split.params
+    for name in attention:
+        kernel = kernel[name]
+    assert kernel.sharding.spec == PartitionSpec(None, "tensor")
+    one, other = (
+        jaxdiff.generate(model, "a red seven", **DRAWN)
+        for model in (models.load(str(tmp_path / "base.safetensors")), split)
+    )
+    assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="`mesh` must have the axes data, fsdp, tensor, not x"):
+        jaxdiff.load("digits", mesh=jax.sharding.Mesh(jax.devices(), ("x",)))
+    with pytest.raises(ValueError, match="`mesh`='fsdp=8' must be of type Mesh"):
+        jaxdiff.load("digits", mesh="fsdp=8")
+    with pytest.raises(ValueError, match="leave out `placement`"):
+        jaxdiff.load("digits", placement=jax.devices()[0], mesh=jaxdiff.mesh())
