@@ -29,16 +29,22 @@ class Collective(NamedTuple):
 def collectives(text: str, devices: int) -> list[Collective]:
     """The exchanges in a program, by kind; those inside of a loop are counted once.
 
+    An exchange that goes on while the device computes stands several times in the text, always with the same channel.
+
     Args:
       text: text of a compiled program.
       devices: number of devices, of which a group is where the program does not say.
     """
-    found = {kind: [0, 0.0, 0.0] for kind in KINDS}
+    found, channels = {kind: [0, 0.0, 0.0] for kind in KINDS}, set()
     for line in text.splitlines():
         match = re.match(rf"\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(?:-start)?\((.*)", line)
         if not match:
             continue
         made, kind, rest = match.groups()
+        if channel := re.search(r"channel_id=(\d+)", rest):
+            if channel[1] in channels:
+                continue
+            channels.add(channel[1])
         n = _group_size(rest, devices)
         if n < 2:
             continue

@@ -68,6 +68,13 @@ def test_forms_of_a_tpu():
     assert hlo.collectives(LINES["alone"] + "\n" + LINES["other"], 8) == []
 
 
+def test_an_exchange_in_several_steps_counts_once():
+    line = "  %a = bf16[256,64]{1,0} all-gather(%x), channel_id=CHANNEL, replica_groups=[1,8]<=[8], dimensions={0}"
+    text = "\n".join(line.replace("CHANNEL", channel) for channel in ("7", "7", "8", "7"))
+    whole = 256 * 64 * 2
+    assert hlo.collectives(text, 8) == [hlo.Collective("all-gather", 2, 2 * whole, 2 * 7 / 8 * whole)]
+
+
 def test_backward_of_flash_attention_by_formula():
     q, k = "bf16[2,8,4096,128]{3,2,1,0}", "bf16[2,8,1024,128]{3,2,1,0}"
     text = "\n".join(
