@@ -2,7 +2,7 @@
 
     jaxdiff plan benchmarks/xl_unet.py --topology v5e:16x16
 
-Without its vector of sizes and pooled texts (5.2 M parameters more), which no data here has; it cannot be trained as it stands.
+Without its vector of sizes and pooled texts (5.2 M parameters more), which no data here has.
 """
 
 from jaxdiff import UNetConfig
