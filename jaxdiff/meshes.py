@@ -55,6 +55,12 @@ def _arranged(shape, devices):
             raise ValueError(f"a mesh of data={shape[0]} does not divide by {slices} slices: choose a multiple")
         inside, between = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
         return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
+    if shape[2] > 1:  # each group of `tensor` in one process, which reads the examples of its rows
+        devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+        groups = np.asarray(devices).reshape(-1, shape[2])
+        if any(len({device.process_index for device in group}) > 1 for group in groups):
+            raise ValueError(f"tensor={shape[2]} would split layers over processes: it must divide the devices of each")
+        return groups.reshape(shape)
     if len({(device.process_index, tuple(getattr(device, "coords", [device.id]))) for device in devices}) < len(
         devices
     ):
@@ -228,9 +234,6 @@ def shardings(tree, mesh: Mesh, rules: Sequence[Rule] = RULES):
     Returns:
       The same tree of `NamedSharding`.
 
-    Raises:
-      ValueError: a rule whose pattern is in no path.
-
     Example::
 
         >>> import jax, jax.numpy as jnp, jaxdiff
@@ -240,12 +243,16 @@ def shardings(tree, mesh: Mesh, rules: Sequence[Rule] = RULES):
         >>> split.spec == (jax.sharding.PartitionSpec(None, None, "fsdp") if mesh.size > 1 else split.spec)
         True
     """
+    of_leaf = lambda path, leaf: sharding_of(path_of(path), np.shape(leaf), mesh, rules)
+    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def check_rules(tree, rules: Sequence[Rule]) -> None:
+    """Raises ValueError for a rule, other than those of `RULES`, whose pattern is in no path of a tree."""
     paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(tree)]
     for rule in rules:
         if rule not in RULES and not any(re.search(rule.pattern, path) for path in paths):
             raise ValueError(f"no array has the pattern {rule.pattern!r} of a rule in its path, such as {paths[0]}")
-    of_leaf = lambda path, leaf: sharding_of(path_of(path), np.shape(leaf), mesh, rules)
-    return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
 
 def sharding_of(path: str, shape: Sequence[int], mesh: Mesh, rules: Sequence[Rule] = RULES) -> NamedSharding:

@@ -1,5 +1,7 @@
 """Meshes, and the rules by which arrays are split over them."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -110,7 +112,8 @@ def test_wrong_rules_are_refused(text, message):
 
 def test_a_rule_that_matches_nothing_is_refused():
     with pytest.raises(ValueError, match=r"no array has the pattern 'atn1' of a rule in its path, such as conv/kernel"):
-        meshes.shardings({"conv": {"kernel": np.zeros(3)}}, jaxdiff.mesh(), (parse_rule("atn1=fsdp"), *meshes.RULES))
+        meshes.check_rules({"conv": {"kernel": np.zeros(3)}}, (parse_rule("atn1=fsdp"), *meshes.RULES))
+    meshes.check_rules({"conv": {"kernel": np.zeros(3)}}, (parse_rule("conv=fsdp"), *meshes.RULES))
 
 
 def test_placed_and_back():
@@ -121,3 +124,13 @@ def test_placed_and_back():
     back = meshes.on_host(meshes.placed(placed, jaxdiff.mesh(data=2, fsdp=4)))
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(back))
     assert all((back[name] == tree[name]).all() for name in tree)
+
+
+def test_the_inside_of_layers_stays_in_a_process():
+    """Four processes of two devices each, whose numbers go to and fro."""
+    devices = [SimpleNamespace(id=i, process_index=(i // 2 * 3) % 4) for i in range(8)]
+    arranged = meshes._arranged((2, 2, 2), devices)
+    assert arranged.shape == (2, 2, 2)
+    assert all(len({device.process_index for device in group}) == 1 for group in arranged.reshape(-1, 2))
+    with pytest.raises(ValueError, match="tensor=4 would split layers over processes"):
+        meshes._arranged((1, 2, 4), devices)

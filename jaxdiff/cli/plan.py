@@ -13,6 +13,7 @@ import tyro
 from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff import progress
+from jaxdiff.arguments import check_fields
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.train import with_base
 from jaxdiff.config import Config
@@ -58,6 +59,10 @@ def main(name: str, args: list[str]) -> None:
     default = configs.load(name) if name in configs.names() or name.endswith(".py") else models.load_config(name)
     flags = parse(PlanFlags(with_base(default, args)), args, f"jaxdiff plan {name}")
     asked = variants(flags)
+    if flags.use == "train" and flags.dtype != DEFAULT.dtype:
+        raise ValueError(
+            f"`dtype`={flags.dtype} is of --for sample: training keeps float32, and computes in --net.dtype"
+        )
     if flags.quick and flags.topology == "here":
         raise ValueError("`quick` is for devices that are not attached: leave it out")
     if CHILD not in os.environ and flags.topology != "here":
@@ -133,7 +138,7 @@ def variants(flags: PlanFlags) -> list[Config]:
     if kind not in (int, float, str):
         raise ValueError(f"`sweep`={flags.sweep} must be of a field that is a number or a text")
     changed = [dataclasses.replace(sections[section], **{field: kind(value)}) for value in values.split(separator)]
-    return [dataclasses.replace(flags.config, **{section: one}) for one in changed]
+    return [check_fields(dataclasses.replace(flags.config, **{section: one})) for one in changed]
 
 
 def made(flags: PlanFlags, config: Config):
@@ -155,6 +160,7 @@ def largest(flags: PlanFlags, config: Config):
     section = "train" if flags.use == "train" else "sample"
     one = made(flags, config)
     unit = max(1, one.devices // one.mesh.get("tensor", 1))
+    unit *= config.train.accumulate if flags.use == "train" else 1
 
     def at(size):
         changed = dataclasses.replace(getattr(config, section), batch_size=size * unit)

@@ -20,20 +20,22 @@ SECTIONS = {  # sections of a config that only networks of these roles have
 }
 
 
-def check(config: Config, devices: int | None = None) -> None:
+def check(config: Config, devices: int | None = None, local: int | None = None, platform: str | None = None) -> None:
     """Refuses a config that cannot be trained.
 
     Args:
       config: the config.
-      devices: number of devices of a single process; None is those that there are.
+      devices: number of devices; by default, as the next two, of those that there are.
+      local: number of devices of a process.
+      platform: such as "tpu".
 
     Raises:
       ValueError: one line that says what to change.
     """
-    _check_train(config, devices or jax.device_count(), devices or jax.local_device_count())
+    _check_train(config, devices or jax.device_count(), local or jax.local_device_count())
     _check_optim(config)
     _check_sections(config)
-    config.net.check_platform(jax.default_backend())
+    config.net.check_platform(platform or jax.default_backend())
     if config.role == "text_encoder":
         raise ValueError("a text transformer alone cannot be trained: train a CLIP, which has one")
     if config.role in ("denoiser", "classifier"):

@@ -30,7 +30,7 @@ class Restored(NamedTuple):
     """Checkpoint that was read.
 
     Attributes:
-      tree: the arrays, as NumPy.
+      tree: the arrays: NumPy, or on the mesh that was asked for.
       about: what was saved beside them, a dict of JSON values.
       step: of the checkpoint.
       corrupt: newer steps that could not be read.
@@ -181,8 +181,12 @@ def _read(directory, step, like):
             raise OSError("the checksum of what stands beside the arrays is not what was saved")
         items = {}
         for name, tree in like.items():
-            if tree is None:  # of any structure
-                items[name] = ocp.args.StandardRestore()
+            if tree is None:  # of any structure, and not onto the devices that it was saved on
+                saved = reader.item_metadata(step)[name]
+                empty = lambda x: np.empty(x.shape, x.dtype)
+                items[name] = ocp.args.StandardRestore(
+                    jax.tree.map(empty, saved, is_leaf=lambda x: hasattr(x, "dtype"))
+                )
                 continue
             _same_structure(about["arrays"][name], tree, name, f"the checkpoint of step {step} in {directory}")
             items[name] = ocp.args.StandardRestore(jax.tree.map(_target, tree))

@@ -3,10 +3,10 @@
 Of arrays in memory CRC-32. Of arrays on a mesh, whose parts are in many processes, a sum that does not depend on how they
 are split, so that they can be read back onto any other mesh:
 
-(1)  sum_i w(i) x_i mod 2^32,   w(i) = 2 h(i) + 1,   h(i) = (i xor (i >> 15)) c mod 2^31
+(1)  sum_i w(i) m(x_i) mod 2^32,   w(i) = 2 h(i) + 1,   h(i) = (i xor (i >> 15)) c mod 2^31
 
-with x_i the bits of element i in C order as an unsigned number, and c odd. One changed bit always changes it, since w is
-odd, and the same elements in other places have another sum.
+with x_i the bits of element i in C order as an unsigned number, m a permutation of these numbers that spreads each bit over
+all (the end of MurmurHash3, Appleby 2011), and c odd. One changed element always changes it, since w is odd.
 """
 
 import concurrent.futures
@@ -34,9 +34,7 @@ def of_json(values: Mapping) -> int:
 def describe(tree, item: str) -> dict[str, list]:
     """Shape, dtype and checksum of every array of an item, by path: a number is CRC-32, a text is equation (1)."""
     paths, leaves = by_path(tree, item)
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        in_memory = threads.map(lambda x: None if isinstance(x, jax.Array) else _crc32(x), leaves)
-        sums = [_sum_text(x) if crc is None else crc for x, crc in zip(leaves, in_memory)]
+    sums = _sums(leaves, [isinstance(x, jax.Array) for x in leaves])
     return {path: [list(x.shape), x.dtype.name, found] for path, x, found in zip(paths, leaves, sums)}
 
 
@@ -47,17 +45,15 @@ def damaged(trees: Mapping, saved: Mapping[str, Mapping]) -> str:
       trees: items that were read.
       saved: what `describe` said of each.
     """
-    for name, tree in trees.items():
-        now = {}
-        for path, x in zip(*by_path(tree, name)):
-            if isinstance(saved[name][path][2], str):
-                now[path] = _sum_text(x)
-            else:
-                now[path] = _crc32(meshes.on_host(x))
-        for path, found in now.items():
+    reasons = []
+    for name, tree in trees.items():  # to the end: other processes take part in each of them
+        paths, leaves = by_path(tree, name)
+        by_sum = [isinstance(saved[name][path][2], str) for path in paths]
+        leaves = [x if summed else meshes.on_host(x) for x, summed in zip(leaves, by_sum)]
+        for path, found in zip(paths, _sums(leaves, by_sum)):
             if found != saved[name][path][2]:
-                return f"the checksum of {path} is not what was saved"
-    return ""
+                reasons.append(f"the checksum of {path} is not what was saved")
+    return reasons[0] if reasons else ""
 
 
 def by_path(tree, item: str) -> tuple[list[str], list]:
@@ -71,8 +67,14 @@ def _crc32(x):
     return zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
 
 
-def _sum_text(x):
-    return f"sum {int(_sum_on_mesh(x)) if isinstance(x, jax.Array) else _sum_in_memory(x)}"
+def _sums(leaves, by_sum):
+    """The checksum of each array, by equation (1) or CRC-32; the devices work on all before the first is waited for."""
+    begun = [_sum_on_mesh(x) if summed and isinstance(x, jax.Array) else None for x, summed in zip(leaves, by_sum)]
+    in_memory = lambda x, summed, begun: None if begun is not None else (_sum_in_memory if summed else _crc32)(x)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        found = list(threads.map(in_memory, leaves, by_sum, begun))
+    found = [int(on_mesh) if one is None else one for one, on_mesh in zip(found, begun)]
+    return [f"sum {one}" if summed else one for one, summed in zip(found, by_sum)]
 
 
 @jax.jit
@@ -87,7 +89,7 @@ def _sum_on_mesh(x):
         (lax.broadcasted_iota(jnp.uint32, words.shape, axis) * np.uint32(n % 2**32) for axis, n in enumerate(strides)),
         jnp.zeros(words.shape, jnp.uint32),
     )
-    return jnp.sum(_weights(index) * words, dtype=jnp.uint32)
+    return jnp.sum(_weights(index) * _mixed(words), dtype=jnp.uint32)
 
 
 def _sum_in_memory(x):
@@ -96,8 +98,15 @@ def _sum_in_memory(x):
     for start in range(0, words.size, CHUNK):
         part = words[start : start + CHUNK].astype(np.uint32)
         index = np.arange(start, start + part.size, dtype=np.uint64).astype(np.uint32)
-        total += int(np.sum(_weights(index) * part, dtype=np.uint32))
+        total += int(np.sum(_weights(index) * _mixed(part), dtype=np.uint32))
     return total % 2**32
+
+
+def _mixed(words):
+    of = words.dtype.type
+    words = (words ^ (words >> 16)) * of(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * of(0xC2B2AE35)
+    return words ^ (words >> 16)
 
 
 def _weights(index):

@@ -55,7 +55,7 @@ def dtype_of(params):
 
 
 def as_those(params, others):
-    """Parameters in the dtype of others and on the same devices, replicated over them."""
+    """Parameters in the dtype of others and on the same devices, see `sharding.as_placed`."""
     return sharding.as_placed(jax.tree.map(lambda leaf: leaf.astype(dtype_of(others)), params), others)
 
 

@@ -17,7 +17,7 @@ class Chip(NamedTuple):
     Attributes:
       memory: bytes; a program may use a little less.
       bandwidth: bytes per second between it and its memory.
-      interconnect: bytes per second that it sends to its neighbours, over all links.
+      interconnect: bytes per second that it sends to its neighbours, over all links; to other slices it is slower.
       flops: bfloat16 operations per second.
     """
 
@@ -27,13 +27,13 @@ class Chip(NamedTuple):
     flops: float | None
 
 
-# A device of v4 is half a chip here: the compiler's description of a pod that is not attached has both of its cores.
+# A device of tpu7x is half a chip.
 CHIPS = {
-    "v4": Chip(16 * 2**30, 1228e9 / 2, 300e9 / 2, 275e12 / 2),
+    "v4": Chip(32 * 2**30, 1228e9, 300e9, 275e12),
     "v5e": Chip(16 * 2**30, 819e9, 200e9, 197e12),
     "v5p": Chip(95 * 2**30, 2765e9, 600e9, 459e12),
     "v6e": Chip(32 * 2**30, 1638e9, 448e9, 918e12),
-    "tpu7x": Chip(96 * 2**30, 7380e9 / 2, 1200e9 / 2, 2307e12 / 2),
+    "tpu7x": Chip(96 * 2**30, 7380e9 / 2, 600e9 / 2, 2307e12 / 2),
 }
 HERE = "here"  # in place of a topology: the devices that are attached
 
@@ -50,6 +50,8 @@ def devices(topology: str, slices: int = 1) -> tuple[Chip, tuple]:
       ImportError: the package libtpu is missing.
     """
     if topology == HERE:
+        if slices != 1:
+            raise ValueError(f"`slices`={slices} is of topologies that are not attached: leave it out")
         return attached()
     kind, _, shape = topology.partition(":")
     if kind not in CHIPS:
@@ -65,6 +67,7 @@ def devices(topology: str, slices: int = 1) -> tuple[Chip, tuple]:
     from jax.experimental import topologies
 
     more = {"num_slices": slices} if slices > 1 else {}
+    more |= {"chip_config_name": "megacore"} if kind == "v4" else {}  # a chip is one device
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
     except Exception as error:  # of several types

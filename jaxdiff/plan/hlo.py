@@ -48,11 +48,10 @@ def collectives(text: str, devices: int) -> list[Collective]:
         n = _group_size(rest, devices)
         if n < 2:
             continue
-        size = (
-            max([_size(*array) for array in ARRAY.findall(made)] or [0])
-            if "-start(" in line
-            else sum(_size(*array) for array in ARRAY.findall(made))
-        )
+        sizes = [_size(*array) for array in ARRAY.findall(made) if array[1]]
+        if "-start(" in line and kind != "all-reduce":  # what it takes, and then what it makes
+            sizes = sizes[len(sizes) // 2 :]
+        size = sum(sizes)
         size *= n if kind == "reduce-scatter" else 1
         share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1}.get(kind, (n - 1) / n)
         entry = found[kind]

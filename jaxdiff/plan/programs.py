@@ -19,7 +19,7 @@ from jaxdiff.model.frozen_models import FrozenModels, open_models
 from jaxdiff.model.params import trained_shapes
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.plan import hlo
-from jaxdiff.train import base_model, initial, parallel, setup, speed
+from jaxdiff.train import base_model, initial, parallel, setup
 
 
 class Program(NamedTuple):
@@ -62,12 +62,13 @@ def training(config: Config, devices: tuple) -> list[Program]:
     Raises:
       ValueError: a config that cannot be trained on so many devices.
     """
-    checks.check(config, len(devices))
+    base = base_model.open_base(config, None)
+    config = base_model.with_base(config, base and base.config)
+    local = sum(device.process_index == devices[0].process_index for device in devices)
+    checks.check(config, len(devices), local, devices[0].platform)
     # One step: of a loop the compiler counts the body once, whatever its length.
     one = dataclasses.replace(config.train, steps_per_call=1)
-    config = with_kernel(dataclasses.replace(config, train=one), devices)
-    base = base_model.open_base(config, None)
-    config = with_kernel(base_model.with_base(config, base and base.config), devices)
+    config = dataclasses.replace(config, train=one, net=with_kernel(config.net, devices, True))
     frozen = _frozen(config, base)
     placement = parallel.of(config.train, devices)
     state = placement.placed_shapes(initial.state_shapes(config, base))
@@ -78,15 +79,25 @@ def training(config: Config, devices: tuple) -> list[Program]:
         rest = (placement.placed_shapes(shapes),)
     step, key = setup.make_step(config, frozen, placement), initial.step_key(config)
     lowered = placement.lower(step, state, key, rows, *rest)
-    flops = None
-    if config.train.accumulate > 1:  # the body of that loop is counted once, and is a part of a step
-        at_once = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
-        whole = placement.lower(setup.make_step(at_once, frozen, placement), state, key, rows, *rest)
-        flops = speed.flops(whole) / placement.sharing
     share = lambda tree: _per_device(tree, placement)
     parts = {"parameters": share(state.params), "average": share(state.ema), "optimizer": share(state.opt_state)}
     parts |= {"frozen": share(rest)} if rest else {}
-    return [compiled("training step", lowered, parts, len(devices), flops)]
+    program = compiled("training step", lowered, parts, len(devices))
+    return [_repeated(program, config.train.accumulate)]
+
+
+def _repeated(program, times):
+    """The program with what it takes in all parts of a batch, whose loop the compiler counts once; the optimizer, too."""
+    if times == 1 or program.too_large:
+        return program
+    exchanges = (
+        one._replace(count=times * one.count, bytes=times * one.bytes, sent=times * one.sent)
+        for one in program.collectives
+    )
+    by_times = {
+        name: getattr(program, name) and times * getattr(program, name) for name in ("flops", "bytes", "by_formula")
+    }
+    return program._replace(**by_times, collectives=tuple(exchanges))
 
 
 def sampling(config: Config, devices: tuple, dtype: str = "bfloat16") -> list[Program]:
@@ -103,7 +114,7 @@ def sampling(config: Config, devices: tuple, dtype: str = "bfloat16") -> list[Pr
     sample, train = config.sample, config.train
     if config.role != "denoiser":
         raise ValueError(f"only denoisers are sampled from, and {config.name} is a {config.role}: plan its training")
-    net = dataclasses.replace(with_kernel(config, devices).net, dtype=dtype)
+    net = dataclasses.replace(with_kernel(config.net, devices, False), dtype=dtype)
     placement = parallel.Sharded(meshes.mesh(devices=devices), (meshes.Rule("", (meshes.Replicate(),)),))
     if train.parallel == "sharded":
         placement = parallel.of(train, devices)
@@ -129,7 +140,7 @@ def _decoder(config, placement, dtype, devices):
     codec = models.load_config(config.latent.codec).net if _is_there(config.latent.codec) else AutoencoderConfig()
     if getattr(codec, "codebook_size", 0):
         raise ValueError("decoders with codebooks are not planned: choose a model with a KL autoencoder")
-    codec = dataclasses.replace(codec, dtype=dtype) if hasattr(codec, "dtype") else codec
+    codec = dataclasses.replace(with_kernel(codec, devices, False), dtype=dtype)
     module = codec.make()
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *codec.example(config.data.image_shape))["params"])
     params = placement.placed_shapes(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), shapes))
@@ -147,7 +158,7 @@ def _is_there(name):
     return True
 
 
-def compiled(name: str, lowered, parts: dict, devices: int, flops: float | None = None) -> Program:
+def compiled(name: str, lowered, parts: dict, devices: int) -> Program:
     """A lowered program, compiled and counted."""
     start = time.perf_counter()
     try:
@@ -159,7 +170,7 @@ def compiled(name: str, lowered, parts: dict, devices: int, flops: float | None 
     seconds, memory, cost = time.perf_counter() - start, program.memory_analysis(), program.cost_analysis() or {}
     text = program.as_text()
     more_flops, more_bytes = hlo.flash_backward(text)
-    known = flops if flops is not None else cost.get("flops")
+    known = cost.get("flops")
     return Program(
         name,
         parts,
@@ -183,13 +194,17 @@ def _blamed(error):
     return "; ".join([*lines, *(f"{size} of {shape}" for size, shape in zip(sizes, shapes))])
 
 
-def with_kernel(config: Config, devices: tuple) -> Config:
-    """The config with the attention that "auto" would choose there: what is attached here does not count."""
-    net = config.net
+def with_kernel(net, devices: tuple, on_mesh: bool):
+    """A network with the attention that "auto" would choose there: what is attached here does not count.
+
+    Args:
+      net: its specification.
+      devices: devices to compile for.
+      on_mesh: whether it runs where jax knows the mesh, as in training, without which a kernel cannot be split.
+    """
     if getattr(net, "attention_kernel", None) != "auto" or devices[0].platform != "tpu":
-        return config
-    kernel = "flash" if config.train.parallel == "sharded" or len(devices) == 1 else "plain"
-    return dataclasses.replace(config, net=dataclasses.replace(net, attention_kernel=kernel))
+        return net
+    return dataclasses.replace(net, attention_kernel="flash" if on_mesh or len(devices) == 1 else "plain")
 
 
 def _frozen(config, base):

@@ -21,6 +21,7 @@ class Report(NamedTuple):
       topology: such as "v5e:16x16".
       devices: number of devices.
       mesh: sizes of its axes; {} of pmap.
+      slices: pods that are joined by a slower network, which times do not count.
       batch: examples of a step, or images at once, over all devices.
       chip: a device.
       programs: the programs.
@@ -32,6 +33,7 @@ class Report(NamedTuple):
     topology: str
     devices: int
     mesh: dict[str, int]
+    slices: int
     batch: int
     chip: Chip
     programs: tuple[Program, ...]
@@ -61,7 +63,7 @@ def report(config: Config, topology: str, use: str = "train", slices: int = 1, d
         mesh = meshes.sizes(meshes.parse(config.train.mesh), len(devices))
     batch = config.train.batch_size if use == "train" else config.sample.batch_size
     steps = 1 if use == "train" else config.sample.steps
-    return Report(config.name, use, topology, len(devices), mesh, batch, chip, tuple(made), steps)
+    return Report(config.name, use, topology, len(devices), mesh, slices, batch, chip, tuple(made), steps)
 
 
 def fits(one: Report) -> bool:
@@ -131,6 +133,8 @@ def text(one: Report, price: float | None = None) -> str:
     if (whole := best(one)) is not None:
         per = "step" if one.use == "train" else f"{one.batch} images, {one.steps} steps"
         lines.append(f"at best         {_time(whole)} for each {per}: {one.batch / whole:.4g} images/s")
+        if one.slices > 1:
+            lines.append(f"network         what travels between the {one.slices} slices is not in these times")
         lines.append(f"efficiency      at most {efficiency(one):.0%} of the peak")
         if price is not None:
             at = f"at {price:g} an hour and device"

@@ -18,7 +18,7 @@ from jaxdiff.arguments import check_fields, check_type
 from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.model import adaptation, checkpoints, runs
-from jaxdiff.model.frozen_models import keep, open_models
+from jaxdiff.model.frozen_models import FrozenModels, keep, open_models
 from jaxdiff.pipeline.encoding import DAY, encoded, fingerprint
 from jaxdiff.train import base_model, initial, parallel, previews, rundir, setup, watch
 from jaxdiff.train.failure_sync import FailureSync
@@ -120,9 +120,7 @@ def opened(
     source = hosts.together(lambda: base_model.examples(config, data, directory), "the examples are known")
     frozen = open_models(config, source, directory if resume else None, base)
     words = frozen.text_encoder.tokenizer if frozen.text_encoder else None
-    if config.train.rules:
-        shapes = functools.partial(initial.state_shapes, config, frozen.base)
-        hosts.together(lambda: parallel.of(config.train).like(shapes()), "every rule is for an array")
+    hosts.together(lambda: check_rules(config, frozen), "every rule is for an array")
     prompts = hosts.together(
         lambda: [] if resume else base_model.prompts(config, data, words), "the captions are known"
     )
@@ -130,6 +128,14 @@ def opened(
     hosts.together(lambda: previews.check(run), "images can be sampled")
     hosts.check_same({"data": position(run, 0), "models": fingerprint(frozen.to_keep)}, "the data is the same")
     return run, prompts
+
+
+def check_rules(config: Config, frozen: FrozenModels) -> None:
+    """Raises ValueError for one of `train.rules` that is for no array of the state, or of what is frozen."""
+    if config.train.rules:
+        rest = adaptation.frozen_params(config, frozen.base) if frozen.base else {}
+        trees = {"state": initial.state_shapes(config, frozen.base), "frozen": rest}
+        meshes.check_rules(trees, [meshes.parse_rule(rule) for rule in config.train.rules])
 
 
 def _open(config, source, resume):

@@ -278,13 +278,18 @@ class Sharded:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
     def place(self, tree):
-        """A tree with its arrays split, see `meshes.placed`; those that are frozen, too."""
+        """A tree with its arrays split, see `meshes.placed`; parameters of frozen models are split likewise."""
         return meshes.placed(tree, self.mesh, self.rules)
 
     def rows(self, batch, axis: int = 0):
         """This process's examples as its part of global arrays."""
         sharding = meshes.row_sharding(self.mesh, axis)
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+        def one(x):
+            whole = (*x.shape[:axis], x.shape[axis] * jax.process_count(), *x.shape[axis + 1 :])
+            return jax.make_array_from_process_local_data(sharding, x, whole)
+
+        return jax.tree.map(one, batch)
 
     def on_host(self, tree):
         """Whole NumPy arrays; every process must call it."""

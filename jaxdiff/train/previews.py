@@ -3,9 +3,10 @@
 import dataclasses
 import logging
 
+import jax
 import numpy as np
 
-from jaxdiff import hosts
+from jaxdiff import hosts, meshes
 from jaxdiff.errors import NotFinite
 from jaxdiff.model import Model, runs
 from jaxdiff.model.params import model_params
@@ -28,11 +29,14 @@ def check(run: Run) -> None:
 
 def model_of(run: Run, ema) -> Model:
     """The model of a denoiser's averaged parameters, with the frozen models around it."""
-    config, frozen = run.config, run.frozen
+    config, frozen, mesh = run.config, run.frozen, None
+    if config.train.parallel == "sharded":  # then no device may hold it: over those of this process
+        mesh = meshes.mesh(fsdp=jax.local_device_count(), devices=jax.local_devices())
     if frozen.base:
-        base = frozen.base.replace(params=runs.on_devices(frozen.base.params))
+        base = frozen.base.replace(params=runs.on_devices(frozen.base.params, placement=mesh))
         return runs.adapted(config, ema, base)
-    return Model(config=config, params=runs.on_devices(model_params(config, ema)), submodels=frozen.submodels)
+    params = runs.on_devices(model_params(config, ema), placement=mesh)
+    return Model(config=config, params=params, submodels=frozen.submodels)
 
 
 def request(run: Run) -> Request:

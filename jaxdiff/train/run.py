@@ -117,10 +117,18 @@ class Saver:
         """Starts to write the state on the devices after a step, unless it is written already."""
         if step == self.step:
             return
-        if hosts.is_main() or self.everyone:
-            about = {"config": configs.to_values(self.run.config), "data": position(self.run, step)}
-            checkpoint.save(self.checkpoints, parallel.of(self.run.config.train).finished(state), about)
+        if self.everyone:  # what may fail in one process alone, before all wait for one another
+            about = hosts.together(lambda: self._about(step), f"a checkpoint of step {step} can be begun")
+            self.step = step  # also where it fails: the same in all processes
+            checkpoint.save(self.checkpoints, state, about)
+        elif hosts.is_main():
+            checkpoint.save(self.checkpoints, parallel.first(state), self._about(step))
         self.step = step
+
+    def _about(self, step):
+        """What stands beside the arrays; raises what came of the checkpoint before."""
+        self.checkpoints.check_for_errors()
+        return {"config": configs.to_values(self.run.config), "data": position(self.run, step)}
 
     def distrust(self, step: int) -> None:
         """Sets the checkpoint of a step aside, if there is one: it is finite, but led to numbers that are not."""

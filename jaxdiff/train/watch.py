@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-import zlib
+import uuid
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -65,7 +65,7 @@ class Log:
         self.writer, self.show, self.batch_size, self.flops = writer, show, batch_size, flops
         self.peak = speed.peak(jax.devices()[0].device_kind)
         self.waiting, self.means, self.flushed = [], [], start
-        self.clock, self.data_wait, self.late = time.perf_counter(), 0.0, []
+        self.clock, self.data_wait, self.idle, self.late = time.perf_counter(), 0.0, 0.0, []
         self.once, self.first_seen = {"compile_seconds": compile_seconds}, False  # of the first flush
         show(start, f"compiled in {compile_seconds:.0f} s")
 
@@ -75,9 +75,12 @@ class Log:
         try:
             return get(*arguments)
         finally:
-            self.data_wait += time.perf_counter() - start
+            waited = time.perf_counter() - start
+            self.data_wait += waited
             if self.waiting:  # else they are known to have come to an end, whatever the data
                 self.late.append(jax.tree.leaves(self.waiting[-1][1])[0].is_ready())
+            if not self.waiting or self.late[-1]:  # while the devices work, it costs nothing
+                self.idle += waited
 
     def add(self, step: int, metrics) -> None:
         """Takes the metrics of the call that ended with `step`; waits only for those of the call before.
@@ -90,9 +93,13 @@ class Log:
         """
         if self.waiting:
             jax.block_until_ready(self.waiting[-1])
-            if not self.first_seen:
-                self.once["seconds_to_first_step"], self.first_seen = time.perf_counter() - self.began, True
+            self._note_first()
         self.waiting.append((step, metrics))
+
+    def _note_first(self):
+        """Notes, once, that the first call has come to an end."""
+        if not self.first_seen:
+            self.once["seconds_to_first_step"], self.first_seen = time.perf_counter() - self.began, True
 
     def check(self) -> None:
         """Fetches what was added, once the devices have come so far.
@@ -101,6 +108,8 @@ class Log:
           NotFinite: the first loss or norm of a gradient that is not finite.
         """
         fetched = [(step, self.on_host(metrics)) for step, metrics in self.waiting]
+        if fetched:
+            self._note_first()
         self.waiting = []
         for step, metrics in fetched:
             for k, values in enumerate(zip(*metrics.values()), step - len(metrics["loss"]) + 1):
@@ -122,13 +131,14 @@ class Log:
         self.check()
         numbers = {name: float(np.mean([means[name] for means in self.means])) for name in self.means[0]}
         steps, now = step - self.flushed, time.perf_counter()
-        self.trained += now - self.clock - self.data_wait
+        self.trained += now - self.clock - self.idle
         numbers |= self.once | self.speeds((now - self.clock) / steps, steps)
         numbers["goodput"] = self.trained / (now - self.began)
         if self.writer is not None:
             self.writer.scalars(step, numbers)
         self.show(step, line(numbers))
-        self.means, self.late, self.flushed, self.clock, self.data_wait = [], [], step, time.perf_counter(), 0.0
+        self.means, self.late, self.flushed, self.clock = [], [], step, time.perf_counter()
+        self.data_wait = self.idle = 0.0
         self.once = {}
 
     def speeds(self, seconds: float, steps: int) -> dict[str, float]:
@@ -222,26 +232,28 @@ class Events:
 class Wandb:
     """Writes numbers and pictures to Weights & Biases, of whose package only `init`, `log`, `Image` and `finish` are used.
 
-    A run that is gone on with goes on there, too: it is known by the path of its directory.
+    A run that is gone on with goes on there, too, by a name that is kept in its directory; steps that it makes again are
+    written again.
     """
 
     def __init__(self, run: epath.PathLike, project: str, about: Mapping):
         import wandb  # here, for it is an extra
 
-        known = f"{zlib.crc32(os.path.abspath(os.fspath(run)).encode()):08x}"
-        name = epath.Path(run).name
-        self._wandb, self._run = (
-            wandb,
-            wandb.init(project=project, id=known, name=name, resume="allow", config=dict(about)),
-        )
+        kept = epath.Path(run) / "wandb_id.txt"
+        if not kept.exists():
+            kept.write_text(uuid.uuid4().hex[:16])
+        again = {"id": kept.read_text(), "resume": "allow"}
+        self._wandb = wandb
+        self._run = wandb.init(project=project, name=epath.Path(run).name, config=dict(about), **again)
+        self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of a step, by name."""
-        self._run.log(dict(values), step=step)
+        self._run.log({**values, "step": step})
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """A picture [H, W, C] of a step."""
-        self._run.log({name: self._wandb.Image(image)}, step=step)
+        self._run.log({name: self._wandb.Image(image), "step": step})
 
     def close(self) -> None:
         self._run.finish()
@@ -264,8 +276,9 @@ class All:
             writer.image(step, name, image)
 
     def close(self) -> None:
-        for writer in self.writers:
-            writer.close()
+        with contextlib.ExitStack() as stack:
+            for writer in self.writers:
+                stack.callback(writer.close)
 
 
 @contextlib.contextmanager
@@ -282,7 +295,8 @@ def events(run: epath.PathLike, start: int, project: str = "", about: Mapping = 
     def opened():
         if not hosts.is_main():
             return None
-        return All(Events(run, start), *([Wandb(run, project, about)] if project else []))
+        more = [Wandb(run, project, about)] if project else []
+        return All(Events(run, start), *more)
 
     writer = hosts.together(opened, "the events are opened")
     with contextlib.closing(writer) if writer else contextlib.nullcontext():
@@ -304,9 +318,10 @@ def watchdog(run: epath.PathLike, seconds: int):
         yield lambda: None
         return
     with contextlib.ExitStack() as stack:
-        file = sys.stderr
+        path, file = epath.Path(run) / f"stacks_{jax.process_index()}.txt", sys.__stderr__
         if not disk.is_remote(run):
-            file = stack.enter_context(open(epath.Path(run) / f"stacks_{jax.process_index()}.txt", "a"))
+            file = stack.enter_context(hosts.together(lambda: open(path, "a"), "files for stacks are opened"))
+            stack.callback(lambda: None if os.path.getsize(path) else os.remove(path))
         try:
             yield lambda: faulthandler.dump_traceback_later(seconds, repeat=True, file=file)
         finally:

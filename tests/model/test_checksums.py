@@ -26,7 +26,10 @@ def by_definition(x) -> int:
     total = 0
     for i, element in enumerate(x.reshape(-1)):
         h = ((i ^ (i >> 15)) * checksums.MIX) % 2**31
-        total += (2 * h + 1) * int.from_bytes(element.tobytes(), "little")
+        m = int.from_bytes(element.tobytes(), "little")
+        m = ((m ^ (m >> 16)) * 0x85EBCA6B) % 2**32
+        m = ((m ^ (m >> 13)) * 0xC2B2AE35) % 2**32
+        total += (2 * h + 1) * (m ^ (m >> 16))
     return total % 2**32
 
 
@@ -58,6 +61,10 @@ def test_notices_each_changed_bit_and_each_exchange():
         changed = x.copy()
         changed[RNG.integers(64), RNG.integers(3)] ^= np.uint32(1 << bit)
         assert sum_of(changed) != before
+        twice = changed.copy()
+        twice[RNG.integers(64), RNG.integers(3)] ^= np.uint32(1 << bit)
+        assert (twice == x).all() or sum_of(twice) not in (before, sum_of(changed))
+    assert sum_of(x ^ np.uint32(1 << 31)) != before  # all signs
     exchanged = x.copy()
     exchanged[[3, 60]] = exchanged[[60, 3]]
     assert sum_of(exchanged) != before

@@ -64,6 +64,16 @@ def test_forms_of_a_tpu():
     assert hlo.collectives(LINES["all-gather"], 32) == [hlo.Collective("all-gather", 1, whole, 7 / 8 * whole)]
     taken = 4 * 16 * 64 * 4
     assert hlo.collectives(LINES["reduce-scatter"], 8) == [hlo.Collective("reduce-scatter", 1, taken, 3 / 4 * taken)]
+    both = (
+        LINES["all-gather"]
+        .replace("(bf16", "((bf16[8], bf16")
+        .replace(", bf16[256", "), (bf16[64], bf16[256")
+        .replace(")", "))", 2)
+    )
+    made = whole + 128
+    assert hlo.collectives(both, 32) == [hlo.Collective("all-gather", 1, made, 7 / 8 * made)]
+    reduced = "  %a = (f32[16], f32[16,64]) all-reduce-start(%x, %y), replica_groups=[1,8]<=[8]"
+    assert hlo.collectives(reduced, 8) == [hlo.Collective("all-reduce", 1, 4160, 2 * 7 / 8 * 4160)]
     assert hlo.collectives(LINES["axes"], 32) == [hlo.Collective("all-reduce", 1, 4096, 2 * 7 / 8 * 4096)]
     assert hlo.collectives(LINES["alone"] + "\n" + LINES["other"], 8) == []
 
@@ -117,7 +127,7 @@ def test_accumulation_takes_less_memory_and_the_same_arithmetic():
     apart = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=4))
     (whole,), (parts,) = (plans.report(one, "here").programs for one in (config, apart))
     assert parts.temporaries < 0.6 * whole.temporaries
-    assert parts.flops == pytest.approx(whole.flops, rel=0.1)
+    assert parts.flops == pytest.approx(whole.flops, rel=0.2)  # the optimizer in each part
 
 
 @pytest.mark.parametrize("config", [tiny_clip(), tiny_autoencoder(words=8)], ids=["clip", "codebook"])
@@ -143,7 +153,7 @@ STEP = programs.Program(
 
 
 def made(*steps, use="train", count=1):
-    return reports.Report("toy", use, "v5e:2x4", 8, {"data": 8}, 64, CHIP, steps, count)
+    return reports.Report("toy", use, "v5e:2x4", 8, {"data": 8}, 1, 64, CHIP, steps, count)
 
 
 def test_times_and_costs():
@@ -221,6 +231,9 @@ def test_the_largest_batch(monkeypatch):
         (["--topology", "here", "--sweep", "batch_size"], "--sweep=batch_size must be a field and its values"),
         (["--topology", "here", "--sweep", "train.batch=1,2"], "unknown field 'train.batch'"),
         (["--topology", "here", "--sweep", "tran.steps=1,2"], "unknown section of the config 'tran'"),
+        (["--topology", "here", "--slices", "2"], "--slices=2 is of topologies that are not attached"),
+        (["--topology", "here", "--dtype", "float32"], "--dtype=float32 is of --for sample"),
+        (["--topology", "here", "--sweep", "train.parallel=pmap,shrded"], "shrded"),
         (["--topology", "v5e:2x2", "--slices", "0"], "--slices=0 must be at least 1"),
     ],
 )

@@ -161,6 +161,17 @@ def test_the_average_alone_is_read(run):
     assert (directory / "samples" / "step_0000004.png").exists()
 
 
+def test_a_codebook_is_read_wherever_it_was_trained(tmp_path):
+    """Not onto the devices that it was saved on, which there may not be."""
+    config = with_train(tiny_autoencoder(words=8, steps=2, save_every=2, log_every=2), **SHARDED)
+    state = fit(config, run=tmp_path / "run")
+    like = initial.state_shapes(config).ema
+    rest = checkpoints.restore_raw(runs.checkpoint_dir(tmp_path / "run"), like).tree["rest"]
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(rest))
+    found = jaxdiff.load(str(tmp_path / "run")).params["quantize"]["embedding"]
+    np.testing.assert_array_equal(found, meshes.on_host(state.extra.words))
+
+
 def test_a_damaged_one_is_passed_over(run, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
     damage(tmp_path / "run", 4)

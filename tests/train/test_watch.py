@@ -272,6 +272,9 @@ def test_stacks_of_a_call_that_hangs(tmp_path):
     before = file.read_text()
     time.sleep(1.2)
     assert file.read_text() == before
+    with watch.watchdog(tmp_path.parent, 1) as alive:
+        alive()
+    assert not (tmp_path.parent / "stacks_0.txt").exists()  # nothing was late
     with watch.watchdog(tmp_path / "none", 0) as alive:
         alive()
     assert not (tmp_path / "none").exists()
@@ -281,7 +284,7 @@ def test_wandb_gets_what_tensorboard_gets(tmp_path, monkeypatch):
     """And the same run again where it is gone on with."""
     (tmp_path / "toy").mkdir()
     said = []
-    run = SimpleNamespace(log=lambda values, step: said.append((step, values)), finish=lambda: said.append("finished"))
+    run = SimpleNamespace(log=said.append, define_metric=lambda *a, **k: None, finish=lambda: said.append("finished"))
     package = SimpleNamespace(init=lambda **given: said.append(given) or run, Image=lambda image: image.shape)
     monkeypatch.setitem(sys.modules, "wandb", package)
     for start in (0, 5):
@@ -291,5 +294,5 @@ def test_wandb_gets_what_tensorboard_gets(tmp_path, monkeypatch):
     first, *rest = said[: len(said) // 2]
     assert (first["project"], first["name"], first["resume"]) == ("stars", "toy", "allow")
     assert first["config"] == {"name": "toy"} and first == said[len(said) // 2]
-    assert rest == [(7, {"loss": 0.5}), (7, {"samples": (4, 4, 3)}), "finished"]
+    assert rest == [{"loss": 0.5, "step": 7}, {"samples": (4, 4, 3), "step": 7}, "finished"]
     assert len(list((tmp_path / "toy").glob("events.*"))) == 2
