@@ -182,16 +182,19 @@ def _read(directory, step, like):
         items = {}
         for name, tree in like.items():
             if tree is None:  # of any structure, and not onto the devices that it was saved on
-                saved = reader.item_metadata(step)[name]
-                empty = lambda x: np.empty(x.shape, x.dtype)
-                items[name] = ocp.args.StandardRestore(
-                    jax.tree.map(empty, saved, is_leaf=lambda x: hasattr(x, "dtype"))
-                )
+                items[name] = ocp.args.StandardRestore(jax.tree.map(_target, _structure(directory, step, name)))
                 continue
             _same_structure(about["arrays"][name], tree, name, f"the checkpoint of step {step} in {directory}")
             items[name] = ocp.args.StandardRestore(jax.tree.map(_target, tree))
         trees = reader.restore(step, args=ocp.args.Composite(**items))
     return {name: trees[name] for name in like}, about
+
+
+def _structure(directory, step, name):
+    """Shapes and dtypes of an item that was saved, as a tree."""
+    handler = ocp.StandardCheckpointHandler()
+    saved = handler.metadata(absolute(directory) / str(step) / name)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), getattr(saved, "tree", saved))
 
 
 def _target(x):

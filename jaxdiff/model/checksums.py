@@ -68,12 +68,15 @@ def _crc32(x):
 
 
 def _sums(leaves, by_sum):
-    """The checksum of each array, by equation (1) or CRC-32; the devices work on all before the first is waited for."""
-    begun = [_sum_on_mesh(x) if summed and isinstance(x, jax.Array) else None for x, summed in zip(leaves, by_sum)]
-    in_memory = lambda x, summed, begun: None if begun is not None else (_sum_in_memory if summed else _crc32)(x)
+    """The checksum of each array, by equation (1) or CRC-32.
+
+    On a mesh one after the other: on simulated devices programs that exchange something must not overtake one another.
+    """
+    on_mesh = [summed and isinstance(x, jax.Array) for x, summed in zip(leaves, by_sum)]
+    in_memory = lambda x, summed, skip: None if skip else (_sum_in_memory if summed else _crc32)(x)
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        found = list(threads.map(in_memory, leaves, by_sum, begun))
-    found = [int(on_mesh) if one is None else one for one, on_mesh in zip(found, begun)]
+        found = list(threads.map(in_memory, leaves, by_sum, on_mesh))
+    found = [int(_sum_on_mesh(x)) if there else one for x, one, there in zip(leaves, found, on_mesh)]
     return [f"sum {one}" if summed else one for one, summed in zip(found, by_sum)]
 
 
