@@ -105,7 +105,7 @@ def sizes(asked: Mapping[str, int | None], devices: int) -> dict[str, int]:
 
 
 def is_ours(mesh: Mesh) -> bool:
-    """Whether a mesh has the axes data, fsdp and tensor."""
+    """Returns True for a mesh with the axes data, fsdp and tensor."""
     return tuple(mesh.axis_names) == AXES
 
 
@@ -173,7 +173,7 @@ TACTICS = {"replicate": Replicate, "fsdp": Fsdp, "tensor": Tensor}
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How arrays are split whose paths match.
+    """Tactics that split the arrays whose paths match.
 
     Attributes:
       pattern: regular expression that is searched for in a path, such as params/mid_block/resnets_0/conv1/kernel.

@@ -23,7 +23,7 @@ USAGE = """jaxdiff: diffusion models in JAX
   jaxdiff fuse LORA LORA ... -o fused.safetensors                         fuse several LoRAs into one
   jaxdiff export RUN [--out digits.safetensors]                           write its weights as one file
   jaxdiff convert IN OUT [--layout kohya]                                 write it in the layout of others
-  jaxdiff plan CONFIG [--topology v5e:16x16] [--for sample] ...           what it would take on TPUs
+  jaxdiff plan CONFIG [--topology v5e:16x16] [--for sample] ...           memory and time on TPUs that are absent
   jaxdiff pretrained                                                      list the models that ship with the package
 
 sample, edit and eval take --lora FILE:WEIGHT, and --controlnet FILE with --control PICTURE.

@@ -198,7 +198,7 @@ def _structure(directory, step, name):
 
 
 def _target(x):
-    """What an array is read into: NumPy, or its own part of an array on a mesh; never onto a device by itself."""
+    """Target of an array that is read: NumPy memory, or this process's part of an array on a mesh."""
     return x if getattr(x, "sharding", None) is not None else np.empty(x.shape, x.dtype)
 
 

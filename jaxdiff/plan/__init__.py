@@ -1,4 +1,4 @@
-"""What a training or a sampling would take on devices that are not attached, by the compiler's own word."""
+"""Memory, arithmetic and traffic of programs on devices that are not attached, as the compiler counts them."""
 
 from jaxdiff import lazy
 

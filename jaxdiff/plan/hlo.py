@@ -1,4 +1,4 @@
-"""What a compiled program says of itself in its text: exchanges between devices, and kernels without a cost."""
+"""Collectives, and kernels without a cost, in the text of a compiled program."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What a plan says: memory, arithmetic, traffic and time of programs, as data and as text."""
+"""Reports of plans: memory, arithmetic, traffic and time of programs, as data and as text."""
 
 import math
 from typing import NamedTuple
@@ -67,7 +67,7 @@ def report(config: Config, topology: str, use: str = "train", slices: int = 1, d
 
 
 def fits(one: Report) -> bool:
-    """Whether all programs fit into the memory of a device."""
+    """Returns True if all programs fit into the memory of a device."""
     return not any(program.too_large or used(program) > one.chip.memory for program in one.programs)
 
 

@@ -58,7 +58,7 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, about: Mapping) 
 
 
 def on_mesh(state: TrainState) -> bool:
-    """Whether a state's arrays are on a mesh."""
+    """Returns True for a state whose arrays are on a mesh."""
     return isinstance(state.step, jax.Array)
 
 

@@ -195,11 +195,11 @@ class Pmap:
         return step
 
     def made(self, function: Callable, *args):
-        """What a function makes, as NumPy arrays."""
+        """Result of a function, as NumPy arrays."""
         return jax.device_get(function(*args))
 
     def like(self, shapes):
-        """What a checkpoint is read into: NumPy arrays of such shapes."""
+        """Targets of a checkpoint that is read: NumPy arrays of such shapes."""
         return shapes
 
     def placed_shapes(self, shapes):
@@ -222,11 +222,11 @@ class Pmap:
         return split(batch, axis)
 
     def on_host(self, tree):
-        """What is placed, as NumPy arrays, see `first`."""
+        """Placed arrays as NumPy arrays, see `first`."""
         return first(tree)
 
     def finished(self, state):
-        """What `fit` gives back of the last state: NumPy arrays."""
+        """The last state as `fit` returns it: NumPy arrays."""
         return first(state)
 
 
@@ -261,12 +261,12 @@ class Sharded:
         return lowered.compile()
 
     def made(self, function: Callable, *args):
-        """What a function makes, each device its own parts."""
+        """Result of a function, made in parts on the mesh."""
         shardings = meshes.shardings(jax.eval_shape(function, *args), self.mesh, self.rules)
         return jax.jit(function, out_shardings=shardings)(*args)
 
     def like(self, shapes):
-        """What a checkpoint is read into: arrays of such shapes on the mesh."""
+        """Targets of a checkpoint that is read: arrays of such shapes on the mesh."""
         to = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         return jax.tree.map(to, shapes, meshes.shardings(shapes, self.mesh, self.rules))
 
@@ -296,13 +296,13 @@ class Sharded:
         return meshes.on_host(tree)
 
     def finished(self, state):
-        """What `fit` gives back of the last state: its arrays on the mesh, for no host may hold them."""
+        """The last state as `fit` returns it: arrays on the mesh, which a host may be too small for."""
         return state
 
 
 @functools.lru_cache
 def of(train: Train, devices: tuple | None = None) -> Pmap | Sharded:
-    """How a config wants to train.
+    """The parallelism that a config asks for.
 
     Args:
       train: section of the config.

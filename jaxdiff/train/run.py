@@ -126,7 +126,7 @@ class Saver:
         self.step = step
 
     def _about(self, step):
-        """What stands beside the arrays; raises what came of the checkpoint before."""
+        """Config and position in the data, for a checkpoint; raises the error of the checkpoint before, if it failed."""
         self.checkpoints.check_for_errors()
         return {"config": configs.to_values(self.run.config), "data": position(self.run, step)}
 
