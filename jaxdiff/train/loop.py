@@ -20,7 +20,7 @@ from jaxdiff.data import Source
 from jaxdiff.model import adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import FrozenModels, keep, open_models
 from jaxdiff.pipeline.encoding import DAY, encoded, fingerprint
-from jaxdiff.train import base_model, initial, parallel, previews, rundir, setup, watch
+from jaxdiff.train import base_model, initial, parallel, previews, rundir, setup, watch, writers
 from jaxdiff.train.failure_sync import FailureSync
 from jaxdiff.train.run import Run, Saver, position, restore
 from jaxdiff.train.state import TrainState
@@ -208,7 +208,7 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         FailureSync() as sync,
         contextlib.closing(setup.batches(run.config, run.source, start, run.frozen)) as stream,
         watch.progress(start, T.steps) as show,
-        watch.events(run.directory, start, T.wandb, configs.to_values(run.config)) as writer,
+        writers.events(run.directory, start, T.wandb, configs.to_values(run.config)) as writer,
         watch.examples(run.directory, T.log_examples) as note,
         watch.trace(run.directory, profile, T.steps_per_call) as trace,
         watch.watchdog(run.directory, T.hang_seconds) as alive,

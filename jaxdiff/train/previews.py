@@ -58,7 +58,7 @@ def draw(run: Run, step: int, state: TrainState, writer, stopping: Stop) -> None
       run: run of a denoiser.
       step: step of the state, for the name of the file.
       state: state on the devices.
-      writer: `watch.Events`.
+      writer: `writers.Events`.
       stopping: signals.
     """
     ema = parallel.of(run.config.train).on_host(state.ema)

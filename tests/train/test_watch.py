@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 from rich.console import Console
 
-from jaxdiff.train import parallel, speed, watch
+from jaxdiff.train import parallel, speed, watch, writers
 
 
 class Writer:
@@ -288,7 +288,7 @@ def test_wandb_gets_what_tensorboard_gets(tmp_path, monkeypatch):
     package = SimpleNamespace(init=lambda **given: said.append(given) or run, Image=lambda image: image.shape)
     monkeypatch.setitem(sys.modules, "wandb", package)
     for start in (0, 5):
-        with watch.events(tmp_path / "toy", start, "stars", {"name": "toy"}) as writer:
+        with writers.events(tmp_path / "toy", start, "stars", {"name": "toy"}) as writer:
             writer.scalars(7, {"loss": 0.5})
             writer.image(7, "samples", np.zeros((4, 4, 3), np.uint8))
     first, *rest = said[: len(said) // 2]
