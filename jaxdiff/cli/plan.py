@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.arguments import check_fields
+from jaxdiff.cli.files import located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.train import with_base
 from jaxdiff.config import Config
@@ -36,6 +38,8 @@ class PlanFlags:
       largest_batch: search the largest batch that fits, by compiling for several.
       price: of an hour of one device, for the cost of a million images.
       quick: compile with less optimization, in a tenth of the time: sizes and times are then estimates.
+      save: file for the compiled training step, for `jaxdiff train --compiled-step`.
+      overwrite: replace it where it is there.
       json: print the report as JSON.
     """
 
@@ -48,6 +52,8 @@ class PlanFlags:
     largest_batch: bool = False
     price: float | None = None
     quick: bool = False
+    save: str | None = None
+    overwrite: bool = False
     json: bool = False
 
 
@@ -65,17 +71,26 @@ def main(name: str, args: list[str]) -> None:
         )
     if flags.quick and flags.topology == "here":
         raise ValueError("`quick` is for devices that are not attached: leave it out")
+    save = ""
+    if flags.save is not None:
+        if flags.sweep or flags.largest_batch or flags.quick:
+            raise ValueError("`save` keeps one step, fully optimized: leave out --sweep, --largest-batch and --quick")
+        save = os.fspath(writable(located(flags.save), None, flags.overwrite))
+    elif flags.overwrite:
+        raise ValueError("`overwrite` is of --save: leave it out")
     if CHILD not in os.environ and flags.topology != "here":
         print(in_child([*imports(sys.argv), "plan", name, *args], flags.quick), end="")
         return
     from jaxdiff.plan import reports
 
-    found = [largest(flags, config) if flags.largest_batch else made(flags, config) for config in asked]
+    found = [largest(flags, config) if flags.largest_batch else made(flags, config, save) for config in asked]
     if flags.json:
         values = [reports.to_values(one, flags.price) for one in found]
         print(json.dumps(values if flags.sweep else values[0], indent=2))
     else:
         print("\n\n".join(reports.text(one, flags.price) for one in found))
+        if save and reports.fits(found[0]):
+            print(f"compiled step   {save}: jaxdiff train {name} ... --compiled-step {shlex.quote(save)}")
 
 
 def imports(argv: list[str]) -> list[str]:
@@ -141,12 +156,12 @@ def variants(flags: PlanFlags) -> list[Config]:
     return [check_fields(dataclasses.replace(flags.config, **{section: one})) for one in changed]
 
 
-def made(flags: PlanFlags, config: Config):
+def made(flags: PlanFlags, config: Config, save: str = ""):
     """The report of a config."""
     from jaxdiff.plan import reports
 
     logging.getLogger("jaxdiff").setLevel(logging.WARNING)
-    return reports.report(config, flags.topology, flags.use, flags.slices, flags.dtype)
+    return reports.report(config, flags.topology, flags.use, flags.slices, flags.dtype, save)
 
 
 def largest(flags: PlanFlags, config: Config):

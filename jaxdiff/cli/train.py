@@ -33,6 +33,7 @@ class TrainFlags:
       resume: go on from the newest checkpoint of the run that is there.
       auto_resume: as --resume where there is a run, and start one where there is none; for jobs that are started again.
       profile: trace so many steps into RUN/profile, for TensorBoard's profile plugin or Perfetto.
+      compiled_step: file of `jaxdiff plan --save`, with which --train.parallel sharded need not compile; it is executed.
       coordinator: host:port of process 0, where several processes train together outside of a TPU pod or SLURM.
       num_processes: how many processes train together.
       process_id: index of this process, from 0.
@@ -43,6 +44,7 @@ class TrainFlags:
     resume: bool = False
     auto_resume: bool = False
     profile: int = 0
+    compiled_step: str | None = None
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
@@ -68,7 +70,8 @@ def main(name: str, args: list[str]) -> None:
     if not hosts.is_main():
         logging.getLogger("jaxdiff").setLevel(logging.WARNING)
     try:
-        loop.fit(flags.config, None, run, resume, flags.profile)
+        kept = flags.compiled_step and os.fspath(located(flags.compiled_step))
+        loop.fit(flags.config, None, run, resume, flags.profile, kept)
     except Stopped as stopped:
         resuming = ["--resume"] if rundir.holds_run(run) else []
         again = shlex.join(["jaxdiff", "train", name, "--run-dir", run, *resuming])

@@ -154,7 +154,7 @@ class Optim:
     """The optimizer; see `jaxdiff.train.optim.optimizer`.
 
     Attributes:
-      method: "adamw", or "muon", which learns more per step and takes a little longer for each.
+      method: "adamw"; "muon", which learns more per step and takes a little longer for each; or "sgd" with momentum b1.
       learning_rate: highest learning rate.
       warmup: steps of the linear rise.
       decay_to: share of the rate left at the end of the cosine; 1 is a constant rate.
@@ -167,7 +167,7 @@ class Optim:
       ema_decay: decay of the moving average of the parameters, from which samples are drawn.
     """
 
-    method: Literal["adamw", "muon"] = "adamw"
+    method: Literal["adamw", "muon", "sgd"] = "adamw"
     learning_rate: float = 2e-4
     warmup: int = 500
     decay_to: float = 1.0

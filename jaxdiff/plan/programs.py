@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from jaxdiff.model.frozen_models import FrozenModels, open_models
 from jaxdiff.model.params import trained_shapes
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.plan import hlo
-from jaxdiff.train import base_model, initial, parallel, setup
+from jaxdiff.train import base_model, initial, kept_step, parallel, setup
 
 
 class Program(NamedTuple):
@@ -52,12 +53,13 @@ class Program(NamedTuple):
     too_large: str = ""
 
 
-def training(config: Config, devices: tuple) -> list[Program]:
+def training(config: Config, devices: tuple, save: str = "") -> list[Program]:
     """One training step.
 
     Args:
       config: config of a run, with `train.parallel` and `train.mesh`.
       devices: see `chips.devices`.
+      save: file for the compiled step, with all its `train.steps_per_call`, if it fits; "" is none.
 
     Raises:
       ValueError: a config that cannot be trained on so many devices.
@@ -66,11 +68,25 @@ def training(config: Config, devices: tuple) -> list[Program]:
     config = base_model.with_base(config, base and base.config)
     local = sum(device.process_index == devices[0].process_index for device in devices)
     checks.check(config, len(devices), local, devices[0].platform)
+    config = dataclasses.replace(config, net=with_kernel(config.net, devices, True))
     # One step: of a loop the compiler counts the body once, whatever its length.
-    one = dataclasses.replace(config.train, steps_per_call=1)
-    config = dataclasses.replace(config, train=one, net=with_kernel(config.net, devices, True))
-    frozen = _frozen(config, base)
-    placement = parallel.of(config.train, devices)
+    one = dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_call=1))
+    lowered, parts = _lowered_step(one, base, devices)
+    keep = (lambda made: kept_step.write(save, made, lowered, _mesh(config, devices))) if save else None
+    program = compiled("training step", lowered, parts, len(devices), keep if config == one else None)
+    if save and config != one and not program.too_large:
+        lowered, _ = _lowered_step(config, base, devices)
+        keep(lowered.compile())
+    return [_repeated(program, config.train.accumulate)]
+
+
+def _mesh(config, devices):
+    return parallel.of(config.train, devices).mesh
+
+
+def _lowered_step(config, base, devices):
+    """The training step, lowered, and the bytes of its arguments on a device, by what they are."""
+    frozen, placement = _frozen(config, base), parallel.of(config.train, devices)
     state = placement.placed_shapes(initial.state_shapes(config, base))
     rows = placement.row_shapes(batch_shapes(config, frozen), axis=1)
     rest = ()
@@ -78,12 +94,10 @@ def training(config: Config, devices: tuple) -> list[Program]:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), adaptation.frozen_params(config, base))
         rest = (placement.placed_shapes(shapes),)
     step, key = setup.make_step(config, frozen, placement), initial.step_key(config)
-    lowered = placement.lower(step, state, key, rows, *rest)
     share = lambda tree: _per_device(tree, placement)
     parts = {"parameters": share(state.params), "average": share(state.ema), "optimizer": share(state.opt_state)}
     parts |= {"frozen": share(rest)} if rest else {}
-    program = compiled("training step", lowered, parts, len(devices))
-    return [_repeated(program, config.train.accumulate)]
+    return placement.lower(step, state, key, rows, *rest), parts
 
 
 def _repeated(program, times):
@@ -158,8 +172,8 @@ def _is_there(name):
     return True
 
 
-def compiled(name: str, lowered, parts: dict, devices: int) -> Program:
-    """A lowered program, compiled and counted."""
+def compiled(name: str, lowered, parts: dict, devices: int, keep: Callable | None = None) -> Program:
+    """A lowered program, compiled, given to `keep`, and counted."""
     start = time.perf_counter()
     try:
         program = lowered.compile()
@@ -167,6 +181,8 @@ def compiled(name: str, lowered, parts: dict, devices: int) -> Program:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return Program(name, parts, seconds=time.perf_counter() - start, too_large=_blamed(str(error)))
+    if keep:
+        keep(program)
     seconds, memory, cost = time.perf_counter() - start, program.memory_analysis(), program.cost_analysis() or {}
     text = program.as_text()
     more_flops, more_bytes = hlo.flash_backward(text)
@@ -245,15 +261,15 @@ def source_like(config: Config) -> Source:
 
 
 def batch_shapes(config: Config, frozen: FrozenModels):
-    """Shapes of a batch [1, B, ...], as the data pipeline makes it."""
+    """Shapes of the batches of a call, [K, B, ...] of K steps, as the data pipeline makes them."""
     few = jax.device_count()
     small = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, batch_size=few, accumulate=1, parallel="pmap", mesh="", rules=()),
     )
-    batch, _ = next(setup.batches(small, source_like(config), 0, frozen))  # [D, 1, few / D, ...]
+    batch, _ = next(setup.batches(small, source_like(config), 0, frozen))  # [D, K, few / D, ...]
     B = config.train.batch_size
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, B, *x.shape[3:]), x.dtype), batch)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], B, *x.shape[3:]), x.dtype), batch)
 
 
 def _per_device(shapes, placement):

@@ -40,7 +40,9 @@ class Report(NamedTuple):
     steps: int
 
 
-def report(config: Config, topology: str, use: str = "train", slices: int = 1, dtype: str = "bfloat16") -> Report:
+def report(
+    config: Config, topology: str, use: str = "train", slices: int = 1, dtype: str = "bfloat16", save: str = ""
+) -> Report:
     """Compiles the programs of a config for a topology.
 
     Args:
@@ -49,15 +51,18 @@ def report(config: Config, topology: str, use: str = "train", slices: int = 1, d
       use: "train", the training step; or "sample", an evaluation of the network and the decoder.
       slices: see `chips.devices`.
       dtype: of the weights, of "sample".
+      save: file for the compiled training step of `train.parallel` "sharded", for `jaxdiff train --compiled-step`.
 
     Raises:
-      ValueError: an unknown topology or use, or a config that does not fit it.
+      ValueError: an unknown topology or use, a step that cannot be kept, or a config that does not fit it.
       ImportError: the package libtpu is missing.
     """
     if use not in USES:
         raise ValueError(f"`use`={use!r} must be one of {', '.join(USES)}")
     chip, devices = chips.devices(topology, slices)
-    made = programs.training(config, devices) if use == "train" else programs.sampling(config, devices, dtype)
+    if save and (use != "train" or config.train.parallel != "sharded"):
+        raise ValueError("`save` keeps the training step of `train.parallel` sharded: leave it out")
+    made = programs.training(config, devices, save) if use == "train" else programs.sampling(config, devices, dtype)
     mesh = {}
     if config.train.parallel == "sharded":
         mesh = meshes.sizes(meshes.parse(config.train.mesh), len(devices))

@@ -20,7 +20,7 @@ from jaxdiff.data import Source
 from jaxdiff.model import adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import FrozenModels, keep, open_models
 from jaxdiff.pipeline.encoding import DAY, encoded, fingerprint
-from jaxdiff.train import base_model, initial, parallel, previews, rundir, setup, watch, writers
+from jaxdiff.train import base_model, initial, kept_step, parallel, previews, rundir, setup, watch, writers
 from jaxdiff.train.failure_sync import FailureSync
 from jaxdiff.train.run import Run, Saver, position, restore
 from jaxdiff.train.state import TrainState
@@ -36,6 +36,7 @@ def fit(
     run: epath.PathLike | None = None,
     resume: bool = False,
     profile: int = 0,
+    compiled_step: epath.PathLike | None = None,
 ) -> TrainState:
     """Trains a network and writes everything about it into a directory.
 
@@ -49,6 +50,8 @@ def fit(
         `samples/step_*.png`, TensorBoard events, and copies of the frozen models; runs/NAME by default.
       resume: go on from the newest checkpoint in `run`.
       profile: number of steps to trace, see `watch.trace`.
+      compiled_step: file of `jaxdiff plan --save`, with which a training with `train.parallel` "sharded" need not compile;
+        one of another program is not taken, with a warning. It is executed: give what you have made.
 
     Returns:
       The state after the last step, as NumPy arrays; where `train.parallel` is "sharded" as arrays on its mesh.
@@ -67,6 +70,7 @@ def fit(
     check_type("`source`", source, Source | None)
     check_type("`run`", run, str | os.PathLike | None)
     check_type("`profile`", profile, int)
+    check_type("`compiled_step`", compiled_step, str | os.PathLike | None)
     if run is not None and not os.fspath(run):
         raise ValueError("`run` is empty: give a directory, or leave it out")
     directory = epath.Path(run if run is not None else f"runs/{config.name}")
@@ -74,6 +78,8 @@ def fit(
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="own"))
     started = {"run": str(directory), "resume": resume, "profile": profile} | configs.to_values(config)
     hosts.check_same(started, "how they were started")
+    kept = os.fspath(compiled_step or "")
+    hosts.together(lambda: check_kept(config, kept), "the compiled step is there")
     run, prompts = opened(config, source, directory, resume, profile)
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(Stop())
@@ -90,7 +96,7 @@ def fit(
             raise Stopped(message, stopping.signum) from None
         saver = hosts.together(lambda: stack.enter_context(contextlib.closing(Saver(run))), "checkpoints can be saved")
         try:
-            return steps(run, state, saver, stopping, profile, began)
+            return steps(run, state, saver, stopping, profile, began, kept)
         except watch.NotFinite as error:
             saver.distrust(error.step - 1)
             raise watch.NotFinite(
@@ -179,6 +185,14 @@ def prepared(run: Run, stopping: Stop) -> Run:
     return run._replace(source=encoded(config, run.source, run.frozen, tick))
 
 
+def check_kept(config: Config, path: str) -> None:
+    """Raises ValueError or OSError for a file that is no compiled step, or that no training of this config takes."""
+    if path and config.train.parallel == "pmap":
+        raise ValueError("`compiled_step` is for `train.parallel` sharded: leave it out")
+    if path:
+        kept_step.check(path)
+
+
 @contextlib.contextmanager
 def claimed(directory: epath.Path, resume: bool):
     """The run's directory, which nobody else writes into."""
@@ -193,7 +207,9 @@ def newest(directory: epath.Path) -> str:
     return f"the checkpoint of step {found[0]} is kept" if found else "there is no checkpoint yet"
 
 
-def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: int, began: float) -> TrainState:
+def steps(
+    run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: int, began: float, kept: str
+) -> TrainState:
     """Makes all steps from `state` on, and logs, saves and samples between them; returns the last state.
 
     Whatever may fail in one process alone is attempted, so that all end together.
@@ -218,7 +234,7 @@ def steps(run: Run, state: TrainState, saver: Saver, stopping: Stop, profile: in
         first = next(batches, None)
         sync.raise_together("the first examples are read")
         step, flops, seconds = hosts.together(
-            lambda: setup.compiled(run.config, state, key, first[0], run.frozen), "it is compiled"
+            lambda: setup.compiled(run.config, state, key, first[0], run.frozen, kept), "it is compiled"
         )
         watched = watch.Log(
             writer, show, T.batch_size, flops, seconds, start, devices.on_host, time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Optimizers: AdamW or Muon, with warm-up, cosine decay and clipping by the global norm."""
+"""Optimizers: AdamW, Muon or SGD, with warm-up, cosine decay and clipping by the global norm."""
 
 import functools
 from typing import Literal
@@ -22,10 +22,10 @@ def optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     weight_decay: float = 0.0,
-    method: Literal["adamw", "muon"] = "adamw",
+    method: Literal["adamw", "muon", "sgd"] = "adamw",
     moment_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> optax.GradientTransformation:
-    """AdamW or Muon, whose rate rises linearly over `warmup` steps and then falls along a cosine.
+    """AdamW, Muon or SGD, whose rate rises linearly over `warmup` steps and then falls along a cosine.
 
         rate(n) = learning_rate n / warmup                                                             n < warmup
         rate(n) = learning_rate (d + (1 - d) (1 + cos(pi (n - warmup) / (steps - warmup))) / 2)        d = decay_to
@@ -38,16 +38,19 @@ def optimizer(
     convolution, the head of a classifier and everything that is no kernel are left to AdamW with Nesterov momentum, as its
     authors advise. It knows them by their names, so that parameters must be nested dicts, as flax makes them.
 
+    SGD has momentum b1. Its updates follow rounding errors of gradients in proportion, where Adam's do not: so it is what
+    shows that two ways of computing the same steps agree.
+
     Args:
       learning_rate: the highest rate.
       steps: length of training, at which the rate reaches its end and stays there.
       warmup: steps of the linear rise, fewer than `steps`.
       decay_to: share of the rate that is left at the end, in [0, 1]; 1 is a constant rate.
       clip: gradients are scaled down to at most this global norm.
-      b1: decay of AdamW's first moment, in [0, 1).
+      b1: decay of AdamW's first moment, and of SGD's momentum, in [0, 1).
       b2: decay of AdamW's second moment, in [0, 1).
       weight_decay: decoupled weight decay.
-      method: "adamw" or "muon".
+      method: "adamw", "muon" or "sgd".
       moment_dtype: in which the first moment is kept between steps, "float32" or "bfloat16", which takes half the memory.
         The second is float32 always: with b2 = 0.999 it changes by about a thousandth per step, while neighbours in
         bfloat16 lie four thousandths apart or more, so that it would stand still.
@@ -56,7 +59,7 @@ def optimizer(
       An optax transformation of gradients of any pytree ("muon": nested dicts) to updates of the same shapes.
 
     Raises:
-      ValueError: unknown method or moment_dtype; a warmup that is not shorter than `steps`.
+      ValueError: unknown method or moment_dtype, or one for SGD; a warmup that is not shorter than `steps`.
 
     Example::
 
@@ -86,8 +89,12 @@ def optimizer(
             muon_weight_dimension_numbers=functools.partial(jax.tree_util.tree_map_with_path, _as_matrix),
             consistent_rms=0.2,
         )
+    elif method == "sgd":
+        if moment_dtype != "float32":
+            raise ValueError(f"`moment_dtype`={moment_dtype} is for adamw and muon: sgd keeps its momentum in float32")
+        update = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, b1))
     else:
-        raise unknown("optimizer", method, ("adamw", "muon"))
+        raise unknown("optimizer", method, ("adamw", "muon", "sgd"))
     if moment_dtype != "float32":
         update = _first_moment_kept_in(jnp.dtype(moment_dtype), update)
     return optax.chain(optax.clip_by_global_norm(clip), update)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff import meshes
 from jaxdiff.config import Train
+from jaxdiff.train import kept_step
 
 AXIS = "batch"
 
@@ -189,8 +190,8 @@ class Pmap:
         """The step lowered for such arguments."""
         return step.lower(*args)
 
-    def compiled(self, step: Callable, lowered: jax.stages.Lowered) -> Callable:
-        """The step, compiled."""
+    def compiled(self, step: Callable, lowered: jax.stages.Lowered, kept: str = "") -> Callable:
+        """The step, compiled; none is kept."""
         lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
         return step
 
@@ -256,9 +257,9 @@ class Sharded:
         with jax.set_mesh(self.mesh):
             return step.lower(*args)
 
-    def compiled(self, step: Callable, lowered: jax.stages.Lowered) -> Callable:
-        """The step, compiled."""
-        return lowered.compile()
+    def compiled(self, step: Callable, lowered: jax.stages.Lowered, kept: str = "") -> Callable:
+        """The step, compiled, or taken from the file `kept` if it is of the same program, see `kept_step`."""
+        return (kept and kept_step.read(kept, lowered, self.mesh)) or lowered.compile()
 
     def made(self, function: Callable, *args):
         """Result of a function, made in parts on the mesh."""

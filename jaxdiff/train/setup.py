@@ -193,12 +193,13 @@ LOSSES = {
 
 
 def compiled(
-    config: Config, state: TrainState, key, batch, frozen: FrozenModels = FrozenModels()
+    config: Config, state: TrainState, key, batch, frozen: FrozenModels = FrozenModels(), kept: str = ""
 ) -> tuple[Callable, float | None, float]:
     """The training step, compiled for such arguments; its FLOPs per step and device, None if unknown; seconds of compiling.
 
     The FLOPs are those of the program as it is written: what `net.remat` computes twice counts twice, cuDNN's attention
-    does not count, and on a CPU some convolutions are the cheaper Winograd ones.
+    does not count, and on a CPU some convolutions are the cheaper Winograd ones. A step in the file `kept` is taken if it
+    is of the same program, see `kept_step`.
     """
     start, step, devices = time.perf_counter(), make_step(config, frozen), parallel.of(config.train)
     params = ()
@@ -208,6 +209,6 @@ def compiled(
     if config.train.accumulate > 1:  # the body of that loop, counted once, is a part of a step
         at_once = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=1))
         whole = devices.lower(make_step(at_once, frozen), state, key, batch, *params)
-    step, flops = devices.compiled(step, lowered), speed.flops(whole)
+    step, flops = devices.compiled(step, lowered, kept), speed.flops(whole)
     flops = flops and flops / devices.sharing
     return (lambda state, key, batch: step(state, key, batch, *params)), flops, time.perf_counter() - start

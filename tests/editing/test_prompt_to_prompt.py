@@ -1,6 +1,7 @@
 """Prompt-to-prompt: alignment of prompts, and edited attention."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ SOURCE, TARGET = "a red seven on a blue background", "a green seven on a blue ba
 AS_USERS = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_use_fusion_emitters": True,
+    **(
+        {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
+    ),  # not in jaxlib 0.12
 }
 CROSS, OWN = Site("cross", True, (8, 8)), Site("own", False, (8, 8))
 

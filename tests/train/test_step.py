@@ -269,6 +269,20 @@ def test_muon_orthogonalises_inner_kernels_and_leaves_the_rest_to_adam():
     chex.assert_trees_all_close(rest(updates), wanted, rtol=1e-4)
 
 
+def test_sgd_has_momentum_and_decays_weights():
+    transform = optim.optimizer(0.1, steps=10, clip=1e9, b1=0.5, weight_decay=0.01, method="sgd")
+    w, v, gradient = 2.0, 0.0, 3.0
+    params, state = {"w": jnp.asarray(w)}, transform.init({"w": jnp.asarray(w)})
+    for _ in range(4):
+        updates, state = transform.update({"w": jnp.asarray(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        v = 0.5 * v + gradient + 0.01 * w
+        w -= 0.1 * v
+    assert float(params["w"]) == pytest.approx(w, rel=1e-6)
+    with pytest.raises(ValueError, match="`moment_dtype`=bfloat16 is for adamw and muon"):
+        optim.optimizer(0.1, steps=10, method="sgd", moment_dtype="bfloat16")
+
+
 def nbytes(tree):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
