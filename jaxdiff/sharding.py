@@ -5,8 +5,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 from jaxdiff import meshes
+from jaxdiff.types import Static
 
 
 def over_batches(of_batch: Callable, num: int, batch_size: int, seed: int, examples):
@@ -93,11 +95,33 @@ def placed(path: str, array, placement=None):
 
 def split(tree, like=None):
     """Returns the arrays split by rows over this process's devices, or over the mesh that another tree's arrays are on."""
-    leaf = jax.tree.leaves(like)[0] if like is not None else None
-    sharding = getattr(leaf, "sharding", None)
-    if isinstance(sharding, NamedSharding) and meshes.is_ours(sharding.mesh):
-        return jax.device_put(tree, meshes.row_sharding(sharding.mesh))
+    mesh = mesh_of(like)
+    if mesh is not None and meshes.is_ours(mesh):
+        return jax.device_put(tree, meshes.row_sharding(mesh))
     return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec("batch")))
+
+
+def mesh_of(tree) -> Mesh | None:
+    """The mesh that the arrays of a tree are on; None without."""
+    leaf = next(iter(jax.tree.leaves(tree)), None)
+    sharding = getattr(leaf, "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def knowing_mesh(function: Callable, like) -> Callable:
+    """The same function, inside of which jax knows the mesh that a tree's arrays are on: kernels are split over it.
+
+    Args:
+      function: pytree, such as a `Denoiser`, called with arrays on that mesh.
+      like: tree of arrays.
+    """
+    mesh = mesh_of(like)
+    return function if mesh is None or mesh.size == 1 else Partial(_on_mesh, Static(mesh.abstract_mesh), function)
+
+
+def _on_mesh(mesh, function, *args):
+    with jax.sharding.use_abstract_mesh(mesh.value):
+        return function(*args)
 
 
 def _mesh():

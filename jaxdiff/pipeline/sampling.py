@@ -128,7 +128,8 @@ def batches(
     names = [name for name in submodels if getattr(model.config.latent, name)]
     if lost := [name for name in names if name not in model.submodels]:
         raise ValueError(f"{model.config.name} lacks its {' and '.join(lost)}: load it anew")
-    denoise, size = make_denoiser(model, request), tick_size(sample.steps)
+    denoise = sharding.knowing_mesh(make_denoiser(model, request), model.params)
+    size = tick_size(sample.steps)
     batch_size = sharding.fitting(sample.batch_size, sample.num)
     asked = sample.prompts, sample.negative, sample.prompt_syntax, request.image_prompt
     texts = conditions.encode(model, *asked)

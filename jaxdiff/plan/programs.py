@@ -128,7 +128,7 @@ def sampling(config: Config, devices: tuple, dtype: str = "bfloat16") -> list[Pr
     sample, train = config.sample, config.train
     if config.role != "denoiser":
         raise ValueError(f"only denoisers are sampled from, and {config.name} is a {config.role}: plan its training")
-    net = dataclasses.replace(with_kernel(config.net, devices, False), dtype=dtype)
+    net = dataclasses.replace(with_kernel(config.net, devices, True), dtype=dtype)
     placement = parallel.Sharded(meshes.mesh(devices=devices), (meshes.Rule("", (meshes.Replicate(),)),))
     if train.parallel == "sharded":
         placement = parallel.of(train, devices)

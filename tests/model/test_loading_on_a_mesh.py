@@ -1,5 +1,7 @@
 """Models whose weights are split over a mesh as they are read."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import jaxdiff
 from jaxdiff import model as models
 from jaxdiff.model import Model
 from jaxdiff.model.params import param_shapes
+from jaxdiff.nets import attention, flash
 
 DRAWN = {"num": 8, "seed": 3, "steps": 3, "guidance": 2.0}
 
@@ -49,6 +52,35 @@ def test_submodels_and_adapters_are_split_too(tmp_path):
         for model in (models.load(str(tmp_path / "base.safetensors")), split)
     )
     assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "axes", [None, {"data": 2, "fsdp": 4}, {"data": 4, "tensor": 2}], ids=["copies", "fsdp", "tensor"]
+)
+def test_kernels_are_split_over_the_devices(monkeypatch, axes):
+    """Each device gets its own images, and heads, of attention that the compiler could not split."""
+    seen = set()
+
+    def on_device(q, k, v):
+        seen.add(q.shape[:1] + q.shape[2:3])
+        return attention.attention(q, k, v)
+
+    model = jaxdiff.load("digits", mesh=axes and jaxdiff.mesh(**axes))
+    model = model.replace(
+        config=dataclasses.replace(model.config, net=dataclasses.replace(model.config.net, attention_kernel="auto"))
+    )
+    heads = model.params["mid_block"]["attentions_0"]["to_q"]["kernel"].shape[-1] // model.config.net.head_dim
+    drawn = {"labels": [7], "num": 16, "steps": 2, "guidance": 2.0}
+    wanted = jaxdiff.generate(jaxdiff.load("digits"), **drawn)
+    jax.clear_caches()
+    monkeypatch.setattr(attention, "fastest", lambda *args: "flash")
+    monkeypatch.setattr(flash, "FEWEST", 1)
+    monkeypatch.setattr(flash, "_on_device", on_device)
+    found = jaxdiff.generate(model, **drawn)
+    jax.clear_caches()
+    tensor = (axes or {}).get("tensor", 1)
+    assert {rows for rows, _ in seen} == {2 * 16 * tensor // 8} and {h for _, h in seen} == {heads // tensor}
+    assert np.abs(wanted.astype(int) - found.astype(int)).max() <= 1
 
 
 def test_mistakes():
