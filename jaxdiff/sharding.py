@@ -61,6 +61,14 @@ def replication() -> NamedSharding:
     return NamedSharding(_mesh(), PartitionSpec())
 
 
+def host():
+    """The device of this machine's own memory; None where jax was told to use others alone."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
 def replicated(tree):
     """Returns the arrays with a copy on each of this process's devices; those that have one are not copied."""
     return jax.device_put(tree, replication())

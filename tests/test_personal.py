@@ -15,7 +15,7 @@ from helpers import fails
 from PIL import Image
 from tiny import tiny_latent, write_ends
 
-from jaxdiff import Cond, cli
+from jaxdiff import Cond, cli, meshes
 from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff.adapt import fuse, lora, new_tokens
@@ -139,6 +139,22 @@ def test_lora_on_a_mesh(here):
         assert len(one) == len(other) == 2 * len(corrections.factors)
         apart = [np.abs(np.float32(a) - np.float32(b)).reshape(-1) > 1e-3 for a, b in zip(one, other)]
         assert np.concatenate(apart).mean() < 0.02
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_starts_in_parts_on_a_mesh(here, way):
+    """No device ever has the whole of what is trained."""
+    if not (here / way).exists():
+        trained(way)
+    config = configs.read_run(way)
+    base = base_model.open_base(config, way)
+    train = dataclasses.replace(config.train, parallel="sharded", mesh="fsdp=8", rules=(".=fsdp(8)",))
+    whole = initial.new_state(config, base)
+    parts = initial.new_state(dataclasses.replace(config, train=train), base)
+    size = sum(x.nbytes for x in jax.tree.leaves(parts))
+    mine = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves(parts))
+    assert mine < size / 4 and all(isinstance(x, np.ndarray) for x in jax.tree.leaves(base.params))
+    chex.assert_trees_all_close(meshes.on_host(parts), whole, rtol=1e-6, atol=1e-7)
 
 
 def test_dreambooth(here):

@@ -114,11 +114,11 @@ def _of_base(config, base):
     return _with_functions(FrozenModels(base.submodels, base=base), base.codec, text_encoder)
 
 
-def load(name: str) -> Model:
+def load(name: str, placement=None) -> Model:
     """Loads a model in all processes; of a run they look for the newest checkpoint together."""
     if runs.holds_run(name):
-        return load_model(name)
-    return hosts.together(lambda: load_model(name), f"{name} is read")
+        return load_model(name, placement=placement)
+    return hosts.together(lambda: load_model(name, placement=placement), f"{name} is read")
 
 
 def keep(run: epath.PathLike, frozen: FrozenModels, prompts: Sequence[str] = ()) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from jaxdiff import data, hosts, progress
+from jaxdiff import data, hosts, progress, sharding
 from jaxdiff.config import Config
 from jaxdiff.data import Source, derived, image_decode
 from jaxdiff.data.listing import list_paths
@@ -35,12 +35,12 @@ def open_base(config: Config, run: epath.PathLike | None) -> Model | None:
     """
     if config.adapt.base is None:
         return None
-    if run is not None:
-        base = hosts.together(lambda: runs.kept_base(run), "the base model is read")
-    else:
-        base = load(config.adapt.base)
     # On the host: the training has a copy of its own on the devices.
-    base = base.replace(params=jax.device_get(base.params))
+    if run is not None:
+        base = hosts.together(lambda: runs.kept_base(run, placement=sharding.host()), "the base model is read")
+    else:
+        base = load(config.adapt.base, sharding.host())
+    base = base.replace(params=jax.device_get(base.params), submodels=sharding.replicated(base.submodels))
     if not base.config.samples or base.controls:
         raise ValueError(f"{config.adapt.base} is not a denoiser without ControlNets, which alone can be adapted")
     return base

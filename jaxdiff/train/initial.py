@@ -69,11 +69,23 @@ def codebook(config: Config, extra):
 def new_state(config: Config, base: Model | None = None) -> TrainState:
     """The state before the first step; `base` is the model that is adapted.
 
-    As NumPy arrays, or where `train.parallel` is "sharded", and nothing is adapted, on its mesh.
+    As NumPy arrays, or where `train.parallel` is "sharded" on its mesh.
     """
-    if base:  # whose parameters would be constants of a program
-        return jax.device_get(_init(config, key_for(config, 0), base))
-    return parallel.of(config.train).made(functools.partial(_compiled_init, program(config)), key_for(config, 0))
+    devices, key = parallel.of(config.train), key_for(config, 0)
+    if not base:
+        return devices.made(functools.partial(_compiled_init, program(config)), key)
+    return devices.made(lambda key, arrays: _init(config, key, _with_arrays(base, arrays)), key, _arrays(base))
+
+
+def _arrays(base):
+    """The parameters of a base model that may be trained: arguments of a program, which would make constants of them."""
+    text = base.submodels.get("text_encoder")
+    return {"unet": base.params} | ({"text": text.params} if text else {})
+
+
+def _with_arrays(base, arrays):
+    texts = {"text_encoder": base.submodels["text_encoder"].replace(params=arrays["text"])} if "text" in arrays else {}
+    return base.replace(params=arrays["unet"], submodels={**base.submodels, **texts})
 
 
 def state_shapes(config: Config, base: Model | None = None) -> TrainState:

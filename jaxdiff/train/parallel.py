@@ -195,9 +195,9 @@ class Pmap:
         lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
         return step
 
-    def made(self, function: Callable, *args):
-        """Result of a function, as NumPy arrays."""
-        return jax.device_get(function(*args))
+    def made(self, function: Callable, key, *trees):
+        """Result of a function of a key and of trees of NumPy arrays, as NumPy arrays."""
+        return jax.device_get(function(key, *trees))
 
     def like(self, shapes):
         """Targets of a checkpoint that is read: NumPy arrays of such shapes."""
@@ -261,10 +261,10 @@ class Sharded:
         """The step, compiled, or taken from the file `kept` if it is of the same program, see `kept_step`."""
         return (kept and kept_step.read(kept, lowered, self.mesh)) or lowered.compile()
 
-    def made(self, function: Callable, *args):
-        """Result of a function, made in parts on the mesh."""
-        shardings = meshes.shardings(jax.eval_shape(function, *args), self.mesh, self.rules)
-        return jax.jit(function, out_shardings=shardings)(*args)
+    def made(self, function: Callable, key, *trees):
+        """Result of a function of a key and of trees of NumPy arrays, made in parts on the mesh."""
+        shardings = meshes.shardings(jax.eval_shape(function, key, *trees), self.mesh, self.rules)
+        return jax.jit(function, out_shardings=shardings)(key, *map(self.place, trees))
 
     def like(self, shapes):
         """Targets of a checkpoint that is read: arrays of such shapes on the mesh."""
