@@ -1,7 +1,9 @@
 """`jaxdiff sample`."""
 
 import dataclasses
+import logging
 import re
+import time
 from typing import Annotated
 
 import numpy as np
@@ -19,6 +21,8 @@ from jaxdiff.data import image_decode
 from jaxdiff.files import make_output_dir, whole
 from jaxdiff.model import Model
 from jaxdiff.pipeline import ImagePrompt, Request, images, requests, sampling
+
+log = logging.getLogger("jaxdiff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,7 @@ DEFAULT = SampleFlags()
 
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff sample MODEL ...`."""
+    began = time.perf_counter()
     model = models.load(name)
     flags = parse(SampleFlags(sample=model.config.sample), prompted(args), f"jaxdiff sample {name}")
     model = with_image_prompts(with_adapters(model, flags), flags)
@@ -69,7 +74,11 @@ def main(name: str, args: list[str]) -> None:
     requests.check(model, request)
     paths = output_paths(flags, samples_of(model))
     with progress.bar("sampling", sampling.num_ticks(model, request), "steps") as tick:
-        batches = list(sampling.batches(model, request, tick, "animation" in paths))
+        made = sampling.batches(model, request, tick, "animation" in paths)
+        batches = [next(made)]
+        seconds = time.perf_counter() - began
+        batches += made
+    log.info("first images after %.1f s", seconds)
     write(paths, batches, sampling.layout(model, request), request.sample.prompts)
     for what, path in paths.items():
         print(f"{what:<12} {path}")
