@@ -88,7 +88,7 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
       apply: network as a function of its parameters, from `network`.
       params: its parameters.
       schedule: noise schedule it was trained with.
-      predict: kind of its output, "eps", "x0", "v" or "score".
+      predict: kind of its output, "eps", "x0", "v", "score" or "flow".
 
     Returns:
       `Denoiser`, a pytree: other parameters or another schedule of the same length do not recompile. Run it with
@@ -116,7 +116,7 @@ def to_prediction(predict: str, schedule: Schedule, output: Array, aux: Aux, x_t
     """Converts a network's output for a batch to a `Prediction`; the second half of 2C channels is the variance.
 
     Args:
-      predict: kind of the output, "eps", "x0", "v" or "score".
+      predict: kind of the output, "eps", "x0", "v", "score" or "flow".
       schedule: noise schedule it was trained with.
       output: [B, ..., C] or [B, ..., 2C].
       aux: its further outputs.
@@ -154,7 +154,7 @@ def check_kind(predict: str, schedule: Schedule) -> None:
     """Refuses a kind of prediction that the schedule cannot be used with.
 
     Args:
-      predict: "eps", "x0", "v" or "score".
+      predict: "eps", "x0", "v", "score" or "flow".
       schedule: noise schedule; a traced one is not checked.
 
     Raises:
@@ -171,7 +171,7 @@ def check_kind(predict: str, schedule: Schedule) -> None:
     last = jnp.asarray(schedule.alpha)[-1]
     if predict in ("eps", "score") and not is_traced(last) and float(last) == 0.0:
         raise ValueError(
-            f"`predict`={predict!r} cannot start from zero signal-to-noise: use 'v' or 'x0' with this schedule"
+            f"`predict`={predict!r} cannot start from zero signal-to-noise: use 'v', 'flow' or 'x0' with this schedule"
         )
 
 

@@ -20,7 +20,7 @@ from jaxdiff.errors import unknown
 from jaxdiff.schedules import Schedule, check_schedule, lookup
 from jaxdiff.types import Array, Aux, Gaussian, Prediction
 
-KINDS = ("eps", "x0", "v", "score")
+KINDS = ("eps", "x0", "v", "score", "flow")
 Variance = Literal["posterior", "beta", "learned"]
 VARIANCES = get_args(Variance)
 
@@ -64,7 +64,7 @@ def q_sample(schedule: Schedule, x0: Array, t, eps: Array) -> Array:
 def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
     """Draws x_t given x_{t-1}, one step of the Markov chain.
 
-        x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps        Ho et al. 2020, eq. 2
+        x_t = r x_{t-1} + sqrt(beta_t) eps,   r = alpha_t / alpha_{t-1}        Ho et al. 2020, eq. 2: r = sqrt(1 - beta_t)
 
     Args:
       schedule: noise schedule.
@@ -90,7 +90,8 @@ def q_step(schedule: Schedule, x: Array, t, eps: Array) -> Array:
     """
     _check(schedule, t=t, data={"x": x, "eps": eps})
     beta = lookup(schedule.betas, t)
-    return jnp.sqrt(1.0 - beta) * x + jnp.sqrt(beta) * eps
+    before = jnp.maximum(jnp.asarray(t) - 1, 0)
+    return schedule(t).alpha / schedule(before).alpha * x + jnp.sqrt(beta) * eps
 
 
 def q_posterior(schedule: Schedule, x0: Array, x_t: Array, t, s) -> Gaussian:
@@ -228,14 +229,17 @@ def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) ->
 
     * ``eps``: x0 = (x_t - sigma eps) / alpha (Ho et al. 2020, eq. 15)
     * ``x0``: eps = (x_t - alpha x0) / sigma
-    * ``v`` = alpha eps - sigma x0: x0 = alpha x_t - sigma v, eps = sigma x_t + alpha v (Salimans and Ho 2022, app. D)
+    * ``v`` = alpha eps - sigma x0: x0 = (alpha x_t - sigma v) / S, eps = (sigma x_t + alpha v) / S, S = alpha^2 + sigma^2,
+      which is 1 where variance is preserved (Salimans and Ho 2022, app. D)
     * ``score`` = grad log q(x_t) = -eps / sigma (Song et al. 2021, score SDE)
+    * ``flow`` = eps - x0, the velocity of rectified flow: x0 = (x_t - sigma flow) / (alpha + sigma), eps = (x_t + alpha
+      flow) / (alpha + sigma) (Lipman et al. 2022, eq. 23; Liu et al. 2022)
 
-    Only "v" needs no division. At zero signal-to-noise (alpha = 0) "eps" and "score" do not determine x0, and at level 0
-    "x0" does not determine eps; these are then not finite.
+    "v" and "flow" determine both at every level. At zero signal-to-noise (alpha = 0) "eps" and "score" do not determine
+    x0, and at level 0 "x0" does not determine eps; these are then not finite.
 
     Args:
-      kind: "eps", "x0", "v" or "score".
+      kind: "eps", "x0", "v", "score" or "flow".
       schedule: noise schedule.
       output: the network's output, float, any shape.
       x_t: its input, same shape.
@@ -251,13 +255,14 @@ def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) ->
 
         >>> from jaxdiff import process, schedules
         >>> schedule = schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
-        >>> for kind, output in {"eps": 1.0, "x0": 2.0, "v": -0.4, "score": -1 / 0.6}.items():
+        >>> for kind, output in {"eps": 1.0, "x0": 2.0, "v": -0.4, "score": -1 / 0.6, "flow": -1.0}.items():
         ...     prediction = process.predict_from(kind, schedule, output, 2.2, 1)  # 2.2 = 0.8 * 2 + 0.6 * 1
         ...     print(kind, round(float(prediction.x0), 4), round(float(prediction.eps), 4))
         eps 2.0 1.0
         x0 2.0 1.0
         v 2.0 1.0
         score 2.0 1.0
+        flow 2.0 1.0
     """
     _check(schedule, t=t, data={"x_t": x_t, "output": output})
     alpha, sigma = schedule(t)
@@ -266,19 +271,22 @@ def predict_from(kind: str, schedule: Schedule, output: Array, x_t: Array, t) ->
     if kind == "x0":
         return Prediction(output, (x_t - alpha * output) / sigma)
     if kind == "v":
-        return Prediction(alpha * x_t - sigma * output, sigma * x_t + alpha * output)
+        size = alpha**2 + sigma**2
+        return Prediction((alpha * x_t - sigma * output) / size, (sigma * x_t + alpha * output) / size)
     if kind == "score":
         return Prediction((x_t + sigma**2 * output) / alpha, -sigma * output)
+    if kind == "flow":
+        return Prediction((x_t - sigma * output) / (alpha + sigma), (x_t + alpha * output) / (alpha + sigma))
     raise unknown("kind of prediction", kind, KINDS)
 
 
 def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array:
     """Training target of a network of this kind at x_t: the inverse of `predict_from`, which cites the papers.
 
-        eps,   x0,   v = alpha eps - sigma x0,   score = -eps / sigma
+        eps,   x0,   v = alpha eps - sigma x0,   score = -eps / sigma,   flow = eps - x0
 
     Args:
-      kind: "eps", "x0", "v" or "score".
+      kind: "eps", "x0", "v", "score" or "flow".
       schedule: noise schedule.
       x0: clean data, float, any shape.
       eps: the noise in x_t, same shape.
@@ -295,7 +303,7 @@ def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array
         >>> from jaxdiff import process, schedules
         >>> schedule = schedules.from_betas([0.36])  # alpha_1 = 0.8, sigma_1 = 0.6
         >>> {kind: round(float(process.target_for(kind, schedule, 2.0, 1.0, 1)), 4) for kind in process.KINDS}
-        {'eps': 1.0, 'x0': 2.0, 'v': -0.4, 'score': -1.6667}
+        {'eps': 1.0, 'x0': 2.0, 'v': -0.4, 'score': -1.6667, 'flow': -1.0}
     """
     _check(schedule, t=t, data={"x0": x0, "eps": eps})
     alpha, sigma = schedule(t)
@@ -307,6 +315,8 @@ def target_for(kind: str, schedule: Schedule, x0: Array, eps: Array, t) -> Array
         return alpha * eps - sigma * x0
     if kind == "score":
         return -eps / sigma
+    if kind == "flow":
+        return eps - x0
     raise unknown("kind of prediction", kind, KINDS)
 
 

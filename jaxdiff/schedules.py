@@ -1,8 +1,16 @@
-r"""Noise schedules as tables over T + 1 levels, level 0 being clean data.
+r"""Noise schedules as tables over T + 1 levels, level 0 being clean data: x_t = alpha_t x_0 + sigma_t eps.
+
+Variance-preserving ones, alpha^2 + sigma^2 = 1, are made of the variances of their steps:
 
   (1)  q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)          Ho et al. 2020, eq. 2
   (2)  alphabar_t = prod_{i <= t} (1 - beta_i),  alphabar_0 = 1
-  (3)  alpha_t = sqrt(alphabar_t),  sigma_t = sqrt(1 - alphabar_t)       x_t = alpha_t x_0 + sigma_t eps
+  (3)  alpha_t = sqrt(alphabar_t),  sigma_t = sqrt(1 - alphabar_t)
+
+Others have a falling or constant alpha and a rising sigma / alpha (Kingma et al. 2021, VDM, section 3.1):
+
+  (4)  alpha_t = 1 - t/T,  sigma_t = t/T               rectified flow, Liu et al. 2022; Lipman et al. 2022
+  (5)  alpha_t = 1,  sigma_t rising                    variance-exploding, Song et al. 2021; EDM, Karras et al. 2022
+  (6)  q(x_t | x_{t-1}) = N(r x_{t-1}, beta_t I),  r = alpha_t / alpha_{t-1},  beta_t = sigma_t^2 - r^2 sigma_{t-1}^2
 
 Tables are computed once in float64 and cast to float32.
 """
@@ -20,15 +28,17 @@ SCHEDULES = Registry("schedule")  # each choice is called as choice(num_levels) 
 
 
 class Schedule(NamedTuple):
-    """Variance-preserving noise schedule: a pytree of tables with one row per level 0..T.
+    """Noise schedule: a pytree of tables with one row per level 0..T.
 
-    Calling it returns the scales of a level, equation (3).
+    Calling it returns the scales of a level.
 
     Attributes:
-      betas: float32 [T + 1], in [0, 1], betas[0] = 0; equation (1).
-      alphas_cumprod: float32 [T + 1], falling from 1; equation (2).
-      alpha: float32 [T + 1], square root of `alphas_cumprod`.
-      sigma: float32 [T + 1], square root of one minus it, computed in float64.
+      betas: float32 [T + 1], variance of the step into a level, betas[0] = 0; equations (1) and (6).
+      alphas_cumprod: float32 [T + 1], alpha^2, falling from 1 or constant; equation (2).
+      alpha: float32 [T + 1].
+      sigma: float32 [T + 1], from 0.
+      bend: 1.0 where levels between two rows are on the circle alpha^2 + sigma^2 = 1, 0.0 where they are on the straight
+        line between the two, as those of rectified flows and variance-exploding schedules.
 
     Example::
 
@@ -45,24 +55,34 @@ class Schedule(NamedTuple):
     alphas_cumprod: Array
     alpha: Array
     sigma: Array
+    bend: Array | float = 1.0
 
     @property
     def num_levels(self) -> int:
         """T, the noisiest level."""
         return self.betas.shape[-1] - 1
 
-    def __call__(self, t) -> AlphaSigma:
-        """Scales at level t, equation (3).
+    @property
+    def prior_std(self) -> Array:
+        """Standard deviation of x_T of data with variance 1, sqrt(alpha_T^2 + sigma_T^2): what sampling begins with.
 
-        Integer levels are looked up. Float levels interpolate linearly in the angle atan2(sigma, alpha), which is
-        continuous and finite even where the signal-to-noise ratio is zero; alpha^2 + sigma^2 = 1 holds between levels too.
-        This includes [0, 1), where the angle rises from clean data to level 1; networks are trained on 1..T only.
+        1 where variance is preserved and of rectified flows, about sigma_T of variance-exploding schedules.
+        """
+        return jnp.hypot(self.alpha[-1], self.sigma[-1])
+
+    def __call__(self, t) -> AlphaSigma:
+        """Scales at level t.
+
+        Integer levels are looked up. Float levels interpolate linearly in the angle atan2(sigma, alpha) where variance is
+        preserved, so that alpha^2 + sigma^2 = 1 holds between levels too, and else in alpha and sigma; both are finite
+        where the signal-to-noise ratio is zero. This includes [0, 1), between clean data and level 1; networks are trained
+        on 1..T only.
 
         Args:
           t: int level in 0..T or float level in [0, T], any shape.
 
         Returns:
-          `AlphaSigma` of float32 scales in [0, 1], of the shape of t; NaN at levels outside of these ranges.
+          `AlphaSigma` of float32 scales, of the shape of t; NaN at levels outside of these ranges.
 
         Example::
 
@@ -77,11 +97,44 @@ class Schedule(NamedTuple):
             return AlphaSigma(lookup(self.alpha, t), lookup(self.sigma, t))
         low = jnp.clip(jnp.floor(t), 0, self.num_levels - 1).astype(jnp.int32)
         a, b = (AlphaSigma(lookup(self.alpha, i), lookup(self.sigma, i)) for i in (low, low + 1))
-        turn = jnp.arctan2(b.sigma, b.alpha) - jnp.arctan2(a.sigma, a.alpha)
+        turn = self.bend * (jnp.arctan2(b.sigma, b.alpha) - jnp.arctan2(a.sigma, a.alpha))
         w = jnp.where((t >= 0) & (t <= self.num_levels), t - low, jnp.nan)
-        # The point at angle_a + w turn as a sum of a and b: a cosine would lose alpha's digits near pure noise.
+        # The point at angle_a + w turn as a sum of a and b: a cosine would lose alpha's digits near pure noise. Of no turn
+        # the weights are 1 - w and w.
         weight = lambda w: w * jnp.sinc(w * turn / jnp.pi) / jnp.sinc(turn / jnp.pi)  # sin(w turn) / sin(turn)
         return AlphaSigma(*(weight(1 - w) * x + weight(w) * y for x, y in zip(a, b)))
+
+    def level_of(self, at: AlphaSigma) -> Array:
+        """The level with a ratio sigma / alpha: the inverse of calling the schedule, whatever the size of both.
+
+        Args:
+          at: scales, any shape; ratios outside of those of levels 0..T count as those.
+
+        Returns:
+          Float levels in [0, T], of that shape.
+
+        Example::
+
+            >>> from jaxdiff import schedules
+            >>> schedule = schedules.rectified_flow(10)
+            >>> round(float(schedule.level_of(schedule(7.3))), 4)
+            7.3
+        """
+        xp = np if isinstance(self.alpha, np.ndarray) else jnp  # NumPy keeps float64
+        angles, phi = xp.arctan2(self.sigma, self.alpha), xp.arctan2(at.sigma, at.alpha)
+        low = xp.clip(xp.searchsorted(angles, phi, side="right") - 1, 0, self.num_levels - 1)
+        a, b = (AlphaSigma(self.alpha[i], self.sigma[i]) for i in (low, low + 1))
+        # Of the weights of `__call__` their quotient is known, that of two cross products.
+        p, q = xp.maximum(_cross(a, at), 0), xp.maximum(_cross(at, b), 0)
+        turn = self.bend * (angles[low + 1] - angles[low])
+        bent = turn > 1e-6
+        w = xp.arctan2(p * xp.sin(turn), q + p * xp.cos(turn)) / xp.where(bent, turn, 1.0)
+        return low + xp.where(bent, w, p / xp.where(p + q > 0, p + q, 1.0))
+
+
+def _cross(a, b):
+    """Cross product of two (alpha, sigma): above 0 where b has more noise."""
+    return a.alpha * b.sigma - a.sigma * b.alpha
 
 
 def check_schedule(schedule) -> None:
@@ -176,9 +229,52 @@ def from_log_snr(log_snr) -> Schedule:
     return _cast(betas, alpha, sigma)
 
 
-def _cast(betas, alpha, sigma):
+def from_alpha_sigma(alpha, sigma) -> Schedule:
+    """Schedule with given scales of data and of noise, which need not preserve the variance.
+
+    Args:
+      alpha: alpha_1..alpha_T, [T], in [0, 1] and not rising; a last value of 0 is pure noise.
+      sigma: sigma_1..sigma_T, [T], above 0, sigma / alpha rising.
+
+    Returns:
+      `Schedule` with T + 1 levels, level 0 having alpha = 1 and sigma = 0. Levels between two rows are on the straight line
+      between them, or where variance is preserved on the circle.
+
+    Raises:
+      ValueError: no such tables.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> schedule = schedules.from_alpha_sigma([1.0, 1.0], [0.5, 2.0])  # variance-exploding
+        >>> [round(float(x), 4) for x in (schedule(1.5).sigma, schedule.betas[2])]
+        [1.25, 3.75]
+    """
+    alpha, sigma = (np.concatenate([[first], np.asarray(x, np.float64)]) for first, x in ((1.0, alpha), (0.0, sigma)))
+    if alpha.shape != sigma.shape or alpha.ndim != 1 or alpha.size < 2:
+        raise ValueError("`alpha` and `sigma` must be vectors [T] of the same length")
+    rising = _cross(AlphaSigma(alpha[:-1], sigma[:-1]), AlphaSigma(alpha[1:], sigma[1:])) > 0
+    if not (np.all(rising) and np.all(np.diff(alpha) <= 0) and alpha[-1] >= 0 and np.all(np.isfinite(sigma))):
+        raise ValueError("`alpha` must not rise or fall below 0, and sigma / alpha must rise at every level")
+    r = alpha[1:] / alpha[:-1]
+    betas = np.concatenate([[0.0], (sigma[1:] - r * sigma[:-1]) * (sigma[1:] + r * sigma[:-1])])
+    return _cast(betas, alpha, sigma, 1.0 if preserves_variance(alpha, sigma) else 0.0)
+
+
+def equal(one: Schedule, other: Schedule) -> bool:
+    """Returns True for schedules of the same process: equal numbers of levels and, up to rounding, scales."""
+    tables = [np.stack([schedule.alpha, schedule.sigma]) for schedule in (one, other)]
+    return tables[0].shape == tables[1].shape and np.allclose(*tables, rtol=1e-5, atol=1e-6)
+
+
+def preserves_variance(alpha, sigma) -> bool:
+    """Returns True where alpha^2 + sigma^2 = 1, up to rounding of float32, in all rows of two tables."""
+    return bool(np.all(np.abs(np.hypot(np.asarray(alpha, np.float64), np.asarray(sigma, np.float64)) - 1) < 1e-6))
+
+
+def _cast(betas, alpha, sigma, bend=1.0):
     """Float64 tables as a `Schedule`."""
-    return Schedule(*(jnp.asarray(table, jnp.float32) for table in (betas, alpha**2, alpha, sigma)))
+    return Schedule(*(jnp.asarray(table, jnp.float32) for table in (betas, alpha**2, alpha, sigma, bend)))
 
 
 @SCHEDULES.register("linear", leave_out=("num_levels",))
@@ -303,6 +399,102 @@ def sigmoid(
     return from_betas(1 - alphas_cumprod[1:] / alphas_cumprod[:-1])
 
 
+@SCHEDULES.register("rectified_flow", leave_out=("num_levels",))
+def rectified_flow(num_levels: int = 1000, shift: float = 1.0) -> Schedule:
+    """The straight path from data to noise, equation (4), of flow matching and rectified flow.
+
+        alpha_t = 1 - u,   sigma_t = u,   u = shift t / (T + (shift - 1) t)            Esser et al. 2024 (SD3), eq. 23
+
+    Args:
+      num_levels: T.
+      shift: for larger images, above 1: it multiplies sigma / alpha; Stable Diffusion 3 takes 3 at 1024 pixels.
+
+    Returns:
+      `Schedule` with T + 1 levels, the last of them pure noise: train and sample with predictions "flow", "v" or "x0".
+
+    Raises:
+      ValueError: T is below 1, or a shift that is not above 0.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> [round(float(x), 4) for x in schedules.rectified_flow(10)(2.5)]
+        [0.75, 0.25]
+    """
+    num_levels = check_type("`num_levels`", plain(num_levels), int)
+    if num_levels < 1 or not 0 < shift < np.inf:
+        raise ValueError(f"`num_levels`={num_levels} must be at least 1, and `shift`={shift} above 0")
+    t = np.arange(1, num_levels + 1)
+    u = shift * t / (num_levels + (shift - 1) * t)
+    return from_alpha_sigma((num_levels - t) / (num_levels + (shift - 1) * t), u)
+
+
+@SCHEDULES.register("variance_exploding", leave_out=("num_levels",))
+def variance_exploding(num_levels: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
+    """Noise of geometrically rising standard deviation on data as it is, equation (5).
+
+        alpha_t = 1,   sigma_t = sigma_min (sigma_max / sigma_min)^((t - 1) / (T - 1))      Song et al. 2021 (score SDE)
+
+    Args:
+      num_levels: T, at least 2.
+      sigma_min: sigma_1, above 0.
+      sigma_max: sigma_T, about the largest distance of two examples.
+
+    Returns:
+      `Schedule` with T + 1 levels.
+
+    Raises:
+      ValueError: T is below 2, or sigmas that are not above 0 and rising.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> [round(float(x), 4) for x in schedules.variance_exploding(3, 0.01, 1.0).sigma]
+        [0.0, 0.01, 0.1, 1.0]
+    """
+    return from_alpha_sigma(*_exploding(num_levels, sigma_min, sigma_max, np.log, np.exp))
+
+
+@SCHEDULES.register("edm", leave_out=("num_levels",))
+def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
+    """Noise on data as it is, dense where it is small, equation (5).
+
+        alpha_t = 1,   sigma_t^(1/rho) even from sigma_min^(1/rho) to sigma_max^(1/rho)     Karras et al. 2022, eq. 5
+
+    Args:
+      num_levels: T, at least 2.
+      sigma_min: sigma_1, above 0.
+      sigma_max: sigma_T.
+      rho: above 0; a larger one has more levels of little noise.
+
+    Returns:
+      `Schedule` with T + 1 levels.
+
+    Raises:
+      ValueError: T is below 2, a rho that is not above 0, or sigmas that are not above 0 and rising.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> [round(float(x), 3) for x in schedules.edm(4).sigma]
+        [0.0, 0.002, 0.965, 17.527, 80.0]
+    """
+    if not 0 < rho < np.inf:
+        raise ValueError(f"`rho`={rho} must be above 0")
+    return from_alpha_sigma(*_exploding(num_levels, sigma_min, sigma_max, lambda x: x ** (1 / rho), lambda x: x**rho))
+
+
+def _exploding(num_levels, sigma_min, sigma_max, there, back):
+    """Tables of alpha = 1 and of sigmas that are even in a variable."""
+    num_levels = check_type("`num_levels`", plain(num_levels), int)
+    if num_levels < 2 or not 0 < sigma_min < sigma_max < np.inf:
+        raise ValueError(
+            f"`sigma_min`={sigma_min} must be above 0 and below `sigma_max`={sigma_max}, with at least 2 levels"
+        )
+    sigma = back(np.linspace(there(sigma_min), there(sigma_max), num_levels))
+    return np.ones(num_levels), sigma
+
+
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """Shifts and scales alpha so that level T is pure noise and level 1 is unchanged (Lin et al. 2024, algorithm 1).
 
@@ -311,13 +503,13 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     Train and sample with predictions "v" or "x0": at level T "eps" does not determine x0.
 
     Args:
-      schedule: noise schedule of at least two levels; not traced.
+      schedule: variance-preserving noise schedule of at least two levels; not traced.
 
     Returns:
       `Schedule` of the same length, alpha[T] = 0 and betas[T] = 1.
 
     Raises:
-      ValueError: the schedule has a single level.
+      ValueError: the schedule has a single level, or does not preserve the variance.
 
     Example::
 
@@ -329,6 +521,10 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     if schedule.num_levels < 2:
         raise ValueError(
             "`schedule` must have at least two levels: the first is unchanged, the last becomes pure noise"
+        )
+    if not preserves_variance(schedule.alpha, schedule.sigma):
+        raise ValueError(
+            "`schedule` does not preserve the variance: rectified flows end in pure noise, and others never"
         )
     betas, alpha = (np.asarray(table, np.float64) for table in (schedule.betas, schedule.alpha))
     # Through the decreases alpha_{t-1} - alpha_t, all positive: differences of float32 tables would lose digits.
@@ -345,17 +541,18 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
 
         log_snr'_t = log_snr_t - 2 log(factor)        Hoogeboom, Heek and Salimans 2023 (simple diffusion), section 3.1
 
-    As a ratio this is sigma' / alpha' = factor sigma / alpha, which also holds at clean data and at pure noise.
+    As a ratio this is sigma' / alpha' = factor sigma / alpha, which also holds at clean data and at pure noise. Of
+    rectified flows it is Stable Diffusion 3's shift.
 
     Args:
       schedule: noise schedule; not traced.
       factor: new side / old side, above 0.
 
     Returns:
-      `Schedule` of the same length.
+      `Schedule` of the same length that preserves what the other does: variance, alpha + sigma = 1, or alpha = 1.
 
     Raises:
-      ValueError: a factor that is not a finite number above 0.
+      ValueError: a factor that is not a finite number above 0; a schedule that preserves none of these.
 
     Example::
 
@@ -368,7 +565,14 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
     """
     if not 0 < factor < np.inf:
         raise ValueError(f"`factor`={factor} must be a finite number above 0, such as new side / old side")
-    betas, _, alpha, sigma = (np.asarray(table, np.float64) for table in schedule)
+    betas, _, alpha, sigma, _ = (np.asarray(table, np.float64) for table in schedule)
+    if np.all(alpha == 1):
+        return from_alpha_sigma(alpha[1:], factor * sigma[1:])
+    if np.all(np.abs(alpha + sigma - 1) < 1e-6):
+        size = alpha + factor * sigma
+        return from_alpha_sigma((alpha / size)[1:], (factor * sigma / size)[1:])
+    if not preserves_variance(alpha, sigma):
+        raise ValueError("`schedule` preserves neither variance nor alpha + sigma nor alpha: shift its tables yourself")
     size = np.hypot(alpha, factor * sigma)
     # beta = sigma_t^2 (1 - snr_t / snr_{t-1}), and the ratio is unchanged: no difference of near-equal numbers.
     betas = np.minimum(betas * (factor / size) ** 2, 1.0)  # rounding of the tables may have made it more than 1

@@ -12,6 +12,7 @@ from jaxdiff.arguments import check_type, plain
 from jaxdiff.errors import unknown
 from jaxdiff.registry import Choice, Registry
 from jaxdiff.schedules import Schedule
+from jaxdiff.types import AlphaSigma
 
 SPACINGS = Registry("spacing")  # each choice is called as choice(schedule, num_steps) -> levels [N + 1]
 
@@ -283,7 +284,7 @@ def grid_by_sigma(
     * ``karras``: lambda^(1/rho) = (1 - u) lambda_max^(1/rho) + u lambda_min^(1/rho) (Karras et al. 2022, eq. 5)
     * ``exponential``: lambda = lambda_max^(1 - u) lambda_min^u, even steps of log-SNR; the limit of large rho
 
-    At each level `schedule`, which interpolates in the angle, has this lambda to a relative 1e-4; except where the last
+    At each level `schedule` has this lambda to a relative 1e-4; except where the last
     step to level T is long (cosine, sigmoid): many levels then lie within it, as close as float32 allows. Start at T - 1
     there.
 
@@ -320,14 +321,15 @@ def grid_by_sigma(
         raise ValueError(f"`start`={start} must be a level from 1 to {T}, and `end`={end} either 1 or 0")
     if num_steps < 1:
         raise ValueError(f"`num_steps`={num_steps} must be at least 1")
-    angles = np.arctan2(np.asarray(schedule.sigma, np.float64), np.asarray(schedule.alpha, np.float64))
-    top, bottom = np.interp(start, np.arange(T + 1), angles), angles[1]
-    if top >= np.pi / 2:
+    ends = map(schedule, (start, 1))
+    top, bottom = (np.float64(sigma) / np.float64(alpha) if alpha > 0 else np.inf for alpha, sigma in ends)
+    if top == np.inf:
         raise ValueError(
             f"sigma / alpha is infinite at level {start}, pure noise: set `start` below it, such as to {T - 1}"
         )
-    ratios = SIGMA_SPACINGS[spacing](np.tan(top), np.tan(bottom), np.linspace(0, 1, num_steps + end), rho)
-    visited = np.interp(np.arctan(ratios), angles, np.arange(T + 1)).astype(np.float32)
+    ratios = SIGMA_SPACINGS[spacing](top, bottom, np.linspace(0, 1, num_steps + end), rho)
+    tables = Schedule(*(np.asarray(table, np.float64) for table in schedule))
+    visited = tables.level_of(AlphaSigma(np.ones_like(ratios), ratios)).astype(np.float32)
     visited = np.append(visited, np.zeros(1 - end, np.float32))
     if np.any(np.diff(visited) >= 0):
         raise ValueError(f"{num_steps} steps from level {start} to {end} repeat a level: use fewer `num_steps`")

@@ -14,8 +14,8 @@ class AlphaSigma(NamedTuple):
     """Signal and noise scale of a level, x_t = alpha x_0 + sigma eps.
 
     Attributes:
-      alpha: sqrt(alphabar_t), any shape, in [0, 1].
-      sigma: sqrt(1 - alphabar_t), same shape, in [0, 1].
+      alpha: any shape, in [0, 1]; sqrt(alphabar_t) of DDPM.
+      sigma: same shape, 0 or more; sqrt(1 - alphabar_t) of DDPM.
     """
 
     alpha: Array

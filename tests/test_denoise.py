@@ -85,6 +85,7 @@ def test_a_prediction_always_adds_up_to_x_t(kind, t):
         "x0": prediction.x0,
         "v": alpha * prediction.eps - sigma * prediction.x0,
         "score": -prediction.eps / sigma,
+        "flow": prediction.eps - prediction.x0,
     }
     np.testing.assert_allclose(expected[kind], output, atol=1e-5)
 
@@ -120,17 +121,19 @@ def test_it_can_be_differentiated_in_its_parameters():
 
 @pytest.mark.parametrize("kind", ["eps", "score"])
 def test_eps_cannot_start_from_pure_noise(kind):
-    with pytest.raises(ValueError, match=f"`predict`='{kind}' cannot start from zero signal-to-noise: use 'v' or 'x0'"):
+    with pytest.raises(
+        ValueError, match=f"`predict`='{kind}' cannot start from zero signal-to-noise: use 'v', 'flow' or 'x0'"
+    ):
         denoise.denoiser(linear_network(3), W, PURE_NOISE, kind)
 
 
-@pytest.mark.parametrize("kind", ["v", "x0"])
-def test_v_and_x0_can_start_from_pure_noise(kind):
+@pytest.mark.parametrize("kind", ["v", "x0", "flow"])
+def test_others_can_start_from_pure_noise(kind):
     prediction = denoise.denoiser(linear_network(3), W, PURE_NOISE, kind)(X, 4, None)
     chex.assert_trees_all_close(prediction.eps, X, atol=1e-6)  # x_t is pure noise
     chex.assert_tree_all_finite(prediction.x0)
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="unknown kind of prediction 'velocity': did you mean 'v'"):
+    with pytest.raises(ValueError, match="unknown kind of prediction 'velocity': did you mean 'flow'"):
         denoise.denoiser(linear_network(3), W, SCHEDULE, "velocity")

@@ -270,6 +270,7 @@ def test_targets_are_their_definitions(kind):
         "x0": x0,
         "v": (x(phi + h) - x(phi - h)) / (2 * h),
         "score": (log_q(x(phi) + h) - log_q(x(phi) - h)) / (2 * h),
+        "flow": eps - x0,
     }
     close(process.target_for(kind, LINEAR, x0, eps, t), want[kind])
 

@@ -231,7 +231,7 @@ def test_zero_terminal_is_diffusers(name, T):
 def test_zero_terminal_does_not_change_the_first_level_and_is_idempotent():
     linear = schedules.linear()
     once = schedules.zero_terminal_snr(linear)
-    np.testing.assert_allclose([x[1] for x in once], [x[1] for x in linear], rtol=2e-7)
+    np.testing.assert_allclose([x[1] for x in once[:4]], [x[1] for x in linear[:4]], rtol=2e-7)
     assert tuple(map(float, once(1000))) == (0.0, 1.0) and float(once.betas[-1]) == 1
     chex.assert_trees_all_close(schedules.zero_terminal_snr(once), once, rtol=1e-6, atol=0)
 

@@ -80,7 +80,7 @@ class Diffusion:
 
     schedule: Choice = SCHEDULES.choice("linear")
     num_levels: int = 1000
-    predict: Literal["eps", "x0", "v", "score"] = "eps"
+    predict: Literal["eps", "x0", "v", "score", "flow"] = "eps"
     weighting: Choice = WEIGHTINGS.choice("simple")
     shift: float = 1.0
     zero_snr: bool = False

@@ -75,6 +75,7 @@ def _step(refine, keys, denoise, schedule, state, s, t, cond):
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(s), schedule(t)
     x_s, prediction = state.x, denoise(state.x, t, cond)
     x0 = (x_s - sigma_s * prediction.eps) / alpha_s
+    gain = (alpha_t**2 + sigma_t**2) / (alpha_t * alpha_s + sigma_t * sigma_s)
 
     def iterate(_, carry):
         x_t, best = carry
@@ -82,7 +83,7 @@ def _step(refine, keys, denoise, schedule, state, s, t, cond):
         new = Candidate(x_t, residual, jnp.square(residual).reshape(residual.shape[0], -1).sum(1), best.step_size)
         old = best._replace(step_size=best.step_size / 2)
         best = jax.tree.map(lambda a, b: jnp.where(rows(new.distance < best.distance, a), a, b), new, old)
-        return best.x + rows(best.step_size, x_t) * best.residual / (alpha_t * alpha_s + sigma_t * sigma_s), best
+        return best.x + rows(best.step_size * gain, x_t) * best.residual, best
 
     x_t, ones = alpha_t * x0 + sigma_t * prediction.eps, jnp.ones(x_s.shape[0], jnp.float32)
     start = x_t, Candidate(x_t, jnp.zeros_like(x_t), jnp.inf * ones, ones)

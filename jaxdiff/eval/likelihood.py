@@ -1,8 +1,8 @@
 r"""Likelihood of data under a model: the variational bound, and the exact likelihood by the probability flow.
 
   (1)  -log p(x_0) <= L_T + sum_t L_{t-1} + L_0                                            Ho et al. 2020, eq. 5
-  (2)  log p(x_1) = log N(x_T; 0, I) + integral of div v over phi, from level 1 to T         dx/dphi = v
-                                                                     Song et al. 2021 (score SDE), eq. 39
+  (2)  log p(x_1) = log N(y_T; 0, I) + integral of div v over phi, from level 1 to T - D log size_1,   dy/dphi = v
+       y = x / size,   size = sqrt(alpha^2 + sigma^2), 1 of DDPM                Song et al. 2021 (score SDE), eq. 39
   (3)  div v = E[z . (dv/dx)^T z] for z of independent signs                               Hutchinson 1990
 
 The bound is of data of 256 values, in bits per dimension. (2) is a density, in nats; `dequantize` and `bits_per_dim` make
@@ -169,7 +169,7 @@ def log_prob(
     trace: int | str = 1,
     method: ode.Method | None = None,
 ) -> Array:
-    """The exact log-density that the probability flow gives, equation (2), for a prior N(0, I) at level T.
+    """The exact log-density that the probability flow gives, equation (2), for a prior of std `prior_std` at level T.
 
     It is that of level 1, for which networks know nothing below. x is taken for x_1, as it is; score SDE does likewise at
     its smallest time. Only first derivatives are taken, in reverse.
@@ -229,16 +229,17 @@ def _log_prob(method, denoise, schedule, x, cond, probes):
     size = math.prod(x.shape[1:])
     begin, end = (ode.angle_of(schedule, level) for level in (1, schedule.num_levels))
     field = Partial(_field, denoise, schedule, cond, probes)
-    x_T, grown = ode.integrate(method, field, (x, jnp.zeros(len(x), jnp.float32)), begin, end)
-    prior = -0.5 * (jnp.square(x_T) + math.log(2 * math.pi)).reshape(len(x), size).sum(-1)
-    return prior + size * grown
+    first = ode.size_of(schedule, 1)
+    y_T, grown = ode.integrate(method, field, (x / first, jnp.zeros(len(x), jnp.float32)), begin, end)
+    prior = -0.5 * (jnp.square(y_T) + math.log(2 * math.pi)).reshape(len(x), size).sum(-1)
+    return prior + size * (grown - jnp.log(first))
 
 
-def _field(denoise, schedule, cond, probes, phi, x_and_grown):
+def _field(denoise, schedule, cond, probes, phi, y_and_grown):
     """v, and its divergence per dimension, so that tolerances mean the same of small and of large examples."""
-    x, _ = x_and_grown
-    v, pull = jax.vjp(Partial(ode.velocity, denoise, schedule, cond, phi), x)
-    traces = jax.vmap(lambda probe: (probe * pull(probe)[0]).reshape(len(x), -1).mean(-1))(probes)
+    y, _ = y_and_grown
+    v, pull = jax.vjp(Partial(ode.velocity, denoise, schedule, cond, phi), y)
+    traces = jax.vmap(lambda probe: (probe * pull(probe)[0]).reshape(len(y), -1).mean(-1))(probes)
     return v, traces.mean(0)
 
 

@@ -117,11 +117,13 @@ def stepped(above: float, below: float, level: float) -> Partial:
 
 
 def _late(schedule, scale, t):
-    return scale * schedule(t).alpha
+    alpha, sigma = schedule(t)
+    return scale * alpha / jnp.hypot(alpha, sigma)
 
 
 def _early(schedule, scale, t):
-    return scale * schedule(t).sigma
+    alpha, sigma = schedule(t)
+    return scale * sigma / jnp.hypot(alpha, sigma)
 
 
 def _stepped(above, below, level, t):

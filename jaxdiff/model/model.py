@@ -98,8 +98,11 @@ class Model:
         return SPACINGS.choice(spacing)(self.schedule, num_steps)
 
     def noise(self, key: Array, num: int) -> Array:
-        """Returns x_T of `num` images, N(0, 1), float32 [num, *shape]; example i has the i-th key of `key`."""
-        return samplers.noise(samplers.keys_for(key, num), self.shape)
+        """Returns x_T of `num` images, float32 [num, *shape]; example i has the i-th key of `key`.
+
+        N(0, 1), but for schedules that do not preserve the variance, see `Schedule.prior_std`.
+        """
+        return self.schedule.prior_std * samplers.noise(samplers.keys_for(key, num), self.shape)
 
     @property
     def apply(self) -> Apply:

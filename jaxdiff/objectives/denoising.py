@@ -41,7 +41,7 @@ def denoising(
     Args:
       apply: network as a function of its parameters, from `denoise.network`.
       schedule: noise schedule.
-      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      predict: kind of the network's output, "eps", "x0", "v", "score" or "flow".
       weighting: w, see `objectives.weightings`.
       null_cond: null condition: a `Cond` of one example (no batch axis); fields that are None are never dropped.
       cond_dropout: probability, in [0, 1], with which an example's condition is replaced by `null_cond` (Ho and Salimans

@@ -1,7 +1,7 @@
 r"""Terms of the variational bound in bits per dimension; of one example, with scalar levels: batches use `jax.vmap`.
 
   (1)  -log p(x_0) <= L_T + sum_t L_{t-1} + L_0                            Ho et al. 2020, eq. 5
-  (2)  L_T     = KL(q(x_T | x_0) || N(0, I))
+  (2)  L_T     = KL(q(x_T | x_0) || N(0, p^2 I)),   p = sqrt(alpha_T^2 + sigma_T^2), 1 where variance is preserved
   (3)  L_{t-1} = KL(q(x_s | x_t, x_0) || p(x_s | x_t)),   s > 0
   (4)  L_0     = -log p(x_0 | x_t) of the last step, by a Gaussian integrated over each number's bin       eq. 13
 
@@ -50,7 +50,7 @@ def kl(q: Gaussian, p: Gaussian) -> Array:
 def prior_term(schedule: Schedule, x0: Array) -> Array:
     """L_T of equation (2): the information about x_0 that is left at level T.
 
-        L_T = mean(alpha_T^2 x_0^2 + sigma_T^2 - 1 - log sigma_T^2) / (2 log 2)
+        L_T = mean(alpha_T^2 x_0^2 / p^2 + rho - 1 - log rho) / (2 log 2),   rho = sigma_T^2 / p^2,   p = 1 of DDPM
 
     Args:
       schedule: noise schedule.
@@ -71,7 +71,7 @@ def prior_term(schedule: Schedule, x0: Array) -> Array:
     """
     T = schedule.num_levels
     end = Gaussian(q_sample(schedule, x0, T, jnp.zeros_like(x0)), schedule(T).sigma)
-    return _bits(kl(end, Gaussian(0.0, 1.0)))
+    return _bits(kl(end, Gaussian(0.0, schedule.prior_std)))
 
 
 def decoder_nll(x0: Array, p: Gaussian, bins: int = 256) -> Array:
@@ -185,7 +185,7 @@ def variational_bound(
     Args:
       apply: network as a function of its parameters, from `denoise.network`.
       schedule: noise schedule.
-      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      predict: kind of the network's output, "eps", "x0", "v", "score" or "flow".
       variance: variance of the model's steps, "posterior", "beta", or "learned" with twice the image's channels.
       null_cond: see `denoising`.
       cond_dropout: see `denoising`.

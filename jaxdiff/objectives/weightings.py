@@ -1,11 +1,13 @@
 r"""Weights of levels in the loss: functions w(schedule, t, predict) -> [B] that multiply the squared error.
 
-An error d of x0 corresponds to d alpha / sigma in eps, d / sigma in v and d alpha / sigma^2 in the score, so that a weight
-W of the x0 error is, for the error of
+An error d of x0 corresponds to d alpha / sigma in eps, d (alpha^2 + sigma^2) / sigma in v, d alpha / sigma^2 in the score
+and d (alpha + sigma) / sigma in the flow, so that a weight W of the x0 error is, for the error of
 
-  (1)  x0: W,   eps: W / snr,   v: W / (snr + 1),   score: W sigma^2 / snr,   snr = alpha^2 / sigma^2
+  (1)  x0: W,   eps: W / snr,   v: W sigma^2 / (alpha^2 + sigma^2)^2,   score: W sigma^2 / snr,
+       flow: W sigma^2 / (alpha + sigma)^2,   snr = alpha^2 / sigma^2
 
-The variational bound of equal steps (Kingma et al. 2021, VDM, eq. 13) gives level t
+of which that of v is W / (snr + 1) where variance is preserved. The variational bound of equal steps (Kingma et al.
+2021, VDM, eq. 13) gives level t
 
   (2)  W_t = T/2 (snr_{t-1} - snr_t) for t > 1,   W_1 = T / (2 sigma_1^2)
 
@@ -58,7 +60,7 @@ def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> A
     Args:
       schedule: noise schedule.
       t: levels in 1..T, int [B]; for "eps" and "score" levels with a signal-to-noise ratio above 0.
-      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      predict: kind of the network's output, "eps", "x0", "v", "score" or "flow".
       gamma: upper limit of the weight of the x0 error.
 
     Returns:
@@ -88,7 +90,7 @@ def p2(schedule: Schedule, t: Array, predict: str, k: float = 1.0, gamma: float 
     Args:
       schedule: noise schedule.
       t: levels in 1..T, int [B]; for "score" levels with a signal-to-noise ratio above 0.
-      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      predict: kind of the network's output, "eps", "x0", "v", "score" or "flow".
       k: the paper's k, above 0, which bounds the weight.
       gamma: the paper's gamma; 0 is no weighting of eps.
 
@@ -123,7 +125,7 @@ def bound(schedule: Schedule, t: Array, predict: str) -> Array:
     Args:
       schedule: noise schedule.
       t: levels in 1..T, int [B]; for "eps" and "score" levels with a signal-to-noise ratio above 0.
-      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      predict: kind of the network's output, "eps", "x0", "v", "score" or "flow".
 
     Returns:
       w, float32 [B].
@@ -154,7 +156,7 @@ def sigmoid(schedule: Schedule, t: Array, predict: str, bias: float = 2.0) -> Ar
     Args:
       schedule: noise schedule.
       t: levels in 1..T, int [B]; for "eps" and "score" levels with a signal-to-noise ratio above 0.
-      predict: kind of the network's output, "eps", "x0", "v" or "score".
+      predict: kind of the network's output, "eps", "x0", "v", "score" or "flow".
       bias: log snr of the level at which the factor is one half.
 
     Returns:
@@ -187,7 +189,9 @@ def _for_kind(predict, weight, schedule, t):
     if predict == "eps":
         return weight * jnp.square(sigma / alpha)
     if predict == "v":
-        return weight * jnp.square(sigma)
+        return weight * jnp.square(sigma / (jnp.square(alpha) + jnp.square(sigma)))
+    if predict == "flow":
+        return weight * jnp.square(sigma / (alpha + sigma))
     if predict == "score":
         return weight * jnp.square(jnp.square(sigma) / alpha)
     raise unknown("kind of prediction", predict, KINDS)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxdiff import sharding
+from jaxdiff import schedules, sharding
 from jaxdiff.config import Sample
 from jaxdiff.config.checks import check_seed
 from jaxdiff.model import Model
@@ -224,8 +224,7 @@ def check_classifier(model: Model, classifier: Model) -> None:
         raise ValueError(
             "the classifier has only seen images without noise: one that guides needs all levels (--diffusion.levels)"
         )
-    betas = [d.make_schedule().betas for d in (one.diffusion, other.diffusion)]
-    if betas[0].shape != betas[1].shape or not np.allclose(*betas):
+    if not schedules.equal(*(d.make_schedule() for d in (one.diffusion, other.diffusion))):
         raise ValueError(
             "the classifier was trained with another noise schedule than the network: use the same for both"
         )

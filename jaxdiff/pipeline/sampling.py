@@ -129,7 +129,7 @@ def batches(
     if lost := [name for name in names if name not in model.submodels]:
         raise ValueError(f"{model.config.name} lacks its {' and '.join(lost)}: load it anew")
     denoise = sharding.knowing_mesh(make_denoiser(model, request), model.params)
-    size = tick_size(sample.steps)
+    size, std = tick_size(sample.steps), schedule(levels[0]).sigma if sample.compat.scale_noise else schedule.prior_std
     batch_size = sharding.fitting(sample.batch_size, sample.num)
     asked = sample.prompts, sample.negative, sample.prompt_syntax, request.image_prompt
     texts = conditions.encode(model, *asked)
@@ -138,7 +138,7 @@ def batches(
         indices = jnp.arange(start, start + batch_size)  # the last batch is cut, not compiled anew
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
         keys, cond = sharding.split((keys, condition(model, request, texts, labels, indices)), model.params)
-        x_T = samplers.noise(keys, model.shape) * (schedule(levels[0]).sigma if sample.compat.scale_noise else 1)
+        x_T = samplers.noise(keys, model.shape) * std
         count, pictures = min(batch_size, sample.num - start), []
         arguments = keys, sampler, denoise, schedule, levels, x_T, cond
         for x, x0s in samplers.chunks(*arguments, size=size, collect=_x0 if frames else None):

@@ -8,9 +8,9 @@ from jax.tree_util import Partial
 
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import normal
-from jaxdiff.types import Array, is_traced
+from jaxdiff.types import AlphaSigma, Array, is_traced
 
-PURE_NOISE = 1000.0  # a level whose sigma/alpha is above this counts as one without signal; EDM begins at 80
+NO_SIGNAL = 1e-3  # a level whose alpha is below this counts as one without signal
 
 
 class Churn(NamedTuple):
@@ -35,9 +35,9 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
 
         w_t <- (1 + gamma) w_t,   y_t <- y_t + sqrt((1 + gamma)^2 - 1) w_t s_noise z,   gamma = min(churn, sqrt(2) - 1)
 
-    A step evaluates the denoiser twice. Into level 0, at which networks are not trained, and out of a level without signal
-    (w above 1000, where the paper begins at 80) the step is Euler's and evaluates it once. Steps are best spaced evenly in
-    a power of w (Karras spacing), not in levels.
+    A step evaluates the denoiser twice. Into level 0, at which networks are not trained, and out of a level without
+    signal (alpha below 0.001, which the paper's is never) the step is Euler's and evaluates it once. Steps are best
+    spaced evenly in a power of w (Karras spacing), not in levels.
 
     Args:
       churn: gamma, the paper's S_churn / N for N steps, at least 0; values above sqrt(2) - 1 count as that, and no level is
@@ -92,7 +92,7 @@ def _step(churn, keys, denoise, schedule, state, t, s, cond):
 def slope_gain(schedule, t, s) -> Array:
     """Derivative of x_s with respect to the slope: alpha_s (w_s - w_t); 0 out of a level without signal (infinite w)."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    no_signal = sigma_t > PURE_NOISE * alpha_t
+    no_signal = alpha_t < NO_SIGNAL
     return jnp.where(no_signal, 0.0, sigma_s - alpha_s * sigma_t / jnp.where(no_signal, 1.0, alpha_t))
 
 
@@ -101,11 +101,7 @@ def _raise(churn, schedule, x, t, z):
     alpha, sigma = schedule(t)
     w = sigma / alpha
     gamma = jnp.where((churn.s_min <= w) & (w <= churn.s_max), jnp.minimum(churn.gamma, jnp.sqrt(2.0) - 1), 0.0)
-    # Between levels the schedule is linear in the angle, and so is its inverse.
-    angles = jnp.arctan2(schedule.sigma, schedule.alpha)
-    levels = jnp.arange(schedule.num_levels + 1, dtype=jnp.float32)
-    raised = jnp.interp(jnp.arctan2((1 + gamma) * sigma, alpha), angles, levels)
-    raised = jnp.where(gamma > 0, raised, t)
+    raised = jnp.where(gamma > 0, schedule.level_of(AlphaSigma(alpha, (1 + gamma) * sigma)), t)
     alpha_up, sigma_up = schedule(raised)
     r = jnp.where(alpha > 0, alpha_up / jnp.where(alpha > 0, alpha, 1.0), 1.0)
     beta = (sigma_up - r * sigma) * (sigma_up + r * sigma)

@@ -2,9 +2,10 @@ r"""Samplers of the probability-flow ODE, integrated over phi = atan2(sigma, alp
 
   (1)  dx/dt = -beta(t)/2 (x + score(x, t))                        Song et al. 2021 (score SDE), eqs. 11 and 13
   (2)  d(x / alpha) / d(sigma / alpha) = eps(x, t)                 Song et al. 2021 (DDIM), eq. 14
-  (3)  dx/dphi = cos(phi) eps - sin(phi) x0 = v                    Salimans and Ho 2022, appendix D
+  (3)  dy/dphi = cos(phi) eps - sin(phi) x0,   y = x / sqrt(alpha^2 + sigma^2)        Salimans and Ho 2022, appendix D
 
-The three are one equation in three variables. (3) has no division, so that it can start at zero signal-to-noise.
+The three are one equation in three variables. (3) has no division by alpha, so that it can start at zero signal-to-noise.
+Where variance is preserved y is x, and (3) is v.
 """
 
 from typing import Any, NamedTuple
@@ -14,10 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.process import q_sample, target_for
+from jaxdiff.process import q_sample
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.schedules import Schedule
-from jaxdiff.types import Array, Denoiser, Static
+from jaxdiff.types import AlphaSigma, Array, Denoiser, Static
 
 FIRST_STEP = 16  # the first trial step of an adaptive solver is 1/16 of the path
 
@@ -26,7 +27,7 @@ FIRST_STEP = 16  # the first trial step of an adaptive solver is 1/16 of the pat
 def probability_flow(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solver=None) -> Sampler:
     """The probability-flow ODE by an adaptive solver of diffrax (Song et al. 2021, score SDE, eq. 13).
 
-        dx/dphi = v = alpha eps - sigma x0,   phi = atan2(sigma, alpha)
+        dy/dphi = cos(phi) eps - sin(phi) x0,   phi = atan2(sigma, alpha),   y = x / sqrt(alpha^2 + sigma^2)
 
     From level t to level s with as many solver steps as the tolerances require: `grid(T, 1)` is one path from end to end,
     and a finer grid adds fixed points in between. Networks are not trained below level 1, so that a step into level 0
@@ -206,7 +207,7 @@ def integrate(method: Method, field: Partial, y, begin: Array, end: Array):
     return jax.tree.map(lambda y: jnp.where(ended, y[-1], jnp.nan), solution.ys)
 
 
-def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, x: Array) -> Array:
+def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, y: Array) -> Array:
     """Vector field of the probability flow, equation (3).
 
     Args:
@@ -214,10 +215,10 @@ def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, x: Array) 
       schedule: noise schedule.
       cond: conditions, one row per example.
       phi: scalar angle, between those of level 1 and T.
-      x: float32 [B, ...].
+      y: x_t / sqrt(alpha_t^2 + sigma_t^2), float32 [B, ...].
 
     Returns:
-      dx/dphi = v, shape of x.
+      dy/dphi, shape of y.
 
     Example::
 
@@ -230,8 +231,28 @@ def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, x: Array) 
         True
     """
     t = level_at(schedule, phi)
-    x0, eps, _ = denoise(x, t, cond)
-    return target_for("v", schedule, x0, eps, t)
+    x0, eps, _ = denoise(size_of(schedule, t) * y, t, cond)
+    return jnp.cos(phi) * eps - jnp.sin(phi) * x0
+
+
+def size_of(schedule: Schedule, t) -> Array:
+    """sqrt(alpha_t^2 + sigma_t^2): x of (3) is so many times y; 1 where variance is preserved.
+
+    Args:
+      schedule: noise schedule.
+      t: int level in 0..T or float level in [0, T], any shape.
+
+    Returns:
+      float32, shape of t.
+
+    Example::
+
+        >>> from jaxdiff import schedules
+        >>> from jaxdiff.samplers import ode
+        >>> float(ode.size_of(schedules.from_alpha_sigma([1.0], [0.75]), 1))
+        1.25
+    """
+    return jnp.hypot(*schedule(t))
 
 
 def angle_of(schedule: Schedule, t) -> Array:
@@ -274,8 +295,7 @@ def level_at(schedule: Schedule, phi) -> Array:
         >>> round(float(ode.level_at(schedule, ode.angle_of(schedule, 123.4))), 1)
         123.4
     """
-    levels = jnp.arange(1, schedule.num_levels + 1)
-    return jnp.interp(phi, angle_of(schedule, levels), levels.astype(jnp.float32))
+    return jnp.maximum(schedule.level_of(AlphaSigma(jnp.cos(phi), jnp.sin(phi))), 1.0)
 
 
 def _step(method, keys, denoise, schedule, state, t, s, cond):
@@ -283,7 +303,8 @@ def _step(method, keys, denoise, schedule, state, t, s, cond):
     prediction = denoise(state.x, t, cond)  # only for `collect`: without it the compiler removes this
     lowest = jnp.maximum(s, 1)
     field = Partial(velocity, denoise, schedule, cond)
-    x = integrate(method, field, state.x, angle_of(schedule, t), angle_of(schedule, lowest))
+    y = integrate(method, field, state.x / size_of(schedule, t), angle_of(schedule, t), angle_of(schedule, lowest))
+    x = size_of(schedule, lowest) * y
 
     def ddim(x):
         x0, eps, _ = denoise(x, lowest, cond)

@@ -1,13 +1,16 @@
-r"""Solvers of the reverse variance-preserving SDE, and Langevin correctors.
+r"""Solvers of the reverse SDE, and Langevin correctors.
 
-  (1)  dx = -beta(t)/2 x dt + sqrt(beta(t)) dw                           Song et al. 2021 (score SDE), eq. 11
-  (2)  dx = -beta(t) (x/2 + score(x, t)) dt + sqrt(beta(t)) dw, t falling                               eq. 6
-  (3)  x_s = x_t + B/2 x_t + B score + sqrt(B) z,   B = int_s^t beta(u) du = 2 log(alpha_s / alpha_t)
-  (4)  x_s = (2 - r) x_t + beta score + sqrt(beta) z,   r = alpha_t / alpha_s,   beta = 1 - r^2     appendix E
-  (5)  x <- x + e g + sqrt(2 e) z,   g = score(x, s),   e = 2 (1 - beta_s) (snr |z| / |g|)^2       algorithm 5
+  (1)  dx = -a(t) x dt + g(t) dw,   a = -d log alpha / dt,   g^2 = alpha^2 d(sigma^2 / alpha^2) / dt
+                                                            Song et al. 2021 (score SDE), eq. 5; Kingma et al. 2021
+  (2)  dx = -(a x + g^2 score(x, t)) dt + g dw, t falling                                               eq. 6
+  (3)  x_s = x_t + A x_t + B score + sqrt(B) z,   A = log(alpha_s / alpha_t),   B = int_s^t g(u)^2 du
+  (4)  x_s = (2 - r) x_t + beta score + sqrt(beta) z,   r = alpha_t / alpha_s,   beta = sigma_t^2 - r^2 sigma_s^2    app. E
+  (5)  x <- x + e g + sqrt(2 e) z,   g = score(x, s),   e = 2 r_s^2 (snr |z| / |g|)^2               algorithms 4 and 5
 
-(3) and (4) discretise (2) and differ in B^2. B is infinite from a level without signal; x_t does not depend on x_0 there,
-and the step is then the ancestral one, alpha_s x0 + sigma_s z. No noise is added into level 0.
+Where variance is preserved g^2 = 2 a is the paper's beta(t), B = 2 A and beta = 1 - r^2; where it explodes a = 0, r = 1
+and B = beta = sigma_t^2 - sigma_s^2. (3) and (4) discretise (2) and differ in the square of the step. A is infinite
+from a level without signal; x_t does not depend on x_0 there, and the step is then the ancestral one, alpha_s x0 +
+sigma_s z. No noise is added into level 0.
 """
 
 import jax.numpy as jnp
@@ -22,12 +25,14 @@ from jaxdiff.types import Static, as_partial, is_traced, rows
 
 @SAMPLERS.register("euler_maruyama")
 def euler_maruyama() -> Sampler:
-    """Euler and Maruyama's method on the reverse VP-SDE (Song et al. 2021, score SDE, eqs. 6 and 11).
+    """Euler and Maruyama's method on the reverse SDE (Song et al. 2021, score SDE, eqs. 6, 9 and 11).
 
-        x_s = x_t + B/2 x_t + B score + sqrt(B) z,   B = 2 log(alpha_s / alpha_t),   score = -eps / sigma_t
+        x_s = x_t + A x_t + B score + sqrt(B) z,   A = log(alpha_s / alpha_t),   score = -eps / sigma_t
+        B = 2 A (sigma_t^2 - r^2 sigma_s^2) / (1 - r^2),   r = alpha_t / alpha_s
 
-    B is the exact integral of beta(t) over the step, so that only x and the score are held constant in it. Weak order 1;
-    its first steps are inaccurate if the schedule ends in nearly pure noise.
+    A and B are the integrals of the SDE's coefficients over the step, so that only x and the score are held constant in
+    it; B is exact where variance is preserved, 2 A, and where it explodes, sigma_t^2 - sigma_s^2, and else to second
+    order. Weak order 1; its first steps are inaccurate if the schedule ends in nearly pure noise.
 
     Returns:
       `Sampler`; without a random key `sample` raises ValueError.
@@ -52,7 +57,8 @@ def euler_maruyama() -> Sampler:
 def reverse_diffusion() -> Sampler:
     """Reverse of the forward chain's discretisation (Song et al. 2021, score SDE, appendix E and algorithm 3).
 
-        x_s = (2 - r) x_t + beta score + sqrt(beta) z,   r = alpha_t / alpha_s,   beta = 1 - r^2,   score = -eps / sigma_t
+        x_s = (2 - r) x_t + beta score + sqrt(beta) z,   r = alpha_t / alpha_s,   score = -eps / sigma_t
+        beta = sigma_t^2 - r^2 sigma_s^2, which is 1 - r^2 where variance is preserved
 
     Returns:
       `Sampler` of weak order 1; without a random key `sample` raises ValueError.
@@ -75,11 +81,12 @@ def reverse_diffusion() -> Sampler:
 def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: str = "reverse_diffusion") -> Sampler:
     """A predictor's step, then Langevin steps at the new level (Song et al. 2021, score SDE, algorithms 3 and 5).
 
-        x <- x + e g + sqrt(2 e) z,   g = score(x, s),   e = 2 (1 - beta_s) (snr |z| / |g|)^2
+        x <- x + e g + sqrt(2 e) z,   g = score(x, s),   e = 2 r_s^2 (snr |z| / |g|)^2
 
-    1 - beta_s is (alpha_s / alpha_{s-1})^2, of adjacent levels for any stride of the grid. |z| and |g| are norms of each
-    example (the paper's code averages them over the batch), so that an example does not depend on the others; their ratio
-    varies little for images, and much if an example has few numbers. Level 0 is not corrected.
+    r_s^2 is (alpha_s / alpha_{s-1})^2, the paper's 1 - beta_s, or 1 where variance explodes, of adjacent levels for any
+    stride of the grid. |z| and |g| are norms of each example (the paper's code averages them over the batch), so that
+    an example does not depend on the others; their ratio varies little for images, and much if an example has few
+    numbers. Level 0 is not corrected.
 
     Args:
       snr: the paper's r, above 0. Traced: other values do not recompile.
@@ -119,10 +126,10 @@ def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: 
 
 
 def _euler_maruyama(r, beta):
-    """Factor of x and variance of the noise in (3); B by the more accurate of two equal formulas."""
-    short = r > 0.5
-    B = jnp.where(short, -jnp.log1p(-jnp.where(short, beta, 0.0)), -2 * jnp.log(r))
-    return 1 + B / 2, B
+    """Factor of x and variance of the noise in (3): B / beta = 2 A / (1 - r^2) loses no digits where r is nearly 1."""
+    u = 1 - r
+    A = -jnp.log1p(-u)
+    return 1 + A, beta * jnp.where(u > 0, A / jnp.where(u > 0, u, 1.0), 1.0) * 2 / (1 + r)
 
 
 def _reverse_diffusion(r, beta):
@@ -137,7 +144,7 @@ def _step(scheme, keys, denoise, schedule, state, t, s, cond):
     z = normal(keys, state.x.shape[1:])
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule(s), schedule(t)
     r = jnp.where(alpha_t > 0, alpha_t / alpha_s, 1.0)
-    beta = (sigma_t - r * sigma_s) * (sigma_t + r * sigma_s)  # 1 - r^2 with all its digits
+    beta = (sigma_t - r * sigma_s) * (sigma_t + r * sigma_s)
     factor, variance = scheme.value(r, beta)
     score = -prediction.eps / sigma_t
     x = factor * state.x + variance * score + jnp.where(sigma_s > 0, jnp.sqrt(variance), 0.0) * z
@@ -160,9 +167,9 @@ def _predict_and_correct(count, snr, predict, keys, denoise, schedule, state, t,
 
 def _langevin(snr, keys, denoise, schedule, x, s, cond):
     """One step of (5)."""
-    one_minus_beta = jnp.square(schedule(s).alpha / schedule(jnp.maximum(s - 1, 0)).alpha)
+    r = schedule(s).alpha / schedule(jnp.maximum(s - 1, 0)).alpha
     z = normal(keys, x.shape[1:])
     g = -denoise(x, s, cond).eps / schedule(s).sigma
     z2, g2 = (jnp.square(v).sum(range(1, x.ndim)) for v in (z, g))
-    e = rows(2 * one_minus_beta * jnp.square(snr) * jnp.where(g2 > 0, z2 / jnp.where(g2 > 0, g2, 1.0), 0.0), x)
+    e = rows(2 * jnp.square(r * snr) * jnp.where(g2 > 0, z2 / jnp.where(g2 > 0, g2, 1.0), 0.0), x)
     return x + e * g + jnp.sqrt(2 * e) * z

@@ -15,6 +15,7 @@ from jaxdiff.testing.convergence import (
     levels_over,
     moment_errors,
     noise_of_steps,
+    noisiest,
     order_of,
     paths_for,
     vp_sde,
@@ -27,13 +28,14 @@ FLOAT32 = 1e-5  # error from rounding after hundreds of steps
 
 
 def check_schedule(schedule, tolerance: float = 1e-5) -> None:
-    """Checks the properties of variance-preserving schedules over levels 0..T.
+    """Checks the properties of schedules over levels 0..T.
 
-    Level 0 is clean data; alpha^2 + sigma^2 = 1; the signal-to-noise ratio falls at every level; float levels lie between.
+    Level 0 is clean data; alpha does not rise and the signal-to-noise ratio falls at every level; float levels lie between;
+    and what a family of schedules preserves stays the same: variance, alpha + sigma, or alpha.
 
     Args:
       schedule: t -> (alpha, sigma), with `num_levels`, such as a `jaxdiff.schedules.Schedule`.
-      tolerance: of alpha^2 + sigma^2 = 1.
+      tolerance: of what is preserved.
 
     Raises:
       AssertionError: something does not hold.
@@ -50,8 +52,11 @@ def check_schedule(schedule, tolerance: float = 1e-5) -> None:
     )
     assert np.all(np.isfinite(alpha) & np.isfinite(sigma)), "some scale is not finite"
     assert alpha[0] == 1 and sigma[0] == 0, f"level 0 is not clean data: alpha {alpha[0]}, sigma {sigma[0]}"
-    error = np.abs(alpha**2 + sigma**2 - 1)
-    assert error.max() < tolerance, f"alpha^2 + sigma^2 is off by {error.max():.1e} at level {error.argmax()}"
+    kept = {"alpha^2 + sigma^2": lambda a, b: a**2 + b**2, "alpha + sigma": np.add, "alpha": lambda a, b: a}
+    name = min(kept, key=lambda name: np.median(np.abs(kept[name](alpha, sigma) - 1)))
+    error = np.abs(kept[name](alpha, sigma) - 1)
+    assert error.max() < tolerance, f"{name} is off by {error.max():.1e} at level {error.argmax()}"
+    assert np.all(np.diff(alpha) <= tolerance), f"alpha rises into level {np.diff(alpha).argmax() + 1}"
     angle = np.arctan2(sigma, alpha)
     rises = np.flatnonzero(np.diff(angle) <= 0)
     assert not len(rises), f"the signal-to-noise ratio does not fall from level {rises[:1]} to the next"
@@ -59,6 +64,10 @@ def check_schedule(schedule, tolerance: float = 1e-5) -> None:
     between = np.arctan2(b, a)
     inside = (angle[1:-1] <= between + tolerance) & (between <= angle[2:] + tolerance)
     assert np.all(inside), f"between levels {np.flatnonzero(~inside)[:1] + 1} and the next is not between them"
+    error = np.abs(kept[name](a, b) - 1)
+    assert error.max() < tolerance, (
+        f"{name} is off by {error.max():.1e} between levels {error.argmax() + 1} and the next"
+    )
 
 
 def check_denoiser(
@@ -151,7 +160,9 @@ def check_prediction_kind(
         assert error[worst] <= allowed[worst], f"{name} is off by {error[worst]:.1e} at level {levels[worst]}"
 
 
-def check_round_trip(sampler: samplers.Sampler, tolerance: float, steps: int = 128, spacing: str = "karras") -> None:
+def check_round_trip(
+    sampler: samplers.Sampler, tolerance: float, steps: int = 128, spacing: str = "karras", schedule=None
+) -> None:
     """Checks that a deterministic sampler is reversible: from level 1 up to T and back down to 1.
 
     It does not check x in between, and a sampler that does nothing passes: `check_sampler` checks that.
@@ -161,6 +172,7 @@ def check_round_trip(sampler: samplers.Sampler, tolerance: float, steps: int = 1
       tolerance: of the root mean square over paths and components, whose standard deviations are below 1.
       steps: number of steps up, and again down. DDIM is reversible to first order: twice the steps halve the error.
       spacing: see `flow_errors`.
+      schedule: see `flow_errors`.
 
     Raises:
       AssertionError: it does not return to the start.
@@ -170,9 +182,9 @@ def check_round_trip(sampler: samplers.Sampler, tolerance: float, steps: int = 1
         >>> from jaxdiff import samplers, testing
         >>> testing.check_round_trip(samplers.probability_flow(), tolerance=1e-3, steps=1)
     """
-    schedule = vp_sde()
-    x_T = samplers.noise(samplers.keys_for(jax.random.key(0), 256), (2,))
-    x_1, levels = CLOUD.flow(schedule, x_T, 4096, 1), levels_over(schedule, steps, spacing)
+    schedule = schedule or vp_sde()
+    x_T = schedule.prior_std * samplers.noise(samplers.keys_for(jax.random.key(0), 256), (2,))
+    x_1, levels = CLOUD.flow(schedule, x_T, noisiest(schedule), 1), levels_over(schedule, steps, spacing)
     run = lambda levels, x: samplers.sample(None, sampler, CLOUD.denoiser(schedule), schedule, levels, x)[0]
     error = float(np.sqrt(np.mean(np.square(np.asarray(run(levels, run(levels[::-1], x_1)) - x_1, np.float64)))))
     assert error < tolerance, (
@@ -188,6 +200,7 @@ def check_sampler(
     exact_on_points: bool = True,
     spacing: str = "karras",
     draws: Callable = samplers.normal,
+    schedule=None,
 ) -> None:
     """Checks a sampler against data with known solutions, without Monte-Carlo error.
 
@@ -204,6 +217,7 @@ def check_sampler(
       exact_on_points: whether to check single points; those that discretize a drift, such as Euler-Maruyama's, fail.
       spacing: spacing of the levels over which it converges, see `flow_errors`.
       draws: the noise of a step, if it is not `samplers.normal(keys, shape)`; see `moment_errors`.
+      schedule: noise schedule of the Gaussian, see `flow_errors`.
 
     Raises:
       AssertionError: something does not hold.
@@ -218,12 +232,13 @@ def check_sampler(
     if exact_on_points:
         _check_on_point(sampler, draws if stochastic else None)
     if stochastic:
-        for name, errors in zip(("mean", "covariance"), moment_errors(sampler, [64, 128, 256], CLOUD, spacing, draws)):
+        found = moment_errors(sampler, [64, 128, 256], CLOUD, spacing, draws, schedule)
+        for name, errors in zip(("mean", "covariance"), found):
             errors = errors.reshape(3, -1)
             _check_convergence(name, errors[:, np.abs(errors[0]).argmax()], order)
         return
     counts = [32, 64, 128]
-    errors = flow_errors(sampler, counts, spacing=spacing)
+    errors = flow_errors(sampler, counts, spacing=spacing, schedule=schedule)
     measured = order_of(counts, errors)
     assert errors[-1] < FLOAT32 or measured > order - 0.25, (
         f"errors {errors} over {counts} steps fall at order {measured:.2f}, not {order}"

@@ -34,11 +34,16 @@ def order_of(counts: Sequence[int], errors: Sequence[float]) -> float:
 
 
 def flow_errors(
-    sampler: samplers.Sampler, counts: Sequence[int], data: Mixture = CLOUD, batch: int = 256, spacing: str = "karras"
+    sampler: samplers.Sampler,
+    counts: Sequence[int],
+    data: Mixture = CLOUD,
+    batch: int = 256,
+    spacing: str = "karras",
+    schedule: schedules.Schedule | None = None,
 ) -> np.ndarray:
     """Error of a deterministic sampler with respect to the exact flow of a Gaussian, for several numbers of steps.
 
-    From level T = 4096 of the VP-SDE's schedule to level 1, in Karras' spacing, whose steps are smooth along the whole
+    From the noisiest level with a signal to level 1, in Karras' spacing, whose steps are smooth along the whole
     path, so that a solver has its order. Of steps even in levels, the last ones, near clean data, are large in log-SNR for
     any number of steps, and orders are lower.
 
@@ -49,6 +54,7 @@ def flow_errors(
       batch: number of paths.
       spacing: "karras" or "exponential", with levels between those of the tables (float32); or, for samplers that need
         integer levels, "trailing", with counts that divide 4096.
+      schedule: noise schedule; None is the VP-SDE's of T = 4096, see `vp_sde`.
 
     Returns:
       Root mean squares over paths and components, float64 [M].
@@ -61,9 +67,10 @@ def flow_errors(
         >>> round(testing.order_of([32, 64, 128], errors))
         1
     """
-    x_T = samplers.noise(samplers.keys_for(jax.random.key(0), batch), data.means.shape[1:])
-    exact = np.asarray(data.flow(vp_sde(), x_T, 4096, 1), np.float64)
-    ends = _ends(None, sampler, counts, data, x_T, spacing)
+    schedule = schedule or vp_sde()
+    x_T = schedule.prior_std * samplers.noise(samplers.keys_for(jax.random.key(0), batch), data.means.shape[1:])
+    exact = np.asarray(data.flow(schedule, x_T, noisiest(schedule), 1), np.float64)
+    ends = _ends(None, sampler, counts, data, schedule, x_T, spacing)
     return np.array([np.sqrt(np.mean(np.square(x - exact))) for x in ends])
 
 
@@ -73,6 +80,7 @@ def moment_errors(
     data: Mixture = CLOUD,
     spacing: str = "karras",
     draws: Callable[[Array, tuple[int, ...]], Array] = samplers.normal,
+    schedule: schedules.Schedule | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors of mean and covariance with respect to the marginal, for several numbers of steps, without Monte-Carlo error.
 
@@ -85,6 +93,7 @@ def moment_errors(
       spacing: see `flow_errors`.
       draws: (keys [B], shape) -> the standard normal numbers [B, *shape] that the sampler draws from a step's keys, or
         [K, B, *shape] if it draws K times.
+      schedule: see `flow_errors`.
 
     Returns:
       Errors of the mean [M, D] and of the covariance [M, D, D], signed, float64.
@@ -100,13 +109,13 @@ def moment_errors(
         >>> round(testing.order_of([16, 32, 64], abs(cov).max((1, 2))))
         1
     """
-    shape = data.means.shape[1:]
+    schedule, shape = schedule or vp_sde(), data.means.shape[1:]
     keys = samplers.keys_for(jax.random.key(0), paths_for(max(counts), shape, draws))
-    x_T = samplers.noise(keys, shape)
+    x_T = schedule.prior_std * samplers.noise(keys, shape)
     noise = noise_of_steps(keys, max(counts), shape, draws)
-    start, (mean, cov) = data.moments(vp_sde(), 4096), data.moments(vp_sde(), 1)
+    start, (mean, cov) = data.moments(schedule, noisiest(schedule)), data.moments(schedule, 1)
     means, covs = [], []
-    for count, x in zip(counts, _ends(keys, sampler, counts, data, x_T, spacing)):
+    for count, x in zip(counts, _ends(keys, sampler, counts, data, schedule, x_T, spacing)):
         found = affine_moments(x, x_T, noise[: count * len(noise) // max(counts)], *start)
         means.append(found[0] - mean)
         covs.append(found[1] - cov)
@@ -215,8 +224,13 @@ def vp_sde() -> schedules.Schedule:
     return schedules.linear(4096, 0.1 / 4096, 20 / 4096)
 
 
+def noisiest(schedule: schedules.Schedule) -> int:
+    """The noisiest level with a signal: T, or T - 1 where level T is pure noise."""
+    return schedule.num_levels - int(schedule.alpha[-1] == 0)
+
+
 def levels_over(schedule: schedules.Schedule, count: int, spacing: str) -> np.ndarray:
-    """Levels from T to 1.
+    """Levels from the noisiest with a signal to 1.
 
     Args:
       schedule: noise schedule.
@@ -232,7 +246,7 @@ def levels_over(schedule: schedules.Schedule, count: int, spacing: str) -> np.nd
         >>> convergence.levels_over(convergence.vp_sde(), 2, "trailing").tolist()
         [4096, 2048, 1]
     """
-    return timesteps.SPACINGS[spacing](start=schedule.num_levels, end=1)(schedule, count)
+    return timesteps.SPACINGS[spacing](start=noisiest(schedule), end=1)(schedule, count)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "draws"))
@@ -240,9 +254,9 @@ def _noise_of_steps(keys, steps, shape, draws):
     return jax.lax.map(lambda step: draws(samplers.fold(keys, step), shape), steps)
 
 
-def _ends(keys, sampler, counts, data, x_T, spacing):
+def _ends(keys, sampler, counts, data, schedule, x_T, spacing):
     """x at level 1, for each number of steps."""
-    schedule, size = vp_sde(), math.gcd(*counts)
+    size = math.gcd(*counts)
     for count in counts:
         levels = levels_over(schedule, count, spacing)
         *_, (x, _) = samplers.chunks(keys, sampler, data.denoiser(schedule), schedule, levels, x_T, size=size)

@@ -18,6 +18,7 @@ PER_ERROR_OF_X0 = {
     "eps": ALPHA[1:] / SIGMA[1:],
     "v": 1 / SIGMA[1:],
     "score": ALPHA[1:] / SIGMA[1:] ** 2,
+    "flow": (ALPHA[1:] + SIGMA[1:]) / SIGMA[1:],
 }
 
 

@@ -321,7 +321,7 @@ def test_first_moment_in_bfloat16(method, distance):
 
 
 def test_unknown_optimizer_is_refused():
-    with pytest.raises(ValueError, match="unknown optimizer 'sgd'"):
-        optim.optimizer(0.1, steps=10, method="sgd")
+    with pytest.raises(ValueError, match="unknown optimizer 'lion'"):
+        optim.optimizer(0.1, steps=10, method="lion")
     with pytest.raises(ValueError, match="unknown moment_dtype 'float16'"):
         optim.optimizer(0.1, steps=10, moment_dtype="float16")

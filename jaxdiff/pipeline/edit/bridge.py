@@ -3,9 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
-
-from jaxdiff import editing, timesteps
+from jaxdiff import editing, schedules, timesteps
 from jaxdiff.model import denoiser_of
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, EditMethod, Job, check_finite, difference
@@ -31,9 +29,9 @@ class Bridge(EditMethod):
         if job.other is job.model and job.prompt is None:
             raise ValueError("`method`='ddib' needs `to` or `prompt`: else it would lead back to where it began")
         denoiser_of(job.other)  # raises where it is none
-        tables = [one.schedule.alphas_cumprod for one in (job.model, job.other)]
+        tables = [one.schedule for one in (job.model, job.other)]
         shapes = {(one.shape, one.image_shape) for one in (job.model, job.other)}
-        if len(shapes) > 1 or not np.array_equal(*tables):
+        if len(shapes) > 1 or not schedules.equal(*tables):
             names = f"{job.model.config.name} and {job.other.config.name}"
             raise ValueError(f"{names} must have one noise schedule and images of one size to be bridged")
 
