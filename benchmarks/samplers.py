@@ -110,6 +110,7 @@ ROWS = {
     "ddim()": Row(lambda N: samplers.ddim(), golden=("ddim/*/0.0/*",)),
     "ddim_cfgpp(0.6)": Row(lambda N: told_twice(samplers.ddim_cfgpp(0.6))),
     "heun()": Row(lambda N: samplers.heun(), golden=("heun",)),
+    "flow_heun()": Row(lambda N: samplers.flow_heun()),
     "dpmpp_2m()": Row(lambda N: samplers.dpmpp_2m(), golden=("dpmpp_2m", "dpmpp_2m/to 1")),
     "unipc(order=1)": Row(lambda N: samplers.unipc(1), golden=("unipc/order 1",)),
     "unipc()": Row(lambda N: samplers.unipc(), golden=("unipc/bh2*",)),

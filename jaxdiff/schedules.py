@@ -436,7 +436,7 @@ def variance_exploding(num_levels: int = 1000, sigma_min: float = 0.01, sigma_ma
         alpha_t = 1,   sigma_t = sigma_min (sigma_max / sigma_min)^((t - 1) / (T - 1))      Song et al. 2021 (score SDE)
 
     Args:
-      num_levels: T, at least 2.
+      num_levels: T.
       sigma_min: sigma_1, above 0.
       sigma_max: sigma_T, about the largest distance of two examples.
 
@@ -444,7 +444,7 @@ def variance_exploding(num_levels: int = 1000, sigma_min: float = 0.01, sigma_ma
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: T is below 2, or sigmas that are not above 0 and rising.
+      ValueError: T is below 1, or sigmas that are not above 0 and rising.
 
     Example::
 
@@ -462,7 +462,7 @@ def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.
         alpha_t = 1,   sigma_t^(1/rho) even from sigma_min^(1/rho) to sigma_max^(1/rho)     Karras et al. 2022, eq. 5
 
     Args:
-      num_levels: T, at least 2.
+      num_levels: T.
       sigma_min: sigma_1, above 0.
       sigma_max: sigma_T.
       rho: above 0; a larger one has more levels of little noise.
@@ -471,7 +471,7 @@ def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: T is below 2, a rho that is not above 0, or sigmas that are not above 0 and rising.
+      ValueError: T is below 1, a rho that is not above 0, or sigmas that are not above 0 and rising.
 
     Example::
 
@@ -487,11 +487,11 @@ def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.
 def _exploding(num_levels, sigma_min, sigma_max, there, back):
     """Tables of alpha = 1 and of sigmas that are even in a variable."""
     num_levels = check_type("`num_levels`", plain(num_levels), int)
-    if num_levels < 2 or not 0 < sigma_min < sigma_max < np.inf:
+    if num_levels < 1 or not 0 < sigma_min < sigma_max < np.inf:
         raise ValueError(
-            f"`sigma_min`={sigma_min} must be above 0 and below `sigma_max`={sigma_max}, with at least 2 levels"
+            f"`sigma_min`={sigma_min} must be above 0 and below `sigma_max`={sigma_max}, with 1 level or more"
         )
-    sigma = back(np.linspace(there(sigma_min), there(sigma_max), num_levels))
+    sigma = back(np.linspace(there(sigma_max), there(sigma_min), num_levels)[::-1])  # a single level has sigma_max
     return np.ones(num_levels), sigma
 
 

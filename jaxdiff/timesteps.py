@@ -330,6 +330,7 @@ def grid_by_sigma(
     ratios = SIGMA_SPACINGS[spacing](top, bottom, np.linspace(0, 1, num_steps + end), rho)
     tables = Schedule(*(np.asarray(table, np.float64) for table in schedule))
     visited = tables.level_of(AlphaSigma(np.ones_like(ratios), ratios)).astype(np.float32)
+    visited[-1], visited[0] = 1, start  # in this order, for there may be one level only
     visited = np.append(visited, np.zeros(1 - end, np.float32))
     if np.any(np.diff(visited) >= 0):
         raise ValueError(f"{num_steps} steps from level {start} to {end} repeat a level: use fewer `num_steps`")

@@ -147,7 +147,7 @@ def makers(module, returns):
 
 
 def test_nothing_public_is_left_out():
-    transforms = {"from_betas", "from_log_snr", "zero_terminal_snr", "shift"}
+    transforms = {"from_alpha_sigma", "from_betas", "from_log_snr", "zero_terminal_snr", "shift"}
     assert makers(samplers, Sampler) == set(SAMPLERS)
     assert makers(schedules, Schedule) - transforms == set(SCHEDULES)
     assert {*timesteps.LEVEL_SPACINGS, *timesteps.SIGMA_SPACINGS, "consistency"} == set(SPACINGS)

@@ -199,7 +199,7 @@ BAD = {
     "shift": lambda: schedules.rectified_flow(10, shift=0.0),
     "sigma_max": lambda: schedules.edm(10, sigma_max=0.001),
     "rho": lambda: schedules.edm(10, rho=0.0),
-    "one level": lambda: schedules.variance_exploding(1),
+    "no level": lambda: schedules.variance_exploding(0),
     "zero terminal": lambda: schedules.zero_terminal_snr(schedules.edm(10)),
     "own shift": lambda: schedules.shift(schedules.from_alpha_sigma([0.9, 0.8], [0.5, 2.0]), 2.0),
 }

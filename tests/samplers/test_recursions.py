@@ -21,6 +21,7 @@ from jaxdiff import denoise, process, samplers, schedules, testing, timesteps
 from jaxdiff.samplers.cfgpp import ddim_cfgpp
 from jaxdiff.samplers.dpmpp import dpmpp_2m
 from jaxdiff.samplers.euler_ancestral import euler_ancestral
+from jaxdiff.samplers.flow_heun import flow_heun
 from jaxdiff.samplers.heun import heun
 from jaxdiff.samplers.lcm import lcm
 from jaxdiff.samplers.ode import probability_flow_fixed
@@ -139,6 +140,17 @@ def flow(predict, levels, x, z, memory):
     return (x if s else predict(x, to)[0]), []
 
 
+def straight(predict, levels, x, z, memory):
+    """Heun's method for dy/dv = eps - x0 with y = x / (alpha + sigma) and v = sigma / (alpha + sigma); Euler's to 0."""
+    *_, t, s = levels
+    size, v = (lambda t: alpha(t) + sigma(t)), (lambda t: sigma(t) / (alpha(t) + sigma(t)))
+    slope = lambda y, t: np.subtract(*predict(size(t) * y, t)[::-1])
+    y = x / size(t)
+    d = slope(y, t)
+    euler = y + (v(s) - v(t)) * d
+    return size(s) * (euler if s == 0 else y + (v(s) - v(t)) * (d + slope(euler, s)) / 2), []
+
+
 def edm(churn, predict, levels, x, z, memory):
     """Karras et al. 2022, algorithm 2, in y = x / alpha; no level is raised above T."""
     *_, t, s = levels
@@ -248,6 +260,7 @@ EVERY = {  # sampler, formula, number of arrays in memory
     "euler_ancestral": (euler_ancestral, k_ancestral, 0),
     "heun": (heun, Partial(edm, 0.0), 0),
     "heun churn": (lambda: heun(0.3), Partial(edm, 0.3), 0),
+    "flow_heun": (flow_heun, straight, 0),
     "dpmpp_2m": (dpmpp_2m, Partial(dpm_2m, False), 1),
     "dpmpp_2m sde": (lambda: dpmpp_2m(sde=True), Partial(dpm_2m, True), 1),
     "unipc": (unipc, Partial(uni_pc, 2, "bh2"), 3),
@@ -309,7 +322,7 @@ def network(kind):
         alpha, sigma = SCHEDULE(t)
         scaled = (x - alpha * mean) @ axes / (alpha**2 * variances + sigma**2)[None]
         x0, eps = mean + alpha * (scaled * variances[None]) @ axes.T, sigma * scaled @ axes.T
-        output = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "score": -scaled @ axes.T}[kind]
+        output = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "score": -scaled @ axes.T}.get(kind, eps - x0)
         return jnp.concatenate([output, jnp.broadcast_to(jnp.float32(RAW), x.shape)], -1), Aux()
 
     return apply
