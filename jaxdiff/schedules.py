@@ -55,20 +55,32 @@ class Schedule(NamedTuple):
     alphas_cumprod: Array
     alpha: Array
     sigma: Array
-    bend: Array | float = 1.0
+    bend: Array
 
     @property
     def num_levels(self) -> int:
         """T, the noisiest level."""
         return self.betas.shape[-1] - 1
 
-    @property
-    def prior_std(self) -> Array:
-        """Standard deviation of x_T of data with variance 1, sqrt(alpha_T^2 + sigma_T^2): what sampling begins with.
+    def std(self, t) -> Array:
+        """Standard deviation of x_t of data with variance 1, sqrt(alpha_t^2 + sigma_t^2).
 
-        1 where variance is preserved and of rectified flows, about sigma_T of variance-exploding schedules.
+        Sampling begins with noise of this size: 1 where variance is preserved and at pure noise, about sigma_t of
+        variance-exploding schedules.
+
+        Args:
+          t: int level in 0..T or float level in [0, T], any shape.
+
+        Returns:
+          float32, shape of t.
+
+        Example::
+
+            >>> from jaxdiff import schedules
+            >>> float(schedules.from_alpha_sigma([1.0], [0.75]).std(1))
+            1.25
         """
-        return jnp.hypot(self.alpha[-1], self.sigma[-1])
+        return jnp.where(self.bend == 1, 1.0, jnp.hypot(*self(t)))  # 1 without rounding
 
     def __call__(self, t) -> AlphaSigma:
         """Scales at level t.
@@ -99,8 +111,8 @@ class Schedule(NamedTuple):
         a, b = (AlphaSigma(lookup(self.alpha, i), lookup(self.sigma, i)) for i in (low, low + 1))
         turn = self.bend * (jnp.arctan2(b.sigma, b.alpha) - jnp.arctan2(a.sigma, a.alpha))
         w = jnp.where((t >= 0) & (t <= self.num_levels), t - low, jnp.nan)
-        # The point at angle_a + w turn as a sum of a and b: a cosine would lose alpha's digits near pure noise. Of no turn
-        # the weights are 1 - w and w.
+        # The point at angle_a + w turn as a sum of a and b: a cosine would lose alpha's digits near pure noise. Where
+        # `bend` is 0 the weights are 1 - w and w.
         weight = lambda w: w * jnp.sinc(w * turn / jnp.pi) / jnp.sinc(turn / jnp.pi)  # sin(w turn) / sin(turn)
         return AlphaSigma(*(weight(1 - w) * x + weight(w) * y for x, y in zip(a, b)))
 
@@ -108,7 +120,7 @@ class Schedule(NamedTuple):
         """The level with a ratio sigma / alpha: the inverse of calling the schedule, whatever the size of both.
 
         Args:
-          at: scales, any shape; ratios outside of those of levels 0..T count as those.
+          at: scales, any shape; a ratio outside of the schedule's is clipped to that of level 0 or T.
 
         Returns:
           Float levels in [0, T], of that shape.
@@ -120,13 +132,16 @@ class Schedule(NamedTuple):
             >>> round(float(schedule.level_of(schedule(7.3))), 4)
             7.3
         """
-        xp = np if isinstance(self.alpha, np.ndarray) else jnp  # NumPy keeps float64
-        angles, phi = xp.arctan2(self.sigma, self.alpha), xp.arctan2(at.sigma, at.alpha)
-        low = xp.clip(xp.searchsorted(angles, phi, side="right") - 1, 0, self.num_levels - 1)
-        a, b = (AlphaSigma(self.alpha[i], self.sigma[i]) for i in (low, low + 1))
+        xp = np if all(isinstance(x, np.ndarray) for x in (self.alpha, *at)) else jnp  # NumPy keeps float64
+        alpha, sigma = (xp.asarray(table) for table in (self.alpha, self.sigma))
+        # How many rows have less noise, by the sign of a cross product: angles near pi / 2 would lose digits.
+        rows = AlphaSigma(*(table.reshape(*(1,) * np.ndim(at.alpha), -1) for table in (alpha, sigma)))
+        behind = _cross(rows, AlphaSigma(*(x[..., None] for x in map(xp.asarray, at)))) >= 0
+        low = xp.clip(behind.sum(-1) - 1, 0, self.num_levels - 1)
+        a, b = (AlphaSigma(alpha[i], sigma[i]) for i in (low, low + 1))
         # Of the weights of `__call__` their quotient is known, that of two cross products.
         p, q = xp.maximum(_cross(a, at), 0), xp.maximum(_cross(at, b), 0)
-        turn = self.bend * (angles[low + 1] - angles[low])
+        turn = self.bend * (xp.arctan2(b.sigma, b.alpha) - xp.arctan2(a.sigma, a.alpha))
         bent = turn > 1e-6
         w = xp.arctan2(p * xp.sin(turn), q + p * xp.cos(turn)) / xp.where(bent, turn, 1.0)
         return low + xp.where(bent, w, p / xp.where(p + q > 0, p + q, 1.0))
@@ -229,19 +244,19 @@ def from_log_snr(log_snr) -> Schedule:
     return _cast(betas, alpha, sigma)
 
 
-def from_alpha_sigma(alpha, sigma) -> Schedule:
+def from_alpha_sigma(alpha, sigma, bend: float | None = None) -> Schedule:
     """Schedule with given scales of data and of noise, which need not preserve the variance.
 
     Args:
       alpha: alpha_1..alpha_T, [T], in [0, 1] and not rising; a last value of 0 is pure noise.
       sigma: sigma_1..sigma_T, [T], above 0, sigma / alpha rising.
+      bend: see `Schedule`; None is 1.0 where variance is preserved, 0.0 elsewhere.
 
     Returns:
-      `Schedule` with T + 1 levels, level 0 having alpha = 1 and sigma = 0. Levels between two rows are on the straight line
-      between them, or where variance is preserved on the circle.
+      `Schedule` with T + 1 levels, level 0 having alpha = 1 and sigma = 0.
 
     Raises:
-      ValueError: no such tables.
+      ValueError: tables of other shapes, an alpha that rises or is below 0, a sigma / alpha that does not rise.
 
     Example::
 
@@ -250,15 +265,20 @@ def from_alpha_sigma(alpha, sigma) -> Schedule:
         >>> [round(float(x), 4) for x in (schedule(1.5).sigma, schedule.betas[2])]
         [1.25, 3.75]
     """
-    alpha, sigma = (np.concatenate([[first], np.asarray(x, np.float64)]) for first, x in ((1.0, alpha), (0.0, sigma)))
-    if alpha.shape != sigma.shape or alpha.ndim != 1 or alpha.size < 2:
-        raise ValueError("`alpha` and `sigma` must be vectors [T] of the same length")
-    rising = _cross(AlphaSigma(alpha[:-1], sigma[:-1]), AlphaSigma(alpha[1:], sigma[1:])) > 0
-    if not (np.all(rising) and np.all(np.diff(alpha) <= 0) and alpha[-1] >= 0 and np.all(np.isfinite(sigma))):
-        raise ValueError("`alpha` must not rise or fall below 0, and sigma / alpha must rise at every level")
+    alpha, sigma = (np.asarray(x, np.float64) for x in (alpha, sigma))
+    if alpha.ndim != 1 or not alpha.size or alpha.shape != sigma.shape:
+        shapes = f"{list(alpha.shape)} and {list(sigma.shape)}"
+        raise ValueError(f"`alpha` and `sigma` must be vectors [T] of the same length, not of shapes {shapes}")
+    alpha, sigma = np.append(1.0, alpha), np.append(0.0, sigma)
+    if not (np.all(np.diff(alpha) <= 0) and alpha[-1] >= 0):
+        raise ValueError("`alpha` must lie in [0, 1] and not rise")
+    rises = _cross(AlphaSigma(alpha[:-1], sigma[:-1]), AlphaSigma(alpha[1:], sigma[1:])) > 0
+    if not (np.all(rises) and np.all(np.isfinite(sigma))):
+        raise ValueError(f"sigma / alpha must rise: `sigma` is too small, or not finite, at level {1 + rises.argmin()}")
     r = alpha[1:] / alpha[:-1]
     betas = np.concatenate([[0.0], (sigma[1:] - r * sigma[:-1]) * (sigma[1:] + r * sigma[:-1])])
-    return _cast(betas, alpha, sigma, 1.0 if preserves_variance(alpha, sigma) else 0.0)
+    bend = float(preserves_variance(alpha, sigma)) if bend is None else bend
+    return _cast(betas, alpha, sigma, bend)
 
 
 def equal(one: Schedule, other: Schedule) -> bool:
@@ -401,7 +421,7 @@ def sigmoid(
 
 @SCHEDULES.register("rectified_flow", leave_out=("num_levels",))
 def rectified_flow(num_levels: int = 1000, shift: float = 1.0) -> Schedule:
-    """The straight path from data to noise, equation (4), of flow matching and rectified flow.
+    """The straight path from data to noise of rectified flow and flow matching.
 
         alpha_t = 1 - u,   sigma_t = u,   u = shift t / (T + (shift - 1) t)            Esser et al. 2024 (SD3), eq. 23
 
@@ -426,12 +446,12 @@ def rectified_flow(num_levels: int = 1000, shift: float = 1.0) -> Schedule:
         raise ValueError(f"`num_levels`={num_levels} must be at least 1, and `shift`={shift} above 0")
     t = np.arange(1, num_levels + 1)
     u = shift * t / (num_levels + (shift - 1) * t)
-    return from_alpha_sigma((num_levels - t) / (num_levels + (shift - 1) * t), u)
+    return from_alpha_sigma((num_levels - t) / (num_levels + (shift - 1) * t), u, bend=0.0)
 
 
 @SCHEDULES.register("variance_exploding", leave_out=("num_levels",))
 def variance_exploding(num_levels: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-    """Noise of geometrically rising standard deviation on data as it is, equation (5).
+    """Geometrically rising noise on unscaled data: the variance-exploding process.
 
         alpha_t = 1,   sigma_t = sigma_min (sigma_max / sigma_min)^((t - 1) / (T - 1))      Song et al. 2021 (score SDE)
 
@@ -457,7 +477,7 @@ def variance_exploding(num_levels: int = 1000, sigma_min: float = 0.01, sigma_ma
 
 @SCHEDULES.register("edm", leave_out=("num_levels",))
 def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
-    """Noise on data as it is, dense where it is small, equation (5).
+    """EDM's noise levels on unscaled data, spaced by a power rho.
 
         alpha_t = 1,   sigma_t^(1/rho) even from sigma_min^(1/rho) to sigma_max^(1/rho)     Karras et al. 2022, eq. 5
 
@@ -570,7 +590,7 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
         return from_alpha_sigma(alpha[1:], factor * sigma[1:])
     if np.all(np.abs(alpha + sigma - 1) < 1e-6):
         size = alpha + factor * sigma
-        return from_alpha_sigma((alpha / size)[1:], (factor * sigma / size)[1:])
+        return from_alpha_sigma((alpha / size)[1:], (factor * sigma / size)[1:], bend=0.0)
     if not preserves_variance(alpha, sigma):
         raise ValueError("`schedule` preserves neither variance nor alpha + sigma nor alpha: shift its tables yourself")
     size = np.hypot(alpha, factor * sigma)

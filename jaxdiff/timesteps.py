@@ -186,7 +186,8 @@ def exponential(schedule: Schedule, num_steps: int, start: float | None = None, 
 
 
 def _below(schedule, start):
-    return schedule.num_levels - 1 if start is None else start
+    """T - 1, because of long last steps, or T where alpha is constant, as of EDM."""
+    return schedule.num_levels - (schedule.alpha[-1] < 1) if start is None else start
 
 
 # Levels before the last: of T levels in N steps.
@@ -284,9 +285,8 @@ def grid_by_sigma(
     * ``karras``: lambda^(1/rho) = (1 - u) lambda_max^(1/rho) + u lambda_min^(1/rho) (Karras et al. 2022, eq. 5)
     * ``exponential``: lambda = lambda_max^(1 - u) lambda_min^u, even steps of log-SNR; the limit of large rho
 
-    At each level `schedule` has this lambda to a relative 1e-4; except where the last
-    step to level T is long (cosine, sigmoid): many levels then lie within it, as close as float32 allows. Start at T - 1
-    there.
+    At each level `schedule` has this lambda to a relative 1e-4; except where the last step to level T is long (cosine,
+    sigmoid): many levels then lie within it, as close as float32 allows. Start at T - 1 there.
 
     Args:
       schedule: noise schedule; not traced.

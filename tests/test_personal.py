@@ -143,7 +143,7 @@ def test_lora_on_a_mesh(here):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_starts_in_parts_on_a_mesh(here, way):
-    """No device ever has the whole of what is trained."""
+    """The state before the first step is that of `jax.pmap`, and each device has an eighth of what can be split."""
     if not (here / way).exists():
         trained(way)
     config = configs.read_run(way)

@@ -73,7 +73,9 @@ def all_conversions(schedule, output, x_t):
 
 def defined(kind, alpha, sigma):
     """Levels at which an output of this kind determines both x0 and eps."""
-    return {"eps": alpha > 0, "x0": sigma > 0, "v": alpha >= 0, "score": (alpha > 0) & (sigma > 0)}.get(kind, alpha >= 0)
+    return {"eps": alpha > 0, "x0": sigma > 0, "v": alpha >= 0, "score": (alpha > 0) & (sigma > 0)}.get(
+        kind, alpha >= 0
+    )
 
 
 @few

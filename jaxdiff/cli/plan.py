@@ -15,6 +15,7 @@ from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.arguments import check_fields
+from jaxdiff.cli import prepare_jax
 from jaxdiff.cli.files import located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.train import with_base
@@ -78,6 +79,8 @@ def main(name: str, args: list[str]) -> None:
         save = os.fspath(writable(located(flags.save), None, flags.overwrite))
     elif flags.overwrite:
         raise ValueError("`overwrite` is of --save: leave it out")
+    if flags.topology == "here":
+        prepare_jax()
     if CHILD not in os.environ and flags.topology != "here":
         print(in_child([*imports(sys.argv), "plan", name, *args], flags.quick), end="")
         return
@@ -89,7 +92,9 @@ def main(name: str, args: list[str]) -> None:
         print(json.dumps(values if flags.sweep else values[0], indent=2))
     else:
         print("\n\n".join(reports.text(one, flags.price) for one in found))
-        if save and reports.fits(found[0]):
+        if save and found[0].programs[0].too_large:
+            print("compiled step   none is written, for it does not fit")
+        elif save:
             print(f"compiled step   {save}: jaxdiff train {name} ... --compiled-step {shlex.quote(save)}")
 
 

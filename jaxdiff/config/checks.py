@@ -157,6 +157,7 @@ def _check_latent(config):
 def _check_denoiser(config):
     """Objective, weighting and channels of the output go together."""
     d, channels, image_channels = config.diffusion, config.net.out_channels, config.shape[-1]
+    schedule = d.make_schedule()
     if d.levels.kind == "clean":
         raise ValueError("`diffusion.levels`=clean leaves no noise to take away: it is for classifiers")
     fitting = {"denoising": (1,), "hybrid": (2,), "bound": (1, 2)}[d.objective]
@@ -177,10 +178,15 @@ def _check_denoiser(config):
             "`diffusion.offset_noise` and `diffusion.input_perturbation` are not for the objective 'hybrid', whose "
             "variance is that of plain noise: choose 'denoising', or leave them out"
         )
-    if d.zero_snr and d.weighting.kind in ("min_snr", "p2"):
+    if schedule.alpha[-1] == 0 and d.weighting.kind in ("min_snr", "p2"):
         raise ValueError(
             f"`diffusion.weighting`={d.weighting.kind} gives no weight to a last level without signal, where sampling "
-            "starts: choose 'simple', 'bound' or 'sigmoid' with `diffusion.zero_snr`"
+            "starts: choose 'simple', 'bound' or 'sigmoid' with `diffusion.zero_snr` and with rectified flow"
+        )
+    if schedule.std(schedule.num_levels) > 2:
+        raise ValueError(
+            f"`diffusion.schedule`={d.schedule.kind} gives the network inputs of any size, for which it would need EDM's "
+            "preconditioning: choose a schedule that preserves the variance, or rectified_flow"
         )
     if min(d.offset_noise, d.input_perturbation) < 0:
         raise ValueError("`diffusion.offset_noise` and `diffusion.input_perturbation` must be at least 0")

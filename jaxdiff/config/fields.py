@@ -67,7 +67,7 @@ class Diffusion:
       predict: kind of prediction that the network outputs.
       weighting: weight of each level in the squared error, see `jaxdiff.objectives.weightings`.
       shift: new side / old side of images that repeat the signal of smaller ones, see `schedules.shift`; 1 is none.
-      zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; with `predict` "v" or "x0".
+      zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; with `predict` "v", "flow" or "x0".
       objective: "denoising"; "hybrid", which also learns a variance; or "bound", the variational bound. The variance is
         learned where the network has twice the image's channels.
       levels: distribution of the levels of training examples, see `jaxdiff.objectives.levels`; "clean" is level 0 alone,

@@ -8,10 +8,10 @@ evaluates the network at x_s with level t (Mokady et al. 2023, section 3.2; Song
 data is no special case and the network only gets levels that it was trained on. Its output at x_t is a little different,
 and by so much a DDIM step from x_t misses x_s. The iteration
 
-(2)  x_t <- x_t + (x_s - ddim(x_t, t -> s)) / (alpha_t alpha_s + sigma_t sigma_s)
+(2)  x_t <- x_t + (x_s - ddim(x_t, t -> s)) (alpha_t^2 + sigma_t^2) / (alpha_t alpha_s + sigma_t sigma_s)
 
-has the x_t whose DDIM step ends at x_s as its fixed point (Pan et al. 2023, Garibi et al. 2024); the divisor is the
-derivative of a DDIM step with respect to x_t for a network whose v is constant.
+has the x_t whose DDIM step ends at x_s as its fixed point (Pan et al. 2023, Garibi et al. 2024); the factor is one over
+the derivative of a DDIM step with respect to x_t for a network whose v is constant.
 """
 
 from typing import NamedTuple

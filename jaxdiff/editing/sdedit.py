@@ -75,5 +75,5 @@ def sdedit(
     eps = noise(keys, x0.shape[1:])
     first = jnp.asarray(timesteps)[0]
     x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, first, eps)
-    x_t = jnp.where(first == schedule.num_levels, eps, x_t)
+    x_t = jnp.where(first == schedule.num_levels, schedule.std(first) * eps, x_t)
     return sample(keys, sampler, denoise, schedule, timesteps, x_t, cond)[0]

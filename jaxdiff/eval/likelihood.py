@@ -169,7 +169,7 @@ def log_prob(
     trace: int | str = 1,
     method: ode.Method | None = None,
 ) -> Array:
-    """The exact log-density that the probability flow gives, equation (2), for a prior of std `prior_std` at level T.
+    """The exact log-density that the probability flow gives, equation (2), for a prior of std `Schedule.std` at level T.
 
     It is that of level 1, for which networks know nothing below. x is taken for x_1, as it is; score SDE does likewise at
     its smallest time. Only first derivatives are taken, in reverse.
@@ -229,7 +229,7 @@ def _log_prob(method, denoise, schedule, x, cond, probes):
     size = math.prod(x.shape[1:])
     begin, end = (ode.angle_of(schedule, level) for level in (1, schedule.num_levels))
     field = Partial(_field, denoise, schedule, cond, probes)
-    first = ode.size_of(schedule, 1)
+    first = schedule.std(1)
     y_T, grown = ode.integrate(method, field, (x / first, jnp.zeros(len(x), jnp.float32)), begin, end)
     prior = -0.5 * (jnp.square(y_T) + math.log(2 * math.pi)).reshape(len(x), size).sum(-1)
     return prior + size * (grown - jnp.log(first))

@@ -61,7 +61,9 @@ def stepped_scale(
 
 @GUIDANCES.register("early")
 def early_scale(denoise: Denoiser, schedule: Schedule, scale: float, rescale: float) -> Denoiser:
-    """Classifier-free guidance whose scale is `scale` sqrt(1 - alphabar_t): large at high noise, where it changes shape.
+    """Classifier-free guidance with a scale that is large at high noise, where it changes shape.
+
+        s(t) = scale sigma_t / sqrt(alpha_t^2 + sigma_t^2)
 
     Args:
       denoise: as for `constant_scale`.
@@ -74,7 +76,9 @@ def early_scale(denoise: Denoiser, schedule: Schedule, scale: float, rescale: fl
 
 @GUIDANCES.register("late")
 def late_scale(denoise: Denoiser, schedule: Schedule, scale: float, rescale: float) -> Denoiser:
-    """Classifier-free guidance whose scale is `scale` sqrt(alphabar_t): large at low noise, where it changes texture.
+    """Classifier-free guidance with a scale that is large at low noise, where it changes texture.
+
+        s(t) = scale alpha_t / sqrt(alpha_t^2 + sigma_t^2)
 
     Args:
       denoise: as for `constant_scale`.

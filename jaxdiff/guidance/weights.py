@@ -52,7 +52,7 @@ def weight_at(weight: Array | Partial, t) -> Array:
 def late(schedule: Schedule, scale: float) -> Partial:
     """Weight that is large late in sampling, at low noise, where it changes texture.
 
-        t -> scale sqrt(alphabar_t)
+        t -> scale alpha_t / sqrt(alpha_t^2 + sigma_t^2)
 
     Args:
       schedule: noise schedule.
@@ -74,7 +74,7 @@ def late(schedule: Schedule, scale: float) -> Partial:
 def early(schedule: Schedule, scale: float) -> Partial:
     """Weight that is large early in sampling, at high noise, where it changes shape.
 
-        t -> scale sqrt(1 - alphabar_t)
+        t -> scale sigma_t / sqrt(alpha_t^2 + sigma_t^2)
 
     Args:
       schedule: noise schedule.

@@ -97,12 +97,13 @@ class Model:
         """
         return SPACINGS.choice(spacing)(self.schedule, num_steps)
 
-    def noise(self, key: Array, num: int) -> Array:
+    def noise(self, key: Array, num: int, level=None) -> Array:
         """Returns x_T of `num` images, float32 [num, *shape]; example i has the i-th key of `key`.
 
-        N(0, 1), but for schedules that do not preserve the variance, see `Schedule.prior_std`.
+        N(0, 1), but for schedules that do not preserve the variance: see `Schedule.std`. With a level, x there.
         """
-        return self.schedule.prior_std * samplers.noise(samplers.keys_for(key, num), self.shape)
+        std = self.schedule.std(self.schedule.num_levels if level is None else level)
+        return std * samplers.noise(samplers.keys_for(key, num), self.shape)
 
     @property
     def apply(self) -> Apply:

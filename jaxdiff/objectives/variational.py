@@ -71,7 +71,7 @@ def prior_term(schedule: Schedule, x0: Array) -> Array:
     """
     T = schedule.num_levels
     end = Gaussian(q_sample(schedule, x0, T, jnp.zeros_like(x0)), schedule(T).sigma)
-    return _bits(kl(end, Gaussian(0.0, schedule.prior_std)))
+    return _bits(kl(end, Gaussian(0.0, schedule.std(T))))
 
 
 def decoder_nll(x0: Array, p: Gaussian, bins: int = 256) -> Array:

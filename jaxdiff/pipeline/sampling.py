@@ -129,7 +129,8 @@ def batches(
     if lost := [name for name in names if name not in model.submodels]:
         raise ValueError(f"{model.config.name} lacks its {' and '.join(lost)}: load it anew")
     denoise = sharding.knowing_mesh(make_denoiser(model, request), model.params)
-    size, std = tick_size(sample.steps), schedule(levels[0]).sigma if sample.compat.scale_noise else schedule.prior_std
+    size = tick_size(sample.steps)
+    std = schedule(levels[0]).sigma if sample.compat.scale_noise else schedule.std(levels[0])
     batch_size = sharding.fitting(sample.batch_size, sample.num)
     asked = sample.prompts, sample.negative, sample.prompt_syntax, request.image_prompt
     texts = conditions.encode(model, *asked)

@@ -1,6 +1,7 @@
 """The programs of a config for devices that need not be attached: the very ones that would run, compiled and counted."""
 
 import dataclasses
+import functools
 import re
 import time
 from collections.abc import Callable
@@ -72,16 +73,16 @@ def training(config: Config, devices: tuple, save: str = "") -> list[Program]:
     # One step: of a loop the compiler counts the body once, whatever its length.
     one = dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_call=1))
     lowered, parts = _lowered_step(one, base, devices)
-    keep = (lambda made: kept_step.write(save, made, lowered, _mesh(config, devices))) if save else None
-    program = compiled("training step", lowered, parts, len(devices), keep if config == one else None)
-    if save and config != one and not program.too_large:
-        lowered, _ = _lowered_step(config, base, devices)
-        keep(lowered.compile())
+    write = functools.partial(_write_step, save, parallel.of(config.train, devices)) if save else None
+    program = compiled("training step", lowered, parts, len(devices), write if config == one else None)
+    if write and config != one and not program.too_large:  # all the steps of a call
+        several, _ = _lowered_step(config, base, devices)
+        write(several.compile(), several)
     return [_repeated(program, config.train.accumulate)]
 
 
-def _mesh(config, devices):
-    return parallel.of(config.train, devices).mesh
+def _write_step(path, placement, made, lowered):
+    kept_step.write(path, made, lowered, placement.mesh)
 
 
 def _lowered_step(config, base, devices):
@@ -173,7 +174,7 @@ def _is_there(name):
 
 
 def compiled(name: str, lowered, parts: dict, devices: int, keep: Callable | None = None) -> Program:
-    """A lowered program, compiled, given to `keep`, and counted."""
+    """A lowered program, compiled, given with it to `keep`, and counted."""
     start = time.perf_counter()
     try:
         program = lowered.compile()
@@ -182,7 +183,7 @@ def compiled(name: str, lowered, parts: dict, devices: int, keep: Callable | Non
             raise
         return Program(name, parts, seconds=time.perf_counter() - start, too_large=_blamed(str(error)))
     if keep:
-        keep(program)
+        keep(program, lowered)
     seconds, memory, cost = time.perf_counter() - start, program.memory_analysis(), program.cost_analysis() or {}
     text = program.as_text()
     more_flops, more_bytes = hlo.flash_backward(text)

@@ -16,7 +16,7 @@ def flow_heun() -> Sampler:
         y'  = y_t + (v_s - v_t) u_t,   u = eps - x0                          Euler, which is DDIM
         y_s = y_t + (v_s - v_t) (u_t + u'_s) / 2                             Heun
 
-    `heun` averages eps over sigma / alpha instead, which is infinite where this one begins. A step evaluates the denoiser
+    `heun` averages eps over sigma / alpha instead, which is infinite at pure noise. A step evaluates the denoiser
     twice; into level 0, at which networks are not trained, it is Euler's.
 
     Returns:
@@ -40,7 +40,7 @@ def _step(keys, denoise, schedule, state, t, s, cond):
     del keys
     prediction = denoise(state.x, t, cond)
     (alpha_t, sigma_t), (alpha, sigma) = schedule(t), schedule(s)
-    gain = sigma - (alpha + sigma) * sigma_t / (alpha_t + sigma_t)  # (alpha_s + sigma_s) (v_s - v_t)
+    gain = (alpha_t * sigma - alpha * sigma_t) / (alpha_t + sigma_t)  # (alpha_s + sigma_s) (v_s - v_t)
 
     def trapezoid(euler):
         ahead = denoise(euler, s, cond)

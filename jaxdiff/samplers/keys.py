@@ -60,7 +60,7 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def noise(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal x_T, independent of the noise that `sample` draws from the same keys.
+    """Standard normal noise, independent of that which `sample` draws from the same keys: x_T, times `Schedule.std`.
 
     Args:
       keys: one random key per example, [B], for example from `keys_for`.

@@ -35,8 +35,8 @@ def probability_flow(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 10
     tolerances for each of them; so an example depends on the others, within the tolerances.
 
     Args:
-      rtol: relative tolerance of a step's error, above 0; traced.
-      atol: absolute tolerance; traced.
+      rtol: relative tolerance of a step's error in y, above 0; traced.
+      atol: absolute tolerance in y; traced.
       max_steps: limit of solver steps in one step t -> s, rejected ones included.
       solver: an adaptive solver of diffrax; None is `diffrax.Tsit5()`, of order 5.
 
@@ -231,28 +231,8 @@ def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, y: Array) 
         True
     """
     t = level_at(schedule, phi)
-    x0, eps, _ = denoise(size_of(schedule, t) * y, t, cond)
+    x0, eps, _ = denoise(schedule.std(t) * y, t, cond)
     return jnp.cos(phi) * eps - jnp.sin(phi) * x0
-
-
-def size_of(schedule: Schedule, t) -> Array:
-    """sqrt(alpha_t^2 + sigma_t^2): x of (3) is so many times y; 1 where variance is preserved.
-
-    Args:
-      schedule: noise schedule.
-      t: int level in 0..T or float level in [0, T], any shape.
-
-    Returns:
-      float32, shape of t.
-
-    Example::
-
-        >>> from jaxdiff import schedules
-        >>> from jaxdiff.samplers import ode
-        >>> float(ode.size_of(schedules.from_alpha_sigma([1.0], [0.75]), 1))
-        1.25
-    """
-    return jnp.hypot(*schedule(t))
 
 
 def angle_of(schedule: Schedule, t) -> Array:
@@ -303,8 +283,8 @@ def _step(method, keys, denoise, schedule, state, t, s, cond):
     prediction = denoise(state.x, t, cond)  # only for `collect`: without it the compiler removes this
     lowest = jnp.maximum(s, 1)
     field = Partial(velocity, denoise, schedule, cond)
-    y = integrate(method, field, state.x / size_of(schedule, t), angle_of(schedule, t), angle_of(schedule, lowest))
-    x = size_of(schedule, lowest) * y
+    y = integrate(method, field, state.x / schedule.std(t), angle_of(schedule, t), angle_of(schedule, lowest))
+    x = schedule.std(lowest) * y
 
     def ddim(x):
         x0, eps, _ = denoise(x, lowest, cond)

@@ -25,17 +25,24 @@ from jaxdiff.types import Denoiser, as_partial
 
 POINT = gaussian([1.5, -0.5], 0.0)
 FLOAT32 = 1e-5  # error from rounding after hundreds of steps
+PRESERVED = {
+    "variance": ("alpha^2 + sigma^2", lambda alpha, sigma: alpha**2 + sigma**2),
+    "sum": ("alpha + sigma", lambda alpha, sigma: alpha + sigma),
+    "signal": ("alpha", lambda alpha, sigma: alpha),
+}
 
 
-def check_schedule(schedule, tolerance: float = 1e-5) -> None:
+def check_schedule(schedule, tolerance: float = 1e-5, preserves: str | None = "variance") -> None:
     """Checks the properties of schedules over levels 0..T.
 
     Level 0 is clean data; alpha does not rise and the signal-to-noise ratio falls at every level; float levels lie between;
-    and what a family of schedules preserves stays the same: variance, alpha + sigma, or alpha.
+    and at all of them the sum that a family of schedules preserves is 1.
 
     Args:
       schedule: t -> (alpha, sigma), with `num_levels`, such as a `jaxdiff.schedules.Schedule`.
       tolerance: of what is preserved.
+      preserves: "variance", alpha^2 + sigma^2; "sum", alpha + sigma, of rectified flow; "signal", alpha, of exploding
+        variance; None of others.
 
     Raises:
       AssertionError: something does not hold.
@@ -44,6 +51,7 @@ def check_schedule(schedule, tolerance: float = 1e-5) -> None:
 
         >>> from jaxdiff import schedules, testing
         >>> testing.check_schedule(schedules.cosine())
+        >>> testing.check_schedule(schedules.rectified_flow(), preserves="sum")
     """
     T = schedule.num_levels
     alpha, sigma = (np.asarray(x, np.float64) for x in schedule(jnp.arange(T + 1)))
@@ -52,20 +60,19 @@ def check_schedule(schedule, tolerance: float = 1e-5) -> None:
     )
     assert np.all(np.isfinite(alpha) & np.isfinite(sigma)), "some scale is not finite"
     assert alpha[0] == 1 and sigma[0] == 0, f"level 0 is not clean data: alpha {alpha[0]}, sigma {sigma[0]}"
-    kept = {"alpha^2 + sigma^2": lambda a, b: a**2 + b**2, "alpha + sigma": np.add, "alpha": lambda a, b: a}
-    name = min(kept, key=lambda name: np.median(np.abs(kept[name](alpha, sigma) - 1)))
-    error = np.abs(kept[name](alpha, sigma) - 1)
-    assert error.max() < tolerance, f"{name} is off by {error.max():.1e} at level {error.argmax()}"
-    assert np.all(np.diff(alpha) <= tolerance), f"alpha rises into level {np.diff(alpha).argmax() + 1}"
+    a, b = (np.asarray(x, np.float64) for x in schedule(jnp.arange(1, T) + 0.5))
+    if preserves is not None:
+        name, kept = PRESERVED[preserves]
+        for where, error in (("at", np.abs(kept(alpha, sigma) - 1)), ("above", np.abs(kept(a, b) - 1))):
+            first = error.argmax() + (where == "above") if error.size else 0
+            assert np.all(error < tolerance), f"{name} is off by {error.max():.1e} {where} level {first}"
+    assert np.all(np.diff(alpha) <= 0), f"alpha rises into level {np.diff(alpha).argmax() + 1}"
     angle = np.arctan2(sigma, alpha)
     rises = np.flatnonzero(np.diff(angle) <= 0)
     assert not len(rises), f"the signal-to-noise ratio does not fall from level {rises[:1]} to the next"
-    a, b = (np.asarray(x, np.float64) for x in schedule(jnp.arange(1, T) + 0.5))
     between = np.arctan2(b, a)
     inside = (angle[1:-1] <= between + tolerance) & (between <= angle[2:] + tolerance)
     assert np.all(inside), f"between levels {np.flatnonzero(~inside)[:1] + 1} and the next is not between them"
-    error = np.abs(kept[name](a, b) - 1)
-    assert np.all(error < tolerance), f"{name} is off by {error.max():.1e} after level {error.argmax() + 1}"
 
 
 def check_denoiser(
@@ -181,7 +188,7 @@ def check_round_trip(
         >>> testing.check_round_trip(samplers.probability_flow(), tolerance=1e-3, steps=1)
     """
     schedule = schedule or vp_sde()
-    x_T = schedule.prior_std * samplers.noise(samplers.keys_for(jax.random.key(0), 256), (2,))
+    x_T = schedule.std(noisiest(schedule)) * samplers.noise(samplers.keys_for(jax.random.key(0), 256), (2,))
     x_1, levels = CLOUD.flow(schedule, x_T, noisiest(schedule), 1), levels_over(schedule, steps, spacing)
     run = lambda levels, x: samplers.sample(None, sampler, CLOUD.denoiser(schedule), schedule, levels, x)[0]
     error = float(np.sqrt(np.mean(np.square(np.asarray(run(levels, run(levels[::-1], x_1)) - x_1, np.float64)))))
@@ -215,7 +222,7 @@ def check_sampler(
       exact_on_points: whether to check single points; those that discretize a drift, such as Euler-Maruyama's, fail.
       spacing: spacing of the levels over which it converges, see `flow_errors`.
       draws: the noise of a step, if it is not `samplers.normal(keys, shape)`; see `moment_errors`.
-      schedule: noise schedule of the Gaussian, see `flow_errors`.
+      schedule: noise schedule; None is the cosine of 16 levels for points, and for the Gaussian see `flow_errors`.
 
     Raises:
       AssertionError: something does not hold.
@@ -228,7 +235,7 @@ def check_sampler(
         >>> testing.check_sampler(jaxdiff.ddpm(), order=1, stochastic=True)
     """
     if exact_on_points:
-        _check_on_point(sampler, draws if stochastic else None)
+        _check_on_point(sampler, draws if stochastic else None, schedule or schedules.cosine(16))
     if stochastic:
         found = moment_errors(sampler, [64, 128, 256], CLOUD, spacing, draws, schedule)
         for name, errors in zip(("mean", "covariance"), found):
@@ -244,19 +251,21 @@ def check_sampler(
     assert errors[-1] < 0.05, f"after {counts[-1]} steps it is still {errors[-1]:.3f} from the exact flow"
 
 
-def _check_on_point(sampler, draws):
-    """Checks mean and standard deviation after each of eight steps over sixteen levels."""
-    schedule, levels = schedules.cosine(16), timesteps.grid(16, 8)
+def _check_on_point(sampler, draws, schedule):
+    """Checks mean and standard deviation after each of eight steps, in units of x."""
+    levels = timesteps.grid(schedule.num_levels, 8)
     keys = samplers.keys_for(jax.random.key(0), paths_for(8, (2,), draws or samplers.normal))
-    x_T, noise = samplers.noise(keys, (2,)), noise_of_steps(keys, 8, (2,), draws) if draws else []
-    denoise, start = POINT.denoiser(schedule), POINT.moments(schedule, 16)
+    x_T = schedule.std(levels[0]) * samplers.noise(keys, (2,))
+    noise = noise_of_steps(keys, 8, (2,), draws) if draws else []
+    denoise, start = POINT.denoiser(schedule), POINT.moments(schedule, levels[0])
     _, xs = samplers.sample(keys if draws else None, sampler, denoise, schedule, levels, x_T, collect=_x_of)
     for x, s in zip(xs, levels[1:]):
         (mean, cov), (true_mean, true_cov) = affine_moments(x, x_T, noise, *start), POINT.moments(schedule, s)
-        error = np.abs(mean - true_mean).max()
+        size = float(schedule.std(s))
+        error = np.abs(mean - true_mean).max() / size
         assert error < 2e-3, f"on a single point the mean at level {s} is off by {error:.4f}"
         std, true_std = np.sqrt(np.diag(cov)), np.sqrt(np.diag(true_cov))
-        error = np.abs(std - true_std).max()
+        error = np.abs(std - true_std).max() / size
         assert error < 2e-3, (
             f"on a single point the standard deviation at level {s} is off by {error:.4f} from {true_std[0]:.4f}"
         )

@@ -68,7 +68,9 @@ def flow_errors(
         1
     """
     schedule = schedule or vp_sde()
-    x_T = schedule.prior_std * samplers.noise(samplers.keys_for(jax.random.key(0), batch), data.means.shape[1:])
+    x_T = schedule.std(noisiest(schedule)) * samplers.noise(
+        samplers.keys_for(jax.random.key(0), batch), data.means.shape[1:]
+    )
     exact = np.asarray(data.flow(schedule, x_T, noisiest(schedule), 1), np.float64)
     ends = _ends(None, sampler, counts, data, schedule, x_T, spacing)
     return np.array([np.sqrt(np.mean(np.square(x - exact))) for x in ends])
@@ -111,7 +113,7 @@ def moment_errors(
     """
     schedule, shape = schedule or vp_sde(), data.means.shape[1:]
     keys = samplers.keys_for(jax.random.key(0), paths_for(max(counts), shape, draws))
-    x_T = schedule.prior_std * samplers.noise(keys, shape)
+    x_T = schedule.std(noisiest(schedule)) * samplers.noise(keys, shape)
     noise = noise_of_steps(keys, max(counts), shape, draws)
     start, (mean, cov) = data.moments(schedule, noisiest(schedule)), data.moments(schedule, 1)
     means, covs = [], []

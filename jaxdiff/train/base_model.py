@@ -172,6 +172,7 @@ def sample_class(config: Config, base: Model, run: epath.PathLike, tick: Callabl
             raise ValueError(f"{where} holds images of another class: remove it, or choose another directory")
         return
     requests.check(base, request)
+    base = base.replace(params=sharding.replicated(base.params))  # else they would go there with every call
     where.mkdir(parents=True, exist_ok=True)
     with progress.bar("sampling images of the class", sampling.num_ticks(base, request), "steps") as advance:
 

@@ -7,16 +7,20 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 
 import jax
 from etils import epath
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
+from jaxdiff import hosts
 from jaxdiff.files import whole
 
 log = logging.getLogger("jaxdiff")
 MARK = b"jaxdiff compiled step\n"
+GPU_PLUGINS = ["jax-cuda12-pjrt", "jax-cuda13-pjrt"]
+SIMULATED = "--xla_force_host_platform_device_count"  # of the machine, not of the program
 
 
 def write(path: epath.PathLike, compiled: jax.stages.Compiled, lowered: jax.stages.Lowered, mesh: Mesh) -> None:
@@ -44,30 +48,42 @@ def write(path: epath.PathLike, compiled: jax.stages.Compiled, lowered: jax.stag
 def read(path: epath.PathLike, lowered: jax.stages.Lowered, mesh: Mesh) -> jax.stages.Compiled | None:
     """The compiled step of a file, or None, with a warning, if it is of another program, version or device.
 
+    Of several processes all take it, or none; every one must call this.
+
     Args:
       path: file that `write` has written; whoever wrote it can run anything here.
       lowered: the step that is to run.
       mesh: its devices.
+    """
+    try:
+        found, why = _loaded(epath.Path(path), lowered, mesh), ""
+    except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+        found, why = None, str(error).splitlines()[0]
+    said = [text for text in hosts.gather(why, "the compiled step is read") if text]
+    if said:  # in every process, for all must run the same program
+        log.warning("the compiled step in %s is not taken, and compiled anew: %s", path, said[0])
+    return None if said else found
+
+
+def _loaded(path, lowered, mesh):
+    """The compiled step of a file.
 
     Raises:
-      ValueError, OSError: no such file.
+      ValueError, JaxRuntimeError: it is of another program, damaged, or not for these devices.
     """
-    payload, header = _parsed(epath.Path(path))
-    wanted = about(lowered, mesh)
-    if other := [name for name, value in wanted.items() if header.get(name) != value]:
-        _warn(path, f"it is of another {', '.join(other)}")
-        return None
-    if hashlib.sha256(payload).hexdigest() != header.get("payload"):
-        _warn(path, "it is damaged")
-        return None
-    devices = tuple(mesh.devices.flat)
+    head, _, payload = path.read_bytes()[len(MARK) :].partition(b"\n")
     try:
-        return serialize_executable.deserialize_and_load(
-            payload, lowered.in_tree, lowered.out_tree, devices[0].client, devices
-        )
-    except jax.errors.JaxRuntimeError as error:
-        _warn(path, str(error).splitlines()[0])
-        return None
+        header = json.loads(head)
+    except ValueError:
+        raise ValueError("it is damaged") from None
+    if other := [name for name, value in about(lowered, mesh).items() if header.get(name) != value]:
+        raise ValueError(f"it is of another {', '.join(other)}")
+    if hashlib.sha256(payload).hexdigest() != header.get("payload"):
+        raise ValueError("it is damaged")
+    devices = tuple(mesh.devices.flat)
+    return serialize_executable.deserialize_and_load(
+        payload, lowered.in_tree, lowered.out_tree, devices[0].client, devices
+    )
 
 
 def check(path: epath.PathLike) -> None:
@@ -77,22 +93,12 @@ def check(path: epath.PathLike) -> None:
             raise ValueError(f"{path} is no compiled step: give a file that jaxdiff plan --save has written")
 
 
-def _parsed(path):
-    check(path)
-    header, _, payload = path.read_bytes()[len(MARK) :].partition(b"\n")
-    return payload, json.loads(header)
-
-
-def _warn(path, why):
-    log.warning("the compiled step in %s is not taken, and compiled anew: %s", path, why)
-
-
 def about(lowered: jax.stages.Lowered, mesh: Mesh) -> dict[str, str]:
-    """What a compiled step depends on: program, versions and devices."""
+    """What a compiled step depends on: program, versions, flags of the compiler and devices."""
     device = mesh.devices.flat[0]
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
-    if device.platform == "tpu":
-        versions["libtpu"] = importlib.metadata.version("libtpu")
+    names = ["jax", "jaxlib", *{"tpu": ["libtpu"], "gpu": GPU_PLUGINS}.get(device.platform, [])]
+    versions = {name: _version(name) for name in names}
+    flags = {flag for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") for flag in os.environ.get(name, "").split()}
     arguments = str(jax.tree.map(lambda x: (x.shape, str(x.dtype)), lowered.args_info))
     program = hashlib.sha256((lowered.as_text() + arguments).encode()).hexdigest()
     order = [device.id for device in mesh.devices.flat]
@@ -100,5 +106,13 @@ def about(lowered: jax.stages.Lowered, mesh: Mesh) -> dict[str, str]:
         "program": program,
         "device": f"{device.platform} {device.device_kind}",
         "mesh": f"{dict(mesh.shape)} of devices {order}",
+        "XLA_FLAGS": " ".join(sorted(flag for flag in flags if not flag.startswith(SIMULATED))),
         **{f"version of {name}": version for name, version in versions.items()},
     }
+
+
+def _version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # such as a libtpu that the machine brings
+        return "none"

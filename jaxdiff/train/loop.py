@@ -76,9 +76,10 @@ def fit(
     directory = epath.Path(run if run is not None else f"runs/{config.name}")
     if source is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="own"))
-    started = {"run": str(directory), "resume": resume, "profile": profile} | configs.to_values(config)
-    hosts.check_same(started, "how they were started")
     kept = os.fspath(compiled_step or "")
+    started = {"run": str(directory), "resume": resume, "profile": profile, "compiled_step": bool(kept)}
+    started |= configs.to_values(config)
+    hosts.check_same(started, "how they were started")
     hosts.together(lambda: check_kept(config, kept), "the compiled step is there")
     run, prompts = opened(config, source, directory, resume, profile)
     with contextlib.ExitStack() as stack:
@@ -233,9 +234,9 @@ def steps(
         batches = sync.read(itertools.islice(stream, len(ends)))
         first = next(batches, None)
         sync.raise_together("the first examples are read")
-        step, flops, seconds = hosts.together(
-            lambda: setup.compiled(run.config, state, key, first[0], run.frozen, kept), "it is compiled"
-        )
+        compiled = functools.partial(setup.compiled, run.config, state, key, first[0], run.frozen, kept)
+        # One that is kept is taken by all processes or none, which they settle while it is read.
+        step, flops, seconds = compiled() if kept else hosts.together(compiled, "it is compiled")
         watched = watch.Log(
             writer, show, T.batch_size, flops, seconds, start, devices.on_host, time.perf_counter() - began
         )

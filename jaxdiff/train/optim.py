@@ -59,7 +59,7 @@ def optimizer(
       An optax transformation of gradients of any pytree ("muon": nested dicts) to updates of the same shapes.
 
     Raises:
-      ValueError: unknown method or moment_dtype, or one for SGD; a warmup that is not shorter than `steps`.
+      ValueError: unknown method or moment_dtype; moment_dtype or b2 with SGD; a warmup that is not shorter than `steps`.
 
     Example::
 
@@ -92,7 +92,10 @@ def optimizer(
     elif method == "sgd":
         if moment_dtype != "float32":
             raise ValueError(f"`moment_dtype`={moment_dtype} is for adamw and muon: sgd keeps its momentum in float32")
-        update = optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, b1))
+        if b2 != 0.999:
+            raise ValueError(f"`b2`={b2} is for adamw and muon: sgd has no second moment")
+        decayed = optax.add_decayed_weights(weight_decay)
+        update = optax.chain(optax.trace(b1), decayed, optax.scale_by_learning_rate(rate))
     else:
         raise unknown("optimizer", method, ("adamw", "muon", "sgd"))
     if moment_dtype != "float32":

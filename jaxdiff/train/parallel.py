@@ -191,7 +191,13 @@ class Pmap:
         return step.lower(*args)
 
     def compiled(self, step: Callable, lowered: jax.stages.Lowered, kept: str = "") -> Callable:
-        """The step, compiled; none is kept."""
+        """The step, compiled.
+
+        Raises:
+          ValueError: one is kept, which steps of `jax.pmap` cannot be.
+        """
+        if kept:
+            raise ValueError("`compiled_step` is for `train.parallel` sharded: leave it out")
         lowered.compile()  # kept where the call of `step` finds it; to be called itself it would want global arrays
         return step
 

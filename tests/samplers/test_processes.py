@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import editing, process, samplers, schedules, testing, timesteps
+from jaxdiff import editing, objectives, process, samplers, schedules, testing, timesteps
 from jaxdiff.eval.likelihood import log_prob
 from jaxdiff.samplers.ddim import ddim
 from jaxdiff.samplers.flow_heun import flow_heun
@@ -63,26 +63,37 @@ PROCESSES = {
     "shifted": schedules.rectified_flow(1000, shift=3.0),
     "exploding": schedules.variance_exploding(1000),
     "edm": schedules.edm(1000),
+    "neither": schedules.from_alpha_sigma(np.linspace(1, 0.5, 1000), np.linspace(0.01, 3, 1000)),
 }
+KEPT = {"preserving": "variance", "rectified flow": "sum", "shifted": "sum", "exploding": "signal", "edm": "signal"}
 
 
-@pytest.mark.parametrize("schedule", PROCESSES.values(), ids=PROCESSES)
-def test_schedules(schedule):
-    testing.check_schedule(schedule)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_schedules(name):
+    schedule = PROCESSES[name]
+    testing.check_schedule(schedule, preserves=KEPT.get(name))
     t = jnp.array([0.3, 1.0, 12.5, 499.7, 998.2])
-    np.testing.assert_allclose(schedule.level_of(schedule(t)), t, rtol=1e-3)
-    x, eps = jnp.float32(2.0), jnp.float32(0.0)
+    np.testing.assert_allclose(schedule.level_of(schedule(t)), t, rtol=2e-4)
+    np.testing.assert_allclose(jax.jit(jax.device_get(schedule).level_of)(schedule(t)), t, rtol=2e-4)  # of NumPy tables
     for t in (1, 2, 500, 999):  # the chain of steps has the marginals
-        r = float(process.q_step(schedule, x, t, eps)) / 2
-        np.testing.assert_allclose(r * schedule(t - 1).alpha, schedule(t).alpha, rtol=1e-5)
-        variance = r**2 * schedule(t - 1).sigma ** 2 + schedule.betas[t]
-        np.testing.assert_allclose(variance, schedule(t).sigma ** 2, rtol=1e-5)
+        r, noise = (float(process.q_step(schedule, jnp.float32(x), t, jnp.float32(1 - x))) for x in (1, 0))
+        (alpha, sigma), (alpha_t, sigma_t) = schedule(t - 1), schedule(t)
+        np.testing.assert_allclose(r * alpha, alpha_t, rtol=1e-5)
+        np.testing.assert_allclose(r**2 * sigma**2 + noise**2, sigma_t**2, rtol=1e-5)
+
+
+def test_levels_of_large_noise():
+    """Where angles are near pi / 2, of which float32 has few digits."""
+    schedule = schedules.variance_exploding(4096, sigma_max=5e4)
+    t = jnp.array([4095.4, 4000.5, 3000.25])
+    np.testing.assert_allclose(schedule.level_of(schedule(t)), t, atol=2e-3)
 
 
 def test_rectified_flow_between_its_levels():
     schedule = schedules.rectified_flow(8)
     u = np.array([0.1, 2.5, 7.9]) / 8
     np.testing.assert_allclose(schedule(jnp.float32(8 * u)), [1 - u, u], rtol=1e-6)
+    np.testing.assert_allclose(schedules.rectified_flow(1)(0.5), [0.5, 0.5], rtol=1e-6)
     shifted = schedules.rectified_flow(8, shift=3.0)(jnp.arange(9))
     u = np.arange(9) / 8
     np.testing.assert_allclose(shifted.sigma, 3 * u / (1 + 2 * u), rtol=1e-6)  # Esser et al. 2024, eq. 23
@@ -95,7 +106,7 @@ def test_edm_is_its_formula():
     table = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
     schedule = schedules.edm(18)
     np.testing.assert_allclose(schedule.sigma, [0, *table[::-1]], rtol=1e-5)
-    assert float(schedule.prior_std) == pytest.approx(80, rel=1e-3)
+    assert float(schedule.std(18)) == pytest.approx(80, rel=1e-3)
 
 
 @pytest.mark.parametrize("schedule", PROCESSES.values(), ids=PROCESSES)
@@ -190,6 +201,38 @@ def test_inversion_and_likelihood_of_rectified_flow():
         data = testing.gaussian([0.0, 0.0], [[0.5, 0.2], [0.2, 0.3]])  # a mean would be seen at edm's last level
         found = log_prob(None, data.denoiser(schedule), schedule, x, trace="exact")
         np.testing.assert_allclose(found, data.log_prob(schedule, x, 1), atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["exploding", "edm", "rectified flow"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "karras"])
+def test_sampling_begins_with_noise_of_its_first_level(name, spacing):
+    """As `jaxdiff.generate` does; N(0, 1) would be far too little or too much."""
+    schedule, keys = PROCESSES[name], samplers.keys_for(KEY, 2000)
+    levels = timesteps.SPACINGS.choice(spacing)(schedule, 100)
+    x_T = schedule.std(levels[0]) * samplers.noise(keys, (1,))
+    data = testing.gaussian([0.0], 1.0)
+    x, _ = samplers.sample(KEY, samplers.ddim(), data.denoiser(schedule), schedule, levels, x_T)
+    assert abs(float(x.std()) - 1) < 0.1
+
+
+@pytest.mark.parametrize("name", ["exploding", "edm", "rectified flow"])
+def test_sdedit_of_full_strength_is_sampling(name):
+    schedule, data = PROCESSES[name], testing.gaussian([0.0], 1.0)
+    levels = timesteps.grid(1000, 50)
+    x = editing.sdedit(KEY, samplers.ddim(), data.denoiser(schedule), schedule, levels, 5 * jnp.ones([2000, 1]))
+    assert abs(float(x.std()) - 1) < 0.1 and abs(float(x.mean())) < 0.1
+
+
+def test_weights_of_the_flow_and_of_v():
+    """The error of x0 that an error of the output stands for, at every level."""
+    for schedule in PROCESSES.values():
+        t = jnp.array([1, 10, 500, 990])
+        for kind in process.KINDS:
+            one = lambda t, output, kind=kind, s=schedule: process.predict_from(kind, s, output, jnp.float32(1), t).x0
+            slope = jax.vmap(jax.grad(one, argnums=1))(t, jnp.ones(4))
+            found = objectives.weightings.min_snr(schedule, t, kind)
+            snr = jnp.square(schedule(t).alpha / schedule(t).sigma)
+            np.testing.assert_allclose(found, jnp.square(slope) * jnp.minimum(snr, 5.0), rtol=1e-3)
 
 
 BAD = {

@@ -322,7 +322,9 @@ def network(kind):
         alpha, sigma = SCHEDULE(t)
         scaled = (x - alpha * mean) @ axes / (alpha**2 * variances + sigma**2)[None]
         x0, eps = mean + alpha * (scaled * variances[None]) @ axes.T, sigma * scaled @ axes.T
-        output = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "score": -scaled @ axes.T}.get(kind, eps - x0)
+        output = {"eps": eps, "x0": x0, "v": alpha * eps - sigma * x0, "score": -scaled @ axes.T, "flow": eps - x0}[
+            kind
+        ]
         return jnp.concatenate([output, jnp.broadcast_to(jnp.float32(RAW), x.shape)], -1), Aux()
 
     return apply

@@ -1,6 +1,7 @@
 """Steps that were compiled before: taken where they are of the same program, and else compiled anew with a warning."""
 
 import dataclasses
+import os
 
 import chex
 import jax
@@ -66,6 +67,20 @@ def test_a_damaged_one_is_compiled_anew(kept, tmp_path, caplog, monkeypatch):
     asked = is_compiled(monkeypatch)
     steps(config(), str(tmp_path / "step.bin"))
     assert asked and "is not taken, and compiled anew: it is damaged" in caplog.text
+
+
+def test_one_cut_in_its_header_is_compiled_anew(kept, tmp_path, caplog, monkeypatch):
+    (tmp_path / "step.bin").write_bytes(kept.read_bytes()[:60])
+    asked = is_compiled(monkeypatch)
+    steps(config(), str(tmp_path / "step.bin"))
+    assert asked and "it is damaged" in caplog.text
+
+
+def test_other_flags_of_the_compiler_are_another_program(kept, caplog, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " --xla_cpu_enable_fast_math=true")
+    asked = is_compiled(monkeypatch)
+    steps(config(), str(kept))
+    assert asked and "it is of another XLA_FLAGS" in caplog.text
 
 
 def test_is_refused_where_it_is_none(kept, tmp_path):

@@ -276,11 +276,13 @@ def test_sgd_has_momentum_and_decays_weights():
     for _ in range(4):
         updates, state = transform.update({"w": jnp.asarray(gradient)}, state, params)
         params = optax.apply_updates(params, updates)
-        v = 0.5 * v + gradient + 0.01 * w
-        w -= 0.1 * v
+        v = 0.5 * v + gradient
+        w -= 0.1 * (v + 0.01 * w)
     assert float(params["w"]) == pytest.approx(w, rel=1e-6)
     with pytest.raises(ValueError, match="`moment_dtype`=bfloat16 is for adamw and muon"):
         optim.optimizer(0.1, steps=10, method="sgd", moment_dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"`b2`=0.9 is for adamw and muon"):
+        optim.optimizer(0.1, steps=10, method="sgd", b2=0.9)
 
 
 def nbytes(tree):

@@ -71,6 +71,7 @@ class PromptToPrompt(AttentionOptions):
         super().check(job)
 
     def run(self, job: Job, tick) -> Edited:
-        x_T, levels = job.model.noise(jax.random.key(job.seed), 1), job.model.levels(job.num_steps)
+        levels = job.model.levels(job.num_steps)
+        x_T = job.model.noise(jax.random.key(job.seed), 1, levels[0])
         before, after, words = sample_pair(job, tick, x_T, levels, job.sampler())
         return Edited(after, [("drawn", before), *difference(before, after), *words])

@@ -156,7 +156,7 @@ def _sample(model, prompts, seed, tick):
     cond = rows(model, encode(model, prompts), None, None, jnp.arange(len(prompts)))
     denoise = cfg(denoiser_of(model), jnp.float32(3.0))
     levels = model.levels(min(SAMPLING_STEPS, model.schedule.num_levels))
-    x_T = model.noise(jax.random.key(seed), len(prompts))
+    x_T = model.noise(jax.random.key(seed), len(prompts), levels[0])
     x_0, _ = samplers.sample(None, samplers.ddim(), denoise, model.schedule, levels, x_T, cond)
     tick(LOOK)
     return np.asarray(x_0), np.asarray(cond.cond.context)
