@@ -59,6 +59,7 @@ def test_the_numbers_are_measured_again(name):
 STATED = {  # orders of the flow's solvers in the papers
     "ddim()": 1,
     "heun()": 2,
+    "flow_heun()": 2,
     "dpmpp_2m()": 2,
     "unipc(order=1)": 2,
     "unipc()": 3,
