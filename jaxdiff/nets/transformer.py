@@ -71,24 +71,30 @@ class Attention(nn.Module):
       size: height and width of the image whose pixels ask.
       dtype: of the computation.
       kernel: see `attend`; where there is an edit, it is "plain".
+      bias: whether the projections of queries, keys and values have one.
+      qk_norm: whether queries and keys are normalised in each head (Henry et al. 2020; Esser et al. 2024, section 5.3.2).
     """
 
     heads: int
     size: tuple[int, int]
     dtype: jnp.dtype = jnp.float32
     kernel: str = "plain"
+    bias: bool = False
+    qk_norm: bool = False
 
     @nn.compact
-    def __call__(self, h_BxQxC: Array, context: Context, cross: bool) -> Array:
-        """-> [B, Q, C]."""
+    def __call__(self, h_BxQxC: Array, context: Context, cross: bool, turn: Callable = lambda x: x) -> Array:
+        """-> [B, Q, C]; `turn` is applied to queries and keys [B, L, heads, D], for rotary positions."""
         B, Q, C = h_BxQxC.shape
         read = context.tokens if cross else h_BxQxC
 
         def split(name, tokens):
-            projected = Dense(C, use_bias=False, dtype=self.dtype, name=name)(tokens)
+            projected = Dense(C, use_bias=self.bias, dtype=self.dtype, name=name)(tokens)
             return projected.reshape(B, -1, self.heads, C // self.heads)
 
+        norm = (lambda name, x: nn.RMSNorm(1e-6, self.dtype, name=name)(x)) if self.qk_norm else lambda name, x: x
         q, k, v = split("to_q", h_BxQxC), split("to_k", read), split("to_v", read)
+        q, k = turn(norm("norm_q", q)), turn(norm("norm_k", k))
         mask = context.mask[:, None, None] if cross and context.mask is not None else None
         if context.edit is None:
             mixed = attend(q, k, v, self.kernel, mask)

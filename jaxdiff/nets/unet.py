@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdiff.nets.attention import SelfAttention
+from jaxdiff.nets.conditions import EmbeddingMLP, check_conditions, embed_label
 from jaxdiff.nets.layers import (
     Conv,
     Dense,
@@ -240,7 +241,7 @@ def encode(cfg: UNetConfig, x: Array, t: Array, cond: Cond | None, keys: Array |
     """
     cfg.check_image(x.shape)
     cond = cond or Cond()
-    _check(cfg, cond)
+    check_conditions(cfg, cond, 4 * cfg.channels[0])
     block_cond = BlockCond(*_embed(cfg, t, cond), keys, _context(cfg, cond))
     x = space_to_depth(x if cond.image is None else jnp.concatenate([x, cond.image], axis=-1), cfg.patch)
     x = Conv(cfg.channels[0], dtype=jnp.dtype(cfg.dtype), name="conv_in")(x)
@@ -282,35 +283,15 @@ def _embed(cfg, t, cond):
     scale = None
     if cfg.guidance_dim:  # 0 is no guidance, in the steps of times
         scale = timestep_embedding(1000 * (jnp.asarray(cond.guidance, jnp.float32) - 1), cfg.guidance_dim)
-    time = _MLP(size, dtype, name="time_embedding")(time, scale)
+    time = EmbeddingMLP(size, dtype, name="time_embedding")(time, scale)
     context = []
     if cfg.num_classes:
-        table = nn.Embed(cfg.num_classes + 1, size, dtype=dtype, name="class_embedding")
-        if jnp.ndim(cond.label) == 2:
-            context.append(jnp.asarray(cond.label, dtype))
-        elif jnp.issubdtype(jnp.result_type(cond.label), jnp.floating):
-            raise ValueError("`cond.label` must be int [B]; of floats it is an embedding, [B, D]")
-        else:  # what is out of range is NaN, also what is below 0, which would be counted from the end
-            context.append(table(jnp.where(cond.label < 0, cfg.num_classes + 1, cond.label)))
+        context.append(embed_label(cfg.num_classes, cond.label, size, dtype))
     if cfg.vector_dim:
-        context.append(_MLP(size, dtype, name="vector_embedding")(cond.vector))
+        context.append(EmbeddingMLP(size, dtype, name="vector_embedding")(cond.vector))
     if cfg.context_mode == "add" or not context:
         return nn.silu(sum(context, start=time)), None
     return nn.silu(time), nn.silu(sum(context))
-
-
-class _MLP(nn.Module):
-    """Two layers with a silu between them, named as published checkpoints name them."""
-
-    features: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x, more=None):
-        if more is not None:
-            x = x + Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="cond_proj")(more)
-        x = nn.silu(Dense(self.features, dtype=self.dtype, name="linear_1")(x))
-        return Dense(self.features, dtype=self.dtype, name="linear_2")(x)
 
 
 def _context(cfg, cond):
@@ -334,35 +315,3 @@ def _plus_residuals(places, residuals):
         if jnp.shape(r) != h.shape:
             raise ValueError(f"this network needs cond.residuals[{i}] {h.shape}, and this one is {jnp.shape(r)}")
     return [plus(h, r) for h, r in zip(places, residuals)]
-
-
-def _check(cfg: UNetConfig, cond: Cond) -> None:
-    """Refuses conditions that the network would ignore or cannot read, and misses those it needs."""
-    label = (4 * cfg.channels[0],) if cond.label is not None and jnp.ndim(cond.label) == 2 else ()
-    shapes = {
-        "label": label if cfg.num_classes else None,
-        "vector": (cfg.vector_dim,) if cfg.vector_dim else None,
-        "context": (cfg.context_length or "L", cfg.context_dim) if cfg.context_dim else None,
-        "image": ("H", "W", cfg.image_channels) if cfg.image_channels else None,
-        "guidance": () if cfg.guidance_dim else None,
-        "image_prompt": (cfg.image_prompt_dim,) if cfg.image_prompt_dim else None,
-        "image_prompt_scale": () if cfg.image_prompt_dim else None,
-    }
-    with_context = ("context_mask", "attention_edit") if cfg.context_dim else ()
-    if cond.context is not None and cond.context_mask is not None:
-        if jnp.shape(cond.context_mask) != jnp.shape(cond.context)[:2]:
-            raise ValueError(
-                f"cond.context_mask {jnp.shape(cond.context_mask)} must be of the tokens {jnp.shape(cond.context)[:2]}"
-            )
-    for name, value in cond._asdict().items():
-        shape = shapes.get(name)
-        if value is not None and shape is None and name not in with_context:
-            raise ValueError(f"this network takes no {name}: its config has no use for cond.{name}")
-        if shape is None:
-            continue
-        wanted = f"cond.{name} [{', '.join(map(str, ('B', *shape)))}]"
-        if value is None:
-            raise ValueError(f"this network needs {wanted}")
-        got = jnp.shape(value)[1:]
-        if len(got) != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, got)):
-            raise ValueError(f"this network needs {wanted}, and this one is {jnp.shape(value)}")
