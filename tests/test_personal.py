@@ -141,22 +141,6 @@ def test_lora_on_a_mesh(here):
         assert np.concatenate(apart).mean() < 0.02
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_starts_in_parts_on_a_mesh(here, way):
-    """The state before the first step is that of `jax.pmap`, and each device has an eighth of what can be split."""
-    if not (here / way).exists():
-        trained(way)
-    config = configs.read_run(way)
-    base = base_model.open_base(config, way)
-    train = dataclasses.replace(config.train, parallel="sharded", mesh="fsdp=8", rules=(".=fsdp(8)",))
-    whole = initial.new_state(config, base)
-    parts = initial.new_state(dataclasses.replace(config, train=train), base)
-    size = sum(x.nbytes for x in jax.tree.leaves(parts))
-    mine = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves(parts))
-    assert mine < size / 4 and all(isinstance(x, np.ndarray) for x in jax.tree.leaves(base.params))
-    chex.assert_trees_all_close(meshes.on_host(parts), whole, rtol=1e-6, atol=1e-7)
-
-
 def test_dreambooth(here):
     """All of both networks is trained, the class is drawn by the base once, and half of all examples are of it."""
     model, base = trained("dreambooth"), models.load("base.safetensors")
@@ -344,6 +328,22 @@ def test_fused(here, capsys):
     two = picture("base.safetensors", STAR, "--lora", "lora_0.safetensors:0.5", "--lora", "lora_1.safetensors:0.5")
     np.testing.assert_allclose(two, picture("base.safetensors", STAR, "--lora", "mean.safetensors"), atol=2)
     assert (two != plain).any()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_starts_in_parts_on_a_mesh(here, way):
+    """The state before the first step is that of `jax.pmap`, and each device has an eighth of what can be split."""
+    if not (here / way).exists():
+        trained(way)
+    config = configs.read_run(way)
+    base = base_model.open_base(config, way)
+    train = dataclasses.replace(config.train, parallel="sharded", mesh="fsdp=8", rules=(".=fsdp(8)",))
+    whole = initial.new_state(config, base)
+    parts = initial.new_state(dataclasses.replace(config, train=train), base)
+    size = sum(x.nbytes for x in jax.tree.leaves(parts))
+    mine = sum(x.addressable_data(0).nbytes for x in jax.tree.leaves(parts))
+    assert mine < size / 4 and all(isinstance(x, np.ndarray) for x in jax.tree.leaves(base.params))
+    chex.assert_trees_all_close(meshes.on_host(parts), whole, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("way", ["lora", "dreambooth", "control"])

@@ -127,7 +127,7 @@ def tiny_models(tmp_path, monkeypatch):
 def untrained(monkeypatch):
     """Training without initial values, steps and samples, for which nothing is compiled: all around them is done."""
 
-    def compiled(config, state, key, batch, frozen):
+    def compiled(config, state, key, batch, frozen, kept):
         ones = np.ones(config.train.steps_per_call)
         metrics = parallel.replicate({"loss": ones, "grad_norm": ones})
         step = lambda state, key, batch: (state._replace(step=state.step + config.train.steps_per_call), metrics)
