@@ -420,20 +420,21 @@ def sigmoid(
 
 
 @SCHEDULES.register("rectified_flow", leave_out=("num_levels",))
-def rectified_flow(num_levels: int = 1000, shift: float = 1.0) -> Schedule:
+def rectified_flow(num_levels: int = 1000) -> Schedule:
     """The straight path from data to noise of rectified flow and flow matching.
 
-        alpha_t = 1 - u,   sigma_t = u,   u = shift t / (T + (shift - 1) t)            Esser et al. 2024 (SD3), eq. 23
+        alpha_t = 1 - t/T,   sigma_t = t/T                            Liu et al. 2022; Lipman et al. 2022
+
+    For larger images more noise: `shift`, which Stable Diffusion 3 sets to 3 at 1024 pixels.
 
     Args:
       num_levels: T.
-      shift: for larger images, above 1: it multiplies sigma / alpha; Stable Diffusion 3 takes 3 at 1024 pixels.
 
     Returns:
       `Schedule` with T + 1 levels, the last of them pure noise: train and sample with predictions "flow", "v" or "x0".
 
     Raises:
-      ValueError: T is below 1, or a shift that is not above 0.
+      ValueError: T is below 1.
 
     Example::
 
@@ -442,11 +443,8 @@ def rectified_flow(num_levels: int = 1000, shift: float = 1.0) -> Schedule:
         [0.75, 0.25]
     """
     num_levels = check_type("`num_levels`", plain(num_levels), int)
-    if num_levels < 1 or not 0 < shift < np.inf:
-        raise ValueError(f"`num_levels`={num_levels} must be at least 1, and `shift`={shift} above 0")
     t = np.arange(1, num_levels + 1)
-    u = shift * t / (num_levels + (shift - 1) * t)
-    return from_alpha_sigma((num_levels - t) / (num_levels + (shift - 1) * t), u, bend=0.0)
+    return from_alpha_sigma((num_levels - t) / num_levels, t / num_levels, bend=0.0)
 
 
 @SCHEDULES.register("variance_exploding", leave_out=("num_levels",))
@@ -497,7 +495,7 @@ def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.
 
         >>> from jaxdiff import schedules
         >>> [round(float(x), 3) for x in schedules.edm(4).sigma]
-        [0.0, 0.002, 0.965, 17.527, 80.0]
+        [0.0, 0.002, 0.47, 9.723, 80.0]
     """
     if not 0 < rho < np.inf:
         raise ValueError(f"`rho`={rho} must be above 0")
@@ -562,7 +560,7 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
         log_snr'_t = log_snr_t - 2 log(factor)        Hoogeboom, Heek and Salimans 2023 (simple diffusion), section 3.1
 
     As a ratio this is sigma' / alpha' = factor sigma / alpha, which also holds at clean data and at pure noise. Of
-    rectified flows it is Stable Diffusion 3's shift.
+    rectified flows it is Stable Diffusion 3's shift, sigma' = factor sigma / (1 + (factor - 1) sigma) (Esser et al. 2024).
 
     Args:
       schedule: noise schedule; not traced.

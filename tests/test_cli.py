@@ -198,7 +198,7 @@ TRAIN_MISTAKES = {
     "noise below nothing": (["digits", "--diffusion.offset-noise", "-1"], "must be at least 0"),
     "eps from pure noise": (
         ["digits", "--diffusion.zero-snr", "--diffusion.predict", "eps"],
-        "--diffusion.predict='eps' cannot start from zero signal-to-noise: use 'v' or 'x0'",
+        "--diffusion.predict='eps' cannot start from zero signal-to-noise: use 'v', 'flow' or 'x0'",
     ),
     "no weight where sampling starts": (
         ["digits", "--diffusion.zero-snr", "--diffusion.weighting", "min_snr"],

@@ -180,7 +180,7 @@ def waves_of_places(size: tuple[int, int], width: int) -> np.ndarray:
     Example::
 
         >>> from jaxdiff.nets.dit import waves_of_places
-        >>> waves_of_places((2, 3), 8)[4].round(3).tolist()  # row 1, column 1
+        >>> [round(float(wave), 3) for wave in waves_of_places((2, 3), 8)[4]]  # row 1, column 1
         [0.841, 0.01, 0.54, 1.0, 0.841, 0.01, 0.54, 1.0]
     """
     frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
