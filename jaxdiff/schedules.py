@@ -137,7 +137,7 @@ class Schedule(NamedTuple):
         # How many rows have less noise, by the sign of a cross product: angles near pi / 2 would lose digits.
         rows = AlphaSigma(*(table.reshape(*(1,) * np.ndim(at.alpha), -1) for table in (alpha, sigma)))
         behind = _cross(rows, AlphaSigma(*(x[..., None] for x in map(xp.asarray, at)))) >= 0
-        low = xp.clip(behind.sum(-1) - 1, 0, self.num_levels - 1)
+        low = xp.clip(behind.sum(-1, dtype=np.int32) - 1, 0, self.num_levels - 1)
         a, b = (AlphaSigma(alpha[i], sigma[i]) for i in (low, low + 1))
         # Of the weights of `__call__` their quotient is known, that of two cross products.
         p, q = xp.maximum(_cross(a, at), 0), xp.maximum(_cross(at, b), 0)

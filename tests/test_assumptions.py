@@ -25,7 +25,7 @@ TYPED = {
     "float": (["--optim.b1", "x"], "Error parsing --optim.b1: 'x' is not a number"),
     "choice": (
         ["--optim.method", "adam"],
-        "invalid choice 'adam' for argument '--optim.method'. Expected one of ('adamw', 'muon')",
+        "invalid choice 'adam' for argument '--optim.method'. Expected one of ('adamw', 'muon', 'sgd')",
     ),
     "no value": (["--train.steps"], "Missing value for argument '--train.steps'. Expected 1 values"),
 }

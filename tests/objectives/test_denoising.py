@@ -203,5 +203,5 @@ def test_errors(objective):
     with pytest.raises(ValueError, match=r"`cond_dropout`=0\.1 needs `null_cond`"):
         objective(None, SCHEDULE, cond_dropout=0.1)
     for predict in ("eps", "score"):
-        with pytest.raises(ValueError, match="cannot start from zero signal-to-noise: use 'v' or 'x0'"):
+        with pytest.raises(ValueError, match="cannot start from zero signal-to-noise: use 'v', 'flow' or 'x0'"):
             objective(None, schedules.zero_terminal_snr(SCHEDULE), predict)
