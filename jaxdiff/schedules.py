@@ -80,7 +80,8 @@ class Schedule(NamedTuple):
             >>> float(schedules.from_alpha_sigma([1.0], [0.75]).std(1))
             1.25
         """
-        return jnp.where(self.bend == 1, 1.0, jnp.hypot(*self(t)))  # 1 without rounding
+        size = jnp.hypot(*self(t))
+        return jnp.where(self.bend == 1, jnp.ones_like(size), size)  # 1 without rounding
 
     def __call__(self, t) -> AlphaSigma:
         """Scales at level t.
@@ -143,8 +144,8 @@ class Schedule(NamedTuple):
         p, q = xp.maximum(_cross(a, at), 0), xp.maximum(_cross(at, b), 0)
         turn = self.bend * (xp.arctan2(b.sigma, b.alpha) - xp.arctan2(a.sigma, a.alpha))
         bent = turn > 1e-6
-        w = xp.arctan2(p * xp.sin(turn), q + p * xp.cos(turn)) / xp.where(bent, turn, 1.0)
-        return low + xp.where(bent, w, p / xp.where(p + q > 0, p + q, 1.0))
+        w = xp.arctan2(p * xp.sin(turn), q + p * xp.cos(turn)) / xp.where(bent, turn, xp.ones_like(turn))
+        return low + xp.where(bent, w, p / xp.where(p + q > 0, p + q, xp.ones_like(p)))
 
 
 def _cross(a, b):

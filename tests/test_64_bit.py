@@ -23,10 +23,10 @@ def in_both_modes(function):
     return results
 
 
-def assert_same(function):
+def assert_same(function, atol=0.0):
     for one, other in zip(*map(jax.tree.leaves, in_both_modes(function)), strict=True):
         assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("name", [name for name in samplers.SAMPLERS.functions if name != "ddim_cfgpp"])
@@ -39,7 +39,8 @@ def test_samplers_draw_the_same_in_64_bit_mode(name):
         sampler = samplers.SAMPLERS.functions[name]()
         return jaxdiff.sample(key, sampler, data.denoiser(schedule), schedule, levels, x_T)[0]
 
-    assert_same(drawn)
+    # diffrax controls steps in 64 bits there, and so takes others within the tolerance of the adaptive solver.
+    assert_same(drawn, 1e-4 if name == "probability_flow" else 0.0)
 
 
 @pytest.mark.parametrize("name", LEVEL_DRAWS)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.process import q_sample
+from jaxdiff.process import q_sample, target_for
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import AlphaSigma, Array, Denoiser, Static
@@ -231,8 +231,9 @@ def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, y: Array) 
         True
     """
     t = level_at(schedule, phi)
-    x0, eps, _ = denoise(schedule.std(t) * y, t, cond)
-    return jnp.cos(phi) * eps - jnp.sin(phi) * x0
+    size = schedule.std(t)
+    x0, eps, _ = denoise(size * y, t, cond)
+    return target_for("v", schedule, x0, eps, t) / size
 
 
 def angle_of(schedule: Schedule, t) -> Array:
