@@ -55,7 +55,8 @@ def probability_flow(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 10
         >>> from jaxdiff.samplers import probability_flow
         >>> schedule, data = jaxdiff.schedules.linear(), testing.gaussian([1.0, -1.0], 0.25)
         >>> x_T = jnp.array([[0.5, -2.0], [1.0, 0.3]])
-        >>> x, _ = jaxdiff.sample(None, probability_flow(), data.denoiser(schedule), schedule, [1000, 1], x_T)
+        >>> sampler = probability_flow(rtol=1e-5, atol=1e-5)
+        >>> x, _ = jaxdiff.sample(None, sampler, data.denoiser(schedule), schedule, [1000, 1], x_T)
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=1e-3))
         True
     """
