@@ -88,14 +88,6 @@ class DiTConfig(DenoiserSpec):
 
         return label_embedding(params, label)
 
-    def check_platform(self, platform: str) -> None:
-        """Raises ValueError unless this network runs on such devices, named as `jax.default_backend()` names them."""
-        for kernel, devices, platforms in (("cudnn", "GPUs", ("gpu", "cuda")), ("flash", "TPUs", ("tpu",))):
-            if self.attention_kernel == kernel and platform not in platforms:
-                raise ValueError(
-                    f"attention_kernel={kernel!r} runs on {devices} only and this is a {platform.upper()}: choose 'auto'"
-                )
-
     def check_image(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless images [..., H, W, C] are whole patches."""
         if shape[-3] % self.patch or shape[-2] % self.patch:

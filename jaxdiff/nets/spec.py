@@ -72,6 +72,7 @@ class DenoiserSpec(NetSpec):
       image_channels: channels of `Cond.image`; 0 without.
       guidance_dim: size of the embedding of `Cond.guidance`; 0 without.
       image_prompt_dim: width of `Cond.image_prompt`; 0 without.
+      attention_kernel: see `jaxdiff.nets.attention.attend`.
     """
 
     # Not annotated: the order of fields is the subclass's.
@@ -82,6 +83,7 @@ class DenoiserSpec(NetSpec):
     image_channels = 0
     guidance_dim = 0
     image_prompt_dim = 0
+    attention_kernel = "plain"
 
     @property
     def classes(self) -> int:
@@ -99,6 +101,14 @@ class DenoiserSpec(NetSpec):
     def label_embedding(self, params, label):
         """Returns embeddings of labels, [B, D], that the network takes in their place; None where it takes none."""
         return None
+
+    def check_platform(self, platform: str) -> None:
+        """Raises ValueError unless this network runs on such devices, named as `jax.default_backend()` names them."""
+        for kernel, devices, platforms in (("cudnn", "GPUs", ("gpu", "cuda")), ("flash", "TPUs", ("tpu",))):
+            if self.attention_kernel == kernel and platform not in platforms:
+                raise ValueError(
+                    f"attention_kernel={kernel!r} runs on {devices} only and this is a {platform.upper()}: choose 'auto'"
+                )
 
     def check_control(self) -> None:
         """Raises ValueError unless the network takes the residuals of a ControlNet."""

@@ -154,14 +154,6 @@ class UNetConfig(DenoiserSpec):
         """Attention heads at the resolution of that position in `channels`."""
         return self.channels[level] // self.head_dim if self.head_dim else at(self.num_heads, level)
 
-    def check_platform(self, platform: str) -> None:
-        """Raises ValueError unless this network runs on such devices, named as `jax.default_backend()` names them."""
-        for kernel, devices, platforms in (("cudnn", "GPUs", ("gpu", "cuda")), ("flash", "TPUs", ("tpu",))):
-            if self.attention_kernel == kernel and platform not in platforms:
-                raise ValueError(
-                    f"attention_kernel={kernel!r} runs on {devices} only and this is a {platform.upper()}: choose 'auto'"
-                )
-
     def check_image(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless images [..., H, W, C] can be halved as often as this network does."""
         multiple = self.patch * 2 ** (len(self.channels) - 1)

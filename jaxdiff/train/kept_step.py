@@ -94,7 +94,7 @@ def check(path: epath.PathLike) -> None:
 
 
 def about(lowered: jax.stages.Lowered, mesh: Mesh) -> dict[str, str]:
-    """What a compiled step depends on: program, versions, flags of the compiler and devices."""
+    """Program, versions, flags of the compiler and devices that a compiled step depends on."""
     device = mesh.devices.flat[0]
     names = ["jax", "jaxlib", *{"tpu": ["libtpu"], "gpu": GPU_PLUGINS}.get(device.platform, [])]
     versions = {name: _version(name) for name in names}
