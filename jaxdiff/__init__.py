@@ -9,7 +9,7 @@ __version__ = "0.2.0"
 
 _MODULES = (
     "adapt", "config", "data", "denoise", "editing", "eval", "guidance", "latent", "model", "nets", "objectives",
-    "pipeline", "process", "samplers", "schedules", "testing", "text", "timesteps", "train", "types",
+    "pipeline", "preconditioning", "process", "samplers", "schedules", "testing", "text", "timesteps", "train", "types",
 )  # fmt: skip
 _NAMES = {
     # a model and everything that is done with it

@@ -1,6 +1,7 @@
 """From flax module to `Apply` to `Denoiser`; the only place that converts levels to network times."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +12,19 @@ from jax.tree_util import Partial
 
 from jaxdiff.arguments import check_floats
 from jaxdiff.errors import unknown
+from jaxdiff.preconditioning import check_same_process
 from jaxdiff.process import KINDS, predict_from
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Apply, Array, Aux, Denoiser, Guided, Prediction, Static, is_traced
 
 
 @functools.cache
-def network(module: nn.Module) -> Apply:
+def network(module: nn.Module, time: Callable | None = None) -> Apply:
     """A module as a pure function of its parameters and of levels.
 
     Networks trained on T levels are conditioned on t - 1 in 0..T - 1, as published checkpoints expect; this subtraction
-    is written here and nowhere else. Equal modules give the same function, so that they share compilations.
+    is written here and nowhere else. Others get `preconditioning.network_time`. Equal arguments give the same function, so
+    that they share compilations.
 
     `cond.attention_edit` is a callable pytree (probabilities [B, H, Q, K], `nets.transformer.Site`, levels [B]) ->
     probabilities. If present, it is applied to all attention, and `Aux.maps` holds the edited cross-attention averaged
@@ -29,6 +32,7 @@ def network(module: nn.Module) -> Apply:
 
     Args:
       module: called as `module(x_t, time, cond, keys)`, time float32 or int [B].
+      time: level -> time, hashable; None is t - 1.
 
     Returns:
       apply(params, x_t, t, cond=None, keys=None) -> (output, Aux), with x_t [B, ...], t a scalar level or [B] in 1..T (0
@@ -49,11 +53,12 @@ def network(module: nn.Module) -> Apply:
             )
         if np.shape(t) not in ((), (1,), x_t.shape[:1]):
             raise ValueError(f"`t` must be one level, or one for each of {len(x_t)} examples, not {list(np.shape(t))}")
-        time = jnp.broadcast_to(jnp.asarray(t) - 1, x_t.shape[:1])
+        t = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
+        moment = t - 1 if time is None else time(t)
         if cond is None or cond.attention_edit is None:
-            return run(params, x_t, time, cond, keys), Aux()
-        cond = cond._replace(attention_edit=Partial(_edit_at, cond.attention_edit, time + 1))
-        output, sown = run(params, x_t, time, cond, keys, mutable="maps")
+            return run(params, x_t, moment, cond, keys), Aux()
+        cond = cond._replace(attention_edit=Partial(_edit_at, cond.attention_edit, t))
+        output, sown = run(params, x_t, moment, cond, keys, mutable="maps")
         maps = {path[:-1]: maps for path, maps in traverse_util.flatten_dict(sown.get("maps", {})).items()}
         return output, Aux(maps={"/".join(path): averaged for path, averaged in maps.items()})
 
@@ -96,7 +101,7 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
 
     Raises:
       ValueError: unknown kind; "eps" or "score" with a schedule of zero terminal signal-to-noise ratio, at whose last
-        level they do not determine x0.
+        level they do not determine x0; a preconditioned network with another kind than "x0", or another schedule.
 
     Example::
 
@@ -109,6 +114,7 @@ def denoiser(apply: Apply, params, schedule: Schedule, predict: str = "eps") -> 
         (2, 28, 28, 1)
     """
     check_kind(predict, schedule)
+    check_same_process(apply, predict, schedule)
     return Partial(_denoise, Static(apply), Static(predict), params, schedule)
 
 

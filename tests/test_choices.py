@@ -21,7 +21,7 @@ from jaxdiff.schedules import SCHEDULES, Schedule
 from jaxdiff.timesteps import SPACINGS
 
 LINEAR = schedules.linear(20)
-RUN = {"key": jax.random.key(0), "batch_size": 4, "axis_name": None}
+RUN = {"key": jax.random.key(0), "batch_size": 4, "axis_name": None, "schedule": LINEAR}
 CALLS = {  # the call that all choices of a registry share, and a check of its result
     SAMPLERS.what: (lambda choice: choice(), lambda result: isinstance(result, Sampler)),
     SCHEDULES.what: (

@@ -208,6 +208,31 @@ TRAIN_MISTAKES = {
         ["digits", "--diffusion.objective", "hybrid", "--net.out-channels", "2", "--diffusion.offset-noise", "0.1"],
         "are not for the objective 'hybrid'",
     ),
+    "inputs of any size": (
+        ["digits", "--diffusion.schedule", "edm", "--diffusion.predict", "x0"],
+        "add EDM's preconditioning by --diffusion.sigma-data",
+    ),
+    "a preconditioned network of another kind": (
+        ["digits", "--diffusion.sigma-data", "0.5"],
+        "--diffusion.predict=v is not what a preconditioned network returns: choose x0",
+    ),
+    "a weighting for other data": (
+        ["digits", "--diffusion.weighting", "edm", "--diffusion.sigma-data", "1", "--diffusion.predict", "x0"],
+        "--diffusion.weighting=edm is for the data's standard deviation 0.5",
+    ),
+    "data of no size": (["digits", "--diffusion.sigma-data", "-1"], "--diffusion.sigma-data=-1.0 must be above 0"),
+    "the logarithm of pure noise": (
+        ["digits", "--diffusion.schedule", "rectified_flow", "--diffusion.time", "log_ratio"],
+        "the network time 'log_ratio' is infinite",
+    ),
+    "a classifier of what explodes": (
+        ["digits_classifier", "--diffusion.schedule", "variance_exploding"],
+        "gives a classifier inputs of any size",
+    ),
+    "a preconditioned classifier": (
+        ["digits_classifier", "--diffusion.sigma-data", "0.5"],
+        "--diffusion.sigma-data is for denoising",
+    ),
     "no shift": (["digits", "--diffusion.shift", "0"], "--diffusion.shift=0.0 must be a finite number above 0"),
     "vectors from nowhere": (["digits", "--net.vector-dim", "4"], "--net.vector-dim=4 must be 0"),
     "augmentation without end": (["digits", "--data.augment", "90"], "--data.augment=90.0 must lie in [0, 3]"),

@@ -25,7 +25,7 @@ LAYERS = [  # floors, from the top; the package itself gathers names of all of t
     {"config"},
     {"data", "editing", "adapt", "latent", "text", "objectives", "testing"},
     {"samplers"},
-    {"guidance", "denoise"},
+    {"guidance", "denoise", "preconditioning"},
     {"nets", "schedules", "process", "timesteps"},
     {
         "types",

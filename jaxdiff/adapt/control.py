@@ -11,7 +11,7 @@ At initialisation r = 0, and the network's output is unchanged.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -154,13 +154,16 @@ class Control:
     condition: str
 
 
-def with_controls(apply_unet: Apply, params, controls: Sequence[Control]) -> tuple[Apply, Any]:
+def with_controls(
+    apply_unet: Apply, params, controls: Sequence[Control], network: Callable = network
+) -> tuple[Apply, Any]:
     """Network with trained ControlNets, and its parameters; without any, both are returned as they are.
 
     Args:
       apply_unet: apply function of a `UNet`, from `jaxdiff.network`.
       params: its parameters.
       controls: any number.
+      network: makes an apply function of a ControlNet; `jaxdiff.network`, or one with other network times.
     """
     if not controls:
         return apply_unet, params

@@ -10,6 +10,7 @@ from jaxdiff.adapt import lora
 from jaxdiff.config.fields import Config, Latent, Reconstruction
 from jaxdiff.data import augment
 from jaxdiff.denoise import check_kind
+from jaxdiff.preconditioning import network_time
 
 SECTIONS = {  # sections of a config that only networks of these roles have
     "diffusion": ("denoiser", "classifier"),
@@ -183,13 +184,31 @@ def _check_denoiser(config):
             f"`diffusion.weighting`={d.weighting.kind} gives no weight to a last level without signal, where sampling "
             "starts: choose 'simple', 'bound' or 'sigmoid' with `diffusion.zero_snr` and with rectified flow"
         )
-    if schedule.std(schedule.num_levels) > 2:
-        raise ValueError(
-            f"`diffusion.schedule`={d.schedule.kind} gives the network inputs of any size, for which it would need EDM's "
-            "preconditioning: choose a schedule that preserves the variance, or rectified_flow"
-        )
+    _check_scales(d, schedule)
     if min(d.offset_noise, d.input_perturbation) < 0:
         raise ValueError("`diffusion.offset_noise` and `diffusion.input_perturbation` must be at least 0")
+
+
+def _check_scales(d, schedule):
+    """Inputs of the network have a variance of about 1, and its preconditioning goes with the rest."""
+    network_time(d.time, schedule)  # raises
+    if not 0 <= d.sigma_data < math.inf:
+        raise ValueError(f"`diffusion.sigma_data`={d.sigma_data} must be above 0, or 0 for no preconditioning")
+    if d.sigma_data and d.predict != "x0":
+        raise ValueError(
+            f"`diffusion.predict`={d.predict} is not what a preconditioned network returns: choose x0 with "
+            "`diffusion.sigma_data`"
+        )
+    if d.weighting.kind == "edm" and d.weighting.sigma_data != d.sigma_data:
+        raise ValueError(
+            f"`diffusion.weighting`=edm is for the data's standard deviation {d.weighting.sigma_data}, and the network is "
+            f"preconditioned for `diffusion.sigma_data`={d.sigma_data}: give both the same"
+        )
+    if schedule.std(schedule.num_levels) > 2 and not d.sigma_data:
+        raise ValueError(
+            f"`diffusion.schedule`={d.schedule.kind} gives the network inputs of any size: add EDM's preconditioning by "
+            "`diffusion.sigma_data`, such as 0.5, or choose a schedule that preserves the variance, or rectified_flow"
+        )
 
 
 def _check_conditions(config):
@@ -220,9 +239,23 @@ def _check_classifier(config):
             "`net.vector_dim` and `net.context_dim` 0: a classifier takes no condition"
         )
     default = type(d)()
-    for field in ("predict", "weighting", "objective", "offset_noise", "input_perturbation", "cond_dropout"):
+    for field in (
+        "predict",
+        "weighting",
+        "objective",
+        "offset_noise",
+        "input_perturbation",
+        "cond_dropout",
+        "sigma_data",
+    ):
         if getattr(d, field) != getattr(default, field):
             raise ValueError(f"`diffusion.{field}` is for denoising: leave it out for a classifier")
+    network_time(d.time, d.make_schedule())  # raises
+    if d.make_schedule().std(d.num_levels) > 2:
+        raise ValueError(
+            f"`diffusion.schedule`={d.schedule.kind} gives a classifier inputs of any size: choose a schedule that "
+            "preserves the variance, or rectified_flow"
+        )
     if d.levels.kind == "importance":
         raise ValueError("`diffusion.levels`=importance is for denoising: choose 'uniform' for a classifier")
 

@@ -9,14 +9,17 @@ from flax import linen as nn
 from jaxdiff import nets
 from jaxdiff.config.adaptation import ADAPTATIONS
 from jaxdiff.data import SOURCES
+from jaxdiff.denoise import network
 from jaxdiff.guidance import GUIDANCES
 from jaxdiff.nets.spec import NETS, NetSpec
 from jaxdiff.nets.unet_config import UNetConfig
 from jaxdiff.objectives import LEVEL_DRAWS, WEIGHTINGS
+from jaxdiff.preconditioning import network_time, preconditioned
 from jaxdiff.registry import Choice, import_all
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.schedules import SCHEDULES, Schedule, shift, zero_terminal_snr
 from jaxdiff.timesteps import SPACINGS
+from jaxdiff.types import Apply
 
 import_all(nets.__name__, nets.__path__, ending="_config")
 
@@ -70,6 +73,9 @@ class Diffusion:
       zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; with `predict` "v", "flow" or "x0".
       objective: "denoising"; "hybrid", which also learns a variance; or "bound", the variational bound. The variance is
         learned where the network has twice the image's channels.
+      time: what the network is given in place of a level, see `preconditioning.network_time`.
+      sigma_data: standard deviation of the data for EDM's preconditioning of the network, which then predicts "x0", see
+        `preconditioning.preconditioned`; 0 is none.
       levels: distribution of the levels of training examples, see `jaxdiff.objectives.levels`; "clean" is level 0 alone,
         for classifiers.
       cond_dropout: probability with which the label of an example becomes the null label and its caption the empty text,
@@ -85,6 +91,8 @@ class Diffusion:
     shift: float = 1.0
     zero_snr: bool = False
     objective: Literal["denoising", "hybrid", "bound"] = "denoising"
+    time: Literal["level", "sigma", "log_ratio"] = "level"
+    sigma_data: float = 0.0
     levels: Choice = LEVEL_DRAWS.choice("uniform")
     cond_dropout: float = 0.0
     offset_noise: float = 0.0
@@ -98,6 +106,14 @@ class Diffusion:
         schedule = self.schedule(self.num_levels)
         schedule = schedule if self.shift == 1 else shift(schedule, self.shift)
         return zero_terminal_snr(schedule) if self.zero_snr else schedule
+
+    def network(self, module: nn.Module) -> Apply:
+        """Returns a network, or a ControlNet, as a function of its parameters and of levels."""
+        return network(module, network_time(self.time, self.make_schedule()))
+
+    def scaled(self, apply: Apply) -> Apply:
+        """Returns a network with the preconditioning, outside of its ControlNets and adapters; as it is without."""
+        return preconditioned(apply, self.make_schedule(), self.sigma_data) if self.sigma_data else apply
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ from jaxdiff.adapt import control, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.lora import Lora
 from jaxdiff.config import Config
-from jaxdiff.denoise import network
 from jaxdiff.model.model import Model
 from jaxdiff.nets.clip import TextTransformer
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
@@ -35,12 +34,12 @@ def make_apply(config: Config, base: Model) -> Apply:
       config: config of the run.
       base: base model.
     """
-    unet = network(config.make_net())
+    d, unet = config.diffusion, config.diffusion.network(config.make_net())
     if config.adapt.kind == "controlnet":
-        return control.add_control(unet, network(ControlNet(control_config(config))))
+        return d.scaled(control.add_control(unet, d.network(ControlNet(control_config(config)))))
     if config.adapt.trains_text_encoder:
-        return encoder.with_text_encoder(unet, text_net(config, base), config.latent.skip_blocks)
-    return _unet_alone(unet)
+        return d.scaled(encoder.with_text_encoder(unet, text_net(config, base), config.latent.skip_blocks))
+    return d.scaled(_unet_alone(unet))
 
 
 @functools.cache

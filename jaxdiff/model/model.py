@@ -10,7 +10,7 @@ import numpy as np
 from jaxdiff import samplers
 from jaxdiff.adapt.control import Control, with_controls
 from jaxdiff.config import Config
-from jaxdiff.denoise import denoiser, network, on_training_levels
+from jaxdiff.denoise import denoiser, on_training_levels
 from jaxdiff.latent import Codec, kl_codec, vq_codec
 from jaxdiff.registry import Choice
 from jaxdiff.schedules import Schedule
@@ -108,12 +108,16 @@ class Model:
     @property
     def apply(self) -> Apply:
         """The network as a function of `weights`; of a denoiser or a classifier."""
-        return with_controls(network(self.config.make_net()), self.params, self.controls)[0]
+        return self.config.diffusion.scaled(self._controlled()[0])
 
     @property
     def weights(self) -> Any:
         """Parameters that `apply` takes: the network's, with those of its ControlNets."""
-        return with_controls(network(self.config.make_net()), self.params, self.controls)[1]
+        return self._controlled()[1]
+
+    def _controlled(self):
+        network = self.config.diffusion.network
+        return with_controls(network(self.config.make_net()), self.params, self.controls, network)
 
     @property
     def codec(self) -> Codec | None:
@@ -177,7 +181,8 @@ def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
 
     Raises:
       TypeError: no `Model`.
-      ValueError: the model is not a denoiser but a classifier, an autoencoder or a CLIP.
+      ValueError: round_levels with a preconditioned network; the model is no denoiser but a classifier, an autoencoder or a
+        CLIP.
 
     Example::
 
@@ -188,6 +193,8 @@ def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
         (1, 28, 28, 1)
     """
     check_model(model)
+    if round_levels and model.config.diffusion.sigma_data:
+        raise ValueError("`round_levels` is not for a preconditioned network, whose scales are those of its own level")
     if not model.config.samples:
         raise ValueError(f"{model.config.name} is not a denoiser: its network is of kind {model.config.net.kind!r}")
     apply = on_training_levels(model.apply) if round_levels else model.apply

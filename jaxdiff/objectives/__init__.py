@@ -6,10 +6,19 @@ from jaxdiff.objectives.contrastive import contrastive
 from jaxdiff.objectives.denoising import denoising
 from jaxdiff.objectives.distillation import distillation
 from jaxdiff.objectives.dreambooth import dreambooth
-from jaxdiff.objectives.levels import LEVEL_DRAWS, LevelDraw, clean, importance, logit_normal, stratified, uniform
+from jaxdiff.objectives.levels import (
+    LEVEL_DRAWS,
+    LevelDraw,
+    clean,
+    importance,
+    log_normal,
+    logit_normal,
+    stratified,
+    uniform,
+)
 from jaxdiff.objectives.noising import to_unit_range
 from jaxdiff.objectives.variational import variational_bound
-from jaxdiff.objectives.weightings import WEIGHTINGS, bound, min_snr, p2, sigmoid, simple
+from jaxdiff.objectives.weightings import WEIGHTINGS, bound, edm, min_snr, p2, sigmoid, simple
 
 __all__ = [
     "LEVEL_DRAWS",
@@ -22,8 +31,10 @@ __all__ = [
     "denoising",
     "distillation",
     "dreambooth",
+    "edm",
     "importance",
     "kl_autoencoder",
+    "log_normal",
     "logit_normal",
     "min_snr",
     "p2",

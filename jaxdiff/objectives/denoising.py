@@ -11,6 +11,7 @@ from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
 from jaxdiff.objectives.variational import level_terms
 from jaxdiff.objectives.weightings import simple
+from jaxdiff.preconditioning import check_same_process
 from jaxdiff.process import target_for
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Apply, Array, Prediction
@@ -60,7 +61,8 @@ def denoising(
 
     Raises:
       ValueError: unknown kind, or one that cannot be used with zero terminal signal-to-noise; cond_dropout without
-        null_cond; bound_weight together with offset_noise or input_perturbation. From loss_fn: with cond_dropout, the
+        null_cond; bound_weight together with offset_noise or input_perturbation; a preconditioned network with another
+        kind or schedule. From loss_fn: with cond_dropout, the
         batch's `cond` lacks a field of null_cond; the output does not have the image's shape; it has no variance with a
         bound_weight, or a variance without.
 
@@ -77,6 +79,7 @@ def denoising(
         [0.25, 0.25]
     """
     check_kind(predict, schedule)
+    check_same_process(apply, predict, schedule)
     if bound_weight and (offset_noise or input_perturbation):
         raise ValueError(
             "the bound assumes plain noise: leave `offset_noise` and `input_perturbation` at 0 with a `bound_weight`"

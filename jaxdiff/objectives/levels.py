@@ -14,15 +14,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdiff.registry import Registry
-from jaxdiff.types import Array
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import AlphaSigma, Array
 
-CONTEXT = ("key", "batch_size", "axis_name")
+CONTEXT = ("key", "batch_size", "axis_name", "schedule")
 
 
 class LevelDraws(Registry):
-    """Registry of draws of levels: each choice is called as choice(key=..., batch_size=..., axis_name=...) -> `LevelDraw`.
+    """Registry of draws of levels: each choice is called with keyword arguments for CONTEXT -> `LevelDraw`.
 
-    These describe the training run: a random key, the batch size over all devices, and the mapped axis of devices or None.
+    These describe the training run: a random key, the batch size over all devices, the mapped axis of devices or None, and
+    the noise schedule.
     A registered function receives those that it has as parameters; its other parameters with defaults are its options.
 
     Example::
@@ -51,8 +53,8 @@ def _in_context(function):
     taken = [name for name in CONTEXT if name in inspect.signature(function).parameters]
 
     @functools.wraps(function)
-    def in_context(*, key=None, batch_size=None, axis_name=None, **options):
-        context = {"key": key, "batch_size": batch_size, "axis_name": axis_name}
+    def in_context(*, key=None, batch_size=None, axis_name=None, schedule=None, **options):
+        context = {"key": key, "batch_size": batch_size, "axis_name": axis_name, "schedule": schedule}
         return function(**{name: context[name] for name in taken}, **options)
 
     return in_context
@@ -165,6 +167,44 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> LevelDraw:
     def draw(extra, keys, index, T):
         u = jax.nn.sigmoid(mean + std * jax.vmap(lambda key: jax.random.normal(key, (), jnp.float32))(keys))
         return _level(u, T), jnp.ones(u.shape, jnp.float32)
+
+    return LevelDraw(_no_memory, draw, _unchanged)
+
+
+@LEVEL_DRAWS.register("log_normal")
+def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> LevelDraw:
+    """Noise of a log-normal size: ln(sigma_t / alpha_t) ~ N(mean, std^2), rounded to a level (Karras et al. 2022, EDM).
+
+    What lies outside of the schedule becomes level 1 or T. As in the paper, the loss is not divided by the probability.
+
+    Args:
+      schedule: noise schedule.
+      mean: mean of the logarithm, EDM's P_mean.
+      std: its standard deviation, EDM's P_std, above 0.
+
+    Returns:
+      `LevelDraw` without memory, with weights of 1.
+
+    Raises:
+      ValueError: std is not above 0.
+
+    Example::
+
+        >>> import jax
+        >>> from jaxdiff import samplers, schedules
+        >>> from jaxdiff.objectives import levels
+        >>> schedule = schedules.edm()
+        >>> t, _ = levels.log_normal(schedule).draw((), samplers.keys_for(jax.random.key(0), 10000), None, 1000)
+        >>> round(float((schedule(t).sigma < 0.3012).mean()), 1)  # exp(-1.2), the median
+        0.5
+    """
+    if not std > 0:
+        raise ValueError(f"`std`={std} must be above 0")
+
+    def draw(extra, keys, index, T):
+        ratio = jnp.exp(mean + std * jax.vmap(lambda key: jax.random.normal(key, (), jnp.float32))(keys))
+        t = schedule.level_of(AlphaSigma(jnp.ones_like(ratio), ratio))
+        return jnp.clip(jnp.round(t), 1, T).astype(jnp.int32), jnp.ones(ratio.shape, jnp.float32)
 
     return LevelDraw(_no_memory, draw, _unchanged)
 

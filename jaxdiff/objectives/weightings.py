@@ -176,6 +176,37 @@ def sigmoid(schedule: Schedule, t: Array, predict: str, bias: float = 2.0) -> Ar
     return _for_kind(predict, jax.nn.sigmoid(bias - schedule(t).log_snr) * _bound(schedule, t), schedule, t)
 
 
+@WEIGHTINGS.register("edm")
+def edm(schedule: Schedule, t: Array, predict: str, sigma_data: float = 0.5) -> Array:
+    """EDM's weighting, which undoes the output's scale of a preconditioned network (Karras et al. 2022, table 1).
+
+        W = (s^2 + d^2) / (s d)^2 = 1 / d^2 + snr,   s = sigma / alpha
+
+    The weighted error of an untrained network of output 0 is then 1 at every level, for data of variance d^2.
+
+    Args:
+      schedule: noise schedule.
+      t: levels in 1..T, int [B]; for "eps" and "score" levels with a signal-to-noise ratio above 0.
+      predict: kind of the network's output; "x0" of a preconditioned one.
+      sigma_data: standard deviation d of the data, above 0, as in `preconditioning.preconditioned`.
+
+    Returns:
+      w, float32 [B].
+
+    Raises:
+      ValueError: unknown kind.
+
+    Example::
+
+        >>> import jaxdiff
+        >>> from jaxdiff.objectives import weightings
+        >>> schedule = jaxdiff.schedules.from_alpha_sigma([1.0], [0.5])
+        >>> float(weightings.edm(schedule, 1, "x0"))
+        8.0
+    """
+    return _for_kind(predict, 1 / sigma_data**2 + _snr(schedule, t), schedule, t)
+
+
 def _snr(schedule, t):
     alpha, sigma = schedule(t)
     return jnp.square(alpha / sigma)

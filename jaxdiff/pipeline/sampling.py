@@ -12,7 +12,6 @@ import numpy as np
 from jaxdiff import guidance, latent, progress, samplers, sharding
 from jaxdiff.arguments import check_fields, check_floats, check_type, plain
 from jaxdiff.config import Sample
-from jaxdiff.denoise import network
 from jaxdiff.errors import NotFinite, unknown
 from jaxdiff.model import Model, check_model, denoiser_of
 from jaxdiff.pipeline import conditions
@@ -241,7 +240,7 @@ def make_denoiser(model: Model, request: Request) -> Denoiser:
     sample, schedule, log_prob = request.sample, model.schedule, None
     if request.classifier is not None:
         classifier = request.classifier
-        log_prob = guidance.label_log_prob(network(classifier.config.make_net()), classifier.params)
+        log_prob = guidance.label_log_prob(classifier.apply, classifier.params)
     denoise = denoiser_of(model, sample.compat.round_levels)
     if model.config.net.guidance_dim:  # the network takes the scale itself
         denoise = guidance.on_cond(denoise)

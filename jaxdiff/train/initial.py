@@ -45,8 +45,12 @@ def make_optimizer(config: Config):
 
 def make_levels(config: Config) -> objectives.LevelDraw:
     """The distribution of the levels of training examples."""
-    axis_name = parallel.axis_name(config.train)
-    return config.diffusion.levels(key=key_for(config, 2), batch_size=config.train.batch_size, axis_name=axis_name)
+    return config.diffusion.levels(
+        key=key_for(config, 2),
+        batch_size=config.train.batch_size,
+        axis_name=parallel.axis_name(config.train),
+        schedule=config.diffusion.make_schedule(),
+    )
 
 
 def new_params(config: Config, key, base: Model | None = None):

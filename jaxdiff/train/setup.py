@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from jaxdiff import data, denoise, objectives
+from jaxdiff import data, objectives
 from jaxdiff.config import Config
 from jaxdiff.data import Source, derived
 from jaxdiff.model import adaptation
@@ -134,7 +134,7 @@ def _step(config, frozen, devices):
 def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
     """The loss of a denoiser, trained from scratch or adapted."""
     if not frozen.base:
-        return _denoising_loss(config, denoise.network(config.make_net()), frozen)
+        return _denoising_loss(config, config.diffusion.scaled(config.diffusion.network(config.make_net())), frozen)
     loss_fn = _denoising_loss(config, adaptation.make_apply(config, frozen.base), frozen)
     prior = config.adapt.prior
     return objectives.dreambooth(loss_fn, prior.weight, derived.PRIOR_FRACTION) if prior.wanted else loss_fn
@@ -164,7 +164,7 @@ def _denoising_loss(config, apply, frozen):
 
 def classifier_loss(config: Config, frozen: FrozenModels) -> Callable:
     """The loss of a classifier of noisy images."""
-    apply, schedule = denoise.network(config.make_net()), config.diffusion.make_schedule()
+    apply, schedule = config.diffusion.network(config.make_net()), config.diffusion.make_schedule()
     return objectives.classification(apply, schedule, levels=initial.make_levels(config))
 
 

@@ -30,6 +30,7 @@ def paper(name):
         "min_snr": np.minimum(snr, 5.0),
         "p2": snr / (1 + snr),
         "bound": bound,
+        "edm": (1 / snr + 0.5**2) / (0.5**2 / snr),  # (s^2 + d^2) / (s d)^2
         "sigmoid": bound / (1 + np.exp(np.log(snr) - 2.0)),
     }[name]
 

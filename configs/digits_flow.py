@@ -1,0 +1,22 @@
+"""Rectified flow on 2,500 real handwritten digits: `digits` with the process and the objective of Stable Diffusion 3.
+
+    jaxdiff train digits_flow
+    python benchmarks/digits.py runs/digits_flow
+"""
+
+import dataclasses
+
+from jaxdiff.config import Config, Diffusion, Sample
+from jaxdiff.config.files import load
+
+
+def get_config() -> Config:
+    """Straight paths between noise and image, whose direction the network predicts; middle levels are trained more often."""
+    return dataclasses.replace(
+        load("digits"),
+        name="digits_flow",
+        diffusion=Diffusion(
+            schedule="rectified_flow", num_levels=1000, predict="flow", time="sigma", levels="logit_normal"
+        ),
+        sample=Sample(sampler="flow_heun", steps=50, num=64, batch_size=64),
+    )
