@@ -73,15 +73,15 @@ class Diffusion:
       zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; with `predict` "v", "flow" or "x0".
       objective: "denoising"; "hybrid", which also learns a variance; or "bound", the variational bound. The variance is
         learned where the network has twice the image's channels.
-      time: what the network is given in place of a level, see `preconditioning.network_time`.
-      sigma_data: standard deviation of the data for EDM's preconditioning of the network, which then predicts "x0", see
-        `preconditioning.preconditioned`; 0 is none.
       levels: distribution of the levels of training examples, see `jaxdiff.objectives.levels`; "clean" is level 0 alone,
         for classifiers.
       cond_dropout: probability with which the label of an example becomes the null label and its caption the empty text,
         which classifier-free guidance needs (Ho and Salimans 2021); about 0.1.
       offset_noise: standard deviation of noise that is the same in all pixels, see `objectives.denoising`; 0 is none.
       input_perturbation: see `objectives.denoising`; 0 is none.
+      time: what the network is given in place of a level, see `preconditioning.network_time`.
+      sigma_data: standard deviation of the data for EDM's preconditioning of the network, which then predicts "x0", see
+        `preconditioning.preconditioned`; 0 is none.
     """
 
     schedule: Choice = SCHEDULES.choice("linear")
@@ -91,12 +91,12 @@ class Diffusion:
     shift: float = 1.0
     zero_snr: bool = False
     objective: Literal["denoising", "hybrid", "bound"] = "denoising"
-    time: Literal["level", "sigma", "log_ratio"] = "level"
-    sigma_data: float = 0.0
     levels: Choice = LEVEL_DRAWS.choice("uniform")
     cond_dropout: float = 0.0
     offset_noise: float = 0.0
     input_perturbation: float = 0.0
+    time: Literal["level", "sigma", "log_ratio"] = "level"
+    sigma_data: float = 0.0
 
     def __post_init__(self):
         _choose(self, schedule=SCHEDULES, weighting=WEIGHTINGS, levels=LEVEL_DRAWS)
