@@ -22,7 +22,7 @@ from pages import put
 from jaxdiff import process, samplers, schedules, testing, timesteps
 from jaxdiff.samplers.dpmpp import _update as dpmpp_update
 from jaxdiff.samplers.euler_ancestral import _update as euler_ancestral_update
-from jaxdiff.samplers.lcm import _end_of_path
+from jaxdiff.samplers.lcm import end_of_path
 from jaxdiff.testing.convergence import paths_for
 from jaxdiff.types import Guided
 
@@ -77,7 +77,7 @@ def euler_step(schedule, said, state, t, s, z):
 
 
 def lcm_step(schedule, said, state, t, s, z):
-    return samplers.State(process.q_sample(schedule, _end_of_path(10.0, 0.5, said, state.x, t), s, z))
+    return samplers.State(process.q_sample(schedule, end_of_path(10.0, 0.5, said, state.x, t), s, z))
 
 
 def told_twice(sampler):

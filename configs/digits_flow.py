@@ -1,7 +1,7 @@
 """Rectified flow on 2,500 real handwritten digits: `digits` with the process and the objective of Stable Diffusion 3.
 
-    jaxdiff train digits_flow
-    python benchmarks/digits.py runs/digits_flow
+jaxdiff train digits_flow
+python benchmarks/digits.py runs/digits_flow
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from jaxdiff.config.files import load
 
 
 def get_config() -> Config:
-    """Straight paths between noise and image, whose direction the network predicts; middle levels are trained more often."""
+    """The direction of straight paths between noise and image, with middle levels trained more often."""
     return dataclasses.replace(
         load("digits"),
         name="digits_flow",

@@ -1,6 +1,15 @@
 """Configs: their fields, the checks of which of them go together, and the files that hold them."""
 
-from jaxdiff.config.adaptation import ADAPTATIONS, ControlNet, DreamBooth, LoRA, NewTokens, Prior, TextualInversion
+from jaxdiff.config.adaptation import (
+    ADAPTATIONS,
+    ControlNet,
+    DreamBooth,
+    FewSteps,
+    LoRA,
+    NewTokens,
+    Prior,
+    TextualInversion,
+)
 from jaxdiff.config.checks import check
 from jaxdiff.config.fields import Compat, Config, Data, Diffusion, Latent, Optim, Reconstruction, Sample, Train
 from jaxdiff.config.files import config_dir, from_json, load, names, read_run, to_json, to_values
@@ -13,6 +22,7 @@ __all__ = [
     "Data",
     "Diffusion",
     "DreamBooth",
+    "FewSteps",
     "Latent",
     "LoRA",
     "NewTokens",

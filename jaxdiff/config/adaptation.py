@@ -61,6 +61,8 @@ class Adaptation(Choice):
     prompts = ()
     new = NewTokens()
     prior = Prior()
+    dropout = 0.0
+    low_rank: ClassVar[bool] = False  # whether kernels get corrections of low rank
 
     @property
     def trains_text_encoder(self) -> bool:
@@ -76,9 +78,28 @@ class NoAdaptation(Adaptation):
     base: ClassVar[None] = None
 
 
+@dataclasses.dataclass(frozen=True)
+class LowRank(Adaptation):
+    """Low-rank corrections of kernels (Hu et al. 2022), see `jaxdiff.adapt.lora`.
+
+    Attributes:
+      rank: rank of the corrections.
+      alpha: the corrections are multiplied by alpha / rank; None is the rank.
+      rank_stabilised: multiply by alpha / sqrt(rank) instead (Kalajdzievski 2023).
+      targets: kernels that are corrected: "attention", "convolutions", "feed_forward", several with + between, or a regular
+        expression searched for in their paths.
+    """
+
+    low_rank: ClassVar[bool] = True
+    rank: int = 4
+    alpha: float | None = None
+    rank_stabilised: bool = False
+    targets: str = "attention"
+
+
 @ADAPTATIONS.register("lora")
 @dataclasses.dataclass(frozen=True)
-class LoRA(Adaptation):
+class LoRA(LowRank):
     """Low-rank corrections of kernels (Hu et al. 2022), see `jaxdiff.adapt.lora`; new tokens may be learned beside them.
 
     Attributes:
@@ -94,15 +115,33 @@ class LoRA(Adaptation):
       prior: prior preservation.
     """
 
-    rank: int = 4
-    alpha: float | None = None
-    rank_stabilised: bool = False
-    targets: str = "attention"
     dropout: float = 0.0
     text_encoder: bool = False
     prompts: tuple[str, ...] = ()
     new: NewTokens = NewTokens()
     prior: Prior = Prior()
+
+
+@ADAPTATIONS.register("few_steps")
+@dataclasses.dataclass(frozen=True)
+class FewSteps(LowRank):
+    """A LoRA with which the base samples in 1 to 4 steps: consistency distillation (Luo et al. 2023, LCM-LoRA).
+
+    Its images are sampled by --sampler lcm and a guidance of 1: that of the distillation is learned.
+
+    Attributes:
+      rank: rank of the corrections.
+      alpha: the corrections are multiplied by alpha / rank; None is the rank.
+      rank_stabilised: multiply by alpha / sqrt(rank) instead (Kalajdzievski 2023).
+      targets: kernels that are corrected, see `LoRA`.
+      guidance: scale of the base's guidance that is learned; 1 is none.
+      intervals: number of the base's steps between pure noise and clean data, see `objectives.consistency`.
+      huber: error at which the loss turns from squared to absolute.
+    """
+
+    guidance: float = 1.0
+    intervals: int = 50
+    huber: float = 0.03
 
 
 @ADAPTATIONS.register("dreambooth")

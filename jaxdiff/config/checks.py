@@ -278,10 +278,12 @@ def _check_adapt(config):
         return
     if a.base is None:
         raise ValueError(f"`adapt` {a.kind} needs the model that is adapted: name it as `base`")
-    if a.kind == "lora":
+    if a.low_rank:
         lora.pattern(a.targets)  # raises
         if a.rank < 1 or not 0 <= a.dropout < 1 or (a.alpha is not None and a.alpha <= 0):
             raise ValueError("`adapt.rank` must be at least 1, `adapt.dropout` in [0, 1), and `adapt.alpha` above 0")
+    if a.kind == "few_steps":
+        _check_few_steps(config)
     if a.kind == "controlnet" and a.condition is None:
         raise ValueError("`adapt.condition` names the picture that the ControlNet is conditioned on, such as edges")
     if a.kind == "textual_inversion" and not a.new.tokens:
@@ -300,6 +302,22 @@ def _check_adapt(config):
             "`adapt.prior.prompts`"
         )
     _check_prior(a)
+
+
+def _check_few_steps(config):
+    """What is distilled can be, and what the distillation does not take is left out."""
+    a, d, net = config.adapt, config.diffusion, config.net
+    if not 2 <= a.intervals <= d.num_levels - 1 or not a.huber > 0:
+        raise ValueError(
+            f"`adapt.intervals`={a.intervals} must be from 2 to {d.num_levels - 1}, one less than the base's levels, and "
+            f"`adapt.huber`={a.huber} above 0"
+        )
+    if a.guidance != 1 and not (net.num_classes or net.context_dim):
+        raise ValueError(
+            f"`adapt.guidance`={a.guidance} is towards labels or texts, which the base has not: leave it at 1"
+        )
+    if net.guidance_dim:
+        raise ValueError(f"`base` {a.base} is distilled already: it takes the guidance as a condition")
 
 
 def _check_prior(a):

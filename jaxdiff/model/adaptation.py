@@ -39,12 +39,17 @@ def make_apply(config: Config, base: Model) -> Apply:
         return d.scaled(control.add_control(unet, d.network(ControlNet(control_config(config)))))
     if config.adapt.trains_text_encoder:
         return d.scaled(encoder.with_text_encoder(unet, text_net(config, base), config.latent.skip_blocks))
-    return d.scaled(_unet_alone(unet))
+    return d.scaled(_part(unet, "unet"))
+
+
+def make_teacher(config: Config) -> Apply:
+    """The base's own network as a function of the parameters that `joined` returns for "few_steps"."""
+    return config.diffusion.scaled(_part(config.diffusion.network(config.make_net()), "base"))
 
 
 @functools.cache
-def _unet_alone(apply):
-    return lambda params, x_t, t, cond=None, keys=None: apply(params["unet"], x_t, t, cond, keys)
+def _part(apply, name):
+    return lambda params, x_t, t, cond=None, keys=None: apply(params[name], x_t, t, cond, keys)
 
 
 def control_config(config: Config) -> ControlConfig:
@@ -81,7 +86,7 @@ def init_trained(config: Config, base: Model, key) -> dict[str, Any]:
     nets = {"unet": base.params} | ({"text": base.submodels["text_encoder"].params} if a.text_encoder else {})
     if a.kind == "dreambooth":
         trained |= nets
-    if a.kind == "lora":
+    if a.low_rank:
         where = {"unet": lora.pattern(a.targets), "text": lora.TEXT_ATTENTION}
         fresh = {
             name: lora.init(jax.random.fold_in(key, i), params, a.rank, where[name])
@@ -114,6 +119,8 @@ def joined(config: Config, base: Model) -> Callable:
             if a.dropout and key is not None:
                 factors = lora.rank_dropout(jax.random.fold_in(key, i), factors, a.dropout)
             whole[name] = lora.merge(whole[name], _as_lora(a, factors))
+        if a.kind == "few_steps":
+            whole["base"] = frozen["unet"]
         if a.new.tokens:
             whole["text"] = new_tokens.insert(whole["text"], trained["words"], first)
         return whole

@@ -2,6 +2,7 @@
 
 from jaxdiff.objectives.autoencoder import kl_autoencoder, vq_autoencoder
 from jaxdiff.objectives.classification import classification
+from jaxdiff.objectives.consistency import consistency
 from jaxdiff.objectives.contrastive import contrastive
 from jaxdiff.objectives.denoising import denoising
 from jaxdiff.objectives.distillation import distillation
@@ -27,6 +28,7 @@ __all__ = [
     "bound",
     "classification",
     "clean",
+    "consistency",
     "contrastive",
     "denoising",
     "distillation",

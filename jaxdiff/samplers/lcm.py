@@ -6,10 +6,13 @@ from jax.tree_util import Partial
 from jaxdiff.process import q_sample
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import normal
+from jaxdiff.types import Array, Prediction, rows
+
+TIMESTEP_SCALING, SIGMA_DATA = 10.0, 0.5  # of published models
 
 
 @SAMPLERS.register("lcm")
-def lcm(timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Sampler:
+def lcm(timestep_scaling: float = TIMESTEP_SCALING, sigma_data: float = SIGMA_DATA) -> Sampler:
     r"""The sampler of latent consistency models (Luo et al. 2023, multistep sampling), on any falling grid.
 
         f   = c_skip x_t + c_out x0(x_t, t)                            the end of the path of x_t in clean data
@@ -48,11 +51,12 @@ def _step(timestep_scaling, sigma_data, keys, denoise, schedule, state, t, s, co
     if keys is None:
         raise ValueError("consistency sampling adds noise: give sample() a random key")
     prediction = denoise(state.x, t, cond)
-    end = _end_of_path(timestep_scaling, sigma_data, prediction, state.x, t)
+    end = end_of_path(timestep_scaling, sigma_data, prediction, state.x, t)
     return State(q_sample(schedule, end, s, normal(keys, state.x.shape[1:]))), prediction
 
 
-def _end_of_path(timestep_scaling, sigma_data, prediction, x, t):
+def end_of_path(timestep_scaling, sigma_data, prediction: Prediction, x: Array, t) -> Array:
+    """Returns f, the end of the path of x in clean data, see `lcm`; at level 1 it is x."""
     tau = timestep_scaling * (t - 1)  # published timesteps are one less than levels
     scale = jnp.hypot(tau, sigma_data)
-    return (sigma_data / scale) ** 2 * x + tau / scale * prediction.x0
+    return rows((sigma_data / scale) ** 2, x) * x + rows(tau / scale, x) * prediction.x0

@@ -25,6 +25,7 @@ FREE = {
     "diffusion": ("weighting", "objective", "levels", "cond_dropout", "offset_noise", "input_perturbation"),
     "latent": (),
 }
+DISTILLED = FREE | {"diffusion": ("levels",)}  # of "few_steps", whose loss is no denoising
 
 
 def open_base(config: Config, run: epath.PathLike | None) -> Model | None:
@@ -67,7 +68,7 @@ def with_base(config: Config, base: Config | None) -> Config:
         base.net.check_control()
     left_out = {part: getattr(base, part) for part in FREE if getattr(config, part) == getattr(Config(), part)}
     config = dataclasses.replace(config, **left_out)
-    for part, free in FREE.items():
+    for part, free in (DISTILLED if config.adapt.kind == "few_steps" else FREE).items():
         own, theirs = getattr(config, part), getattr(base, part)
         if type(own) is not type(theirs):
             raise ValueError(

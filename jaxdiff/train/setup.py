@@ -135,9 +135,19 @@ def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
     """The loss of a denoiser, trained from scratch or adapted."""
     if not frozen.base:
         return _denoising_loss(config, config.diffusion.scaled(config.diffusion.network(config.make_net())), frozen)
+    if config.adapt.kind == "few_steps":
+        return _consistency_loss(config, frozen)
     loss_fn = _denoising_loss(config, adaptation.make_apply(config, frozen.base), frozen)
     prior = config.adapt.prior
     return objectives.dreambooth(loss_fn, prior.weight, derived.PRIOR_FRACTION) if prior.wanted else loss_fn
+
+
+def _consistency_loss(config, frozen):
+    a, d = config.adapt, config.diffusion
+    null = Cond(config.net.null_label, context=frozen.empty_text) if a.guidance != 1 else None
+    apply, teacher = adaptation.make_apply(config, frozen.base), adaptation.make_teacher(config)
+    options = {"scale": a.guidance, "intervals": a.intervals, "huber": a.huber, "levels": initial.make_levels(config)}
+    return objectives.consistency(apply, teacher, d.make_schedule(), d.predict, null, **options)
 
 
 def _denoising_loss(config, apply, frozen):

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from solver_checks import KEY, STABLE
 
 from jaxdiff import process, samplers, schedules, testing
-from jaxdiff.samplers.lcm import _end_of_path, lcm
+from jaxdiff.samplers.lcm import end_of_path, lcm
 from jaxdiff.timesteps import grid
 from jaxdiff.types import Prediction
 
@@ -16,7 +16,7 @@ from jaxdiff.types import Prediction
 @pytest.mark.parametrize("case", ["lcm", "lcm/10"])
 def test_a_whole_run_is_diffusers(case):
     def move(prediction, x, t, s, z):
-        end = _end_of_path(10.0, 0.5, prediction, x, t)
+        end = end_of_path(10.0, 0.5, prediction, x, t)
         return process.q_sample(STABLE, end, s, z)
 
     solver_checks.assert_steps_are_published(case, move)
@@ -26,7 +26,7 @@ def test_the_noise_of_a_step_is_that_of_its_keys():
     keys, x = samplers.keys_for(KEY, 4), jnp.ones([4, 3])
     arguments = solver_checks.toy, STABLE, samplers.State(x), jnp.int32(2), jnp.int32(1), None
     state, prediction = lcm(0.3, 0.7).step(keys, *arguments)
-    want = process.q_sample(STABLE, _end_of_path(0.3, 0.7, prediction, x, 2), 1, samplers.normal(keys, (3,)))
+    want = process.q_sample(STABLE, end_of_path(0.3, 0.7, prediction, x, 2), 1, samplers.normal(keys, (3,)))
     np.testing.assert_allclose(state.x, want, rtol=1e-5, atol=1e-5)
 
 
@@ -53,9 +53,9 @@ def test_a_perfect_consistency_model_meets_the_marginals_on_any_grid():
 
 def test_at_level_1_the_path_has_ended():
     x = jnp.array([[0.3, -2.0]])
-    np.testing.assert_array_equal(_end_of_path(10.0, 0.5, Prediction(5 * x, x), x, 1), x)
+    np.testing.assert_array_equal(end_of_path(10.0, 0.5, Prediction(5 * x, x), x, 1), x)
     # tau = 0.1 * 5 = d: c_skip is a half and c_out its root.
-    found = _end_of_path(0.1, 0.5, Prediction(jnp.ones([1, 2]), x), x, 6)
+    found = end_of_path(0.1, 0.5, Prediction(jnp.ones([1, 2]), x), x, 6)
     np.testing.assert_allclose(found, 0.5 * x + np.sqrt(0.5), rtol=1e-6)
 
 

@@ -1,0 +1,32 @@
+"""`captioned` in four steps: a LoRA by consistency distillation, made for two CPU cores.
+
+jaxdiff train captioned_few_steps --base captioned
+jaxdiff sample runs/captioned_few_steps "a small red seven on a blue background"
+jaxdiff sample captioned "4" --lora runs/captioned_few_steps/adapter.safetensors --sampler lcm --steps 4 --guidance 1
+"""
+
+from jaxdiff.config import Config, Data, FewSteps, Optim, Sample, Train
+
+
+def get_config() -> Config:
+    """Corrections of rank 32 of the kernels of all blocks; the guidance of 3 is learned."""
+    return Config(
+        name="captioned_few_steps",
+        data=Data(source="captioned", image_shape=(32, 32, 3)),
+        adapt=FewSteps(base="captioned", rank=32, targets="block", guidance=3.0, intervals=50),
+        optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.99),
+        train=Train(steps=1500, batch_size=64, steps_per_call=10, log_every=50, sample_every=500, save_every=500),
+        sample=Sample(
+            sampler="lcm",
+            prompts=(
+                "a small red seven on a blue background",
+                "a photo of a green 3 on white, top left",
+                "a large purple two on a yellow background, in the middle",
+                "eight in white on black",
+            ),
+            steps=4,
+            clip=False,
+            num=16,
+            batch_size=16,
+        ),
+    )

@@ -1,0 +1,125 @@
+"""Consistency models: networks trained to predict, from any level, the end of its path through the ODE in clean data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import guidance
+from jaxdiff.denoise import check_kind, denoiser, to_prediction
+from jaxdiff.objectives.levels import LevelDraw, uniform
+from jaxdiff.objectives.noising import Noising, drop_cond, noised
+from jaxdiff.process import q_sample
+from jaxdiff.samplers.lcm import SIGMA_DATA, TIMESTEP_SCALING, end_of_path
+from jaxdiff.schedules import Schedule
+from jaxdiff.types import Apply, Guided
+
+
+def consistency(
+    apply: Apply,
+    teacher: Apply | None,
+    schedule: Schedule,
+    predict: str = "eps",
+    null_cond: Any = None,
+    scale: float = 1.0,
+    intervals: int = 50,
+    huber: float = 0.03,
+    levels: LevelDraw | None = None,
+) -> Callable:
+    r"""Distance of the ends that a network predicts from two levels of one path (Song et al. 2023; Luo et al. 2023).
+
+        L = sqrt(mean |f(x_t, t) - stop_gradient f(x_s, s)|^2 + c^2) - c,   f(x, 1) = x
+
+    t and s < t are neighbours of an even grid of levels from 1 to T, and f is `samplers.lcm.end_of_path` of the network's
+    x0. With a teacher, x_s is its DDIM step from x_t to s under classifier-free guidance, which f so learns too; samples
+    of f have a guidance of 1. Without a teacher, x_s has the image and the noise of x_t (consistency training).
+
+    Args:
+      apply: network that is trained, as a function of its parameters.
+      teacher: diffusion model of the same kind and process, called with the same `params`, of which it may use other
+        entries; it has no gradient. None is consistency training.
+      schedule: noise schedule of both.
+      predict: kind of their output.
+      null_cond: null condition of the teacher, a `Cond` of one example; fields that are None are those of the example.
+      scale: scale of the teacher's guidance; 1 is none.
+      intervals: number N of the grid's steps, from 2 to T - 1.
+      huber: c, in the units of the data, at which the loss turns from squared to absolute.
+      levels: random draw of t, rounded up to the grid, see `objectives.levels`; None is uniform.
+
+    Returns:
+      loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), as of `objectives.denoising`. Metrics are
+      "loss".
+
+    Raises:
+      ValueError: a scale without a teacher, or without null_cond; intervals or huber out of range; a kind that does not
+        fit the schedule.
+
+    Example::
+
+        >>> import jax, jax.numpy as jnp, jaxdiff
+        >>> from jaxdiff import objectives, testing
+        >>> schedule, data = jaxdiff.schedules.linear(), testing.gaussian([1.0], 0.25)
+        >>> exact = lambda params, x, t, cond=None, keys=None: (data.denoiser(schedule)(x, t, None).x0, ())
+        >>> def ends(params, x, t, cond=None, keys=None):  # closed form of the paths' ends
+        ...     return jax.vmap(lambda x, t: data.flow(schedule, x, t, 0))(x, t), jaxdiff.types.Aux()
+        >>> loss_fn = objectives.consistency(ends, exact, schedule, "x0", intervals=500)
+        >>> keys, batch = jax.random.split(jax.random.key(0), 100), {"image": jnp.ones([100, 1])}
+        >>> float(loss_fn((), (), keys, batch)[0].mean()) < 1e-3
+        True
+    """
+    T = schedule.num_levels
+    if scale != 1 and (teacher is None or null_cond is None):
+        raise ValueError(
+            f"`scale`={scale} is the guidance of a `teacher` with a `null_cond`: give both, or leave it at 1"
+        )
+    if not 2 <= intervals <= T - 1:
+        raise ValueError(f"`intervals`={intervals} must be from 2 to {T - 1} with {T} levels")
+    if not huber > 0:
+        raise ValueError(f"`huber`={huber} must be above 0")
+    check_kind(predict, schedule)
+    grid = np.round(np.linspace(1, T, intervals + 1)).astype(np.int32)
+    levels = _on_grid(uniform() if levels is None else levels, grid)
+
+    def end(params, n, x, t):
+        output, aux = apply(params, x, t, n.cond, keys=n.keys)
+        prediction = to_prediction(predict, schedule, output, aux, x, t)
+        return end_of_path(TIMESTEP_SCALING, SIGMA_DATA, prediction, x, t)
+
+    def neighbour(params, n, s):
+        """x_s: the teacher's step from x_t, or the same image and noise."""
+        x0, eps = n.x0, n.eps
+        if teacher is not None:
+            x0, eps, _ = _guided(denoiser(teacher, params, schedule, predict), scale, null_cond, n)
+        return jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, s, eps)
+
+    def loss_fn(params, extra, keys, batch):
+        n = noised(Noising(levels), schedule, extra, keys, batch)
+        s = jnp.asarray(grid)[jnp.searchsorted(grid, n.t) - 1]
+        fixed = jax.lax.stop_gradient(params)
+        target = jax.lax.stop_gradient(end(fixed, n, neighbour(fixed, n, s), s))
+        error = jnp.square(end(params, n, n.x_t, n.t) - target).mean(tuple(range(1, target.ndim)))
+        loss = jnp.sqrt(error + huber**2) - huber
+        extra = levels.update(extra, batch.get("index"), n.t, loss)
+        return n.weight * loss, (extra, {"loss": n.weight * loss})
+
+    return loss_fn
+
+
+def _on_grid(levels, grid):
+    """The draw with each level rounded up to one of the grid, from the second on."""
+
+    def draw(extra, keys, index, T):
+        t, weight = levels.draw(extra, keys, index, T)
+        return jnp.asarray(grid)[jnp.clip(jnp.searchsorted(grid, t), 1, len(grid) - 1)], weight
+
+    return levels._replace(draw=draw)
+
+
+def _guided(model, scale, null_cond, n):
+    """The teacher's prediction at x_t under guidance."""
+    if scale == 1:
+        return model(n.x_t, n.t, n.cond)
+    null = drop_cond(jnp.ones(len(n.x_t), bool), null_cond, n.cond)
+    return guidance.cfg(model, scale)(n.x_t, n.t, Guided(n.cond, null))
