@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from helpers import fails
+from helpers import fails, tiny_config
 from PIL import Image
 from tiny import tiny_latent, write_ends
 
@@ -20,7 +20,7 @@ from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff.adapt import fuse, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.config import Config, DreamBooth, LoRA, NewTokens, Prior
+from jaxdiff.config import Config, DreamBooth, FewSteps, LoRA, NewTokens, Prior
 from jaxdiff.data import Source
 from jaxdiff.model import Model, Origin, adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import open_models
@@ -70,6 +70,7 @@ WAYS = {
     "lora": ["captioned_lora", *NO_PRIOR, *TEXT_LORA, *ADAMW],
     "dreambooth": ["captioned_dreambooth", "--adapt.text-encoder", *CLASS, *ADAMW],
     "words": ["captioned_textual_inversion"],
+    "few_steps": ["captioned_few_steps", "--adapt.rank", "2", "--adapt.intervals", "10", *ADAMW],
     "control": ["captioned_controlnet", "--adapt.embedding", "4", "4", "4", *ADAMW],
 }
 
@@ -155,6 +156,46 @@ def test_dreambooth(here):
     source = base_model.examples(config, setup.open_source(config), "dreambooth")
     assert [bool(source.read(i)["prior"]) for i in range(4)] == [False, True, False, True]
     assert source[0]["caption"] == STAR and source[1]["caption"] == config.adapt.prior.prompts[0]
+
+
+def test_few_steps(here, capsys):
+    """Kernels of all blocks are corrected, from a loss whose teacher is the base as it was."""
+    model, base = trained("few_steps"), models.load("base.safetensors")
+    adapter = models.load_adapter("few_steps/adapter.safetensors")
+    changed = differ(model.params, base.params)
+    assert changed == set(adapter.loras["unet"].factors) and all("block" in path for path in changed)
+    assert adapter.metadata["method"] == "few_steps" and not adapter.new_tokens
+    sample = model.config.sample
+    assert (sample.sampler.kind, sample.steps, sample.guidance) == ("lcm", 2, 1.0)
+    flags = ["--sampler", "lcm", "--guidance", "1"]
+    with_it = picture("base.safetensors", "4", "--lora", "few_steps/adapter.safetensors", *flags)
+    assert (with_it != picture("base.safetensors", "4", *flags)).any()
+    config = configs.read_run("few_steps")
+    join, rest = adaptation.joined(config, base), adaptation.frozen_params(config, base)
+    whole = join(rest, runs.averaged("few_steps", config, base)[1])
+    assert not differ(whole["base"], base.params) and differ(whole["unet"], base.params) == changed
+    x, cond = jnp.ones([1, 8, 8, 2]), Cond(context=jnp.ones([1, 24, 8]))
+    taught, _ = adaptation.make_teacher(config)(whole, x, 30, cond)
+    chex.assert_trees_all_close(taught, base.apply(base.params, x, 30, cond)[0], atol=1e-6)
+    capsys.readouterr()
+    for flags, says in FEW_STEPS_MISTAKES:
+        message = fails(capsys, "train", "captioned_few_steps", "--run-dir", "never", *BASE, *SMALL, *flags.split())
+        assert says in message
+
+
+def test_few_steps_of_a_model_without_conditions_have_no_guidance():
+    config = tiny_config()
+    configs.check(dataclasses.replace(config, adapt=FewSteps(base="tiny", intervals=10)))
+    with pytest.raises(ValueError, match=r"`adapt\.guidance`=3\.0 is towards labels or texts"):
+        configs.check(dataclasses.replace(config, adapt=FewSteps(base="tiny", intervals=10, guidance=3.0)))
+
+
+FEW_STEPS_MISTAKES = [
+    ("--adapt.intervals 1", "--adapt.intervals=1 must be from 2 to 49"),
+    ("--adapt.intervals 10 --adapt.huber 0", "--adapt.huber=0.0 must be above 0"),
+    ("--diffusion.cond-dropout 0.2", "--diffusion.cond-dropout is that of the base model: leave it out"),
+    ("--adapt.intervals 10 --adapt.rank 9", "--adapt.rank=9 must be from 1 to 8"),
+]
 
 
 def test_textual_inversion(here):

@@ -307,11 +307,12 @@ def _check_adapt(config):
 def _check_few_steps(config):
     """What is distilled can be, and what the distillation does not take is left out."""
     a, d, net = config.adapt, config.diffusion, config.net
-    if not 2 <= a.intervals <= d.num_levels - 1 or not a.huber > 0:
+    if not 2 <= a.intervals <= d.num_levels - 1:
         raise ValueError(
-            f"`adapt.intervals`={a.intervals} must be from 2 to {d.num_levels - 1}, one less than the base's levels, and "
-            f"`adapt.huber`={a.huber} above 0"
+            f"`adapt.intervals`={a.intervals} must be from 2 to {d.num_levels - 1}, one less than the base's levels"
         )
+    if not a.huber > 0:
+        raise ValueError(f"`adapt.huber`={a.huber} must be above 0")
     if a.guidance != 1 and not (net.num_classes or net.context_dim):
         raise ValueError(
             f"`adapt.guidance`={a.guidance} is towards labels or texts, which the base has not: leave it at 1"
