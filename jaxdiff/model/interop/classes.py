@@ -92,6 +92,38 @@ UNET_2D = Fields(
     nullable=("attention_head_dim", "attn_norm_num_groups"),
 )
 
+DIT = Fields(
+    read={
+        "num_attention_heads": 16,
+        "attention_head_dim": 72,
+        "in_channels": 4,
+        "out_channels": None,
+        "num_layers": 28,
+        "dropout": 0.0,
+        "patch_size": 2,
+        "num_embeds_ada_norm": 1000,
+        "norm_eps": 1e-5,
+    },
+    fixed={
+        "attention_bias": True,
+        "activation_fn": "gelu-approximate",
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+        # of Transformer2DModel, which the class was a part of
+        "cross_attention_dim": None,
+        "num_vector_embeds": None,
+        "only_cross_attention": False,
+        "double_self_attention": False,
+        "use_linear_projection": False,
+        "attention_type": "default",
+        "caption_channels": None,
+        "interpolation_scale": None,
+        "use_additional_conditions": None,
+    },
+    unused=("norm_num_groups", "upcast_attention"),
+    nullable=("out_channels",),
+)
+
 ENCODER = {  # fields of a ControlNet that its U-Net has, too
     name: value
     for name, value in UNET_2D_CONDITION.read.items()

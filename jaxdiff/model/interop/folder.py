@@ -8,7 +8,7 @@ from etils import epath
 
 from jaxdiff.config import Config, Data, Latent, Sample
 from jaxdiff.model import files
-from jaxdiff.model.interop import mapping, networks, schedulers, weights
+from jaxdiff.model.interop import dits, mapping, networks, schedulers, weights
 from jaxdiff.model.interop.classes import CLIP_TEXT
 from jaxdiff.model.interop.fields import fields_of, peeked
 from jaxdiff.model.model import Model, Origin
@@ -27,20 +27,26 @@ class Pipeline(NamedTuple):
 
     Attributes:
       parts: its folders.
-      unet: class of its U-Net.
+      classes: of its denoiser.
       steps: of sampling, by default.
       guidance: scale of the guidance, by default.
     """
 
     parts: tuple[str, ...]
-    unet: str
+    classes: tuple[str, ...]
     steps: int = 50
     guidance: float = 1.0
 
+    @property
+    def denoiser(self) -> str:
+        """The folder of the denoiser."""
+        return "transformer" if "transformer" in self.parts else "unet"
+
 
 LATENT = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-STABLE_DIFFUSION = Pipeline(LATENT, "UNet2DConditionModel", guidance=7.5)
-XL = Pipeline((*LATENT, "text_encoder_2", "tokenizer_2"), "UNet2DConditionModel", guidance=5.0)
+CONDITION = ("UNet2DConditionModel",)
+STABLE_DIFFUSION = Pipeline(LATENT, CONDITION, guidance=7.5)
+XL = Pipeline((*LATENT, "text_encoder_2", "tokenizer_2"), CONDITION, guidance=5.0)
 PIPELINES = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
@@ -48,9 +54,12 @@ PIPELINES = {
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION._replace(guidance=8.5),
     "StableDiffusionXLPipeline": XL,
     "StableDiffusionXLInpaintPipeline": XL,
-    "LDMPipeline": Pipeline(("unet", "vqvae", "scheduler"), "UNet2DModel"),
-    "DDPMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel", steps=1000),
-    "DDIMPipeline": Pipeline(("unet", "scheduler"), "UNet2DModel"),
+    "LDMPipeline": Pipeline(("unet", "vqvae", "scheduler"), ("UNet2DModel",)),
+    "DDPMPipeline": Pipeline(("unet", "scheduler"), ("UNet2DModel",), steps=1000),
+    "DDIMPipeline": Pipeline(("unet", "scheduler"), ("UNet2DModel",)),
+    "DiTPipeline": Pipeline(
+        ("transformer", "vae", "scheduler"), ("DiTTransformer2DModel", "Transformer2DModel"), guidance=4.0
+    ),
 }
 
 
@@ -92,18 +101,23 @@ def read_config(folder: epath.PathLike) -> Config:
     folder = epath.Path(folder).resolve()
     kind = _kind(folder)
     pipeline = PIPELINES[kind]
-    unet, scheduler = _part(folder, "unet") / "config.json", _part(folder, "scheduler") / "scheduler_config.json"
-    unet_fields, scheduler_fields = fields_of(unet), fields_of(scheduler)
-    if unet_fields.get("_class_name") != pipeline.unet:
-        raise ValueError(f"{unet}: the class {unet_fields.get('_class_name')} must be {pipeline.unet} in a {kind}")
+    path, scheduler = (
+        _part(folder, pipeline.denoiser) / "config.json",
+        _part(folder, "scheduler") / "scheduler_config.json",
+    )
+    fields, scheduler_fields = fields_of(path), fields_of(scheduler)
+    if (found := fields.get("_class_name")) not in pipeline.classes:
+        raise ValueError(f"{path}: the class {found} must be {' or '.join(pipeline.classes)} in a {kind}")
     if pipeline.parts == LATENT:
         scheduler_fields = _corrected(scheduler_fields, scheduler)
-    net, process = networks.unet(unet_fields, str(unet)), schedulers.process(scheduler_fields, str(scheduler))
-    diffusion, latent, shape = process.diffusion, Latent(), (*_sides(unet_fields, unet), net.out_channels)
+    read_network = networks.dit if pipeline.denoiser == "transformer" else networks.unet
+    net, process = read_network(fields, str(path)), schedulers.process(scheduler_fields, str(scheduler))
+    channels = fields.get("in_channels", 4) if net.kind == "dit" else net.out_channels  # it may learn a variance
+    diffusion, latent, shape = process.diffusion, Latent(), (*_sides(fields, path), channels)
     if codec := next((name for name in CODECS if name in pipeline.parts), None):
         latent = _latent(folder, pipeline, net, shape) if net.context_dim else Latent(codec, shape)
         shape = _codec_config(folder, codec, shape).data.image_shape
-    if net.context_dim:
+    if net.context_dim or net.num_classes:
         diffusion = dataclasses.replace(diffusion, cond_dropout=0.1)  # it was trained with; guidance needs some
     sample = Sample(
         process.sampler,
@@ -115,8 +129,24 @@ def read_config(folder: epath.PathLike) -> Config:
         num=1,
         batch_size=8,
     )
-    data = Data(image_shape=shape)
+    data = Data(image_shape=shape, classes=_classes(folder, net.num_classes))
     return Config(name=folder.name, data=data, net=net, diffusion=diffusion, latent=latent, sample=sample)
+
+
+def _classes(folder, count):
+    """Names of the labels, of which each has several with commas between them; () where the folder has none.
+
+    Raises:
+      ValueError: names that are not one for each label.
+    """
+    names = fields_of(folder / INDEX).get("id2label") if count else None
+    if not names:
+        return ()
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(count))):
+        raise ValueError(f"{folder / INDEX}: id2label must name the labels 0 to {count - 1}")
+    whole = [str(names[str(i)]) for i in range(count)]
+    first = [name.split(",")[0] for name in whole]
+    return tuple(one if first.count(one) == 1 else f"{one} {i}" for i, one in enumerate(first))
 
 
 def _latent(folder, pipeline, net, shape):
@@ -169,13 +199,15 @@ def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Mode
         submodels["codec"] = _model(folder / name, codec, dtype, placement)
         for name, (text, words) in texts.items():
             submodels[name] = _model(folder / SUBMODELS[name], text, dtype, placement).replace(tokenizer=words)
-    model = _model(_part(folder, "unet"), config, dtype, placement)
+    model = _model(_part(folder, PIPELINES[_kind(folder)].denoiser), config, dtype, placement)
     return model.replace(submodels=submodels, origin=Origin(folder.name, weights="published"))
 
 
 def _model(folder, config, dtype, placement):
-    entries = mapping.entries(param_shapes(config))
+    shapes, is_dit = param_shapes(config), config.net.kind == "dit"
+    entries = dits.entries(config.net, shapes) if is_dit else mapping.entries(shapes)
     with weights.opened(weights.find(folder)) as tensors:
+        tensors = dits.without_copies(tensors, str(folder)) if is_dit else tensors
         params = weights.read(entries, tensors, str(folder), dtype, placement)
     return Model(config=files.in_dtype(config, dtype), params=params)
 

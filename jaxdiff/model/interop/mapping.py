@@ -39,6 +39,20 @@ LAYOUTS = {
 }
 
 
+PATCHES = (1, 2, 4, 8)  # sides of the patches of diffusion transformers
+
+
+def _patches(side):
+    """A convolution of disjoint patches, and the product of flattened ones that it is."""
+    return Layout(
+        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]),
+        lambda x: x.reshape(side, side, -1, x.shape[1]).transpose(3, 2, 0, 1),
+    )
+
+
+LAYOUTS |= {f"patches of {side}": _patches(side) for side in PATCHES}
+
+
 class Entry(NamedTuple):
     """One tensor.
 
@@ -55,13 +69,14 @@ class Entry(NamedTuple):
     layout: str
 
 
-def entries(shapes, rename: Mapping[str, str] = RENAMED) -> tuple[Entry, ...]:
+def entries(shapes, rename: Mapping[str, str] = RENAMED, patch: int = 0) -> tuple[Entry, ...]:
     """Mapping of all parameters of a network, in the order of our paths.
 
     Args:
       shapes: our parameters, nested dicts or a dict by paths, whose leaves have a shape, see
         `jaxdiff.model.params.param_shapes`.
       rename: beginnings of published names, by the beginnings that they have in our names with dots.
+      patch: side of the patches of a diffusion transformer.
 
     Example::
 
@@ -72,14 +87,16 @@ def entries(shapes, rename: Mapping[str, str] = RENAMED) -> tuple[Entry, ...]:
         'down_blocks.0.resnets.1.conv1.weight'
     """
     flat = traverse_util.flatten_dict(shapes, sep="/")
-    return tuple(_entry(path, tuple(flat[path].shape), rename) for path in sorted(flat))
+    return tuple(_entry(path, tuple(flat[path].shape), rename, patch) for path in sorted(flat))
 
 
-def _entry(path, shape, rename):
+def _entry(path, shape, rename, patch):
     *modules, kind = (POSITION.sub(r"\1.\2", part) if POSITION.fullmatch(part) else part for part in path.split("/"))
     layout = "same"
     if kind == "kernel":
         layout = "linear" if len(shape) == 2 else "convolution"
+    if path == "pos_embed/proj/kernel":
+        layout = f"patches of {patch}"
     name = ".".join([*modules, "bias" if kind == "bias" else "weight"] if kind in KINDS else [*modules, kind])
     start = next((start for start in rename if name.startswith(start)), "")
     published = rename[start] + name.removeprefix(start) if start else name

@@ -10,14 +10,17 @@ from jaxdiff.model.interop.classes import (
     CLIP_TEXT,
     CLIP_VISION,
     CONTROLNET,
+    DIT,
     UNET_2D,
     UNET_2D_CONDITION,
     VQ_MODEL,
 )
 from jaxdiff.model.interop.fields import one_of
+from jaxdiff.model.interop.mapping import PATCHES
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip_config import CLIPConfig, ImageEncoderConfig, TextConfig, VisionConfig
 from jaxdiff.nets.controlnet import ControlConfig
+from jaxdiff.nets.dit_config import DiTConfig
 from jaxdiff.nets.unet_config import UNetConfig, at
 
 WITHOUT = {"guidance_dim": 0, "image_prompt_dim": 0}  # what is added to a U-Net that its ControlNets know nothing of
@@ -127,6 +130,27 @@ def _attention(f, prefix, where):
     if found[0] != found[1]:
         raise ValueError(f"{where}: down_block_types and up_block_types have attention at different resolutions")
     return found[0]
+
+
+def dit(config: Mapping[str, Any], where: str = "config.json") -> DiTConfig:
+    """Specification of a `DiTTransformer2DModel`, or of a `Transformer2DModel` of that kind; errors as of `unet`."""
+    one_of({"DiTTransformer2DModel": True, "Transformer2DModel": True}, config, "_class_name", where)
+    if config.get("norm_type", "ada_norm_zero") != "ada_norm_zero":
+        raise ValueError(f"{where}: norm_type={config['norm_type']!r} is not supported, only 'ada_norm_zero'")
+    f = DIT.values(config, where)
+    if f["patch_size"] not in PATCHES:
+        raise ValueError(f"{where}: patch_size={f['patch_size']} is not supported, only {', '.join(map(str, PATCHES))}")
+    with _named(where):
+        return DiTConfig(
+            out_channels=f["out_channels"] or f["in_channels"],
+            width=f["num_attention_heads"] * f["attention_head_dim"],
+            depth=f["num_layers"],
+            heads=f["num_attention_heads"],
+            patch=f["patch_size"],
+            num_classes=f["num_embeds_ada_norm"],
+            eps=f["norm_eps"],
+            dropout=f["dropout"],
+        )
 
 
 def controlnet(config: Mapping[str, Any], net: UNetConfig, where: str = "config.json") -> ControlConfig:

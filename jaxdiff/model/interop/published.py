@@ -11,6 +11,7 @@ from jaxdiff.model.interop import networks, schedulers
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip_config import TextConfig
 from jaxdiff.nets.controlnet import ControlConfig
+from jaxdiff.nets.dit_config import DiTConfig
 from jaxdiff.nets.unet_config import UNetConfig, at
 
 log = logging.getLogger("jaxdiff")
@@ -82,6 +83,24 @@ def _plain(net):
         "add_attention": net.mid_attention,
         "attn_norm_num_groups": None if net.time_mode == "add" else net.groups,
     }
+
+
+def dit(net: DiTConfig, side: int, channels: int) -> dict[str, Any]:
+    """Config of a `DiTTransformer2DModel` of latents of so many channels; errors as of `controlnet`."""
+    fields = {
+        "_class_name": "DiTTransformer2DModel",
+        "num_attention_heads": net.heads,
+        "attention_head_dim": net.width // net.heads,
+        "in_channels": channels,
+        "out_channels": net.out_channels,
+        "num_layers": net.depth,
+        "dropout": net.dropout,
+        "patch_size": net.patch,
+        "num_embeds_ada_norm": net.num_classes,
+        "norm_eps": net.eps,
+        "sample_size": side,
+    }
+    return _checked(fields, net, networks.dit)
 
 
 def controlnet(config: ControlConfig) -> dict[str, Any]:
@@ -161,6 +180,10 @@ def scheduler(config: Config) -> dict[str, Any]:
         raise ValueError(f"the schedule {schedule} with shift={d.shift:g} is none that diffusers knows by name")
     if d.predict not in KINDS:
         raise ValueError(f"`predict`={d.predict!r} is no kind of prediction of diffusers")
+    if d.time != "level" or d.sigma_data:
+        raise ValueError(
+            f"`time`={d.time!r} with `sigma_data`={d.sigma_data:g} is of no pipeline of diffusers that is written"
+        )
     fields = {
         "num_train_timesteps": d.num_levels,
         "beta_start": getattr(schedule, "beta_start", 1e-4),

@@ -19,7 +19,7 @@ from flax import traverse_util
 from jaxdiff import disk
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.files import write_whole
-from jaxdiff.model.interop import mapping, published
+from jaxdiff.model.interop import dits, mapping, published
 from jaxdiff.model.interop.folder import INDEX, SUBMODELS
 from jaxdiff.model.model import Model
 from jaxdiff.nets.controlnet import ControlConfig
@@ -29,6 +29,7 @@ log = logging.getLogger("jaxdiff")
 FORMAT = {"format": "pt"}  # what diffusers and transformers ask a header for
 CLASSES = {  # of the parts of a pipeline
     "unet": ("diffusers", "UNet2DConditionModel"),
+    "transformer": ("diffusers", "DiTTransformer2DModel"),
     "vae": ("diffusers", "AutoencoderKL"),
     "text_encoder": ("transformers", "CLIPTextModel"),
     "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
@@ -53,18 +54,20 @@ def folder(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
     path = epath.Path(path)
     if disk.is_remote(path):
         raise ValueError(f"{path} is remote: write to a local folder, and copy that")
-    kind, parts = _parts(model)
+    config, (kind, parts) = model.config, _parts(model)
     index: dict[str, Any] = {"_class_name": kind, "_diffusers_version": "0.35.0"}
     scheduler = published.scheduler(model.config)
     with _new(path) as made:
         for name, part in parts.items():
             index[name] = list(CLASSES[name]) if name != "unet" else ["diffusers", part[0]["_class_name"]]
-            _write_network(made / name, *part, dtype)
+            _write_network(made / name, *part, dtype, config.net if name == "transformer" else None)
         for name, text in _texts(model).items():
             words = name.replace("text_encoder", "tokenizer")
             index[words] = list(CLASSES[words])
             write_tokenizer(made / words, text.tokenizer)
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        if kind == "DiTPipeline" and config.data.classes:
+            index["id2label"] = {str(i): name for i, name in enumerate(config.data.classes)}
         if "text_encoder" in parts and "text_encoder_2" not in parts:
             index |= {
                 "safety_checker": [None, None],
@@ -86,8 +89,10 @@ def _texts(model):
 def _parts(model) -> tuple[str, dict[str, tuple[dict, Any, str]]]:
     """Class of the pipeline, and config, parameters and stem of the files of each network."""
     config, net = model.config, model.config.net
+    if config.samples and net.kind == "dit":
+        return "DiTPipeline", _dit_parts(model)
     if not config.samples or net.kind != "unet":
-        raise ValueError(f"{config.name} is no U-Net that samples, and only those are written in this layout")
+        raise ValueError(f"{config.name} is no U-Net or DiT that samples, and only those are written in this layout")
     if bool(net.context_dim) != bool(config.latent.codec):
         raise ValueError(
             f"{config.name} is written in this layout with both an autoencoder and a text encoder, or with neither"
@@ -99,17 +104,13 @@ def _parts(model) -> tuple[str, dict[str, tuple[dict, Any, str]]]:
     parts = {"unet": (published.unet(net, side), model.params, "diffusion_pytorch_model")}
     if not config.latent.codec:
         return "DDPMPipeline", parts
-    codec, L = model.submodels["codec"], config.latent
+    L = config.latent
     second = "second_text_encoder" in model.submodels
     if L.skip_blocks != int(second) or L.context_norm == second:
         raise ValueError(
             f"skip_blocks={L.skip_blocks} and context_norm={L.context_norm} are of no pipeline of diffusers"
         )
-    if codec.config.net.codebook_size:
-        raise ValueError(f"codebook_size={codec.config.net.codebook_size} is nothing that an AutoencoderKL has")
-    sides = model.image_shape[0] if height == width else model.image_shape[:2]
-    fields = published.autoencoder(codec.config.net, sides)
-    parts["vae"] = fields, codec.params, "diffusion_pytorch_model"
+    parts["vae"] = _vae(model)
     for name, text in _texts(model).items():
         fields = published.text_transformer(text.config.net, text.tokenizer.start_id, text.tokenizer.pad_id)
         parts[name] = fields, text.params, "model"
@@ -117,6 +118,27 @@ def _parts(model) -> tuple[str, dict[str, tuple[dict, Any, str]]]:
         return "LatentConsistencyModelPipeline", parts
     name = "StableDiffusionXL" if second else "StableDiffusion"
     return f"{name}{'Inpaint' if net.image_channels else ''}Pipeline", parts
+
+
+def _dit_parts(model):
+    """Parts of a DiTPipeline, whose null label is 1000."""
+    net, (height, width, channels) = model.config.net, model.shape
+    if net.num_classes != 1000 or not model.config.latent.codec or height != width:
+        raise ValueError(
+            f"{model.config.name} is no DiTPipeline, which has 1000 classes, an autoencoder and square images: write it in "
+            "jaxdiff's own layout"
+        )
+    fields = published.dit(net, height, channels)
+    return {"transformer": (fields, model.params, "diffusion_pytorch_model"), "vae": _vae(model)}
+
+
+def _vae(model):
+    """Config, parameters and stem of the file of the autoencoder."""
+    codec, (height, width, _) = model.submodels["codec"], model.image_shape
+    if codec.config.net.codebook_size:
+        raise ValueError(f"codebook_size={codec.config.net.codebook_size} is nothing that an AutoencoderKL has")
+    fields = published.autoencoder(codec.config.net, height if height == width else (height, width))
+    return fields, codec.params, "diffusion_pytorch_model"
 
 
 @contextlib.contextmanager
@@ -139,14 +161,15 @@ def _new(path: epath.Path) -> Iterator[Path]:
         raise
 
 
-def _write_network(path, fields, params, stem, dtype):
+def _write_network(path, fields, params, stem, dtype, dit=None):
     path.mkdir(parents=True, exist_ok=True)
     prefix = "text_model." if stem == "model" else ""  # which transformers 4 needs, and 5 takes
     flat = traverse_util.flatten_dict(params, sep="/")
     tensors = {}
-    for entry in mapping.entries(params):
+    for entry in dits.entries(dit, params) if dit else mapping.entries(params):
         name = entry.published if entry.published.startswith("text_projection") else prefix + entry.published
-        tensors[name] = as_published(flat[entry.ours], entry.layout, dtype)
+        value = as_published(flat[entry.ours], entry.layout, dtype)
+        tensors |= dict.fromkeys(dits.places(name, dit) if dit else [name], value)
     safetensors.numpy.save_file(tensors, path / f"{stem}.safetensors", FORMAT)
     _write_json(path / "config.json", fields | ({"torch_dtype": dtype} if stem == "model" else {}))
 
