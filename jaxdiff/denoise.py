@@ -55,6 +55,8 @@ def network(module: nn.Module, time: Callable | None = None) -> Apply:
             raise ValueError(f"`t` must be one level, or one for each of {len(x_t)} examples, not {list(np.shape(t))}")
         t = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
         moment = t - 1 if time is None else time(t)
+        if cond is not None and cond.end is not None:
+            cond = cond._replace(end=cond.end - 1 if time is None else time(cond.end))
         if cond is None or cond.attention_edit is None:
             return run(params, x_t, moment, cond, keys), Aux()
         cond = cond._replace(attention_edit=Partial(_edit_at, cond.attention_edit, t))

@@ -77,6 +77,8 @@ class Cond(NamedTuple):
       guidance: guidance scale that a distilled network takes as a condition [B].
       image_prompt: embedding of a picture, beside the context [B, E].
       image_prompt_scale: weight of the attention to it [B].
+      end: level at which the path ends whose average velocity is predicted [B], see `objectives.mean_flow`; None is the
+        velocity at the level itself.
     """
 
     label: Any = None
@@ -91,6 +93,7 @@ class Cond(NamedTuple):
     guidance: Any = None
     image_prompt: Any = None
     image_prompt_scale: Any = None
+    end: Any = None
 
 
 class Guided(NamedTuple):

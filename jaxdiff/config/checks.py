@@ -161,7 +161,7 @@ def _check_denoiser(config):
     schedule = d.make_schedule()
     if d.levels.kind == "clean":
         raise ValueError("`diffusion.levels`=clean leaves no noise to take away: it is for classifiers")
-    fitting = {"denoising": (1,), "hybrid": (2,), "bound": (1, 2)}[d.objective]
+    fitting = {"denoising": (1,), "hybrid": (2,), "bound": (1, 2), "mean_flow": (1,)}[d.objective]
     if channels not in [n * image_channels for n in fitting]:
         wanted = " or ".join(str(n * image_channels) for n in fitting)
         raise ValueError(
@@ -169,10 +169,20 @@ def _check_denoiser(config):
             f"{image_channels} channels and the objective {d.objective!r}"
         )
     changed = d.offset_noise or d.input_perturbation
-    if d.objective == "bound" and (d.weighting.kind != "simple" or changed):
+    if d.objective in ("bound", "mean_flow") and (d.weighting.kind != "simple" or changed):
         raise ValueError(
             "`diffusion.weighting`, `diffusion.offset_noise` and `diffusion.input_perturbation` are not for the objective "
-            "'bound': choose 'denoising' or 'hybrid', or leave them out"
+            f"{d.objective!r}: choose 'denoising' or 'hybrid', or leave them out"
+        )
+    if d.objective == "mean_flow" and (d.schedule.kind != "rectified_flow" or d.shift != 1 or d.predict != "flow"):
+        raise ValueError(
+            "the objective 'mean_flow' is of `diffusion.schedule`=rectified_flow without `diffusion.shift`, and "
+            "`diffusion.predict`=flow: choose these"
+        )
+    if (d.objective == "mean_flow") != config.net.takes_end:
+        raise ValueError(
+            f"`net.takes_end`={config.net.takes_end} and `diffusion.objective`={d.objective} do not go together: a network "
+            "that takes an end is trained with mean_flow, and mean_flow trains no other"
         )
     if d.objective == "hybrid" and changed:
         raise ValueError(

@@ -71,8 +71,9 @@ class Diffusion:
       weighting: weight of each level in the squared error, see `jaxdiff.objectives.weightings`.
       shift: new side / old side of images that repeat the signal of smaller ones, see `schedules.shift`; 1 is none.
       zero_snr: make the last level pure noise, see `schedules.zero_terminal_snr`; with `predict` "v", "flow" or "x0".
-      objective: "denoising"; "hybrid", which also learns a variance; or "bound", the variational bound. The variance is
-        learned where the network has twice the image's channels.
+      objective: "denoising"; "hybrid", which also learns a variance; "bound", the variational bound; or "mean_flow", of
+        networks with `takes_end`, see `objectives.mean_flow`. The variance is learned where the network has twice the
+        image's channels.
       levels: distribution of the levels of training examples, see `jaxdiff.objectives.levels`; "clean" is level 0 alone,
         for classifiers.
       cond_dropout: probability with which the label of an example becomes the null label and its caption the empty text,
@@ -90,7 +91,7 @@ class Diffusion:
     weighting: Choice = WEIGHTINGS.choice("simple")
     shift: float = 1.0
     zero_snr: bool = False
-    objective: Literal["denoising", "hybrid", "bound"] = "denoising"
+    objective: Literal["denoising", "hybrid", "bound", "mean_flow"] = "denoising"
     levels: Choice = LEVEL_DRAWS.choice("uniform")
     cond_dropout: float = 0.0
     offset_noise: float = 0.0

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxdiff.nets.layers import Dense
+from jaxdiff.nets.layers import Dense, timestep_embedding
 from jaxdiff.nets.spec import DenoiserSpec
 from jaxdiff.types import Array, Cond
 
@@ -29,7 +29,8 @@ def check_conditions(cfg: DenoiserSpec, cond: Cond, size: int) -> None:
         "image_prompt": (cfg.image_prompt_dim,) if cfg.image_prompt_dim else None,
         "image_prompt_scale": () if cfg.image_prompt_dim else None,
     }
-    with_context = ("context_mask", "attention_edit") if cfg.context_dim else ()
+    optional = ("context_mask", "attention_edit") if cfg.context_dim else ()
+    optional += ("end",) if cfg.takes_end else ()
     if cond.context is not None and cond.context_mask is not None:
         if jnp.shape(cond.context_mask) != jnp.shape(cond.context)[:2]:
             raise ValueError(
@@ -37,7 +38,7 @@ def check_conditions(cfg: DenoiserSpec, cond: Cond, size: int) -> None:
             )
     for name, value in cond._asdict().items():
         shape = shapes.get(name)
-        if value is not None and shape is None and name not in with_context:
+        if value is not None and shape is None and name not in optional:
             raise ValueError(f"this network takes no {name}: its config has no use for cond.{name}")
         if shape is None:
             continue
@@ -70,6 +71,15 @@ def embed_label(num_classes: int, label: Array, size: int, dtype) -> Array:
     if jnp.issubdtype(jnp.result_type(label), jnp.floating):
         raise ValueError("`cond.label` must be int [B]; of floats it is an embedding, [B, D]")
     return table(jnp.where(label < 0, num_classes + 1, label))  # what is below 0 would be counted from the end
+
+
+def embed_interval(cfg: DenoiserSpec, t: Array, end: Array | None, waves: int, size: int) -> Array | float:
+    """Embedding of the time from t back to `end`, [B, size]; 0 of networks that do not take it."""
+    if not cfg.takes_end:
+        return 0.0
+    interval = jnp.asarray(t, jnp.float32) - (t if end is None else end)
+    dtype = jnp.dtype(cfg.dtype)
+    return EmbeddingMLP(size, dtype, name="interval_embedding")(timestep_embedding(interval, waves))
 
 
 class EmbeddingMLP(nn.Module):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxdiff.nets.conditions import EmbeddingMLP, check_conditions, embed_label
+from jaxdiff.nets.conditions import EmbeddingMLP, check_conditions, embed_interval, embed_label
 from jaxdiff.nets.dit_config import DiTConfig
 from jaxdiff.nets.layers import (
     Dense,
@@ -160,6 +160,7 @@ def _embed(cfg, t, cond):
     dtype = jnp.dtype(cfg.dtype)
     time = timestep_embedding(t, TIME_WAVES, flip_sin_to_cos=True)
     c = EmbeddingMLP(cfg.width, dtype, name="time_embedding")(time)
+    c = c + embed_interval(cfg, t, cond.end, TIME_WAVES, cfg.width)
     if cfg.num_classes:
         c = c + embed_label(cfg.num_classes, cond.label, cfg.width, dtype)
     if cfg.vector_dim:

@@ -24,6 +24,7 @@ class DiTConfig(DenoiserSpec):
       vector_dim: size of the vector that conditions; 0 is none.
       context_dim: width of the context, which each block attends to (PixArt-alpha, Chen et al. 2023); 0 is none.
       context_length: how many tokens of context there are; 0 is any number.
+      takes_end: take `Cond.end`, for average velocities, see `objectives.mean_flow`.
       positions: "sin_cos", fixed waves added to the tokens; or "rotary", by which queries and keys are turned, half of each
         head's channels by the row and half by the column (Su et al. 2021).
       qk_norm: normalise queries and keys in each head.
@@ -51,6 +52,7 @@ class DiTConfig(DenoiserSpec):
     vector_dim: int = 0
     context_dim: int = 0
     context_length: int = 0
+    takes_end: bool = False
     positions: Literal["sin_cos", "rotary"] = "sin_cos"
     qk_norm: bool = False
     eps: float = 1e-6

@@ -72,6 +72,7 @@ class DenoiserSpec(NetSpec):
       image_channels: channels of `Cond.image`; 0 without.
       guidance_dim: size of the embedding of `Cond.guidance`; 0 without.
       image_prompt_dim: width of `Cond.image_prompt`; 0 without.
+      takes_end: whether it takes `Cond.end`.
       attention_kernel: see `jaxdiff.nets.attention.attend`.
     """
 
@@ -83,6 +84,7 @@ class DenoiserSpec(NetSpec):
     image_channels = 0
     guidance_dim = 0
     image_prompt_dim = 0
+    takes_end = False
     attention_kernel = "plain"
 
     @property

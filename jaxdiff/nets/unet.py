@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdiff.nets.attention import SelfAttention
-from jaxdiff.nets.conditions import EmbeddingMLP, check_conditions, embed_label
+from jaxdiff.nets.conditions import EmbeddingMLP, check_conditions, embed_interval, embed_label
 from jaxdiff.nets.layers import (
     Conv,
     Dense,
@@ -284,6 +284,7 @@ def _embed(cfg, t, cond):
     if cfg.guidance_dim:  # 0 is no guidance, in the steps of times
         scale = timestep_embedding(1000 * (jnp.asarray(cond.guidance, jnp.float32) - 1), cfg.guidance_dim)
     time = EmbeddingMLP(size, dtype, name="time_embedding")(time, scale)
+    time = time + embed_interval(cfg, t, cond.end, cfg.channels[0], size)
     context = []
     if cfg.num_classes:
         context.append(embed_label(cfg.num_classes, cond.label, size, dtype))

@@ -46,6 +46,7 @@ class UNetConfig(DenoiserSpec):
         1 + a projection of them.
       num_classes: labels 0..num_classes - 1, num_classes being the null label; 0 is no label.
       vector_dim: size of the vector that conditions; 0 is none.
+      takes_end: take `Cond.end`, for average velocities, see `objectives.mean_flow`.
       flip_sin_to_cos: cosines first in the time embedding.
       freq_shift: 1 in DDPM's time embedding, 0 in Stable Diffusion's.
       downsample_padding: zeros on each side before a strided convolution; 0 is one zero at the end only, as in DDPM.
@@ -78,6 +79,7 @@ class UNetConfig(DenoiserSpec):
     context_mode: Literal["add", "multiply"] = "add"
     num_classes: int = 0
     vector_dim: int = 0
+    takes_end: bool = False
     flip_sin_to_cos: bool = False
     freq_shift: float = 1.0
     downsample_padding: int = 0

@@ -17,6 +17,7 @@ from jaxdiff.objectives.levels import (
     stratified,
     uniform,
 )
+from jaxdiff.objectives.mean_flow import mean_flow
 from jaxdiff.objectives.noising import to_unit_range
 from jaxdiff.objectives.variational import variational_bound
 from jaxdiff.objectives.weightings import WEIGHTINGS, bound, edm, min_snr, p2, sigmoid, simple
@@ -38,6 +39,7 @@ __all__ = [
     "kl_autoencoder",
     "log_normal",
     "logit_normal",
+    "mean_flow",
     "min_snr",
     "p2",
     "sigmoid",

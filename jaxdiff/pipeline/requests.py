@@ -123,6 +123,10 @@ def check(model: Model, request: Request) -> None:
         raise ValueError(
             f"{config.name} reads {config.net.context_length} tokens and no more: leave out `prompt_syntax`"
         )
+    if s.sampler.traits.get("takes_end") and not config.net.takes_end:
+        raise ValueError(
+            f"the sampler {s.sampler.kind} is for networks trained with the objective 'mean_flow': choose another"
+        )
     _check_guidance(model, request)
     _check_numbers(model, request)
 

@@ -158,6 +158,8 @@ def _denoising_loss(config, apply, frozen):
         variance = "learned" if config.net.learns_variance(config.shape[-1]) else "posterior"
         schedule = d.make_schedule()
         return objectives.variational_bound(apply, schedule, d.predict, variance, null, d.cond_dropout, levels=levels)
+    if d.objective == "mean_flow":
+        return objectives.mean_flow(apply, d.make_schedule(), null, d.cond_dropout, levels=levels)
     return objectives.denoising(
         apply,
         d.make_schedule(),
