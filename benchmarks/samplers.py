@@ -66,6 +66,14 @@ def jump(data, x_t, t, cond):
     return said._replace(x0=x0, eps=(x_t - alpha * x0) / sigma)
 
 
+def average(data, x_t, t, cond):
+    """A perfect network of average velocities: x0 and eps of the line from x_t to the flow at `cond.end`."""
+    said, (alpha, sigma), s = exact(data, x_t, t, None), SCHEDULE(t), cond.end[0]
+    x_t, at = alpha * said.x0 + sigma * said.eps, SCHEDULE(s)  # through what was said, so that the call counts
+    eps = (alpha * data.flow(SCHEDULE, x_t, t, s) - at.alpha * x_t) / (alpha * at.sigma - at.alpha * sigma)
+    return said._replace(x0=(x_t - sigma * eps) / alpha, eps=eps)
+
+
 def ddpm_step(**how):
     return lambda schedule, said, state, t, s, z: samplers.State(
         process.p_step(schedule, said, state.x, t, s, z, **how)
@@ -130,6 +138,7 @@ ROWS = {
     "reverse_diffusion()": noisy(lambda N: samplers.reverse_diffusion()),
     "predictor_corrector()": corrected("reverse_diffusion"),
     "predictor_corrector(predictor=ddpm())": corrected(samplers.ddpm()),
+    "mean_flow()": Row(lambda N: samplers.mean_flow(), steps=(FEW,), spacings=("even", "even to 0"), denoise=average),
     "lcm()": noisy(
         lambda N: samplers.lcm(), "lcm*", move=lcm_step, steps=(FEW,), spacings=("even", "even to 0"), denoise=jump
     ),
