@@ -88,29 +88,75 @@ def clip(args):
     return "\n".join(lines) + "\n"
 
 
+class Unseen(NamedTuple):
+    """Combinations that were never trained on, and what judges images of them.
+
+    Attributes:
+      prompts: captions.
+      wanted: what each of them asks for, see `shown.asked_for`.
+      real: images of them.
+      train: images that were trained on.
+      judge: reads digits.
+    """
+
+    prompts: list
+    wanted: list
+    real: np.ndarray
+    train: np.ndarray
+    judge: features.Features
+
+    @classmethod
+    def load(cls, num=500):
+        """The first of them."""
+        (asked, real), (_, train), judge = examples("unseen", num), examples("train"), jaxdiff.load("digits_judge")
+        judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
+        return cls([one["caption"] for one in asked], [shown.asked_for(one) for one in asked], real, train, judge)
+
+    def cells(self, x):
+        """A line of a table for images of the prompts."""
+        said = shown.right(x, self.wanted, self.judge)
+        five, half = np.percentile(neighbors.nearest(x / 255, self.train / 255), [5, 50])
+        return (
+            " | ".join(f"{said[n]:.1%}" for n in ("label", "colours", "size", "place", "all"))
+            + f" | {five:.2f}, {half:.2f}"
+        )
+
+
+JUDGED = "digit | colours | size | place | all of it | nearest training image: 5%, median |"
+
+
 def text_to_image(args):
     """Whether images show what was asked for, of combinations that were never trained on."""
-    model, judge = jaxdiff.load(args.model), jaxdiff.load("digits_judge")
-    judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
-    (asked, real), (_, train) = examples("unseen", 500), examples("train")
-    prompts, wanted = [one["caption"] for one in asked], [shown.asked_for(one) for one in asked]
+    model, unseen = jaxdiff.load(args.model), Unseen.load()
     lines = [
-        "| guidance | digit | colours | size | place | all of it | nearest training image: 5%, median |",
+        f"| guidance | {JUDGED}",
         "|---|---|---|---|---|---|---|",
+        f"| *real images* | {unseen.cells(unseen.real)} |",
     ]
-
-    def line(name, x):
-        names, said = ("label", "colours", "size", "place", "all"), shown.right(x, wanted, judge)
-        five, half = np.percentile(neighbors.nearest(x / 255, train / 255), [5, 50])
-        lines.append(f"| {name} | " + " | ".join(f"{said[n]:.1%}" for n in names) + f" | {five:.2f}, {half:.2f} |")
-        print(lines[-1], flush=True)
-
-    line("*real images*", real)
     for scale in args.scales:
-        x = jaxdiff.generate(model, prompts, guidance=scale, seed=1, batch_size=SIZE)
-        line(f"{scale:g}", x)
+        x = jaxdiff.generate(model, unseen.prompts, guidance=scale, seed=1, batch_size=SIZE)
+        lines.append(f"| {scale:g} | {unseen.cells(x)} |")
+        print(lines[-1], flush=True)
         if args.write and scale == model.config.sample.guidance:
             images.save_grid(PICTURES / "latent_unseen.png", x[:60], 12)
+    return "\n".join(lines) + "\n"
+
+
+def few_steps(args):
+    """The same of the LoRA that was distilled to need few steps, and the time of an image."""
+    model, unseen, one = jaxdiff.load(args.model), Unseen.load(), {"sampler": "lcm", "guidance": 1.0}
+    fast = jaxdiff.with_adapters(model, args.adapter)
+    lines = [f"| | ms an image | {JUDGED}", "|---|---|---|---|---|---|---|---|"]
+    rows = {"`captioned`, 50 steps": (model, {}), "`captioned`, 4 steps": (model, {"steps": 4})}
+    rows |= {f"`few_steps`, {n} step{'s' * (n > 1)}": (fast, {"steps": n} | one) for n in (8, 4, 2, 1)}
+    for name, (of, options) in rows.items():
+        jaxdiff.generate(of, unseen.prompts[:SIZE], num=SIZE, batch_size=SIZE, **options)  # compiles
+        start = time.perf_counter()
+        x = jaxdiff.generate(of, unseen.prompts, seed=1, batch_size=SIZE, **options)
+        lines.append(f"| {name} | {1e3 * (time.perf_counter() - start) / len(x):.1f} | {unseen.cells(x)} |")
+        print(lines[-1], flush=True)
+        if args.write and of is fast and options["steps"] == 4:
+            images.save_grid(PICTURES / "latent_few_steps.png", x[:60], 12)
     return "\n".join(lines) + "\n"
 
 
@@ -203,13 +249,14 @@ def cost(args):
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"autoencoders": autoencoders, "clip": clip, "drawn": text_to_image, "cost": cost}
+SECTIONS = {"autoencoders": autoencoders, "clip": clip, "drawn": text_to_image, "few": few_steps, "cost": cost}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="captioned")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="of guidance")
+    parser.add_argument("--adapter", default="few_steps", help="LoRA for few steps")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
     parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
     args = parser.parse_args()

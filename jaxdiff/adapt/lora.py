@@ -17,9 +17,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdiff.types import Array
 
-ATTENTION = r"attn\d+/to_(q|k|v|out_0)/kernel$"  # all attention layers of a U-Net
+# All attention layers of a U-Net, a DiT and an MMDiT, in which the text has projections of its own.
+ATTENTION = r"attn\d*/(to_(q|k|v|out_0|add_out)|add_(q|k|v)_proj)/kernel$"
 CONVOLUTIONS = r"conv\w*/kernel$"
-FEED_FORWARD = r"ff/net_(0/proj|2)/kernel$"  # of transformer blocks
+FEED_FORWARD = r"ff(_context)?/net_(0/proj|2)/kernel$"  # of transformer blocks
 TEXT_ATTENTION = r"self_attn/(q|k|v|out)_proj/kernel$"  # of CLIP's text transformer
 TARGETS = {"attention": ATTENTION, "convolutions": CONVOLUTIONS, "feed_forward": FEED_FORWARD}
 

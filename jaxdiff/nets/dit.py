@@ -8,6 +8,7 @@
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,21 +74,21 @@ class DiT(nn.Module):
         c = nn.silu(_embed(cfg, t, cond))
         B, H, W, _ = x.shape
         size = H // cfg.patch, W // cfg.patch
-        h = _Linear(cfg.width, "proj", dtype=dtype, name="pos_embed")(space_to_depth(x, cfg.patch))
+        h = NamedLinear(cfg.width, "proj", dtype=dtype, name="pos_embed")(space_to_depth(x, cfg.patch))
         h = h.reshape(B, size[0] * size[1], cfg.width)
         if cfg.positions == "sin_cos":
             h = h + jnp.asarray(waves_of_places(size, cfg.width), dtype)[None]
         context = Context(cond.context, cond.context_mask, cond.attention_edit)
-        block = _remat(DiTBlock) if cfg.remat else DiTBlock
+        block = remat(DiTBlock) if cfg.remat else DiTBlock
         for i in range(cfg.depth):
             h = block(size, cfg, name=f"transformer_blocks_{i}")(h, c, context, keys)
         shift, scale = jnp.split(Dense(2 * cfg.width, init=zeros_init, dtype=dtype, name="proj_out_1")(c), 2, axis=-1)
-        h = _modulated(_norm(1e-6, dtype, "norm_out")(h), shift, scale)
+        h = modulated(plain_norm(1e-6, dtype, "norm_out")(h), shift, scale)
         h = Dense(cfg.patch**2 * cfg.out_channels, init=zeros_init, dtype=dtype, name="proj_out_2")(h)
         return depth_to_space(h.reshape(B, *size, -1), cfg.patch).astype(jnp.float32)
 
 
-_remat = functools.cache(nn.remat)  # of a class always the same class
+remat = functools.cache(nn.remat)  # of a class always the same class
 
 
 class DiTBlock(nn.Module):
@@ -105,36 +106,43 @@ class DiTBlock(nn.Module):
     def __call__(self, h: Array, c: Array, context: Context, keys: Array | None) -> Array:
         """h [B, L, width], c [B, width] after silu -> [B, L, width]."""
         cfg, dtype = self.config, jnp.dtype(self.config.dtype)
-        made = _Linear(6 * cfg.width, "linear", zeros_init, dtype, name="norm1")(c)
+        made = NamedLinear(6 * cfg.width, "linear", zeros_init, dtype, name="norm1")(c)
         b_1, s_1, g_1, b_2, s_2, g_2 = jnp.split(made, 6, axis=-1)
         turn = functools.partial(turned, size=self.size) if cfg.positions == "rotary" else lambda x: x
         of_site = (cfg.heads, self.size, dtype, cfg.attention_kernel)
         attention = Attention(*of_site, bias=True, qk_norm=cfg.qk_norm, name="attn1")
-        h = h + g_1[:, None] * attention(_modulated(_norm(1e-6, dtype, "norm_1")(h), b_1, s_1), context, False, turn)
+        h = h + g_1[:, None] * attention(
+            modulated(plain_norm(1e-6, dtype, "norm_1")(h), b_1, s_1), context, False, turn
+        )
         if cfg.context_dim:
             h = h + Attention(*of_site, bias=True, qk_norm=cfg.qk_norm, name="attn2")(h, context, True)
-        inside = _modulated(_norm(cfg.eps, dtype, "norm3")(h), b_2, s_2)
-        return h + g_2[:, None] * FeedForward(cfg, name="ff")(inside, keys)
+        inside = modulated(plain_norm(cfg.eps, dtype, "norm3")(h), b_2, s_2)
+        feed = FeedForward(int(cfg.mlp_ratio * cfg.width), cfg.dropout, dtype, name="ff")
+        return h + g_2[:, None] * feed(inside, keys)
 
 
 class FeedForward(nn.Module):
     """Two layers with a GELU between them, in its form by tanh.
 
     Attributes:
-      config: see `DiTConfig`.
+      inner: channels between them.
+      dropout: rate there.
+      dtype: of the computation.
     """
 
-    config: DiTConfig
+    inner: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, h: Array, keys: Array | None) -> Array:
         """h [B, L, width] -> [B, L, width]."""
-        cfg, dtype = self.config, jnp.dtype(self.config.dtype)
-        h = nn.gelu(_Linear(int(cfg.mlp_ratio * cfg.width), "proj", dtype=dtype, name="net_0")(h))
-        return Dense(cfg.width, dtype=dtype, name="net_2")(Dropout(cfg.dropout, name="dropout")(h, keys))
+        inside = nn.gelu(NamedLinear(self.inner, "proj", dtype=self.dtype, name="net_0")(h))
+        inside = Dropout(self.dropout, name="dropout")(inside, keys)
+        return Dense(h.shape[-1], dtype=self.dtype, name="net_2")(inside)
 
 
-class _Linear(nn.Module):
+class NamedLinear(nn.Module):
     """A linear layer within a module of its own, as published checkpoints name it."""
 
     features: int
@@ -147,11 +155,13 @@ class _Linear(nn.Module):
         return Dense(self.features, init=self.init, dtype=self.dtype, name=self.layer)(x)
 
 
-def _norm(eps, dtype, name):
+def plain_norm(eps: float, dtype, name: str) -> nn.LayerNorm:
+    """A layer norm without parameters."""
     return nn.LayerNorm(eps, dtype, use_bias=False, use_scale=False, name=name)
 
 
-def _modulated(h, shift, scale):
+def modulated(h: Array, shift: Array, scale: Array) -> Array:
+    """Tokens h [B, L, C] scaled by 1 + `scale` [B, C] and moved by `shift` [B, C]."""
     return h * (1 + scale[:, None]) + shift[:, None]
 
 
@@ -168,12 +178,14 @@ def _embed(cfg, t, cond):
     return c
 
 
-def waves_of_places(size: tuple[int, int], width: int) -> np.ndarray:
+def waves_of_places(size: tuple[int, int], width: int, begin: Sequence[int] = (0, 0), unit: float = 1.0) -> np.ndarray:
     """Sinusoids of the column, then of the row, of each patch: sin and cos of p 10000^(-4 i / width), each a quarter.
 
     Args:
       size: rows and columns of patches.
       width: channels, a multiple of 4.
+      begin: row and column of the first.
+      unit: length of a step from one to the next.
 
     Returns:
       float32 [rows columns, width].
@@ -185,7 +197,8 @@ def waves_of_places(size: tuple[int, int], width: int) -> np.ndarray:
         [0.841, 0.01, 0.54, 1.0, 0.841, 0.01, 0.54, 1.0]
     """
     frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
-    row, column = (place.reshape(-1, 1) * frequencies for place in np.mgrid[: size[0], : size[1]])
+    places = (np.arange(side) + first for side, first in zip(size, begin))
+    row, column = (unit * place.reshape(-1, 1) * frequencies for place in np.meshgrid(*places, indexing="ij"))
     return np.concatenate([np.sin(column), np.cos(column), np.sin(row), np.cos(row)], axis=1).astype(np.float32)
 
 
