@@ -24,11 +24,15 @@ from jaxdiff.samplers.dpmpp import _update as dpmpp_update
 from jaxdiff.samplers.euler_ancestral import _update as euler_ancestral_update
 from jaxdiff.samplers.lcm import end_of_path
 from jaxdiff.testing.convergence import paths_for
-from jaxdiff.types import Guided
+from jaxdiff.types import AlphaSigma, Guided
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "samplers.md", ROOT / "docs" / "images" / "samplers.png"
 BEGIN, END = "<!-- written by benchmarks/samplers.py -->\n", "<!-- end of what it writes -->\n"
+PROCESSES_BEGIN, END_OF_PROCESSES = (
+    "<!-- processes: written by benchmarks/samplers.py -->\n",
+    "<!-- end of processes -->\n",
+)
 T, FEW, MANY = 4096, 32, 128  # errors are those of few steps, orders those between few and many
 SCHEDULE = schedules.linear(T, 0.1 / T, 20 / T)  # Song et al. 2021 (score SDE), appendix C
 STABLE = schedules.scaled_linear()
@@ -36,11 +40,19 @@ DATA = testing.gaussian([1.0, -0.5], [0.5, 0.1])
 WIDE = testing.gaussian(np.tile([1.0, -0.5], 32), np.tile([0.5, 0.1], 32))
 PATHS = 1000  # where moments are a matter of chance; with 32 numbers of a kind each, standard errors are below 0.004
 KEY = jax.random.key(0)
+
+
+def top(schedule):
+    """Level T, or where sigma / alpha is the 80 of EDM."""
+    return T if schedule is SCHEDULE else float(schedule.level_of(AlphaSigma(jnp.float32(1), jnp.float32(80))))
+
+
 LEVELS = {
-    "karras": lambda count: timesteps.grid_by_sigma(SCHEDULE, count),
-    "even": lambda count: timesteps.grid(T, count, end=1).astype(np.float32),
-    "even to 0": lambda count: timesteps.grid(T, count, end=0).astype(np.float32),
+    "karras": lambda schedule, count: timesteps.grid_by_sigma(schedule, count, start=top(schedule)),
+    "even": lambda schedule, count: timesteps.grid(T, count, end=1).astype(np.float32),
+    "even to 0": lambda schedule, count: timesteps.grid(T, count, end=0).astype(np.float32),
 }
+PROCESSES = {"rectified flow": schedules.rectified_flow(T), "EDM": schedules.edm(T)}
 GOLDEN = {}
 for _file in ("trajectories", "solvers"):
     GOLDEN |= np.load(ROOT / "tests" / "golden" / f"{_file}.npz")
@@ -52,25 +64,25 @@ def count(x):
     return np.asarray(x)
 
 
-def exact(data, x_t, t, cond):
+def exact(schedule, data, x_t, t, cond):
     """The optimal denoiser, which counts its calls."""
     x_t = jax.pure_callback(count, jax.ShapeDtypeStruct(x_t.shape, x_t.dtype), x_t)
-    return data.denoiser(SCHEDULE)(x_t, t, cond)
+    return data.denoiser(schedule)(x_t, t, cond)
 
 
-def jump(data, x_t, t, cond):
+def jump(schedule, data, x_t, t, cond):
     """A perfect consistency model: x0 is where the flow ends."""
-    said, (alpha, sigma) = exact(data, x_t, t, cond), SCHEDULE(t)
+    said, (alpha, sigma) = exact(schedule, data, x_t, t, cond), schedule(t)
     x_t = alpha * said.x0 + sigma * said.eps  # through what was said, so that the call counts
-    x0 = data.flow(SCHEDULE, x_t, t, 0)
+    x0 = data.flow(schedule, x_t, t, 0)
     return said._replace(x0=x0, eps=(x_t - alpha * x0) / sigma)
 
 
-def average(data, x_t, t, cond):
+def average(schedule, data, x_t, t, cond):
     """A perfect network of average velocities: x0 and eps of the line from x_t to the flow at `cond.end`."""
-    said, (alpha, sigma), s = exact(data, x_t, t, None), SCHEDULE(t), cond.end[0]
-    x_t, at = alpha * said.x0 + sigma * said.eps, SCHEDULE(s)  # through what was said, so that the call counts
-    eps = (alpha * data.flow(SCHEDULE, x_t, t, s) - at.alpha * x_t) / (alpha * at.sigma - at.alpha * sigma)
+    said, (alpha, sigma), s = exact(schedule, data, x_t, t, None), schedule(t), cond.end[0]
+    x_t, at = alpha * said.x0 + sigma * said.eps, schedule(s)  # through what was said, so that the call counts
+    eps = (alpha * data.flow(schedule, x_t, t, s) - at.alpha * x_t) / (alpha * at.sigma - at.alpha * sigma)
     return said._replace(x0=(x_t - sigma * eps) / alpha, eps=eps)
 
 
@@ -153,24 +165,24 @@ class Measured(NamedTuple):
     paths: float  # root mean square distance from the exact flow
 
 
-def measure(row: Row, spacing: str, steps: int) -> Measured:
-    """Runs a sampler from the marginal at level T to the last level."""
-    levels, data = LEVELS[spacing](steps), DATA if row.affine else WIDE
+def measure(row: Row, spacing: str, steps: int, schedule=SCHEDULE) -> Measured:
+    """Runs a sampler from the marginal at the first level to the last level."""
+    levels, data = LEVELS[spacing](schedule, steps), DATA if row.affine else WIDE
     paths = max(256, paths_for(steps, (2,)) * row.draws) if row.affine else PATHS
     keys = samplers.keys_for(KEY, paths)
-    mean, cov = data.moments(SCHEDULE, levels[0])
+    mean, cov = data.moments(schedule, levels[0])
     x_T = (mean + np.sqrt(np.diag(cov)) * np.asarray(samplers.noise(keys, mean.shape))).astype(np.float32)
     asked[0] = 0
-    path = keys if row.draws else None, row.make(steps), Partial(row.denoise, data), SCHEDULE, levels, x_T
+    path = keys if row.draws else None, row.make(steps), Partial(row.denoise, schedule, data), schedule, levels, x_T
     *_, (x, _) = samplers.chunks(*path, size=FEW)  # compiled once for few and many steps
-    off = np.asarray(x - data.flow(SCHEDULE, x_T, levels[0], levels[-1]), np.float64)
+    off = np.asarray(x - data.flow(schedule, x_T, levels[0], levels[-1]), np.float64)
     if row.affine:
         noise = testing.noise_of_steps(keys, steps, (2,)) if row.draws else []
         moments = testing.affine_moments(x, x_T, noise, mean, cov)
     else:
         kinds = np.asarray(x, np.float64).reshape(-1, 2)
         moments = kinds.mean(0), np.diag(kinds.var(0))
-    true_mean, true_cov = data.moments(SCHEDULE, levels[-1])
+    true_mean, true_cov = data.moments(schedule, levels[-1])
     errors = np.abs(moments[0] - true_mean[:2]), np.abs(np.diag(moments[1] - true_cov[:2, :2]))
     return Measured(asked[0] / steps, float(np.max(errors)), float(np.sqrt(np.mean(off**2))))
 
@@ -249,6 +261,25 @@ def order(row: Row, steps, found: list[Measured]) -> float:
     return testing.order_of(steps, [each.moments if row.draws else each.paths for each in found])
 
 
+def on_process(name: str, schedule) -> tuple[str, str]:
+    """Error of few steps, and order, in Karras' spacing on another process."""
+    row = ROWS[name]
+    found = [measure(row, "karras", steps, schedule) for steps in row.steps]
+    return f"{found[0].moments:.1e}", f"{order(row, row.steps, found):.2f}"
+
+
+COMPARED = [name for name, row in ROWS.items() if len(row.steps) == 2]
+
+
+def table_of_processes() -> str:
+    heads = [f"{what}, {name}" for name in PROCESSES for what in ("error", "order")]
+    lines = [["sampler", *heads], ["---"] * (1 + len(heads))]
+    for name in COMPARED:
+        lines.append([f"`{name}`", *(cell for schedule in PROCESSES.values() for cell in on_process(name, schedule))])
+        print(lines[-1], flush=True)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 def table() -> str:
     lines = [["sampler", *HEADS.values()], ["---"] * (1 + len(HEADS))]
     for name in ROWS:
@@ -284,10 +315,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the table and the picture into docs/")
     args = parser.parse_args()
-    written = table()
-    print(written)
+    written, others = table(), table_of_processes()
+    print(written, others, sep="\n")
     if args.write:
         put(PAGE, BEGIN, END, written)
+        put(PAGE, PROCESSES_BEGIN, END_OF_PROCESSES, others)
         draw()
 
 

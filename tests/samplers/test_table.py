@@ -75,6 +75,32 @@ def test_the_orders_are_those_of_the_papers(name):
     assert abs(float(TABLE[name]["order karras"]) - STATED[name]) < 0.16
 
 
+def rows_of_processes(page: str) -> dict[str, list[str]]:
+    """Error and order on each process, by sampler."""
+    part = page.split(benchmark.PROCESSES_BEGIN)[1].split(benchmark.END_OF_PROCESSES)[0]
+    cut = lambda line: [cell.strip() for cell in line.strip("|").split(" | ")]
+    return {name.strip("`"): cells for name, *cells in map(cut, part.strip().splitlines()[2:])}
+
+
+PROCESSES = rows_of_processes(benchmark.PAGE.read_text())
+
+
+@pytest.mark.parametrize("name", benchmark.COMPARED)
+def test_orders_are_the_same_on_every_process(name):
+    """Of solvers the papers' orders, of samplers with noise 1 or more."""
+    for order in PROCESSES[name][1::2]:
+        assert abs(float(order) - STATED[name]) < 0.16 if name in STATED else float(order) > 0.8
+
+
+@pytest.mark.parametrize("name", ["heun()", "unipc()"])
+@pytest.mark.parametrize("process", benchmark.PROCESSES)
+def test_numbers_of_processes_are_measured_again(name, process):
+    place = 2 * list(benchmark.PROCESSES).index(process)
+    error, order = benchmark.on_process(name, benchmark.PROCESSES[process])
+    stated = [float(cell) for cell in PROCESSES[name][place : place + 2]]
+    assert abs(float(error) - stated[0]) < 0.06 * stated[0] and abs(float(order) - stated[1]) < 0.1
+
+
 @pytest.mark.parametrize("name", [name for name, row in benchmark.ROWS.items() if row.draws and len(row.steps) == 2])
 def test_samplers_with_noise_are_of_first_order_or_more(name):
     """From 32 to 128 steps ancestral sampling has not quite reached order 1."""
