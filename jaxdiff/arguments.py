@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.registry import Choice
+from jaxdiff.types import Prediction
 
 
 def plain(value: Any) -> Any:
@@ -137,3 +138,20 @@ def check_floats(name: str, x: Any) -> None:
         dtype is not None and np.shape(x) != () and not jnp.issubdtype(dtype, jnp.floating)
     ):
         raise ValueError(f"`{name}` must be of floats, not {dtype or type(x).__name__}: images are x / 127.5 - 1")
+
+
+def check_prediction(prediction: Any, x_t: Any) -> Prediction:
+    """Checks that a denoiser returned a `Prediction` whose x0 and eps have the shape of x_t; these may be traced.
+
+    Raises:
+      TypeError: no `Prediction`.
+      ValueError: x0 or eps is missing, a number, or of another shape.
+    """
+    if not isinstance(prediction, Prediction):
+        raise TypeError(f"`denoise` must return a Prediction(x0, eps), not {type(prediction).__name__}")
+    for name in ("x0", "eps"):
+        value = getattr(prediction, name)
+        if value is None or np.shape(value) != np.shape(x_t):
+            found = None if value is None else list(np.shape(value))
+            raise ValueError(f"`denoise` must return {name} of the shape of x_t, {list(np.shape(x_t))}, not {found}")
+    return prediction

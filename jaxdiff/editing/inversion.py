@@ -23,7 +23,8 @@ from jax.tree_util import Partial
 
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import Sampler, State, ddim, sample
-from jaxdiff.schedules import Schedule, from_betas
+from jaxdiff.samplers.base import check_levels
+from jaxdiff.schedules import Schedule, check_schedule, from_betas
 from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial, is_traced, rows
 
 
@@ -35,7 +36,7 @@ def ddim_inversion(refine: int = 0) -> Sampler:
         iterate with the smallest error is returned. Traced: other numbers do not recompile.
 
     Returns:
-      Deterministic `Sampler`, for grids that start at level 0 or 1.
+      Deterministic `Sampler`, for grids that start at level 0 or 1; give `sample` rising=True.
 
     Raises:
       ValueError: a negative number of iterations, unless it is traced.
@@ -46,7 +47,7 @@ def ddim_inversion(refine: int = 0) -> Sampler:
         >>> from jaxdiff import editing, sample, schedules, testing
         >>> schedule, data = schedules.linear(), testing.gaussian([1.0], 0.25)
         >>> sampler, denoise = editing.ddim_inversion(refine=3), data.denoiser(schedule)
-        >>> sample(None, sampler, denoise, schedule, [0, 500, 1000], jnp.ones([2, 1]))[0].shape
+        >>> sample(None, sampler, denoise, schedule, [0, 500, 1000], jnp.ones([2, 1]), rising=True)[0].shape
         (2, 1)
     """
     if not is_traced(refine) and refine < 0:
@@ -107,6 +108,10 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
     Returns:
       float32 [N + 1, B, ...] in the order of the levels: x_T first, x0 last.
 
+    Raises:
+      ValueError: levels that do not fall; otherwise as `sample`.
+      TypeError: as `sample`.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -119,8 +124,10 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
         >>> trajectory.shape, bool(jnp.allclose(again, x0, atol=1e-3))
         ((51, 2, 2), True)
     """
-    ascending = jnp.asarray(timesteps)[::-1]
-    _, trajectory = sample(None, ddim_inversion(refine), denoise, schedule, ascending, x0, cond, collect=_x)
+    check_schedule(schedule)
+    ascending = check_levels(timesteps, schedule)[::-1]
+    sampler = ddim_inversion(refine)
+    _, trajectory = sample(None, sampler, denoise, schedule, ascending, x0, cond, collect=_x, rising=True)
     return jnp.concatenate([x0[None], trajectory])[::-1]
 
 
