@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.registry import Choice
-from jaxdiff.types import Prediction
+from jaxdiff.types import Prediction, is_traced
 
 
 def plain(value: Any) -> Any:
@@ -155,3 +156,48 @@ def check_prediction(prediction: Any, x_t: Any) -> Prediction:
             found = None if value is None else list(np.shape(value))
             raise ValueError(f"`denoise` must return {name} of the shape of x_t, {list(np.shape(x_t))}, not {found}")
     return prediction
+
+
+def check_number(
+    name: str,
+    value: Any,
+    wanted: str = "be a finite number",
+    fits: Callable[[np.ndarray], Any] = np.isfinite,
+    per_example: bool = False,
+) -> None:
+    """Checks that a value is a real number in some range; one that is traced, or on other hosts' devices, passes.
+
+    Args:
+      name: of the argument.
+      value: number, or array of one; or, with `per_example`, vector of them.
+      wanted: what it must do, in words.
+      fits: float64 array -> whether each number is in the range.
+      per_example: whether one number for each example [B] may be given.
+
+    Raises:
+      ValueError: no number, several, or one outside of the range.
+
+    Example::
+
+        >>> from jaxdiff.arguments import check_number
+        >>> check_number("phi", 2.0, "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+        Traceback (most recent call last):
+        ValueError: `phi`=2.0 must lie in [0, 1]
+    """
+    leaves = jax.tree.leaves(value)
+    if any(is_traced(x) or (isinstance(x, jax.Array) and not x.is_fully_addressable) for x in leaves):
+        return
+    try:
+        found = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        found = np.empty(0, object)
+    if not (jnp.issubdtype(found.dtype, jnp.integer) or jnp.issubdtype(found.dtype, jnp.floating)):
+        shown = repr(value) if isinstance(value, str | bool | None) else type(value).__name__
+        raise ValueError(f"`{name}`={shown} must {wanted}")
+    if found.ndim > per_example:
+        several = "one number, or one for each example [B]" if per_example else "one number"
+        raise ValueError(f"`{name}` must be {several}, not of shape {list(found.shape)}")
+    numbers = found.astype(np.float64).ravel()
+    wrong = numbers[~np.asarray(fits(numbers))]
+    if wrong.size:
+        raise ValueError(f"`{name}`={wrong[0] if found.ndim else value} must {wanted}")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import jaxdiff
-from jaxdiff import Prediction, editing, samplers, schedules, testing
+from jaxdiff import Cond, Guided, Prediction, editing, guidance, samplers, schedules, testing
+from jaxdiff.objectives import weightings
+from jaxdiff.objectives.dreambooth import dreambooth
 
 KEY, SCHEDULE, X = jax.random.key(0), schedules.cosine(), jnp.ones([4, 2])
 ORACLE = testing.gaussian([0.0, 0.0], 1.0)
@@ -28,6 +30,16 @@ def sample(timesteps=(1000, 500, 0), sampler="ddim", prediction=None, **given):
         return jaxdiff.sample(KEY, made, denoise, SCHEDULE, timesteps, X, **given)
 
     return run
+
+
+def guided(scale, make=guidance.cfg):
+    """A guided prediction for four rows."""
+    cond = Guided(Cond(label=jnp.zeros(4, int)), Cond(label=jnp.ones(4, int)))
+    return lambda: make(denoiser(), scale)(X, 500, cond)
+
+
+def weighed(name, **options):
+    return lambda: weightings.WEIGHTINGS.functions[name](SCHEDULE, jnp.array([5]), "x0", **options)
 
 
 REFUSED = {
@@ -71,6 +83,79 @@ REFUSED = {
         "`denoise` must return eps of the shape of x_t, [4, 2]",
     ),
     "no prediction": (sample(prediction=lambda x: x), "`denoise` must return a Prediction(x0, eps), not "),
+    # guidance
+    "a scale that is nan": (guided(NAN), "`scale`=nan must be a finite number"),
+    "a scale on the device that is nan": (guided(jnp.float32(NAN)), "`scale`=nan must be a finite number"),
+    "a scale as text": (guided("2"), "`scale`='2' must be a finite number"),
+    "no scale": (guided(None), "`scale`=None must be a finite number"),
+    "scales in two axes": (guided(np.ones([4, 1])), "`scale` must be one number, or one for each example [B]"),
+    "scales of other examples": (
+        guided(jnp.ones(3)),
+        "`scale` must be one number, or one for each of 4 examples, not of shape [3]",
+    ),
+    "a function's scales": (guided(lambda t: jnp.ones(3)), "`scale` must be one number, or one for each of 4 examples"),
+    "an infinite scale of autoguidance": (
+        lambda: guidance.extrapolate(denoiser(), denoiser(), np.inf),
+        "`scale`=inf must be a finite number",
+    ),
+    "contrast above 1": (
+        lambda: guidance.rescaled(denoiser(), denoiser(), SCHEDULE, phi=2.0),
+        "`phi`=2.0 must lie in [0, 1]",
+    ),
+    "contrast nan": (lambda: guidance.rescaled_cfg(denoiser(), 2.0, SCHEDULE, NAN), "`phi`=nan must lie in [0, 1]"),
+    "contrast of other examples": (
+        guided(jnp.ones(3) / 2, lambda denoise, phi: guidance.rescaled_cfg(denoise, 2.0, SCHEDULE, phi)),
+        "`phi` must be one number, or one for each of 4 examples",
+    ),
+    "an empty interval": (
+        lambda: guidance.within(denoiser(), denoiser(), 900, 100),
+        "`t_low`=900 must be at most `t_high`=100",
+    ),
+    "an interval from nan": (lambda: guidance.within(denoiser(), denoiser(), NAN, 100), "`t_low`=nan must be a level"),
+    "clipped to nothing": (
+        lambda: guidance.clip_x0(denoiser(), SCHEDULE, lo=1, hi=-1),
+        "`lo`=1 must be at most `hi`=-1",
+    ),
+    "clipped at nan": (lambda: guidance.clip_x0(denoiser(), SCHEDULE, hi=NAN), "`hi`=nan must be a number"),
+    "clipped by a number": (lambda: guidance.clip_x0(denoiser(), 1.0), "`schedule` must be a Schedule"),
+    "thresholds by a number": (lambda: guidance.dynamic_threshold(denoiser(), 1.0), "`schedule` must be a Schedule"),
+    "a threshold as text": (
+        lambda: guidance.dynamic_threshold(denoiser(), SCHEDULE, "99"),
+        "`percentile`='99' must lie in (1, 100]",
+    ),
+    "late by nan": (lambda: guidance.late(SCHEDULE, NAN), "`scale`=nan must be a finite number"),
+    "early without a schedule": (lambda: guidance.early("linear", 2.0), "`schedule` must be a Schedule"),
+    "stepped to nan": (lambda: guidance.stepped(NAN, 3.0, 800), "`above`=nan must be a finite number"),
+    "stepped at no level": (lambda: guidance.stepped(20.0, 3.0, None), "`level`=None must be a finite number"),
+    "a gradient of nan": (
+        lambda: guidance.by_gradient(denoiser(), lambda x0, t, cond: x0.sum(1), SCHEDULE, NAN),
+        "`strength`=nan must be a finite number",
+    ),
+    "a classifier on no schedule": (
+        lambda: guidance.classifier(denoiser(), lambda x, t, cond: x.sum(1), None, 1.0),
+        "`schedule` must be a Schedule",
+    ),
+    "a classifier for other examples": (
+        guided(jnp.ones(3), lambda f, s: guidance.classifier(f, lambda x, t, cond: x.sum(1), SCHEDULE, s)),
+        "`scale` must be one number, or one for each of 4 examples",
+    ),
+    "CFG++ of nan": (lambda: samplers.ddim_cfgpp(np.float32(NAN)), "`scale`=nan must lie in [0, 1]"),
+    "CFG++ of an example above 1": (
+        lambda: samplers.ddim_cfgpp(np.array([0.5, 1.5])),
+        "`scale`=1.5 must lie in [0, 1]",
+    ),
+    # weightings
+    "min-SNR below 0": (weighed("min_snr", gamma=-1), "`gamma`=-1 must be above 0"),
+    "min-SNR of nan": (weighed("min_snr", gamma=NAN), "`gamma`=nan must be above 0"),
+    "P2 of no k": (weighed("p2", k=0.0), "`k`=0.0 must be above 0"),
+    "P2 below 0": (weighed("p2", gamma=-1.0), "`gamma`=-1.0 must be at least 0 and finite"),
+    "sigmoid of nan": (weighed("sigmoid", bias=NAN), "`bias`=nan must be a finite number"),
+    "EDM's data without variance": (weighed("edm", sigma_data=0.0), "`sigma_data`=0.0 must be above 0"),
+    "EDM's data as text": (weighed("edm", sigma_data="0.5"), "`sigma_data`='0.5' must be above 0"),
+    "a class of weight nan": (
+        lambda: dreambooth(lambda *_: None, prior_weight=NAN),
+        "`prior_weight`=nan must be at least 0 and finite",
+    ),
 }
 
 
