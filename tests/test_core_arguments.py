@@ -10,7 +10,10 @@ import pytest
 import jaxdiff
 from jaxdiff import Cond, Guided, Prediction, editing, guidance, samplers, schedules, testing
 from jaxdiff.objectives import weightings
+from jaxdiff.objectives.autoencoder import psnr
 from jaxdiff.objectives.dreambooth import dreambooth
+from jaxdiff.objectives.variational import decoder_nll
+from jaxdiff.types import Gaussian
 
 KEY, SCHEDULE, X = jax.random.key(0), schedules.cosine(), jnp.ones([4, 2])
 ORACLE = testing.gaussian([0.0, 0.0], 1.0)
@@ -36,6 +39,17 @@ def guided(scale, make=guidance.cfg):
     """A guided prediction for four rows."""
     cond = Guided(Cond(label=jnp.zeros(4, int)), Cond(label=jnp.ones(4, int)))
     return lambda: make(denoiser(), scale)(X, 500, cond)
+
+
+def inpaint(x0=X, known=True, rounds=1):
+    """Two steps of inpainting."""
+    return lambda: jaxdiff.sample(
+        KEY, editing.inpaint(jaxdiff.ddim(), x0, known, rounds), denoiser(), SCHEDULE, [1000, 500, 0], X
+    )
+
+
+def nll(x0, bins=256):
+    return lambda: decoder_nll(x0, Gaussian(jnp.zeros([2]), 1.0), bins)
 
 
 def weighed(name, **options):
@@ -155,6 +169,39 @@ REFUSED = {
     "a class of weight nan": (
         lambda: dreambooth(lambda *_: None, prior_weight=NAN),
         "`prior_weight`=nan must be at least 0 and finite",
+    ),
+    # editing, keys and data
+    "a mask of 2": (inpaint(known=np.full([4, 2], 2.0)), "`known` must lie in [0, 1]"),
+    "a mask of nan": (inpaint(known=NAN), "`known` must lie in [0, 1]"),
+    "a mask of other examples": (
+        inpaint(known=np.ones([3, 2])),
+        "`known` must fit the shape of `x0`, [4, 2], not [3, 2]",
+    ),
+    "a mask of more axes": (inpaint(known=np.ones([1, 4, 2])), "`known` must fit the shape of `x0`"),
+    "known pixels of other examples": (inpaint(X[:3]), "`x0` must have the shape of x, [4, 2], not [3, 2]"),
+    "known pixels of uint8": (inpaint(np.zeros([4, 2], np.uint8)), "`x0` must be of floats, not uint8"),
+    "half a round": (inpaint(rounds=1.5), "`rounds`=1.5 must be at least 1, and whole"),
+    "rounds as text": (inpaint(rounds="2"), "`rounds`='2' must be at least 1, and whole"),
+    "half a refinement": (lambda: editing.ddim_inversion(0.5), "`refine`=0.5 must be at least 0, and whole"),
+    "fewer keys than none": (lambda: samplers.keys_for(KEY, -1), "`n`=-1 must be at least 0"),
+    "keys for keys": (lambda: samplers.keys_for(samplers.keys_for(KEY, 2), 2), "`key` must be one random key, not [2]"),
+    "noise of a negative size": (
+        lambda: samplers.noise(samplers.keys_for(KEY, 2), (-3,)),
+        "`shape`=(-3,) must be the shape of one example",
+    ),
+    "noise of a number": (
+        lambda: samplers.normal(samplers.keys_for(KEY, 2), 3),
+        "`shape`=3 must be the shape of one example",
+    ),
+    "likelihood of uint8": (nll(np.zeros(2, np.uint8)), "`x0` must be of floats, not uint8"),
+    "likelihood of one bin": (nll(jnp.zeros(2), bins=1), "`bins`=1 must be at least 2"),
+    "psnr of two shapes": (
+        lambda: psnr(jnp.zeros([2, 3, 3, 1]), jnp.zeros([3, 3, 1])),
+        "`y` must have the shape of `x`, [2, 3, 3, 1], not [3, 3, 1]",
+    ),
+    "psnr of uint8": (
+        lambda: psnr(jnp.zeros([2, 3]), jnp.zeros([2, 3], jnp.uint8)),
+        "`y` must be of floats, not uint8",
     ),
 }
 

@@ -18,9 +18,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_number
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import Sampler, State, ddim, sample
 from jaxdiff.samplers.base import check_levels
@@ -39,7 +41,7 @@ def ddim_inversion(refine: int = 0) -> Sampler:
       Deterministic `Sampler`, for grids that start at level 0 or 1; give `sample` rising=True.
 
     Raises:
-      ValueError: a negative number of iterations, unless it is traced.
+      ValueError: a number of iterations that is negative or not whole, unless it is traced.
 
     Example::
 
@@ -50,8 +52,8 @@ def ddim_inversion(refine: int = 0) -> Sampler:
         >>> sample(None, sampler, denoise, schedule, [0, 500, 1000], jnp.ones([2, 1]), rising=True)[0].shape
         (2, 1)
     """
-    if not is_traced(refine) and refine < 0:
-        raise ValueError(f"`refine`={refine} must be at least 0: it is a number of iterations")
+    wanted = "be at least 0, and whole: it is a number of iterations"
+    check_number("refine", refine, wanted, lambda x: (x >= 0) & (x == np.round(x)))
     return Sampler(Partial(State), Partial(_step, jnp.asarray(refine, jnp.int32)))
 
 

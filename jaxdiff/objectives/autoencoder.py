@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxdiff.arguments import check_floats
 from jaxdiff.errors import unknown
 from jaxdiff.nets.kl_vae import KLAutoencoder, divergence
 from jaxdiff.nets.vq_vae import VQAutoencoder, moved, perplexity, quantize
@@ -147,6 +148,9 @@ def _first(keys, axis_name):
 def psnr(x: Array, y: Array) -> Array:
     """Peak signal-to-noise ratio of images in [-1, 1], 10 log10(4 / mean (x - y)^2), in dB; [B, ...] -> [B].
 
+    Raises:
+      ValueError: images of integers, or of two shapes.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -154,6 +158,10 @@ def psnr(x: Array, y: Array) -> Array:
         >>> psnr(jnp.zeros([1, 2]), jnp.full([1, 2], 0.2)).round(3).tolist()
         [20.0]
     """
+    for name, images in (("x", x), ("y", y)):
+        check_floats(name, images)
+    if x.shape != y.shape:
+        raise ValueError(f"`y` must have the shape of `x`, {list(x.shape)}, not {list(y.shape)}")
     return 10 * jnp.log10(4 / jnp.maximum(_mean(jnp.square(x - y)), 1e-12))
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
+from jaxdiff.arguments import check_floats, check_type, plain
 from jaxdiff.denoise import check_kind, to_prediction
 from jaxdiff.errors import unknown
 from jaxdiff.objectives.levels import LevelDraw, uniform
@@ -90,6 +91,9 @@ def decoder_nll(x0: Array, p: Gaussian, bins: int = 256) -> Array:
     Returns:
       float, shape of x0; 0 or more.
 
+    Raises:
+      ValueError: data of integers, or fewer than 2 bins.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -99,6 +103,9 @@ def decoder_nll(x0: Array, p: Gaussian, bins: int = 256) -> Array:
         >>> [round(float(p), 4) for p in jnp.exp(-nll)]  # 68% are within one standard deviation
         [0.1587, 0.6827, 0.1587]
     """
+    check_floats("x0", x0)
+    if check_type("`bins`", plain(bins), int) < 2:
+        raise ValueError(f"`bins`={bins} must be at least 2")
     half = 1 / (bins - 1)
     at_edge = jnp.abs(x0) > 1 - half
     distance = x0 - p.mean
