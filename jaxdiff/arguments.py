@@ -98,6 +98,39 @@ def check_fields(options: Any, where: str = "") -> Any:
     return dataclasses.replace(options, **changed) if changed else options
 
 
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Checks that a value is a whole number of at least `least`.
+
+    Raises:
+      ValueError: no whole number, or a smaller one.
+
+    Example::
+
+        >>> from jaxdiff.arguments import check_count
+        >>> check_count("size", 0)
+        Traceback (most recent call last):
+        ValueError: `size`=0 must be at least 1
+    """
+    count = check_type(f"`{name}`", plain(value), int)
+    if count < least:
+        raise ValueError(f"`{name}`={count} must be at least {least}")
+    return count
+
+
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """Values as a float64 array.
+
+    Raises:
+      ValueError: texts, or rows of different lengths.
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except jax.errors.TracerArrayConversionError:
+        raise
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be an array of numbers") from None
+
+
 def check_images(name: str, images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
     """Checks that images are uint8 [N, H, W, C], of 1 or 3 channels.
 

@@ -203,6 +203,60 @@ REFUSED = {
         lambda: psnr(jnp.zeros([2, 3]), jnp.zeros([2, 3], jnp.uint8)),
         "`y` must be of floats, not uint8",
     ),
+    # oracles, orders and schedules
+    "an order of one count": (
+        lambda: testing.order_of([10], [0.1]),
+        "`counts`=[10.0] must be of at least two different",
+    ),
+    "an order of equal counts": (lambda: testing.order_of([10, 10], [0.1, 0.1]), "must be of at least two different"),
+    "an order of no error": (
+        lambda: testing.order_of([10, 20], [0.1, 0.0]),
+        "`errors` must be a vector of finite numbers above 0",
+    ),
+    "an order of too few errors": (
+        lambda: testing.order_of([10, 20], [0.1]),
+        "`errors` must be one for each of 2 `counts`, not 1",
+    ),
+    "an order of texts": (lambda: testing.order_of(["a"], [0.1]), "`counts` must be an array of numbers"),
+    "errors after no steps": (lambda: testing.flow_errors(jaxdiff.ddim(), [0]), "`counts`=0 must be at least 1"),
+    "a ring of std -1": (lambda: testing.ring(3, std=-1.0), "`std`=-1.0 must be at least 0 and finite"),
+    "a ring of nothing": (lambda: testing.ring(0), "`count`=0 must be at least 1"),
+    "a ring of half a point": (lambda: testing.ring(2.5), "`count`=2.5 must be of type int"),
+    "a ring of no radius": (lambda: testing.ring(3, radius=NAN), "`radius`=nan must be a finite number"),
+    "a Gaussian at nan": (lambda: testing.gaussian([NAN], 1.0), "`mean` must be finite"),
+    "a Gaussian of nan": (lambda: testing.gaussian([0.0], NAN), "`cov` must be finite"),
+    "a Gaussian at a number": (lambda: testing.gaussian(0.0, 1.0), "`mean` must be a vector [D], not of shape []"),
+    "a mixture at texts": (lambda: testing.mixture([1], [["a"]], [1]), "`means` must be an array of numbers"),
+    "infinite weights": (lambda: testing.mixture([1, np.inf], [[0.0], [1.0]], [1, 1]), "`weights` must be finite"),
+    "no schedule checked": (lambda: testing.check_schedule(None), "`schedule` must be a Schedule"),
+    "a denoiser on no schedule": (
+        lambda: testing.check_denoiser(denoiser(), None, (2,)),
+        "`schedule` must be a Schedule",
+    ),
+    "a kind on no schedule": (lambda: testing.check_prediction_kind("eps", "linear"), "`schedule` must be a Schedule"),
+    "another sum preserved": (
+        lambda: testing.check_schedule(SCHEDULE, preserves="snr"),
+        "unknown preserved sum 'snr'",
+    ),
+    **{
+        f"{num} levels of {name}": (lambda make=make, num=num: make(num), f"`num_levels`={num} must be at least 1")
+        for name, make in schedules.SCHEDULES.functions.items()
+        for num in (0, -3)
+    },
+    "betas as texts": (lambda: schedules.linear(10, "a"), "`beta_start`='a' must lie in (0, 1]"),
+    "betas above 1": (lambda: schedules.scaled_linear(10, beta_end=2.0), "`beta_end`=2.0 must lie in (0, 1]"),
+    "a cosine below 0": (lambda: schedules.cosine(10, s=-1.0), "`s`=-1.0 must be at least 0 and finite"),
+    "a cosine's beta": (lambda: schedules.cosine(10, beta_max=NAN), "`beta_max`=nan must lie in (0, 1]"),
+    "a sigmoid to a text": (lambda: schedules.sigmoid(10, end="3"), "`end`='3' must be a finite number"),
+    "a sigmoid cut at nan": (lambda: schedules.sigmoid(10, clip_min=NAN), "`clip_min`=nan must be a finite number"),
+    "noise to a text": (lambda: schedules.edm(10, sigma_max="80"), "`sigma_max`='80' must be a finite number"),
+    "EDM's power as text": (lambda: schedules.edm(10, rho="7"), "`rho`='7' must be above 0 and finite"),
+    "a table of texts": (lambda: schedules.from_betas(["a"]), "`betas` must be an array of numbers"),
+    "a ragged table": (lambda: schedules.from_alpha_sigma([[1], [1, 2]], [1]), "`alpha` must be an array of numbers"),
+    "shifted by a text": (lambda: schedules.shift(SCHEDULE, "2"), "`factor`='2' must be a finite number above 0"),
+    "shifted nothing": (lambda: schedules.shift(None, 2.0), "`schedule` must be a Schedule"),
+    "pure noise of nothing": (lambda: schedules.zero_terminal_snr(None), "`schedule` must be a Schedule"),
+    "compared with nothing": (lambda: schedules.equal(SCHEDULE, None), "`other` must be a Schedule"),
 }
 
 

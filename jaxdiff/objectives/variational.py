@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
-from jaxdiff.arguments import check_floats, check_type, plain
+from jaxdiff.arguments import check_count, check_floats
 from jaxdiff.denoise import check_kind, to_prediction
 from jaxdiff.errors import unknown
 from jaxdiff.objectives.levels import LevelDraw, uniform
@@ -104,8 +104,7 @@ def decoder_nll(x0: Array, p: Gaussian, bins: int = 256) -> Array:
         [0.1587, 0.6827, 0.1587]
     """
     check_floats("x0", x0)
-    if check_type("`bins`", plain(bins), int) < 2:
-        raise ValueError(f"`bins`={bins} must be at least 2")
+    check_count("bins", bins, least=2)
     half = 1 / (bins - 1)
     at_edge = jnp.abs(x0) > 1 - half
     distance = x0 - p.mean

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_prediction, check_type, plain
+from jaxdiff.arguments import check_count, check_prediction
 from jaxdiff.registry import Registry
 from jaxdiff.samplers.keys import each_key, fold
 from jaxdiff.schedules import Schedule, check_schedule
@@ -164,8 +164,7 @@ def chunks(
         >>> bool(jax.numpy.allclose(x_0, jaxdiff.sample(*arguments)[0], atol=1e-5))
         True
     """
-    if check_type("`size`", plain(size), int) < 1:
-        raise ValueError(f"`size`={size} must be at least 1")
+    check_count("size", size)
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T)
     check_rows(cond, x_T.shape[0])
     state = _init(sampler, x_T)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arguments import check_type, plain
+from jaxdiff.arguments import check_count
 from jaxdiff.types import Array
 
 
@@ -33,9 +33,7 @@ def keys_for(key: Array, n: int) -> Array:
     check_key("key", key)
     if key.ndim:
         raise ValueError(f"`key` must be one random key, not {list(key.shape)}: `each_key` also takes one per example")
-    if check_type("`n`", plain(n), int) < 0:
-        raise ValueError(f"`n`={n} must be at least 0")
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(check_count("n", n, least=0)))
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
