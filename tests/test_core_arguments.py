@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxdiff
-from jaxdiff import Cond, Guided, Prediction, editing, guidance, samplers, schedules, testing
-from jaxdiff.objectives import weightings
+from jaxdiff import Cond, Guided, Prediction, editing, guidance, objectives, samplers, schedules, testing
+from jaxdiff.eval import likelihood, neighbors
+from jaxdiff.objectives import levels, weightings
 from jaxdiff.objectives.autoencoder import psnr
 from jaxdiff.objectives.dreambooth import dreambooth
 from jaxdiff.objectives.variational import decoder_nll
@@ -50,6 +51,23 @@ def inpaint(x0=X, known=True, rounds=1):
 
 def nll(x0, bins=256):
     return lambda: decoder_nll(x0, Gaussian(jnp.zeros([2]), 1.0), bins)
+
+
+def network(params, x_t, t, cond, keys=None):
+    """A network that is never called."""
+    raise NotImplementedError
+
+
+def null_text(**given):
+    arguments = {
+        "denoise": denoiser(),
+        "schedule": SCHEDULE,
+        "timesteps": [1000, 500, 0],
+        "trajectory": jnp.ones([3, 4, 2]),
+        "guided": Guided(Cond(context=jnp.ones([4, 1, 2])), Cond(context=jnp.ones([4, 1, 2]))),
+        "scale": 2.0,
+    }
+    return lambda: editing.null_text(**arguments | given)
 
 
 def weighed(name, **options):
@@ -257,6 +275,122 @@ REFUSED = {
     "shifted nothing": (lambda: schedules.shift(None, 2.0), "`schedule` must be a Schedule"),
     "pure noise of nothing": (lambda: schedules.zero_terminal_snr(None), "`schedule` must be a Schedule"),
     "compared with nothing": (lambda: schedules.equal(SCHEDULE, None), "`other` must be a Schedule"),
+    # options of samplers
+    "etas of examples": (lambda: jaxdiff.ddim(eta=np.ones(3)), "`eta` must be one number, not of shape [3]"),
+    "eta as text": (lambda: jaxdiff.ddim(eta="1"), "`eta`='1' must lie in [0, 1]"),
+    "churn of examples": (lambda: samplers.heun(churn=np.ones(3)), "`churn` must be one number, not of shape [3]"),
+    "noise of EDM's sampler": (lambda: samplers.heun(s_noise=NAN), "`s_noise`=nan must be at least 0"),
+    "LCM's data without variance": (
+        lambda: samplers.lcm(sigma_data=0.0),
+        "`sigma_data`=0.0 must be above 0 and finite",
+    ),
+    "LCM's time": (lambda: samplers.lcm(timestep_scaling=NAN), "`timestep_scaling`=nan must be above 0 and finite"),
+    "an SDE as text": (lambda: samplers.dpmpp_2m(sde="no"), "`sde`='no' must be of type bool"),
+    "Runge-Kutta as text": (lambda: samplers.pndm(runge_kutta="no"), "`runge_kutta`='no' must be of type bool"),
+    "an order as text": (lambda: samplers.unipc(order="2"), "`order`='2' must be of type int"),
+    "a tolerance of nan": (lambda: samplers.probability_flow(rtol=NAN), "`rtol`=nan must be at least 0 and finite"),
+    "half a solver's step": (lambda: samplers.probability_flow(max_steps=2.5), "`max_steps`=2.5 must be of type int"),
+    "half a substep": (lambda: samplers.probability_flow_fixed(1.5), "`substeps`=1.5 must be of type int"),
+    "half a corrector": (
+        lambda: samplers.predictor_corrector(corrector_steps=1.5),
+        "`corrector_steps`=1.5 must be of type int",
+    ),
+    "a corrector of nan": (lambda: samplers.predictor_corrector(snr=NAN), "`snr`=nan must be above 0 and finite"),
+    # objectives
+    **{
+        f"{make.__name__} on no schedule": (lambda make=make: make(network, None), "`schedule` must be a Schedule")
+        for make in (objectives.denoising, objectives.variational_bound, objectives.classification)
+    },
+    "distillation on no schedule": (
+        lambda: objectives.distillation(network, network, None),
+        "`schedule` must be a Schedule",
+    ),
+    "a bound of weight nan": (
+        lambda: objectives.denoising(network, SCHEDULE, "x0", bound_weight=NAN),
+        "`bound_weight`=nan must be at least 0 and finite",
+    ),
+    "offset noise below 0": (
+        lambda: objectives.denoising(network, SCHEDULE, "x0", offset_noise=-0.1),
+        "`offset_noise`=-0.1 must be at least 0 and finite",
+    ),
+    "dropout above 1": (
+        lambda: objectives.denoising(network, SCHEDULE, "x0", null_cond=Cond(label=2), cond_dropout=1.5),
+        "`cond_dropout`=1.5 must lie in [0, 1]",
+    ),
+    "smoothing as text": (
+        lambda: objectives.classification(network, SCHEDULE, label_smoothing="0.1"),
+        "`label_smoothing`='0.1' must be in [0, 1)",
+    ),
+    "levels about nan": (lambda: levels.logit_normal(mean=NAN), "`mean`=nan must be a finite number"),
+    "levels of no schedule": (lambda: levels.log_normal(None), "`schedule` must be a Schedule"),
+    "levels by a seed": (lambda: levels.stratified(0, 4), "`key` must be a typed random key"),
+    "half a history": (lambda: levels.importance(history=2.5), "`history`=2.5 must be of type int"),
+    # editing
+    "settings of no steps": (lambda: editing.null_text_config(0), "`num_steps`=0 must be at least 1"),
+    "settings of a rate of nan": (
+        lambda: editing.null_text_config(5, learning_rate=NAN),
+        "`learning_rate`=nan must be above 0 and finite",
+    ),
+    "null text upwards": (null_text(timesteps=[0, 500, 1000]), "`timesteps` must fall at every step"),
+    "null text of one condition": (null_text(guided=Cond()), "`guided` must be a Guided(cond, uncond), not Cond"),
+    "null text of another leaf": (
+        null_text(leaf="words"),
+        "`leaf`='words' must be the name of an array in `guided.uncond`",
+    ),
+    "a negative prompt of another leaf": (
+        lambda: editing.negative_prompt_inversion([2, 1, 0], Guided(Cond(), Cond()), "label"),
+        "`leaf`='label' must be the name of an array in `guided.cond`",
+    ),
+    "sources of other examples": (
+        lambda: editing.direct_inversion(jaxdiff.ddim(), [2, 1, 0], jnp.ones([3, 4, 2]), [True]),
+        "`is_source` must be bool [4], not of shape [1]",
+    ),
+    "inverted integers": (
+        lambda: editing.invert(denoiser(), SCHEDULE, [1000, 0], jnp.ones([4, 2], int)),
+        "`x0` must be float32 [B, ...], not int32 [4, 2]",
+    ),
+    "edited integers": (
+        lambda: editing.sdedit(KEY, jaxdiff.ddim(), denoiser(), SCHEDULE, [500, 0], np.ones([4, 2], np.uint8)),
+        "`x0` must be float32 [B, ...], not uint8 [4, 2]",
+    ),
+    "a strength as text": (lambda: editing.strength_grid(1000, 5, "half"), "`strength`='half' must lie in [0, 1]"),
+    "a strength of no steps": (lambda: editing.strength_grid(1000, 0, 0.5), "`num_steps`=0 must be at least 1"),
+    # metrics
+    "half a neighbour": (lambda: neighbors.precision_recall(X, X, k=2.5), "`k`=2.5 must be of type int"),
+    "nothing is nearest": (
+        lambda: neighbors.nearest(np.zeros([2, 3]), np.zeros([0, 3])),
+        "`others` must be at least one image, not of shape [0, 3]",
+    ),
+    "one key for all pixels": (
+        lambda: likelihood.dequantize(KEY, np.zeros([2, 3], np.uint8)),
+        "`keys` must be one for each of 2 images, not of shape []",
+    ),
+    "keys of other images": (
+        lambda: likelihood.dequantize(samplers.keys_for(KEY, 3), np.zeros([2, 3], np.uint8)),
+        "`keys` must be one for each of 2 images, not of shape [3]",
+    ),
+    "half a probe": (
+        lambda: likelihood.log_prob(KEY, denoiser(), SCHEDULE, X, trace=2.5),
+        "`trace`=2.5 must be of type int",
+    ),
+    "a density of integers": (
+        lambda: likelihood.log_prob(KEY, denoiser(), SCHEDULE, np.ones([4, 2], int)),
+        "`x` must be float32 [B, ...], not int64",
+    ),
+    "a density of one column": (
+        lambda: likelihood.log_prob(KEY, lambda x, t, cond: Prediction(x[:, :1], x), SCHEDULE, X),
+        "`denoise` must return x0 of the shape of x_t",
+    ),
+    "a bound of one column": (
+        lambda: likelihood.variational_bound(
+            KEY, lambda x, t, cond: Prediction(x[:, :1], x), SCHEDULE, [1000, 500, 0], X
+        ),
+        "`denoise` must return x0 of the shape of x_t",
+    ),
+    "a bound on no schedule": (
+        lambda: likelihood.variational_bound(KEY, denoiser(), None, [1000, 500, 0], X),
+        "`schedule` must be a Schedule",
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from jaxdiff.editing.inversion import ddim_inversion
 from jaxdiff.samplers import Sampler, ddim, sample
-from jaxdiff.samplers.base import check_levels
+from jaxdiff.samplers.base import check_levels, check_x
 from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Array, Denoiser
 
@@ -40,7 +40,7 @@ def bridge(
       float32 [B, ...].
 
     Raises:
-      ValueError: levels that do not fall; otherwise as `sample`.
+      ValueError: an x0 of integers; levels that do not fall; otherwise as `sample`.
       TypeError: as `sample`.
 
     Example::
@@ -56,6 +56,7 @@ def bridge(
         True
     """
     check_schedule(schedule)
+    check_x("x0", x0)
     levels, up = check_levels(timesteps, schedule), inversion_sampler or ddim_inversion()
     x_T, _ = sample(None, up, denoise_a, schedule, levels[::-1], x0, cond_a, rising=True)
     return sample(None, sampler or ddim(), denoise_b, schedule, levels, x_T, cond_b)[0]

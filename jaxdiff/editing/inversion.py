@@ -25,7 +25,7 @@ from jax.tree_util import Partial
 from jaxdiff.arguments import check_number
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import Sampler, State, ddim, sample
-from jaxdiff.samplers.base import check_levels
+from jaxdiff.samplers.base import check_levels, check_x
 from jaxdiff.schedules import Schedule, check_schedule, from_betas
 from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial, is_traced, rows
 
@@ -111,7 +111,7 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
       float32 [N + 1, B, ...] in the order of the levels: x_T first, x0 last.
 
     Raises:
-      ValueError: levels that do not fall; otherwise as `sample`.
+      ValueError: an x0 of integers; levels that do not fall; otherwise as `sample`.
       TypeError: as `sample`.
 
     Example::
@@ -127,6 +127,7 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
         ((51, 2, 2), True)
     """
     check_schedule(schedule)
+    check_x("x0", x0)
     ascending = check_levels(timesteps, schedule)[::-1]
     sampler = ddim_inversion(refine)
     _, trajectory = sample(None, sampler, denoise, schedule, ascending, x0, cond, collect=_x, rising=True)
@@ -143,6 +144,14 @@ def check_trajectory(levels: Array, trajectory: Array) -> None:
         raise ValueError(
             f"`trajectory` has {len(trajectory)} points and `timesteps` has {len(levels)} levels: invert on these levels"
         )
+
+
+def check_leaf(guided: Guided, half: str, leaf: str) -> None:
+    """Raises TypeError for what is no `Guided`, and ValueError if a half of it lacks the leaf."""
+    if not isinstance(guided, Guided):
+        raise TypeError(f"`guided` must be a Guided(cond, uncond), not {type(guided).__name__}")
+    if getattr(getattr(guided, half), leaf, None) is None:
+        raise ValueError(f"`leaf`={leaf!r} must be the name of an array in `guided.{half}`, such as 'context'")
 
 
 def check_deterministic(sampler: Sampler) -> None:

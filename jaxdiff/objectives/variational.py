@@ -19,7 +19,7 @@ from jaxdiff.errors import unknown
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
 from jaxdiff.process import VARIANCES, Variance, p_posterior, q_posterior, q_sample
-from jaxdiff.schedules import Schedule
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Apply, Array, Gaussian, Prediction
 
 FAR = -30.0  # standard deviations below which the asymptote of the tail is used
@@ -201,6 +201,7 @@ def variational_bound(
       loss_fn as of `denoising`, loss in bits per dimension.
 
     Raises:
+      TypeError: `schedule` is no `Schedule`.
       ValueError: unknown variance, and otherwise as `denoising`.
 
     Example::
@@ -216,6 +217,7 @@ def variational_bound(
         >>> round(float(loss.mean()), 1)  # the right mean, with the decoder's standard deviation
         0.5
     """
+    check_schedule(schedule)
     check_kind(predict, schedule)
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)

@@ -200,9 +200,7 @@ def _traced(key, sampler, denoise, schedule, timesteps, x_T, rising=False):
             "`denoise` must be a function (x_t, t, cond) -> Prediction: of a model, jaxdiff.denoiser_of(model)"
         )
     check_schedule(schedule)
-    dtype = getattr(x_T, "dtype", type(x_T).__name__)
-    if dtype not in (jnp.float32, jnp.float64) or not x_T.ndim:
-        raise ValueError(f"`x_T` must be float32 [B, ...], not {dtype} {list(np.shape(x_T))}")
+    check_x("x_T", x_T)
     levels = check_levels(timesteps, schedule, rising)
     keys = None if key is None else each_key(key, x_T.shape[0])
     return keys, Sampler(*map(as_partial, sampler)), Partial(_checked, as_partial(denoise)), levels
@@ -210,6 +208,13 @@ def _traced(key, sampler, denoise, schedule, timesteps, x_T, rising=False):
 
 def _checked(denoise, x_t, t, cond=None):
     return check_prediction(denoise(x_t, t, cond), x_t)
+
+
+def check_x(name: str, x: Array) -> None:
+    """Raises ValueError for what is no batch of floats."""
+    dtype = getattr(x, "dtype", type(x).__name__)
+    if dtype not in (jnp.float32, jnp.float64) or not x.ndim:
+        raise ValueError(f"`{name}` must be float32 [B, ...], not {dtype} {list(np.shape(x))}")
 
 
 def check_levels(timesteps, schedule: Schedule, rising: bool = False) -> Array:
