@@ -12,6 +12,11 @@ import numpy as np
 from jaxdiff.registry import Choice
 from jaxdiff.types import Prediction, is_traced
 
+# Ranges of `check_number`: what a number must do, in words, and whether each of some numbers does.
+ABOVE_0 = "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x)
+AT_LEAST_0 = "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x)
+FRACTION = "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1)
+
 
 def plain(value: Any) -> Any:
     """NumPy or jax scalars as Python numbers, and lists and vectors as tuples of them; anything else unchanged.
@@ -212,8 +217,8 @@ def check_number(
 
     Example::
 
-        >>> from jaxdiff.arguments import check_number
-        >>> check_number("phi", 2.0, "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+        >>> from jaxdiff.arguments import FRACTION, check_number
+        >>> check_number("phi", 2.0, *FRACTION)
         Traceback (most recent call last):
         ValueError: `phi`=2.0 must lie in [0, 1]
     """

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arguments import as_numbers, check_count, check_number
+from jaxdiff.arguments import ABOVE_0, AT_LEAST_0, as_numbers, check_count, check_number
 from jaxdiff.registry import Registry
 from jaxdiff.types import AlphaSigma, Array
 
@@ -384,7 +384,7 @@ def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) ->
         0.5
     """
     num_levels = check_count("num_levels", num_levels)
-    check_number("s", s, "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x))
+    check_number("s", s, *AT_LEAST_0)
     _check_betas(beta_max=beta_max)
     alphas_cumprod = np.cos((np.arange(num_levels + 1) / num_levels + s) / (1 + s) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max))
@@ -510,7 +510,7 @@ def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.
         >>> [round(float(x), 3) for x in schedules.edm(4).sigma]
         [0.0, 0.002, 0.47, 9.723, 80.0]
     """
-    check_number("rho", rho, "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x))
+    check_number("rho", rho, *ABOVE_0)
     return from_alpha_sigma(*_exploding(num_levels, sigma_min, sigma_max, lambda x: x ** (1 / rho), lambda x: x**rho))
 
 

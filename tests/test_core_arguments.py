@@ -391,6 +391,57 @@ REFUSED = {
         lambda: likelihood.variational_bound(KEY, denoiser(), None, [1000, 500, 0], X),
         "`schedule` must be a Schedule",
     ),
+    # samplers around samplers, and what goes with them
+    "inpainting by a name": (lambda: editing.inpaint("ddim", X, True), "`sampler` must be a Sampler"),
+    "inversion by a function": (
+        lambda: editing.direct_inversion(jaxdiff.ddim, [2, 1, 0], jnp.ones([3, 4, 2]), [True] * 4),
+        "`sampler` must be a Sampler",
+    ),
+    "a blend by a name": (lambda: editing.local_blend("ddim", np.ones([2, 3]), [0, -1]), "`sampler` must be a Sampler"),
+    "a blend of other examples": (
+        lambda: editing.local_blend(jaxdiff.ddim(), np.ones([2, 3]), [0, -1, 0]),
+        "`token_mask` must be [B, L] and `source_offset` [B], not of shapes [2, 3] and [3]",
+    ),
+    "a blend above nan": (
+        lambda: editing.local_blend(jaxdiff.ddim(), np.ones([2, 3]), [0, -1], threshold=NAN),
+        "`threshold`=nan must lie in [0, 1]",
+    ),
+    "a blend of maps of size 0": (
+        lambda: editing.local_blend(jaxdiff.ddim(), np.ones([2, 3]), [0, -1], size=0),
+        "`size`=0 must be at least 1",
+    ),
+    "a word of weight nan": (
+        lambda: editing.reweight(None, editing.no_edit(1, 3), "a seven", "seven", NAN),
+        "`scale`=nan must be a finite number",
+    ),
+    "a picture lit above 1": (
+        lambda: editing.highlight(np.zeros([2, 2, 1], np.uint8), np.ones([2, 2]), min_brightness=2.0),
+        "`min_brightness`=2.0 must lie in [0, 1]",
+    ),
+    "pairs of one condition": (
+        lambda: editing.sample_pairs(denoiser(), SCHEDULE, [1000, 0], X, Cond(), Cond(), 2.0),
+        "`guided` must be a Guided(cond, uncond), not Cond",
+    ),
+    "pairs of integers": (
+        lambda: editing.sample_pairs(denoiser(), SCHEDULE, [1000, 0], [[1]], Guided(Cond(), Cond()), Cond(), 2.0),
+        "`x_T` must be float32 [B, ...], not list",
+    ),
+    "an autoencoder's weight of nan": (
+        lambda: objectives.kl_autoencoder(None, kl_weight=NAN),
+        "`kl_weight`=nan must be at least 0 and finite",
+    ),
+    "a critic's weight of nan": (
+        lambda: objectives.kl_autoencoder(None, critic_weight=NAN),
+        "`critic_weight`=nan must be at least 0 and finite",
+    ),
+    "a codebook's decay as text": (
+        lambda: objectives.vq_autoencoder(None, decay="0.9"),
+        "`decay`='0.9' must lie in [0, 1)",
+    ),
+    "a codebook's commitment of nan": (
+        lambda: objectives.vq_autoencoder(None, commitment=NAN),
+        "`commitment`=nan must be at least 0 and finite",
+    ),
 }
 
 

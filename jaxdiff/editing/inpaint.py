@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from jaxdiff.arguments import check_floats, check_number
 from jaxdiff.process import q_sample
 from jaxdiff.samplers import Sampler, State, fold, normal
+from jaxdiff.samplers.base import check_is_sampler
 from jaxdiff.types import Array, is_traced
 
 
@@ -32,6 +33,7 @@ def inpaint(sampler: Sampler, x0: Array, known: Array, rounds: int = 1) -> Sampl
       `Sampler`, which needs a random key. On a grid that ends at level 0, known pixels are reproduced exactly.
 
     Raises:
+      TypeError: `sampler` is no `Sampler`.
       ValueError: images of integers, or a mask of another shape; unless they are traced, a mask outside of [0, 1] or
         `rounds` below 1; when run, an x of another shape than x0.
 
@@ -48,6 +50,7 @@ def inpaint(sampler: Sampler, x0: Array, known: Array, rounds: int = 1) -> Sampl
         >>> bool((x[:, 0] == 1.5).all()), bool((x[:, 1] > 0).all())  # the two numbers are correlated
         (True, True)
     """
+    check_is_sampler(sampler)
     check_number("rounds", rounds, "be at least 1, and whole", lambda x: (x >= 1) & (x == np.round(x)))
     check_floats("x0", x0)
     known = _mask(known, x0)

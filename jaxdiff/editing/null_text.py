@@ -18,7 +18,7 @@ import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_count, check_number
+from jaxdiff.arguments import ABOVE_0, check_count, check_number
 from jaxdiff.editing.inversion import check_leaf, check_trajectory
 from jaxdiff.guidance.cfg import blend
 from jaxdiff.guidance.weights import Weight, as_weight, weight_at
@@ -64,7 +64,7 @@ def null_text_config(num_steps: int, max_iterations: int = 10, learning_rate: fl
     """
     num_steps = check_count("num_steps", num_steps)
     check_number("max_iterations", max_iterations, "be at least 1, and whole", lambda x: (x >= 1) & (x == np.round(x)))
-    check_number("learning_rate", learning_rate, "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x))
+    check_number("learning_rate", learning_rate, *ABOVE_0)
     i = jnp.arange(num_steps, dtype=jnp.float32) * (50 / num_steps)
     return NullTextConfig(jnp.asarray(max_iterations, jnp.int32), learning_rate * (1 - i / 100), 1e-5 + 2e-5 * i)
 

@@ -6,6 +6,7 @@ from jax.tree_util import Partial
 
 from jaxdiff.editing.inversion import check_deterministic, check_leaf, check_trajectory
 from jaxdiff.samplers import Sampler
+from jaxdiff.samplers.base import check_is_sampler
 from jaxdiff.types import Array, Guided, rows
 
 
@@ -58,6 +59,7 @@ def direct_inversion(sampler: Sampler, timesteps, trajectory: Array, is_source: 
       `Sampler`.
 
     Raises:
+      TypeError: `sampler` is no `Sampler`.
       ValueError: a trajectory or is_source of another number of levels or rows, or a sampler that adds noise.
 
     Example::
@@ -74,6 +76,7 @@ def direct_inversion(sampler: Sampler, timesteps, trajectory: Array, is_source: 
         >>> x.round(3).tolist()  # the source is unchanged, although 1.5 is predicted for it
         [[1.0], [2.0]]
     """
+    check_is_sampler(sampler)
     levels = jnp.asarray(timesteps)
     check_trajectory(levels, trajectory)
     check_deterministic(sampler)

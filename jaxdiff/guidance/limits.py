@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_number
+from jaxdiff.arguments import FRACTION, check_number
 from jaxdiff.guidance.cfg import blend, halves
 from jaxdiff.guidance.threshold import with_x0
 from jaxdiff.guidance.weights import Weight, as_weight, check_weight, weight_at
@@ -86,7 +86,7 @@ def rescaled_cfg(denoise: Denoiser, scale: Weight, schedule: Schedule, phi: floa
 def _rescaling(schedule, phi):
     """Schedule and weight, checked."""
     check_schedule(schedule)
-    check_number("phi", phi, "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1), per_example=True)
+    check_number("phi", phi, *FRACTION, per_example=True)
     return schedule, jnp.asarray(phi, jnp.float32)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from jaxdiff.arguments import check_floats
+from jaxdiff.arguments import AT_LEAST_0, check_floats, check_number
 from jaxdiff.errors import unknown
 from jaxdiff.nets.kl_vae import KLAutoencoder, divergence
 from jaxdiff.nets.vq_vae import VQAutoencoder, moved, perplexity, quantize
@@ -65,8 +65,7 @@ def kl_autoencoder(
         >>> loss.shape
         (2,)
     """
-    if kl_weight < 0:
-        raise ValueError(f"`kl_weight`={kl_weight} must be at least 0")
+    check_number("kl_weight", kl_weight, *AT_LEAST_0)
 
     def reconstruct(params, extra, keys, x):
         q = net.apply({"params": params}, x, method="encode")
@@ -106,8 +105,8 @@ def vq_autoencoder(
     Raises:
       ValueError: as `kl_autoencoder`; a commitment below 0, or a decay outside of [0, 1).
     """
-    if commitment < 0 or not 0 <= decay < 1:
-        raise ValueError(f"`commitment`={commitment} must be at least 0 and `decay`={decay} in [0, 1)")
+    check_number("commitment", commitment, *AT_LEAST_0)
+    check_number("decay", decay, "lie in [0, 1)", lambda x: (x >= 0) & (x < 1))
 
     def reconstruct(params, book, keys, x):
         z = net.apply({"params": params}, x, method="encode")
@@ -171,7 +170,8 @@ def _mean(x):
 
 def _adversarial(critic, weight):
     """(params, x, decoded) -> (loss of equation (3), metrics); autoencoder and critic are trained by one term each."""
-    if (weight > 0) != (critic is not None) or weight < 0:
+    check_number("critic_weight", weight, *AT_LEAST_0)
+    if (weight > 0) != (critic is not None):
         raise ValueError(f"`critic_weight`={weight} must be above 0 with a critic, and 0 without one")
     if critic is None:
         return lambda params, x, decoded: (0.0, {})

@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdiff.arguments import check_number
+from jaxdiff.arguments import AT_LEAST_0, check_number
 from jaxdiff.denoise import check_kind, to_prediction
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
@@ -84,7 +83,7 @@ def denoising(
     check_schedule(schedule)
     check_kind(predict, schedule)
     check_same_process(apply, predict, schedule)
-    check_number("bound_weight", bound_weight, "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x))
+    check_number("bound_weight", bound_weight, *AT_LEAST_0)
     if bound_weight and (offset_noise or input_perturbation):
         raise ValueError(
             "the bound assumes plain noise: leave `offset_noise` and `input_perturbation` at 0 with a `bound_weight`"

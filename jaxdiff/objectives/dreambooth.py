@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdiff.arguments import check_number
+from jaxdiff.arguments import AT_LEAST_0, check_number
 
 
 def dreambooth(loss_fn: Callable, prior_weight: float = 1.0, prior_fraction: float | None = None) -> Callable:
@@ -39,7 +38,7 @@ def dreambooth(loss_fn: Callable, prior_weight: float = 1.0, prior_fraction: flo
         >>> float(loss.mean()), float(metrics["instance"].mean()), float(metrics["prior"].mean())  # 2 + 0.5 * 10
         (7.0, 2.0, 10.0)
     """
-    check_number("prior_weight", prior_weight, "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x))
+    check_number("prior_weight", prior_weight, *AT_LEAST_0)
     if prior_fraction is not None:
         check_number("prior_fraction", prior_fraction, "lie in (0, 1)", lambda x: (x > 0) & (x < 1))
 

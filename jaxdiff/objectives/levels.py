@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxdiff.arguments import check_count, check_number
+from jaxdiff.arguments import ABOVE_0, check_count, check_number
 from jaxdiff.registry import Registry
 from jaxdiff.samplers.keys import check_key
 from jaxdiff.schedules import Schedule, check_schedule
@@ -165,7 +164,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> LevelDraw:
         0.7
     """
     check_number("mean", mean)
-    check_number("std", std, "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x))
+    check_number("std", std, *ABOVE_0)
 
     def draw(extra, keys, index, T):
         u = jax.nn.sigmoid(mean + std * jax.vmap(lambda key: jax.random.normal(key, (), jnp.float32))(keys))
@@ -204,7 +203,7 @@ def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Leve
     """
     check_schedule(schedule)
     check_number("mean", mean)
-    check_number("std", std, "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x))
+    check_number("std", std, *ABOVE_0)
 
     def draw(extra, keys, index, T):
         ratio = jnp.exp(mean + std * jax.vmap(lambda key: jax.random.normal(key, (), jnp.float32))(keys))

@@ -4,9 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdiff.arguments import check_number
+from jaxdiff.arguments import AT_LEAST_0, FRACTION, check_number
 from jaxdiff.objectives.levels import LevelDraw
 from jaxdiff.process import q_sample
 from jaxdiff.samplers import fold, normal
@@ -52,9 +51,9 @@ def checked(options: Noising) -> Noising:
     Raises:
       ValueError: cond_dropout without null_cond, or outside of [0, 1]; noise of a size below 0.
     """
-    check_number("cond_dropout", options.cond_dropout, "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+    check_number("cond_dropout", options.cond_dropout, *FRACTION)
     for name, size in (("offset_noise", options.offset), ("input_perturbation", options.perturbation)):
-        check_number(name, size, "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x))
+        check_number(name, size, *AT_LEAST_0)
     if options.cond_dropout and options.null_cond is None:
         raise ValueError(f"`cond_dropout`={options.cond_dropout} needs `null_cond`, which replaces dropped conditions")
     return options

@@ -16,9 +16,8 @@ whose mean over t is the sum of the bound's terms; at level 1, a decoder N(x0, s
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdiff.arguments import check_number
+from jaxdiff.arguments import AT_LEAST_0, check_number
 from jaxdiff.errors import unknown
 from jaxdiff.process import KINDS
 from jaxdiff.registry import Registry
@@ -26,7 +25,7 @@ from jaxdiff.schedules import Schedule, lookup
 from jaxdiff.types import Array
 
 WEIGHTINGS = Registry("weighting")  # each choice is called as choice(schedule, t, predict) -> w [B]
-ABOVE_0 = "be above 0", lambda x: x > 0  # for `check_number`
+POSITIVE = "be above 0", lambda x: x > 0  # for `check_number`
 
 
 @WEIGHTINGS.register("simple")
@@ -81,7 +80,7 @@ def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> A
         >>> {kind: round(float(weightings.min_snr(schedule, 1, kind, gamma=1.0)), 4) for kind in kinds}
         {'x0': 1.0, 'eps': 0.5625, 'v': 0.36, 'score': 0.2025}
     """
-    check_number("gamma", gamma, *ABOVE_0)
+    check_number("gamma", gamma, *POSITIVE)
     return _for_kind(predict, jnp.minimum(_snr(schedule, t), gamma), schedule, t)
 
 
@@ -112,8 +111,8 @@ def p2(schedule: Schedule, t: Array, predict: str, k: float = 1.0, gamma: float 
         >>> round(float(weightings.p2(schedule, 1, "eps")), 4)  # 9 / 25
         0.36
     """
-    check_number("k", k, *ABOVE_0)
-    check_number("gamma", gamma, "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x))
+    check_number("k", k, *POSITIVE)
+    check_number("gamma", gamma, *AT_LEAST_0)
     snr = _snr(schedule, t)
     return _for_kind(predict, snr / (k + snr) ** gamma, schedule, t)
 
@@ -211,7 +210,7 @@ def edm(schedule: Schedule, t: Array, predict: str, sigma_data: float = 0.5) -> 
         >>> float(weightings.edm(schedule, 1, "x0"))
         8.0
     """
-    check_number("sigma_data", sigma_data, *ABOVE_0)
+    check_number("sigma_data", sigma_data, *POSITIVE)
     return _for_kind(predict, 1 / sigma_data**2 + _snr(schedule, t), schedule, t)
 
 

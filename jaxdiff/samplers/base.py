@@ -193,8 +193,7 @@ def check_rows(cond: Any, num: int) -> None:
 
 def _traced(key, sampler, denoise, schedule, timesteps, x_T, rising=False):
     """One key per example, and functions as pytrees, which can be arguments of a compiled function."""
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"`sampler` must be a Sampler, such as jaxdiff.ddim(), not {type(sampler).__name__}: call it")
+    check_is_sampler(sampler)
     if not callable(denoise):
         raise TypeError(
             "`denoise` must be a function (x_t, t, cond) -> Prediction: of a model, jaxdiff.denoiser_of(model)"
@@ -208,6 +207,12 @@ def _traced(key, sampler, denoise, schedule, timesteps, x_T, rising=False):
 
 def _checked(denoise, x_t, t, cond=None):
     return check_prediction(denoise(x_t, t, cond), x_t)
+
+
+def check_is_sampler(sampler) -> None:
+    """Raises TypeError for what is no `Sampler`, such as its name, or the function that makes one."""
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"`sampler` must be a Sampler, such as jaxdiff.ddim(), not {type(sampler).__name__}: call it")
 
 
 def check_x(name: str, x: Array) -> None:

@@ -1,10 +1,9 @@
 """Multistep consistency sampling, the sampler of latent consistency models."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_number
+from jaxdiff.arguments import ABOVE_0, check_number
 from jaxdiff.process import q_sample
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import normal
@@ -50,7 +49,7 @@ def lcm(timestep_scaling: float = TIMESTEP_SCALING, sigma_data: float = SIGMA_DA
         True
     """
     for name, number in (("timestep_scaling", timestep_scaling), ("sigma_data", sigma_data)):
-        check_number(name, number, "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x))
+        check_number(name, number, *ABOVE_0)
     return Sampler(Partial(State), Partial(_step, jnp.float32(timestep_scaling), jnp.float32(sigma_data)))
 
 

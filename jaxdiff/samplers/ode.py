@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_count, check_number, check_prediction
+from jaxdiff.arguments import AT_LEAST_0, check_count, check_number, check_prediction
 from jaxdiff.process import q_sample, target_for
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.schedules import Schedule
@@ -133,7 +132,7 @@ def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solv
 
     max_steps = check_count("max_steps", max_steps)
     for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        check_number(name, tolerance, "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x))
+        check_number(name, tolerance, *AT_LEAST_0)
     static = Static((diffrax.Tsit5() if solver is None else solver, FIRST_STEP, max_steps))
     return Method(static, (jnp.asarray(rtol, jnp.float32), jnp.asarray(atol, jnp.float32)))
 

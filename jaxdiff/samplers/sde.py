@@ -14,11 +14,10 @@ sigma_s z. No noise is added into level 0.
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_count, check_number
+from jaxdiff.arguments import ABOVE_0, check_count, check_number
 from jaxdiff.process import p_step
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import fold, normal
@@ -116,7 +115,7 @@ def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: 
         >>> error(sample(predictor_corrector(predictor="ddpm"))) < error(sample(jaxdiff.ddpm()))
         True
     """
-    check_number("snr", snr, "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x))
+    check_number("snr", snr, *ABOVE_0)
     corrector_steps = check_count("corrector_steps", corrector_steps)
     predictor = predictor if isinstance(predictor, Sampler) else SAMPLERS.choice(predictor)()
     init, predict = map(as_partial, predictor)

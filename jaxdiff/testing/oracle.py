@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import as_numbers, check_count, check_number
+from jaxdiff.arguments import AT_LEAST_0, as_numbers, check_count, check_number
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import AlphaSigma, Array, Denoiser, Prediction, rows
 
@@ -295,7 +295,7 @@ def ring(count: int = 8, radius: float = 1.0, std: float = 0.1) -> Mixture:
     """
     count = check_count("count", count)
     check_number("radius", radius)
-    check_number("std", std, "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x))
+    check_number("std", std, *AT_LEAST_0)
     angles = 2 * np.pi * np.arange(count) / count
     means = radius * np.stack([np.cos(angles), np.sin(angles)], -1)
     return mixture(np.ones(count), means, np.full(count, std**2))
