@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.registry import Choice
+from jaxdiff.types import Prediction, is_traced
+
+# Ranges of `check_number`: what a number must do, in words, and whether each of some numbers does.
+ABOVE_0 = "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x)
+AT_LEAST_0 = "be at least 0 and finite", lambda x: (x >= 0) & np.isfinite(x)
+FRACTION = "lie in [0, 1]", lambda x: (x >= 0) & (x <= 1)
 
 
 def plain(value: Any) -> Any:
@@ -96,6 +103,39 @@ def check_fields(options: Any, where: str = "") -> Any:
     return dataclasses.replace(options, **changed) if changed else options
 
 
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Checks that a value is a whole number of at least `least`.
+
+    Raises:
+      ValueError: no whole number, or a smaller one.
+
+    Example::
+
+        >>> from jaxdiff.arguments import check_count
+        >>> check_count("size", 0)
+        Traceback (most recent call last):
+        ValueError: `size`=0 must be at least 1
+    """
+    count = check_type(f"`{name}`", plain(value), int)
+    if count < least:
+        raise ValueError(f"`{name}`={count} must be at least {least}")
+    return count
+
+
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """Values as a float64 array.
+
+    Raises:
+      ValueError: texts, or rows of different lengths.
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except jax.errors.TracerArrayConversionError:
+        raise
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be an array of numbers") from None
+
+
 def check_images(name: str, images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:
     """Checks that images are uint8 [N, H, W, C], of 1 or 3 channels.
 
@@ -137,3 +177,65 @@ def check_floats(name: str, x: Any) -> None:
         dtype is not None and np.shape(x) != () and not jnp.issubdtype(dtype, jnp.floating)
     ):
         raise ValueError(f"`{name}` must be of floats, not {dtype or type(x).__name__}: images are x / 127.5 - 1")
+
+
+def check_prediction(prediction: Any, x_t: Any) -> Prediction:
+    """Checks that a denoiser returned a `Prediction` whose x0 and eps have the shape of x_t; these may be traced.
+
+    Raises:
+      TypeError: no `Prediction`.
+      ValueError: x0 or eps is missing, a number, or of another shape.
+    """
+    if not isinstance(prediction, Prediction):
+        raise TypeError(f"`denoise` must return a Prediction(x0, eps), not {type(prediction).__name__}")
+    for name in ("x0", "eps"):
+        value = getattr(prediction, name)
+        if value is None or np.shape(value) != np.shape(x_t):
+            found = None if value is None else list(np.shape(value))
+            raise ValueError(f"`denoise` must return {name} of the shape of x_t, {list(np.shape(x_t))}, not {found}")
+    return prediction
+
+
+def check_number(
+    name: str,
+    value: Any,
+    wanted: str = "be a finite number",
+    fits: Callable[[np.ndarray], Any] = np.isfinite,
+    per_example: bool = False,
+) -> None:
+    """Checks that a value is a real number in some range; one that is traced, or on other hosts' devices, passes.
+
+    Args:
+      name: of the argument.
+      value: number, or array of one; or, with `per_example`, vector of them.
+      wanted: what it must do, in words.
+      fits: float64 array -> whether each number is in the range.
+      per_example: whether one number for each example [B] may be given.
+
+    Raises:
+      ValueError: no number, several, or one outside of the range.
+
+    Example::
+
+        >>> from jaxdiff.arguments import FRACTION, check_number
+        >>> check_number("phi", 2.0, *FRACTION)
+        Traceback (most recent call last):
+        ValueError: `phi`=2.0 must lie in [0, 1]
+    """
+    leaves = jax.tree.leaves(value)
+    if any(is_traced(x) or (isinstance(x, jax.Array) and not x.is_fully_addressable) for x in leaves):
+        return
+    try:
+        found = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        found = np.empty(0, object)
+    if not (jnp.issubdtype(found.dtype, jnp.integer) or jnp.issubdtype(found.dtype, jnp.floating)):
+        shown = repr(value) if isinstance(value, str | bool | None) else type(value).__name__
+        raise ValueError(f"`{name}`={shown} must {wanted}")
+    if found.ndim > per_example:
+        several = "one number, or one for each example [B]" if per_example else "one number"
+        raise ValueError(f"`{name}` must be {several}, not of shape {list(found.shape)}")
+    numbers = found.astype(np.float64).ravel()
+    wrong = numbers[~np.asarray(fits(numbers))]
+    if wrong.size:
+        raise ValueError(f"`{name}`={wrong[0] if found.ndim else value} must {wanted}")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arguments import check_type, plain
+from jaxdiff.arguments import ABOVE_0, AT_LEAST_0, as_numbers, check_count, check_number
 from jaxdiff.registry import Registry
 from jaxdiff.types import AlphaSigma, Array
 
@@ -153,11 +153,11 @@ def _cross(a, b):
     return a.alpha * b.sigma - a.sigma * b.alpha
 
 
-def check_schedule(schedule) -> None:
+def check_schedule(schedule, name: str = "schedule") -> None:
     """Raises TypeError for what is no `Schedule`, such as its name, or the function that makes one."""
     if not isinstance(schedule, Schedule):
         raise TypeError(
-            f"`schedule` must be a Schedule, such as jaxdiff.schedules.linear(), not {type(schedule).__name__}"
+            f"`{name}` must be a Schedule, such as jaxdiff.schedules.linear(), not {type(schedule).__name__}"
         )
 
 
@@ -203,7 +203,7 @@ def from_betas(betas) -> Schedule:
         >>> [round(float(alpha), 4) for alpha in schedule.alpha]
         [1.0, 0.8, 0.64]
     """
-    betas = np.asarray(betas, np.float64)
+    betas = as_numbers("betas", betas)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas <= 1)):
         raise ValueError("`betas` must be a non-empty vector of numbers in (0, 1]")
     betas = np.concatenate([[0.0], betas])
@@ -235,7 +235,7 @@ def from_log_snr(log_snr) -> Schedule:
         >>> [round(float(abar), 4) for abar in schedule.alphas_cumprod]
         [1.0, 0.8, 0.5, 0.0]
     """
-    log_snr = np.asarray(log_snr, np.float64)
+    log_snr = as_numbers("log_snr", log_snr)
     in_range = (np.abs(log_snr) <= 40) | (log_snr == -np.inf)
     if log_snr.ndim != 1 or log_snr.size == 0 or not np.all(in_range) or not np.all(log_snr[1:] < log_snr[:-1]):
         raise ValueError("`log_snr` must be a non-empty vector of falling numbers from -40 to 40; the last may be -inf")
@@ -266,7 +266,7 @@ def from_alpha_sigma(alpha, sigma, bend: float | None = None) -> Schedule:
         >>> [round(float(x), 4) for x in (schedule(1.5).sigma, schedule.betas[2])]
         [1.25, 3.75]
     """
-    alpha, sigma = (np.asarray(x, np.float64) for x in (alpha, sigma))
+    alpha, sigma = as_numbers("alpha", alpha), as_numbers("sigma", sigma)
     if alpha.ndim != 1 or not alpha.size or alpha.shape != sigma.shape:
         shapes = f"{list(alpha.shape)} and {list(sigma.shape)}"
         raise ValueError(f"`alpha` and `sigma` must be vectors [T] of the same length, not of shapes {shapes}")
@@ -283,7 +283,13 @@ def from_alpha_sigma(alpha, sigma, bend: float | None = None) -> Schedule:
 
 
 def equal(one: Schedule, other: Schedule) -> bool:
-    """Returns True for schedules of the same process: equal numbers of levels and, up to rounding, scales."""
+    """Returns True for schedules of the same process: equal numbers of levels and, up to rounding, scales.
+
+    Raises:
+      TypeError: one of them is no `Schedule`.
+    """
+    check_schedule(one, "one")
+    check_schedule(other, "other")
     tables = [np.stack([schedule.alpha, schedule.sigma]) for schedule in (one, other)]
     return tables[0].shape == tables[1].shape and np.allclose(*tables, rtol=1e-5, atol=1e-6)
 
@@ -321,7 +327,8 @@ def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
         >>> [round(float(beta), 4) for beta in schedules.linear(3, 0.1, 0.3).betas]
         [0.0, 0.1, 0.2, 0.3]
     """
-    num_levels = check_type("`num_levels`", plain(num_levels), int)
+    num_levels = check_count("num_levels", num_levels)
+    _check_betas(beta_start=beta_start, beta_end=beta_end)
     return from_betas(np.linspace(beta_start, beta_end, num_levels))
 
 
@@ -348,7 +355,8 @@ def scaled_linear(num_levels: int = 1000, beta_start: float = 0.00085, beta_end:
         >>> [round(float(beta), 4) for beta in schedules.scaled_linear(3, 0.01, 0.09).betas]
         [0.0, 0.01, 0.04, 0.09]
     """
-    num_levels = check_type("`num_levels`", plain(num_levels), int)
+    num_levels = check_count("num_levels", num_levels)
+    _check_betas(beta_start=beta_start, beta_end=beta_end)
     return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_levels) ** 2)
 
 
@@ -367,7 +375,7 @@ def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) ->
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: T is below 1, or a beta outside of (0, 1].
+      ValueError: T is below 1, an s below 0, or a beta outside of (0, 1].
 
     Example::
 
@@ -375,7 +383,9 @@ def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) ->
         >>> round(float(schedules.cosine(100, s=0.0).alphas_cumprod[50]), 4)  # cos^2(pi / 4)
         0.5
     """
-    num_levels = check_type("`num_levels`", plain(num_levels), int)
+    num_levels = check_count("num_levels", num_levels)
+    check_number("s", s, *AT_LEAST_0)
+    _check_betas(beta_max=beta_max)
     alphas_cumprod = np.cos((np.arange(num_levels + 1) / num_levels + s) / (1 + s) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max))
 
@@ -408,7 +418,9 @@ def sigmoid(
         >>> round(float(schedules.sigmoid(100).alphas_cumprod[50]), 4)  # halfway by symmetry
         0.5
     """
-    num_levels = check_type("`num_levels`", plain(num_levels), int)
+    num_levels = check_count("num_levels", num_levels)
+    for name, number in (("start", start), ("end", end), ("tau", tau), ("clip_min", clip_min)):
+        check_number(name, number)
     if not (start < end and tau > 0):
         raise ValueError(f"`start`={start} must be below `end`={end}, and `tau`={tau} above 0")
     v = 1 / (1 + np.exp(-np.linspace(start, end, num_levels + 1) / tau))
@@ -443,7 +455,7 @@ def rectified_flow(num_levels: int = 1000) -> Schedule:
         >>> [round(float(x), 4) for x in schedules.rectified_flow(10)(2.5)]
         [0.75, 0.25]
     """
-    num_levels = check_type("`num_levels`", plain(num_levels), int)
+    num_levels = check_count("num_levels", num_levels)
     t = np.arange(1, num_levels + 1)
     return from_alpha_sigma((num_levels - t) / num_levels, t / num_levels, bend=0.0)
 
@@ -498,18 +510,22 @@ def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.
         >>> [round(float(x), 3) for x in schedules.edm(4).sigma]
         [0.0, 0.002, 0.47, 9.723, 80.0]
     """
-    if not 0 < rho < np.inf:
-        raise ValueError(f"`rho`={rho} must be above 0")
+    check_number("rho", rho, *ABOVE_0)
     return from_alpha_sigma(*_exploding(num_levels, sigma_min, sigma_max, lambda x: x ** (1 / rho), lambda x: x**rho))
+
+
+def _check_betas(**betas):
+    for name, beta in betas.items():
+        check_number(name, beta, "lie in (0, 1]", lambda x: (x > 0) & (x <= 1))
 
 
 def _exploding(num_levels, sigma_min, sigma_max, there, back):
     """Tables of alpha = 1 and of sigmas that are even in a variable."""
-    num_levels = check_type("`num_levels`", plain(num_levels), int)
-    if num_levels < 1 or not 0 < sigma_min < sigma_max < np.inf:
-        raise ValueError(
-            f"`sigma_min`={sigma_min} must be above 0 and below `sigma_max`={sigma_max}, with 1 level or more"
-        )
+    num_levels = check_count("num_levels", num_levels)
+    check_number("sigma_min", sigma_min)
+    check_number("sigma_max", sigma_max)
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"`sigma_min`={sigma_min} must be above 0 and below `sigma_max`={sigma_max}")
     sigma = back(np.linspace(there(sigma_max), there(sigma_min), num_levels)[::-1])  # a single level has sigma_max
     return np.ones(num_levels), sigma
 
@@ -528,6 +544,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
       `Schedule` of the same length, alpha[T] = 0 and betas[T] = 1.
 
     Raises:
+      TypeError: `schedule` is no `Schedule`.
       ValueError: the schedule has a single level, or does not preserve the variance.
 
     Example::
@@ -537,6 +554,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
         >>> [round(float(alpha), 4) for alpha in schedule.alpha]
         [1.0, 0.8, 0.3556, 0.0]
     """
+    check_schedule(schedule)
     if schedule.num_levels < 2:
         raise ValueError(
             "`schedule` must have at least two levels: the first is unchanged, the last becomes pure noise"
@@ -571,6 +589,7 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
       `Schedule` of the same length that preserves what the other does: variance, alpha + sigma = 1, or alpha = 1.
 
     Raises:
+      TypeError: `schedule` is no `Schedule`.
       ValueError: a factor that is not a finite number above 0; a schedule that preserves none of these.
 
     Example::
@@ -582,8 +601,9 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
         >>> [round(float(l), 4) for l in levels.log_snr]
         [inf, 0.6137, -0.3863, -1.3863]
     """
-    if not 0 < factor < np.inf:
-        raise ValueError(f"`factor`={factor} must be a finite number above 0, such as new side / old side")
+    check_schedule(schedule)
+    wanted = "be a finite number above 0, such as new side / old side"
+    check_number("factor", factor, wanted, lambda x: (x > 0) & np.isfinite(x))
     betas, _, alpha, sigma, _ = (np.asarray(table, np.float64) for table in schedule)
     if np.all(alpha == 1):
         return from_alpha_sigma(alpha[1:], factor * sigma[1:])

@@ -4,11 +4,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import FRACTION, check_count, check_number
 from jaxdiff.editing.maps import map_shape, maps_of_size
 from jaxdiff.samplers import Sampler, State
+from jaxdiff.samplers.base import check_is_sampler
 from jaxdiff.types import Array, Static
 
 
@@ -37,6 +40,11 @@ def local_blend(
     Returns:
       `Sampler`; when run, it raises ValueError if the network has no cross-attention of that size.
 
+    Raises:
+      TypeError: `sampler` is no `Sampler`.
+      ValueError: arrays of other shapes, a size below 1; unless they are traced, a threshold outside of [0, 1] or a start
+        below 0.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -52,6 +60,13 @@ def local_blend(
         >>> x[1, ..., 0].round(3).tolist()  # edited at the attended pixel and its neighbours
         [[2.0, 2.0, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
     """
+    check_is_sampler(sampler)
+    size = check_count("size", size)
+    check_number("threshold", threshold, *FRACTION)
+    check_number("start", start, "be at least 0, and whole", lambda x: (x >= 0) & (x == np.round(x)))
+    if np.ndim(token_mask) != 2 or np.shape(source_offset) != np.shape(token_mask)[:1]:
+        shapes = f"{list(np.shape(token_mask))} and {list(np.shape(source_offset))}"
+        raise ValueError(f"`token_mask` must be [B, L] and `source_offset` [B], not of shapes {shapes}")
     region = Region(jnp.asarray(token_mask), jnp.asarray(source_offset), jnp.float32(threshold), jnp.int32(start))
     return Sampler(
         Partial(_init, sampler.init, region, Static(size)), Partial(_step, sampler.step, region, Static(size))

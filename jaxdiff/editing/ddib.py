@@ -2,7 +2,8 @@
 
 from jaxdiff.editing.inversion import ddim_inversion
 from jaxdiff.samplers import Sampler, ddim, sample
-from jaxdiff.schedules import Schedule
+from jaxdiff.samplers.base import check_levels, check_x
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Array, Denoiser
 
 
@@ -38,6 +39,10 @@ def bridge(
     Returns:
       float32 [B, ...].
 
+    Raises:
+      ValueError: an x0 of integers; levels that do not fall; otherwise as `sample`.
+      TypeError: as `sample`.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -50,6 +55,8 @@ def bridge(
         >>> bool(jnp.allclose(x, jnp.array([[2.0], [3.0]]), atol=0.1))  # one and two standard deviations from the mean
         True
     """
-    ascending = timesteps[::-1]
-    x_T, _ = sample(None, inversion_sampler or ddim_inversion(), denoise_a, schedule, ascending, x0, cond_a)
-    return sample(None, sampler or ddim(), denoise_b, schedule, timesteps, x_T, cond_b)[0]
+    check_schedule(schedule)
+    check_x("x0", x0)
+    levels, up = check_levels(timesteps, schedule), inversion_sampler or ddim_inversion()
+    x_T, _ = sample(None, up, denoise_a, schedule, levels[::-1], x0, cond_a, rising=True)
+    return sample(None, sampler or ddim(), denoise_b, schedule, levels, x_T, cond_b)[0]

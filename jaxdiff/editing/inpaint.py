@@ -6,11 +6,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_floats, check_number
 from jaxdiff.process import q_sample
 from jaxdiff.samplers import Sampler, State, fold, normal
+from jaxdiff.samplers.base import check_is_sampler
 from jaxdiff.types import Array, is_traced
 
 
@@ -30,7 +33,9 @@ def inpaint(sampler: Sampler, x0: Array, known: Array, rounds: int = 1) -> Sampl
       `Sampler`, which needs a random key. On a grid that ends at level 0, known pixels are reproduced exactly.
 
     Raises:
-      ValueError: `rounds` below 1, unless it is traced.
+      TypeError: `sampler` is no `Sampler`.
+      ValueError: images of integers, or a mask of another shape; unless they are traced, a mask outside of [0, 1] or
+        `rounds` below 1; when run, an x of another shape than x0.
 
     Example::
 
@@ -45,15 +50,28 @@ def inpaint(sampler: Sampler, x0: Array, known: Array, rounds: int = 1) -> Sampl
         >>> bool((x[:, 0] == 1.5).all()), bool((x[:, 1] > 0).all())  # the two numbers are correlated
         (True, True)
     """
-    if not is_traced(rounds) and rounds < 1:
-        raise ValueError(f"`rounds`={rounds} must be at least 1")
-    known = jnp.broadcast_to(jnp.asarray(known, x0.dtype), x0.shape)
+    check_is_sampler(sampler)
+    check_number("rounds", rounds, "be at least 1, and whole", lambda x: (x >= 1) & (x == np.round(x)))
+    check_floats("x0", x0)
+    known = _mask(known, x0)
     return Sampler(sampler.init, Partial(_step, sampler.step, x0, known, jnp.asarray(rounds, jnp.int32)))
+
+
+def _mask(known, x0):
+    """The mask as floats of the shape of x0."""
+    shape, wanted = np.shape(known), np.shape(x0)
+    if len(shape) > len(wanted) or any(size not in (1, want) for size, want in zip(shape[::-1], wanted[::-1])):
+        raise ValueError(f"`known` must fit the shape of `x0`, {list(wanted)}, not {list(shape)}")
+    if not is_traced(known) and not np.all((np.asarray(known) >= 0) & (np.asarray(known) <= 1)):
+        raise ValueError("`known` must lie in [0, 1]: 1 at known pixels, 0 at those to be sampled")
+    return jnp.broadcast_to(jnp.asarray(known, x0.dtype), wanted)
 
 
 def _step(step, x0, known, rounds, keys, denoise, schedule, state, t, s, cond):
     if keys is None:
         raise ValueError("inpainting adds noise to the known pixels: `key` must be a random key, not None")
+    if state.x.shape != x0.shape:
+        raise ValueError(f"`x0` must have the shape of x, {list(state.x.shape)}, not {list(x0.shape)}")
     (alpha_t, sigma_t), (alpha_s, sigma_s), shape = schedule(t), schedule(s), x0.shape[1:]
     r = alpha_t / alpha_s
     std = jnp.sqrt((sigma_t - r * sigma_s) * (sigma_t + r * sigma_s))  # of q(x_t | x_s)

@@ -18,12 +18,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_number
 from jaxdiff.process import predict_from
 from jaxdiff.samplers import Sampler, State, ddim, sample
-from jaxdiff.schedules import Schedule, from_betas
+from jaxdiff.samplers.base import check_levels, check_x
+from jaxdiff.schedules import Schedule, check_schedule, from_betas
 from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial, is_traced, rows
 
 
@@ -35,10 +38,10 @@ def ddim_inversion(refine: int = 0) -> Sampler:
         iterate with the smallest error is returned. Traced: other numbers do not recompile.
 
     Returns:
-      Deterministic `Sampler`, for grids that start at level 0 or 1.
+      Deterministic `Sampler`, for grids that start at level 0 or 1; give `sample` rising=True.
 
     Raises:
-      ValueError: a negative number of iterations, unless it is traced.
+      ValueError: a number of iterations that is negative or not whole, unless it is traced.
 
     Example::
 
@@ -46,11 +49,11 @@ def ddim_inversion(refine: int = 0) -> Sampler:
         >>> from jaxdiff import editing, sample, schedules, testing
         >>> schedule, data = schedules.linear(), testing.gaussian([1.0], 0.25)
         >>> sampler, denoise = editing.ddim_inversion(refine=3), data.denoiser(schedule)
-        >>> sample(None, sampler, denoise, schedule, [0, 500, 1000], jnp.ones([2, 1]))[0].shape
+        >>> sample(None, sampler, denoise, schedule, [0, 500, 1000], jnp.ones([2, 1]), rising=True)[0].shape
         (2, 1)
     """
-    if not is_traced(refine) and refine < 0:
-        raise ValueError(f"`refine`={refine} must be at least 0: it is a number of iterations")
+    wanted = "be at least 0, and whole: it is a number of iterations"
+    check_number("refine", refine, wanted, lambda x: (x >= 0) & (x == np.round(x)))
     return Sampler(Partial(State), Partial(_step, jnp.asarray(refine, jnp.int32)))
 
 
@@ -107,6 +110,10 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
     Returns:
       float32 [N + 1, B, ...] in the order of the levels: x_T first, x0 last.
 
+    Raises:
+      ValueError: an x0 of integers; levels that do not fall; otherwise as `sample`.
+      TypeError: as `sample`.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -119,8 +126,11 @@ def invert(denoise: Denoiser, schedule: Schedule, timesteps, x0: Array, cond=Non
         >>> trajectory.shape, bool(jnp.allclose(again, x0, atol=1e-3))
         ((51, 2, 2), True)
     """
-    ascending = jnp.asarray(timesteps)[::-1]
-    _, trajectory = sample(None, ddim_inversion(refine), denoise, schedule, ascending, x0, cond, collect=_x)
+    check_schedule(schedule)
+    check_x("x0", x0)
+    ascending = check_levels(timesteps, schedule)[::-1]
+    sampler = ddim_inversion(refine)
+    _, trajectory = sample(None, sampler, denoise, schedule, ascending, x0, cond, collect=_x, rising=True)
     return jnp.concatenate([x0[None], trajectory])[::-1]
 
 
@@ -134,6 +144,14 @@ def check_trajectory(levels: Array, trajectory: Array) -> None:
         raise ValueError(
             f"`trajectory` has {len(trajectory)} points and `timesteps` has {len(levels)} levels: invert on these levels"
         )
+
+
+def check_leaf(guided: Guided, half: str, leaf: str) -> None:
+    """Raises TypeError for what is no `Guided`, and ValueError if a half of it lacks the leaf."""
+    if not isinstance(guided, Guided):
+        raise TypeError(f"`guided` must be a Guided(cond, uncond), not {type(guided).__name__}")
+    if getattr(getattr(guided, half), leaf, None) is None:
+        raise ValueError(f"`leaf`={leaf!r} must be the name of an array in `guided.{half}`, such as 'context'")
 
 
 def check_deterministic(sampler: Sampler) -> None:

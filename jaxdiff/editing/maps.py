@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from jaxdiff.arguments import FRACTION, check_number
 from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Array
 
@@ -119,6 +120,9 @@ def highlight(image: np.ndarray, heatmap: np.ndarray, min_brightness: float = 0.
     Returns:
       uint8 [H, W, C].
 
+    Raises:
+      ValueError: a min_brightness outside of [0, 1].
+
     Example::
 
         >>> import numpy as np
@@ -126,6 +130,7 @@ def highlight(image: np.ndarray, heatmap: np.ndarray, min_brightness: float = 0.
         >>> editing.highlight(np.full([2, 2, 1], 200, np.uint8), np.array([[1.0, 0.0], [0.0, 0.0]]))[..., 0].tolist()
         [[200, 50], [50, 50]]
     """
+    check_number("min_brightness", min_brightness, *FRACTION)
     heatmap = np.asarray(jax.image.resize(heatmap / max(heatmap.max(), 1e-12), image.shape[:2], "linear"))
     brightness = min_brightness + (1 - min_brightness) * np.clip(heatmap, 0, 1)
     return np.round(image * brightness[..., None]).astype(np.uint8)

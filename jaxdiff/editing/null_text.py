@@ -13,15 +13,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.editing.inversion import check_trajectory
+from jaxdiff.arguments import ABOVE_0, check_count, check_number
+from jaxdiff.editing.inversion import check_leaf, check_trajectory
 from jaxdiff.guidance.cfg import blend
 from jaxdiff.guidance.weights import Weight, as_weight, weight_at
 from jaxdiff.samplers import State, ddim
-from jaxdiff.schedules import Schedule
+from jaxdiff.samplers.base import check_levels
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Array, Denoiser, Guided, Prediction, as_partial, rows
 
 
@@ -49,6 +52,9 @@ def null_text_config(num_steps: int, max_iterations: int = 10, learning_rate: fl
       max_iterations: largest number of Adam iterations per step.
       learning_rate: of the first step.
 
+    Raises:
+      ValueError: num_steps below 1; unless they are traced, max_iterations below 1, or a learning_rate that is not above 0.
+
     Example::
 
         >>> from jaxdiff import editing
@@ -56,6 +62,9 @@ def null_text_config(num_steps: int, max_iterations: int = 10, learning_rate: fl
         >>> int(config.max_iterations), round(float(config.learning_rate[10]), 4)
         (10, 0.009)
     """
+    num_steps = check_count("num_steps", num_steps)
+    check_number("max_iterations", max_iterations, "be at least 1, and whole", lambda x: (x >= 1) & (x == np.round(x)))
+    check_number("learning_rate", learning_rate, *ABOVE_0)
     i = jnp.arange(num_steps, dtype=jnp.float32) * (50 / num_steps)
     return NullTextConfig(jnp.asarray(max_iterations, jnp.int32), learning_rate * (1 - i / 100), 1e-5 + 2e-5 * i)
 
@@ -90,7 +99,9 @@ def null_text(
       this scale reconstructs the images.
 
     Raises:
-      ValueError: a trajectory, or settings, of another number of steps.
+      TypeError: `schedule` is no `Schedule`, or `guided` no `Guided`.
+      ValueError: a trajectory, or settings, of another number of steps; levels that do not fall; a leaf that the condition
+        does not have.
 
     Example::
 
@@ -104,7 +115,9 @@ def null_text(
         >>> editing.null_text(denoise, schedule, levels, trajectory, guided, 7.5).shape
         (2, 2, 4, 3)
     """
-    levels = jnp.asarray(timesteps)
+    check_schedule(schedule)
+    check_leaf(guided, "uncond", leaf)
+    levels = check_levels(timesteps, schedule)
     check_trajectory(levels, trajectory)
     num_steps, found = len(levels) - 1, []
     config = config or null_text_config(num_steps)

@@ -1,10 +1,12 @@
 """Alternatives to null-text inversion without optimisation: negative-prompt inversion and direct inversion."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.editing.inversion import check_deterministic, check_trajectory
+from jaxdiff.editing.inversion import check_deterministic, check_leaf, check_trajectory
 from jaxdiff.samplers import Sampler
+from jaxdiff.samplers.base import check_is_sampler
 from jaxdiff.types import Array, Guided, rows
 
 
@@ -22,6 +24,10 @@ def negative_prompt_inversion(timesteps, guided: Guided, leaf: str = "context") 
     Returns:
       [N, B, ...] of that leaf, as from `null_text`.
 
+    Raises:
+      TypeError: `guided` is no `Guided`.
+      ValueError: a leaf that the condition does not have.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -31,6 +37,7 @@ def negative_prompt_inversion(timesteps, guided: Guided, leaf: str = "context") 
         >>> embeddings.shape, bool((embeddings == 1).all())
         ((2, 2, 4, 3), True)
     """
+    check_leaf(guided, "cond", leaf)
     source = getattr(guided.cond, leaf)
     return jnp.broadcast_to(source, (len(timesteps) - 1, *source.shape))
 
@@ -52,7 +59,8 @@ def direct_inversion(sampler: Sampler, timesteps, trajectory: Array, is_source: 
       `Sampler`.
 
     Raises:
-      ValueError: a trajectory of another number of levels, or a sampler that adds noise.
+      TypeError: `sampler` is no `Sampler`.
+      ValueError: a trajectory or is_source of another number of levels or rows, or a sampler that adds noise.
 
     Example::
 
@@ -68,9 +76,14 @@ def direct_inversion(sampler: Sampler, timesteps, trajectory: Array, is_source: 
         >>> x.round(3).tolist()  # the source is unchanged, although 1.5 is predicted for it
         [[1.0], [2.0]]
     """
+    check_is_sampler(sampler)
     levels = jnp.asarray(timesteps)
     check_trajectory(levels, trajectory)
     check_deterministic(sampler)
+    if np.shape(is_source) != np.shape(trajectory)[1:2]:
+        raise ValueError(
+            f"`is_source` must be bool [{np.shape(trajectory)[1]}], not of shape {list(np.shape(is_source))}"
+        )
     return Sampler(sampler.init, Partial(_step, sampler.step, levels, trajectory, jnp.asarray(is_source)))
 
 

@@ -10,6 +10,7 @@ from jaxdiff.editing.prompt_to_prompt import AttentionEdit, no_edit
 from jaxdiff.guidance import cfg
 from jaxdiff.guidance.weights import Weight
 from jaxdiff.samplers import Sampler, ddim, each_key, sample
+from jaxdiff.samplers.base import check_x
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import Array, Cond, Denoiser, Guided
 
@@ -52,6 +53,7 @@ def sample_pairs(
       float32 [2 B, ...], first all sources, then all edited images; and what `collect` returned, as from `sample`.
 
     Raises:
+      TypeError: `guided` is no `Guided`; otherwise as `sample`.
       ValueError: conditions of different structures; a sampler that adds noise with `uncond_embeddings`, or without a key.
 
     Example::
@@ -67,6 +69,9 @@ def sample_pairs(
         >>> np.asarray(x).round(3).tolist()
         [[1.5, 1.5, 1.5], [3.0, 3.0, 3.0]]
     """
+    check_x("x_T", x_T)
+    if not isinstance(guided, Guided):
+        raise TypeError(f"`guided` must be a Guided(cond, uncond), not {type(guided).__name__}")
     if jax.tree.structure(guided.cond) != jax.tree.structure(target):
         raise ValueError("`target` must have the same conditions as `guided.cond`: give both or neither of them a leaf")
     if uncond_embeddings is not None and sampler is not None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arguments import check_number
 from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Array, Static, rows
 
@@ -196,7 +197,7 @@ def reweight(tokenizer: Tokenizer, edit: AttentionEdit, target: str, word: str, 
       As from `replace`.
 
     Raises:
-      ValueError: the prompt does not contain the word.
+      ValueError: the prompt does not contain the word, or a scale that is not finite.
 
     Example::
 
@@ -207,6 +208,7 @@ def reweight(tokenizer: Tokenizer, edit: AttentionEdit, target: str, word: str, 
         >>> editing.reweight(tokens, same, "a red seven", "red", 3.0).token_scale[0].tolist()
         [1.0, 1.0, 3.0, 1.0, 1.0, 1.0]
     """
+    check_number("scale", scale)
     scales = np.array(edit.token_scale)
     scales[:, tokenizer.positions(target, word)] = scale
     return edit._replace(token_scale=scales)

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import timesteps
+from jaxdiff.arguments import check_count, check_number
 from jaxdiff.process import q_sample
 from jaxdiff.samplers import Sampler, each_key, noise, sample
-from jaxdiff.schedules import Schedule
+from jaxdiff.samplers.base import check_levels, check_x
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Array, Denoiser
 
 
@@ -31,8 +33,9 @@ def strength_grid(num_levels: int, num_steps: int, strength: float) -> np.ndarra
         >>> editing.strength_grid(1000, 5, 0.5).tolist()
         [500, 400, 300, 200, 100, 0]
     """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"`strength`={strength} must lie in [0, 1]: 0 keeps the image, 1 uses nothing of it")
+    wanted = "lie in [0, 1]: 0 keeps the image, 1 uses nothing of it"
+    check_number("strength", strength, wanted, lambda x: (x >= 0) & (x <= 1))
+    num_levels, num_steps = check_count("num_levels", num_levels), check_count("num_steps", num_steps)
     start = round(strength * num_levels)
     if start == 0:
         return np.zeros([1], np.int32)
@@ -60,6 +63,10 @@ def sdedit(
     Returns:
       float32 [B, ...].
 
+    Raises:
+      ValueError: an x0 of integers; otherwise as `sample`.
+      TypeError: as `sample`.
+
     Example::
 
         >>> import jax, jax.numpy as jnp
@@ -71,9 +78,12 @@ def sdedit(
         >>> abs(float(x.mean()) - 1) < 0.05  # zeros are not of this distribution
         True
     """
+    check_schedule(schedule)
+    check_x("x0", x0)
+    levels = check_levels(timesteps, schedule)
     keys = each_key(key, x0.shape[0])
     eps = noise(keys, x0.shape[1:])
-    first = jnp.asarray(timesteps)[0]
+    first = levels[0]
     x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, first, eps)
     x_t = jnp.where(first == schedule.num_levels, schedule.std(first) * eps, x_t)
     return sample(keys, sampler, denoise, schedule, timesteps, x_t, cond)[0]

@@ -20,11 +20,14 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_count, check_prediction
 from jaxdiff.errors import unknown
 from jaxdiff.objectives.variational import bound_term, prior_term
 from jaxdiff.process import VARIANCES, q_sample
 from jaxdiff.samplers import each_key, fold, normal, ode
-from jaxdiff.schedules import Schedule
+from jaxdiff.samplers.base import check_levels, check_x
+from jaxdiff.samplers.keys import check_key
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Array, Denoiser, as_partial
 
 BOUND, PROBES = 2**30, 2**30 + 1  # uses of a key that no step of a sampler has, so that they draw other numbers
@@ -72,8 +75,9 @@ def variational_bound(
       `Bound`. Only another function, shape or variance is another compilation.
 
     Raises:
-      ValueError: unknown variance; "learned" from a network that gives none; timesteps that are not such levels.
-      TypeError: a key that is not typed.
+      ValueError: unknown variance; "learned" from a network that gives none; timesteps that are not such levels; an x0 of
+        integers; a prediction of another shape than x0.
+      TypeError: a key that is not typed; `schedule` is no `Schedule`.
 
     Example::
 
@@ -87,9 +91,8 @@ def variational_bound(
         >>> bound.steps.shape, bool(jnp.all(bound.total < 1.5))  # it knows the data, up to the noise of level 1
         ((1000, 3), True)
     """
-    terms = bound_terms(key, denoise, schedule, timesteps, x0, cond, variance)
+    steps = jnp.concatenate(list(bound_terms(key, denoise, schedule, timesteps, x0, cond, variance)))
     prior = jax.vmap(prior_term, (None, 0))(schedule, x0)
-    steps = jnp.concatenate(list(terms))
     return Bound(prior, steps, prior + steps.sum(0))
 
 
@@ -135,10 +138,12 @@ def bound_terms(
     """
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)
-    levels, T = np.asarray(timesteps), schedule.num_levels
-    if levels.ndim != 1 or len(levels) < 3 or np.any(np.diff(levels) >= 0) or levels[0] != T or levels[-1] != 0:
+    check_schedule(schedule)
+    check_x("x0", x0)
+    levels, T = np.asarray(check_levels(timesteps, schedule)), schedule.num_levels
+    if len(levels) < 3 or levels[0] != T or levels[-1] != 0:
         raise ValueError(
-            f"a bound needs falling levels from {T} to 0 in at least 2 steps, such as grid({T}, 50), not {levels}"
+            f"`timesteps` must be falling levels from {T} to 0 in at least 2 steps, such as grid({T}, 50), not {levels}"
         )
     keys, denoise, steps = each_key(key, len(x0)), as_partial(denoise), np.arange(1, len(levels))
     above = levels[np.maximum(steps - 2, 0)]  # of the first step there is none, and none is read
@@ -155,7 +160,7 @@ def _bound_terms(keys, denoise, schedule, visited, x0, cond, variance):
         eps = normal(fold(fold(keys, BOUND), step), x0.shape[1:])
         x_t = jax.vmap(q_sample, (None, 0, None, 0))(schedule, x0, t, eps)
         term = lambda prediction, x0, x_t: bound_term(schedule, prediction, x0, x_t, t, s, above, variance)
-        return None, jax.vmap(term)(denoise(x_t, t, cond), x0, x_t)
+        return None, jax.vmap(term)(check_prediction(denoise(x_t, t, cond), x_t), x0, x_t)
 
     return lax.scan(body, None, visited)[1]
 
@@ -190,8 +195,9 @@ def log_prob(
       Nats, float32 [B]; NaN where the method's max_steps were not enough.
 
     Raises:
-      ValueError: a trace that is neither "exact" nor at least 1; no key where one is needed.
-      TypeError: a key that is not typed.
+      ValueError: an x of integers; a trace that is neither "exact" nor at least 1; no key where one is needed; a prediction
+        of another shape than x.
+      TypeError: a key that is not typed; `schedule` is no `Schedule`.
 
     Example::
 
@@ -205,6 +211,8 @@ def log_prob(
         >>> bool(jnp.allclose(found, data.log_prob(schedule, x, 1), atol=1e-3))
         True
     """
+    check_schedule(schedule)
+    check_x("x", x)
     method = ode.adaptive(1e-5, 1e-5) if method is None else method
     return _log_prob(method, as_partial(denoise), schedule, x, cond, _probes(key, trace, x.shape))
 
@@ -215,8 +223,9 @@ def _probes(key, trace, shape):
     if trace == "exact":  # the axes, as long as vectors of signs are
         axes = math.sqrt(size) * jnp.eye(size, dtype=jnp.float32).reshape(size, 1, *shape[1:])
         return jnp.broadcast_to(axes, (size, *shape))
-    if isinstance(trace, str) or trace < 1:
-        raise ValueError(f'trace={trace!r} must be a number of probes, at least 1, or "exact"')
+    if isinstance(trace, str):
+        raise ValueError(f'`trace`={trace!r} must be a number of probes, at least 1, or "exact"')
+    trace = check_count("trace", trace)
     if key is None:
         raise ValueError('probes are drawn: give log_prob a random key, or trace="exact"')
     keys = each_key(key, B)
@@ -256,7 +265,8 @@ def dequantize(keys: Array, images: Array) -> Array:
       float32 [B, ...], in -1 - 1/255 .. 1 + 1/255, bins being 1/127.5 wide.
 
     Raises:
-      ValueError: images are not uint8.
+      TypeError: keys that are not typed.
+      ValueError: images are not uint8, or there is not one key for each.
 
     Example::
 
@@ -268,6 +278,9 @@ def dequantize(keys: Array, images: Array) -> Array:
     """
     if images.dtype != jnp.uint8:
         raise ValueError(f"images must be uint8, which dequantize makes floats of, not {images.dtype}")
+    check_key("keys", keys)
+    if keys.shape != images.shape[:1]:
+        raise ValueError(f"`keys` must be one for each of {len(images)} images, not of shape {list(keys.shape)}")
     u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], jnp.float32))(keys)
     return (images.astype(jnp.float32) + u - 0.5) / 127.5 - 1.0
 

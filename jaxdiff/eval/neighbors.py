@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdiff.arguments import check_count
 from jaxdiff.eval.fid import BLOCK, check_sizes, rows
 
 
@@ -33,7 +34,7 @@ def precision_recall(real, fake, k: int = 3) -> PrecisionRecall:
       `PrecisionRecall`.
 
     Raises:
-      ValueError: too few rows, features of different sizes, k below 1, or a number that is not finite.
+      ValueError: too few rows, features of different sizes, no whole k of at least 1, or a number that is not finite.
 
     Example::
 
@@ -47,8 +48,9 @@ def precision_recall(real, fake, k: int = 3) -> PrecisionRecall:
     """
     real, fake = rows(real), rows(fake)
     check_sizes(real[0], fake[0])
-    if not 1 <= k < min(len(real), len(fake)):
-        raise ValueError(f"k={k} must be at least 1 and less than the number of rows, {len(real)} and {len(fake)}")
+    k = check_count("k", k)
+    if not k < min(len(real), len(fake)):
+        raise ValueError(f"`k`={k} must be less than the number of rows, {len(real)} and {len(fake)}")
     return PrecisionRecall(_covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k)))
 
 
@@ -104,6 +106,9 @@ def nearest(images, others) -> np.ndarray:
         raise ValueError(f"images of {images.dtype} and {others.dtype} cannot be compared: give both in one range")
     if images.shape[1:] != others.shape[1:]:
         raise ValueError(f"images of {images.shape[1:]} and {others.shape[1:]} cannot be compared: give them one shape")
+    for name, pixels in (("images", images), ("others", others)):
+        if not pixels.size:
+            raise ValueError(f"`{name}` must be at least one image, not of shape {list(pixels.shape)}")
     x, y = (rows(pixels.reshape(len(pixels), -1)) for pixels in (images, others))
     found = np.empty(len(x))
     for start, squares in _squared_distances(x, y):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff.guidance.weights import Weight, as_weight, weight_at
+from jaxdiff.guidance.weights import Weight, as_weight, check_weight, weight_at
 from jaxdiff.types import Array, Cond, Denoiser, Guided, Prediction, as_partial, rows
 
 
@@ -28,6 +28,9 @@ def extrapolate(good: Denoiser, bad: Denoiser, scale: Weight) -> Denoiser:
 
     Returns:
       `Denoiser`, a pytree, with the `aux` of `good`.
+
+    Raises:
+      ValueError: a scale that is no finite number, unless it is traced; from the denoiser, one of another number of rows.
 
     Example::
 
@@ -105,6 +108,9 @@ def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
     Returns:
       `Denoiser`, a pytree, with the `aux` of the conditional prediction; ValueError if the condition is not a `Guided`.
 
+    Raises:
+      ValueError: a scale that is no finite number, unless it is traced; from the denoiser, one of another number of rows.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -180,6 +186,9 @@ def blend(good: Prediction, bad: Prediction, scale: Array) -> Prediction:
     Returns:
       `Prediction`.
 
+    Raises:
+      ValueError: a scale of another shape.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -189,6 +198,7 @@ def blend(good: Prediction, bad: Prediction, scale: Array) -> Prediction:
         >>> blend(Prediction(2 * one, one), Prediction(one, one), 3.0).x0.tolist()
         [[4.0]]
     """
+    scale = check_weight("scale", scale, good.x0)
     mix = lambda good, bad: bad + rows(scale, good) * (good - bad)
     return Prediction(mix(good.x0, bad.x0), mix(good.eps, bad.eps), good.aux)
 

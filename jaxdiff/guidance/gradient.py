@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.guidance.cfg import cond_half
-from jaxdiff.guidance.weights import Weight, as_weight, weight_at
-from jaxdiff.schedules import Schedule
+from jaxdiff.guidance.weights import Weight, as_weight, check_weight, weight_at
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Apply, Denoiser, Static, as_partial, rows
 
 
@@ -42,6 +42,10 @@ def classifier(denoise: Denoiser, log_prob: Callable, schedule: Schedule, scale:
     Returns:
       `Denoiser`, a pytree; unchanged where alpha_t = 0. ValueError if log_prob does not return one number per example.
 
+    Raises:
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: a scale that is no finite number, unless it is traced; from the denoiser, one of another number of rows.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -57,6 +61,7 @@ def classifier(denoise: Denoiser, log_prob: Callable, schedule: Schedule, scale:
         >>> bool(jnp.allclose(denoise(x_t, 300, None).x0, of_class.x0, atol=1e-4))
         True
     """
+    check_schedule(schedule)
     return Partial(_classifier, as_partial(denoise), as_partial(log_prob), schedule, as_weight(scale))
 
 
@@ -104,6 +109,11 @@ def by_gradient(denoise: Denoiser, objective: Callable, schedule: Schedule, stre
     Returns:
       `Denoiser`, a pytree; unchanged where alpha_t = 0. ValueError if objective does not return one number per example.
 
+    Raises:
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: a strength that is no finite number, unless it is traced; from the denoiser, one of another number of
+        rows.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -116,12 +126,15 @@ def by_gradient(denoise: Denoiser, objective: Callable, schedule: Schedule, stre
         >>> round(float(x0[0, 0]), 4), round(float(eps[0, 0]), 4)  # 0.5 + 2 * 0.5 * 0.45, 1 - 2 * 0.5 * 0.6
         (0.95, 0.4)
     """
-    return Partial(_by_gradient, as_partial(denoise), as_partial(objective), schedule, as_weight(strength))
+    check_schedule(schedule)
+    weight = as_weight(strength, "strength")
+    return Partial(_by_gradient, as_partial(denoise), as_partial(objective), schedule, weight)
 
 
 def _classifier(denoise, log_prob, schedule, scale, x_t, t, cond=None):
     total = lambda x: _total(log_prob(x, t, cond_half(cond)), x)
-    return _shifted(denoise(x_t, t, cond), jax.grad(total)(x_t), weight_at(scale, t), schedule, x_t, t)
+    scale = check_weight("scale", weight_at(scale, t), x_t)
+    return _shifted(denoise(x_t, t, cond), jax.grad(total)(x_t), scale, schedule, x_t, t)
 
 
 def _label_log_prob(apply, params, x_t, t, cond):
@@ -140,7 +153,8 @@ def _by_gradient(denoise, objective, schedule, strength, x_t, t, cond=None):
         return _total(objective(prediction.x0, t, cond_half(cond)), x), prediction
 
     gradient, prediction = jax.grad(total, has_aux=True)(x_t)
-    return _shifted(prediction, gradient, weight_at(strength, t), schedule, x_t, t)
+    weight = check_weight("strength", weight_at(strength, t), x_t)
+    return _shifted(prediction, gradient, weight, schedule, x_t, t)
 
 
 def _total(values, x):

@@ -2,14 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import FRACTION, check_number
 from jaxdiff.guidance.cfg import blend, halves
 from jaxdiff.guidance.threshold import with_x0
-from jaxdiff.guidance.weights import Weight, as_weight, weight_at
-from jaxdiff.schedules import Schedule
-from jaxdiff.types import Denoiser, as_partial, rows
+from jaxdiff.guidance.weights import Weight, as_weight, check_weight, weight_at
+from jaxdiff.schedules import Schedule, check_schedule
+from jaxdiff.types import Denoiser, as_partial, is_traced, rows
 
 
 def rescaled(good: Denoiser, guided: Denoiser, schedule: Schedule, phi: float) -> Denoiser:
@@ -32,6 +34,10 @@ def rescaled(good: Denoiser, guided: Denoiser, schedule: Schedule, phi: float) -
     Returns:
       `Denoiser`, a pytree, with the `aux` of `guided`.
 
+    Raises:
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: a phi outside of [0, 1], unless it is traced; from the denoiser, one of another number of rows.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -42,7 +48,7 @@ def rescaled(good: Denoiser, guided: Denoiser, schedule: Schedule, phi: float) -
         >>> denoise(jnp.array([[1.0, -1.0]]), 500, None).x0.tolist()  # halfway from 3 to 1
         [[2.0, -2.0]]
     """
-    return Partial(_rescaled, as_partial(good), as_partial(guided), schedule, jnp.asarray(phi, jnp.float32))
+    return Partial(_rescaled, as_partial(good), as_partial(guided), *_rescaling(schedule, phi))
 
 
 def rescaled_cfg(denoise: Denoiser, scale: Weight, schedule: Schedule, phi: float) -> Denoiser:
@@ -59,6 +65,9 @@ def rescaled_cfg(denoise: Denoiser, scale: Weight, schedule: Schedule, phi: floa
     Returns:
       `Denoiser`, a pytree, with the `aux` of the conditional prediction; ValueError if the condition is not a `Guided`.
 
+    Raises:
+      TypeError, ValueError: as `rescaled` and `cfg`.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -71,7 +80,14 @@ def rescaled_cfg(denoise: Denoiser, scale: Weight, schedule: Schedule, phi: floa
         >>> denoise(jnp.array([[1.0, -1.0]]), 500, cond).x0.tolist()  # 1 + 3 (2 - 1), halfway to 2
         [[3.0, -3.0]]
     """
-    return Partial(_rescaled_cfg, as_partial(denoise), as_weight(scale), schedule, jnp.asarray(phi, jnp.float32))
+    return Partial(_rescaled_cfg, as_partial(denoise), as_weight(scale), *_rescaling(schedule, phi))
+
+
+def _rescaling(schedule, phi):
+    """Schedule and weight, checked."""
+    check_schedule(schedule)
+    check_number("phi", phi, *FRACTION, per_example=True)
+    return schedule, jnp.asarray(phi, jnp.float32)
 
 
 def within(inside: Denoiser, outside: Denoiser, t_low: float, t_high: float) -> Denoiser:
@@ -90,6 +106,9 @@ def within(inside: Denoiser, outside: Denoiser, t_low: float, t_high: float) -> 
     Returns:
       `Denoiser`, a pytree.
 
+    Raises:
+      ValueError: ends that are no numbers, or a t_low above t_high, unless they are traced.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -100,6 +119,10 @@ def within(inside: Denoiser, outside: Denoiser, t_low: float, t_high: float) -> 
         >>> [float(denoise(jnp.zeros([1, 1]), t, None).x0[0, 0]) for t in (900, 800, 500, 100)]
         [0.0, 1.0, 1.0, 0.0]
     """
+    for name, end in (("t_low", t_low), ("t_high", t_high)):
+        check_number(name, end, "be a level", lambda x: ~np.isnan(x))
+    if not (is_traced(t_low) or is_traced(t_high)) and t_low > t_high:
+        raise ValueError(f"`t_low`={t_low} must be at most `t_high`={t_high}: the interval is empty")
     ends = jnp.asarray(t_low, jnp.float32), jnp.asarray(t_high, jnp.float32)
     return Partial(_within, as_partial(inside), as_partial(outside), *ends)
 
@@ -114,6 +137,7 @@ def _rescaled_cfg(denoise, scale, schedule, phi, x_t, t, cond=None):
 
 
 def _mixed(good, guided, schedule, phi, x_t, t):
+    phi = check_weight("phi", phi, guided.x0)
     factor = phi * _contrast(good.x0, guided.x0) + (1 - phi)
     return with_x0(guided, rows(factor, x_t) * guided.x0, schedule, x_t, t)
 

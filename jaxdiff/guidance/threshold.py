@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.schedules import Schedule
+from jaxdiff.arguments import check_number
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Array, Denoiser, Prediction, as_partial, is_traced, rows
 
 
@@ -26,6 +28,10 @@ def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float =
       `Denoiser`, a pytree: (x_t [B, ...], t scalar or [B], cond) -> `Prediction` with x0 in [lo, hi], eps of the same shape
       and unchanged `aux`. At level 0 eps is not finite where x0 was clipped.
 
+    Raises:
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: limits that are no numbers, or a lo above hi, unless they are traced.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -37,6 +43,11 @@ def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float =
         >>> float(x0[0, 0]), round(float(eps[0, 0]), 4)  # (2 - 0.8 * 1) / 0.6
         (1.0, 2.0)
     """
+    check_schedule(schedule)
+    for name, limit in (("lo", lo), ("hi", hi)):
+        check_number(name, limit, "be a number", lambda x: ~np.isnan(x))
+    if not (is_traced(lo) or is_traced(hi)) and lo > hi:
+        raise ValueError(f"`lo`={lo} must be at most `hi`={hi}")
     return Partial(_clip, as_partial(denoise), schedule, jnp.asarray(lo, jnp.float32), jnp.asarray(hi, jnp.float32))
 
 
@@ -58,6 +69,7 @@ def dynamic_threshold(denoise: Denoiser, schedule: Schedule, percentile: float =
       and unchanged `aux`. At level 0 eps is not finite where x0 was changed.
 
     Raises:
+      TypeError: `schedule` is no `Schedule`.
       ValueError: a percentile outside of (1, 100], unless it is traced.
 
     Example::
@@ -70,8 +82,8 @@ def dynamic_threshold(denoise: Denoiser, schedule: Schedule, percentile: float =
         >>> denoise(jnp.array([[0.5, -1.0, 2.0, 0.0, 9.0]]), 1, None).x0.tolist()  # c = 2
         [[0.25, -0.5, 1.0, 0.0, 1.0]]
     """
-    if not is_traced(percentile) and not 1 < percentile <= 100:
-        raise ValueError(f"`percentile`={percentile} must lie in (1, 100]: Imagen's is 99.5")
+    check_schedule(schedule)
+    check_number("percentile", percentile, "lie in (1, 100]: Imagen's is 99.5", lambda x: (x > 1) & (x <= 100))
     return Partial(_threshold, as_partial(denoise), schedule, jnp.asarray(percentile, jnp.float32))
 
 

@@ -5,20 +5,25 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff.schedules import Schedule
+from jaxdiff.arguments import check_number
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Array, as_partial
 
 Weight = float | Array | Callable[[Array], Array]
 
 
-def as_weight(weight: Weight) -> Array | Partial:
+def as_weight(weight: Weight, name: str = "scale") -> Array | Partial:
     """A weight as a pytree of float32 arrays, so that another number does not recompile.
 
     Args:
       weight: a number, one per example [B], or t -> weight.
+      name: of the argument, for errors.
 
     Returns:
       An array, or the function as `Partial`.
+
+    Raises:
+      ValueError: no finite number, unless it is traced.
 
     Example::
 
@@ -26,7 +31,10 @@ def as_weight(weight: Weight) -> Array | Partial:
         >>> as_weight(3).dtype
         dtype('float32')
     """
-    return as_partial(weight) if callable(weight) else jnp.asarray(weight, jnp.float32)
+    if callable(weight):
+        return as_partial(weight)
+    check_number(name, weight, per_example=True)
+    return jnp.asarray(weight, jnp.float32)
 
 
 def weight_at(weight: Array | Partial, t) -> Array:
@@ -49,6 +57,14 @@ def weight_at(weight: Array | Partial, t) -> Array:
     return weight(t) if callable(weight) else weight
 
 
+def check_weight(name: str, weight: Array, x: Array) -> Array:
+    """Returns a weight at a level; ValueError unless it is one number, or one for each of the rows of x."""
+    if jnp.shape(weight) not in ((), x.shape[:1]):
+        shape = list(jnp.shape(weight))
+        raise ValueError(f"`{name}` must be one number, or one for each of {x.shape[0]} examples, not of shape {shape}")
+    return weight
+
+
 def late(schedule: Schedule, scale: float) -> Partial:
     """Weight that is large late in sampling, at low noise, where it changes texture.
 
@@ -61,6 +77,10 @@ def late(schedule: Schedule, scale: float) -> Partial:
     Returns:
       t -> weight, a pytree.
 
+    Raises:
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: a scale that is no finite number, unless it is traced.
+
     Example::
 
         >>> from jaxdiff import guidance, schedules
@@ -68,6 +88,8 @@ def late(schedule: Schedule, scale: float) -> Partial:
         >>> [round(float(weight(t)), 2) for t in (1, 500, 1000)]
         [2.0, 0.56, 0.01]
     """
+    check_schedule(schedule)
+    check_number("scale", scale, per_example=True)
     return Partial(_late, schedule, jnp.asarray(scale, jnp.float32))
 
 
@@ -83,6 +105,10 @@ def early(schedule: Schedule, scale: float) -> Partial:
     Returns:
       t -> weight, a pytree.
 
+    Raises:
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: a scale that is no finite number, unless it is traced.
+
     Example::
 
         >>> from jaxdiff import guidance, schedules
@@ -90,6 +116,8 @@ def early(schedule: Schedule, scale: float) -> Partial:
         >>> [round(float(weight(t)), 2) for t in (1, 500, 1000)]
         [0.02, 1.92, 2.0]
     """
+    check_schedule(schedule)
+    check_number("scale", scale, per_example=True)
     return Partial(_early, schedule, jnp.asarray(scale, jnp.float32))
 
 
@@ -106,6 +134,9 @@ def stepped(above: float, below: float, level: float) -> Partial:
     Returns:
       t -> weight, a pytree.
 
+    Raises:
+      ValueError: one of them is no finite number, unless it is traced.
+
     Example::
 
         >>> from jaxdiff import guidance
@@ -113,6 +144,8 @@ def stepped(above: float, below: float, level: float) -> Partial:
         >>> [float(weight(t)) for t in (900, 800, 100)]
         [20.0, 3.0, 3.0]
     """
+    for name, number in (("above", above), ("below", below), ("level", level)):
+        check_number(name, number)
     return Partial(_stepped, *(jnp.asarray(x, jnp.float32) for x in (above, below, level)))
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jaxdiff.arguments import AT_LEAST_0, check_floats, check_number
 from jaxdiff.errors import unknown
 from jaxdiff.nets.kl_vae import KLAutoencoder, divergence
 from jaxdiff.nets.vq_vae import VQAutoencoder, moved, perplexity, quantize
@@ -64,8 +65,7 @@ def kl_autoencoder(
         >>> loss.shape
         (2,)
     """
-    if kl_weight < 0:
-        raise ValueError(f"`kl_weight`={kl_weight} must be at least 0")
+    check_number("kl_weight", kl_weight, *AT_LEAST_0)
 
     def reconstruct(params, extra, keys, x):
         q = net.apply({"params": params}, x, method="encode")
@@ -105,8 +105,8 @@ def vq_autoencoder(
     Raises:
       ValueError: as `kl_autoencoder`; a commitment below 0, or a decay outside of [0, 1).
     """
-    if commitment < 0 or not 0 <= decay < 1:
-        raise ValueError(f"`commitment`={commitment} must be at least 0 and `decay`={decay} in [0, 1)")
+    check_number("commitment", commitment, *AT_LEAST_0)
+    check_number("decay", decay, "lie in [0, 1)", lambda x: (x >= 0) & (x < 1))
 
     def reconstruct(params, book, keys, x):
         z = net.apply({"params": params}, x, method="encode")
@@ -147,6 +147,9 @@ def _first(keys, axis_name):
 def psnr(x: Array, y: Array) -> Array:
     """Peak signal-to-noise ratio of images in [-1, 1], 10 log10(4 / mean (x - y)^2), in dB; [B, ...] -> [B].
 
+    Raises:
+      ValueError: images of integers, or of two shapes.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -154,6 +157,10 @@ def psnr(x: Array, y: Array) -> Array:
         >>> psnr(jnp.zeros([1, 2]), jnp.full([1, 2], 0.2)).round(3).tolist()
         [20.0]
     """
+    for name, images in (("x", x), ("y", y)):
+        check_floats(name, images)
+    if x.shape != y.shape:
+        raise ValueError(f"`y` must have the shape of `x`, {list(x.shape)}, not {list(y.shape)}")
     return 10 * jnp.log10(4 / jnp.maximum(_mean(jnp.square(x - y)), 1e-12))
 
 
@@ -163,7 +170,8 @@ def _mean(x):
 
 def _adversarial(critic, weight):
     """(params, x, decoded) -> (loss of equation (3), metrics); autoencoder and critic are trained by one term each."""
-    if (weight > 0) != (critic is not None) or weight < 0:
+    check_number("critic_weight", weight, *AT_LEAST_0)
+    if (weight > 0) != (critic is not None):
         raise ValueError(f"`critic_weight`={weight} must be above 0 with a critic, and 0 without one")
     if critic is None:
         return lambda params, x, decoded: (0.0, {})

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
+from jaxdiff.arguments import check_number
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, noised
-from jaxdiff.schedules import Schedule
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Apply
 
 
@@ -34,6 +35,7 @@ def classification(
       whose label is int [B] in 0..K - 1 (above that the loss is NaN).
 
     Raises:
+      TypeError: `schedule` is no `Schedule`.
       ValueError: a label_smoothing outside of [0, 1). From loss_fn: a batch without labels, or an output that is not
         [B, K].
 
@@ -50,8 +52,8 @@ def classification(
         >>> jnp.exp(-loss).round(4).tolist(), metrics["accuracy"].tolist()
         ([0.75, 0.25], [1.0, 0.0])
     """
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"`label_smoothing`={label_smoothing} must be in [0, 1)")
+    check_schedule(schedule)
+    check_number("label_smoothing", label_smoothing, "be in [0, 1)", lambda x: (x >= 0) & (x < 1))
     levels = uniform() if levels is None else levels
 
     def loss_fn(params, extra, keys, batch):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arguments import AT_LEAST_0, check_number
 from jaxdiff.denoise import check_kind, to_prediction
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
@@ -13,7 +14,7 @@ from jaxdiff.objectives.variational import level_terms
 from jaxdiff.objectives.weightings import simple
 from jaxdiff.preconditioning import check_same_process
 from jaxdiff.process import target_for
-from jaxdiff.schedules import Schedule
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Apply, Array, Prediction
 
 
@@ -60,9 +61,10 @@ def denoising(
       `batch["index"]`, which some `levels` need, the examples' positions in the stream.
 
     Raises:
-      ValueError: unknown kind, or one that cannot be used with zero terminal signal-to-noise; cond_dropout without
-        null_cond; bound_weight together with offset_noise or input_perturbation; a preconditioned network with another
-        kind or schedule. From loss_fn: with cond_dropout, the
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: a weight, a size of noise or a probability out of range; unknown kind, or one that cannot be used with
+        zero terminal signal-to-noise; cond_dropout without null_cond; bound_weight together with offset_noise or
+        input_perturbation; a preconditioned network with another kind or schedule. From loss_fn: with cond_dropout, the
         batch's `cond` lacks a field of null_cond; the output does not have the image's shape; it has no variance with a
         bound_weight, or a variance without.
 
@@ -78,8 +80,10 @@ def denoising(
         >>> loss.tolist()  # (1 - 0.5)^2 at every level
         [0.25, 0.25]
     """
+    check_schedule(schedule)
     check_kind(predict, schedule)
     check_same_process(apply, predict, schedule)
+    check_number("bound_weight", bound_weight, *AT_LEAST_0)
     if bound_weight and (offset_noise or input_perturbation):
         raise ValueError(
             "the bound assumes plain noise: leave `offset_noise` and `input_perturbation` at 0 with a `bound_weight`"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
-from jaxdiff.schedules import Schedule
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Apply
 
 
@@ -38,7 +38,8 @@ def distillation(
       with "image" [B, H, W, C] and optionally "cond". Metrics are "loss".
 
     Raises:
-      ValueError: cond_dropout without null_cond.
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: cond_dropout without null_cond, or outside of [0, 1].
 
     Example::
 
@@ -52,6 +53,7 @@ def distillation(
         >>> loss.tolist()
         [0.0, 0.0]
     """
+    check_schedule(schedule)
     levels = uniform() if levels is None else levels
     options = checked(Noising(levels, null_cond, cond_dropout))
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from jaxdiff.arguments import AT_LEAST_0, check_number
+
 
 def dreambooth(loss_fn: Callable, prior_weight: float = 1.0, prior_fraction: float | None = None) -> Callable:
     """Adds prior preservation to an objective (Ruiz et al. 2023, equation 2).
@@ -22,7 +24,8 @@ def dreambooth(loss_fn: Callable, prior_weight: float = 1.0, prior_fraction: flo
       of the loss is L; metrics add "instance" and "prior", the two means.
 
     Raises:
-      ValueError: a negative prior_weight, or a prior_fraction outside of (0, 1). From loss_fn: a batch without "prior".
+      ValueError: a prior_weight that is negative or not finite, or a prior_fraction outside of (0, 1). From loss_fn: a
+        batch without "prior".
 
     Example::
 
@@ -35,10 +38,9 @@ def dreambooth(loss_fn: Callable, prior_weight: float = 1.0, prior_fraction: flo
         >>> float(loss.mean()), float(metrics["instance"].mean()), float(metrics["prior"].mean())  # 2 + 0.5 * 10
         (7.0, 2.0, 10.0)
     """
-    if prior_weight < 0:
-        raise ValueError(f"`prior_weight`={prior_weight} must be at least 0")
-    if prior_fraction is not None and not 0 < prior_fraction < 1:
-        raise ValueError(f"`prior_fraction`={prior_fraction} must lie in (0, 1)")
+    check_number("prior_weight", prior_weight, *AT_LEAST_0)
+    if prior_fraction is not None:
+        check_number("prior_fraction", prior_fraction, "lie in (0, 1)", lambda x: (x > 0) & (x < 1))
 
     def with_prior(params, extra, keys, batch):
         if "prior" not in batch:

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdiff.arguments import ABOVE_0, check_count, check_number
 from jaxdiff.registry import Registry
-from jaxdiff.schedules import Schedule
+from jaxdiff.samplers.keys import check_key
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import AlphaSigma, Array
 
 CONTEXT = ("key", "batch_size", "axis_name", "schedule")
@@ -150,7 +152,7 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> LevelDraw:
       `LevelDraw` without memory, with weights of 1.
 
     Raises:
-      ValueError: std is not above 0.
+      ValueError: a mean that is not finite, or an std that is not above 0.
 
     Example::
 
@@ -161,8 +163,8 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> LevelDraw:
         >>> round(float(((t > 269) & (t <= 731)).mean()), 1)  # sigmoid(-1) and sigmoid(1): one standard deviation, 68%
         0.7
     """
-    if not std > 0:
-        raise ValueError(f"`std`={std} must be above 0")
+    check_number("mean", mean)
+    check_number("std", std, *ABOVE_0)
 
     def draw(extra, keys, index, T):
         u = jax.nn.sigmoid(mean + std * jax.vmap(lambda key: jax.random.normal(key, (), jnp.float32))(keys))
@@ -186,7 +188,8 @@ def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Leve
       `LevelDraw` without memory, with weights of 1.
 
     Raises:
-      ValueError: std is not above 0.
+      TypeError: `schedule` is no `Schedule`.
+      ValueError: a mean that is not finite, or an std that is not above 0.
 
     Example::
 
@@ -198,8 +201,9 @@ def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Leve
         >>> round(float((schedule(t).sigma < 0.3012).mean()), 1)  # exp(-1.2), the median
         0.5
     """
-    if not std > 0:
-        raise ValueError(f"`std`={std} must be above 0")
+    check_schedule(schedule)
+    check_number("mean", mean)
+    check_number("std", std, *ABOVE_0)
 
     def draw(extra, keys, index, T):
         ratio = jnp.exp(mean + std * jax.vmap(lambda key: jax.random.normal(key, (), jnp.float32))(keys))
@@ -224,6 +228,7 @@ def stratified(key: Array, batch_size: int) -> LevelDraw:
       `LevelDraw` without memory, with weights of 1. Its `draw` needs the positions in the stream, "index" of the batch.
 
     Raises:
+      TypeError: a key that is not typed.
       ValueError: a batch_size below 1. From `draw`: no positions.
 
     Example::
@@ -234,8 +239,8 @@ def stratified(key: Array, batch_size: int) -> LevelDraw:
         >>> sorted(t.tolist())
         [1, 2, 3, 4]
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size`={batch_size} must be at least 1")
+    check_key("key", key)
+    batch_size = check_count("batch_size", batch_size)
 
     def draw(extra, keys, index, T):
         if index is None:
@@ -282,8 +287,8 @@ def importance(history: int = 10, mix: float = 0.001, axis_name: str | None = No
         >>> round(float(weight[t == 1].mean()), 2), abs(float((t == 1).mean()) - 3 / 4) < 0.02  # 3/4 of draws, at 2/3
         (0.67, True)
     """
-    if history < 1 or not 0 < mix <= 1:
-        raise ValueError(f"`history`={history} must be at least 1, and `mix`={mix} in (0, 1]")
+    history = check_count("history", history)
+    check_number("mix", mix, "lie in (0, 1]", lambda x: (x > 0) & (x <= 1))
 
     def init(T):
         return History(jnp.zeros((T + 1, history), jnp.float32), jnp.zeros(T + 1, jnp.float32))

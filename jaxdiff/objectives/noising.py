@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arguments import AT_LEAST_0, FRACTION, check_number
 from jaxdiff.objectives.levels import LevelDraw
 from jaxdiff.process import q_sample
 from jaxdiff.samplers import fold, normal
@@ -48,8 +49,11 @@ def checked(options: Noising) -> Noising:
     """Returns the options, if they go together.
 
     Raises:
-      ValueError: cond_dropout without null_cond.
+      ValueError: cond_dropout without null_cond, or outside of [0, 1]; noise of a size below 0.
     """
+    check_number("cond_dropout", options.cond_dropout, *FRACTION)
+    for name, size in (("offset_noise", options.offset), ("input_perturbation", options.perturbation)):
+        check_number(name, size, *AT_LEAST_0)
     if options.cond_dropout and options.null_cond is None:
         raise ValueError(f"`cond_dropout`={options.cond_dropout} needs `null_cond`, which replaces dropped conditions")
     return options

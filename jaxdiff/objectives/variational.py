@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
+from jaxdiff.arguments import check_count, check_floats
 from jaxdiff.denoise import check_kind, to_prediction
 from jaxdiff.errors import unknown
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
 from jaxdiff.process import VARIANCES, Variance, p_posterior, q_posterior, q_sample
-from jaxdiff.schedules import Schedule
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Apply, Array, Gaussian, Prediction
 
 FAR = -30.0  # standard deviations below which the asymptote of the tail is used
@@ -90,6 +91,9 @@ def decoder_nll(x0: Array, p: Gaussian, bins: int = 256) -> Array:
     Returns:
       float, shape of x0; 0 or more.
 
+    Raises:
+      ValueError: data of integers, or fewer than 2 bins.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -99,6 +103,8 @@ def decoder_nll(x0: Array, p: Gaussian, bins: int = 256) -> Array:
         >>> [round(float(p), 4) for p in jnp.exp(-nll)]  # 68% are within one standard deviation
         [0.1587, 0.6827, 0.1587]
     """
+    check_floats("x0", x0)
+    check_count("bins", bins, least=2)
     half = 1 / (bins - 1)
     at_edge = jnp.abs(x0) > 1 - half
     distance = x0 - p.mean
@@ -195,6 +201,7 @@ def variational_bound(
       loss_fn as of `denoising`, loss in bits per dimension.
 
     Raises:
+      TypeError: `schedule` is no `Schedule`.
       ValueError: unknown variance, and otherwise as `denoising`.
 
     Example::
@@ -210,6 +217,7 @@ def variational_bound(
         >>> round(float(loss.mean()), 1)  # the right mean, with the decoder's standard deviation
         0.5
     """
+    check_schedule(schedule)
     check_kind(predict, schedule)
     if variance not in VARIANCES:
         raise unknown("variance", variance, VARIANCES)

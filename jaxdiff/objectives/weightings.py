@@ -17,6 +17,7 @@ whose mean over t is the sum of the bound's terms; at level 1, a decoder N(x0, s
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arguments import AT_LEAST_0, check_number
 from jaxdiff.errors import unknown
 from jaxdiff.process import KINDS
 from jaxdiff.registry import Registry
@@ -24,6 +25,7 @@ from jaxdiff.schedules import Schedule, lookup
 from jaxdiff.types import Array
 
 WEIGHTINGS = Registry("weighting")  # each choice is called as choice(schedule, t, predict) -> w [B]
+POSITIVE = "be above 0", lambda x: x > 0  # for `check_number`
 
 
 @WEIGHTINGS.register("simple")
@@ -67,7 +69,7 @@ def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> A
       w, float32 [B].
 
     Raises:
-      ValueError: unknown kind.
+      ValueError: unknown kind; a gamma that is not above 0, unless it is traced.
 
     Example::
 
@@ -78,6 +80,7 @@ def min_snr(schedule: Schedule, t: Array, predict: str, gamma: float = 5.0) -> A
         >>> {kind: round(float(weightings.min_snr(schedule, 1, kind, gamma=1.0)), 4) for kind in kinds}
         {'x0': 1.0, 'eps': 0.5625, 'v': 0.36, 'score': 0.2025}
     """
+    check_number("gamma", gamma, *POSITIVE)
     return _for_kind(predict, jnp.minimum(_snr(schedule, t), gamma), schedule, t)
 
 
@@ -98,7 +101,7 @@ def p2(schedule: Schedule, t: Array, predict: str, k: float = 1.0, gamma: float 
       w, float32 [B].
 
     Raises:
-      ValueError: unknown kind.
+      ValueError: unknown kind; a k that is not above 0, or a gamma below 0, unless it is traced.
 
     Example::
 
@@ -108,6 +111,8 @@ def p2(schedule: Schedule, t: Array, predict: str, k: float = 1.0, gamma: float 
         >>> round(float(weightings.p2(schedule, 1, "eps")), 4)  # 9 / 25
         0.36
     """
+    check_number("k", k, *POSITIVE)
+    check_number("gamma", gamma, *AT_LEAST_0)
     snr = _snr(schedule, t)
     return _for_kind(predict, snr / (k + snr) ** gamma, schedule, t)
 
@@ -163,7 +168,7 @@ def sigmoid(schedule: Schedule, t: Array, predict: str, bias: float = 2.0) -> Ar
       w, float32 [B].
 
     Raises:
-      ValueError: unknown kind.
+      ValueError: unknown kind; a bias that is not finite, unless it is traced.
 
     Example::
 
@@ -173,6 +178,7 @@ def sigmoid(schedule: Schedule, t: Array, predict: str, bias: float = 2.0) -> Ar
         >>> round(float(weightings.sigmoid(schedule, 1, "x0", bias=0.0)), 4)  # half the bound's 2
         1.0
     """
+    check_number("bias", bias)
     return _for_kind(predict, jax.nn.sigmoid(bias - schedule(t).log_snr) * _bound(schedule, t), schedule, t)
 
 
@@ -194,7 +200,7 @@ def edm(schedule: Schedule, t: Array, predict: str, sigma_data: float = 0.5) -> 
       w, float32 [B].
 
     Raises:
-      ValueError: unknown kind.
+      ValueError: unknown kind; a sigma_data that is not above 0, unless it is traced.
 
     Example::
 
@@ -204,6 +210,7 @@ def edm(schedule: Schedule, t: Array, predict: str, sigma_data: float = 0.5) -> 
         >>> float(weightings.edm(schedule, 1, "x0"))
         8.0
     """
+    check_number("sigma_data", sigma_data, *POSITIVE)
     return _for_kind(predict, 1 / sigma_data**2 + _snr(schedule, t), schedule, t)
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_type, plain
+from jaxdiff.arguments import check_count, check_prediction
 from jaxdiff.registry import Registry
 from jaxdiff.samplers.keys import each_key, fold
 from jaxdiff.schedules import Schedule, check_schedule
@@ -54,6 +55,7 @@ def sample(
     *,
     cond_axes: Any = None,
     collect: Callable | None = None,
+    rising: bool = False,
 ) -> tuple[Array, Any]:
     """Runs a sampler over a grid of levels, as one compiled `lax.scan` over pairs (t, s).
 
@@ -73,6 +75,7 @@ def sample(
       cond_axes: as `in_axes` of `jax.vmap`: 0 at leaves (or prefixes) of `cond` that have a leading axis of steps,
         [N, B, ...], and None elsewhere; hashable, so made of named and plain tuples and not of dicts and lists.
       collect: (State, Prediction) -> pytree, called after each step; each new function is compiled.
+      rising: whether the levels rise, as for `editing.ddim_inversion` and the solvers of the probability flow.
 
     Returns:
       x at the last level, float32 [B, ...], and the results of `collect`, [N, ...] at each leaf; None without it.
@@ -80,8 +83,10 @@ def sample(
     Raises:
       ValueError: cond_axes holds something other than 0 and None, cannot be hashed, or is no prefix of `cond`; a leaf of
         `cond` under a 0 does not have N rows, or another one not B; a sampler that needs a key has none; the keys are not
-        one per example; an x_T of integers; levels outside of 0..T.
-      TypeError: a legacy key, made by `jax.random.PRNGKey`; what is no sampler, denoiser or schedule.
+        one per example; an x_T of integers; levels outside of 0..T, or that do not fall;
+        a prediction of another shape than x.
+      TypeError: a legacy key, made by `jax.random.PRNGKey`; what is no sampler, denoiser or schedule; a denoiser that
+        returns no `Prediction`.
 
     Example::
 
@@ -102,7 +107,7 @@ def sample(
         >>> bool(jnp.allclose(x_0, x_T * steps.prod(), atol=1e-4))
         True
     """
-    keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T)
+    keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T, rising)
     if cond_axes is None:
         check_rows(cond, x_T.shape[0])
     if any(axis != 0 for axis in jax.tree.leaves(cond_axes)):
@@ -159,8 +164,7 @@ def chunks(
         >>> bool(jax.numpy.allclose(x_0, jaxdiff.sample(*arguments)[0], atol=1e-5))
         True
     """
-    if check_type("`size`", plain(size), int) < 1:
-        raise ValueError(f"`size`={size} must be at least 1")
+    check_count("size", size)
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T)
     check_rows(cond, x_T.shape[0])
     state = _init(sampler, x_T)
@@ -187,25 +191,55 @@ def check_rows(cond: Any, num: int) -> None:
                 )
 
 
-def _traced(key, sampler, denoise, schedule, timesteps, x_T):
+def _traced(key, sampler, denoise, schedule, timesteps, x_T, rising=False):
     """One key per example, and functions as pytrees, which can be arguments of a compiled function."""
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"`sampler` must be a Sampler, such as jaxdiff.ddim(), not {type(sampler).__name__}: call it")
+    check_is_sampler(sampler)
     if not callable(denoise):
         raise TypeError(
             "`denoise` must be a function (x_t, t, cond) -> Prediction: of a model, jaxdiff.denoiser_of(model)"
         )
     check_schedule(schedule)
-    dtype, levels = getattr(x_T, "dtype", type(x_T).__name__), jnp.asarray(timesteps)
-    if dtype not in (jnp.float32, jnp.float64) or not x_T.ndim:
-        raise ValueError(f"`x_T` must be float32 [B, ...], not {dtype} {list(np.shape(x_T))}")
-    if levels.ndim != 1 or not levels.size or levels.dtype == bool:
-        raise ValueError("`timesteps` must be a grid of levels [N + 1], such as jaxdiff.timesteps.grid(1000, 50)")
-    known = timesteps if isinstance(timesteps, np.ndarray) else levels  # one on the host needs no transfer back
-    if not is_traced(known) and not 0 <= np.asarray(known).min() <= np.asarray(known).max() <= schedule.num_levels:
-        raise ValueError(f"`timesteps` must be levels in 0..{schedule.num_levels}, see jaxdiff.timesteps")
+    check_x("x_T", x_T)
+    levels = check_levels(timesteps, schedule, rising)
     keys = None if key is None else each_key(key, x_T.shape[0])
-    return keys, Sampler(*map(as_partial, sampler)), as_partial(denoise), levels
+    return keys, Sampler(*map(as_partial, sampler)), Partial(_checked, as_partial(denoise)), levels
+
+
+def _checked(denoise, x_t, t, cond=None):
+    return check_prediction(denoise(x_t, t, cond), x_t)
+
+
+def check_is_sampler(sampler) -> None:
+    """Raises TypeError for what is no `Sampler`, such as its name, or the function that makes one."""
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"`sampler` must be a Sampler, such as jaxdiff.ddim(), not {type(sampler).__name__}: call it")
+
+
+def check_x(name: str, x: Array) -> None:
+    """Raises ValueError for what is no batch of floats."""
+    dtype = getattr(x, "dtype", type(x).__name__)
+    if dtype not in (jnp.float32, jnp.float64) or not x.ndim:
+        raise ValueError(f"`{name}` must be float32 [B, ...], not {dtype} {list(np.shape(x))}")
+
+
+def check_levels(timesteps, schedule: Schedule, rising: bool = False) -> Array:
+    """Levels as an array; ValueError for what is no grid of falling (or rising) levels in 0..T, unless it is traced."""
+    try:
+        levels = jnp.asarray(timesteps)
+    except (TypeError, ValueError):  # texts, or rows of different lengths
+        levels = jnp.zeros([0])
+    if levels.ndim != 1 or not levels.size or not jnp.issubdtype(levels.dtype, jnp.number):
+        raise ValueError("`timesteps` must be a grid of levels [N + 1], such as jaxdiff.timesteps.grid(1000, 50)")
+    if is_traced(levels):
+        return levels
+    known = timesteps if isinstance(timesteps, np.ndarray) else np.asarray(levels)  # one on the host needs no transfer
+    if not 0 <= known.min() <= known.max() <= schedule.num_levels:
+        raise ValueError(f"`timesteps` must be levels in 0..{schedule.num_levels}, see jaxdiff.timesteps")
+    lower, higher = (known[:-1], known[1:]) if rising else (known[1:], known[:-1])
+    if not np.all(lower < higher):
+        wanted = "rise at every step, with `rising`" if rising else "fall at every step; only an inversion is `rising`"
+        raise ValueError(f"`timesteps` must {wanted}")
+    return levels
 
 
 @jax.jit

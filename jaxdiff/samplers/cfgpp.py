@@ -2,6 +2,7 @@
 
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_number
 from jaxdiff.guidance.cfg import blend, halves
 from jaxdiff.guidance.weights import as_weight, weight_at
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
@@ -25,7 +26,7 @@ def ddim_cfgpp(scale: float = 0.6) -> Sampler:
       `Sampler`, whose predictions are the guided ones; `sample` raises ValueError if the condition is not a `Guided`.
 
     Raises:
-      ValueError: a scale outside of [0, 1], if it is a Python number.
+      ValueError: a scale outside of [0, 1], unless it is traced.
 
     Example::
 
@@ -41,8 +42,9 @@ def ddim_cfgpp(scale: float = 0.6) -> Sampler:
         >>> round(float(x[0, 0]), 4)  # x0 = 2; eps_uncond = (0.64 - 0.64 * 1) / 0.77 = 0
         1.6
     """
-    if isinstance(scale, int | float) and not 0 <= scale <= 1:
-        raise ValueError(f"`scale`={scale} must lie in [0, 1]: CFG++ interpolates, and 1 is strong guidance")
+    if not callable(scale):
+        wanted = "lie in [0, 1]: CFG++ interpolates, and 1 is strong guidance"
+        check_number("scale", scale, wanted, lambda x: (x >= 0) & (x <= 1), per_example=True)
     return Sampler(Partial(State), Partial(_step, as_weight(scale)))
 
 

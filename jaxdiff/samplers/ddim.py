@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_number
 from jaxdiff.process import p_step
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import normal
-from jaxdiff.types import is_traced
 
 
 @SAMPLERS.register("ddim")
@@ -42,8 +42,7 @@ def ddim(eta: float = 0.0) -> Sampler:
         >>> bool(jnp.allclose(x, alpha * 3 + sigma * eps, atol=1e-4))  # the noise is unchanged, for any number of steps
         True
     """
-    if not is_traced(eta) and not 0 <= eta <= 1:
-        raise ValueError(f"`eta`={eta} must lie in [0, 1]: 0 is deterministic, 1 ancestral")
+    check_number("eta", eta, "lie in [0, 1]: 0 is deterministic, 1 ancestral", lambda x: (x >= 0) & (x <= 1))
     return Sampler(Partial(State), Partial(_step, jnp.asarray(eta, jnp.float32)))
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_type, plain
 from jaxdiff.process import p_step
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import normal
@@ -44,6 +45,9 @@ def dpmpp_2m(sde: bool = False) -> Sampler:
     Returns:
       `Sampler`; with sde, `sample` raises ValueError without a random key.
 
+    Raises:
+      ValueError: an sde that is no bool.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -56,7 +60,7 @@ def dpmpp_2m(sde: bool = False) -> Sampler:
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 0), atol=0.01))  # the exact solution
         True
     """
-    return Sampler(Partial(_init), Partial(_step, Static(bool(sde))))
+    return Sampler(Partial(_init), Partial(_step, Static(check_type("`sde`", plain(sde), bool))))
 
 
 def _init(x_T):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_number
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import normal
 from jaxdiff.types import AlphaSigma, Array, is_traced
@@ -50,7 +51,7 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
       `Sampler`; with churn, `sample` raises ValueError without a random key.
 
     Raises:
-      ValueError: a churn below 0, unless it is traced.
+      ValueError: a number below 0, unless it is traced.
 
     Example::
 
@@ -64,11 +65,12 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=0.01))  # the exact solution
         True
     """
-    if not is_traced(churn):
-        if churn == 0:
-            return Sampler(Partial(State), Partial(_step, None))
-        if not churn > 0:
-            raise ValueError(f"`churn`={churn} must be at least 0: the fraction by which each step raises the noise")
+    wanted = "be at least 0: the fraction by which each step raises the noise"
+    check_number("churn", churn, wanted, lambda x: x >= 0)
+    for name, number in (("s_min", s_min), ("s_max", s_max), ("s_noise", s_noise)):
+        check_number(name, number, "be at least 0", lambda x: x >= 0)
+    if not is_traced(churn) and churn == 0:
+        return Sampler(Partial(State), Partial(_step, None))
     return Sampler(Partial(State), Partial(_step, Churn(*(jnp.float32(x) for x in (churn, s_min, s_max, s_noise)))))
 
 

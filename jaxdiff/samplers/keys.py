@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.arguments import check_type, plain
+from jaxdiff.arguments import check_count
 from jaxdiff.types import Array
 
 
@@ -19,7 +20,7 @@ def keys_for(key: Array, n: int) -> Array:
 
     Raises:
       TypeError: a legacy key, made by `jax.random.PRNGKey`.
-      ValueError: n is no whole number.
+      ValueError: n is no whole number of at least 0, or there are several keys.
 
     Example::
 
@@ -30,7 +31,9 @@ def keys_for(key: Array, n: int) -> Array:
         True
     """
     check_key("key", key)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(check_type("`n`", plain(n), int)))
+    if key.ndim:
+        raise ValueError(f"`key` must be one random key, not {list(key.shape)}: `each_key` also takes one per example")
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(check_count("n", n, least=0)))
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
@@ -44,7 +47,7 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
       float32 [B, *shape].
 
     Raises:
-      TypeError, ValueError: not one typed key per example.
+      TypeError, ValueError: not one typed key per example, or a shape that is no tuple of sizes.
 
     Example::
 
@@ -56,6 +59,8 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
         True
     """
     _check_keys(keys)
+    if not isinstance(shape, tuple | list) or not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
+        raise ValueError(f"`shape`={shape!r} must be the shape of one example, such as (28, 28, 1)")
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
@@ -68,6 +73,9 @@ def noise(keys: Array, shape: tuple[int, ...]) -> Array:
 
     Returns:
       float32 [B, *shape].
+
+    Raises:
+      TypeError, ValueError: as `normal`.
 
     Example::
 

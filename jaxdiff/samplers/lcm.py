@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import ABOVE_0, check_number
 from jaxdiff.process import q_sample
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import normal
@@ -29,6 +30,9 @@ def lcm(timestep_scaling: float = TIMESTEP_SCALING, sigma_data: float = SIGMA_DA
     Returns:
       `Sampler`; without a random key `sample` raises ValueError.
 
+    Raises:
+      ValueError: a number that is not above 0, unless it is traced.
+
     Example::
 
         >>> import jax, jax.numpy as jnp
@@ -44,6 +48,8 @@ def lcm(timestep_scaling: float = TIMESTEP_SCALING, sigma_data: float = SIGMA_DA
         >>> bool(jnp.allclose(x, 1.0 + 0.5 * x_T, atol=0.01))  # one step from N(0, 1) to N(1, 0.25)
         True
     """
+    for name, number in (("timestep_scaling", timestep_scaling), ("sigma_data", sigma_data)):
+        check_number(name, number, *ABOVE_0)
     return Sampler(Partial(State), Partial(_step, jnp.float32(timestep_scaling), jnp.float32(sigma_data)))
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import AT_LEAST_0, check_count, check_number, check_prediction
 from jaxdiff.process import q_sample, target_for
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.schedules import Schedule
@@ -45,7 +46,7 @@ def probability_flow(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 10
       max_steps were not enough, and on a path that starts below level 1.
 
     Raises:
-      ValueError: max_steps below 1.
+      ValueError: max_steps below 1, or a tolerance below 0, unless it is traced.
 
     Example::
 
@@ -119,7 +120,7 @@ def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solv
       `Method`.
 
     Raises:
-      ValueError: max_steps below 1.
+      ValueError: max_steps below 1, or a tolerance below 0, unless it is traced.
 
     Example::
 
@@ -129,8 +130,9 @@ def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solv
     """
     import diffrax  # here, because importing it takes half a second
 
-    if max_steps < 1:
-        raise ValueError(f"`max_steps`={max_steps} must be at least 1")
+    max_steps = check_count("max_steps", max_steps)
+    for name, tolerance in (("rtol", rtol), ("atol", atol)):
+        check_number(name, tolerance, *AT_LEAST_0)
     static = Static((diffrax.Tsit5() if solver is None else solver, FIRST_STEP, max_steps))
     return Method(static, (jnp.asarray(rtol, jnp.float32), jnp.asarray(atol, jnp.float32)))
 
@@ -156,8 +158,7 @@ def fixed(substeps: int = 1, solver=None) -> Method:
     """
     import diffrax
 
-    if substeps < 1:
-        raise ValueError(f"`substeps`={substeps} must be at least 1")
+    substeps = check_count("substeps", substeps)
     return Method(Static((diffrax.Heun() if solver is None else solver, substeps, substeps)), None)
 
 
@@ -233,7 +234,7 @@ def velocity(denoise: Denoiser, schedule: Schedule, cond, phi: Array, y: Array) 
     """
     t = level_at(schedule, phi)
     size = schedule.std(t)
-    x0, eps, _ = denoise(size * y, t, cond)
+    x0, eps, _ = check_prediction(denoise(size * y, t, cond), y)
     return target_for("v", schedule, x0, eps, t) / size
 
 

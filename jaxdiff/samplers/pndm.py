@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_type, plain
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.heun import slope_gain
 from jaxdiff.types import Array, Static
@@ -50,6 +51,9 @@ def pndm(runge_kutta: bool = False) -> Sampler:
     Returns:
       `Sampler`.
 
+    Raises:
+      ValueError: a runge_kutta that is no bool.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -62,7 +66,8 @@ def pndm(runge_kutta: bool = False) -> Sampler:
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 1), atol=0.01))  # the exact solution
         True
     """
-    return Sampler(Partial(_init), Partial(_step, Static(bool(runge_kutta))))
+    runge_kutta = check_type("`runge_kutta`", plain(runge_kutta), bool)
+    return Sampler(Partial(_init), Partial(_step, Static(runge_kutta)))
 
 
 def _init(x_T):

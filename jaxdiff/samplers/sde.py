@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import ABOVE_0, check_count, check_number
 from jaxdiff.process import p_step
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import fold, normal
-from jaxdiff.types import Static, as_partial, is_traced, rows
+from jaxdiff.types import Static, as_partial, rows
 
 
 @SAMPLERS.register("euler_maruyama")
@@ -90,7 +91,7 @@ def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: 
 
     Args:
       snr: the paper's r, above 0. Traced: other values do not recompile.
-      corrector_steps: M, at least 1; each evaluates the denoiser once more. Static.
+      corrector_steps: M, at least 1 (without any, use the predictor itself); each evaluates the denoiser once more. Static.
       predictor: name of a sampler, with its default options; "ddpm" is the paper's "ancestral sampling". From Python also
         a `Sampler`.
 
@@ -114,12 +115,8 @@ def predictor_corrector(snr: float = 0.16, corrector_steps: int = 1, predictor: 
         >>> error(sample(predictor_corrector(predictor="ddpm"))) < error(sample(jaxdiff.ddpm()))
         True
     """
-    if not is_traced(snr) and not snr > 0:
-        raise ValueError(f"`snr`={snr} must be above 0")
-    if corrector_steps < 1:
-        raise ValueError(
-            f"`corrector_steps`={corrector_steps} must be at least 1: without any, use the predictor itself"
-        )
+    check_number("snr", snr, *ABOVE_0)
+    corrector_steps = check_count("corrector_steps", corrector_steps)
     predictor = predictor if isinstance(predictor, Sampler) else SAMPLERS.choice(predictor)()
     init, predict = map(as_partial, predictor)
     return Sampler(init, Partial(_predict_and_correct, Static(corrector_steps), jnp.asarray(snr, jnp.float32), predict))

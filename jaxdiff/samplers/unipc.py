@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import check_type, plain
 from jaxdiff.errors import unknown
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.dpmpp import half_log_snr
@@ -69,6 +70,7 @@ def unipc(order: int = 2, variant: Variant = "bh2") -> Sampler:
         >>> bool(jnp.allclose(x, data.flow(schedule, x_T, 1000, 0), atol=0.01))  # the exact solution
         True
     """
+    order = check_type("`order`", plain(order), int)
     if order not in (1, 2, 3):
         raise ValueError(f"`order`={order} must be 1, 2 or 3")
     if variant not in VARIANTS:

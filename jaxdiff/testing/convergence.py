@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxdiff import samplers, schedules, timesteps
+from jaxdiff.arguments import as_numbers, check_count
 from jaxdiff.testing.oracle import Mixture, gaussian
 from jaxdiff.types import Array
 
@@ -24,12 +25,24 @@ def order_of(counts: Sequence[int], errors: Sequence[float]) -> float:
     Returns:
       p.
 
+    Raises:
+      ValueError: fewer than two different numbers of steps, another number of errors, or some that are not above 0 and
+        finite.
+
     Example::
 
         >>> from jaxdiff import testing
         >>> round(testing.order_of([10, 20, 40], [1.0, 0.25, 0.0625]), 4)
         2.0
     """
+    counts, errors = as_numbers("counts", counts), as_numbers("errors", errors)
+    for name, numbers in (("counts", counts), ("errors", errors)):
+        if numbers.ndim != 1 or not np.all((numbers > 0) & np.isfinite(numbers)):
+            raise ValueError(f"`{name}` must be a vector of finite numbers above 0")
+    if len(np.unique(counts)) < 2:
+        raise ValueError(f"`counts`={counts.tolist()} must be of at least two different numbers of steps")
+    if len(counts) != len(errors):
+        raise ValueError(f"`errors` must be one for each of {len(counts)} `counts`, not {len(errors)}")
     return -float(np.polyfit(np.log(counts), np.log(errors), 1)[0])
 
 
@@ -258,7 +271,7 @@ def _noise_of_steps(keys, steps, shape, draws):
 
 def _ends(keys, sampler, counts, data, schedule, x_T, spacing):
     """x at level 1, for each number of steps."""
-    size = math.gcd(*counts)
+    size = math.gcd(*(check_count("counts", count) for count in counts))
     for count in counts:
         levels = levels_over(schedule, count, spacing)
         *_, (x, _) = samplers.chunks(keys, sampler, data.denoiser(schedule), schedule, levels, x_T, size=size)

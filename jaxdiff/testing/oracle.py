@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from jaxdiff.arguments import AT_LEAST_0, as_numbers, check_count, check_number
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import AlphaSigma, Array, Denoiser, Prediction, rows
 
@@ -208,8 +209,8 @@ def mixture(weights, means, covs) -> Mixture:
       `Mixture`.
 
     Raises:
-      ValueError: shapes that do not fit, a weight that is not above 0, a covariance that is not symmetric and positive
-        semidefinite.
+      ValueError: shapes that do not fit, numbers that are not finite, a weight that is not above 0, a covariance that is
+        not symmetric and positive semidefinite.
 
     Example::
 
@@ -221,9 +222,12 @@ def mixture(weights, means, covs) -> Mixture:
         >>> [round(float(x), 4) for x in x0[:, 0]]
         [-0.7616, 0.0, 0.7616]
     """
-    weights, means, covs = (np.asarray(x, np.float64) for x in (weights, means, covs))
+    weights, means, covs = (as_numbers(*each) for each in (("weights", weights), ("means", means), ("covs", covs)))
     if weights.ndim != 1 or means.ndim != 2 or len(weights) != len(means) or not np.all(weights > 0):
         raise ValueError(f"`weights` {weights.shape} must be [K] and above 0, and `means` {means.shape} [K, D]")
+    for name, numbers in (("weights", weights), ("means", means), ("covs", covs)):
+        if not np.all(np.isfinite(numbers)):
+            raise ValueError(f"`{name}` must be finite")
     K, D = means.shape
     if covs.shape == (K,):
         covs = np.broadcast_to(covs[:, None], (K, D))
@@ -248,6 +252,9 @@ def gaussian(mean, cov) -> Mixture:
     Returns:
       `Mixture` with one component.
 
+    Raises:
+      ValueError: a mean that is no vector, numbers that are not finite, or a covariance as `mixture` refuses it.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -257,7 +264,13 @@ def gaussian(mean, cov) -> Mixture:
         >>> round(float(x0[0, 0]), 4)  # 1 + 0.8 * 4 * (1.8 - 0.8) / (0.64 * 4 + 0.36)
         2.0959
     """
-    return mixture([1.0], np.asarray(mean)[None], np.asarray(cov)[None])
+    mean, cov = as_numbers("mean", mean), as_numbers("cov", cov)
+    for name, numbers in (("mean", mean), ("cov", cov)):
+        if not np.all(np.isfinite(numbers)):
+            raise ValueError(f"`{name}` must be finite")
+    if mean.ndim != 1 or not mean.size:
+        raise ValueError(f"`mean` must be a vector [D], not of shape {list(mean.shape)}")
+    return mixture([1.0], mean[None], cov[None])
 
 
 def ring(count: int = 8, radius: float = 1.0, std: float = 0.1) -> Mixture:
@@ -271,12 +284,18 @@ def ring(count: int = 8, radius: float = 1.0, std: float = 0.1) -> Mixture:
     Returns:
       `Mixture` over D = 2.
 
+    Raises:
+      ValueError: no whole number of Gaussians of at least 1, a radius that is not finite, a std below 0.
+
     Example::
 
         >>> from jaxdiff import testing
         >>> testing.ring(4).means.round(3).tolist()
         [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-0.0, -1.0]]
     """
+    count = check_count("count", count)
+    check_number("radius", radius)
+    check_number("std", std, *AT_LEAST_0)
     angles = 2 * np.pi * np.arange(count) / count
     means = radius * np.stack([np.cos(angles), np.sin(angles)], -1)
     return mixture(np.ones(count), means, np.full(count, std**2))

@@ -120,6 +120,8 @@ def test_errors():
         levels.stratified(jax.random.key(0), 0)
     with pytest.raises(ValueError, match="need the examples' positions in the stream"):
         levels.stratified(jax.random.key(0), 4).draw((), KEYS, None, 10)
-    for wrong in ({"history": 0}, {"mix": 0.0}, {"mix": 1.5}):
-        with pytest.raises(ValueError, match="must be at least 1, and `mix`"):
-            levels.importance(**wrong)
+    with pytest.raises(ValueError, match="`history`=0 must be at least 1"):
+        levels.importance(history=0)
+    for mix in (0.0, 1.5):
+        with pytest.raises(ValueError, match=rf"`mix`={mix} must lie in \(0, 1\]"):
+            levels.importance(mix=mix)

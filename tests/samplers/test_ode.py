@@ -41,7 +41,7 @@ def test_adaptive_steps_follow_the_exact_flow_of_a_gaussian(name, levels):
 
 def test_the_flow_is_integrated_upwards_too():
     schedule = schedules.cosine()
-    x, _ = run(probability_flow(1e-5, 1e-5), CLOUD, schedule, [1, 1000], X_T)
+    x, _ = run(probability_flow(1e-5, 1e-5), CLOUD, schedule, [1, 1000], X_T, rising=True)
     np.testing.assert_allclose(x, CLOUD.flow(schedule, X_T, 1, 1000), atol=1e-4)
 
 
@@ -161,7 +161,7 @@ def test_the_hardest_example_determines_the_steps_of_all():
 def test_too_few_steps_and_a_path_from_below_level_1_give_nan():
     schedule = schedules.linear()
     assert np.all(np.isnan(run(probability_flow(max_steps=3), CLOUD, schedule, [1000, 1], X_T)[0]))
-    assert np.all(np.isnan(run(probability_flow(), CLOUD, schedule, [0, 1000], X_T)[0]))
+    assert np.all(np.isnan(run(probability_flow(), CLOUD, schedule, [0, 1000], X_T, rising=True)[0]))
 
 
 def test_zero_signal_to_noise_with_v_prediction_end_to_end():
