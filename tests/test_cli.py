@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -319,6 +320,8 @@ BAD_CONFIGS = {
         "unknown schedule 'cosinus': did you mean 'cosine'?",
     ),
     "no dataclass": ("config.Config(train=3)", "mine.train must hold fields, not 3"),
+    "arithmetic": ("1 / 0", "mine.py, line 4: ZeroDivisionError: division by zero"),
+    "no JSON": ("config.Config(train=config.Train(steps={1}))", "mine.py: TypeError: Object of type set is not JSON"),
     "bool for int": ("config.Config(train=config.Train(steps=True))", "mine.train.steps=True must be of type int"),
 }
 
@@ -329,6 +332,36 @@ def test_mistakes_in_a_config_file(code, message, tmp_path, capsys):
     (tmp_path / "mine.py").write_text(text)
     assert message in fails(capsys, "train", tmp_path / "mine.py", "--run-dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_get_config_of_another_form_is_refused(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("get_config = 5")
+    assert "mine.py must define get_config()" in fails(capsys, "train", path)
+    path.write_text("def get_config(a):\n    pass")
+    assert "mine.py: TypeError: get_config() missing 1 required positional" in fails(capsys, "train", path)
+
+
+BROKEN_MODULES = {
+    "syntax": (b"def get_config(:", "line 1", "SyntaxError: invalid syntax"),
+    "no text": (b"a\0b", "", "SyntaxError: source code string cannot contain null bytes"),
+    "an unknown name": (b"x = 1\ny = nothing", "line 2", "NameError: name 'nothing' is not defined"),
+    "a missing module": (b"import nothing_else", "line 1", "ModuleNotFoundError: No module named 'nothing_else'"),
+    "its own end": (b"import sys\nsys.exit(0)", "line 2", "SystemExit: 0"),
+}
+
+
+@pytest.mark.parametrize("code, line, message", BROKEN_MODULES.values(), ids=BROKEN_MODULES)
+def test_code_that_fails_is_one_line_with_its_place(code, line, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / f"failing_{len(code)}.py"
+    path.write_bytes(code)
+    place = f", {line}" * bool(line)
+    assert f"error: {path}{place}: {message}" in fails(capsys, "train", path)
+    assert f"error: --import {path}{place}: {message}" in fails(capsys, "--import", path, "pretrained")
+    place = f" ({path}, {line})" * bool(line)
+    assert f"error: --import {path.stem}{place}: {message}" in fails(capsys, "--import", path.stem, "pretrained")
+    assert path.stem not in sys.modules
 
 
 REFUSED_RESUMES = {

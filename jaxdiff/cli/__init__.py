@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from jaxdiff.errors import NotFinite, unknown
+from jaxdiff.errors import NotFinite, of_code, unknown
 
 USAGE = """jaxdiff: diffusion models in JAX
 
@@ -168,10 +168,11 @@ def import_extensions(args: list[str]) -> list[str]:
       The other arguments.
 
     Raises:
-      ValueError: a module that cannot be found.
+      ValueError: a module that cannot be found, or that fails.
     """
     for entry in importlib.metadata.entry_points(group="jaxdiff"):
-        entry.load()
+        with of_code(f"the installed extension {entry.name}"):
+            entry.load()
     while args and args[0] == "--import":
         if len(args) < 2:
             raise ValueError("--import needs a module, or the path of a Python file")
@@ -184,21 +185,24 @@ def import_module(name: str) -> None:
     """Imports a module by its name, or a Python file by its path.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or its code fails.
     """
     if not name.endswith(".py"):
-        try:
+        with of_code(f"--import {name}"):
             importlib.import_module(name)
-            return
-        except ModuleNotFoundError as error:
-            raise ValueError(f"--import {name}: {error}") from None
+        return
     if not Path(name).is_file():
         raise ValueError(f"--import {name}: there is no such file")
     spec = importlib.util.spec_from_file_location(Path(name).stem, Path(name).resolve())
     if getattr(sys.modules.get(spec.name), "__file__", None) == spec.origin:
         return  # twice in one process
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        with of_code(f"--import {name}", spec.origin):
+            spec.loader.exec_module(module)
+    except ValueError:
+        del sys.modules[spec.name]
+        raise
 
 
 def prepare_jax() -> None:
