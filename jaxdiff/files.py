@@ -1,6 +1,8 @@
 """Files that are there whole or not at all, on a disk or in a bucket such as gs://bucket."""
 
 import contextlib
+import errno
+import os
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -29,6 +31,19 @@ def make_output_dir(path: epath.PathLike) -> None:
         return
     path.mkdir(parents=True, exist_ok=True)
     (path / OUTPUT_MARK).write_text("written by jaxdiff: not data\n")
+
+
+def read_regular(path: epath.PathLike) -> bytes:
+    """Reads a file that is no pipe or device: from those nothing may ever come.
+
+    Raises:
+      OSError: it cannot be read, or is no regular file.
+    """
+    path = epath.Path(path)
+    if not is_remote(path) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        reason = "it is a pipe, a socket or a device: save it as a file first"
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
+    return path.read_bytes()
 
 
 @contextlib.contextmanager

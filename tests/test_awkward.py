@@ -17,13 +17,13 @@ from PIL import Image
 
 import jaxdiff
 from jaxdiff import cli, data
-from jaxdiff.cli import adapters, files, train
+from jaxdiff.cli import adapters, edit, files, sample, train
 from jaxdiff.config import Config, Data, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
 from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
 from jaxdiff.pipeline import conditions
-from jaxdiff.pipeline.edit import attention, run
+from jaxdiff.pipeline.edit import attention, inversions, run
 from jaxdiff.pipeline.labels import parse_labels
 from jaxdiff.text import tokenizer
 from jaxdiff.train import base_model, setup
@@ -58,6 +58,39 @@ def test_an_opaque_alpha_channel_is_no_transparency(tmp_path):
     np.testing.assert_array_equal(adapters.picture(str(tmp_path / "opaque.png"), (8, 8, 3))[0], pixels)
     with pytest.raises(ValueError, match=r"clear.png is transparent, and a ControlNet sees colours"):
         adapters.picture(str(tmp_path / "clear.png"), (8, 8, 3))
+
+
+def turned(path):
+    """A picture of 4 x 8 pixels that a viewer shows upright, as 8 x 4; gives what is seen."""
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 4, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    Image.fromarray(np.rot90(pixels)).save(path, exif=exif)
+    return pixels
+
+
+def test_a_picture_that_is_turned_is_taken_whole(tmp_path, monkeypatch, caplog):
+    pixels, path = turned(tmp_path / "turned.png"), str(tmp_path / "turned.png")
+    prompt = sample.image_prompt(sample.SampleFlags(image_prompt=path))
+    np.testing.assert_array_equal(prompt.pictures[0], pixels)
+    monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
+    np.testing.assert_array_equal(adapters.picture(path, (8, 4, 3))[0], pixels)
+    assert not caplog.text
+    adapters.picture(path, (4, 8, 3))
+    assert "turned.png is 8x4 and was cropped and resized to 4x8" in caplog.text
+
+
+def test_a_pipe_in_place_of_a_picture_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.png")
+    path = str(tmp_path / "p.png")
+    for read in (
+        lambda: edit.read_image(path, (8, 8, 3)),
+        lambda: adapters.picture(path, (8, 8, 3)),
+        lambda: sample.image_prompt(sample.SampleFlags(image_prompt=path)),
+        lambda: inversions.load(path, None),
+    ):
+        with pytest.raises((OSError, ValueError), match="it is a pipe, a socket or a device: save it as a file first"):
+            read()
 
 
 def test_jpegs_by_their_other_endings_are_read(tmp_path):

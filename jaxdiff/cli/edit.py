@@ -16,7 +16,7 @@ from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
 from jaxdiff.cli.files import File, located, unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.data import image_decode
-from jaxdiff.files import make_output_dir
+from jaxdiff.files import make_output_dir, read_regular
 from jaxdiff.pipeline import images
 from jaxdiff.pipeline.edit import EDIT_METHODS, inversions, prepare
 from jaxdiff.registry import Choice
@@ -119,7 +119,7 @@ def read_image(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
       OSError, ValueError: there is none, it is of another size, or transparent; one line.
     """
-    content = located(path).read_bytes()
+    content = read_regular(located(path))
     try:
         image = image_decode.decode(content, shape, exact=True)
     except ValueError as error:

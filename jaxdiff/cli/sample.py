@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 import tyro
 from etils import epath
-from PIL import Image
 
 from jaxdiff import model as models
 from jaxdiff import progress
@@ -107,10 +106,8 @@ def image_prompt(flags: SampleFlags) -> ImagePrompt | None:
         if flags.image_prompt_scale != 1:
             raise ValueError("--image-prompt-scale is of --image-prompt: give a picture, or leave it out")
         return None
-    path = located(flags.image_prompt)
-    with Image.open(path.open("rb")) as file:
-        width, height = file.size
-    return ImagePrompt(image_decode.read_image(path, (height, width, 3))[None], flags.image_prompt_scale)
+    picture = image_decode.read_image(located(flags.image_prompt), (None, None, 3))
+    return ImagePrompt(picture[None], flags.image_prompt_scale)
 
 
 def write(paths: dict, batches: list, places: np.ndarray, prompts: tuple[str, ...]) -> None:
