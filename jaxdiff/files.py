@@ -76,15 +76,20 @@ def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
     path = epath.Path(path)
     if not is_remote(path) and not path.parent.is_dir():  # a bucket has no directories
         raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # another process may write the same
+    beside = unfinished(path)
     try:
-        with unfinished.open("wb") as file:
+        with beside.open("wb") as file:
             yield file
-        unfinished.replace(path)
+        beside.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
         raise
+
+
+def unfinished(path: epath.Path) -> epath.Path:
+    """A name beside `path` for a file that is being written, for another process may write the same."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def write_whole(path: epath.PathLike, content: bytes | str) -> None:

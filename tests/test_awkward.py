@@ -17,8 +17,8 @@ from PIL import Image
 
 import jaxdiff
 from jaxdiff import cli, data
-from jaxdiff.cli import adapters, edit, files, sample, train
-from jaxdiff.config import Config, Data, TextualInversion
+from jaxdiff.cli import adapters, edit, evaluate, files, sample, train
+from jaxdiff.config import Config, Data, Sample, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
 from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
@@ -146,6 +146,81 @@ def test_a_directory_that_cannot_be_written_to_is_noticed_before_anything_is_dra
     ):
         files.writable(files.epath.Path(tmp_path / "out.png"), None, False)
     assert str(files.located("gs://bucket/a.png")) == "gs://bucket/a.png"
+
+
+def outputs(path, **flags):
+    return sample.output_paths(sample.SampleFlags(out=str(path), overwrite=True, **flags), files.epath.Path("samples"))
+
+
+def test_names_that_are_too_long_are_noticed_before_anything_is_drawn(tmp_path):
+    assert outputs(tmp_path / ("n" * 238 + ".png"))  # 255 bytes with the ending of a file that is being written
+    for name in ("n" * 239 + ".png", "\N{SNOWMAN}" * 80 + ".png", "n" * 300 + ".png"):
+        with pytest.raises(ValueError, match=r"is too long for this disk: choose a shorter one"):
+            outputs(tmp_path / name)
+
+
+def test_names_by_default_are_cut(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = sample.SampleFlags(sample=Sample(labels="a/b," * 100))
+    name = sample.output_paths(flags, files.epath.Path("samples"))["grid"].name
+    assert "_label" + "a-b," * 10 + "_seed0.png" in name
+    flags = edit.EditFlags(image="n" * 240 + ".png", prompt="a red seven " * 50)
+    assert len(edit.output_paths(flags)["sheet"].name) < 160
+
+
+def test_a_directory_of_images_is_written_to_again(tmp_path):
+    path, directory = tmp_path / "v1.0.png", tmp_path / "v1.0"
+    assert outputs(path, individual=True)["individual"] == files.epath.Path(directory)
+    directory.mkdir()
+    assert outputs(path, individual=True)["individual"] == files.epath.Path(directory)
+    with pytest.raises(FileExistsError, match=r"v1.0 is there already: add --overwrite"):
+        sample.output_paths(sample.SampleFlags(out=str(path), individual=True), files.epath.Path("samples"))
+    directory.rmdir()
+    directory.touch()
+    with pytest.raises(NotADirectoryError, match=r"v1.0 is a file, and is to be a directory: choose another name"):
+        outputs(path, individual=True)
+
+
+def test_what_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("k_sheet.png", "mask.png", "edges.png"):
+        picture(tmp_path / name)
+    Path("link.png").symlink_to("k_sheet.png")
+    for given in (
+        {"image": "k_sheet.png"},
+        {"image": "link.png"},
+        {"mask": "./k_sheet.png"},
+        {"control": ("k_sheet.png",)},
+    ):
+        with pytest.raises(
+            ValueError, match=r"k_sheet.png is to be read, and would be overwritten: choose another name"
+        ):
+            edit.output_paths(edit.EditFlags(**given, out="k.png", overwrite=True))
+    for given in ({"image_prompt": str(tmp_path / "mask.png")}, {"control": ("edges.png", "mask.png")}):
+        with pytest.raises(ValueError, match=r"mask.png is to be read, and would be overwritten: choose another name"):
+            outputs("mask.png", **given)
+
+
+def test_a_file_in_the_place_of_the_directory_of_output_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("samples", "edits", "eval"):
+        Path(name).touch()
+    said = "cannot be made \\(it is a file\\): name the file to write by --out"
+    with pytest.raises(OSError, match=said):
+        sample.output_paths(sample.SampleFlags(), files.epath.Path("samples"))
+    with pytest.raises(OSError, match=said):
+        edit.output_paths(edit.EditFlags())
+    with pytest.raises(OSError, match=said):
+        evaluate.report_path(evaluate.EvalFlags(), evaluate.Measure(), files.epath.Path("eval"))
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "5", "39"])
+def test_a_narrow_terminal_has_help(columns):
+    """It took for ever: in a process of its own, which can be ended."""
+    code = "from jaxdiff.cli.edit import EditFlags, parse; parse(EditFlags(), ['--help'], 'jaxdiff edit x')"
+    environment = os.environ | {"COLUMNS": columns}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "--early" in done.stdout
 
 
 def folders(root, *names):

@@ -14,7 +14,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # what Pillow m
 MODES = {1: "L", 3: "RGB"}
 
 
-def decode(file: bytes, image_shape: tuple[int | None, int | None, int], exact: bool = False, to_srgb: bool = True) -> np.ndarray:
+def decode(
+    file: bytes, image_shape: tuple[int | None, int | None, int], exact: bool = False, to_srgb: bool = True
+) -> np.ndarray:
     """Decodes an image file, turns the image upright, centre-crops it and resizes it to fill a shape.
 
     Transparent images are laid over white. An image of the right size, and of sRGB, keeps its pixels.
@@ -64,9 +66,7 @@ def decode(file: bytes, image_shape: tuple[int | None, int | None, int], exact: 
     return np.array(image).reshape(height, width, channels)
 
 
-def read_image(
-    path: epath.Path, image_shape: tuple[int | None, int | None, int], to_srgb: bool = True
-) -> np.ndarray:
+def read_image(path: epath.Path, image_shape: tuple[int | None, int | None, int], to_srgb: bool = True) -> np.ndarray:
     """Reads an image file and decodes it by `decode`.
 
     Args:

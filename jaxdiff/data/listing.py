@@ -46,8 +46,8 @@ class Listing(NamedTuple):
 def list_files(root: epath.Path) -> Listing:
     """Lists all files below a folder, except hidden ones, and except what jaxdiff has written in folders below it.
 
-    The latter are runs, and the directories of `files.make_output_dir`; the log has their names. It also has those of pipes,
-    sockets and devices, which are left out: to read a pipe is to wait for whoever writes into it.
+    The latter are runs, and the directories of `files.make_output_dir`; the log has their names. Pipes, sockets and devices
+    are left out, too, with a warning: to read a pipe is to wait for whoever writes into it.
 
     Args:
       root: the folder, on a disk or in a bucket. Links are followed, but not back up.
