@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
-from jaxdiff.cli import flags
+from jaxdiff.cli import flags, train
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.sample import SampleFlags
 from jaxdiff.model import checkpoints
@@ -147,7 +147,30 @@ TRAIN_MISTAKES = {
         ["digits", "--train.accumulate", "3"],
         "--train.accumulate=3 does not divide the 4 examples of each",
     ),
-    "no part": (["digits", "--train.accumulate", "0"], "--train.accumulate must be at least 1"),
+    "no part": (["digits", "--train.accumulate", "0"], "--train.accumulate=0 must be at least 1"),
+    "steps before the first": (["digits", "--train.steps", "-1"], "--train.steps=-1 must be at least 1"),
+    "no interval": (["digits", "--train.save-every", "0"], "--train.save-every=0 must be at least 1"),
+    "no interval of numbers": (["digits", "--train.log-every", "0"], "--train.log-every=0 must be at least 1"),
+    "an interval before the first": (
+        ["digits", "--train.sample-every=-1"],
+        "--train.sample-every=-1 must be at least 0",
+    ),
+    "no levels": (["digits", "--diffusion.num-levels", "0"], "--diffusion.num-levels=0 must be at least 1"),
+    "no channels": (["digits", "--net.channels"], "channels=() must be one number or more, each at least 1"),
+    "a layer without channels": (["digits", "--net.channels", "0"], "channels=(0,) must be one number or more"),
+    "an epsilon that is no number": (["digits", "--net.eps", "nan"], "eps=nan must be a finite number above 0"),
+    "an epsilon of a transformer": (
+        ["digits", "--net", "dit", "--net.eps", "nan"],
+        "eps=nan must be above 0 and finite",
+    ),
+    "noise that is no number": (
+        ["digits", "--diffusion.offset-noise", "nan"],
+        "--diffusion.offset-noise=nan must be at least 0 and finite",
+    ),
+    "a weight that is no number": (
+        ["captioned_vae", "--reconstruction.kl-weight", "nan"],
+        "--reconstruction.kl-weight=nan must be at least 0 and finite",
+    ),
     "no checkpoint to fall back on": (["digits", "--train.keep", "1"], "--train.keep=1 must be at least 2"),
     "negative seed": (["digits", "--train.seed", "-1"], "--train.seed=-1 must be from 0 to 4294967295"),
     "a learning rate that is no number": (["digits", "--optim.learning-rate", "nan"], "--optim.learning-rate=nan and"),
@@ -299,6 +322,42 @@ def test_never_overwrites(run, capsys):
     assert (run / "mine.png").read_bytes() == b"precious"
 
 
+def test_the_directory_of_a_run_is_that_of_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.where([], "tiny") == ("runs/tiny", False)
+    assert train.where(["--name", "foo"], "tiny") == train.where(["--name=foo"], "tiny") == ("runs/foo", False)
+    assert train.where(["--name", "foo", "--run-dir", "here"], "tiny") == ("here", False)
+    assert "--name is empty" in fails(capsys, "train", "digits", "--name", "")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "digits", "--run-dir", ""],
+        ["sample", "digits", "--out", ""],
+        ["sample", "digits", "--animation="],
+        ["export", "digits", "--out="],
+        ["eval", "digits", "--out="],
+        ["edit", "captioned", "--image=", "--prompt", "a red seven", "--method", "sdedit"],
+        ["convert", "digits", ""],
+    ],
+)
+def test_an_empty_path_is_not_taken_for_none(args, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "one of the paths is empty" in fails(capsys, *args)
+
+
+def test_a_negative_prompt_without_a_text_encoder_is_named(capsys):
+    assert "--negative is for models with a text encoder" in fails(capsys, "sample", "digits", "--negative", "x")
+
+
+@pytest.mark.parametrize("tolerance", ["inf", "nan", "0", "1e30"])
+def test_a_tolerance_that_allows_everything_is_refused(tolerance, capsys):
+    said = fails(capsys, "eval", "digits", "--metrics", "nll_ode", "--num", "1", "--tolerance", tolerance)
+    assert f"--tolerance={float(tolerance)} must be above 0 and below 1" in said
+
+
 def test_other_mistakes(run, tmp_path, capsys):
     assert "did you mean 'sample'?" in fails(capsys, "sampel", run)
     assert "holds no run" in fails(capsys, "sample", tmp_path / "nothing")
@@ -367,6 +426,8 @@ def test_code_that_fails_is_one_line_with_its_place(code, line, message, tmp_pat
 REFUSED_RESUMES = {
     "other network": (["--net.channels", "16"], "--resume cannot change net"),
     "other data": (["--data.source", "digits:judge"], "--resume cannot change --data.source.split from"),
+    "other channels, by name": (["--net.channels", "16"], "--resume cannot change net.channels from (8,) to (16,)"),
+    "an option of a choice": (["--diffusion.schedule", "cosine"], "cannot change diffusion.schedule from linear to"),
     "other batch": (["--train.batch-size", "8"], "--resume cannot change train.batch_size from 16 to 8"),
     "other seed": (["--train.seed", "1"], "--resume cannot change train.seed from 0 to 1"),
     "other optimizer": (["--optim.method", "muon"], "--resume cannot change optim.method from adamw to muon"),

@@ -101,14 +101,14 @@ def given(flags: EditFlags, model) -> dict:
       OSError, ValueError: a file that cannot be read.
     """
     H, W, _ = shape = model.image_shape
-    inversion = flags.from_inversion and inversions.load(located(flags.from_inversion), model)
+    inversion, image, mask = flags.from_inversion, flags.image, flags.mask
     return {
-        "image": flags.image and read_image(flags.image, shape),
-        "mask": flags.mask and read_image(flags.mask, (H, W, 1)),
+        "image": None if image is None else read_image(image, shape),
+        "mask": None if mask is None else read_image(mask, (H, W, 1)),
         "to": flags.to and models.load(flags.to),
         "control": control_input(model, flags),
         "sampler": None if flags.sampler == SAMPLERS.choice("ddim") else flags.sampler,
-        "inversion": inversion,
+        "inversion": None if inversion is None else inversions.load(located(inversion), model),
         **{name: getattr(flags, name) for name in ("prompt", "source", "guidance", "early", "seed")},
     }
 

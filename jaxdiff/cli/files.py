@@ -19,8 +19,10 @@ def located(path: str) -> epath.Path:
     """The path of a flag, with ~ expanded, which no shell does behind an equals sign.
 
     Raises:
-      ValueError: an address of an unknown kind, or a home directory that does not exist.
+      ValueError: an empty path, an address of an unknown kind, or a home directory that does not exist.
     """
+    if not path:
+        raise ValueError("one of the paths is empty (''): give a path, or leave the flag out")
     try:
         found = epath.Path(path).expanduser()
     except KeyError:

@@ -161,7 +161,7 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     paths = {"grid": grid}
     if flags.npz:
         paths["npz"] = grid.with_suffix(".npz")
-    if flags.animation:
+    if flags.animation is not None:
         paths["animation"] = located(flags.animation)
     endings = {"grid": (".png",), "animation": (".gif", ".webp")}
     paths = {what: writable(path, endings.get(what), flags.overwrite) for what, path in paths.items()}
