@@ -81,7 +81,9 @@ def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
         with beside.open("wb") as file:
             yield file
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and not error.filename:  # as of a full disk
+            error.filename = os.fspath(path)
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise

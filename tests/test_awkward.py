@@ -22,6 +22,7 @@ from jaxdiff.config import Config, Data, Sample, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
 from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
+from jaxdiff.model import shipped
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.edit import attention, inversions, run
 from jaxdiff.pipeline.labels import parse_labels
@@ -122,6 +123,45 @@ def test_an_argument_that_is_no_text_is_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["sample", "captioned", "a \udcff seven"])
     assert stop.value.code == 2 and "is not UTF-8" in capsys.readouterr().err
+
+
+def jaxdiff_in_a_shell(command, **environment):
+    """Runs a line of bash in which $JAXDIFF is the command."""
+    environment = os.environ | {"JAXDIFF": f"{sys.executable} -m jaxdiff"} | environment
+    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, errors="replace")
+
+
+@pytest.mark.parametrize("command", ["train --help", "pretrained", "--help"])
+def test_output_that_nobody_reads_ends_without_a_word(command):
+    done = jaxdiff_in_a_shell(f"$JAXDIFF {command} | true; echo ${{PIPESTATUS[0]}}")
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("command", ["train --help", "pretrained"])
+def test_output_that_cannot_be_written_is_named(command):
+    done = jaxdiff_in_a_shell(f"$JAXDIFF {command} > /dev/full")
+    assert (done.returncode, done.stderr) == (2, "jaxdiff: error: standard output: No space left on device\n")
+
+
+def test_letters_that_the_terminal_lacks_are_escaped():
+    done = jaxdiff_in_a_shell("$JAXDIFF sample --help", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "--individual" in done.stdout and not done.stderr
+
+
+def test_an_argument_that_the_locale_lacks_is_not_called_other_than_utf_8():
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = jaxdiff_in_a_shell("$JAXDIFF sample digits --out=\N{LATIN SMALL LETTER E WITH ACUTE}.png", **plain)
+    assert done.returncode == 2 and "is not of the locale's encoding ascii: set PYTHONUTF8=1" in done.stderr
+
+
+def test_an_adapter_is_given_once_by_whatever_name(tmp_path):
+    model, star = jaxdiff.load("captioned"), shipped.ADAPTERS / "star.safetensors"
+    with pytest.raises(ValueError, match=r"star.safetensors is the adapter star, too: give it once"):
+        jaxdiff.with_adapters(model, {"star": 1.0, str(star): 0.5})
+    shutil.copy(star, tmp_path / "copy.safetensors")  # the same token
+    said = r"copy.safetensors: '<star>' is a token already: give its adapter once, or choose another, such as <star2>"
+    with pytest.raises(ValueError, match=said):
+        jaxdiff.with_adapters(model, ["star", str(tmp_path / "copy.safetensors")])
 
 
 def test_without_a_home_nothing_is_kept_and_all_else_works(monkeypatch, caplog):

@@ -115,6 +115,15 @@ def test_help_lists_commands_and_configs(capsys):
     assert stop.value.code == 0 and "--train.steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [name for name, (_, first, _) in cli.COMMANDS.items() if first])
+def test_help_of_a_command_needs_no_argument(command, capsys):
+    for args in (["--help"], ["-h"], ["--overwrite", "--help"]) if command != "train" else (["--help"],):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, *args])
+        out = capsys.readouterr().out
+        assert stop.value.code == 0 and f"jaxdiff {command} {cli.COMMANDS[command][2]}" in out and "options" in out
+
+
 TRAIN_MISTAKES = {
     "unknown config": (["digitz"], "did you mean 'digits'?"),
     "unknown field": (["digits", "--train.step", "3"], "did you mean --train.steps"),
