@@ -421,6 +421,23 @@ def test_data_of_training_is_no_measure_of_a_model(monkeypatch, caplog):
     "args, message",
     [
         (["sample", "captioned", "--num=1", "a red seven"], "'a red seven' belongs to no flag: prompts stand right"),
+        (
+            ["sample", "captioned", "-a red seven"],
+            "'-a red seven' begins as flags do: give such a text behind an equals",
+        ),
+        (["sample", "captioned", "--negative", "-a dark one"], "'-a dark one' begins as flags do"),
+        (
+            ["sample", "digits", "--num=3000", "--out=c.png", "--animation=c.webp"],
+            "--animation of 18004x604 pixels is too large for a .webp, which has at most 16383 a side",
+        ),
+        (
+            ["sample", "digits", "--steps=5", "--spacing=consistency", "--spacing.end=900"],
+            "--spacing.end=900 must be from 0 to 199, below the lowest of 5 levels",
+        ),
+        (
+            ["sample", "digits", "--steps=5", "--spacing=consistency", "--spacing.end=-5"],
+            "--spacing.end=-5 must be from 0 to 199",
+        ),
         (["sample", "digits", "--size", "28"], "--size does not take ['28']"),
         (["sample", "s3://bucket/run"], "s3fs"),
         (["sample", "captioned", "a seven", "--lora", "a.png"], "a.png is no adapter: give a .safetensors file"),

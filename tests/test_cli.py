@@ -115,13 +115,13 @@ def test_help_lists_commands_and_configs(capsys):
     assert stop.value.code == 0 and "--train.steps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [name for name, (_, first, _) in cli.COMMANDS.items() if first])
+@pytest.mark.parametrize("command", [name for name, about in cli.COMMANDS.items() if about[1]])
 def test_help_of_a_command_needs_no_argument(command, capsys):
     for args in (["--help"], ["-h"], ["--overwrite", "--help"]) if command != "train" else (["--help"],):
         with pytest.raises(SystemExit) as stop:
             cli.main([command, *args])
         out = capsys.readouterr().out
-        assert stop.value.code == 0 and f"jaxdiff {command} {cli.COMMANDS[command][2]}" in out and "options" in out
+        assert stop.value.code == 0 and f"jaxdiff {command} {cli.COMMANDS[command][-1]}" in out and "options" in out
 
 
 TRAIN_MISTAKES = {

@@ -30,6 +30,11 @@ def parse(default, args: list[str], prog: str):
     Raises:
       ValueError: an unknown flag, with the nearest known one, or a value that a flag does not take; one line.
     """
+    if dashed := next((arg for arg in args if arg.startswith("-") and " " in arg.partition("=")[0]), None):
+        shown = dashed if len(dashed) < 40 else f"{dashed[:40]}..."
+        raise ValueError(
+            f"{shown!r} begins as flags do: give such a text behind an equals sign, as --prompts='-a word'"
+        )
     default, rest = choices.select(default, args)
     box, options = io.StringIO(), {"args": rest, "prog": prog, "description": _description(default)}
     try:
