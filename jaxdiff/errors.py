@@ -1,7 +1,9 @@
 """Errors with the nearest valid choice."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
@@ -26,6 +28,45 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
         return ValueError(f"unknown {kind} {name!r}: there is none")
     nearest = difflib.get_close_matches(str(name), known, 1, cutoff=0.0)[0]
     return ValueError(f"unknown {kind} {name!r}: did you mean {nearest!r}? (one of {', '.join(known)})")
+
+
+@contextlib.contextmanager
+def of_code(name: str, path: str = "") -> Iterator[None]:
+    """Turns any error of other people's code, which is run inside, into one line with the place in it.
+
+    Args:
+      name: of the code, which begins the line.
+      path: its file, in which the place is looked for; of a module the deepest place is named, with its file.
+
+    Raises:
+      ValueError: the error's kind and text; also for `sys.exit`, which would end a command as if it were done.
+
+    Example::
+
+        >>> from jaxdiff.errors import of_code
+        >>> with of_code("mine.py", "mine.py"):
+        ...     raise NameError("name 'x' is not defined")
+        Traceback (most recent call last):
+        ValueError: mine.py: NameError: name 'x' is not defined
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        kind = type(error).__name__
+        raise ValueError(f"{name}{_place(error, path)}: {kind}{f': {text}' if text else ''}") from error
+
+
+def _place(error, path):
+    """Such as ", line 3"; "" where none of the code's lines is to blame."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[2:]]
+    if isinstance(error, SyntaxError) and error.lineno:
+        frames.append((error.filename, error.lineno))
+    own = [(file, line) for file, line in frames if (file == path if path else "importlib" not in file)]
+    if not own:
+        return ""
+    file, line = own[-1]
+    return f", line {line}" if path else f" ({file}, line {line})"
 
 
 class NotFinite(FloatingPointError):

@@ -1,6 +1,8 @@
 """Files that are there whole or not at all, on a disk or in a bucket such as gs://bucket."""
 
 import contextlib
+import errno
+import os
 import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -29,6 +31,19 @@ def make_output_dir(path: epath.PathLike) -> None:
         return
     path.mkdir(parents=True, exist_ok=True)
     (path / OUTPUT_MARK).write_text("written by jaxdiff: not data\n")
+
+
+def read_regular(path: epath.PathLike) -> bytes:
+    """Reads a file that is no pipe or device: from those nothing may ever come.
+
+    Raises:
+      OSError: it cannot be read, or is no regular file.
+    """
+    path = epath.Path(path)
+    if not is_remote(path) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        reason = "it is a pipe, a socket or a device: save it as a file first"
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
+    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -61,15 +76,22 @@ def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
     path = epath.Path(path)
     if not is_remote(path) and not path.parent.is_dir():  # a bucket has no directories
         raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # another process may write the same
+    beside = unfinished(path)
     try:
-        with unfinished.open("wb") as file:
+        with beside.open("wb") as file:
             yield file
-        unfinished.replace(path)
-    except BaseException:
+        beside.replace(path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and not error.filename:  # as of a full disk
+            error.filename = os.fspath(path)
         with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
         raise
+
+
+def unfinished(path: epath.Path) -> epath.Path:
+    """A name beside `path` for a file that is being written, for another process may write the same."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def write_whole(path: epath.PathLike, content: bytes | str) -> None:

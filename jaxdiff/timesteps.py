@@ -124,14 +124,17 @@ def consistency(schedule: Schedule, num_steps: int, original_steps: int = 50, en
       int32 [N + 1].
 
     Raises:
-      ValueError: more steps than levels of the distillation.
+      ValueError: more steps than levels of the distillation, or an end that is not below them.
     """
     T = schedule.num_levels
     K = min(original_steps, T)
     if not 1 <= num_steps <= K:
         raise ValueError(f"`num_steps`={num_steps} must be from 1 to `original_steps`={K}")
     places = np.floor(np.linspace(0, K, num_steps, endpoint=False)).astype(int)
-    return np.append((K - places) * (T // K), end).astype(np.int32)
+    points = (K - places) * (T // K)
+    if not 0 <= check_type("`end`", plain(end), int) < points[-1]:
+        raise ValueError(f"`end`={end} must be from 0 to {points[-1] - 1}, below the lowest of {num_steps} levels")
+    return np.append(points, end).astype(np.int32)
 
 
 @SPACINGS.register("quadratic")
@@ -250,7 +253,11 @@ def grid(
     """
     if spacing not in LEVEL_SPACINGS:
         raise unknown("spacing", spacing, LEVEL_SPACINGS)
-    num_steps = check_type("`num_steps`", plain(num_steps), int)
+    num_steps, offset, end = (
+        check_type(f"`{name}`", plain(value), int)
+        for name, value in (("num_steps", num_steps), ("offset", offset), ("end", end))
+    )
+    start = check_type("`start`", plain(start), int | None)
     if not rounded and spacing not in UNROUNDED:
         raise ValueError(f"`rounded`=False is of the spacing linspace, not {spacing}")
     top = num_levels if start is None else start

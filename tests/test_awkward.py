@@ -17,13 +17,14 @@ from PIL import Image
 
 import jaxdiff
 from jaxdiff import cli, data
-from jaxdiff.cli import adapters, files, train
-from jaxdiff.config import Config, Data, TextualInversion
+from jaxdiff.cli import adapters, edit, evaluate, files, sample, train
+from jaxdiff.config import Config, Data, Sample, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
 from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
+from jaxdiff.model import shipped
 from jaxdiff.pipeline import conditions
-from jaxdiff.pipeline.edit import attention, run
+from jaxdiff.pipeline.edit import attention, inversions, run
 from jaxdiff.pipeline.labels import parse_labels
 from jaxdiff.text import tokenizer
 from jaxdiff.train import base_model, setup
@@ -60,6 +61,39 @@ def test_an_opaque_alpha_channel_is_no_transparency(tmp_path):
         adapters.picture(str(tmp_path / "clear.png"), (8, 8, 3))
 
 
+def turned(path):
+    """A picture of 4 x 8 pixels that a viewer shows upright, as 8 x 4; gives what is seen."""
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 4, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    Image.fromarray(np.rot90(pixels)).save(path, exif=exif)
+    return pixels
+
+
+def test_a_picture_that_is_turned_is_taken_whole(tmp_path, monkeypatch, caplog):
+    pixels, path = turned(tmp_path / "turned.png"), str(tmp_path / "turned.png")
+    prompt = sample.image_prompt(sample.SampleFlags(image_prompt=path))
+    np.testing.assert_array_equal(prompt.pictures[0], pixels)
+    monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
+    np.testing.assert_array_equal(adapters.picture(path, (8, 4, 3))[0], pixels)
+    assert not caplog.text
+    adapters.picture(path, (4, 8, 3))
+    assert "turned.png is 8x4 and was cropped and resized to 4x8" in caplog.text
+
+
+def test_a_pipe_in_place_of_a_picture_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.png")
+    path = str(tmp_path / "p.png")
+    for read in (
+        lambda: edit.read_image(path, (8, 8, 3)),
+        lambda: adapters.picture(path, (8, 8, 3)),
+        lambda: sample.image_prompt(sample.SampleFlags(image_prompt=path)),
+        lambda: inversions.load(path, None),
+    ):
+        with pytest.raises((OSError, ValueError), match="it is a pipe, a socket or a device: save it as a file first"):
+            read()
+
+
 def test_jpegs_by_their_other_endings_are_read(tmp_path):
     for name in ("a.jfif", "b.JPE", "c.jpeg"):
         picture(tmp_path / name.lower())
@@ -91,6 +125,45 @@ def test_an_argument_that_is_no_text_is_refused(capsys):
     assert stop.value.code == 2 and "is not UTF-8" in capsys.readouterr().err
 
 
+def jaxdiff_in_a_shell(command, **environment):
+    """Runs a line of bash in which $JAXDIFF is the command."""
+    environment = os.environ | {"JAXDIFF": f"{sys.executable} -m jaxdiff"} | environment
+    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, errors="replace")
+
+
+@pytest.mark.parametrize("command", ["train --help", "pretrained", "--help"])
+def test_output_that_nobody_reads_ends_without_a_word(command):
+    done = jaxdiff_in_a_shell(f"$JAXDIFF {command} | true; echo ${{PIPESTATUS[0]}}")
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("command", ["train --help", "pretrained"])
+def test_output_that_cannot_be_written_is_named(command):
+    done = jaxdiff_in_a_shell(f"$JAXDIFF {command} > /dev/full")
+    assert (done.returncode, done.stderr) == (2, "jaxdiff: error: standard output: No space left on device\n")
+
+
+def test_letters_that_the_terminal_lacks_are_escaped():
+    done = jaxdiff_in_a_shell("$JAXDIFF sample --help", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "--individual" in done.stdout and not done.stderr
+
+
+def test_an_argument_that_the_locale_lacks_is_not_called_other_than_utf_8():
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = jaxdiff_in_a_shell("$JAXDIFF sample digits --out=\N{LATIN SMALL LETTER E WITH ACUTE}.png", **plain)
+    assert done.returncode == 2 and "is not of the locale's encoding ascii: set PYTHONUTF8=1" in done.stderr
+
+
+def test_an_adapter_is_given_once_by_whatever_name(tmp_path):
+    model, star = jaxdiff.load("captioned"), shipped.ADAPTERS / "star.safetensors"
+    with pytest.raises(ValueError, match=r"star.safetensors is the adapter star, too: give it once"):
+        jaxdiff.with_adapters(model, {"star": 1.0, str(star): 0.5})
+    shutil.copy(star, tmp_path / "copy.safetensors")  # the same token
+    said = r"copy.safetensors: '<star>' is a token already: give its adapter once, or choose another, such as <star2>"
+    with pytest.raises(ValueError, match=said):
+        jaxdiff.with_adapters(model, ["star", str(tmp_path / "copy.safetensors")])
+
+
 def test_without_a_home_nothing_is_kept_and_all_else_works(monkeypatch, caplog):
     updates = {}
     config = SimpleNamespace(jax_compilation_cache_dir=None, update=updates.__setitem__)
@@ -113,6 +186,81 @@ def test_a_directory_that_cannot_be_written_to_is_noticed_before_anything_is_dra
     ):
         files.writable(files.epath.Path(tmp_path / "out.png"), None, False)
     assert str(files.located("gs://bucket/a.png")) == "gs://bucket/a.png"
+
+
+def outputs(path, **flags):
+    return sample.output_paths(sample.SampleFlags(out=str(path), overwrite=True, **flags), files.epath.Path("samples"))
+
+
+def test_names_that_are_too_long_are_noticed_before_anything_is_drawn(tmp_path):
+    assert outputs(tmp_path / ("n" * 238 + ".png"))  # 255 bytes with the ending of a file that is being written
+    for name in ("n" * 239 + ".png", "\N{SNOWMAN}" * 80 + ".png", "n" * 300 + ".png"):
+        with pytest.raises(ValueError, match=r"is too long for this disk: choose a shorter one"):
+            outputs(tmp_path / name)
+
+
+def test_names_by_default_are_cut(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = sample.SampleFlags(sample=Sample(labels="a/b," * 100))
+    name = sample.output_paths(flags, files.epath.Path("samples"))["grid"].name
+    assert "_label" + "a-b," * 10 + "_seed0.png" in name
+    flags = edit.EditFlags(image="n" * 240 + ".png", prompt="a red seven " * 50)
+    assert len(edit.output_paths(flags)["sheet"].name) < 160
+
+
+def test_a_directory_of_images_is_written_to_again(tmp_path):
+    path, directory = tmp_path / "v1.0.png", tmp_path / "v1.0"
+    assert outputs(path, individual=True)["individual"] == files.epath.Path(directory)
+    directory.mkdir()
+    assert outputs(path, individual=True)["individual"] == files.epath.Path(directory)
+    with pytest.raises(FileExistsError, match=r"v1.0 is there already: add --overwrite"):
+        sample.output_paths(sample.SampleFlags(out=str(path), individual=True), files.epath.Path("samples"))
+    directory.rmdir()
+    directory.touch()
+    with pytest.raises(NotADirectoryError, match=r"v1.0 is a file, and is to be a directory: choose another name"):
+        outputs(path, individual=True)
+
+
+def test_what_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("k_sheet.png", "mask.png", "edges.png"):
+        picture(tmp_path / name)
+    Path("link.png").symlink_to("k_sheet.png")
+    for given in (
+        {"image": "k_sheet.png"},
+        {"image": "link.png"},
+        {"mask": "./k_sheet.png"},
+        {"control": ("k_sheet.png",)},
+    ):
+        with pytest.raises(
+            ValueError, match=r"k_sheet.png is to be read, and would be overwritten: choose another name"
+        ):
+            edit.output_paths(edit.EditFlags(**given, out="k.png", overwrite=True))
+    for given in ({"image_prompt": str(tmp_path / "mask.png")}, {"control": ("edges.png", "mask.png")}):
+        with pytest.raises(ValueError, match=r"mask.png is to be read, and would be overwritten: choose another name"):
+            outputs("mask.png", **given)
+
+
+def test_a_file_in_the_place_of_the_directory_of_output_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("samples", "edits", "eval"):
+        Path(name).touch()
+    said = "cannot be made \\(it is a file\\): name the file to write by --out"
+    with pytest.raises(OSError, match=said):
+        sample.output_paths(sample.SampleFlags(), files.epath.Path("samples"))
+    with pytest.raises(OSError, match=said):
+        edit.output_paths(edit.EditFlags())
+    with pytest.raises(OSError, match=said):
+        evaluate.report_path(evaluate.EvalFlags(), evaluate.Measure(), files.epath.Path("eval"))
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "5", "39"])
+def test_a_narrow_terminal_has_help(columns):
+    """It took for ever: in a process of its own, which can be ended."""
+    code = "from jaxdiff.cli.edit import EditFlags, parse; parse(EditFlags(), ['--help'], 'jaxdiff edit x')"
+    environment = os.environ | {"COLUMNS": columns}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "--early" in done.stdout
 
 
 def folders(root, *names):
@@ -273,6 +421,23 @@ def test_data_of_training_is_no_measure_of_a_model(monkeypatch, caplog):
     "args, message",
     [
         (["sample", "captioned", "--num=1", "a red seven"], "'a red seven' belongs to no flag: prompts stand right"),
+        (
+            ["sample", "captioned", "-a red seven"],
+            "'-a red seven' begins as flags do: give such a text behind an equals",
+        ),
+        (["sample", "captioned", "--negative", "-a dark one"], "'-a dark one' begins as flags do"),
+        (
+            ["sample", "digits", "--num=3000", "--out=c.png", "--animation=c.webp"],
+            "--animation of 18004x604 pixels is too large for a .webp, which has at most 16383 a side",
+        ),
+        (
+            ["sample", "digits", "--steps=5", "--spacing=consistency", "--spacing.end=900"],
+            "--spacing.end=900 must be from 0 to 199, below the lowest of 5 levels",
+        ),
+        (
+            ["sample", "digits", "--steps=5", "--spacing=consistency", "--spacing.end=-5"],
+            "--spacing.end=-5 must be from 0 to 199",
+        ),
         (["sample", "digits", "--size", "28"], "--size does not take ['28']"),
         (["sample", "s3://bucket/run"], "s3fs"),
         (["sample", "captioned", "a seven", "--lora", "a.png"], "a.png is no adapter: give a .safetensors file"),

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
-from jaxdiff.cli import flags
+from jaxdiff.cli import flags, train
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.sample import SampleFlags
 from jaxdiff.model import checkpoints
@@ -114,6 +115,15 @@ def test_help_lists_commands_and_configs(capsys):
     assert stop.value.code == 0 and "--train.steps" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [name for name, about in cli.COMMANDS.items() if about[1]])
+def test_help_of_a_command_needs_no_argument(command, capsys):
+    for args in (["--help"], ["-h"], ["--overwrite", "--help"]) if command != "train" else (["--help"],):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, *args])
+        out = capsys.readouterr().out
+        assert stop.value.code == 0 and f"jaxdiff {command} {cli.COMMANDS[command][-1]}" in out and "options" in out
+
+
 TRAIN_MISTAKES = {
     "unknown config": (["digitz"], "did you mean 'digits'?"),
     "unknown field": (["digits", "--train.step", "3"], "did you mean --train.steps"),
@@ -146,7 +156,30 @@ TRAIN_MISTAKES = {
         ["digits", "--train.accumulate", "3"],
         "--train.accumulate=3 does not divide the 4 examples of each",
     ),
-    "no part": (["digits", "--train.accumulate", "0"], "--train.accumulate must be at least 1"),
+    "no part": (["digits", "--train.accumulate", "0"], "--train.accumulate=0 must be at least 1"),
+    "steps before the first": (["digits", "--train.steps", "-1"], "--train.steps=-1 must be at least 1"),
+    "no interval": (["digits", "--train.save-every", "0"], "--train.save-every=0 must be at least 1"),
+    "no interval of numbers": (["digits", "--train.log-every", "0"], "--train.log-every=0 must be at least 1"),
+    "an interval before the first": (
+        ["digits", "--train.sample-every=-1"],
+        "--train.sample-every=-1 must be at least 0",
+    ),
+    "no levels": (["digits", "--diffusion.num-levels", "0"], "--diffusion.num-levels=0 must be at least 1"),
+    "no channels": (["digits", "--net.channels"], "channels=() must be one number or more, each at least 1"),
+    "a layer without channels": (["digits", "--net.channels", "0"], "channels=(0,) must be one number or more"),
+    "an epsilon that is no number": (["digits", "--net.eps", "nan"], "eps=nan must be a finite number above 0"),
+    "an epsilon of a transformer": (
+        ["digits", "--net", "dit", "--net.eps", "nan"],
+        "eps=nan must be above 0 and finite",
+    ),
+    "noise that is no number": (
+        ["digits", "--diffusion.offset-noise", "nan"],
+        "--diffusion.offset-noise=nan must be at least 0 and finite",
+    ),
+    "a weight that is no number": (
+        ["captioned_vae", "--reconstruction.kl-weight", "nan"],
+        "--reconstruction.kl-weight=nan must be at least 0 and finite",
+    ),
     "no checkpoint to fall back on": (["digits", "--train.keep", "1"], "--train.keep=1 must be at least 2"),
     "negative seed": (["digits", "--train.seed", "-1"], "--train.seed=-1 must be from 0 to 4294967295"),
     "a learning rate that is no number": (["digits", "--optim.learning-rate", "nan"], "--optim.learning-rate=nan and"),
@@ -298,6 +331,42 @@ def test_never_overwrites(run, capsys):
     assert (run / "mine.png").read_bytes() == b"precious"
 
 
+def test_the_directory_of_a_run_is_that_of_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.where([], "tiny") == ("runs/tiny", False)
+    assert train.where(["--name", "foo"], "tiny") == train.where(["--name=foo"], "tiny") == ("runs/foo", False)
+    assert train.where(["--name", "foo", "--run-dir", "here"], "tiny") == ("here", False)
+    assert "--name is empty" in fails(capsys, "train", "digits", "--name", "")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "digits", "--run-dir", ""],
+        ["sample", "digits", "--out", ""],
+        ["sample", "digits", "--animation="],
+        ["export", "digits", "--out="],
+        ["eval", "digits", "--out="],
+        ["edit", "captioned", "--image=", "--prompt", "a red seven", "--method", "sdedit"],
+        ["convert", "digits", ""],
+    ],
+)
+def test_an_empty_path_is_not_taken_for_none(args, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "one of the paths is empty" in fails(capsys, *args)
+
+
+def test_a_negative_prompt_without_a_text_encoder_is_named(capsys):
+    assert "--negative is for models with a text encoder" in fails(capsys, "sample", "digits", "--negative", "x")
+
+
+@pytest.mark.parametrize("tolerance", ["inf", "nan", "0", "1e30"])
+def test_a_tolerance_that_allows_everything_is_refused(tolerance, capsys):
+    said = fails(capsys, "eval", "digits", "--metrics", "nll_ode", "--num", "1", "--tolerance", tolerance)
+    assert f"--tolerance={float(tolerance)} must be above 0 and below 1" in said
+
+
 def test_other_mistakes(run, tmp_path, capsys):
     assert "did you mean 'sample'?" in fails(capsys, "sampel", run)
     assert "holds no run" in fails(capsys, "sample", tmp_path / "nothing")
@@ -319,6 +388,8 @@ BAD_CONFIGS = {
         "unknown schedule 'cosinus': did you mean 'cosine'?",
     ),
     "no dataclass": ("config.Config(train=3)", "mine.train must hold fields, not 3"),
+    "arithmetic": ("1 / 0", "mine.py, line 4: ZeroDivisionError: division by zero"),
+    "no JSON": ("config.Config(train=config.Train(steps={1}))", "mine.py: TypeError: Object of type set is not JSON"),
     "bool for int": ("config.Config(train=config.Train(steps=True))", "mine.train.steps=True must be of type int"),
 }
 
@@ -331,9 +402,41 @@ def test_mistakes_in_a_config_file(code, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_get_config_of_another_form_is_refused(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("get_config = 5")
+    assert "mine.py must define get_config()" in fails(capsys, "train", path)
+    path.write_text("def get_config(a):\n    pass")
+    assert "mine.py: TypeError: get_config() missing 1 required positional" in fails(capsys, "train", path)
+
+
+BROKEN_MODULES = {
+    "syntax": (b"def get_config(:", "line 1", "SyntaxError: invalid syntax"),
+    "no text": (b"a\0b", "", "SyntaxError: source code string cannot contain null bytes"),
+    "an unknown name": (b"x = 1\ny = nothing", "line 2", "NameError: name 'nothing' is not defined"),
+    "a missing module": (b"import nothing_else", "line 1", "ModuleNotFoundError: No module named 'nothing_else'"),
+    "its own end": (b"import sys\nsys.exit(0)", "line 2", "SystemExit: 0"),
+}
+
+
+@pytest.mark.parametrize("code, line, message", BROKEN_MODULES.values(), ids=BROKEN_MODULES)
+def test_code_that_fails_is_one_line_with_its_place(code, line, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / f"failing_{len(code)}.py"
+    path.write_bytes(code)
+    place = f", {line}" * bool(line)
+    assert f"error: {path}{place}: {message}" in fails(capsys, "train", path)
+    assert f"error: --import {path}{place}: {message}" in fails(capsys, "--import", path, "pretrained")
+    place = f" ({path}, {line})" * bool(line)
+    assert f"error: --import {path.stem}{place}: {message}" in fails(capsys, "--import", path.stem, "pretrained")
+    assert path.stem not in sys.modules
+
+
 REFUSED_RESUMES = {
     "other network": (["--net.channels", "16"], "--resume cannot change net"),
     "other data": (["--data.source", "digits:judge"], "--resume cannot change --data.source.split from"),
+    "other channels, by name": (["--net.channels", "16"], "--resume cannot change net.channels from (8,) to (16,)"),
+    "an option of a choice": (["--diffusion.schedule", "cosine"], "cannot change diffusion.schedule from linear to"),
     "other batch": (["--train.batch-size", "8"], "--resume cannot change train.batch_size from 16 to 8"),
     "other seed": (["--train.seed", "1"], "--resume cannot change train.seed from 0 to 1"),
     "other optimizer": (["--optim.method", "muon"], "--resume cannot change optim.method from adamw to muon"),

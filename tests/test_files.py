@@ -123,3 +123,9 @@ def test_nothing_is_written_in_another_way():
     )
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if writing.search(path.read_text())}
     assert found == {"files.py", "model/interop/writing.py"}  # a folder that is renamed once all is in it
+
+
+def test_an_error_while_writing_names_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left on device") as caught, files.whole(tmp_path / "a.png"):
+        raise OSError(28, "No space left on device")  # as of a write, which knows no names
+    assert caught.value.filename == str(tmp_path / "a.png")

@@ -106,6 +106,20 @@ def test_impossible_grids_are_refused(arguments, message):
         grid(*arguments)
 
 
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace", "quadratic", "consistency"])
+@pytest.mark.parametrize("end", [-5, 900, 1.5])
+def test_an_end_that_is_no_level_below_the_others_is_refused(spacing, end):
+    with pytest.raises(ValueError, match=r"`end`|repeat a level"):
+        levels(SPACINGS[spacing](end=end), schedules.linear(), 5)
+
+
+def test_levels_of_a_grid_are_whole_numbers():
+    for options in ({"end": 1.5}, {"start": 500.5}, {"offset": 0.5}):
+        with pytest.raises(ValueError, match=f"`{next(iter(options))}`=.* must be of type int"):
+            grid(1000, 10, **options)
+    assert grid(1000, 10, start=np.int64(500), end=np.int32(1))[-1] == 1
+
+
 def test_levels_of_registered_spacings_are_the_grids():
     """Spacings by sigma start at T - 1 and end at clean data, unless given otherwise."""
     schedule = schedules.zero_terminal_snr(schedules.linear())

@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from jaxdiff.errors import NotFinite, unknown
+from jaxdiff.errors import NotFinite, of_code, unknown
 
 USAGE = """jaxdiff: diffusion models in JAX
 
@@ -34,16 +34,16 @@ that 'jaxdiff export' has written, or a published model: a folder of diffusers, 
 --import MODULE, in front of a command, imports a module or a file that registers samplers, networks or data sources.
 Set JAXDIFF_TRACEBACK=1 to see where an error came from.
 """
-COMMANDS = {  # module in jaxdiff.cli, and the first argument
-    "train": ("train", "a config, such as digits"),
-    "sample": ("sample", "a model, such as digits or runs/digits"),
-    "edit": ("edit", "a model, such as captioned or runs/latent"),
-    "eval": ("evaluate", "a model, such as digits or runs/digits"),
-    "fuse": ("fuse", "two LoRAs or more, such as runs/star runs/heart"),
-    "export": ("export", "a run directory, such as runs/digits"),
-    "convert": ("convert", "a model or an adapter, such as stable-diffusion-v1-5 or star"),
-    "plan": ("plan", "a config or a model, such as stable_diffusion_1"),
-    "pretrained": ("pretrained", None),
+COMMANDS = {  # module in jaxdiff.cli, the first argument and how help calls it
+    "train": ("train", "a config, such as digits", "CONFIG"),
+    "sample": ("sample", "a model, such as digits or runs/digits", "MODEL"),
+    "edit": ("edit", "a model, such as captioned or runs/latent", "MODEL"),
+    "eval": ("evaluate", "a model, such as digits or runs/digits", "MODEL"),
+    "fuse": ("fuse", "two LoRAs or more, such as runs/star runs/heart", "LORA LORA ..."),
+    "export": ("export", "a run directory, such as runs/digits", "RUN"),
+    "convert": ("convert", "a model or an adapter, such as stable-diffusion-v1-5 or star", "IN OUT"),
+    "plan": ("plan", "a config or a model, such as stable_diffusion_1", "CONFIG"),
+    "pretrained": ("pretrained", None, ""),
 }
 ELSEWHERE = ("plan",)  # commands that compile for other devices, where flags for a CPU would do harm
 
@@ -55,11 +55,15 @@ def main(argv: list[str] | None = None) -> None:
     signal n.
     """
     args = sys.argv[1:] if argv is None else argv
+    take_all_letters()
     if odd := next((arg for arg in args if not arg.isprintable() and _has_surrogates(arg)), None):
-        end(f"error: the argument {os.fsencode(odd)!r} is not UTF-8", 2)
+        end(f"error: the argument {os.fsencode(odd)!r} is not {_encoding_of(odd)}", 2)
     try:
         with logged():
-            dispatch(args)
+            dispatch_and_flush(args)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        drop_output()
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError, ImportError) as error:  # the last of a package that an address or an option needs
         end(f"error: {text_of(error, args)}", 2)
     except NotFinite as error:
@@ -93,14 +97,48 @@ def _has_surrogates(text):
     return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
+def _encoding_of(arg):
+    """The encoding that an argument is not of, and what to do where it is the locale's."""
+    try:
+        os.fsencode(arg).decode()
+    except UnicodeDecodeError:
+        return "UTF-8"
+    return f"of the locale's encoding {sys.getfilesystemencoding()}: set PYTHONUTF8=1"
+
+
+def take_all_letters() -> None:
+    """Prints letters that the encoding of the output lacks as escapes, in place of an error when all is done."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def dispatch_and_flush(args: list[str]) -> None:
+    """As `dispatch`; raises OSError here, and not when Python ends, where the output cannot be written."""
+    try:
+        dispatch(args)
+    except SystemExit:  # of --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def drop_output() -> None:
+    """Drops what is left of the output, which Python would try to write once more when it ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def text_of(error: Exception, args: list[str]) -> str:
     """The text of an error with arguments as flags of the command, without the number that the system gives it."""
+    from jaxdiff import disk
     from jaxdiff.cli.choices import flags_of
     from jaxdiff.cli.flags import as_flags
 
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = error.filename or ("standard output" if error.errno in disk.FULL else "")  # files.whole names its own
+        text = f"{name}: {error.strerror}" if name else error.strerror
     module = next((COMMANDS[arg][0] for arg in args if arg in COMMANDS), None)
     default = getattr(sys.modules.get(f"jaxdiff.cli.{module}"), "DEFAULT", None)
     return as_flags(text, flags_of(default) if default else ())
@@ -153,12 +191,21 @@ def dispatch(args: list[str]) -> None:
     command, *rest = args
     if command not in COMMANDS:
         raise unknown("command", command, COMMANDS)
-    module, first = COMMANDS[command]
+    module, first, metavar = COMMANDS[command]
     if first is not None and (not rest or rest[0].startswith("-")):
+        if {"-h", "--help"} & set(rest):
+            print_help(module, f"jaxdiff {command} {metavar}")
         raise ValueError(f"jaxdiff {command} needs {first}: see jaxdiff --help")
     if first is not None and command not in ELSEWHERE:
         prepare_jax()
     importlib.import_module(f"jaxdiff.cli.{module}").main(*([rest] if first is None else [rest[0], rest[1:]]))
+
+
+def print_help(module: str, prog: str) -> None:
+    """Prints the flags of a command with their defaults where no config or model is named, and ends the process."""
+    from jaxdiff.cli import flags
+
+    flags.parse(importlib.import_module(f"jaxdiff.cli.{module}").DEFAULT, ["--help"], prog)
 
 
 def import_extensions(args: list[str]) -> list[str]:
@@ -168,10 +215,11 @@ def import_extensions(args: list[str]) -> list[str]:
       The other arguments.
 
     Raises:
-      ValueError: a module that cannot be found.
+      ValueError: a module that cannot be found, or that fails.
     """
     for entry in importlib.metadata.entry_points(group="jaxdiff"):
-        entry.load()
+        with of_code(f"the installed extension {entry.name}"):
+            entry.load()
     while args and args[0] == "--import":
         if len(args) < 2:
             raise ValueError("--import needs a module, or the path of a Python file")
@@ -184,21 +232,24 @@ def import_module(name: str) -> None:
     """Imports a module by its name, or a Python file by its path.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or its code fails.
     """
     if not name.endswith(".py"):
-        try:
+        with of_code(f"--import {name}"):
             importlib.import_module(name)
-            return
-        except ModuleNotFoundError as error:
-            raise ValueError(f"--import {name}: {error}") from None
+        return
     if not Path(name).is_file():
         raise ValueError(f"--import {name}: there is no such file")
     spec = importlib.util.spec_from_file_location(Path(name).stem, Path(name).resolve())
     if getattr(sys.modules.get(spec.name), "__file__", None) == spec.origin:
         return  # twice in one process
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        with of_code(f"--import {name}", spec.origin):
+            spec.loader.exec_module(module)
+    except ValueError:
+        del sys.modules[spec.name]
+        raise
 
 
 def prepare_jax() -> None:

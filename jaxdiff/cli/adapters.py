@@ -104,7 +104,7 @@ def picture(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     """
     image = image_decode.read_image(located(path), shape)
     with Image.open(located(path).open("rb")) as file:
-        width, height = file.size
+        width, height = image_decode.upright(file).size
         if image_decode.is_transparent(file):
             raise ValueError(
                 f"{path} is transparent, and a ControlNet sees colours: lay it over one, such as black for edges"

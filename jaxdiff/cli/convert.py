@@ -48,6 +48,8 @@ DEFAULT = ConvertFlags()
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff convert IN OUT ...`."""
     if not args or args[0].startswith("-"):
+        if {"-h", "--help"} & set(args):
+            parse(ConvertFlags(), ["--help"], f"jaxdiff convert {name} OUT")
         raise ValueError("jaxdiff convert needs what to convert and where to: jaxdiff convert IN OUT")
     out, flags = located(args[0]), parse(ConvertFlags(), args[1:], f"jaxdiff convert {name}")
     if out.suffix == ".safetensors":

@@ -13,10 +13,10 @@ from PIL import Image
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
-from jaxdiff.cli.files import File, located, unused, writable
+from jaxdiff.cli.files import File, check_no_input, located, output_dir, unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.data import image_decode
-from jaxdiff.files import make_output_dir
+from jaxdiff.files import read_regular
 from jaxdiff.pipeline import images
 from jaxdiff.pipeline.edit import EDIT_METHODS, inversions, prepare
 from jaxdiff.registry import Choice
@@ -101,14 +101,14 @@ def given(flags: EditFlags, model) -> dict:
       OSError, ValueError: a file that cannot be read.
     """
     H, W, _ = shape = model.image_shape
-    inversion = flags.from_inversion and inversions.load(located(flags.from_inversion), model)
+    inversion, image, mask = flags.from_inversion, flags.image, flags.mask
     return {
-        "image": flags.image and read_image(flags.image, shape),
-        "mask": flags.mask and read_image(flags.mask, (H, W, 1)),
+        "image": None if image is None else read_image(image, shape),
+        "mask": None if mask is None else read_image(mask, (H, W, 1)),
         "to": flags.to and models.load(flags.to),
         "control": control_input(model, flags),
         "sampler": None if flags.sampler == SAMPLERS.choice("ddim") else flags.sampler,
-        "inversion": inversion,
+        "inversion": None if inversion is None else inversions.load(located(inversion), model),
         **{name: getattr(flags, name) for name in ("prompt", "source", "guidance", "early", "seed")},
     }
 
@@ -119,7 +119,7 @@ def read_image(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
       OSError, ValueError: there is none, it is of another size, or transparent; one line.
     """
-    content = located(path).read_bytes()
+    content = read_regular(located(path))
     try:
         image = image_decode.decode(content, shape, exact=True)
     except ValueError as error:
@@ -134,18 +134,20 @@ def output_paths(flags: EditFlags) -> dict[str, epath.Path]:
     """The files to write, by what they hold.
 
     Raises:
-      OSError, ValueError: as `writable`.
+      OSError, ValueError: as `writable`, or a file to write is one of those to read.
     """
     about = re.sub(r"[^a-z0-9]+", "-", (flags.prompt or "").lower()).strip("-")[:40]
     of = flags.image or flags.from_inversion
-    stem = "_".join(part for part in ("drawn" if of is None else located(of).stem, flags.method.kind, about) if part)
+    stem = "_".join(
+        part for part in ("drawn" if of is None else located(of).stem[:80], flags.method.kind, about) if part
+    )
     if flags.out is None:
-        make_output_dir("edits")
-        out = unused(epath.Path("edits") / f"{stem}.png", flags.overwrite, beside=("_sheet",))
+        out = unused(output_dir(epath.Path("edits")) / f"{stem}.png", flags.overwrite, beside=("_sheet",))
     else:
         out = located(flags.out)
     paths = {"edited": out, "sheet": out.with_stem(f"{out.stem}_sheet")}
     if flags.save_inversion is not None:
         paths["inversion"] = located(flags.save_inversion)
     ending = {"inversion": (".safetensors",)}
+    check_no_input(paths.values(), (flags.image, flags.mask, *flags.control))
     return {what: writable(path, ending.get(what, (".png",)), flags.overwrite) for what, path in paths.items()}

@@ -10,7 +10,7 @@ from etils import epath
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
-from jaxdiff.cli.files import File, located, unused, writable
+from jaxdiff.cli.files import File, located, output_dir, unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample, to_values
 from jaxdiff.eval import evaluate, quality
@@ -91,9 +91,10 @@ def report_path(flags: EvalFlags, measure: Measure, directory: epath.Path) -> ep
 
     Raises:
       FileExistsError: something is there already and is not to be overwritten.
-      ValueError: a file name that does not end in .json, or whose directory is missing.
+      OSError, ValueError: as `writable`, or the directory cannot be made.
     """
     if flags.out is not None:
         return writable(located(flags.out), (".json",), flags.overwrite)
-    directory.mkdir(parents=True, exist_ok=True)
-    return unused(directory / f"{measure.metrics.replace(',', '_')}_seed{measure.seed}.json", flags.overwrite)
+    return unused(
+        output_dir(directory) / f"{measure.metrics.replace(',', '_')}_seed{measure.seed}.json", flags.overwrite
+    )

@@ -33,7 +33,7 @@ def main(run: str, args: list[str]) -> None:
     """`jaxdiff export RUN ...`."""
     flags = parse(ExportFlags(), args, f"jaxdiff export {run}")
     config = models.load_config(run)
-    out = located(flags.out or f"{Path(config.name).name}.safetensors")
+    out = located(f"{Path(config.name).name}.safetensors" if flags.out is None else flags.out)
     path = writable(out, (".safetensors",), flags.overwrite)
     if adapter := models.adapter_of(run):
         models.write_adapter(path, adapter, flags.dtype)

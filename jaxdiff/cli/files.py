@@ -1,13 +1,16 @@
 """Files that commands read and write: never over one that is there, unless that is asked for."""
 
+import errno
 import os
 import tempfile
+from collections.abc import Iterable
 from typing import Annotated
 
 import tyro
 from etils import epath
 
 from jaxdiff import disk
+from jaxdiff.files import make_output_dir, unfinished
 
 File = Annotated[str | None, tyro.conf.arg(metavar="PATH")]  # also gs://bucket/file, which pathlib would not keep
 
@@ -16,8 +19,10 @@ def located(path: str) -> epath.Path:
     """The path of a flag, with ~ expanded, which no shell does behind an equals sign.
 
     Raises:
-      ValueError: an address of an unknown kind, or a home directory that does not exist.
+      ValueError: an empty path, an address of an unknown kind, or a home directory that does not exist.
     """
+    if not path:
+        raise ValueError("one of the paths is empty (''): give a path, or leave the flag out")
     try:
         found = epath.Path(path).expanduser()
     except KeyError:
@@ -37,24 +42,81 @@ def unused(path: epath.Path, overwrite: bool, beside: tuple[str, ...] = ()) -> e
 
 
 def writable(path: epath.Path, endings: tuple[str, ...] | None, overwrite: bool) -> epath.Path:
-    """The path, if it may be written.
+    """The path of a file, if it may be written.
 
     Raises:
       FileExistsError: something is there already and is not to be overwritten.
       FileNotFoundError: its directory is missing.
-      ValueError: it has none of the endings.
+      IsADirectoryError: it is a directory.
+      ValueError: it has none of the endings, or too long a name.
     """
     if endings and path.suffix.lower() not in endings:
         raise ValueError(f"{path} must end in {' or '.join(endings)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
-    if path.is_dir() and path.suffix:
+    _check_place(path)
+    if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory: choose another name")
     if not disk.is_remote(path):
         _try_to_write(path.parent)
+    _check_unused(path, overwrite)
+    return path
+
+
+def writable_dir(path: epath.Path, overwrite: bool) -> epath.Path:
+    """The path of a directory of files, if they may be written.
+
+    Raises:
+      FileExistsError: it is there already and is not to be written to.
+      FileNotFoundError: the directory that it is to be in is missing.
+      NotADirectoryError: it is a file.
+      ValueError: it has too long a name.
+    """
+    _check_place(path)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file, and is to be a directory: choose another name")
+    if not disk.is_remote(path):
+        _try_to_write(path if path.is_dir() else path.parent)
+    _check_unused(path, overwrite)
+    return path
+
+
+def output_dir(path: epath.Path) -> epath.Path:
+    """The directory of what is written without --out, which is made where it is missing.
+
+    Raises:
+      OSError: it cannot be made.
+    """
+    try:
+        make_output_dir(path)
+    except OSError as error:
+        reason = "it is a file" if path.exists() and not path.is_dir() else error.strerror
+        raise OSError(f"the directory {path} cannot be made ({reason}): name the file to write by --out") from None
+    return path
+
+
+def check_no_input(outputs: Iterable[epath.Path], inputs: Iterable[str | None]) -> None:
+    """Raises ValueError where a file to write is one of those to read, which --overwrite is not to cost anybody."""
+    read = {os.path.realpath(located(path)) for path in inputs if path}
+    for path in outputs:
+        if not disk.is_remote(path) and os.path.realpath(path) in read:
+            raise ValueError(f"{path} is to be read, and would be overwritten: choose another name by --out")
+
+
+def _check_place(path):
+    """Raises OSError or ValueError for a path without a directory, or with too long a name."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
+    if disk.is_remote(path):
+        return
+    try:
+        os.lstat(unfinished(path))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"the name {path.name[:40]}... is too long for this disk: choose a shorter one") from None
+
+
+def _check_unused(path, overwrite):
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already: add --overwrite to replace it, or choose another name")
-    return path
 
 
 def _try_to_write(directory):

@@ -4,7 +4,9 @@ import contextlib
 import difflib
 import inspect
 import io
+import os
 import re
+import shutil
 from collections.abc import Iterable
 
 import tyro
@@ -28,10 +30,15 @@ def parse(default, args: list[str], prog: str):
     Raises:
       ValueError: an unknown flag, with the nearest known one, or a value that a flag does not take; one line.
     """
+    if dashed := next((arg for arg in args if arg.startswith("-") and " " in arg.partition("=")[0]), None):
+        shown = dashed if len(dashed) < 40 else f"{dashed[:40]}..."
+        raise ValueError(
+            f"{shown!r} begins as flags do: give such a text behind an equals sign, as --prompts='-a word'"
+        )
     default, rest = choices.select(default, args)
     box, options = io.StringIO(), {"args": rest, "prog": prog, "description": _description(default)}
     try:
-        with contextlib.redirect_stderr(box):
+        with contextlib.redirect_stderr(box), _wide_enough():
             typed, unknown = tyro.cli(type(default), default=default, return_unknown_args=True, **options)
     except SystemExit as stop:
         if not stop.code:  # of --help
@@ -42,6 +49,20 @@ def parse(default, args: list[str], prog: str):
     if unknown:
         raise _unknown(unknown, default, prog)
     return typed
+
+
+@contextlib.contextmanager
+def _wide_enough(least=40):
+    """A terminal that is not too narrow for tyro, which below some columns never ends."""
+    before = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns >= least:
+        yield
+        return
+    os.environ["COLUMNS"] = str(least)
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
 
 
 def _unknown(words, default, prog):

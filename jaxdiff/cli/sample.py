@@ -9,16 +9,15 @@ from typing import Annotated
 import numpy as np
 import tyro
 from etils import epath
-from PIL import Image
 
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
-from jaxdiff.cli.files import File, located, unused, writable
+from jaxdiff.cli.files import File, check_no_input, located, output_dir, unused, writable, writable_dir
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
 from jaxdiff.data import image_decode
-from jaxdiff.files import make_output_dir, whole
+from jaxdiff.files import whole
 from jaxdiff.model import Model
 from jaxdiff.pipeline import ImagePrompt, Request, images, requests, sampling
 
@@ -72,14 +71,16 @@ def main(name: str, args: list[str]) -> None:
     control = control_input(requests.sized(model, flags.sample), flags)
     request = Request(flags.sample, None, classifier, control, image_prompt(flags))
     requests.check(model, request)
-    paths = output_paths(flags, samples_of(model))
+    paths, places = output_paths(flags, samples_of(model)), sampling.layout(model, request)
+    if "animation" in paths:
+        images.check_animation(paths["animation"], sheet_size(model, request, places))
     with progress.bar("sampling", sampling.num_ticks(model, request), "steps") as tick:
         made = sampling.batches(model, request, tick, "animation" in paths)
         batches = [next(made)]
         seconds = time.perf_counter() - began
         batches += made
     log.info("first images after %.1f s", seconds)
-    write(paths, batches, sampling.layout(model, request), request.sample.prompts)
+    write(paths, batches, places, request.sample.prompts)
     for what, path in paths.items():
         print(f"{what:<12} {path}")
 
@@ -107,10 +108,8 @@ def image_prompt(flags: SampleFlags) -> ImagePrompt | None:
         if flags.image_prompt_scale != 1:
             raise ValueError("--image-prompt-scale is of --image-prompt: give a picture, or leave it out")
         return None
-    path = located(flags.image_prompt)
-    with Image.open(path.open("rb")) as file:
-        width, height = file.size
-    return ImagePrompt(image_decode.read_image(path, (height, width, 3))[None], flags.image_prompt_scale)
+    picture = image_decode.read_image(located(flags.image_prompt), (None, None, 3))
+    return ImagePrompt(picture[None], flags.image_prompt_scale)
 
 
 def write(paths: dict, batches: list, places: np.ndarray, prompts: tuple[str, ...]) -> None:
@@ -125,6 +124,11 @@ def write(paths: dict, batches: list, places: np.ndarray, prompts: tuple[str, ..
     if "animation" in paths:
         frames = images.arranged(np.concatenate([frames for _, frames in batches], axis=1), places)
         images.save_animation(paths["animation"], frames, *about)
+
+
+def sheet_size(model: Model, request: Request, places: np.ndarray) -> tuple[int, int]:
+    """Width and height of the grid that will be written."""
+    return images.sheet_size(requests.sized(model, request.sample).image_shape, places, request.sample.prompts)
 
 
 def prompted(args: list[str]) -> list[str]:
@@ -144,23 +148,24 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     """The files to write, by what they hold.
 
     Raises:
-      FileExistsError: something is there already and is not to be overwritten.
-      ValueError: a file name whose ending is not a kind of file that is written, or whose directory is missing.
+      OSError, ValueError: as `writable`, or a file to write is one of those to read.
     """
     s = flags.sample
-    about = "" if s.labels is None else f"_label{s.labels}"
+    about = "" if s.labels is None else f"_label{s.labels.replace('/', '-')[:40]}"
     about += "".join(f"_{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for prompt in s.prompts[:1])
     about += "" if s.guidance == 1 else f"_guidance{s.guidance:g}"
     default = directory / f"{s.sampler.kind}_{s.spacing.kind}_{s.steps}{about}_seed{s.seed}.png"
     if flags.out is None:
-        make_output_dir(directory)
+        output_dir(directory)
     grid = located(flags.out) if flags.out is not None else unused(default, flags.overwrite)
     paths = {"grid": grid}
-    if flags.individual:
-        paths["individual"] = grid.with_suffix("")
     if flags.npz:
         paths["npz"] = grid.with_suffix(".npz")
-    if flags.animation:
+    if flags.animation is not None:
         paths["animation"] = located(flags.animation)
     endings = {"grid": (".png",), "animation": (".gif", ".webp")}
-    return {what: writable(path, endings.get(what), flags.overwrite) for what, path in paths.items()}
+    paths = {what: writable(path, endings.get(what), flags.overwrite) for what, path in paths.items()}
+    if flags.individual:
+        paths["individual"] = writable_dir(grid.with_suffix(""), flags.overwrite)
+    check_no_input(paths.values(), (flags.image_prompt, *flags.control))
+    return paths

@@ -70,7 +70,7 @@ def main(name: str, args: list[str]) -> None:
     if not hosts.is_main():
         logging.getLogger("jaxdiff").setLevel(logging.WARNING)
     try:
-        kept = flags.compiled_step and os.fspath(located(flags.compiled_step))
+        kept = None if flags.compiled_step is None else os.fspath(located(flags.compiled_step))
         loop.fit(flags.config, None, run, resume, flags.profile, kept)
     except Stopped as stopped:
         resuming = ["--resume"] if rundir.holds_run(run) else []
@@ -118,9 +118,12 @@ def where(args: list[str], name: str) -> tuple[str, bool]:
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--run-dir", "--run_dir", nargs="?")  # tyro takes both spellings
+    first.add_argument("--name", nargs="?")
     first.add_argument("--resume", action="store_true")
     first.add_argument("--auto-resume", "--auto_resume", action="store_true")
     known, _ = first.parse_known_args(args)
-    run = known.run_dir or f"runs/{name}"
+    if known.name == "":
+        raise ValueError("`name` is empty: name the run, or leave it out")
+    run = f"runs/{known.name or name}" if known.run_dir is None else known.run_dir
     run = os.fspath(located(run))
     return run, known.resume or (known.auto_resume and rundir.holds_run(run))

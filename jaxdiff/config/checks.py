@@ -33,6 +33,8 @@ def check(config: Config, devices: int | None = None, local: int | None = None, 
     Raises:
       ValueError: one line that says what to change.
     """
+    if config.diffusion.num_levels < 1:
+        raise ValueError(f"`diffusion.num_levels`={config.diffusion.num_levels} must be at least 1")
     _check_train(config, devices or jax.device_count(), local or jax.local_device_count())
     _check_optim(config)
     _check_sections(config)
@@ -55,13 +57,12 @@ def check(config: Config, devices: int | None = None, local: int | None = None, 
 
 def _check_train(config, devices, local):
     train = config.train
-    positive = (train.steps, train.accumulate, train.steps_per_call, train.log_every, train.save_every)
-    if min(positive) < 1 or train.sample_every < 0:
-        raise ValueError("numbers of steps and `train.accumulate` must be at least 1 (`train.sample_every` may be 0)")
+    least = dict.fromkeys(("steps", "accumulate", "steps_per_call", "log_every", "save_every"), 1)
+    for field, low in {**least, "sample_every": 0, "hang_seconds": 0}.items():
+        if getattr(train, field) < low:
+            raise ValueError(f"`train.{field}`={getattr(train, field)} must be at least {low}")
     if train.keep < 2:
         raise ValueError(f"`train.keep`={train.keep} must be at least 2: the newest checkpoint may be damaged")
-    if train.hang_seconds < 0:
-        raise ValueError(f"`train.hang_seconds`={train.hang_seconds} must be at least 0")
     if train.wandb and importlib.util.find_spec("wandb") is None:
         raise ValueError("`train.wandb` needs the package wandb: pip install 'jaxdiff[wandb]'")
     if train.parallel == "sharded":
@@ -98,6 +99,13 @@ def _check_train(config, devices, local):
                 f"`train.{field}`={getattr(train, field)} must be a multiple of "
                 f"`train.steps_per_call`={train.steps_per_call}"
             )
+
+
+def _check_finite(section, values, *names):
+    """Raises ValueError for the first of these fields that is below 0, or not finite: such a loss is NaN later."""
+    for name in names:
+        if not 0 <= (value := getattr(values, name)) < math.inf:
+            raise ValueError(f"`{section}.{name}`={value} must be at least 0 and finite")
 
 
 def check_seed(name: str, seed: int) -> None:
@@ -195,8 +203,7 @@ def _check_denoiser(config):
             "starts: choose 'simple', 'bound' or 'sigmoid' with `diffusion.zero_snr` and with rectified flow"
         )
     _check_scales(d, schedule)
-    if min(d.offset_noise, d.input_perturbation) < 0:
-        raise ValueError("`diffusion.offset_noise` and `diffusion.input_perturbation` must be at least 0")
+    _check_finite("diffusion", d, "offset_noise", "input_perturbation")
 
 
 def _check_scales(d, schedule):
@@ -277,8 +284,9 @@ def _check_autoencoder(config):
         if getattr(r, field) != getattr(default, field):
             kind = "without" if codebook else "with"
             raise ValueError(f"`reconstruction.{field}` is for autoencoders {kind} a codebook (`net.codebook_size`)")
-    if min(r.kl_weight, r.commitment, r.dead_below, r.critic_weight) < 0 or not 0 <= r.decay < 1:
-        raise ValueError("`reconstruction` needs weights of at least 0, and a decay in [0, 1)")
+    _check_finite("reconstruction", r, "kl_weight", "commitment", "dead_below", "critic_weight")
+    if not 0 <= r.decay < 1:
+        raise ValueError(f"`reconstruction.decay`={r.decay} must lie in [0, 1)")
 
 
 def _check_adapt(config):
@@ -339,8 +347,9 @@ def _check_prior(a):
         raise ValueError(
             "`adapt.prior.num` images are sampled, and `adapt.prior.source` has images already: leave one out"
         )
-    if prior.weight < 0 or prior.num < 1:
-        raise ValueError("`adapt.prior.weight` must be at least 0, and `adapt.prior.num` at least 1")
+    _check_finite("adapt.prior", prior, "weight")
+    if prior.num < 1:
+        raise ValueError(f"`adapt.prior.num`={prior.num} must be at least 1")
     if prior.num < len(prior.prompts):
         raise ValueError(
             f"`adapt.prior.num`={prior.num} is less than the {len(prior.prompts)} prompts of `adapt.prior.prompts`: ask "

@@ -13,7 +13,7 @@ from etils import epath
 from jaxdiff.arguments import check_type
 from jaxdiff.config.fields import Config
 from jaxdiff.config.upgrade import upgraded
-from jaxdiff.errors import unknown
+from jaxdiff.errors import of_code, unknown
 from jaxdiff.registry import Choice
 
 
@@ -33,8 +33,8 @@ def load(name: str) -> Config:
     """The config of that name, or of a Python file that defines get_config().
 
     Raises:
-      ValueError: there is none of that name, or its get_config() does not return a `Config` of fields that there are and
-        of the right types.
+      ValueError: there is none of that name, its code fails, or its get_config() does not return a `Config` of fields
+        that there are and of the right types.
       FileNotFoundError: there is no such file.
     """
     path = Path(name) if name.endswith(".py") else config_dir() / f"{name}.py"
@@ -42,20 +42,28 @@ def load(name: str) -> Config:
         if name.endswith(".py"):
             raise FileNotFoundError(f"there is no config {path}")
         raise unknown("config", name, names())
+    config = _config_in(path)
+    if not isinstance(config, Config):
+        raise ValueError(f"{path} must define get_config() that returns a jaxdiff.config.Config")
+    with of_code(str(path), str(path)):  # values that JSON cannot hold
+        text = to_json(config)
+    return from_json(text, where=path.stem)  # which checks the types
+
+
+def _config_in(path):
+    """The result of get_config() in a Python file; None where it defines none."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     try:
-        config = module.get_config() if hasattr(module, "get_config") else None
-    except TypeError as error:
+        with of_code(str(path), spec.origin):
+            spec.loader.exec_module(module)
+            return module.get_config() if callable(getattr(module, "get_config", None)) else None
+    except ValueError as error:
         field = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
         parts = {part.__name__: part for part in _dataclasses(Config)}
         if not field or field[1] not in parts:
             raise
         raise unknown(f"field of {field[1]} in {path}:", field[2], typing.get_type_hints(parts[field[1]])) from None
-    if not isinstance(config, Config):
-        raise ValueError(f"{path} must define get_config() that returns a jaxdiff.config.Config")
-    return from_json(to_json(config), where=path.stem)  # which checks the types
 
 
 def read_run(run: epath.PathLike) -> Config:

@@ -8,19 +8,23 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from jaxdiff.data import colours
+from jaxdiff.files import read_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # what Pillow may try, whatever the name says
 MODES = {1: "L", 3: "RGB"}
 
 
-def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False, to_srgb: bool = True) -> np.ndarray:
+def decode(
+    file: bytes, image_shape: tuple[int | None, int | None, int], exact: bool = False, to_srgb: bool = True
+) -> np.ndarray:
     """Decodes an image file, turns the image upright, centre-crops it and resizes it to fill a shape.
 
     Transparent images are laid over white. An image of the right size, and of sRGB, keeps its pixels.
 
     Args:
       file: contents of a PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file; of several images in it, the first.
-      image_shape: height, width and channels, 1 being grey and 3 colour.
+      image_shape: height, width and channels, 1 being grey and 3 colour; a height and width of None are the image's own,
+        once it is upright.
       exact: refuse images of another size.
       to_srgb: convert colours by the profile in the file, such as the Display P3 of phones; see `colours.to_srgb`.
 
@@ -45,7 +49,7 @@ def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False, 
         raise ValueError("it is empty")
     try:
         with Image.open(io.BytesIO(file), formats=FORMATS) as image:
-            if not exact:  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that is twice as large as needed
+            if not exact and height:  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that is twice as large as needed
                 image.draft(None, (2 * max(height, width),) * 2)
             image.load()
             image = upright(image)
@@ -54,19 +58,20 @@ def decode(file: bytes, image_shape: tuple[int, int, int], exact: bool = False, 
         raise ValueError("it is no image") from None
     except Exception as error:  # Pillow has a dozen kinds for files that are broken
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    width, height = width or image.width, height or image.height
     if exact and image.size != (width, height):
         raise ValueError(f"it is {image.height}x{image.width}, not {height}x{width}")
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-    return np.array(image).reshape(image_shape)
+    return np.array(image).reshape(height, width, channels)
 
 
-def read_image(path: epath.Path, image_shape: tuple[int, int, int], to_srgb: bool = True) -> np.ndarray:
+def read_image(path: epath.Path, image_shape: tuple[int | None, int | None, int], to_srgb: bool = True) -> np.ndarray:
     """Reads an image file and decodes it by `decode`.
 
     Args:
       path: the file.
-      image_shape: height, width and channels.
+      image_shape: height, width and channels, see `decode`.
       to_srgb: see `decode`.
 
     Returns:
@@ -76,7 +81,7 @@ def read_image(path: epath.Path, image_shape: tuple[int, int, int], to_srgb: boo
       ValueError: the file cannot be read.
     """
     try:
-        return decode(path.read_bytes(), image_shape, to_srgb=to_srgb)
+        return decode(read_regular(path), image_shape, to_srgb=to_srgb)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read ({reason})") from error

@@ -4,6 +4,7 @@ import array
 import hashlib
 import logging
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -45,7 +46,8 @@ class Listing(NamedTuple):
 def list_files(root: epath.Path) -> Listing:
     """Lists all files below a folder, except hidden ones, and except what jaxdiff has written in folders below it.
 
-    The latter are runs, and the directories of `files.make_output_dir`; the log has their names.
+    The latter are runs, and the directories of `files.make_output_dir`; the log has their names. Pipes, sockets and devices
+    are left out, too, with a warning: to read a pipe is to wait for whoever writes into it.
 
     Args:
       root: the folder, on a disk or in a bucket. Links are followed, but not back up.
@@ -66,18 +68,23 @@ def list_files(root: epath.Path) -> Listing:
         >>> list(found.names), found.sizes.tolist()
         (['a.png', 'b.png'], [2, 2])
     """
-    left_out = []
-    listing = _list_bucket(os.fspath(root), left_out) if "://" in os.fspath(root) else _list_disk(root, left_out)
+    left_out, special = [], []
+    if "://" in os.fspath(root):
+        listing = _list_bucket(os.fspath(root), left_out)
+    else:
+        listing = _list_disk(root, left_out, special)
     if left_out:
         log.info("left out of %s what jaxdiff has written there: %s", root, ", ".join(left_out))
+    if special:
+        log.warning("left out of %s %d pipes, sockets or devices, such as %s", root, len(special), special[0])
     return listing
 
 
-def _list_disk(root, left_out):
+def _list_disk(root, left_out, special):
     sizes, times = array.array("q"), array.array("q")
 
     def names_of_files(advance):
-        for name, size, time in _scan(os.fspath(root), left_out):
+        for name, size, time in _scan(os.fspath(root), left_out, special):
             sizes.append(size)
             times.append(time)
             if len(sizes) % 1000 == 0:
@@ -101,8 +108,8 @@ def list_paths(paths: Iterable[epath.Path]) -> Listing:
     return Listing(Texts.of(names), np.array(sizes, np.int64), np.array(times, np.int64) * 10**9)
 
 
-def _scan(folder, left_out, prefix="", above=()) -> Iterator[tuple[str, int, int]]:
-    """Yields name, size and time of the files below a folder, sorted by name; appends to `left_out`."""
+def _scan(folder, left_out, special, prefix="", above=()) -> Iterator[tuple[str, int, int]]:
+    """Yields name, size and time of the files below a folder, sorted by name; appends to `left_out` and `special`."""
     here = os.path.realpath(folder)
     if here in above:  # a link that leads back up
         return
@@ -114,8 +121,10 @@ def _scan(folder, left_out, prefix="", above=()) -> Iterator[tuple[str, int, int
                 return
             if entry.name.startswith("."):
                 continue
-            is_dir = entry.is_dir()
-            size, time = (0, 0) if is_dir else _size_and_time(entry)
+            is_dir, size, time = _about(entry)
+            if size is None:
+                special.append(prefix + entry.name)
+                continue
             names.append(entry.name + "/" * is_dir)
             sizes.append(size)
             times.append(time)
@@ -124,17 +133,20 @@ def _scan(folder, left_out, prefix="", above=()) -> Iterator[tuple[str, int, int
         return
     for i in sorted(range(len(names)), key=names.__getitem__):  # the "/" makes this the order of whole paths
         if names[i].endswith("/"):
-            yield from _scan(f"{folder}/{names[i][:-1]}", left_out, prefix + names[i], (*above, here))
+            yield from _scan(f"{folder}/{names[i][:-1]}", left_out, special, prefix + names[i], (*above, here))
         else:
             yield prefix + names[i], sizes[i], times[i]
 
 
-def _size_and_time(entry):
+def _about(entry):
+    """Whether an entry is a folder, its size, which is None of what is neither folder nor file, and its time."""
     try:
+        if entry.is_dir():
+            return True, 0, 0
         found = entry.stat()
-    except OSError:  # a broken link, which is an error when it is read
-        return -1, 0
-    return found.st_size, found.st_mtime_ns
+    except OSError:  # a link that is broken, or leads to itself, which is an error when it is read
+        return False, -1, 0
+    return False, found.st_size if stat.S_ISREG(found.st_mode) else None, found.st_mtime_ns
 
 
 def _list_bucket(uri, left_out):

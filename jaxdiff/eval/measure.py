@@ -143,8 +143,8 @@ def _check_numbers(measure, config):
         raise ValueError("`num` and `probes` must be at least 1")
     check_seed("`seed`", measure.seed)
     sharding.check_batch_size("`batch_size`", measure.batch_size, jax.local_device_count())
-    if not measure.tolerance > 0:
-        raise ValueError(f"`tolerance`={measure.tolerance} must be above 0")
+    if not 0 < measure.tolerance < 1:
+        raise ValueError(f"`tolerance`={measure.tolerance} must be above 0 and below 1, which leaves no digit right")
     if not 2 <= measure.steps <= config.diffusion.num_levels:
         raise ValueError(
             f"`steps`={measure.steps} must be from 2 to {config.diffusion.num_levels}, the number of levels"

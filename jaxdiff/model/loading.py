@@ -155,6 +155,13 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         raise ValueError(f"{path} {error}") from None
 
 
+def _adapter_path(name):
+    """The place of an adapter, by which two names of it are known."""
+    name = os.path.expanduser(name)
+    ships = name in shipped.adapter_names() and not runs.holds_run(epath.Path(name))
+    return os.path.realpath(shipped.ADAPTERS / f"{name}.safetensors" if ships else name)
+
+
 def is_published_adapter(name: str) -> bool:
     """Whether a file or folder is a LoRA, textual inversion or ControlNet in a layout of others."""
     return _published(name) is not None
@@ -191,6 +198,7 @@ def with_adapters(
         True
     """
     check_model(model)
+    paths = {}
     adapters = [adapters] if isinstance(adapters, str | os.PathLike) else adapters
     adapters, controlnet = adapters or (), controlnet or ()
     weights = dict(adapters) if isinstance(adapters, Mapping) else {}
@@ -202,6 +210,8 @@ def with_adapters(
     for argument, name, weight in asked:
         name, weight = os.fspath(name), check_type(f"the weight of {name}", plain(weight), float)
         adapter = load_adapter(name, model)
+        if argument == "adapters" and (before := paths.setdefault(_adapter_path(name), name)) != name:
+            raise ValueError(f"{name} is the adapter {before}, too: give it once, with the sum of the weights")
         right = "adapters" if adapter.control is None else "controlnet"
         if argument != right:
             raise ValueError(f"{name} is {'not ' if right == 'adapters' else ''}a ControlNet: give it as `{right}`")

@@ -51,6 +51,8 @@ class AutoencoderConfig(NetSpec):
     def __post_init__(self):
         if self.codebook_size < 0 or self.codebook_size == 1:
             raise ValueError(f"`codebook_size`={self.codebook_size} must be 0, or at least 2")
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels={self.channels} must be one number or more, each at least 1")
         if min(self.image_channels, self.latent_channels, self.patch, self.blocks) < 1:
             raise ValueError("image_channels, latent_channels, patch and blocks must be at least 1")
         if not self.scaling_factor > 0:

@@ -1,6 +1,7 @@
 """Specification of diffusion transformers."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from jaxdiff.nets.spec import NETS, DenoiserSpec
@@ -62,8 +63,9 @@ class DiTConfig(DenoiserSpec):
     attention_kernel: Literal["auto", "plain", "xla", "cudnn", "flash"] = "auto"
 
     def __post_init__(self):
-        if min(self.width, self.depth, self.heads, self.patch) < 1 or self.mlp_ratio <= 0:
-            raise ValueError("width, depth, heads, patch and mlp_ratio must be above 0")
+        for name in ("width", "depth", "heads", "patch", "mlp_ratio", "eps"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name}={value} must be above 0 and finite")
         if self.width % self.heads or self.width % 4:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}, and of 4")
         if self.positions == "rotary" and (self.width // self.heads) % 4:

@@ -88,6 +88,10 @@ class UNetConfig(DenoiserSpec):
     attention_kernel: Literal["auto", "plain", "xla", "cudnn", "flash"] = "auto"
 
     def __post_init__(self):
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels={self.channels} must be one number or more, each at least 1")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"eps={self.eps} must be a finite number above 0")
         for name in ("blocks", "num_heads", "transformer_blocks"):
             value, depth = getattr(self, name), len(self.channels)
             if isinstance(value, tuple) and len(value) != depth:
@@ -119,7 +123,7 @@ class UNetConfig(DenoiserSpec):
                 raise ValueError(f"channels={c} cannot be divided into heads of head_dim={self.head_dim}")
             if not self.head_dim and c % self.heads(level):
                 raise ValueError(f"channels={c} cannot be divided into num_heads={self.heads(level)}")
-        if not self.channels or not set(self.attention) <= set(range(len(self.channels))):
+        if not set(self.attention) <= set(range(len(self.channels))):
             raise ValueError(f"attention={self.attention} must name positions 0..{len(self.channels) - 1} in channels")
         if self.channels[0] % 2 or not 0 <= self.dropout < 1 or self.patch < 1:
             raise ValueError("channels[0] must be even, dropout in [0, 1), patch at least 1")

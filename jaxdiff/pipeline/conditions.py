@@ -300,8 +300,9 @@ def check(
         )
     if labels is not None:
         check_labels(labels, net.num_classes)
-    if (prompts or negative) and not reads:
-        raise ValueError("`prompts` are for models with a text encoder, and this one has none: leave them out")
+    for name, text in (("prompts", prompts), ("negative", negative)):
+        if text and not reads:
+            raise ValueError(f"`{name}` is for models with a text encoder, and this one has none: leave it out")
     if not all(prompt.strip() for prompt in prompts or ()):
         raise ValueError("one of `prompts` is empty: say what to draw; `guidance`=0 draws without condition")
     count = len(model.controls)

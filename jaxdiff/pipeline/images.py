@@ -1,6 +1,7 @@
 """Pictures: grids, single files, animations."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdiff.files import make_output_dir, whole
+from jaxdiff.files import OUTPUT_MARK, make_output_dir, whole
+
+TITLE_LINES = 12  # of a title, which is cut there
+SIDES = {".webp": 16383, ".gif": 65535}  # most pixels of a side in files of these formats
 
 
 def to_uint8(images) -> np.ndarray:
@@ -59,6 +63,24 @@ def to_pil(image: np.ndarray, scale: int = 1) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
+def sheet_size(image_shape: tuple[int, int, int], places: np.ndarray, titles: Sequence[str] = ()) -> tuple[int, int]:
+    """Width and height in pixels of the `sheet` of images at such places."""
+    (H, W, _), (rows, columns), pad = image_shape, places.shape, 2
+    scale = max(1, 64 // W)
+    width, pads = (columns * (W + pad) + pad) * scale, max(1, len(titles)) * pad
+    return width, (rows * (H + pad) + pads) * scale + sum(_title(title, width, "L").height for title in titles)
+
+
+def check_animation(path: epath.PathLike, size: tuple[int, int]) -> None:
+    """Raises ValueError for pictures of a width and height that the file's format does not have."""
+    ending = Path(path).suffix.lower()
+    if max(size) > SIDES[ending]:
+        raise ValueError(
+            f"`animation` of {size[0]}x{size[1]} pixels is too large for a {ending}, which has at most {SIDES[ending]} a "
+            "side: ask for fewer images by `num`, or leave it out"
+        )
+
+
 def sheet(images: np.ndarray, columns: int | None = None, titles: Sequence[str] = ()) -> Image.Image:
     """Images in rows as one picture, small ones enlarged so that they can be seen.
 
@@ -104,9 +126,12 @@ def panels(shown: Sequence[tuple[str, np.ndarray]], columns: int = 4, side: int 
 
 
 def _title(text, width, mode, size=13, pad=4):
-    """A text on white, in as many lines as it needs."""
+    """A text on white, in as many lines as it needs, up to `TITLE_LINES`."""
     font, lines = ImageFont.load_default(size), [""]
     for word in text.split():
+        if len(lines) > TITLE_LINES:
+            lines = [*lines[: TITLE_LINES - 1], "..."]
+            break
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width - 2 * pad:
             lines.append(word)
@@ -130,10 +155,18 @@ def save_grid(path: epath.PathLike, images: np.ndarray, columns: int | None = No
 
 
 def save_each(directory: Path, images: np.ndarray) -> Path:
-    """Writes uint8 images [N, H, W, C] as 00000.png, 00001.png, ... in their own size."""
+    """Writes uint8 images [N, H, W, C] as 00000.png, 00001.png, ... in their own size.
+
+    Of a directory that was made for such images, those of an earlier time that have higher numbers are removed.
+    """
+    directory = epath.Path(directory)
     make_output_dir(directory)
     for i, image in enumerate(images):
         save_png(directory / f"{i:05d}.png", to_pil(image))
+    if (directory / OUTPUT_MARK).exists():
+        for path in directory.iterdir():
+            if re.fullmatch(r"\d{5,}\.png", path.name) and int(path.stem) >= len(images):
+                path.unlink()
     return directory
 
 

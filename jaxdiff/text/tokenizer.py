@@ -230,7 +230,9 @@ def with_new_tokens(tokenizer: Tokenizer, new_tokens: Sequence[str] | Mapping[st
         if not token or re.search(r"\s", token) or token != token.lower():
             raise ValueError(f"the new token {token!r} must be without spaces and capitals, such as <star>")
         if {model.token_to_id(token), model.token_to_id(f"{token}</w>")} != {None}:
-            raise ValueError(f"{token!r} is a token already: choose another, such as <{token.strip('<>')}>")
+            other = f"<{token.strip('<>')}>"
+            other = other if other != token else f"{token[:-1]}2>"
+            raise ValueError(f"{token!r} is a token already: give its adapter once, or choose another, such as {other}")
         model.add_tokens([tokenizers.AddedToken(token, normalized=True)])
         if count > 1:
             groups[model.token_to_id(token)] = count

@@ -111,7 +111,17 @@ def check_same(before: Config, now: Config) -> None:
     for path in fixed:
         old, new = (functools.reduce(getattr, path, config) for config in (before, now))
         if old != new:
+            path, old, new = _difference(path, old, new)
             raise ValueError(f"`resume` cannot change {'.'.join(path)} from {old} to {new}: start another run")
+
+
+def _difference(path, old, new):
+    """The first field in which two values differ, as its path and both of its values."""
+    if type(old) is type(new) and dataclasses.is_dataclass(old):
+        for name in (field.name for field in dataclasses.fields(old)):
+            if getattr(old, name) != getattr(new, name):
+                return _difference((*path, name), getattr(old, name), getattr(new, name))
+    return path, old, new
 
 
 def with_source_moved(before: Config, now: Config) -> Config:

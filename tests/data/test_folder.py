@@ -102,6 +102,25 @@ def test_a_link_that_leads_back_up_ends(photos):
     assert len(data.load(f"folder:{photos}", SHAPE)) == 7 + 4
 
 
+def test_a_link_to_itself_is_a_broken_file(photos, caplog):
+    (photos / "Dogs" / "self.png").symlink_to(photos / "Dogs" / "self.png")
+    with pytest.raises(ValueError, match=r"self.png cannot be read"):
+        list(data.load(f"folder:{photos}", SHAPE))
+    source = data.load(f"folder:{photos}", SHAPE, skip_broken=True)
+    assert len(source) == 7 and source.skipped == (os.fspath(photos / "Dogs" / "self.png"),)
+
+
+def test_a_pipe_is_left_out_and_not_waited_for(photos, caplog):
+    os.mkfifo(photos / "Dogs" / "p.png")
+    (photos / "Dogs" / "q.png").symlink_to(photos / "Dogs" / "p.png")
+    source = data.load(f"folder:{photos}", SHAPE, skip_broken=True)
+    assert len(source) == 7 and not source.skipped
+    assert [record.message for record in caplog.records] == [
+        f"left out of {photos} 2 pipes, sockets or devices, such as Dogs/{os.path.basename(name)}"
+        for name in ("p.png" if "p.png" in caplog.text else "q.png",)
+    ]
+
+
 def test_grey_on_request(photos):
     assert data.load(f"folder:{photos}", (4, 6, 1))[0]["image"].shape == (4, 6, 1)
 

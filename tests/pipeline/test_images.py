@@ -1,6 +1,7 @@
 """Pictures."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from jaxdiff.pipeline import images
@@ -26,6 +27,44 @@ def test_files_hold_the_pixels(tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "each" / f"0000{i}.png")), drawn[i])
     sheet = Image.open(images.save_grid(tmp_path / "grid.png", drawn, columns=3))
     assert sheet.size == ((3 * 10 + 2) * 8, (10 + 2) * 8)
+
+
+def test_a_smaller_set_of_files_leaves_none_of_the_larger_one(tmp_path):
+    drawn = np.zeros((5, 8, 8, 3), np.uint8)
+    images.save_each(tmp_path / "each", drawn)
+    for name in ("mine.png", "0002.png", "00004.txt"):
+        (tmp_path / "each" / name).touch()
+    images.save_each(tmp_path / "each", drawn[:2])
+    left = {"00000.png", "00001.png", "mine.png", "0002.png", "00004.txt", ".jaxdiff"}
+    assert {path.name for path in (tmp_path / "each").iterdir()} == left
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "00007.png").touch()  # in a directory that is somebody's
+    images.save_each(tmp_path / "others", drawn)
+    assert (tmp_path / "others" / "00007.png").exists()
+
+
+def test_a_title_without_end_is_cut(tmp_path):
+    drawn = np.zeros((2, 64, 64, 3), np.uint8)
+    endless = images.sheet(drawn, 2, ["word " * 10_000])
+    assert endless.height == 68 + images.TITLE_LINES * 17 + 4
+
+
+@pytest.mark.parametrize("titles", [(), ("one",), ("a title of several words", "another")])
+@pytest.mark.parametrize("shape", [(8, 8, 1), (64, 100, 3)])
+def test_the_size_of_a_sheet_is_known_before(shape, titles):
+    places = np.arange(8).reshape(4, 2)
+    sheet = images.sheet(np.zeros((8, *shape), np.uint8), 2, titles)
+    assert images.sheet_size(shape, places, titles) == sheet.size
+
+
+def test_animations_that_their_format_cannot_hold_are_refused():
+    images.check_animation("a.webp", (16383, 10))
+    images.check_animation("a.GIF", (16384, 10))
+    for name, size in (("a.webp", (10, 16384)), ("a.gif", (65536, 10))):
+        with pytest.raises(
+            ValueError, match=f"`animation` of {size[0]}x{size[1]} pixels is too large for a {name[1:]}"
+        ):
+            images.check_animation(name, size)
 
 
 def test_animation_has_all_frames(tmp_path):

@@ -12,7 +12,7 @@ import safetensors.numpy
 from etils import epath
 
 from jaxdiff.config import to_values
-from jaxdiff.files import write_whole
+from jaxdiff.files import read_regular, write_whole
 from jaxdiff.model import Model
 from jaxdiff.pipeline.conditions import ControlInput
 
@@ -79,7 +79,7 @@ def load(path: epath.PathLike, model: Model) -> Inversion:
       OSError: it cannot be read.
       ValueError: another kind of file, or an inversion by another model; one line.
     """
-    content = epath.Path(path).read_bytes()
+    content = read_regular(path)
     wrong = ValueError(
         f"{path} is not an inversion of this version of jaxdiff: give a file that `save_inversion` has written, or invert "
         "the image again"
