@@ -1,7 +1,9 @@
 """EDM on 2,500 real handwritten digits: `digits` with a variance-exploding process and a preconditioned network.
 
-jaxdiff train digits_edm
-python benchmarks/digits.py runs/digits_edm
+    jaxdiff train digits_edm
+    python benchmarks/digits.py runs/digits_edm
+
+As long as `digits` trains.
 """
 
 import dataclasses
