@@ -1,8 +1,10 @@
 """`captioned` in four steps: a LoRA by consistency distillation, made for two CPU cores.
 
-jaxdiff train captioned_few_steps --base captioned
-jaxdiff sample runs/captioned_few_steps "a small red seven on a blue background"
-jaxdiff sample captioned "4" --lora runs/captioned_few_steps/adapter.safetensors --sampler lcm --steps 4 --guidance 1
+    jaxdiff train captioned_few_steps --base captioned
+    jaxdiff sample runs/captioned_few_steps "a small red seven on a blue background"
+    jaxdiff sample captioned "4" --lora runs/captioned_few_steps/adapter.safetensors --sampler lcm --steps 4 --guidance 1
+
+About half an hour of training on two cores of an AMD EPYC (65 images/s).
 """
 
 from jaxdiff.config import Config, Data, FewSteps, Optim, Sample, Train
