@@ -186,7 +186,7 @@ class Rule:
 
 # Megatron's pairs: the first layer is split by what it makes, the second by what it takes, with one sum behind it.
 MAKES = r"(to_[qkv]|to_[kv]_ip|[qkv]_proj|fc1|conv1|linear_1|net_0/proj)/(kernel|bias)$"
-TAKES = r"(to_out_0|out_proj|fc2|conv2|linear_2|net_2)/kernel$"
+TAKES = r"(to_out_0|to_add_out|out_proj|fc2|conv2|linear_2|net_2)/kernel$"
 RULES = (Rule(MAKES, (Tensor(-1), Fsdp())), Rule(TAKES, (Tensor(-2), Fsdp())), Rule("", (Fsdp(),)))
 
 

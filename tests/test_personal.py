@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 
@@ -188,6 +189,16 @@ def test_few_steps_of_a_model_without_conditions_have_no_guidance():
     configs.check(dataclasses.replace(config, adapt=FewSteps(base="tiny", intervals=10)))
     with pytest.raises(ValueError, match=r"`adapt\.guidance`=3\.0 is towards labels or texts"):
         configs.check(dataclasses.replace(config, adapt=FewSteps(base="tiny", intervals=10, guidance=3.0)))
+    few = FewSteps(base="tiny", intervals=10, guidance=3.0)
+    labelled = dataclasses.replace(config, adapt=few, net=dataclasses.replace(config.net, num_classes=3))
+    with pytest.raises(ValueError, match="leads away from no label or text, which the base was trained without"):
+        configs.check(labelled)
+    with pytest.raises(ValueError, match="=importance needs losses of all levels"):
+        levels = dataclasses.replace(config.diffusion, levels="importance")
+        configs.check(dataclasses.replace(config, adapt=FewSteps(base="tiny", intervals=10), diffusion=levels))
+    for value in (math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match=r"`adapt\.guidance`"):
+            configs.check(dataclasses.replace(labelled, adapt=dataclasses.replace(few, guidance=value)))
 
 
 FEW_STEPS_MISTAKES = [

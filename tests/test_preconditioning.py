@@ -162,20 +162,25 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_a_controlnet_is_given_the_scaled_input():
-    """The branch sees what the network sees; at initialisation it changes nothing."""
+    """The branch sees what the network sees."""
     schedule, shape = (
         SCHEDULES["edm"],
         jaxdiff.UNetConfig(channels=(8,), blocks=1, attention=(), mid_attention=False, groups=4),
     )
     net, config, x = jaxdiff.UNet(shape), ControlConfig(shape, embedding=(4, 8)), 50 * jnp.ones([1, 8, 8, 3])
     base = jax.jit(net.init)(jax.random.key(0), x, jnp.ones([1]))["params"]
-    params = {"unet": base, "control": control.init(jax.random.key(1), config, base)}
+    base = jax.tree.map(lambda x: x + 0.02, base)  # at first its output would be 0
+    made = control.init(jax.random.key(1), config, base)
+    params = {"unet": base, "control": jax.tree.map(lambda x: x + 0.02, made)}  # at first it would change nothing
     time = network_time("log_ratio", schedule)
     joined = control.add_control(denoise.network(net, time), denoise.network(ControlNet(config), time))
     cond = jaxdiff.Cond(control=jnp.ones([1, 16, 16, 3]))
     found, _ = jax.jit(preconditioned(joined, schedule, D))(params, x, 90, cond)
-    wanted, _ = jax.jit(preconditioned(denoise.network(net, time), schedule, D))(base, x, 90)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    s = float(schedule.sigma[90])
+    F, _ = jax.jit(joined)(params, x / np.hypot(s, D), 90, cond)
+    wanted = D**2 / (s**2 + D**2) * x + s * D / np.hypot(s, D) * F
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(F - jax.jit(denoise.network(net, time))(base, x / np.hypot(s, D), 90)[0]).max() > 1e-3
 
 
 def test_a_run_is_trained_saved_and_drawn_from(tmp_path):

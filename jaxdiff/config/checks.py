@@ -165,6 +165,10 @@ def _check_latent(config):
 
 def _check_denoiser(config):
     """Objective, weighting and channels of the output go together."""
+    if config.net.kind == "mmdit":
+        raise ValueError(
+            "networks of kind mmdit take two kinds of texts, which runs do not have yet: use it from Python"
+        )
     d, channels, image_channels = config.diffusion, config.net.out_channels, config.shape[-1]
     schedule = d.make_schedule()
     if d.levels.kind == "clean":
@@ -182,16 +186,7 @@ def _check_denoiser(config):
             "`diffusion.weighting`, `diffusion.offset_noise` and `diffusion.input_perturbation` are not for the objective "
             f"{d.objective!r}: choose 'denoising' or 'hybrid', or leave them out"
         )
-    if d.objective == "mean_flow" and (d.schedule.kind != "rectified_flow" or d.shift != 1 or d.predict != "flow"):
-        raise ValueError(
-            "the objective 'mean_flow' is of `diffusion.schedule`=rectified_flow without `diffusion.shift`, and "
-            "`diffusion.predict`=flow: choose these"
-        )
-    if (d.objective == "mean_flow") != config.net.takes_end:
-        raise ValueError(
-            f"`net.takes_end`={config.net.takes_end} and `diffusion.objective`={d.objective} do not go together: a network "
-            "that takes an end is trained with mean_flow, and mean_flow trains no other"
-        )
+    _check_mean_flow(config)
     if d.objective == "hybrid" and changed:
         raise ValueError(
             "`diffusion.offset_noise` and `diffusion.input_perturbation` are not for the objective 'hybrid', whose "
@@ -204,6 +199,33 @@ def _check_denoiser(config):
         )
     _check_scales(d, schedule)
     _check_finite("diffusion", d, "offset_noise", "input_perturbation")
+
+
+def _check_mean_flow(config):
+    """The objective "mean_flow" has its own process, network and draws."""
+    d, net = config.diffusion, config.net
+    if (d.objective == "mean_flow") != net.takes_end:
+        raise ValueError(
+            f"`net.takes_end`={net.takes_end} and `diffusion.objective`={d.objective} do not go together: a network that "
+            "takes an end is trained with mean_flow, and mean_flow trains no other"
+        )
+    if not net.takes_end:
+        return
+    if d.schedule.kind != "rectified_flow" or d.shift != 1 or d.predict != "flow":
+        raise ValueError(
+            "the objective 'mean_flow' is of `diffusion.schedule`=rectified_flow without `diffusion.shift`, and "
+            "`diffusion.predict`=flow: choose these"
+        )
+    if d.levels.kind in ("stratified", "importance"):
+        raise ValueError(
+            f"`diffusion.levels`={d.levels.kind} draws no two independent levels, which 'mean_flow' needs: choose uniform "
+            "or logit_normal"
+        )
+    if net.attention_kernel not in ("auto", "plain"):
+        raise ValueError(
+            f"`net.attention_kernel`={net.attention_kernel} has no derivative along a path, which 'mean_flow' needs: "
+            "choose plain"
+        )
 
 
 def _check_scales(d, schedule):
@@ -224,7 +246,8 @@ def _check_scales(d, schedule):
     if schedule.std(schedule.num_levels) > 2 and not d.sigma_data:
         raise ValueError(
             f"`diffusion.schedule`={d.schedule.kind} gives the network inputs of any size: add EDM's preconditioning by "
-            "`diffusion.sigma_data`, such as 0.5, or choose a schedule that preserves the variance, or rectified_flow"
+            "`diffusion.sigma_data`, such as 0.5, and its `diffusion.weighting`=edm, or choose a schedule that preserves "
+            "the variance, or rectified_flow"
         )
 
 
@@ -329,14 +352,24 @@ def _check_few_steps(config):
         raise ValueError(
             f"`adapt.intervals`={a.intervals} must be from 2 to {d.num_levels - 1}, one less than the base's levels"
         )
-    if not a.huber > 0:
-        raise ValueError(f"`adapt.huber`={a.huber} must be above 0")
+    if not 0 < a.huber < math.inf:
+        raise ValueError(f"`adapt.huber`={a.huber} must be above 0 and finite")
+    _check_finite("adapt", a, "guidance")
+    if d.levels.kind == "importance":
+        raise ValueError(
+            "`diffusion.levels`=importance remembers losses of all levels, and few_steps has those of its grid"
+        )
     if a.guidance != 1 and not (net.num_classes or net.context_dim):
         raise ValueError(
             f"`adapt.guidance`={a.guidance} is towards labels or texts, which the base has not: leave it at 1"
         )
-    if net.guidance_dim:
-        raise ValueError(f"`base` {a.base} is distilled already: it takes the guidance as a condition")
+    if a.guidance != 1 and not d.cond_dropout:
+        raise ValueError(
+            f"`adapt.guidance`={a.guidance} leads away from no label or text, which the base was trained without "
+            "(`diffusion.cond_dropout`): leave it at 1"
+        )
+    if net.guidance_dim or net.takes_end:
+        raise ValueError(f"`base` {a.base} needs few steps already: it was trained or distilled for them")
 
 
 def _check_prior(a):

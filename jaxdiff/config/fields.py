@@ -269,7 +269,8 @@ class Sample:
       guide: how the scale depends on the level, see `jaxdiff.guidance.GUIDANCES`, with its own options.
       interval: lowest and highest level with guidance (Kynkäänniemi et al. 2024); None is all.
       rescale: share, in [0, 1], by which the contrast of guided images is brought back, see `jaxdiff.guidance.rescaled`.
-      clip: clip the predicted x0 to [-1, 1], see `jaxdiff.guidance.clip_x0`; not for latents.
+      clip: clip the predicted x0 to [-1, 1], see `jaxdiff.guidance.clip_x0`; not for latents; without effect on the sampler
+        mean_flow.
       compat: departures from the papers, to draw the pictures of diffusers.
       size: width and height of the images in pixels, multiples of what the network and the autoencoder divide by; None is
         the model's own.
@@ -357,3 +358,7 @@ class Config:
     def make_net(self) -> nn.Module:
         """Returns the network."""
         return self.net.make()
+
+    def make_trained_net(self) -> nn.Module:
+        """Returns the network for its loss: mean_flow takes derivatives that fast kernels of attention lack."""
+        return (self.net.without_kernels() if self.diffusion.objective == "mean_flow" else self.net).make()

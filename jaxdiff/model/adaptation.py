@@ -34,7 +34,7 @@ def make_apply(config: Config, base: Model) -> Apply:
       config: config of the run.
       base: base model.
     """
-    d, unet = config.diffusion, config.diffusion.network(config.make_net())
+    d, unet = config.diffusion, config.diffusion.network(config.make_trained_net())
     if config.adapt.kind == "controlnet":
         return d.scaled(control.add_control(unet, d.network(ControlNet(control_config(config)))))
     if config.adapt.trains_text_encoder:

@@ -193,8 +193,10 @@ def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
         (1, 28, 28, 1)
     """
     check_model(model)
-    if round_levels and model.config.diffusion.sigma_data:
-        raise ValueError("`round_levels` is not for a preconditioned network, whose scales are those of its own level")
+    if round_levels and (model.config.diffusion.sigma_data or model.config.net.takes_end):
+        raise ValueError(
+            "`round_levels` is not for a network that is preconditioned or takes the end of a step: leave it out"
+        )
     if not model.config.samples:
         raise ValueError(f"{model.config.name} is not a denoiser: its network is of kind {model.config.net.kind!r}")
     apply = on_training_levels(model.apply) if round_levels else model.apply

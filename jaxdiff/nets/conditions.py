@@ -1,4 +1,4 @@
-"""Conditions that denoisers share: what they may be given, and the embedding of a label."""
+"""Conditions that denoisers share: what they may be given, and embeddings of a label and of an interval."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -36,6 +36,8 @@ def check_conditions(cfg: DenoiserSpec, cond: Cond, size: int) -> None:
             raise ValueError(
                 f"cond.context_mask {jnp.shape(cond.context_mask)} must be of the tokens {jnp.shape(cond.context)[:2]}"
             )
+    if cfg.takes_end and cond.end is not None and jnp.ndim(cond.end) != 1:
+        raise ValueError(f"this network takes cond.end [B], and this one is {jnp.shape(cond.end)}")
     for name, value in cond._asdict().items():
         shape = shapes.get(name)
         if value is not None and shape is None and name not in optional:

@@ -9,7 +9,7 @@ from jaxdiff.nets.spec import NETS, DenoiserSpec
 @NETS.register("mmdit")
 @dataclasses.dataclass(frozen=True)
 class MMDiTConfig(DenoiserSpec):
-    """Shape of an `MMDiT`. The defaults are those of Stable Diffusion 3 medium.
+    """Shape of an `MMDiT`, for use from Python: runs have no texts of two kinds yet. The defaults are Stable Diffusion 3's.
 
     Attributes:
       out_channels: channels of the output.

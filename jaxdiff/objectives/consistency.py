@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import guidance
+from jaxdiff.arguments import ABOVE_0, check_number
 from jaxdiff.denoise import check_kind, denoiser, to_prediction
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, drop_cond, noised
+from jaxdiff.preconditioning import check_same_process
 from jaxdiff.process import q_sample
 from jaxdiff.samplers.lcm import SIGMA_DATA, TIMESTEP_SCALING, end_of_path
-from jaxdiff.schedules import Schedule
+from jaxdiff.schedules import Schedule, check_schedule
 from jaxdiff.types import Apply, Guided
 
 
@@ -32,9 +34,9 @@ def consistency(
 
         L = sqrt(mean |f(x_t, t) - stop_gradient f(x_s, s)|^2 + c^2) - c,   f(x, 1) = x
 
-    t and s < t are neighbours of an even grid of levels from 1 to T, and f is `samplers.lcm.end_of_path` of the network's
-    x0. With a teacher, x_s is its DDIM step from x_t to s under classifier-free guidance, which f so learns too; samples
-    of f have a guidance of 1. Without a teacher, x_s has the image and the noise of x_t (consistency training).
+    t and s < t are neighbours of an even grid, 1, T/N, 2 T/N, ..., T rounded, and f is `samplers.lcm.end_of_path` of the
+    network's x0. With a teacher, x_s is its DDIM step from x_t to s under classifier-free guidance, which f so learns too;
+    samples of f have a guidance of 1. Without one, x_s has the image and the noise of x_t (consistency training).
 
     Args:
       apply: network that is trained, as a function of its parameters.
@@ -46,15 +48,16 @@ def consistency(
       scale: scale of the teacher's guidance; 1 is none.
       intervals: number N of the grid's steps, from 2 to T - 1.
       huber: c, in the units of the data, at which the loss turns from squared to absolute.
-      levels: random draw of t, rounded up to the grid, see `objectives.levels`; None is uniform.
+      levels: random draw of t, rounded up to the grid, see `objectives.levels`; not `importance`, whose memory has every
+        level. None is uniform.
 
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), as of `objectives.denoising`. Metrics are
       "loss".
 
     Raises:
-      ValueError: a scale without a teacher, or without null_cond; intervals or huber out of range; a kind that does not
-        fit the schedule.
+      ValueError: a scale without a teacher, or without null_cond; numbers out of range; a kind or a preconditioned network
+        that does not fit the schedule.
 
     Example::
 
@@ -69,6 +72,9 @@ def consistency(
         >>> float(loss_fn((), (), keys, batch)[0].mean()) < 1e-3
         True
     """
+    check_schedule(schedule)
+    check_number("scale", scale)
+    check_number("huber", huber, *ABOVE_0)
     T = schedule.num_levels
     if scale != 1 and (teacher is None or null_cond is None):
         raise ValueError(
@@ -76,10 +82,9 @@ def consistency(
         )
     if not 2 <= intervals <= T - 1:
         raise ValueError(f"`intervals`={intervals} must be from 2 to {T - 1} with {T} levels")
-    if not huber > 0:
-        raise ValueError(f"`huber`={huber} must be above 0")
     check_kind(predict, schedule)
-    grid = np.round(np.linspace(1, T, intervals + 1)).astype(np.int32)
+    check_same_process(apply, predict, schedule)
+    grid = np.unique(np.maximum(np.round(np.linspace(0, T, intervals + 1)), 1)).astype(np.int32)
     levels = _on_grid(uniform() if levels is None else levels, grid)
 
     def end(params, n, x, t):

@@ -92,7 +92,7 @@ def denoising(
     options = checked(Noising(levels, null_cond, cond_dropout, offset_noise, input_perturbation))
 
     def loss_fn(params, extra, keys, batch):
-        x0, eps, x_t, t, weight, cond, net_keys = noised(options, schedule, extra, keys, batch)
+        x0, eps, x_t, t, weight, cond, net_keys, _ = noised(options, schedule, extra, keys, batch)
         output, aux = apply(params, x_t, t, cond, keys=net_keys)
         prediction = to_prediction(predict, schedule, output, aux, x_t, t)
         if (prediction.aux.variance is not None) != bool(bound_weight):

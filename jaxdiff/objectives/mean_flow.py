@@ -16,10 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arguments import AT_LEAST_0, FRACTION, check_number
 from jaxdiff.objectives.levels import LevelDraw, logit_normal
 from jaxdiff.objectives.noising import Noising, checked, drop_cond, noised
+from jaxdiff.preconditioning import check_same_process
 from jaxdiff.samplers import fold
-from jaxdiff.schedules import Schedule, equal, rectified_flow
+from jaxdiff.schedules import Schedule, check_schedule, equal, rectified_flow
 from jaxdiff.types import Apply, Cond, rows
 
 OF_THE_OTHER_LEVEL, OF_THE_CHOICE = 100, 101  # folded into an example's key, beside those of `noised`
@@ -36,47 +38,53 @@ def mean_flow(
     power: float = 1.0,
     scale: float = 1.0,
 ) -> Callable:
-    r"""Squared distance from equation (2), whose right side has no gradient, one value per example.
+    r"""MeanFlow: squared distance of an average velocity from its identity, one value per example (Geng et al. 2025).
 
         L = w |u(z_t, r, t) - stop_gradient(v - (t - r) du/dt)|^2,   w = 1 / stop_gradient(|...|^2 + 0.001)^power
 
-    t and r are the larger and the smaller of two draws; r lies one level lower than its draw, so that clean data is
-    reached, and equals t in all but a share of the examples, in which the network learns the velocity v itself.
+    |...|^2 is a mean over the numbers of an image. t and r are the larger and the smaller of two draws; r lies one level
+    lower than its draw, so that clean data is reached, and equals t in all but a share of the examples, in which the
+    network learns the velocity v itself.
 
     Args:
       apply: network as a function of its parameters, from `denoise.network`, that takes `Cond.end` (`takes_end` of its
-        specification); its output is of kind "flow".
+        specification) and has a forward mode, as with the attention kernel "plain"; its output is of kind "flow".
       schedule: rectified flow.
       null_cond: see `denoising`.
       cond_dropout: see `denoising`.
-      levels: random draw of each of both levels; None is logit-normal with mean -0.4, as in the paper.
+      levels: random draw, by the example's key alone, of each of both levels, such as `levels.uniform`; not `stratified`,
+        whose two draws would be one, and not `importance`. None is logit-normal with mean -0.4, as in the paper.
       apart: share of examples, in [0, 1], with r < t.
-      power: of the weights w, from 0, a plain squared error, to 1, the paper's.
+      power: of the weights w; 0 is a plain squared error, and 1 the paper's.
       scale: classifier-free guidance that the network learns, with a `null_cond`: scale v + (1 - scale) u(z_t, t, t; null)
-        in place of v (section 4.2 there). 1 is none.
+        in place of v (section 4.2 there), where the condition is not dropped. 1 is none.
 
     Returns:
       loss_fn(params, extra, keys [B], batch) -> (loss [B], (extra, metrics)), as of `denoising`. Metrics are "loss" and
       "error", the mean square before its weight.
 
     Raises:
-      ValueError: another schedule; apart or power outside of [0, 1]; cond_dropout or a scale without null_cond.
+      ValueError: another schedule; a preconditioned network; numbers out of range; cond_dropout or a scale without
+        null_cond. From loss_fn: an output that does not have the image's shape.
 
     Example::
 
         >>> import jax, jax.numpy as jnp, jaxdiff
         >>> from jaxdiff import objectives, schedules
-        >>> exact = lambda params, z, t, cond=None, keys=None: (z / 1.0 - params, ())  # not a network of anything
-        >>> loss_fn = objectives.mean_flow(exact, schedules.rectified_flow(), power=0.0)
+        >>> exact = lambda params, z, t, cond=None, keys=None: (z * 1000 / t[:, None], ())  # of images of zeros
+        >>> loss_fn = objectives.mean_flow(exact, schedules.rectified_flow(), apart=1.0)
         >>> keys, batch = jax.random.split(jax.random.key(0), 4), {"image": jnp.zeros([4, 2])}
-        >>> loss_fn(0.0, (), keys, batch)[0].shape
-        (4,)
+        >>> bool((loss_fn((), (), keys, batch)[0] < 1e-6).all())
+        True
     """
+    check_schedule(schedule)
+    check_same_process(apply, "flow", schedule)
+    check_number("apart", apart, *FRACTION)
+    check_number("power", power, *AT_LEAST_0)
+    check_number("scale", scale)
     T = schedule.num_levels
     if not equal(schedule, rectified_flow(T)):
         raise ValueError("`schedule` must be rectified_flow: the paths of mean_flow are straight and even")
-    if not (0 <= apart <= 1 and 0 <= power <= 1):
-        raise ValueError(f"`apart`={apart} and `power`={power} must lie in [0, 1]")
     if scale != 1 and null_cond is None:
         raise ValueError(f"`scale`={scale} needs `null_cond`, from which it leads away")
     levels = logit_normal(-0.4) if levels is None else levels
@@ -88,9 +96,12 @@ def mean_flow(
         cond, v = n.cond or Cond(), n.eps - n.x0
         if scale != 1:
             null = drop_cond(jnp.ones(len(t), bool), null_cond, cond)
-            v = scale * v + (1 - scale) * jax.lax.stop_gradient(apply(params, n.x_t, t, null, keys=n.keys)[0])
+            away = scale * v + (1 - scale) * jax.lax.stop_gradient(apply(params, n.x_t, t, null, keys=n.keys)[0])
+            v = away if n.dropped is None else jnp.where(rows(n.dropped, v), v, away)
         u_at = lambda z, t: apply(params, z, t, cond._replace(end=r), keys=n.keys)[0]
         u, change = jax.jvp(u_at, (n.x_t, t), (v, jnp.full_like(t, T)))  # a unit of time has T levels
+        if u.shape != v.shape:
+            raise ValueError(f"the network's output has shape {u.shape}, and x_t has shape {v.shape}")
         target = jax.lax.stop_gradient(v - rows((t - r) / T, v) * change)
         error = jnp.square(u - target).mean(tuple(range(1, u.ndim)))
         loss = n.weight * error / jax.lax.stop_gradient(error + 1e-3) ** power

@@ -24,6 +24,7 @@ class Noised(NamedTuple):
       weight: weight of each loss, which corrects for the distribution of levels, float32 [B].
       cond: a `Cond`, after condition dropout, or None.
       keys: one random key per example for the network's dropout.
+      dropped: whether the condition of each example was dropped, bool [B]; None without condition dropout.
     """
 
     x0: Array
@@ -33,6 +34,7 @@ class Noised(NamedTuple):
     weight: Array
     cond: Any
     keys: Array
+    dropped: Array | None
 
 
 class Noising(NamedTuple):
@@ -80,11 +82,12 @@ def noised(options: Noising, schedule: Schedule, extra, keys: Array, batch) -> N
         shift = normal(offset_keys, x0.shape[-1:])
         eps = eps + options.offset * shift.reshape(-1, *(1,) * (x0.ndim - 2), x0.shape[-1])
     perturbed = eps + options.perturbation * normal(input_keys, x0.shape[1:]) if options.perturbation else eps
+    dropped = None
     if options.cond_dropout:
         dropped = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(options.cond_dropout)))(drop_keys)
         cond = drop_cond(dropped, options.null_cond, cond)
     x_t = jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, t, perturbed)
-    return Noised(x0, eps, x_t, t, weight, cond, net_keys)
+    return Noised(x0, eps, x_t, t, weight, cond, net_keys, dropped)
 
 
 def drop_cond(dropped: Array, null_cond, cond):

@@ -225,7 +225,7 @@ def variational_bound(
     options = checked(Noising(levels, null_cond, cond_dropout))
 
     def loss_fn(params, extra, keys, batch):
-        x0, _, x_t, t, weight, cond, net_keys = noised(options, schedule, extra, keys, batch)
+        x0, _, x_t, t, weight, cond, net_keys, _ = noised(options, schedule, extra, keys, batch)
         output, aux = apply(params, x_t, t, cond, keys=net_keys)
         prediction = to_prediction(predict, schedule, output, aux, x_t, t)
         if (prediction.aux.variance is not None) != (variance == "learned"):

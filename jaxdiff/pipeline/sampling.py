@@ -246,7 +246,8 @@ def make_denoiser(model: Model, request: Request) -> Denoiser:
         denoise = guidance.on_cond(denoise)
     else:
         denoise = guided(denoise, schedule, sample, log_prob)
-    return guidance.clip_x0(denoise, schedule) if sample.clip else denoise
+    chord = sample.sampler.traits.get("takes_end")  # whose x0 may rightly lie outside
+    return guidance.clip_x0(denoise, schedule) if sample.clip and not chord else denoise
 
 
 def guided(denoise: Denoiser, schedule: Schedule, sample: Sample, log_prob: Callable | None = None) -> Denoiser:

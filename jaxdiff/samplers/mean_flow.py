@@ -14,7 +14,8 @@ def mean_flow() -> Sampler:
         x_s = alpha_s x0 + sigma_s eps,   x0 and eps of the network's prediction for the path from t to s
 
     On rectified flow this is x_s = x_t - (t - s)/T u. The denoiser is called with `Cond.end` = s, and is that of a network
-    trained by `objectives.mean_flow`; any other sampler draws from the same network by its velocities.
+    trained by `objectives.mean_flow`; any other sampler draws from the same network by its velocities. x0 is where the line
+    from x_t through x_s meets clean data, which may lie outside of [-1, 1]: it is not clipped.
 
     Returns:
       `Sampler`.

@@ -134,7 +134,9 @@ def _step(config, frozen, devices):
 def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
     """The loss of a denoiser, trained from scratch or adapted."""
     if not frozen.base:
-        return _denoising_loss(config, config.diffusion.scaled(config.diffusion.network(config.make_net())), frozen)
+        return _denoising_loss(
+            config, config.diffusion.scaled(config.diffusion.network(config.make_trained_net())), frozen
+        )
     if config.adapt.kind == "few_steps":
         return _consistency_loss(config, frozen)
     loss_fn = _denoising_loss(config, adaptation.make_apply(config, frozen.base), frozen)

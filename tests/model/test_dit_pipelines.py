@@ -12,7 +12,10 @@ import safetensors.numpy
 from helpers import fails
 
 import jaxdiff
+from jaxdiff.adapt import lora
+from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Config, Data
+from jaxdiff.model.export import export_adapter
 from jaxdiff.model.interop import dits, networks
 from jaxdiff.model.params import param_shapes
 from jaxdiff.nets.dit import waves_of_places
@@ -143,6 +146,16 @@ def test_other_transformers_are_refused(copy, capsys, fields, message):
 def test_other_pipelines_are_refused_by_name(copy, capsys, kind):
     changed(copy / "model_index.json", _class_name=kind)
     assert f"the class {kind} is not supported" in fails(capsys, "sample", copy, "--out", copy.parent / "out.png")
+
+
+def test_loras_of_dits_stay_in_their_own_layout(tmp_path):
+    """Others know none of them by name; ours is written and read."""
+    model = jaxdiff.load(FOLDER)
+    adapter = Adapter({"method": "lora"}, {"unet": lora.init(jax.random.key(0), model.params, 2)})
+    with pytest.raises(ValueError, match="LoRAs of U-Nets alone, and dit_pipeline is of kind 'dit'"):
+        export_adapter(adapter, tmp_path / "peft.safetensors", model, layout="peft")
+    export_adapter(adapter, tmp_path / "ours.safetensors", model)
+    assert jaxdiff.with_adapters(model, str(tmp_path / "ours.safetensors")).params.keys() == model.params.keys()
 
 
 def test_what_a_dit_pipeline_cannot_say_is_not_written(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from jaxdiff import Cond, objectives, schedules, testing
 from jaxdiff.objectives import levels
+from jaxdiff.preconditioning import preconditioned
 from jaxdiff.types import Aux
 
 SCHEDULE, VARIANCE, B = schedules.linear(200, 1e-3, 0.05), 0.25, 256
@@ -98,12 +99,22 @@ def test_without_a_teacher_both_levels_have_one_image_and_noise():
 
 
 def test_levels_are_neighbours_of_the_grid():
-    grid = np.round(np.linspace(1, 200, 11)).astype(int)
+    grid = [1, *range(20, 201, 20)]
     for draws in (None, levels.logit_normal(-1.0)):
         (_, s), (_, t) = seen(teacher, intervals=10, levels=draws)
         place = {level: i for i, level in enumerate(grid)}
         assert all(place[int(high)] == place[int(low)] + 1 for low, high in zip(s, t))
         assert len(set(map(int, t))) >= 9
+
+
+def test_a_teacher_has_no_gradient():
+    """Its parameters stand beside those of the network."""
+    of = lambda params, x, t, cond=None, keys=None: (x * params["teacher"], Aux())
+    learner = lambda params, x, t, cond=None, keys=None: (x * params["learner"], Aux())
+    loss_fn = objectives.consistency(learner, of, SCHEDULE, "x0", intervals=20)
+    loss = lambda params: loss_fn(params, (), KEYS, batch(1.0))[0].mean()
+    gradient = jax.grad(loss)({"teacher": jnp.float32(0.6), "learner": jnp.float32(0.3)})
+    assert gradient["teacher"] == 0 and gradient["learner"] != 0
 
 
 def test_the_gradient_is_that_of_the_higher_level_alone():
@@ -134,6 +145,9 @@ def _with_target(mean, target):
         ({"intervals": 1}, "`intervals`=1"),
         ({"intervals": 200}, "`intervals`=200"),
         ({"huber": 0.0}, "`huber`=0.0"),
+        ({"huber": np.inf}, "`huber`=inf"),
+        ({"scale": np.nan}, "`scale`=nan"),
+        ({"teacher": None, "apply": preconditioned(ends, SCHEDULE), "predict": "eps"}, "preconditioned network"),
         ({"predict": "xs"}, "kind of prediction"),
     ],
 )

@@ -76,7 +76,7 @@ def entries(shapes, rename: Mapping[str, str] = RENAMED, patch: int = 0) -> tupl
       shapes: our parameters, nested dicts or a dict by paths, whose leaves have a shape, see
         `jaxdiff.model.params.param_shapes`.
       rename: beginnings of published names, by the beginnings that they have in our names with dots.
-      patch: side of the patches of a diffusion transformer.
+      patch: side of the patches of a diffusion transformer, whose first layer is a convolution there; 0 of other networks.
 
     Example::
 
@@ -95,7 +95,7 @@ def _entry(path, shape, rename, patch):
     layout = "same"
     if kind == "kernel":
         layout = "linear" if len(shape) == 2 else "convolution"
-    if path == "pos_embed/proj/kernel":
+    if patch and path == "pos_embed/proj/kernel":
         layout = f"patches of {patch}"
     name = ".".join([*modules, "bias" if kind == "bias" else "weight"] if kind in KINDS else [*modules, kind])
     start = next((start for start in rename if name.startswith(start)), "")

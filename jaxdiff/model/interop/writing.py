@@ -257,6 +257,10 @@ def lora(
     """
     if not adapter.loras:
         raise ValueError("there is no LoRA in it")
+    if model.config.net.kind != "unet":
+        raise ValueError(
+            f"others read LoRAs of U-Nets alone, and {model.config.name} is of kind {model.config.net.kind!r}"
+        )
     second = "second_text_encoder" in model.submodels
     tensors, header = {}, {}
     for net, corrections in adapter.loras.items():
