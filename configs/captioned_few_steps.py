@@ -15,9 +15,9 @@ def get_config() -> Config:
     return Config(
         name="captioned_few_steps",
         data=Data(source="captioned", image_shape=(32, 32, 3)),
-        adapt=FewSteps(base="captioned", rank=32, targets="block", guidance=3.0, intervals=50),
+        adapt=FewSteps(base="captioned", rank=32, targets="block", guidance=3.0, intervals=12),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.99),
-        train=Train(steps=1500, batch_size=64, steps_per_call=10, log_every=50, sample_every=500, save_every=500),
+        train=Train(steps=600, batch_size=64, steps_per_call=10, log_every=50, sample_every=0, save_every=200),
         sample=Sample(
             sampler="lcm",
             prompts=(
