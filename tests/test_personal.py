@@ -193,7 +193,7 @@ def test_few_steps_of_a_model_without_conditions_have_no_guidance():
     labelled = dataclasses.replace(config, adapt=few, net=dataclasses.replace(config.net, num_classes=3))
     with pytest.raises(ValueError, match="leads away from no label or text, which the base was trained without"):
         configs.check(labelled)
-    with pytest.raises(ValueError, match="=importance needs losses of all levels"):
+    with pytest.raises(ValueError, match="=importance remembers losses of all levels"):
         levels = dataclasses.replace(config.diffusion, levels="importance")
         configs.check(dataclasses.replace(config, adapt=FewSteps(base="tiny", intervals=10), diffusion=levels))
     for value in (math.nan, math.inf, -1.0):
@@ -286,7 +286,7 @@ MISTAKES = [
     ("--adapt.condition edges", "--adapt.condition is an option of --adapt controlnet"),
     ("--adapt.new.tokens Star", "must be without spaces and capitals"),
     ("--adapt.new.tokens red", "is a token already"),
-    ("--adapt.prior.prompts a --adapt.prior.num 0", "must be at least 0, and --adapt.prior.num at least 1"),
+    ("--adapt.prior.prompts a --adapt.prior.num 0", "--adapt.prior.num=0 must be at least 1"),
     ("--adapt.prior.prompts a b --adapt.prior.num 1", "is less than the 2 prompts of --adapt.prior.prompts"),
     ("--adapt.prompts seven", "none of --adapt.prompts holds the new token '<star>'"),
     ("--net.blocks 3", "--net.blocks is that of the base model: leave it out"),
