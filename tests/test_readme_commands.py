@@ -59,13 +59,16 @@ TINY = {
     "captioned_clip": tiny_clip(),
     "captioned_latent": tiny_latent("captioned_vae", "captioned_clip"),
 }
-for name in ("captioned_lora", "captioned_dreambooth", "captioned_textual_inversion", "captioned_controlnet"):
+ADAPTED = ("lora", "dreambooth", "textual_inversion", "controlnet", "few_steps")
+for name in (f"captioned_{method}" for method in ADAPTED):
     whole = config.load(name)
     adapt = whole.adapt
     if adapt.prior.wanted:
         adapt = dataclasses.replace(adapt, prior=config.Prior())
     if adapt.kind == "controlnet":
         adapt = dataclasses.replace(adapt, embedding=(4, 4, 4))
+    if adapt.kind == "few_steps":
+        adapt = dataclasses.replace(adapt, rank=2)
     sample = dataclasses.replace(whole.sample, num=8, batch_size=8)
     rhythm = {"optim": tiny_config().optim, "train": tiny_config().train}
     TINY[name] = config.Config(name=name, data=whole.data, adapt=adapt, sample=sample, **rhythm)
