@@ -177,7 +177,7 @@ def test_other_examples_are_refused(change, message, run, tmp_path, monkeypatch)
 
 def test_examples_of_ones_own_are_refused_in_place_of_named_ones(run, tmp_path):
     copy = shutil.copytree(run[0], tmp_path / "copy")
-    with pytest.raises(ValueError, match="`resume` cannot change data.source from"):
+    with pytest.raises(ValueError, match=r"`resume` cannot change data\.source from"):
         fit(tiny_config(steps=6), setup.open_source(tiny_config()), copy, resume=True)
 
 
