@@ -12,6 +12,8 @@ import jaxdiff
 from jaxdiff import UNet, denoise, objectives, samplers, schedules, testing
 from jaxdiff.adapt import control
 from jaxdiff.config import Diffusion
+from jaxdiff.model import Model
+from jaxdiff.model.params import init_params
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
 from jaxdiff.objectives import LEVEL_DRAWS, WEIGHTINGS, levels
 from jaxdiff.preconditioning import network_time, preconditioned
@@ -209,3 +211,13 @@ def test_a_run_is_trained_saved_and_drawn_from(tmp_path):
         jaxdiff.denoiser_of(model, round_levels=True)
     with pytest.raises(ValueError, match="is none that diffusers knows"):
         jaxdiff.export(model, tmp_path / "folder", layout="diffusers")
+
+
+def test_a_model_of_a_shifted_schedule_can_be_used_while_jax_traces():
+    """Its tables are made of numbers there, too."""
+    diffusion = Diffusion("edm", 50, "x0", shift=2.0, time="log_ratio", sigma_data=1.0)
+    config = dataclasses.replace(tiny_config(), diffusion=diffusion)
+    model = Model(config=config, params=init_params(config, jax.random.key(0)))
+    x = jnp.ones([1, 28, 28, 1])
+    inside = jax.jit(lambda model, x: jaxdiff.denoiser_of(model)(x, 20, None).x0)(model, x)
+    np.testing.assert_allclose(inside, jaxdiff.call(jaxdiff.denoiser_of(model), x, 20, None).x0, rtol=1e-5)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated, Literal
 
+import jax
 import tyro
 from flax import linen as nn
 
@@ -103,10 +104,11 @@ class Diffusion:
         _choose(self, schedule=SCHEDULES, weighting=WEIGHTINGS, levels=LEVEL_DRAWS)
 
     def make_schedule(self) -> Schedule:
-        """Returns the schedule's tables."""
-        schedule = self.schedule(self.num_levels)
-        schedule = schedule if self.shift == 1 else shift(schedule, self.shift)
-        return zero_terminal_snr(schedule) if self.zero_snr else schedule
+        """Returns the schedule's tables, which are numbers while jax traces, too."""
+        with jax.ensure_compile_time_eval():
+            schedule = self.schedule(self.num_levels)
+            schedule = schedule if self.shift == 1 else shift(schedule, self.shift)
+            return zero_terminal_snr(schedule) if self.zero_snr else schedule
 
     def network(self, module: nn.Module) -> Apply:
         """Returns a network, or a ControlNet, as a function of its parameters and of levels."""
