@@ -374,7 +374,7 @@ BAD = {
     "list": (lambda copy: changed(copy / VAE, layers_per_block=[1, 1]), r"layers_per_block=\[1, 1\] must be one value"),
     "half": (lambda copy: changed(copy / UNET, block_out_channels=[8.5, 16]), "must be of the type of"),
     "class": (lambda copy: changed(copy / UNET, _class_name=["UNet2DModel"]), "must be a name"),
-    "levels": (lambda copy: changed(copy / SCHEDULER, num_train_timesteps=0), f"{SCHEDULER}: --num-levels=0 must be at least 1"),
+    "levels": (lambda copy: changed(copy / SCHEDULER, num_train_timesteps=0), f"{SCHEDULER}: --num-levels=0 must be"),
     "size": (lambda copy: changed(copy / UNET, sample_size="8"), "sample_size='8' must be a number of pixels, or two"),
     "quant": (
         lambda copy: changed(copy / VAE, use_quant_conv=False),
