@@ -45,8 +45,11 @@ def test_samplers_draw_the_same_in_64_bit_mode(name):
 
 @pytest.mark.parametrize("name", LEVEL_DRAWS)
 def test_levels_of_training_are_the_same_in_64_bit_mode(name):
+    schedule = schedules.linear(100)
+
     def drawn():
-        draws = LEVEL_DRAWS.choice(name)(key=jax.random.key(2), batch_size=8, axis_name=None)
+        run = {"key": jax.random.key(2), "batch_size": 8, "axis_name": None, "schedule": schedule}
+        draws = LEVEL_DRAWS.choice(name)(**run)
         keys = samplers.keys_for(jax.random.key(0), 8)
         return draws.draw(draws.init(50), keys, np.arange(8, dtype=np.uint32), 50)
 
