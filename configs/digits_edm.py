@@ -3,7 +3,7 @@
     jaxdiff train digits_edm
     python benchmarks/digits.py runs/digits_edm
 
-As long as `digits` trains.
+Its images are not measured yet.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
     jaxdiff train digits_flow
     python benchmarks/digits.py runs/digits_flow
 
-As long as `digits` trains. Of 256 samples, in 50 steps of two evaluations, 80.1% were then read with probability 0.9 or
+As many steps as `digits`. Of 256 samples, in 50 steps of two evaluations, 80.1% were then read with probability 0.9 or
 more, all ten digits among them, where `digits` has 84.8% in 200 steps; they are no nearer to the training images than real
 test digits are (median distances 6.05 and 5.18).
 """

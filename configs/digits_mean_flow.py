@@ -3,7 +3,7 @@
     jaxdiff train digits_mean_flow
     python benchmarks/digits.py runs/digits_mean_flow
 
-About twice as long as `digits` trains: each step has a derivative along the path.
+Each step takes longer than that of `digits`, for it has a derivative along the path. Its images are not measured yet.
 """
 
 import dataclasses

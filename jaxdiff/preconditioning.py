@@ -1,4 +1,4 @@
-r"""What a network is given in place of a level, and EDM's scaling of its input and output.
+r"""Network times, which stand in place of levels, and EDM's scaling of a network's input and output.
 
 With s = sigma_t / alpha_t, the data's standard deviation d, and x = x_t / alpha_t (Karras et al. 2022, table 1),
 

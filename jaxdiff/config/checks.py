@@ -346,7 +346,7 @@ def _check_adapt(config):
 
 
 def _check_few_steps(config):
-    """What is distilled can be, and what the distillation does not take is left out."""
+    """The base can be distilled, and fields that the distillation does not take are left out."""
     a, d, net = config.adapt, config.diffusion, config.net
     if not 2 <= a.intervals <= d.num_levels - 1:
         raise ValueError(

@@ -139,7 +139,7 @@ def _scan(folder, left_out, special, prefix="", above=()) -> Iterator[tuple[str,
 
 
 def _about(entry):
-    """Whether an entry is a folder, its size, which is None of what is neither folder nor file, and its time."""
+    """Kind of an entry (True for a folder), its size, None of what is neither folder nor file, and its time."""
     try:
         if entry.is_dir():
             return True, 0, 0

@@ -11,7 +11,7 @@ from jaxdiff import guidance
 from jaxdiff.arguments import ABOVE_0, check_number
 from jaxdiff.denoise import check_kind, denoiser, to_prediction
 from jaxdiff.objectives.levels import LevelDraw, uniform
-from jaxdiff.objectives.noising import Noising, drop_cond, noised
+from jaxdiff.objectives.noising import Noising, noised, null_conds
 from jaxdiff.preconditioning import check_same_process
 from jaxdiff.process import q_sample
 from jaxdiff.samplers.lcm import SIGMA_DATA, TIMESTEP_SCALING, end_of_path
@@ -126,5 +126,5 @@ def _guided(model, scale, null_cond, n):
     """The teacher's prediction at x_t under guidance."""
     if scale == 1:
         return model(n.x_t, n.t, n.cond)
-    null = drop_cond(jnp.ones(len(n.x_t), bool), null_cond, n.cond)
-    return guidance.cfg(model, scale)(n.x_t, n.t, Guided(n.cond, null))
+    cond = Guided(n.cond, null_conds(null_cond, n.cond, len(n.x_t)))
+    return guidance.cfg(model, scale)(n.x_t, n.t, cond)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arguments import AT_LEAST_0, FRACTION, check_number
 from jaxdiff.objectives.levels import LevelDraw, logit_normal
-from jaxdiff.objectives.noising import Noising, checked, drop_cond, noised
+from jaxdiff.objectives.noising import Noising, checked, noised, null_conds
 from jaxdiff.preconditioning import check_same_process
 from jaxdiff.samplers import fold
 from jaxdiff.schedules import Schedule, check_schedule, equal, rectified_flow
@@ -95,7 +95,7 @@ def mean_flow(
         t, r = n.t.astype(jnp.float32), _ends(levels, extra, keys, batch.get("index"), n.t, T, apart)
         cond, v = n.cond or Cond(), n.eps - n.x0
         if scale != 1:
-            null = drop_cond(jnp.ones(len(t), bool), null_cond, cond)
+            null = null_conds(null_cond, cond, len(t))
             away = scale * v + (1 - scale) * jax.lax.stop_gradient(apply(params, n.x_t, t, null, keys=n.keys)[0])
             v = away if n.dropped is None else jnp.where(rows(n.dropped, v), v, away)
         u_at = lambda z, t: apply(params, z, t, cond._replace(end=r), keys=n.keys)[0]

@@ -128,6 +128,11 @@ def drop_cond(dropped: Array, null_cond, cond):
     return jax.tree.map(replace_field, null_cond, cond or type(null_cond)(), is_leaf=is_none)
 
 
+def null_conds(null_cond, cond, batch_size: int):
+    """The null condition of every example of a batch, see `drop_cond`."""
+    return drop_cond(jnp.ones(batch_size, bool), null_cond, cond)
+
+
 def to_unit_range(image: Array) -> Array:
     """Converts uint8 images to floats in [-1, 1]: image / 127.5 - 1 (Ho et al. 2020, section 3.3).
 

@@ -77,7 +77,7 @@ def test_a_network_learns_the_ends():
 
 
 def seen(model_of_step, **options):
-    """What the network is called with: at x_s and at x_t."""
+    """Arguments of both calls of the network: at x_s and at x_t."""
     calls = []
 
     def spy(params, x, t, cond=None, keys=None):

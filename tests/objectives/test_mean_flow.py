@@ -110,7 +110,7 @@ def test_levels_and_ends(apart):
 
 
 def test_a_guidance_scale_changes_the_velocity():
-    """Where r = t the error is that from scale v + (1 - scale) u(null)."""
+    """At r = t the error is that from scale v + (1 - scale) u(null)."""
     apply = lambda params, z, t, cond=None, keys=None: (jnp.full_like(z, cond.label[0]), Aux())
     batch = {"image": jnp.zeros([B, 2]), "cond": Cond(label=jnp.ones(B))}
     options = {"apart": 0.0, "power": 0.0}
