@@ -16,11 +16,11 @@ def get_config() -> Config:
     return Config(
         name="captioned_few_steps",
         data=Data(source="captioned", image_shape=(32, 32, 3)),
-        adapt=FewSteps(base="captioned", rank=32, targets="block", guidance=3.0, intervals=12),
+        adapt=FewSteps(base="captioned", rank=64, targets="block", guidance=3.0, intervals=24, phases=4),
         optim=Optim(method="muon", learning_rate=3e-3, warmup=50, decay_to=0.02, ema_decay=0.99),
-        train=Train(steps=600, batch_size=64, steps_per_call=10, log_every=50, sample_every=0, save_every=200),
+        train=Train(steps=1800, batch_size=64, steps_per_call=10, log_every=50, sample_every=0, save_every=200),
         sample=Sample(
-            sampler="lcm",
+            sampler="ddim",
             prompts=(
                 "a small red seven on a blue background",
                 "a photo of a green 3 on white, top left",

@@ -21,7 +21,7 @@ from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff.adapt import fuse, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.config import Config, DreamBooth, FewSteps, LoRA, NewTokens, Prior
+from jaxdiff.config import Config, Diffusion, DreamBooth, FewSteps, LoRA, NewTokens, Prior
 from jaxdiff.data import Source
 from jaxdiff.model import Model, Origin, adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import open_models
@@ -45,6 +45,10 @@ def place(tmp_path_factory):
     params = jax.tree.map(lambda leaf: 0.3 * values.standard_normal(leaf.shape).astype(np.float32), shapes)
     base = Model(config=config, params=params, submodels=submodels, origin=Origin(trained_on="noise"))
     models.write(folder / "base.safetensors", base, "float32")
+    flow = Diffusion(schedule="rectified_flow", num_levels=50, predict="flow", time="sigma", cond_dropout=0.1)
+    models.write(
+        folder / "flow.safetensors", base.replace(config=dataclasses.replace(config, diffusion=flow)), "float32"
+    )
     (folder / "stars").mkdir()
     with (folder / "stars" / "metadata.jsonl").open("w") as file:
         for i in range(6):
@@ -71,7 +75,7 @@ WAYS = {
     "lora": ["captioned_lora", *NO_PRIOR, *TEXT_LORA, *ADAMW],
     "dreambooth": ["captioned_dreambooth", "--adapt.text-encoder", *CLASS, *ADAMW],
     "words": ["captioned_textual_inversion"],
-    "few_steps": ["captioned_few_steps", "--adapt.rank", "2", "--adapt.intervals", "10", *ADAMW],
+    "few_steps": ["captioned_few_steps", "--adapt.rank", "2", "--adapt.intervals", "12", *ADAMW],
     "control": ["captioned_controlnet", "--adapt.embedding", "4", "4", "4", *ADAMW],
 }
 
@@ -167,8 +171,8 @@ def test_few_steps(here, capsys):
     assert changed == set(adapter.loras["unet"].factors) and all("block" in path for path in changed)
     assert adapter.metadata["method"] == "few_steps" and not adapter.new_tokens
     sample = model.config.sample
-    assert (sample.sampler.kind, sample.steps, sample.guidance) == ("lcm", 2, 1.0)
-    flags = ["--sampler", "lcm", "--guidance", "1"]
+    assert (sample.sampler.kind, sample.steps, sample.guidance) == ("ddim", 2, 1.0)
+    flags = ["--sampler", "ddim", "--guidance", "1"]
     with_it = picture("base.safetensors", "4", "--lora", "few_steps/adapter.safetensors", *flags)
     assert (with_it != picture("base.safetensors", "4", *flags)).any()
     config = configs.read_run("few_steps")
@@ -182,6 +186,18 @@ def test_few_steps(here, capsys):
     for flags, says in FEW_STEPS_MISTAKES:
         message = fails(capsys, "train", "captioned_few_steps", "--run-dir", "never", *BASE, *SMALL, *flags.split())
         assert says in message
+
+
+def test_few_steps_by_reflow(here, capsys):
+    """Of a base whose process is rectified flow; it is no consistency distillation."""
+    reflow = ["--adapt.objective", "reflow", "--adapt.intervals", "2"]
+    base = ["--base", "flow.safetensors", "--data.source", "folder:stars", *SMALL]
+    message = fails(capsys, "train", "captioned_few_steps", "--run-dir", "never", *base, *reflow)
+    assert "--adapt.phases and --adapt.huber are of --adapt.objective=consistency" in message
+    flags = ["captioned_few_steps", "--adapt.rank", "2", "--adapt.phases", "1", *ADAMW, *base, *reflow]
+    cli.main(["train", *flags, "--run-dir", "reflow", "--train.steps", "2"])
+    changed = differ(models.load("reflow").params, models.load("flow.safetensors").params)
+    assert changed == set(models.load_adapter("reflow/adapter.safetensors").loras["unet"].factors)
 
 
 def test_few_steps_of_a_model_without_conditions_have_no_guidance():
@@ -203,9 +219,11 @@ def test_few_steps_of_a_model_without_conditions_have_no_guidance():
 
 FEW_STEPS_MISTAKES = [
     ("--adapt.intervals 1", "--adapt.intervals=1 must be from 2 to 49"),
-    ("--adapt.intervals 10 --adapt.huber 0", "--adapt.huber=0.0 must be above 0"),
+    ("--adapt.intervals 10", "--adapt.phases=4 must be at least 1, less than --adapt.intervals=10, and divide it"),
+    ("--adapt.intervals 12 --adapt.objective reflow", "choose consistency"),
+    ("--adapt.intervals 12 --adapt.huber 0", "--adapt.huber=0.0 must be above 0"),
     ("--diffusion.cond-dropout 0.2", "--diffusion.cond-dropout is that of the base model: leave it out"),
-    ("--adapt.intervals 10 --adapt.rank 9", "--adapt.rank=9 must be from 1 to 8"),
+    ("--adapt.intervals 12 --adapt.rank 9", "--adapt.rank=9 must be from 1 to 8"),
 ]
 
 

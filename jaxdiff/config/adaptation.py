@@ -1,7 +1,7 @@
 """Adaptations of a base model: one dataclass for each method."""
 
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -125,22 +125,27 @@ class LoRA(LowRank):
 @ADAPTATIONS.register("few_steps")
 @dataclasses.dataclass(frozen=True)
 class FewSteps(LowRank):
-    """A LoRA with which the base samples in 1 to 4 steps: consistency distillation (Luo et al. 2023, LCM-LoRA).
+    """A LoRA with which the base samples in 1 to 4 steps: consistency distillation (Luo et al. 2023, LCM-LoRA), or reflow.
 
-    Its images are sampled by --sampler lcm and a guidance of 1: that of the distillation is learned.
+    Its images are sampled with a guidance of 1, since that of the base is learned: by --sampler lcm, and those of several
+    phases, in as many steps, and of reflow by --sampler ddim.
 
     Attributes:
       rank: rank of the corrections.
       alpha: the corrections are multiplied by alpha / rank; None is the rank.
       rank_stabilised: multiply by alpha / sqrt(rank) instead (Kalajdzievski 2023).
       targets: kernels that are corrected, see `LoRA`.
+      objective: "consistency", or "reflow" of rectified flow, see `objectives.reflow`.
       guidance: scale of the base's guidance that is learned; 1 is none.
-      intervals: number of the base's steps between pure noise and clean data, see `objectives.consistency`.
+      intervals: number of the base's steps between pure noise and clean data.
+      phases: number of parts of the path, each with its own end (Wang et al. 2024); it divides the intervals.
       huber: error at which the loss turns from squared to absolute.
     """
 
+    objective: Literal["consistency", "reflow"] = "consistency"
     guidance: float = 1.0
     intervals: int = 50
+    phases: int = 1
     huber: float = 0.03
 
 

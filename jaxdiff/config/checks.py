@@ -7,6 +7,7 @@ import jax
 
 from jaxdiff import meshes, sharding
 from jaxdiff.adapt import lora
+from jaxdiff.config.adaptation import FewSteps
 from jaxdiff.config.fields import Config, Latent, Reconstruction
 from jaxdiff.data import augment
 from jaxdiff.denoise import check_kind
@@ -187,6 +188,8 @@ def _check_denoiser(config):
             f"{d.objective!r}: choose 'denoising' or 'hybrid', or leave them out"
         )
     _check_mean_flow(config)
+    if d.pairing != "independent" and d.objective != "denoising":
+        raise ValueError(f"`diffusion.pairing`={d.pairing} is for the objective 'denoising', not for {d.objective!r}")
     if d.objective == "hybrid" and changed:
         raise ValueError(
             "`diffusion.offset_noise` and `diffusion.input_perturbation` are not for the objective 'hybrid', whose "
@@ -283,6 +286,7 @@ def _check_classifier(config):
         "predict",
         "weighting",
         "objective",
+        "pairing",
         "offset_noise",
         "input_perturbation",
         "cond_dropout",
@@ -352,13 +356,8 @@ def _check_few_steps(config):
         raise ValueError(
             f"`adapt.intervals`={a.intervals} must be from 2 to {d.num_levels - 1}, one less than the base's levels"
         )
-    if not 0 < a.huber < math.inf:
-        raise ValueError(f"`adapt.huber`={a.huber} must be above 0 and finite")
+    (_check_reflow if a.objective == "reflow" else _check_consistency)(a, d)
     _check_finite("adapt", a, "guidance")
-    if d.levels.kind == "importance":
-        raise ValueError(
-            "`diffusion.levels`=importance remembers losses of all levels, and few_steps has those of its grid"
-        )
     if a.guidance != 1 and not (net.num_classes or net.context_dim):
         raise ValueError(
             f"`adapt.guidance`={a.guidance} is towards labels or texts, which the base has not: leave it at 1"
@@ -370,6 +369,29 @@ def _check_few_steps(config):
         )
     if net.guidance_dim or net.takes_end:
         raise ValueError(f"`base` {a.base} needs few steps already: it was trained or distilled for them")
+
+
+def _check_reflow(a, d):
+    if d.schedule.kind != "rectified_flow" or d.objective != "denoising":
+        raise ValueError(
+            "`adapt.objective`=reflow straightens paths of rectified_flow trained by denoising, and the base has those of "
+            f"{d.schedule.kind} trained by {d.objective}: choose consistency"
+        )
+    if (a.phases, a.huber) != (FewSteps().phases, FewSteps().huber):
+        raise ValueError("`adapt.phases` and `adapt.huber` are of `adapt.objective`=consistency: leave them out")
+
+
+def _check_consistency(a, d):
+    if not 1 <= a.phases < a.intervals or a.intervals % a.phases:
+        raise ValueError(
+            f"`adapt.phases`={a.phases} must be at least 1, less than `adapt.intervals`={a.intervals}, and divide it"
+        )
+    if not 0 < a.huber < math.inf:
+        raise ValueError(f"`adapt.huber`={a.huber} must be above 0 and finite")
+    if d.levels.kind == "importance":
+        raise ValueError(
+            "`diffusion.levels`=importance remembers losses of all levels, and few_steps has those of its grid"
+        )
 
 
 def _check_prior(a):

@@ -4,6 +4,7 @@ from jaxdiff.objectives.autoencoder import kl_autoencoder, vq_autoencoder
 from jaxdiff.objectives.classification import classification
 from jaxdiff.objectives.consistency import consistency
 from jaxdiff.objectives.contrastive import contrastive
+from jaxdiff.objectives.couplings import optimal_transport, reflow
 from jaxdiff.objectives.denoising import denoising
 from jaxdiff.objectives.distillation import distillation
 from jaxdiff.objectives.dreambooth import dreambooth
@@ -41,7 +42,9 @@ __all__ = [
     "logit_normal",
     "mean_flow",
     "min_snr",
+    "optimal_transport",
     "p2",
+    "reflow",
     "sigmoid",
     "simple",
     "stratified",

@@ -1,4 +1,4 @@
-"""Consistency models: networks trained to predict, from any level, the end of its path through the ODE in clean data."""
+"""Consistency models: networks trained to predict, from any level, the end of its path through the ODE."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import guidance
 from jaxdiff.arguments import ABOVE_0, check_number
-from jaxdiff.denoise import check_kind, denoiser, to_prediction
+from jaxdiff.denoise import check_kind, to_prediction
 from jaxdiff.objectives.levels import LevelDraw, uniform
-from jaxdiff.objectives.noising import Noising, noised, null_conds
+from jaxdiff.objectives.noising import Noising, noised
+from jaxdiff.objectives.teachers import check_scale, guided
 from jaxdiff.preconditioning import check_same_process
 from jaxdiff.process import q_sample
-from jaxdiff.samplers.lcm import SIGMA_DATA, TIMESTEP_SCALING, end_of_path
 from jaxdiff.schedules import Schedule, check_schedule
-from jaxdiff.types import Apply, Guided
+from jaxdiff.types import Apply
 
 
 def consistency(
@@ -27,16 +26,19 @@ def consistency(
     null_cond: Any = None,
     scale: float = 1.0,
     intervals: int = 50,
+    phases: int = 1,
     huber: float = 0.03,
     levels: LevelDraw | None = None,
 ) -> Callable:
     r"""Distance of the ends that a network predicts from two levels of one path (Song et al. 2023; Luo et al. 2023).
 
-        L = sqrt(mean |f(x_t, t) - stop_gradient f(x_s, s)|^2 + c^2) - c,   f(x, 1) = x
+        L = sqrt(mean |f(x_t, t) - stop_gradient f(x_s, s)|^2 + c^2) - c,   f(x_t, t) = alpha_e x0 + sigma_e eps
 
-    t and s < t are neighbours of an even grid, 1, T/N, 2 T/N, ..., T rounded, and f is `samplers.lcm.end_of_path` of the
-    network's x0. With a teacher, x_s is its DDIM step from x_t to s under classifier-free guidance, which f so learns too;
-    samples of f have a guidance of 1. Without one, x_s has the image and the noise of x_t (consistency training).
+    t and s < t are neighbours of an even grid, 1, T/N, 2 T/N, ..., T rounded, and f is the network's DDIM step from x_t to
+    the end e of its path, where f(x, e) = x. One phase ends in clean data, e = 1; K phases (Wang et al. 2024, phased
+    consistency models) end at the next of the levels 1, T/K, 2 T/K, ... below t, and K steps of DDIM sample them. With a
+    teacher, x_s is its DDIM step from x_t to s under classifier-free guidance, which f so learns too; samples of f have a
+    guidance of 1. Without one, x_s has the image and the noise of x_t (consistency training).
 
     Args:
       apply: network that is trained, as a function of its parameters.
@@ -47,6 +49,7 @@ def consistency(
       null_cond: null condition of the teacher, a `Cond` of one example; fields that are None are those of the example.
       scale: scale of the teacher's guidance; 1 is none.
       intervals: number N of the grid's steps, from 2 to T - 1.
+      phases: number K of parts of the path, each with its own end; it divides N.
       huber: c, in the units of the data, at which the loss turns from squared to absolute.
       levels: random draw of t, rounded up to the grid, see `objectives.levels`; not `importance`, whose memory has every
         level. None is uniform.
@@ -73,38 +76,42 @@ def consistency(
         True
     """
     check_schedule(schedule)
-    check_number("scale", scale)
+    check_scale(scale, null_cond, teacher)
     check_number("huber", huber, *ABOVE_0)
     T = schedule.num_levels
-    if scale != 1 and (teacher is None or null_cond is None):
-        raise ValueError(
-            f"`scale`={scale} is the guidance of a `teacher` with a `null_cond`: give both, or leave it at 1"
-        )
     if not 2 <= intervals <= T - 1:
         raise ValueError(f"`intervals`={intervals} must be from 2 to {T - 1} with {T} levels")
+    if not 1 <= phases < intervals or intervals % phases:
+        raise ValueError(
+            f"`phases`={phases} must be at least 1, less than the {intervals} `intervals`, and divide them"
+        )
     check_kind(predict, schedule)
     check_same_process(apply, predict, schedule)
-    grid = np.unique(np.maximum(np.round(np.linspace(0, T, intervals + 1)), 1)).astype(np.int32)
+    grid = np.maximum(np.round(np.linspace(0, T, intervals + 1)), 1).astype(np.int32)
+    grid, ends = np.unique(grid), np.unique(grid[:: intervals // phases])
     levels = _on_grid(uniform() if levels is None else levels, grid)
 
-    def end(params, n, x, t):
+    noisy = jax.vmap(q_sample, (None, 0, 0, 0))
+
+    def end(params, n, x, t, e):
+        """f: the network's step from x at level t to the end of its path at level e."""
         output, aux = apply(params, x, t, n.cond, keys=n.keys)
-        prediction = to_prediction(predict, schedule, output, aux, x, t)
-        return end_of_path(TIMESTEP_SCALING, SIGMA_DATA, prediction, x, t)
+        x0, eps, _ = to_prediction(predict, schedule, output, aux, x, t)
+        return noisy(schedule, x0, e, eps)
 
     def neighbour(params, n, s):
         """x_s: the teacher's step from x_t, or the same image and noise."""
         x0, eps = n.x0, n.eps
         if teacher is not None:
-            x0, eps, _ = _guided(denoiser(teacher, params, schedule, predict), scale, null_cond, n)
-        return jax.vmap(q_sample, (None, 0, 0, 0))(schedule, x0, s, eps)
+            x0, eps, _ = guided(teacher, params, schedule, predict, null_cond, scale)(n.x_t, n.t, n.cond)
+        return noisy(schedule, x0, s, eps)
 
     def loss_fn(params, extra, keys, batch):
         n = noised(Noising(levels), schedule, extra, keys, batch)
-        s = jnp.asarray(grid)[jnp.searchsorted(grid, n.t) - 1]
+        s, e = (jnp.asarray(of)[jnp.searchsorted(of, n.t) - 1] for of in (grid, ends))
         fixed = jax.lax.stop_gradient(params)
-        target = jax.lax.stop_gradient(end(fixed, n, neighbour(fixed, n, s), s))
-        error = jnp.square(end(params, n, n.x_t, n.t) - target).mean(tuple(range(1, target.ndim)))
+        target = jax.lax.stop_gradient(end(fixed, n, neighbour(fixed, n, s), s, e))
+        error = jnp.square(end(params, n, n.x_t, n.t, e) - target).mean(tuple(range(1, target.ndim)))
         loss = jnp.sqrt(error + huber**2) - huber
         extra = levels.update(extra, batch.get("index"), n.t, loss)
         return n.weight * loss, (extra, {"loss": n.weight * loss})
@@ -120,11 +127,3 @@ def _on_grid(levels, grid):
         return jnp.asarray(grid)[jnp.clip(jnp.searchsorted(grid, t), 1, len(grid) - 1)], weight
 
     return levels._replace(draw=draw)
-
-
-def _guided(model, scale, null_cond, n):
-    """The teacher's prediction at x_t under guidance."""
-    if scale == 1:
-        return model(n.x_t, n.t, n.cond)
-    cond = Guided(n.cond, null_conds(null_cond, n.cond, len(n.x_t)))
-    return guidance.cfg(model, scale)(n.x_t, n.t, cond)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arguments import AT_LEAST_0, check_number
 from jaxdiff.denoise import check_kind, to_prediction
+from jaxdiff.objectives.couplings import Coupling
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
 from jaxdiff.objectives.variational import level_terms
@@ -27,6 +28,7 @@ def denoising(
     cond_dropout: float = 0.0,
     *,
     levels: LevelDraw | None = None,
+    coupling: Coupling | None = None,
     bound_weight: float = 0.0,
     offset_noise: float = 0.0,
     input_perturbation: float = 0.0,
@@ -49,6 +51,7 @@ def denoising(
       cond_dropout: probability, in [0, 1], with which an example's condition is replaced by `null_cond` (Ho and Salimans
         2021).
       levels: random draw of t, see `objectives.levels`; None is uniform over 1..T.
+      coupling: pairs of images and noise, see `objectives.couplings`; None is independent ones.
       bound_weight: weight of L_vlb, 0.001 in the paper; 0 for a network that predicts no variance.
       offset_noise: standard deviation of noise that is added to eps, one number per example and channel, so that the
         mean brightness is learnt too; about 0.1, or 0 for none.
@@ -92,7 +95,8 @@ def denoising(
     options = checked(Noising(levels, null_cond, cond_dropout, offset_noise, input_perturbation))
 
     def loss_fn(params, extra, keys, batch):
-        x0, eps, x_t, t, weight, cond, net_keys, _ = noised(options, schedule, extra, keys, batch)
+        couple = coupling and functools.partial(coupling, jax.lax.stop_gradient(params))
+        x0, eps, x_t, t, weight, cond, net_keys, _ = noised(options, schedule, extra, keys, batch, couple)
         output, aux = apply(params, x_t, t, cond, keys=net_keys)
         prediction = to_prediction(predict, schedule, output, aux, x_t, t)
         if (prediction.aux.variance is not None) != bool(bound_weight):

@@ -1,5 +1,6 @@
 """Noised examples at random levels, with condition dropout: shared by the objectives of denoisers."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -61,7 +62,7 @@ def checked(options: Noising) -> Noising:
     return options
 
 
-def noised(options: Noising, schedule: Schedule, extra, keys: Array, batch) -> Noised:
+def noised(options: Noising, schedule: Schedule, extra, keys: Array, batch, couple: Callable | None = None) -> Noised:
     """Draws levels and noise, and drops conditions, each example by its own key.
 
     Args:
@@ -70,6 +71,7 @@ def noised(options: Noising, schedule: Schedule, extra, keys: Array, batch) -> N
       extra: memory of `options.levels`.
       keys: one random key per example, [B].
       batch: dict with "image" and optionally "cond" and "index".
+      couple: (x0, eps, cond) -> (x0, eps), pairs of images and noise, see `objectives.couplings`; None keeps them as drawn.
 
     Returns:
       `Noised`.
@@ -81,6 +83,8 @@ def noised(options: Noising, schedule: Schedule, extra, keys: Array, batch) -> N
     if options.offset:
         shift = normal(offset_keys, x0.shape[-1:])
         eps = eps + options.offset * shift.reshape(-1, *(1,) * (x0.ndim - 2), x0.shape[-1])
+    if couple is not None:
+        x0, eps = couple(x0, eps, cond)
     perturbed = eps + options.perturbation * normal(input_keys, x0.shape[1:]) if options.perturbation else eps
     dropped = None
     if options.cond_dropout:

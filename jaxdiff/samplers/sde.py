@@ -11,13 +11,15 @@ Where variance is preserved g^2 = 2 a is the paper's beta(t), B = 2 A and beta =
 and B = beta = sigma_t^2 - sigma_s^2. (3) and (4) discretise (2) and differ in the square of the step. A is infinite
 from a level without signal; x_t does not depend on x_0 there, and the step is then the ancestral one, alpha_s x0 +
 sigma_s z. No noise is added into level 0.
+
+With a multiple d of the noise's variance the drift's is (1 + d) / 2, which keeps all marginals (Albergo et al. 2023).
 """
 
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import ABOVE_0, check_count, check_number
+from jaxdiff.arguments import ABOVE_0, AT_LEAST_0, check_count, check_number
 from jaxdiff.process import p_step
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import fold, normal
@@ -25,18 +27,26 @@ from jaxdiff.types import Static, as_partial, rows
 
 
 @SAMPLERS.register("euler_maruyama")
-def euler_maruyama() -> Sampler:
+def euler_maruyama(diffusion: float = 1.0) -> Sampler:
     """Euler and Maruyama's method on the reverse SDE (Song et al. 2021, score SDE, eqs. 6, 9 and 11).
 
-        x_s = x_t + A x_t + B score + sqrt(B) z,   A = log(alpha_s / alpha_t),   score = -eps / sigma_t
+        x_s = x_t + A x_t + (1 + d) / 2 B score + sqrt(d B) z,   A = log(alpha_s / alpha_t),   score = -eps / sigma_t
         B = 2 A (sigma_t^2 - r^2 sigma_s^2) / (1 - r^2),   r = alpha_t / alpha_s
 
     A and B are the integrals of the SDE's coefficients over the step, so that only x and the score are held constant in
     it; B is exact where variance is preserved, 2 A, and where it explodes, sigma_t^2 - sigma_s^2, and else to second
-    order. Weak order 1; its first steps are inaccurate if the schedule ends in nearly pure noise.
+    order. Weak order 1; its first steps are inaccurate if the schedule ends in nearly pure noise. All d have the same
+    marginals (Albergo et al. 2023, stochastic interpolants): 1 is the reverse of the forward process, 0 Euler's method on
+    the probability flow, and more noise forgets more of the errors of earlier steps.
+
+    Args:
+      diffusion: d, variance of the noise in units of the forward process's g^2, at least 0. Traced.
 
     Returns:
       `Sampler`; without a random key `sample` raises ValueError.
+
+    Raises:
+      ValueError: a diffusion below 0 or not finite, unless it is traced.
 
     Example::
 
@@ -51,7 +61,8 @@ def euler_maruyama() -> Sampler:
         >>> abs(float(x.mean()) - 1) < 0.05, abs(float(x.std()) - 0.5) < 0.05
         (True, True)
     """
-    return Sampler(Partial(State), Partial(_step, Static(_euler_maruyama)))
+    check_number("diffusion", diffusion, *AT_LEAST_0)
+    return Sampler(Partial(State), Partial(_step, Static(_euler_maruyama), jnp.asarray(diffusion, jnp.float32)))
 
 
 @SAMPLERS.register("reverse_diffusion")
@@ -75,7 +86,7 @@ def reverse_diffusion() -> Sampler:
         >>> round(float(x[0, 0]), 4)
         1.1
     """
-    return Sampler(Partial(State), Partial(_step, Static(_reverse_diffusion)))
+    return Sampler(Partial(State), Partial(_step, Static(_reverse_diffusion), jnp.float32(1.0)))
 
 
 @SAMPLERS.register("predictor_corrector")
@@ -134,7 +145,7 @@ def _reverse_diffusion(r, beta):
     return 2 - r, beta
 
 
-def _step(scheme, keys, denoise, schedule, state, t, s, cond):
+def _step(scheme, d, keys, denoise, schedule, state, t, s, cond):
     if keys is None:
         raise ValueError("the reverse SDE adds noise: give sample() a random key")
     prediction = denoise(state.x, t, cond)
@@ -144,8 +155,8 @@ def _step(scheme, keys, denoise, schedule, state, t, s, cond):
     beta = (sigma_t - r * sigma_s) * (sigma_t + r * sigma_s)
     factor, variance = scheme.value(r, beta)
     score = -prediction.eps / sigma_t
-    x = factor * state.x + variance * score + jnp.where(sigma_s > 0, jnp.sqrt(variance), 0.0) * z
-    ancestral = p_step(schedule, prediction, state.x, t, s, z)
+    x = factor * state.x + (1 + d) / 2 * variance * score + jnp.where(sigma_s > 0, jnp.sqrt(d * variance), 0.0) * z
+    ancestral = p_step(schedule, prediction, state.x, t, s, z, eta=jnp.minimum(jnp.sqrt(d), 1.0))
     return state._replace(x=jnp.where(alpha_t > 0, x, ancestral)), prediction
 
 

@@ -22,7 +22,7 @@ from jaxdiff.train import rundir
 # Fields of a config that may differ from the base's: how its network is computed, and how its loss is formed.
 FREE = {
     "net": ("dtype", "remat", "attention_kernel", "dropout"),
-    "diffusion": ("weighting", "objective", "levels", "cond_dropout", "offset_noise", "input_perturbation"),
+    "diffusion": ("weighting", "objective", "pairing", "levels", "cond_dropout", "offset_noise", "input_perturbation"),
     "latent": (),
 }
 DISTILLED = FREE | {"diffusion": ("levels",)}  # of "few_steps", whose loss is no denoising

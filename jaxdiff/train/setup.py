@@ -138,18 +138,22 @@ def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
             config, config.diffusion.scaled(config.diffusion.network(config.make_trained_net())), frozen
         )
     if config.adapt.kind == "few_steps":
-        return _consistency_loss(config, frozen)
+        return _few_steps_loss(config, frozen)
     loss_fn = _denoising_loss(config, adaptation.make_apply(config, frozen.base), frozen)
     prior = config.adapt.prior
     return objectives.dreambooth(loss_fn, prior.weight, derived.PRIOR_FRACTION) if prior.wanted else loss_fn
 
 
-def _consistency_loss(config, frozen):
-    a, d = config.adapt, config.diffusion
+def _few_steps_loss(config, frozen):
+    a, d, schedule = config.adapt, config.diffusion, config.diffusion.make_schedule()
     null = Cond(config.net.null_label, context=frozen.empty_text) if a.guidance != 1 else None
     apply, teacher = adaptation.make_apply(config, frozen.base), adaptation.make_teacher(config)
-    options = {"scale": a.guidance, "intervals": a.intervals, "huber": a.huber, "levels": initial.make_levels(config)}
-    return objectives.consistency(apply, teacher, d.make_schedule(), d.predict, null, **options)
+    levels = initial.make_levels(config)
+    if a.objective == "reflow":
+        coupling = objectives.reflow(teacher, schedule, d.predict, null, a.guidance, a.intervals)
+        return objectives.denoising(apply, schedule, d.predict, d.weighting, levels=levels, coupling=coupling)
+    options = {"scale": a.guidance, "intervals": a.intervals, "phases": a.phases, "huber": a.huber, "levels": levels}
+    return objectives.consistency(apply, teacher, schedule, d.predict, null, **options)
 
 
 def _denoising_loss(config, apply, frozen):
@@ -170,6 +174,7 @@ def _denoising_loss(config, apply, frozen):
         null,
         d.cond_dropout,
         levels=levels,
+        coupling=objectives.optimal_transport() if d.pairing == "optimal_transport" else None,
         bound_weight=0.001 if d.objective == "hybrid" else 0.0,
         offset_noise=d.offset_noise,
         input_perturbation=d.input_perturbation,

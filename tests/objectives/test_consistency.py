@@ -1,12 +1,14 @@
 """Consistency distillation and training on Gaussian data, whose paths have closed forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxdiff import Cond, objectives, schedules, testing
+from jaxdiff import Cond, denoiser, objectives, sample, samplers, schedules, testing, timesteps
 from jaxdiff.objectives import levels
 from jaxdiff.preconditioning import preconditioned
 from jaxdiff.types import Aux
@@ -26,12 +28,15 @@ def teacher(params, x, t, cond=None, keys=None):
     return mean + VARIANCE * alpha / (VARIANCE * alpha**2 + sigma**2) * (x - alpha * mean), Aux()
 
 
-def ends(params, x, t, cond=None, keys=None):
-    """The ends of the paths of N(params, 0.25), by the closed form of their flow."""
-    at, at_1 = ((scale.reshape(-1, 1) for scale in SCHEDULE(jnp.broadcast_to(t, len(x)))) for t in (t, 1))
-    (alpha, sigma), (alpha_1, sigma_1) = at, at_1
-    ratio = jnp.hypot(jnp.sqrt(VARIANCE) * alpha_1, sigma_1) / jnp.hypot(jnp.sqrt(VARIANCE) * alpha, sigma)
-    return alpha_1 * params + ratio * (x - alpha * params), Aux()
+def ends(params, x, t, cond=None, keys=None, of=(1,)):
+    """x0 of the paths of N(params, 0.25) whose DDIM step to the next level `of` these is that of their flow, exactly."""
+    t = jnp.broadcast_to(t, len(x))
+    e = jnp.asarray(of)[jnp.maximum(jnp.searchsorted(jnp.asarray(of), t) - 1, 0)]
+    (alpha, sigma), (alpha_e, sigma_e) = ([scale.reshape(-1, 1) for scale in SCHEDULE(levels)] for levels in (t, e))
+    ratio = jnp.hypot(jnp.sqrt(VARIANCE) * alpha_e, sigma_e) / jnp.hypot(jnp.sqrt(VARIANCE) * alpha, sigma)
+    x_e = alpha_e * params + ratio * (x - alpha * params)
+    slope = alpha_e - sigma_e / sigma * alpha
+    return jnp.where((e == t)[:, None], x, (x_e - sigma_e / sigma * x) / slope), Aux()
 
 
 def batch(mean):
@@ -39,9 +44,9 @@ def batch(mean):
     return {"image": jnp.asarray(x0, jnp.float32), "cond": Cond(label=jnp.full(B, 1.0))}
 
 
-def loss_of(params, **options):
+def loss_of(params, apply=ends, **options):
     options = {"predict": "x0", "intervals": 199, "huber": 1e-3} | options
-    return objectives.consistency(ends, teacher, SCHEDULE, **options)(params, (), KEYS, batch(1.0))[0]
+    return objectives.consistency(apply, teacher, SCHEDULE, **options)(params, (), KEYS, batch(1.0))[0]
 
 
 def test_ends_of_the_teachers_paths_have_no_loss():
@@ -50,6 +55,19 @@ def test_ends_of_the_teachers_paths_have_no_loss():
     # Errors of DDIM's steps are of first order in their length, and those of one step of second.
     coarse, fine = (float(loss_of(1.0, intervals=n, huber=1e-6).mean()) for n in (50, 100))
     assert 2 < coarse / fine < 8
+
+
+def test_phases_end_at_their_own_levels():
+    """On the grid of as many DDIM steps; paths through to clean data have a loss there."""
+    phases = functools.partial(ends, of=(1, 50, 100, 150))
+    fine = functools.partial(loss_of, apply=phases, intervals=196, phases=4)
+    assert 5 * fine(1.0).mean() < fine(0.9).mean()
+    assert 5 * fine(1.0).mean() < loss_of(1.0, intervals=196, phases=4).mean()
+    x_T = jax.random.normal(KEYS[0], (B, 1))
+    model = denoiser(phases, jnp.float32(1.0), SCHEDULE, "x0")
+    x, _ = sample(None, samplers.ddim(), model, SCHEDULE, timesteps.SPACINGS["trailing"](end=1)(SCHEDULE, 4), x_T)
+    exact = jax.vmap(lambda x: gaussian(1.0).flow(SCHEDULE, x, 200, 1))(x_T)
+    np.testing.assert_allclose(x, exact, atol=1e-4)
 
 
 def test_guidance_is_learned():
@@ -144,6 +162,9 @@ def _with_target(mean, target):
         ({"scale": 2.0}, "`scale`=2.0"),
         ({"intervals": 1}, "`intervals`=1"),
         ({"intervals": 200}, "`intervals`=200"),
+        ({"intervals": 10, "phases": 3}, "`phases`=3"),
+        ({"intervals": 10, "phases": 0}, "`phases`=0"),
+        ({"intervals": 10, "phases": 10}, "`phases`=10"),
         ({"huber": 0.0}, "`huber`=0.0"),
         ({"huber": np.inf}, "`huber`=inf"),
         ({"scale": np.nan}, "`scale`=nan"),

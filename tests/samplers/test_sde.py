@@ -54,6 +54,32 @@ def test_a_step_is_the_papers_formula(name, t, s):
     np.testing.assert_allclose(one_step(MAKERS[name](), X, t, s), want, atol=1e-5)
 
 
+@pytest.mark.parametrize("d", [0.0, 0.3, 2.5])
+def test_a_chosen_diffusion_scales_noise_and_drift(d):
+    """Albergo et al. 2023: dx = (f - (1 + d) / 2 g^2 score) dt + sqrt(d) g dw."""
+    t, s = 80, 30
+    B, z = np.log(ABAR[s] / ABAR[t]), np.asarray(samplers.normal(samplers.keys_for(KEY, 5), (4, 3)))
+    want = X + B / 2 * X - (1 + d) / 2 * B * eps_of(X, t) / np.sqrt(1 - ABAR[t]) + np.sqrt(d * B) * z
+    np.testing.assert_allclose(one_step(euler_maruyama(d), X, t, s), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [schedules.cosine, schedules.rectified_flow, schedules.edm])
+@pytest.mark.parametrize("d", [0.0, 0.5, 2.0])
+def test_all_diffusions_have_the_same_marginals(d, make):
+    """Of every process, from pure noise where there is no signal."""
+    schedule, data = make(1000), testing.gaussian([1.0], 0.25)
+    x_T = schedule.std(1000) * samplers.noise(samplers.keys_for(KEY, 5000), (1,))
+    levels = timesteps.grid_by_sigma(schedule, 400) if make is schedules.edm else timesteps.grid(1000, 200)
+    x, _ = samplers.sample(KEY, euler_maruyama(d), data.denoiser(schedule), schedule, levels, x_T)
+    assert abs(float(x.mean()) - 1) < 0.03 and abs(float(x.std()) - 0.5) < 0.03
+
+
+@pytest.mark.parametrize("d", [-0.1, np.inf, np.nan, "1"])
+def test_a_diffusion_is_a_number_from_0(d):
+    with pytest.raises(ValueError, match="`diffusion`="):
+        euler_maruyama(d)
+
+
 @pytest.mark.parametrize("t, s", [(1000, 1), (1000, 999), (2, 1)])
 def test_euler_maruyama_is_accurate_for_steps_of_any_length(t, s):
     """On a schedule that ends in nearly pure noise: B from 4e-5 to 20."""
