@@ -108,6 +108,30 @@ def linspace(
     return grid(schedule.num_levels, num_steps, "linspace", 0, start, end, drop_lowest, rounded)
 
 
+@SPACINGS.register("flow_match")
+def flow_match(schedule: Schedule, num_steps: int) -> np.ndarray:
+    """Even steps between level T and level T sigma_1, both included, then clean data: T linspace(1, sigma_1, N).
+
+    The grid of diffusers for rectified flow, whose `schedules.shift` it has twice in the lowest level.
+
+    Args:
+      schedule: noise schedule of T levels, with alpha + sigma = 1.
+      num_steps: N.
+
+    Returns:
+      float32 [N + 1].
+
+    Raises:
+      ValueError: another schedule, or fewer than one step or more than T.
+    """
+    T, sigma = schedule.num_levels, np.asarray(schedule.sigma, np.float64)
+    if not np.allclose(np.asarray(schedule.alpha) + sigma, 1, atol=1e-5):
+        raise ValueError("the spacing flow_match is of rectified flow: choose another `spacing`")
+    if not 1 <= check_type("`num_steps`", plain(num_steps), int) <= T:
+        raise ValueError(f"`num_steps`={num_steps} must be from 1 to {T}, the number of levels")
+    return np.append(T * np.linspace(1, sigma[1], num_steps), 0).astype(np.float32)
+
+
 @SPACINGS.register("consistency")
 def consistency(schedule: Schedule, num_steps: int, original_steps: int = 50, end: int = 0) -> np.ndarray:
     """Levels that a latent consistency model was distilled on, evenly thinned out (Luo et al. 2023).

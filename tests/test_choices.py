@@ -150,7 +150,7 @@ def test_nothing_public_is_left_out():
     transforms = {"from_alpha_sigma", "from_betas", "from_log_snr", "zero_terminal_snr", "shift"}
     assert makers(samplers, Sampler) == set(SAMPLERS)
     assert makers(schedules, Schedule) - transforms == set(SCHEDULES)
-    assert {*timesteps.LEVEL_SPACINGS, *timesteps.SIGMA_SPACINGS, "consistency"} == set(SPACINGS)
+    assert {*timesteps.LEVEL_SPACINGS, *timesteps.SIGMA_SPACINGS, "consistency", "flow_match"} == set(SPACINGS)
 
 
 def test_a_predictor_is_a_name_or_a_sampler():

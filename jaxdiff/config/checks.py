@@ -154,6 +154,8 @@ def _check_latent(config):
             f"`net.context_dim`={net.context_dim} is the width of the context that `latent.text_encoder`={L.text_encoder} "
             "makes: give both, or neither"
         )
+    if L.zero_tokens < 0:
+        raise ValueError(f"`latent.zero_tokens`={L.zero_tokens} must be at least 0")
     if L.second_text_encoder:
         raise ValueError("a model with two text encoders cannot be trained or adapted yet: give it LoRAs of others")
     if L.skip_blocks < 0 or (L.skip_blocks and not L.text_encoder):
@@ -168,7 +170,7 @@ def _check_denoiser(config):
     """Objective, weighting and channels of the output go together."""
     if config.net.kind == "mmdit":
         raise ValueError(
-            "networks of kind mmdit take two kinds of texts, which runs do not have yet: use it from Python"
+            "networks of kind mmdit take texts as context and as vector, which trainings do not have yet: sample from it"
         )
     d, channels, image_channels = config.diffusion, config.net.out_channels, config.shape[-1]
     schedule = d.make_schedule()

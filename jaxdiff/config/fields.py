@@ -137,6 +137,9 @@ class Latent:
         condition the network, as in Stable Diffusion XL.
       context_norm: whether the context is normalised; not so in Stable Diffusion XL.
       zero_empty_text: context and vector of the empty text are zeros, as in Stable Diffusion XL.
+      both_vectors: the vectors of the two text transformers condition the network side by side, as in Stable Diffusion 3;
+        else that of the second.
+      zero_tokens: tokens of zeros behind the context, in place of those of a third text encoder: 256 in Stable Diffusion 3.
     """
 
     codec: str | None = None
@@ -147,6 +150,8 @@ class Latent:
     second_text_encoder: str | None = None
     context_norm: bool = True
     zero_empty_text: bool = False
+    both_vectors: bool = False
+    zero_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,7 +136,8 @@ class Model:
             return _text_encoder(self) if self.config.role in ("clip", "text_encoder") else None
         L, both = self.config.latent, ("text_encoder", "second_text_encoder")
         found = [_text_encoder(self.submodels[n], L.skip_blocks, L.context_norm) for n in both if n in self.submodels]
-        return encoder.side_by_side(*found) if len(found) > 1 else found[0]
+        whole = encoder.side_by_side(*found, L.both_vectors) if len(found) > 1 else found[0]
+        return encoder.padded(whole, self.config.net.context_dim, L.zero_tokens) if L.zero_tokens else whole
 
     def resized(self, width: int, height: int) -> "Model":
         """Returns the model for images of another size.

@@ -9,7 +9,7 @@ from jaxdiff.nets.spec import NETS, DenoiserSpec
 @NETS.register("mmdit")
 @dataclasses.dataclass(frozen=True)
 class MMDiTConfig(DenoiserSpec):
-    """Shape of an `MMDiT`, for use from Python: runs have no texts of two kinds yet. The defaults are Stable Diffusion 3's.
+    """Shape of an `MMDiT`, which is sampled and not trained here. The defaults are those of Stable Diffusion 3.
 
     Attributes:
       out_channels: channels of the output.
@@ -80,6 +80,12 @@ class MMDiTConfig(DenoiserSpec):
 
     def without_kernels(self) -> "MMDiTConfig":
         return dataclasses.replace(self, attention_kernel="plain")
+
+    def check_attention_edits(self) -> None:
+        raise ValueError(
+            "joint attention of image and text has no cross-attention that could be edited: choose the `method` sdedit, "
+            "inpaint or ddib"
+        )
 
     def check_image(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless images [..., H, W, C] are whole patches, and no more than there are positions."""

@@ -112,6 +112,9 @@ class DenoiserSpec(NetSpec):
                     f"attention_kernel={kernel!r} runs on {devices} only and this is a {platform.upper()}: choose 'auto'"
                 )
 
+    def check_attention_edits(self) -> None:
+        """Raises ValueError unless the network has attention to the words of a text that can be edited."""
+
     def check_control(self) -> None:
         """Raises ValueError unless the network takes the residuals of a ControlNet."""
         raise ValueError(f"a ControlNet is a copy of half a U-Net, and this network is of kind {self.kind!r}")

@@ -259,10 +259,13 @@ def masked_picture(model: Model, image: np.ndarray | None = None, known: np.ndar
 def _with_sizes(model, vector):
     """Vectors of texts [B, V] with the sizes that Stable Diffusion XL is conditioned on (Podell et al. 2023, 2.2).
 
-    These are height and width of the original, top and left of the crop, height and width of the image, as sinusoids.
+    These are height and width of the original, top and left of the crop, height and width of the image, as sinusoids. Other
+    networks take the vectors of the texts alone.
     """
     H, W, _ = model.image_shape
     dim = (model.config.net.vector_dim - vector.shape[1]) // 6
+    if not dim:
+        return vector
     sizes = timestep_embedding(jnp.array([H, W, 0, 0, H, W]), dim, flip_sin_to_cos=True, freq_shift=0.0).reshape(-1)
     return jnp.concatenate([vector, jnp.broadcast_to(sizes, (len(vector), sizes.size))], axis=1)
 

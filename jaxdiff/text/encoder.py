@@ -27,20 +27,28 @@ class TextEncoder(NamedTuple):
       embed: token ids -> `nets.clip.Read`, whose tokens are the context, float32 [B, L, D]; a pytree.
       second: tokenizer of the second of two text transformers, whose token ids are [B, 2, L]; None of one alone.
       widths: channels of the context that are of each text transformer.
+      zeros: channels and tokens of zeros that the context has beside and behind them, see `padded`.
     """
 
     tokenizer: Tokenizer
     embed: Partial
     second: Tokenizer | None = None
     widths: tuple[int, ...] = ()
+    zeros: tuple[int, int] = (0, 0)
 
     def __call__(self, texts: Sequence[str]) -> Array:
         """Context [B, L, D] of texts; those that are too long are truncated, see `Tokenizer.truncation`."""
-        return self._run(Partial(_context, self.embed), texts)
+        return self.pad(self._run(Partial(_context, self.embed), texts))
 
     def read(self, texts: Sequence[str]) -> Read:
         """Context of texts, and the vectors of the whole texts [B, width]."""
-        return self._run(self.embed, texts)
+        found = self._run(self.embed, texts)
+        return found._replace(tokens=self.pad(found.tokens))
+
+    def pad(self, tokens: Array) -> Array:
+        """A context [B, L, D] of `embed` with the zeros."""
+        channels, count = self.zeros
+        return jnp.pad(tokens, ((0, 0), (0, count), (0, channels))) if any(self.zeros) else tokens
 
     def token_ids(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids of texts as `embed` takes them, int32 [B, L] or [B, 2, L]."""
@@ -48,7 +56,7 @@ class TextEncoder(NamedTuple):
         return ids if self.second is None else np.stack([ids, self.second(texts)], axis=1)
 
     def read_ids(self, ids: np.ndarray) -> Read:
-        """The same as `read`, of token ids."""
+        """The same as `read`, of token ids and without the zeros."""
         return _in_batches(self.embed, ids)
 
     def _run(self, function, texts):
@@ -94,10 +102,25 @@ def text_encoder(tokenizer: Tokenizer, net: TextTransformer, params, skip: int =
     return TextEncoder(tokenizer, Partial(_embed, Static(net), params, Static((skip, norm))), widths=(cfg.width,))
 
 
-def side_by_side(first: TextEncoder, second: TextEncoder) -> TextEncoder:
-    """Two text encoders as one: contexts side by side, and the vector of the second, as in Stable Diffusion XL."""
-    embed = Partial(_side_by_side, first.embed, second.embed)
+def side_by_side(first: TextEncoder, second: TextEncoder, both_vectors: bool = False) -> TextEncoder:
+    """Two text encoders as one, whose contexts stand side by side.
+
+    Args:
+      first: a text encoder.
+      second: another one, of texts of the same length.
+      both_vectors: whether their vectors stand side by side, too, as in Stable Diffusion 3; else that of the second is
+        taken, as in Stable Diffusion XL.
+    """
+    embed = Partial(_side_by_side, Static(both_vectors), first.embed, second.embed)
     return TextEncoder(first.tokenizer, embed, second.tokenizer, first.widths + second.widths)
+
+
+def padded(encoder: TextEncoder, width: int, tokens: int) -> TextEncoder:
+    """A text encoder whose context has zeros beside it, up to a width, and some tokens of zeros behind it.
+
+    So Stable Diffusion 3 is given texts without its T5, whose place the tokens take (Esser et al. 2024, section 5.3.2).
+    """
+    return encoder._replace(zeros=(width - sum(encoder.widths), tokens))
 
 
 @functools.cache
@@ -150,6 +173,7 @@ def _context(embed, token_ids):
     return embed(token_ids).tokens
 
 
-def _side_by_side(first, second, token_ids):
+def _side_by_side(both_vectors, first, second, token_ids):
     one, other = first(token_ids[:, 0]), second(token_ids[:, 1])
-    return Read(jnp.concatenate([one.tokens, other.tokens], axis=-1), other.pooled)
+    vector = jnp.concatenate([one.pooled, other.pooled], axis=-1) if both_vectors.value else other.pooled
+    return Read(jnp.concatenate([one.tokens, other.tokens], axis=-1), vector)

@@ -127,7 +127,7 @@ def read(encoder: TextEncoder, prompts: Sequence[str]) -> Read:
     found = encoder.read_ids(ids if encoder.second else ids[:, 0])
     parts = jnp.split(found.tokens, np.cumsum(encoder.widths)[:-1], axis=-1)  # each encoder has a mean of its own
     tokens = jnp.concatenate([_weighted(part, weights) for part in parts], axis=-1)
-    return Read(tokens.reshape(len(prompts), -1, tokens.shape[-1]), found.pooled[::n])
+    return Read(encoder.pad(tokens.reshape(len(prompts), -1, tokens.shape[-1])), found.pooled[::n])
 
 
 def _same_number(tokenizer, each, n):

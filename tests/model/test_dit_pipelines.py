@@ -142,7 +142,7 @@ def test_other_transformers_are_refused(copy, capsys, fields, message):
     assert message in fails(capsys, "sample", copy, "--out", copy.parent / "out.png")
 
 
-@pytest.mark.parametrize("kind", ["FluxPipeline", "StableDiffusion3Pipeline", "PixArtAlphaPipeline"])
+@pytest.mark.parametrize("kind", ["FluxPipeline", "StableDiffusion3Img2ImgPipeline", "PixArtAlphaPipeline"])
 def test_other_pipelines_are_refused_by_name(copy, capsys, kind):
     changed(copy / "model_index.json", _class_name=kind)
     assert f"the class {kind} is not supported" in fails(capsys, "sample", copy, "--out", copy.parent / "out.png")

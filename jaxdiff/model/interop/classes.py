@@ -124,6 +124,24 @@ DIT = Fields(
     nullable=("out_channels",),
 )
 
+SD3 = Fields(
+    read={
+        "patch_size": 2,
+        "in_channels": 16,
+        "num_layers": 18,
+        "attention_head_dim": 64,
+        "num_attention_heads": 18,
+        "joint_attention_dim": 4096,
+        "caption_projection_dim": 1152,
+        "pooled_projection_dim": 2048,
+        "out_channels": 16,
+        "pos_embed_max_size": 96,
+        "dual_attention_layers": (),
+        "qk_norm": None,
+    },
+    nullable=("out_channels", "qk_norm"),
+)
+
 ENCODER = {  # fields of a ControlNet that its U-Net has, too
     name: value
     for name, value in UNET_2D_CONDITION.read.items()

@@ -112,7 +112,7 @@ def _fits(value, default):
     if isinstance(default, bool | str):
         return isinstance(value, type(default))
     if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_fits(one, default[0]) for one in value)
+        return isinstance(value, tuple) and all(_fits(one, default[0] if default else 0) for one in value)
     numbers = value if isinstance(value, tuple) and value else (value,)
     if any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers):
         return False

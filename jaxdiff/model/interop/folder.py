@@ -19,7 +19,9 @@ log = logging.getLogger("jaxdiff")
 INDEX = "model_index.json"
 SUBMODELS = {"text_encoder": "text_encoder", "second_text_encoder": "text_encoder_2"}  # folders of text encoders
 CODECS = "vae", "vqvae"
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "text_encoder_3")
+T5_TOKENS = 256  # of Stable Diffusion 3, which are zeros without its T5
+READERS = {"DiTPipeline": networks.dit, "StableDiffusion3Pipeline": networks.mmdit}
 
 
 class Pipeline(NamedTuple):
@@ -59,6 +61,9 @@ PIPELINES = {
     "DDIMPipeline": Pipeline(("unet", "scheduler"), ("UNet2DModel",)),
     "DiTPipeline": Pipeline(
         ("transformer", "vae", "scheduler"), ("DiTTransformer2DModel", "Transformer2DModel"), guidance=4.0
+    ),
+    "StableDiffusion3Pipeline": Pipeline(
+        ("transformer", *XL.parts[1:]), ("SD3Transformer2DModel",), steps=28, guidance=7.0
     ),
 }
 
@@ -110,8 +115,10 @@ def read_config(folder: epath.PathLike) -> Config:
         raise ValueError(f"{path}: the class {found} must be {' or '.join(pipeline.classes)} in a {kind}")
     if pipeline.parts == LATENT:
         scheduler_fields = _corrected(scheduler_fields, scheduler)
-    read_network = networks.dit if pipeline.denoiser == "transformer" else networks.unet
+    read_network = READERS.get(kind, networks.unet)
     net, process = read_network(fields, str(path)), schedulers.process(scheduler_fields, str(scheduler))
+    if (net.kind == "mmdit") != (process.diffusion.predict == "flow"):
+        raise ValueError(f"{scheduler}: the class {scheduler_fields['_class_name']} is of no {kind}")
     channels = fields.get("in_channels", 4) if net.kind == "dit" else net.out_channels  # it may learn a variance
     diffusion, latent, shape = process.diffusion, Latent(), (*_sides(fields, path), channels)
     if codec := next((name for name in CODECS if name in pipeline.parts), None):
@@ -151,6 +158,9 @@ def _classes(folder, count):
 
 def _latent(folder, pipeline, net, shape):
     """Autoencoder and text encoders; two of them are read before their last block and norm."""
+    two = {"skip_blocks": 1, "second_text_encoder": "text_encoder_2", "context_norm": False}
+    if net.kind == "mmdit":
+        return Latent("vae", shape, text_encoder="text_encoder", both_vectors=True, zero_tokens=T5_TOKENS, **two)
     if net.image_channels not in (0, shape[-1] + 1):
         raise ValueError(
             f"{folder / 'unet' / 'config.json'}: in_channels={net.image_channels + shape[-1]} must be {shape[-1]}, or "
@@ -163,15 +173,7 @@ def _latent(folder, pipeline, net, shape):
     if pipeline.parts != XL.parts:
         return Latent("vae", shape, text_encoder="text_encoder")
     zeros = fields_of(folder / INDEX).get("force_zeros_for_empty_prompt", True)
-    return Latent(
-        "vae",
-        shape,
-        text_encoder="text_encoder",
-        skip_blocks=1,
-        second_text_encoder="text_encoder_2",
-        context_norm=False,
-        zero_empty_text=bool(zeros),
-    )
+    return Latent("vae", shape, text_encoder="text_encoder", zero_empty_text=bool(zeros), **two)
 
 
 def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
@@ -204,11 +206,14 @@ def read(folder: epath.PathLike, dtype: str = "float32", placement=None) -> Mode
 
 
 def _model(folder, config, dtype, placement):
-    shapes, is_dit = param_shapes(config), config.net.kind == "dit"
-    entries = dits.entries(config.net, shapes) if is_dit else mapping.entries(shapes)
+    net, shapes, where = config.net, param_shapes(config), str(folder)
+    entries = dits.entries(net, shapes) if net.kind in ("dit", "mmdit") else mapping.entries(shapes)
     with weights.opened(weights.find(folder)) as tensors:
-        tensors = dits.without_copies(tensors, str(folder)) if is_dit else tensors
-        params = weights.read(entries, tensors, str(folder), dtype, placement)
+        if net.kind == "dit":
+            tensors = dits.without_copies(tensors, where)
+        if net.kind == "mmdit":
+            tensors = dits.without_positions(tensors, where, net.base_places / net.places)
+        params = weights.read(entries, tensors, where, dtype, placement)
     return Model(config=files.in_dtype(config, dtype), params=params)
 
 
@@ -265,8 +270,10 @@ def _text_config(folder, name):
 
 
 def _check_texts(folder, net, texts):
-    """Refuses text encoders whose contexts and vectors are not those of the U-Net."""
+    """Refuses text encoders whose contexts and vectors are not those of the denoiser."""
     path, widths = folder / "text_encoder" / "config.json", [text.width for text in texts]
+    if net.kind == "mmdit":
+        return _check_joint_texts(path, net, texts)
     if sum(widths) != net.context_dim:
         found = " + ".join(map(str, widths))
         raise ValueError(f"{path}: hidden_size={found} must be {net.context_dim}, the U-Net's cross_attention_dim")
@@ -275,6 +282,15 @@ def _check_texts(folder, net, texts):
         raise ValueError(
             f"{folder / 'text_encoder_2' / 'config.json'}: projection_dim={texts[-1].projection} does not fit the U-Net's "
             f"projection_class_embeddings_input_dim={net.vector_dim}"
+        )
+
+
+def _check_joint_texts(path, net, texts):
+    width, vector = sum(text.width for text in texts), sum(text.projection for text in texts)
+    if width > net.context_dim or vector != net.vector_dim or not all(text.projection for text in texts):
+        raise ValueError(
+            f"{path}: both text encoders have hidden_size={width} and projection_dim={vector} together, and must have at "
+            f"most the transformer's joint_attention_dim={net.context_dim} and its pooled_projection_dim={net.vector_dim}"
         )
 
 

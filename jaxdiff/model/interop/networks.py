@@ -11,6 +11,7 @@ from jaxdiff.model.interop.classes import (
     CLIP_VISION,
     CONTROLNET,
     DIT,
+    SD3,
     UNET_2D,
     UNET_2D_CONDITION,
     VQ_MODEL,
@@ -21,6 +22,7 @@ from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip_config import CLIPConfig, ImageEncoderConfig, TextConfig, VisionConfig
 from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.nets.dit_config import DiTConfig
+from jaxdiff.nets.mmdit_config import MMDiTConfig
 from jaxdiff.nets.unet_config import UNetConfig, at
 
 WITHOUT = {"guidance_dim": 0, "image_prompt_dim": 0}  # what is added to a U-Net that its ControlNets know nothing of
@@ -150,6 +152,37 @@ def dit(config: Mapping[str, Any], where: str = "config.json") -> DiTConfig:
             num_classes=f["num_embeds_ada_norm"],
             eps=f["norm_eps"],
             dropout=f["dropout"],
+        )
+
+
+def mmdit(config: Mapping[str, Any], where: str = "config.json") -> MMDiTConfig:
+    """Specification of an `SD3Transformer2DModel`; errors as of `unet`."""
+    one_of({"SD3Transformer2DModel": True}, config, "_class_name", where)
+    f, width = SD3.values(config, where), "num_attention_heads * attention_head_dim"
+    if type(side := config.get("sample_size", 128)) is not int:
+        raise ValueError(f"{where}: sample_size={side!r} must be one number")
+    _same(f["in_channels"], f["out_channels"] or f["in_channels"], where, "in_channels", "out_channels")
+    _same(
+        f["num_attention_heads"] * f["attention_head_dim"],
+        f["caption_projection_dim"],
+        where,
+        width,
+        "caption_projection_dim",
+    )
+    one_of(dict.fromkeys(PATCHES, True), f, "patch_size", where)
+    with _named(where):
+        return MMDiTConfig(
+            out_channels=f["in_channels"],
+            depth=f["num_layers"],
+            heads=f["num_attention_heads"],
+            head_dim=f["attention_head_dim"],
+            patch=f["patch_size"],
+            context_dim=f["joint_attention_dim"],
+            vector_dim=f["pooled_projection_dim"],
+            places=f["pos_embed_max_size"],
+            base_places=max(1, side // f["patch_size"]),
+            qk_norm=one_of({None: False, "rms_norm": True}, f, "qk_norm", where),
+            dual_attention=f["dual_attention_layers"],
         )
 
 

@@ -12,6 +12,7 @@ from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip_config import TextConfig
 from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.nets.dit_config import DiTConfig
+from jaxdiff.nets.mmdit_config import MMDiTConfig
 from jaxdiff.nets.unet_config import UNetConfig, at
 
 log = logging.getLogger("jaxdiff")
@@ -103,6 +104,27 @@ def dit(net: DiTConfig, side: int, channels: int) -> dict[str, Any]:
     return _checked(fields, net, networks.dit)
 
 
+def mmdit(net: MMDiTConfig) -> dict[str, Any]:
+    """Config of an `SD3Transformer2DModel`; errors as of `controlnet`."""
+    fields = {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": net.base_places * net.patch,
+        "patch_size": net.patch,
+        "in_channels": net.out_channels,
+        "out_channels": net.out_channels,
+        "num_layers": net.depth,
+        "attention_head_dim": net.head_dim,
+        "num_attention_heads": net.heads,
+        "joint_attention_dim": net.context_dim,
+        "caption_projection_dim": net.width,
+        "pooled_projection_dim": net.vector_dim,
+        "pos_embed_max_size": net.places,
+        "dual_attention_layers": net.dual_attention,
+        "qk_norm": "rms_norm" if net.qk_norm else None,
+    }
+    return _checked(fields, net, networks.mmdit)
+
+
 def controlnet(config: ControlConfig) -> dict[str, Any]:
     """Config of a `ControlNetModel`.
 
@@ -176,6 +198,8 @@ def scheduler(config: Config) -> dict[str, Any]:
     """
     d, s = config.diffusion, config.sample
     schedule = d.schedule
+    if config.net.kind == "mmdit":
+        return _flow_scheduler(d)
     if schedule.kind not in BETAS or d.shift != 1 or (schedule.kind == "cosine" and schedule != type(schedule)()):
         raise ValueError(f"the schedule {schedule} with shift={d.shift:g} is none that diffusers knows by name")
     if d.predict not in KINDS:
@@ -205,6 +229,14 @@ def scheduler(config: Config) -> dict[str, Any]:
     log.info("diffusers has no scheduler for %s on %s: DDIMScheduler is written", s.sampler.kind, s.spacing.kind)
     own = {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": True}
     return {"_class_name": "DDIMScheduler"} | fields | own
+
+
+def _flow_scheduler(diffusion):
+    fields = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": diffusion.shift}
+    found = schedulers.process(fields).diffusion
+    if any(getattr(found, name) != getattr(diffusion, name) for name in ("schedule", "num_levels", "predict", "time")):
+        raise ValueError("a StableDiffusion3Pipeline has rectified flow of 1000 levels, and predicts the flow")
+    return fields
 
 
 def _process(fields):
@@ -245,7 +277,7 @@ def _plainly(spec, name):
     """Value of a field; of fields that may say the same in several ways, for each resolution or channel."""
     if name in ("latents_mean", "latents_std") and not isinstance(getattr(spec, name), tuple):
         return (getattr(spec, name),) * spec.latent_channels
-    if name in networks.PER_RESOLUTION or name == "head_dim":
+    if hasattr(spec, "channels") and (name in networks.PER_RESOLUTION or name == "head_dim"):
         levels = range(len(spec.channels))
         if name in ("num_heads", "head_dim") and hasattr(spec, "heads"):
             return tuple(map(spec.heads, levels))

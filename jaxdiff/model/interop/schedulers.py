@@ -57,6 +57,20 @@ SCHEDULERS = {  # fields that are honoured, and the only values that others may 
         CLIPPING,
     ),
 }
+FLOW_MATCH = Fields(  # of rectified flow, which has no betas
+    {"shift": 1.0},
+    {
+        "num_train_timesteps": 1000,
+        "use_dynamic_shifting": False,
+        "invert_sigmas": False,
+        "shift_terminal": None,
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+        "stochastic_sampling": False,
+    },
+    ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "time_shift_type"),  # of dynamic shifting
+)
 # Of thresholding alone, of a last step to level 1, and fields that files keep of a scheduler that was there before.
 UNUSED = {"dynamic_thresholding_ratio", "sample_max_value", "lower_order_final", "euler_at_final", "tensor_format"}
 UNUSED |= {name for fields in SCHEDULERS.values() for some in fields for name in some}
@@ -101,8 +115,13 @@ def process(config: Mapping[str, Any], where: str = "scheduler_config.json") -> 
         ('v', 'ddim', 'leading')
     """
     kind = config.get("_class_name")
+    if kind == "FlowMatchEulerDiscreteScheduler":
+        return _flow_match(FLOW_MATCH.values(config, where), where)
     if kind not in SCHEDULERS:
-        raise ValueError(f"{where}: the class {kind} is not supported, only {', '.join(SCHEDULERS)}")
+        raise ValueError(
+            f"{where}: the class {kind} is not supported, only {', '.join(SCHEDULERS)} and "
+            "FlowMatchEulerDiscreteScheduler"
+        )
     read, fixed = SCHEDULERS[kind]
     fixed = {"trained_betas": None, "timestep_values": None} | fixed
     f = Fields(read, fixed, tuple(UNUSED - read.keys() - fixed.keys())).values(config, where)
@@ -127,6 +146,14 @@ def process(config: Mapping[str, Any], where: str = "scheduler_config.json") -> 
         "LCMScheduler": _lcm,
     }[kind]
     return make(diffusion, f, where)
+
+
+def _flow_match(f, where):
+    """Rectified flow, whose Euler's steps are those of DDIM; the network is given 1000 sigma."""
+    if not f["shift"] > 0:
+        raise ValueError(f"{where}: shift={f['shift']} must be above 0")
+    diffusion = Diffusion("rectified_flow", 1000, "flow", shift=float(f["shift"]), time="sigma")
+    return Process(diffusion, SAMPLERS["ddim"](), SPACINGS["flow_match"]())
 
 
 def _schedule(f, where):

@@ -1,6 +1,7 @@
 """Writes models and adapters in the layouts in which others read them: folders of diffusers, LoRAs of PEFT and kohya."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
@@ -18,24 +19,17 @@ from flax import traverse_util
 
 from jaxdiff import disk
 from jaxdiff.adapt.adapter import Adapter
+from jaxdiff.config import Latent
 from jaxdiff.files import write_whole
 from jaxdiff.model.interop import dits, mapping, published
-from jaxdiff.model.interop.folder import INDEX, SUBMODELS
+from jaxdiff.model.interop.folder import INDEX, SUBMODELS, T5_TOKENS
 from jaxdiff.model.model import Model
 from jaxdiff.nets.controlnet import ControlConfig
 from jaxdiff.text.tokenizer import END, START, Tokenizer
 
 log = logging.getLogger("jaxdiff")
 FORMAT = {"format": "pt"}  # what diffusers and transformers ask a header for
-CLASSES = {  # of the parts of a pipeline
-    "unet": ("diffusers", "UNet2DConditionModel"),
-    "transformer": ("diffusers", "DiTTransformer2DModel"),
-    "vae": ("diffusers", "AutoencoderKL"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
-    "tokenizer": ("transformers", "CLIPTokenizer"),
-    "tokenizer_2": ("transformers", "CLIPTokenizer"),
-}
+CLIP_TOKENIZER = ["transformers", "CLIPTokenizer"]
 
 
 def folder(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
@@ -59,26 +53,36 @@ def folder(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
     scheduler = published.scheduler(model.config)
     with _new(path) as made:
         for name, part in parts.items():
-            index[name] = list(CLASSES[name]) if name != "unet" else ["diffusers", part[0]["_class_name"]]
+            index[name] = _class_of(part[0])
             _write_network(made / name, *part, dtype, config.net if name == "transformer" else None)
         for name, text in _texts(model).items():
             words = name.replace("text_encoder", "tokenizer")
-            index[words] = list(CLASSES[words])
+            index[words] = CLIP_TOKENIZER
             write_tokenizer(made / words, text.tokenizer)
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
         if kind == "DiTPipeline" and config.data.classes:
             index["id2label"] = {str(i): name for i, name in enumerate(config.data.classes)}
-        if "text_encoder" in parts and "text_encoder_2" not in parts:
+        if kind == "StableDiffusion3Pipeline":
+            absent = "text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"
+            index |= {part: [None, None] for part in absent}
+        elif "text_encoder" in parts and "text_encoder_2" not in parts:
             index |= {
                 "safety_checker": [None, None],
                 "feature_extractor": [None, None],
                 "requires_safety_checker": False,
             }
-        if "text_encoder_2" in parts:
+        elif "text_encoder_2" in parts:
             index["force_zeros_for_empty_prompt"] = model.config.latent.zero_empty_text
         (made / "scheduler").mkdir()
         _write_json(made / "scheduler" / "scheduler_config.json", scheduler)
         _write_json(made / INDEX, index)
+
+
+def _class_of(fields):
+    """Library and class of a network, by the fields of its config."""
+    if "_class_name" in fields:
+        return ["diffusers", fields["_class_name"]]
+    return ["transformers", *fields["architectures"]]
 
 
 def _texts(model):
@@ -91,6 +95,8 @@ def _parts(model) -> tuple[str, dict[str, tuple[dict, Any, str]]]:
     config, net = model.config, model.config.net
     if config.samples and net.kind == "dit":
         return "DiTPipeline", _dit_parts(model)
+    if config.samples and net.kind == "mmdit":
+        return "StableDiffusion3Pipeline", _joint_parts(model)
     if not config.samples or net.kind != "unet":
         raise ValueError(f"{config.name} is no U-Net or DiT that samples, and only those are written in this layout")
     if bool(net.context_dim) != bool(config.latent.codec):
@@ -110,14 +116,37 @@ def _parts(model) -> tuple[str, dict[str, tuple[dict, Any, str]]]:
         raise ValueError(
             f"skip_blocks={L.skip_blocks} and context_norm={L.context_norm} are of no pipeline of diffusers"
         )
-    parts["vae"] = _vae(model)
-    for name, text in _texts(model).items():
-        fields = published.text_transformer(text.config.net, text.tokenizer.start_id, text.tokenizer.pad_id)
-        parts[name] = fields, text.params, "model"
+    parts |= {"vae": _vae(model)} | _text_parts(model)
     if net.guidance_dim:
         return "LatentConsistencyModelPipeline", parts
     name = "StableDiffusionXL" if second else "StableDiffusion"
     return f"{name}{'Inpaint' if net.image_channels else ''}Pipeline", parts
+
+
+def _text_parts(model):
+    """Config, parameters and stem of the file of each text encoder."""
+    fields = lambda text: published.text_transformer(text.config.net, text.tokenizer.start_id, text.tokenizer.pad_id)
+    return {name: (fields(text), text.params, "model") for name, text in _texts(model).items()}
+
+
+def _joint_parts(model):
+    """Parts of a StableDiffusion3Pipeline without its T5."""
+    L = model.config.latent
+    own = dataclasses.replace(L, shape=None, codec=None, scaling_factor=None)
+    wanted = Latent(
+        text_encoder=L.text_encoder,
+        second_text_encoder=L.second_text_encoder,
+        skip_blocks=1,
+        context_norm=False,
+        both_vectors=True,
+        zero_tokens=T5_TOKENS,
+    )
+    if own != wanted or not (L.codec and L.text_encoder and L.second_text_encoder):
+        raise ValueError(
+            f"{model.config.name} reads texts otherwise than a StableDiffusion3Pipeline: write it in jaxdiff's own layout"
+        )
+    fields = published.mmdit(model.config.net)
+    return {"transformer": (fields, model.params, "diffusion_pytorch_model"), "vae": _vae(model)} | _text_parts(model)
 
 
 def _dit_parts(model):
@@ -161,15 +190,15 @@ def _new(path: epath.Path) -> Iterator[Path]:
         raise
 
 
-def _write_network(path, fields, params, stem, dtype, dit=None):
+def _write_network(path, fields, params, stem, dtype, transformer=None):
     path.mkdir(parents=True, exist_ok=True)
     prefix = "text_model." if stem == "model" else ""  # which transformers 4 needs, and 5 takes
     flat = traverse_util.flatten_dict(params, sep="/")
-    tensors = {}
-    for entry in dits.entries(dit, params) if dit else mapping.entries(params):
+    tensors = {name: at.astype(dtype) for name, at in (dits.positions(transformer) if transformer else {}).items()}
+    for entry in dits.entries(transformer, params) if transformer else mapping.entries(params):
         name = entry.published if entry.published.startswith("text_projection") else prefix + entry.published
         value = as_published(flat[entry.ours], entry.layout, dtype)
-        tensors |= dict.fromkeys(dits.places(name, dit) if dit else [name], value)
+        tensors |= dict.fromkeys(dits.places(name, transformer) if transformer else [name], value)
     safetensors.numpy.save_file(tensors, path / f"{stem}.safetensors", FORMAT)
     _write_json(path / "config.json", fields | ({"torch_dtype": dtype} if stem == "model" else {}))
 

@@ -55,6 +55,7 @@ class AttentionOptions(EditMethod):
                     f"`{changed[0]}` needs a model with a text encoder, and {job.model.config.name} has none"
                 )
             return
+        job.model.config.net.check_attention_edits()
         attention_edit(job)
         blend_of(job)
 
