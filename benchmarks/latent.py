@@ -4,8 +4,10 @@
     python benchmarks/latent.py --write    # writes them into docs/latent.md, with their pictures
     python benchmarks/latent.py --only cost
     python benchmarks/latent.py --only few --adapter runs/captioned_few_steps/adapter.safetensors
+    python benchmarks/latent.py --only networks --runs runs/captioned_flow runs/captioned_dit
 
-All but the LoRA for few steps is of the models that ship. Digits are read by digits_judge, which learned from other digits;
+All but the runs of other networks, whose table is left out without them, is of what ships. Digits are read by
+digits_judge, which learned from other digits;
 colours, sizes and places from pixels (`jaxdiff.eval.shown`).
 """
 
@@ -24,7 +26,7 @@ import jaxdiff
 from jaxdiff import Cond, UNet, data, network, objectives, samplers, schedules
 from jaxdiff.config import load as load_config
 from jaxdiff.data.sources import captioned
-from jaxdiff.eval import features, measure, neighbors, shown, zero_shot
+from jaxdiff.eval import features, fid, measure, neighbors, shown, zero_shot
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.pipeline import images
 
@@ -171,13 +173,12 @@ class Cost(NamedTuple):
 
 def cost_of(net, shape, batch, runs=5):
     """Cost of a network on images or latents of that shape."""
-    apply, schedule = network(UNet(net)), schedules.cosine(1000)
+    apply, schedule = network(net.make()), schedules.cosine(1000)
     loss_fn = objectives.denoising(apply, schedule, "v")
     cond = Cond(context=np.zeros([batch, net.context_length, net.context_dim], np.float32))
     x = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
-    params = jax.jit(UNet(net).init)(jax.random.key(0), x[:1], np.zeros(1), jax.tree.map(lambda leaf: leaf[:1], cond))[
-        "params"
-    ]
+    one = x[:1], np.zeros(1), jax.tree.map(lambda leaf: leaf[:1], cond)
+    params = jax.jit(net.make().init)(jax.random.key(0), *one)["params"]
     keys = samplers.keys_for(jax.random.key(1), batch)
     call = jax.jit(lambda params: apply(params, x, 500, cond)[0]).lower(params).compile()
     gradient = jax.grad(lambda params: loss_fn(params, (), keys, {"image": x, "cond": cond})[0].mean())
@@ -248,20 +249,53 @@ def cost(args):
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"autoencoders": autoencoders, "clip": clip, "drawn": text_to_image, "few": few_steps, "cost": cost}
+def networks(args):
+    """Networks and processes that were trained with the same data for as many steps, and what they cost."""
+    unseen, judge = Unseen.load(), jaxdiff.load("captioned_judge")
+    judge = features.classifier_features(judge.config.net, judge.params, "captioned_judge")
+    real = fid.moments(judge.of(unseen.real)[0])
+    lines = [
+        f"| | M numbers | GFLOP a call | ms a training step | steps | FID | {JUDGED}",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in (args.model, *args.runs):
+        model = jaxdiff.load(name)
+        spent = cost_of(model.config.net, model.shape, batch=64)
+        x = jaxdiff.generate(model, unseen.prompts, seed=1, batch_size=SIZE)
+        numbers = [
+            f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)) / 1e6:.2f}",
+            f"{spent.flops / 1e9:.3f}",
+            f"{64e3 * spent.train_seconds:.0f}",
+            f"{model.config.train.steps}",
+            f"{fid.frechet(fid.moments(judge.of(x)[0]), real):.2f}",
+        ]
+        lines.append(f"| `{model.config.name}` | {' | '.join(numbers)} | {unseen.cells(x)} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+SECTIONS = {
+    "autoencoders": autoencoders,
+    "clip": clip,
+    "drawn": text_to_image,
+    "few": few_steps,
+    "networks": networks,
+    "cost": cost,
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="captioned")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="of guidance")
-    parser.add_argument("--adapter", help="LoRA for few steps, whose table is left out without it")
+    parser.add_argument("--adapter", default="few_steps", help="LoRA for few steps")
+    parser.add_argument("--runs", nargs="+", default=(), help="runs of other networks")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="of the tables only this one")
     parser.add_argument("--write", action="store_true", help="write the tables and the pictures into docs/")
     args = parser.parse_args()
-    if "few" in (args.only or ()) and not args.adapter:
-        parser.error("--only few needs --adapter")
-    wanted = {name: section for name, section in SECTIONS.items() if name != "few" or args.adapter}
+    if "networks" in (args.only or ()) and not args.runs:
+        parser.error("--only networks needs --runs")
+    wanted = {name: section for name, section in SECTIONS.items() if name != "networks" or args.runs}
     run_sections(wanted, args, PAGE, "latent.py")
 
 

@@ -29,7 +29,7 @@ CALLS = {  # the call that all choices of a registry share, and a check of its r
         lambda result: isinstance(result, Schedule) and result.num_levels == 20,
     ),
     SPACINGS.what: (
-        lambda choice: choice(LINEAR, 3),
+        lambda choice: choice(schedules.rectified_flow(20) if choice.kind == "flow_match" else LINEAR, 3),
         lambda result: result.shape == (4,) and np.all(np.diff(result) < 0) and result[-1] == 0,
     ),
     WEIGHTINGS.what: (lambda choice: choice(LINEAR, jnp.array([1, 20]), "v"), lambda result: result.shape == (2,)),

@@ -171,10 +171,17 @@ def test_few_steps(here, capsys):
     assert changed == set(adapter.loras["unet"].factors) and all("block" in path for path in changed)
     assert adapter.metadata["method"] == "few_steps" and not adapter.new_tokens
     sample = model.config.sample
-    assert (sample.sampler.kind, sample.steps, sample.guidance) == ("ddim", 2, 1.0)
-    flags = ["--sampler", "ddim", "--guidance", "1"]
+    assert (sample.sampler.kind, sample.steps, sample.guidance) == ("lcm", 2, 1.0)
+    assert models.with_adapter(base, adapter).config.sample.sampler.kind == "lcm"
+    flags = ["--guidance", "1"]
     with_it = picture("base.safetensors", "4", "--lora", "few_steps/adapter.safetensors", *flags)
-    assert (with_it != picture("base.safetensors", "4", *flags)).any()
+    assert (with_it != picture("base.safetensors", "4", "--sampler", "lcm", *flags)).any()
+    np.testing.assert_array_equal(
+        with_it, picture("base.safetensors", "4", "--lora", "few_steps/adapter.safetensors", "--sampler", "lcm", *flags)
+    )
+    for said in (3, {"sampler": "lcm"}, {"sampler": "no", "steps": 4, "guidance": 1.0}, dict.fromkeys(DEFAULTS, "x")):
+        with pytest.raises(ValueError, match=r"sample|steps"):
+            models.with_adapter(base, adapter._replace(metadata=adapter.metadata | {"sample": said}))
     config = configs.read_run("few_steps")
     join, rest = adaptation.joined(config, base), adaptation.frozen_params(config, base)
     whole = join(rest, runs.averaged("few_steps", config, base)[1])
@@ -217,6 +224,7 @@ def test_few_steps_of_a_model_without_conditions_have_no_guidance():
             configs.check(dataclasses.replace(labelled, adapt=dataclasses.replace(few, guidance=value)))
 
 
+DEFAULTS = "sampler", "steps", "guidance"  # of sampling, which a LoRA for few steps brings
 FEW_STEPS_MISTAKES = [
     ("--adapt.intervals 1", "--adapt.intervals=1 must be from 2 to 49"),
     ("--adapt.intervals 10", "--adapt.phases=4 must be at least 1, less than --adapt.intervals=10, and divide it"),

@@ -109,6 +109,18 @@ def test_text_to_image_draws_combinations_that_were_never_trained_on():
     assert found["label"] >= 0.9 and found["colours"] >= 0.95, found  # of 32: docs/latent.md has 500
 
 
+def test_few_steps_are_four():
+    """With the LoRA that ships, of unseen combinations; its sampler, steps and guidance are defaults."""
+    judge, source = models.load("digits_judge"), data.load("captioned:unseen")
+    judge = features.classifier_features(judge.config.net, judge.params, "digits_judge")
+    model, asked = jaxdiff.with_adapters(jaxdiff.load("captioned"), "few_steps"), [source[i] for i in range(100)]
+    sample = model.config.sample
+    assert (sample.sampler.kind, sample.steps, sample.guidance) == ("lcm", 4, 1.0)
+    drawn = jaxdiff.generate(model, [one["caption"] for one in asked], batch_size=100)
+    found = shown.right(drawn, [shown.asked_for(one) for one in asked], judge)
+    assert found["label"] >= 0.92 and found["colours"] >= 0.97, found  # of 100: docs/latent.md has 500
+
+
 def test_adapters_are_of_the_model_that_they_name():
     """LoRAs change what is drawn of their word, and not the base where they weigh nothing; edges are followed."""
     for name in models.adapter_names():
@@ -116,9 +128,8 @@ def test_adapters_are_of_the_model_that_they_name():
         base = models.load(adapter.metadata["base"])
         model = models.with_adapter(base, adapter, 0.0)
         chex.assert_trees_all_equal(model.params, jax.tree.map(np.asarray, base.params))
-        assert bool(adapter.control) == (name == "edges") and list(adapter.new_tokens) == [f"<{name}>"] * (
-            name != "edges"
-        )
+        assert bool(adapter.control) == (name == "edges")
+        assert list(adapter.new_tokens) == [f"<{name}>"] * (name not in ("edges", "few_steps"))
     model, source = models.with_adapter(base, models.load_adapter("edges")), data.load("captioned:test")
     real = np.stack([source[i]["image"] for i in range(8)])
     prompts = tuple(f"a {captioned.DIGIT_NAMES[source[i]['label']]} in black on yellow" for i in range(8))

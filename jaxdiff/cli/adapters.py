@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from jaxdiff import model as models
 from jaxdiff.cli.files import located
+from jaxdiff.cli.flags import parse
 from jaxdiff.data import image_decode
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
 from jaxdiff.model import Model
@@ -39,6 +41,25 @@ class AdapterFlags:
     control_input: str | None = None
     control_scale: tyro.conf.UseAppendAction[tuple[float, ...]] = ()
     guess: bool = False
+
+
+def parsed(model: Model, of: Callable, args: list[str], prog: str) -> tuple[AdapterFlags, Model]:
+    """Flags of a command, and the model with its adapters, which may bring defaults of sampling with them.
+
+    Args:
+      model: without adapters.
+      of: model -> flags with its defaults.
+      args: command line.
+      prog: as the help names it.
+
+    Raises:
+      ValueError, OSError: as `with_adapters`.
+    """
+    flags = parse(of(model), args, prog)
+    adapted = with_adapters(model, flags)
+    if adapted.config.sample != model.config.sample:
+        flags = parse(of(adapted), args, prog)
+    return flags, adapted
 
 
 def with_adapters(model: Model, flags: AdapterFlags) -> Model:

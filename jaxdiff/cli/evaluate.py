@@ -9,9 +9,8 @@ from etils import epath
 
 from jaxdiff import model as models
 from jaxdiff import progress
-from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
+from jaxdiff.cli.adapters import AdapterFlags, control_input, parsed
 from jaxdiff.cli.files import File, located, output_dir, unused, writable
-from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample, to_values
 from jaxdiff.eval import evaluate, quality
 from jaxdiff.eval.evaluate import Plan
@@ -45,11 +44,11 @@ DEFAULT = EvalFlags()
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff eval MODEL ...`."""
     model = models.load(name)
-    default = evaluate.default_sample(model)
-    flags = parse(EvalFlags(sample=default), args, f"jaxdiff eval {name}")
-    model, directory = with_adapters(model, flags), epath.Path(model.origin.run or ".") / "eval"
+    of = lambda model: EvalFlags(sample=evaluate.default_sample(model))
+    flags, model = parsed(model, of, args, f"jaxdiff eval {name}")
+    directory = epath.Path(model.origin.run or ".") / "eval"
     classifier = flags.classifier and models.load(flags.classifier)
-    check_sampling(flags.sample, default)
+    check_sampling(flags.sample, of(model).sample)
     control = control_input(requests.sized(model, flags.sample), flags)
     request = Request(flags.sample, None, classifier, control)
     plan = evaluate.prepared(Plan(model, flags.measure, request))

@@ -12,9 +12,8 @@ from etils import epath
 
 from jaxdiff import model as models
 from jaxdiff import progress
-from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
+from jaxdiff.cli.adapters import AdapterFlags, control_input, parsed
 from jaxdiff.cli.files import File, check_no_input, located, output_dir, unused, writable, writable_dir
-from jaxdiff.cli.flags import parse
 from jaxdiff.config import Sample
 from jaxdiff.data import image_decode
 from jaxdiff.files import whole
@@ -65,8 +64,9 @@ def main(name: str, args: list[str]) -> None:
     """`jaxdiff sample MODEL ...`."""
     began = time.perf_counter()
     model = models.load(name)
-    flags = parse(SampleFlags(sample=model.config.sample), prompted(args), f"jaxdiff sample {name}")
-    model = with_image_prompts(with_adapters(model, flags), flags)
+    of = lambda model: SampleFlags(sample=model.config.sample)
+    flags, model = parsed(model, of, prompted(args), f"jaxdiff sample {name}")
+    model = with_image_prompts(model, flags)
     classifier = flags.classifier and models.load(flags.classifier)
     control = control_input(requests.sized(model, flags.sample), flags)
     request = Request(flags.sample, None, classifier, control, image_prompt(flags))

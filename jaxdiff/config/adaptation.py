@@ -127,8 +127,8 @@ class LoRA(LowRank):
 class FewSteps(LowRank):
     """A LoRA with which the base samples in 1 to 4 steps: consistency distillation (Luo et al. 2023, LCM-LoRA), or reflow.
 
-    Its images are sampled with a guidance of 1, since that of the base is learned: by --sampler lcm, and those of several
-    phases, in as many steps, and of reflow by --sampler ddim.
+    Its images are sampled with a guidance of 1, since that of the base is learned: by --sampler lcm, of several phases in
+    as many steps; those of reflow by --sampler ddim.
 
     Attributes:
       rank: rank of the corrections.

@@ -12,10 +12,12 @@ from jaxdiff.adapt import adapter as files
 from jaxdiff.adapt import control, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.control import Control
+from jaxdiff.arguments import check_type
 from jaxdiff.files import write_whole
 from jaxdiff.model.model import Model
 from jaxdiff.model.params import as_those
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
+from jaxdiff.samplers import SAMPLERS
 from jaxdiff.text import tokenizer
 
 
@@ -27,9 +29,12 @@ def with_adapter(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
       adapter: from `load_adapter`.
       weight: weight of its LoRAs.
 
+    Returns:
+      A model like the base; sampler, steps and guidance by default are those that the adapter was distilled for.
+
     Raises:
       ValueError: the adapter is of another network, and the message names the first layer that does not fit; or its new
-        token is in the vocabulary.
+        token is in the vocabulary; or it says how to sample in a way that is not known.
 
     Example::
 
@@ -56,7 +61,17 @@ def with_adapter(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
             model = model.replace(submodels={**model.submodels, name: text})
     if adapter.control is not None:
         model = model.replace(controls=(*model.controls, _control(model, adapter)))
-    return model
+    return _sampled_as(model, adapter.metadata["sample"]) if "sample" in adapter.metadata else model
+
+
+def _sampled_as(model, said):
+    """The model with the sampler, the steps and the guidance that an adapter was distilled for."""
+    if not isinstance(said, dict) or said.keys() != {"sampler", "steps", "guidance"}:
+        raise ValueError(f"sample={said!r} of this adapter must have a sampler, steps and a guidance: export it again")
+    steps, guidance = check_type("`steps`", said["steps"], int), check_type("`guidance`", said["guidance"], float)
+    chosen = {"sampler": SAMPLERS.choice(said["sampler"]), "steps": steps, "guidance": guidance}
+    sample = dataclasses.replace(model.config.sample, **chosen)
+    return model.replace(config=dataclasses.replace(model.config, sample=sample))
 
 
 def _merged(params, correction, weight):

@@ -36,9 +36,9 @@ def consistency(
 
     t and s < t are neighbours of an even grid, 1, T/N, 2 T/N, ..., T rounded, and f is the network's DDIM step from x_t to
     the end e of its path, where f(x, e) = x. One phase ends in clean data, e = 1; K phases (Wang et al. 2024, phased
-    consistency models) end at the next of the levels 1, T/K, 2 T/K, ... below t, and K steps of DDIM sample them. With a
-    teacher, x_s is its DDIM step from x_t to s under classifier-free guidance, which f so learns too; samples of f have a
-    guidance of 1. Without one, x_s has the image and the noise of x_t (consistency training).
+    consistency models) end at the next of the levels 1, T/K, 2 T/K, ... below t, and K steps of DDIM or `lcm` sample
+    them. With a teacher, x_s is its DDIM step from x_t to s under classifier-free guidance, which f so learns too; samples
+    of f have a guidance of 1. Without one, x_s has the image and the noise of x_t (consistency training).
 
     Args:
       apply: network that is trained, as a function of its parameters.
