@@ -7,8 +7,7 @@
     python benchmarks/latent.py --only networks --runs runs/captioned_flow runs/captioned_dit
 
 All but the runs of other networks, whose table is left out without them, is of what ships. Digits are read by
-digits_judge, which learned from other digits;
-colours, sizes and places from pixels (`jaxdiff.eval.shown`).
+digits_judge, which learned from other digits; colours, sizes and places from pixels (`jaxdiff.eval.shown`).
 """
 
 import argparse

@@ -25,6 +25,14 @@ NAMED = {
 }
 
 
+PROCESSES = {
+    "rectified flow": schedules.rectified_flow(T),
+    "shifted flow": schedules.shift(schedules.rectified_flow(T), 3.0),
+    "exploding": schedules.variance_exploding(T),
+    "edm": schedules.edm(T),
+}
+
+
 @st.composite
 def some_schedule(draw):
     """A named schedule, or one that falls by steps of 0.001 to 3 in log-SNR, with or without zero terminal SNR."""
@@ -35,6 +43,18 @@ def some_schedule(draw):
     log_snr = np.maximum(log_snr, -30 - LEVELS[1:] / T)
     log_snr[-1] = -np.inf if draw(st.booleans()) else log_snr[-1]
     return schedules.from_log_snr(log_snr)
+
+
+@st.composite
+def some_process(draw):
+    """A schedule that preserves variance, or rectified flow, exploding variance or EDM's, or any rising sigma / alpha."""
+    if draw(st.booleans()):
+        return draw(some_schedule())
+    if draw(st.booleans()):
+        return PROCESSES[draw(st.sampled_from(sorted(PROCESSES)))]
+    falls = np.cumsum(draw(st.lists(st.floats(0.0, 0.3), min_size=T, max_size=T)))
+    ratio = np.cumsum(draw(st.lists(st.floats(0.01, 3.0), min_size=T, max_size=T)))
+    return schedules.from_alpha_sigma(np.exp(-falls), ratio * np.exp(-falls))
 
 
 @st.composite
@@ -79,7 +99,7 @@ def defined(kind, alpha, sigma):
 
 
 @few
-@given(some_schedule(), values(2))
+@given(some_process(), values(2))
 def test_conversions_are_inverse_to_one_another(schedule, numbers):
     """Up to a few roundings of the terms of x_t = alpha x0 + sigma eps."""
     output, x_t = numbers
@@ -164,7 +184,7 @@ def posterior_terms(schedule, t, s):
 
 
 @few
-@given(some_schedule())
+@given(some_process())
 def test_posterior_after_noising_gives_back_the_marginal(schedule):
     """Over x_t ~ N(alpha_t x0, sigma_t^2), for all pairs s < t: mean alpha_s x0 and variance sigma_s^2."""
     t, s = np.array([(t, s) for t in LEVELS for s in range(t)]).T
@@ -203,7 +223,7 @@ scales = jax.jit(lambda schedule, levels: schedule(levels))
 
 @pytest.mark.parametrize("spacing", timesteps.SIGMA_SPACINGS)
 @few
-@given(schedule=some_schedule(), data=st.data())
+@given(schedule=some_process(), data=st.data())
 def test_a_grid_by_sigma_falls_strictly_to_its_end(spacing, schedule, data):
     """No ValueError with a start between levels, and sigma / alpha as in the formula."""
     start = data.draw(st.floats(1.5, T - 0.5, width=32))
