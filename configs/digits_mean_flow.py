@@ -24,7 +24,7 @@ def get_config() -> Config:
             schedule="rectified_flow",
             num_levels=1000,
             predict="flow",
-            time="sigma",
+            time="fraction",
             objective="mean_flow",
             levels=LEVEL_DRAWS["logit_normal"](mean=-0.4),
         ),

@@ -25,7 +25,7 @@ from jaxdiff.errors import unknown
 from jaxdiff.schedules import Schedule, check_schedule, equal
 from jaxdiff.types import Apply, Array, is_traced
 
-TIMES = ("level", "sigma", "log_ratio")
+TIMES = ("level", "sigma", "fraction", "log_ratio")
 SMALLEST = 1e-6  # of sigma / alpha, whose logarithm is asked for: clean data has 0
 
 
@@ -55,6 +55,8 @@ class _Time:
         alpha, sigma = self.fixed.schedule(t)
         if self.kind == "sigma":
             return 1000 * sigma
+        if self.kind == "fraction":
+            return sigma
         return jnp.log(jnp.maximum(sigma / alpha, SMALLEST)) / 4
 
 
@@ -63,7 +65,8 @@ def network_time(kind: str, schedule: Schedule) -> Callable | None:
 
     Args:
       kind: "level", t - 1, as in DDPM and Stable Diffusion; "sigma", 1000 sigma_t, as in flow models such as Stable
-        Diffusion 3; or "log_ratio", c_noise = ln(sigma_t / alpha_t) / 4 of EDM.
+        Diffusion 3; "fraction", sigma_t, by which waves of it are slow: derivatives along the path, of `mean_flow`, stay
+        small (Lu and Song 2024, section 4.1); or "log_ratio", c_noise = ln(sigma_t / alpha_t) / 4 of EDM.
       schedule: noise schedule of the network; not used by "level".
 
     Returns:

@@ -1,6 +1,7 @@
 """Progress bars."""
 
 import contextlib
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 
@@ -28,7 +29,8 @@ def bar(title: str, total: int | None, unit: str = "", delay: float = 0.0) -> It
         ...     advance(10)
     """
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    shown, start = Progress(*columns, console=Console(stderr=True)), time.monotonic()
+    widgets = None if importlib.util.find_spec("ipywidgets") else False  # without them Rich warns in notebooks
+    shown, start = Progress(*columns, console=Console(stderr=True, force_jupyter=widgets)), time.monotonic()
     task = shown.add_task(title, total=total)
     with (
         shown.console.capture()

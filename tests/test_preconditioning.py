@@ -109,6 +109,7 @@ def test_times(name):
     schedule = SCHEDULES[name]
     assert network_time("level", schedule) is None
     np.testing.assert_allclose(network_time("sigma", schedule)(T), 1000 * np.asarray(schedule.sigma)[T], rtol=1e-6)
+    np.testing.assert_allclose(network_time("fraction", schedule)(T), np.asarray(schedule.sigma)[T], rtol=1e-6)
     found = network_time("log_ratio", schedule)
     np.testing.assert_allclose(found(T), np.log(ratio(schedule, T)) / 4, rtol=1e-4, atol=1e-5)
     assert np.isfinite(found(0))  # clean data

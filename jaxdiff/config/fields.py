@@ -99,7 +99,7 @@ class Diffusion:
     cond_dropout: float = 0.0
     offset_noise: float = 0.0
     input_perturbation: float = 0.0
-    time: Literal["level", "sigma", "log_ratio"] = "level"
+    time: Literal["level", "sigma", "fraction", "log_ratio"] = "level"
     sigma_data: float = 0.0
 
     def __post_init__(self):
