@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import meshes
+from jaxdiff import meshes, samplers
 from jaxdiff import model as models
 from jaxdiff.config import Config, checks
 from jaxdiff.data import Source
@@ -22,6 +22,7 @@ from jaxdiff.model.params import trained_shapes
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.plan import hlo
 from jaxdiff.train import base_model, initial, kept_step, parallel, setup
+from jaxdiff.types import Cond, Guided, Prediction
 
 
 class Program(NamedTuple):
@@ -149,6 +150,26 @@ def sampling(config: Config, devices: tuple, dtype: str = "bfloat16") -> list[Pr
     if config.latent.codec:
         programs.append(_decoder(config, placement, dtype, devices))
     return programs
+
+
+def evaluations(config: Config) -> int:
+    """Evaluations of the network for an image, counted while the config's sampler draws one number of N(0, 1).
+
+    An adaptive solver takes as many as its tolerance asks for there, which images may differ from.
+    """
+    schedule, sample, calls = config.diffusion.make_schedule(), config.sample, []
+
+    def denoise(x, t, cond):
+        jax.debug.callback(calls.append, t)
+        alpha, sigma = schedule(t)
+        return Prediction(alpha * x / (alpha**2 + sigma**2), sigma * x / (alpha**2 + sigma**2))
+
+    levels = sample.spacing(schedule, sample.steps)
+    x_T, one = schedule.std(levels[0]) * jnp.ones([1, 1]), Cond(label=jnp.zeros(1, jnp.int32))
+    path = jax.random.key(0), sample.sampler(), denoise, schedule, levels, x_T, Guided(one, one)
+    jax.block_until_ready(samplers.sample(*path))
+    jax.effects_barrier()
+    return len(calls)
 
 
 def _decoder(config, placement, dtype, devices):

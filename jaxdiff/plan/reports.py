@@ -67,7 +67,7 @@ def report(
     if config.train.parallel == "sharded":
         mesh = meshes.sizes(meshes.parse(config.train.mesh), len(devices))
     batch = config.train.batch_size if use == "train" else config.sample.batch_size
-    steps = 1 if use == "train" else config.sample.steps
+    steps = 1 if use == "train" else programs.evaluations(config)
     return Report(config.name, use, topology, len(devices), mesh, slices, batch, chip, tuple(made), steps)
 
 
@@ -136,7 +136,7 @@ def text(one: Report, price: float | None = None) -> str:
         lines += ["", *_program(program, one.chip)]
     lines.append("")
     if (whole := best(one)) is not None:
-        per = "step" if one.use == "train" else f"{one.batch} images, {one.steps} steps"
+        per = "step" if one.use == "train" else f"{one.batch} images, {one.steps} evaluations of the network"
         lines.append(f"at best         {_time(whole)} for each {per}: {one.batch / whole:.4g} images/s")
         if one.slices > 1:
             lines.append(f"network         what travels between the {one.slices} slices is not in these times")

@@ -16,8 +16,9 @@ import jaxdiff
 from jaxdiff import cli, meshes
 from jaxdiff import plan as plans
 from jaxdiff.cli import plan as command
-from jaxdiff.config import Config
+from jaxdiff.config import Config, load
 from jaxdiff.plan import chips, hlo, programs, reports
+from jaxdiff.samplers import SAMPLERS
 from jaxdiff.train import initial
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -267,3 +268,13 @@ def test_for_a_tpu(capsys):
     cli.main(["plan", "digits", "--topology", "v5e:2x2", "--train.batch-size", "64", "--net.channels", "32", "--json"])
     values = json.loads(capsys.readouterr().out)
     assert values["devices"] == 4 and values["seconds_at_best"] > 0 and values["fits"]
+
+
+@pytest.mark.parametrize(
+    "sampler, count", [("ddim", 10), ("ddim_cfgpp", 10), ("heun", 18), ("flow_heun", 19), ("predictor_corrector", 19)]
+)
+def test_evaluations_of_the_network_are_counted(sampler, count):
+    """Two a step of Heun's, but for the first out of pure noise (`heun` alone) and the last into clean data."""
+    config = load("digits")
+    sample = dataclasses.replace(config.sample, sampler=SAMPLERS.choice(sampler), steps=10)
+    assert programs.evaluations(dataclasses.replace(config, sample=sample)) == count
