@@ -33,7 +33,7 @@ def test_unknown_sources_say_what_was_meant(name, meant, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     with pytest.raises(ValueError) as error:
         data.load(name)
-    known = "(one of digits[:SPLIT], captioned[:SPLIT], folder:PATH, outlined[:SPLIT], tfds:NAME)"
+    known = "(one of digits[:SPLIT], captioned[:SPLIT], folder:PATH, outlined[:SPLIT], shards:PATTERN, tfds:NAME)"
     assert str(error.value) == f"unknown source {name!r}: did you mean {meant!r}? {known}"
 
 
@@ -63,6 +63,7 @@ def test_each_kind_has_its_own_options_alone():
         "captioned": ["split", "resize"],
         "tfds": ["name", "resize"],
         "folder": ["path", "skip_broken", "to_srgb"],
+        "shards": ["pattern", "skip_broken", "to_srgb"],
         "own": [],
     }
 

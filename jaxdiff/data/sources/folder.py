@@ -5,12 +5,11 @@ import logging
 import os
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from etils import epath
 
-from jaxdiff import progress
+from jaxdiff.data import broken
 from jaxdiff.data.base import SOURCES, Source
 from jaxdiff.data.caption_files import IMAGE_ENDINGS, captions_of
 from jaxdiff.data.listing import Listing, list_files
@@ -46,11 +45,12 @@ def load(
         raise ValueError(f"the images of folder:{path} have no shape of their own: set `image_shape`")
     root = epath.Path(path).expanduser()
     files = listed(root)
-    images, broken = image_files(files, root), {}
+    images, left_out = image_files(files, root), {}
     if skip_broken:
-        broken = find_broken(root, images.names, image_shape)
-        warn_of_broken(broken, len(images.names), root)
-        images = images.take(np.array([i for i, name in enumerate(images.names) if name not in broken]))
+        left_out = broken.find(functools.partial(_decoded, root, images.names, image_shape, to_srgb), len(images.names))
+        broken.warn(left_out, len(images.names), os.fspath(root))
+        left_out = {images.names[i]: error for i, error in left_out.items()}
+        images = images.take(np.array([i for i, name in enumerate(images.names) if name not in left_out]))
     classes, no_labels_reason = classes_of(images.names, root)
     caption, no_captions_reason = captions_of(images, files, root)
     fingerprint = images.digest()
@@ -60,7 +60,7 @@ def load(
         image_shape,
         classes,
         no_labels_reason,
-        skipped=tuple(os.fspath(root / name) for name in broken),
+        skipped=tuple(os.fspath(root / name) for name in left_out),
         identity=zlib.crc32("\n".join(images.names).encode("utf-8", "surrogatepass")),
         contents=functools.cache(functools.partial(contents_of, root, images)),
         caption=caption,
@@ -121,43 +121,6 @@ def classes_of(names: Sequence[str], root: epath.Path) -> tuple[tuple[str, ...],
     )
 
 
-def find_broken(root: epath.Path, names: Sequence[str], image_shape: tuple[int, int, int]) -> dict[str, str]:
-    """Decodes all files as training will; returns the names of those that fail, with the errors."""
-    from jaxdiff.data import image_decode
-
-    def broken(part):
-        errors = {}
-        for name in part:
-            try:
-                image_decode.read_image(root / name, image_shape)
-            except ValueError as error:
-                errors[name] = str(error)
-        return errors
-
-    parts = [names[i : i + 32] for i in range(0, len(names), 32)]
-    found = {}
-    threads = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
-    with threads as pool, progress.bar("looking through the images", len(names), delay=2.0) as advance:
-        for part, errors in zip(parts, pool.map(broken, parts)):
-            found |= errors
-            advance(len(part))
-    return found
-
-
-def warn_of_broken(broken: dict[str, str], count: int, root: epath.Path) -> None:
-    """Logs a warning of the files that are left out.
-
-    Raises:
-      ValueError: no file is left.
-    """
-    if not broken:
-        return
-    first = "; ".join([*broken.values()][:3]) + ("; ..." if len(broken) > 3 else "")
-    if len(broken) == count:
-        raise ValueError(f"none of the {count} images in {root} can be read: {first}")
-    log.warning("left out %d of the %d images in %s: %s", len(broken), count, root, first)
-
-
 def contents_of(root: epath.Path, images: Listing) -> int:
     """Checksum of the names and sizes of images, and of the beginnings of some of them, which takes no long reading."""
     found = zlib.crc32(images.sizes.tobytes(), zlib.crc32(images.names.buffer))
@@ -168,15 +131,18 @@ def contents_of(root: epath.Path, images: Listing) -> int:
     return found
 
 
-def _read(root, names, classes, image_shape, to_srgb, i):
+def _decoded(root, names, image_shape, to_srgb, i):
     from jaxdiff.data import image_decode
 
-    name = names[i]
+    return image_decode.read_image(root / names[i], image_shape, to_srgb)
+
+
+def _read(root, names, classes, image_shape, to_srgb, i):
     try:
-        image = image_decode.read_image(root / name, image_shape, to_srgb)
+        image = _decoded(root, names, image_shape, to_srgb, i)
     except ValueError as error:
         raise ValueError(
             f"{error}: put a sound file in its place; a new run can also do without it, or leave out all such files by "
             "`skip_broken`"
         ) from error
-    return {"image": image} | ({"label": classes.index(name.split("/")[0])} if classes else {})
+    return {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})

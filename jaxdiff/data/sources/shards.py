@@ -1,0 +1,189 @@
+"""Shards of webdataset: tar archives of images, captions and labels."""
+
+import fnmatch
+import functools
+import itertools
+import json
+import logging
+import os
+import re
+import zlib
+
+import numpy as np
+from etils import epath
+
+from jaxdiff.data import broken, tars
+from jaxdiff.data.base import SOURCES, Source
+from jaxdiff.data.captions import Captions, stored
+from jaxdiff.data.listing import Listing
+from jaxdiff.data.paths import index_file
+from jaxdiff.data.sources.folder import contents_of, listed
+
+log = logging.getLogger("jaxdiff")
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@SOURCES.register("shards")
+def load(
+    image_shape: tuple[int, int, int] | None, pattern: str = "", skip_broken: bool = False, to_srgb: bool = True
+) -> Source:
+    """The images of webdataset shards, uncompressed tar archives, cropped and resized to one shape.
+
+    Files of one name up to the first dot are an example: its image, its caption (.txt, .caption, or "caption" or "text" of
+    .json), and its label, a number, in .cls. They are read at random: the order is exact, as of a folder. The first start
+    looks through all archives and keeps an index of about 100 bytes an example.
+
+    Args:
+      image_shape: height, width and channels of the images.
+      pattern: of the archives, such as data/train-{0000..0099}.tar or gs://bucket/*.tar; a folder is all .tar below it.
+      skip_broken: look through all images, and leave out those that cannot be read and archives from where they are cut or
+        damaged; the log has their names.
+      to_srgb: convert colours by the profile in each file, see `jaxdiff.data.colours`.
+
+    Raises:
+      ValueError: no `image_shape`, no archive, no image, or an archive that is cut or damaged.
+      OSError: the folder is not there.
+    """
+    if not pattern:
+        raise ValueError("shards: must be shards:PATTERN, such as shards:data/*.tar")
+    if image_shape is None:
+        raise ValueError(f"the images of shards:{pattern} have no shape of their own: set `image_shape`")
+    root, archives = matched(pattern, ".tar")
+    digest = f"{archives.digest()} {skip_broken}"
+    make = functools.partial(tars.index_of, root, archives.names, skip_broken)
+    found = tars.stored_index(index_file(f"{root}/shards {pattern}"), digest, make)
+    if left := int(found.without_image.sum()):
+        log.warning("%d examples of %s have no image, and are left out", left, pattern)
+    if not len(found.keys):
+        raise ValueError(f"there is no image in the {len(archives.names)} archives {pattern}")
+    skipped = ()
+    if skip_broken:
+        left_out = broken.find(
+            functools.partial(_decoded, root, archives.names, found, image_shape, to_srgb), len(found.keys)
+        )
+        broken.warn(left_out, len(found.keys), pattern)
+        skipped = tuple(f"{archives.names[found.shard[i]]}: {found.keys[i]}" for i in left_out)
+        found = found.take(np.setdiff1d(np.arange(len(found.keys)), [*left_out]).astype(int))
+    classes, no_labels_reason = _classes(found, archives.names)
+    caption, no_captions_reason = _captions(found, root, archives.names, digest, pattern)
+    keys = zlib.crc32(np.ascontiguousarray(found.shard).tobytes(), zlib.crc32(found.keys.buffer))
+    return Source(
+        functools.partial(_read, root, archives.names, found, bool(classes), image_shape, to_srgb),
+        len(found.keys),
+        image_shape,
+        classes,
+        no_labels_reason,
+        skipped=skipped,
+        identity=keys,
+        contents=functools.cache(functools.partial(contents_of, root, archives)),
+        caption=caption,
+        no_captions_reason=no_captions_reason,
+        fingerprint=lambda: digest,
+    )
+
+
+def matched(pattern: str, ending: str) -> tuple[epath.Path, Listing]:
+    """The folder of a pattern of files, and those files below it, sorted by name.
+
+    Args:
+      pattern: path with `*`, `?`, `[...]` and ranges `{000..099}` in its last part; or a folder, for all files of that
+        ending below it.
+      ending: such as ".tar".
+
+    Raises:
+      ValueError: no such file.
+      OSError: the folder is not there.
+    """
+    path = epath.Path(pattern).expanduser()
+    if path.is_dir():
+        root, names = path, None
+    else:
+        root, names = path.parent, {*_ranges(path.name)}
+    found = listed(root)
+    if names is None:
+        chosen = np.flatnonzero(found.names.end_with(ending, any_case=True))
+    else:
+        fits = re.compile("|".join(fnmatch.translate(name) for name in names)).fullmatch
+        chosen = np.array([i for i, name in enumerate(found.names) if fits(name)], np.int64)
+    if not len(chosen):
+        raise ValueError(f"there is no file {pattern}" if names else f"there is no {ending} file below {pattern}")
+    return root, found.take(chosen)
+
+
+def _ranges(name):
+    """Names with each range {000..099} replaced by its numbers, as wide as the first of them."""
+    parts = RANGE.split(name)
+    numbers = [
+        [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+        for first, last in zip(parts[1::3], parts[2::3])
+    ]
+    for chosen in itertools.product(*numbers):
+        yield "".join(itertools.chain(*itertools.zip_longest(parts[::3], chosen, fillvalue="")))
+
+
+def _classes(found, names):
+    """Names of the labels, which are numbers; or (), and the reason, if an example has none."""
+    without = np.flatnonzero(found.label < 0)
+    if not len(without):
+        return tuple(str(i) for i in range(int(found.label.max()) + 1)), ""
+    first = f"{found.keys[without[0]]} of {names[found.shard[without[0]]]}"
+    return (), f"labels are files .cls, and {len(without)} of {len(found.keys)} examples have none, such as {first}"
+
+
+def _captions(found, root, names, digest, pattern):
+    """Captions, or the reason why there are none."""
+    without = np.flatnonzero(found.text[:, 1] < 0)
+    if len(without):
+        first = f"{found.keys[without[0]]} of {names[found.shard[without[0]]]}"
+        return None, (
+            f"captions are files .txt, .caption or .json, and {len(without)} of {len(found.keys)} examples have none, such "
+            f"as {first}"
+        )
+
+    def read(i):
+        return _text(tars.read(root / names[found.shard[i]], found.text[i]), found.is_json[i], i, found, names)
+
+    def read_all():
+        return Captions(read, len(found.keys)).texts
+
+    return Captions(read, len(found.keys), lambda: stored(index_file(f"{root}/texts {pattern}"), digest, read_all)), ""
+
+
+def _text(content, is_json, i, found, names):
+    where = f"the caption of {found.keys[i]} in {names[found.shard[i]]}"
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{where} is not UTF-8") from None
+    if not is_json:
+        return " ".join(text.split())
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error})") from None
+    said = [fields.get(name) for name in ("caption", "text")] if isinstance(fields, dict) else []
+    said = next((one for one in said if isinstance(one, str)), None)
+    if said is None:
+        raise ValueError(f"{where} has no text in its fields caption and text")
+    return " ".join(said.split())
+
+
+def _decoded(root, names, found, image_shape, to_srgb, i):
+    from jaxdiff.data import image_decode
+
+    path = root / names[found.shard[i]]
+    try:
+        return image_decode.decode(tars.read(path, found.image[i]), image_shape, to_srgb=to_srgb)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{found.keys[i]} in {os.fspath(path)} cannot be read ({reason})") from error
+
+
+def _read(root, names, found, labelled, image_shape, to_srgb, i):
+    try:
+        image = _decoded(root, names, found, image_shape, to_srgb, i)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: write the archive again; a new run can leave out such images by `skip_broken`"
+        ) from error
+    return {"image": image} | ({"label": int(found.label[i])} if labelled else {})

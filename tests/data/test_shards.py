@@ -1,0 +1,190 @@
+"""Shards of webdataset: their examples, exact order and resume, and what is damaged."""
+
+import io
+import json
+import os
+import tarfile
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdiff import data
+from jaxdiff.data import tars
+from jaxdiff.data.sources import shards
+
+SHAPE = (8, 8, 3)
+
+
+def picture(value, kind="PNG"):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (value, value, value)).save(file, kind)
+    return file.getvalue()
+
+
+def write(path, files):
+    """An archive of files by their names, in their order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content := content.encode() if isinstance(content, str) else content)
+            archive.addfile(info, io.BytesIO(content))
+    os.utime(path, (time.time() - 100,) * 2)
+    return path
+
+
+def values(source):
+    return [round(example["image"].mean()) for example in source]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Five examples in two archives, with captions and labels."""
+    folder = tmp_path / "data"
+    for shard, numbers in enumerate(((1, 2, 3), (4, 5))):
+        files = {}
+        for n in numbers:
+            files |= {f"{n:03}.png": picture(10 * n), f"{n:03}.txt": f"number\n {n}", f"{n:03}.cls": f"{n % 3}\n"}
+        write(folder / f"train-{shard:02}.tar", files)
+    return folder
+
+
+def test_examples_are_neighbours_of_one_name(two):
+    source = data.load(f"shards:{two}", SHAPE)
+    assert len(source) == 5 and values(source) == [10, 20, 30, 40, 50]
+    assert [example["caption"] for example in source] == [f"number {n}" for n in range(1, 6)]
+    assert [example["label"] for example in source] == [1, 2, 0, 1, 2] and source.classes == ("0", "1", "2")
+    assert list(source.captions()) == [f"number {n}" for n in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    "pattern, count",
+    [("train-*.tar", 5), ("train-{00..01}.tar", 5), ("train-{01..07}.tar", 2), ("train-0[0].tar", 3), ("*1*", 2)],
+)
+def test_patterns(two, pattern, count):
+    assert len(data.load(f"shards:{two / pattern}", SHAPE)) == count
+
+
+def test_ranges_are_as_wide_as_their_first_number():
+    assert [*shards._ranges("a{08..10}-{1..2}.tar")] == [f"a{n}-{m}.tar" for n in ("08", "09", "10") for m in (1, 2)]
+
+
+def test_captions_of_json_and_names_with_folders_and_dots(tmp_path):
+    files = {
+        "a/x.y.jpg": picture(40, "JPEG"),  # its ending is y.jpg, which is no image's
+        "a/1.JPG": picture(10, "JPEG"),
+        "a/1.json": json.dumps({"url": "u", "caption": "one"}),
+        "b/1.webp": picture(20, "WEBP"),
+        "b/1.json": json.dumps({"text": " two\twords "}),
+        "README": "no example",
+        ".hidden.png": picture(99),
+    }
+    write(tmp_path / "d" / "s.tar", files)
+    source = data.load(f"shards:{tmp_path}/d/s.tar", SHAPE)
+    assert values(source) == [10, 20] and list(source.captions()) == ["one", "two words"]
+    assert source.classes == () and "a/1 of s.tar" in source.no_labels_reason
+
+
+def test_the_order_is_that_of_a_folder_of_the_same_images(two, tmp_path):
+    """Exactly, from any step, on any number of processes."""
+    for n in range(1, 6):
+        path = tmp_path / "folder" / f"{n:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture(10 * n))
+    of = lambda source, **options: next(data.batches(source, 2, seed=3, steps_per_call=2, **options))["image"][
+        ..., 0, 0, 0
+    ]
+    both = data.load(f"shards:{two}", SHAPE), data.load(f"folder:{tmp_path}/folder", SHAPE)
+    for start in (0, 1, 7):
+        one, other = (of(source, start_step=start) for source in both)
+        np.testing.assert_array_equal(one, other)
+        parts = [of(both[0], start_step=start, process_index=p, process_count=2) for p in (0, 1)]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), one)
+
+
+def test_the_index_is_made_once_and_made_anew_where_a_shard_changes(two, monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        tars, "_of_shard", lambda path, *rest, make=tars._of_shard: looked.append(path.name) or make(path, *rest)
+    )
+    first = data.load(f"shards:{two}", SHAPE)
+    assert len(looked) == 2
+    again = data.load(f"shards:{two}", SHAPE)
+    assert len(looked) == 2 and again.identity == first.identity and values(again) == values(first)
+    write(two / "train-01.tar", {"x.png": picture(70)})
+    changed = data.load(f"shards:{two}", SHAPE)
+    assert len(looked) == 4 and values(changed) == [10, 20, 30, 70] and changed.identity != first.identity
+    stored = next((two.parent / "cache" / "index").glob("*.npz"))
+    stored.write_bytes(b"damaged")
+    assert values(data.load(f"shards:{two}", SHAPE)) == [10, 20, 30, 70]
+
+
+def test_a_moved_folder_is_known(two, tmp_path):
+    known = lambda source: (source.identity, source.contents())
+    before = known(data.load(f"shards:{two}", SHAPE))
+    two.rename(tmp_path / "elsewhere")
+    assert known(data.load(f"shards:{tmp_path}/elsewhere", SHAPE)) == before
+
+
+def cut(path, count):
+    path.write_bytes(path.read_bytes()[:count])
+
+
+@pytest.mark.parametrize("count, kept", [(512 + 100, 3), (512 * 7, 4), (3, 3), (0, 3)])
+def test_a_cut_shard_is_refused_or_used_until_there(two, caplog, count, kept):
+    """In the first image; behind the second file of the second example, where no header is missed; in the first header."""
+    cut(two / "train-01.tar", count)
+    with pytest.raises(ValueError, match=r"train-01\.tar .*write it again, or use what comes before by `skip_broken`"):
+        data.load(f"shards:{two}", SHAPE)
+    source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
+    assert len(source) == kept and "train-01.tar" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        ({"1.txt": "alone"}, "there is no image in the 1 archives"),
+        ({"1.png": picture(1), "1.cls": "cat"}, r"the label 1.cls is 'cat', and must be a number"),
+        ({"1.png": picture(1), "1.json": "{"}, r"the caption of 1 in s.tar is not JSON"),
+        ({"1.png": picture(1), "1.json": "[]"}, r"the caption of 1 in s.tar has no text in its fields"),
+        ({"1.png": picture(1), "1.txt": b"\xff\xfe"}, r"the caption of 1 in s.tar is not UTF-8"),
+    ],
+)
+def test_odd_contents_are_named(tmp_path, files, message):
+    write(tmp_path / "d" / "s.tar", files)
+    with pytest.raises(ValueError, match=message):
+        list(data.load(f"shards:{tmp_path}/d", SHAPE))
+
+
+def test_broken_images_are_named_or_left_out(two, caplog):
+    write(two / "train-02.tar", {"6.png": b"no image", "6.txt": "six", "6.cls": "0"})
+    with pytest.raises(ValueError, match=r"6 in .*train-02.tar cannot be read \(it is no image\).*`skip_broken`"):
+        list(data.load(f"shards:{two}", SHAPE))
+    source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
+    assert len(source) == 5 and source.skipped == ("train-02.tar: 6",) and "left out 1 of the 6" in caplog.text
+
+
+def test_what_is_no_archive_is_refused(two, tmp_path):
+    (two / "more.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(ValueError, match=r"more\.tar is no whole tar archive"):
+        data.load(f"shards:{two}", SHAPE)
+    with tarfile.open(two / "more.tar", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("1.png"))
+    with pytest.raises(ValueError, match=r"more\.tar is no whole tar archive without compression"):
+        data.load(f"shards:{two}", SHAPE)
+    for pattern, error, message in (
+        ("", ValueError, "such as shards:data"),
+        (f"{two}/none-*.tar", ValueError, "there is no file"),
+        (f"{tmp_path}/nowhere/*.tar", OSError, "nowhere is not there"),
+    ):
+        with pytest.raises(error, match=message):
+            data.load(f"shards:{pattern}", SHAPE)
+    with pytest.raises(ValueError, match="set `image_shape`"):
+        data.load(f"shards:{two}")
