@@ -143,6 +143,19 @@ def test_output_that_cannot_be_written_is_named(command):
     assert (done.returncode, done.stderr) == (2, "jaxdiff: error: standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_output_that_is_closed_is_as_one_that_nobody_reads(closed, tmp_path):
+    done = jaxdiff_in_a_shell(f"$JAXDIFF pretrained {closed}; echo $?; $JAXDIFF pretraine {closed}; echo $?")
+    assert [line for line in done.stdout.splitlines() if line.isdecimal()] == ["0", "2"]
+    said = ["jaxdiff: error: unknown command 'pretraine': did you mean 'pretrained'?"]
+    assert [line.partition(" (")[0] for line in done.stderr.splitlines()] == ([] if "2" in closed else said)
+
+
+def test_a_bar_is_drawn_into_an_error_output_that_is_closed(tmp_path):
+    command = f"$JAXDIFF sample digits --num=1 --steps=1 --out={tmp_path}/a.png >&- 2>&-"
+    assert jaxdiff_in_a_shell(command).returncode == 0 and (tmp_path / "a.png").stat().st_size
+
+
 def test_letters_that_the_terminal_lacks_are_escaped():
     done = jaxdiff_in_a_shell("$JAXDIFF sample --help", PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and "--individual" in done.stdout and not done.stderr

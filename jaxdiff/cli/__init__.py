@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     signal n.
     """
     args = sys.argv[1:] if argv is None else argv
+    open_closed_streams()
     take_all_letters()
     if odd := next((arg for arg in args if not arg.isprintable() and _has_surrogates(arg)), None):
         end(f"error: the argument {os.fsencode(odd)!r} is not {_encoding_of(odd)}", 2)
@@ -104,6 +105,22 @@ def _encoding_of(arg):
     except UnicodeDecodeError:
         return "UTF-8"
     return f"of the locale's encoding {sys.getfilesystemencoding()}: set PYTHONUTF8=1"
+
+
+def open_closed_streams() -> None:
+    """Opens the null device where the shell has closed standard input, output or error (`>&-`).
+
+    In their order, so that each has its own number again: else the next file that is opened has it, such as a checkpoint,
+    and is written into by libraries that report there.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        setattr(sys, name, open(os.devnull, mode))
 
 
 def take_all_letters() -> None:
