@@ -12,22 +12,26 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from helpers import TINY, fails, tiny_config
 from PIL import Image
 
 import jaxdiff
 from jaxdiff import cli, data
+from jaxdiff import config as configs
+from jaxdiff import model as models
 from jaxdiff.cli import adapters, edit, evaluate, files, sample, train
 from jaxdiff.config import Config, Data, Sample, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
 from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
-from jaxdiff.model import shipped
+from jaxdiff.model import checkpoints, runs, shipped
+from jaxdiff.model.interop import weights
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.edit import attention, inversions, run
 from jaxdiff.pipeline.labels import parse_labels
 from jaxdiff.text import tokenizer
-from jaxdiff.train import base_model, setup
+from jaxdiff.train import base_model, kept_step, setup
 
 
 def picture(path, mode="RGB", alpha=255):
@@ -92,6 +96,39 @@ def test_a_pipe_in_place_of_a_picture_is_refused_and_not_waited_for(tmp_path):
     ):
         with pytest.raises((OSError, ValueError), match="it is a pipe, a socket or a device: save it as a file first"):
             read()
+
+
+PIPES = {  # file that is a pipe, and what reads it
+    "weights": ("m.safetensors", lambda root: jaxdiff.load(f"{root}/m.safetensors")),
+    "the config of weights": ("m.safetensors", lambda root: models.load_config(f"{root}/m.safetensors")),
+    "a model of no ending": ("m", lambda root: jaxdiff.load(f"{root}/m")),
+    "an adapter": ("m.safetensors", lambda root: models.load_adapter(f"{root}/m.safetensors")),
+    "an adapter of a base": (
+        "m.safetensors",
+        lambda root: jaxdiff.with_adapters(jaxdiff.load("captioned"), f"{root}/m.safetensors"),
+    ),
+    "an IP-Adapter": (
+        "m.safetensors",
+        lambda root: models.with_ip_adapter(jaxdiff.load("captioned"), f"{root}/m.safetensors", str(root)),
+    ),
+    "the config of a run": ("config.json", lambda root: jaxdiff.load(str(root))),
+    "the index of a pipeline": ("model_index.json", lambda root: jaxdiff.load(str(root))),
+    "weights of Flax": ("m.msgpack", lambda root: weights.opened([root / "m.msgpack"]).__enter__()),
+    "a tokenizer": ("tokenizer.json", lambda root: tokenizer.load(root)),
+    "the tokenizer of a run": ("tokenizer.json", lambda root: runs.frozen_models(root)),
+    "a checkpoint": ("checkpoints/2/rest/_METADATA", lambda root: checkpoints.restore_raw(root / "checkpoints", {})),
+    "a compiled step": ("step.bin", lambda root: kept_step.check(root / "step.bin")),
+    "a config": ("mine.py", lambda root: configs.load(f"{root}/mine.py")),
+    "code to import": ("mine.py", lambda root: cli.import_module(f"{root}/mine.py")),
+}
+
+
+@pytest.mark.parametrize("name, read", PIPES.values(), ids=PIPES)
+def test_a_pipe_in_place_of_weights_or_a_config_is_refused_and_not_waited_for(name, read, tmp_path):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((OSError, ValueError), match="it is a pipe, a socket or a device: save it as a file first"):
+        read(epath.Path(tmp_path))
 
 
 def test_jpegs_by_their_other_endings_are_read(tmp_path):

@@ -249,12 +249,16 @@ def import_module(name: str) -> None:
     """Imports a module by its name, or a Python file by its path.
 
     Raises:
+      OSError: the file is a pipe or a device.
       ValueError: there is none, or its code fails.
     """
     if not name.endswith(".py"):
         with of_code(f"--import {name}"):
             importlib.import_module(name)
         return
+    from jaxdiff.files import check_regular  # here, for it imports much that other commands do without
+
+    check_regular(name)
     if not Path(name).is_file():
         raise ValueError(f"--import {name}: there is no such file")
     spec = importlib.util.spec_from_file_location(Path(name).stem, Path(name).resolve())

@@ -18,7 +18,7 @@ from flax import traverse_util
 from jaxdiff import config as configs
 from jaxdiff import disk, sharding
 from jaxdiff.config import Config
-from jaxdiff.files import write_whole
+from jaxdiff.files import check_regular, write_whole
 from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import param_shapes
 from jaxdiff.text import tokenizer
@@ -68,9 +68,11 @@ def opened(path: epath.PathLike):
 
     Raises:
       FileNotFoundError: there is no such file.
+      OSError: it is a pipe or a device.
       ValueError: it is of another kind.
     """
     path = epath.Path(path)
+    check_regular(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
     with contextlib.ExitStack() as stack:

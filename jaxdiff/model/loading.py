@@ -14,6 +14,7 @@ from jaxdiff.adapt.adapter import Adapter, from_bytes
 from jaxdiff.arguments import check_type, plain
 from jaxdiff.config import Config
 from jaxdiff.errors import unknown
+from jaxdiff.files import read_regular
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file, weights
@@ -149,8 +150,9 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         raise unknown("adapter", name, shipped.adapter_names())
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: give a run that has adapted a model, or its adapter.safetensors")
+    content = read_regular(path)
     try:
-        return from_bytes(path.read_bytes())
+        return from_bytes(content)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
 
