@@ -327,7 +327,7 @@ def _check_adapt(config):
         raise ValueError(f"`adapt` {a.kind} needs the model that is adapted: name it as `base`")
     if a.low_rank:
         lora.pattern(a.targets)  # raises
-        if a.rank < 1 or not 0 <= a.dropout < 1 or (a.alpha is not None and a.alpha <= 0):
+        if a.rank < 1 or not 0 <= a.dropout < 1 or (a.alpha is not None and not 0 < a.alpha < math.inf):
             raise ValueError("`adapt.rank` must be at least 1, `adapt.dropout` in [0, 1), and `adapt.alpha` above 0")
     if a.kind == "few_steps":
         _check_few_steps(config)
