@@ -16,7 +16,7 @@ from etils import epath
 from flax import traverse_util
 
 from jaxdiff import config as configs
-from jaxdiff import disk, sharding
+from jaxdiff import disk, sharding, tensor_files
 from jaxdiff.config import Config
 from jaxdiff.files import check_regular, write_whole
 from jaxdiff.model.model import Model, Origin
@@ -40,17 +40,17 @@ def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: another kind of file, or weights that do not fit its own config; nothing is loaded then.
+      ValueError: another kind of file, weights that do not fit its own config, or a damaged file; nothing is loaded then.
     """
     check_dtype(dtype)
     with opened(path) as file:
-        header = file.metadata() or {}
+        header = whole = _header_of(path, file)
         found = {name.removesuffix(":"): said for name, said in submodels_of(header).items()}
         owners = {key: next((name for name in found if key.startswith(f"{name}:")), "") for key in file.keys()}
 
         def one(name, header):
             keys = {key.removeprefix(f"{name}:"): key for key, owner in owners.items() if owner == name}
-            return _model(path, file, keys, header, jnp.dtype(dtype), placement)
+            return _model(path, file, keys, header, whole, jnp.dtype(dtype), placement)
 
         submodels = {EARLIER.get(name, name): one(name, said) for name, said in found.items()}
         return one("", header).replace(submodels=submodels)
@@ -88,9 +88,26 @@ def opened(path: epath.PathLike):
 
 
 def header_of(path: epath.PathLike) -> dict[str, str]:
-    """The metadata of a .safetensors file, without its tensors."""
+    """The metadata of a .safetensors file, without its tensors; ValueError where it is damaged."""
     with opened(path) as file:
-        return file.metadata() or {}
+        return _header_of(path, file)
+
+
+def _header_of(path, file):
+    header = file.metadata() or {}
+    _check_whole(path, header)
+    return header
+
+
+def _check_whole(path, header, tensors=None):
+    if reason := tensor_files.damaged(header, tensors):
+        raise ValueError(f"{path} is damaged ({reason}): export or copy it again")
+
+
+def _tensor(path, file, key, whole):
+    value = file.get_tensor(key)
+    _check_whole(path, whole, {key: value})
+    return value
 
 
 def submodels_of(header: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -98,8 +115,8 @@ def submodels_of(header: dict[str, str]) -> dict[str, dict[str, str]]:
     return json.loads(header.get("submodels", header.get("parts", "{}")))
 
 
-def _model(path, file, keys, header, dtype, placement):
-    """The model with this header, of the tensors that `keys` lists by their paths in its parameters."""
+def _model(path, file, keys, header, whole, dtype, placement):
+    """The model with this header, of the tensors that `keys` lists by their paths; `whole` is the header of the file."""
     if not {"config", "about"} <= set(header):
         raise ValueError(f"{path} does not say what network it is of: give a file that jaxdiff export has written")
     config = runs_here(configs.from_json(header["config"], where=f"the config in {path}"))
@@ -111,7 +128,10 @@ def _model(path, file, keys, header, dtype, placement):
     about = json.loads(header["about"])
     if not isinstance(about, dict) or not set(ORIGIN) <= set(about):
         raise ValueError(f"{path} does not say {', '.join(ORIGIN)}: give a file that jaxdiff export has written")
-    flat = {name: sharding.placed(name, file.get_tensor(key).astype(dtype), placement) for name, key in keys.items()}
+    flat = {
+        name: sharding.placed(name, _tensor(path, file, key, whole).astype(dtype), placement)
+        for name, key in keys.items()
+    }
     return Model(
         config=in_dtype(config, dtype),
         params=traverse_util.unflatten_dict(flat, sep="/"),
@@ -149,7 +169,7 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
     if not all(np.isfinite(value).all() for value in flat.values()):
         raise ValueError(f"some weights are not finite as {dtype}: choose `dtype`=float32")
     header = _header(model) | ({"submodels": json.dumps(headers)} if headers else {})
-    write_whole(path, safetensors.numpy.save(flat, header))
+    write_whole(path, safetensors.numpy.save(flat, tensor_files.with_checksums(flat, header)))
 
 
 def _flat(prefix, model):
