@@ -45,6 +45,7 @@ COMMANDS = {  # module in jaxdiff.cli, the first argument and how help calls it
     "plan": ("plan", "a config or a model, such as stable_diffusion_1", "CONFIG"),
     "pretrained": ("pretrained", None, ""),
 }
+INSTALLED_BY = {"gcsfs": "'jaxdiff[gcs]'", "s3fs": "s3fs"}  # what fsspec misses for addresses of buckets
 ELSEWHERE = ("plan",)  # commands that compile for other devices, where flags for a CPU would do harm
 
 
@@ -156,6 +157,8 @@ def text_of(error: Exception, args: list[str]) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = error.filename or ("standard output" if error.errno in disk.FULL else "")  # files.whole names its own
         text = f"{name}: {error.strerror}" if name else error.strerror
+    if package := next((package for package in INSTALLED_BY if f"nstall {package} to access" in text), None):
+        text += f": pip install {INSTALLED_BY[package]}"
     module = next((COMMANDS[arg][0] for arg in args if arg in COMMANDS), None)
     default = getattr(sys.modules.get(f"jaxdiff.cli.{module}"), "DEFAULT", None)
     return as_flags(text, flags_of(default) if default else ())

@@ -47,6 +47,7 @@ def check(config: Config, devices: int | None = None, local: int | None = None, 
     config.net.check_image(config.shape)
     if config.role == "denoiser":
         check_kind(config.diffusion.predict, config.diffusion.make_schedule())
+        _check_base(config)
         _check_denoiser(config)
         _check_conditions(config)
         _check_adapt(config)
@@ -147,7 +148,7 @@ def _check_latent(config):
     L, d, net = config.latent, config.data, config.net
     if (L.codec is None) != (L.shape is None):
         raise ValueError("`latent.codec` and `latent.shape` go together: name both, or leave both out")
-    if L.scaling_factor is not None and not (L.codec and L.scaling_factor > 0):
+    if L.scaling_factor is not None and not (L.codec and 0 < L.scaling_factor < math.inf):
         raise ValueError(f"`latent.scaling_factor`={L.scaling_factor} must be above 0, and goes with `latent.codec`")
     if bool(L.text_encoder) != bool(net.context_dim):
         raise ValueError(
@@ -253,6 +254,21 @@ def _check_scales(d, schedule):
             f"`diffusion.schedule`={d.schedule.kind} gives the network inputs of any size: add EDM's preconditioning by "
             "`diffusion.sigma_data`, such as 0.5, and its `diffusion.weighting`=edm, or choose a schedule that preserves "
             "the variance, or rectified_flow"
+        )
+
+
+def _check_base(config):
+    """What a base model lacks is said before what follows from it."""
+    base, prompts = config.adapt.base, config.sample.prompts
+    if base is not None and prompts and not config.net.context_dim:
+        raise ValueError(
+            f"`adapt.base` {base} takes no texts, and `sample.prompts` are some: choose a base of texts, such as "
+            "captioned, or leave them out"
+        )
+    if base is not None and config.net.vector_dim == augment.DIM and not config.data.augment:
+        raise ValueError(
+            f"the network of `adapt.base` {base} takes the amounts of `data.augment`, with which it was trained: give "
+            "that, too, such as 0.1, or choose another base"
         )
 
 

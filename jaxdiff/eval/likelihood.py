@@ -156,7 +156,7 @@ def bound_terms(
 
 
 def _check_range(x0):
-    """Refuses numbers far outside of [-1, 1], which the decoder counts to its first and last bin; unless they are traced."""
+    """Refuses numbers far outside of [-1, 1], which the decoder counts to its end bins; unless they are traced."""
     if is_traced(x0) or (isinstance(x0, jax.Array) and not x0.is_fully_addressable):
         return
     if not np.abs(np.asarray(x0)).max(initial=0) <= FARTHEST:

@@ -131,7 +131,7 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         >>> star.metadata["base"], list(star.new_tokens)
         ('captioned', ['<star>'])
     """
-    name = os.path.expanduser(name)
+    name = _as_name(name, "an adapter")
     if name.startswith("hf:"):
         return load_adapter(hub.local(name), model)
     path = epath.Path(name)
@@ -247,9 +247,9 @@ def _named(config, name):
     return dataclasses.replace(config, name=hub.parsed(name).repo.partition("/")[2])
 
 
-def _as_name(name):
+def _as_name(name, what="a model"):
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
-        raise ValueError(f"a model must be given by its name or path, not {name!r}")
+        raise ValueError(f"{what} must be given by its name or path, not {name!r}")
     return os.path.expanduser(name)  # which no shell does behind an equals sign
 
 
