@@ -205,6 +205,18 @@ def test_an_argument_that_the_locale_lacks_is_not_called_other_than_utf_8():
     assert done.returncode == 2 and "is not of the locale's encoding ascii: set PYTHONUTF8=1" in done.stderr
 
 
+def test_a_changed_bit_of_an_inversion_is_noticed(tmp_path):
+    path, model = tmp_path / "i.safetensors", jaxdiff.load("digits")
+    image, trajectory = np.zeros([28, 28, 1], np.uint8), np.zeros([2, 1, 28, 28, 1], np.float32)
+    inversions.save(path, inversions.Inversion(image, trajectory, np.arange(2), "7"), model)
+    content = bytearray(path.read_bytes())
+    assert inversions.load(path, model).source == "7"
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"i.safetensors is damaged \(the checksum of .* is not what was written\)"):
+        inversions.load(path, model)
+
+
 def test_an_adapter_is_given_once_by_whatever_name(tmp_path):
     model, star = jaxdiff.load("captioned"), shipped.ADAPTERS / "star.safetensors"
     with pytest.raises(ValueError, match=r"star.safetensors is the adapter star, too: give it once"):
