@@ -28,6 +28,7 @@ from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
 from jaxdiff.model import checkpoints, runs, shipped
 from jaxdiff.model.interop import weights
+from jaxdiff.nets.inception import load_inception
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.edit import attention, inversions, run
 from jaxdiff.pipeline.labels import parse_labels
@@ -115,6 +116,7 @@ PIPES = {  # file that is a pipe, and what reads it
     "the config of a run": ("config.json", lambda root: jaxdiff.load(str(root))),
     "the index of a pipeline": ("model_index.json", lambda root: jaxdiff.load(str(root))),
     "weights of Flax": ("m.msgpack", lambda root: weights.opened([root / "m.msgpack"]).__enter__()),
+    "weights of Inception": ("i.safetensors", lambda root: load_inception(root / "i.safetensors")),
     "a tokenizer": ("tokenizer.json", lambda root: tokenizer.load(root)),
     "the tokenizer of a run": ("tokenizer.json", lambda root: runs.frozen_models(root)),
     "a checkpoint": ("checkpoints/2/rest/_METADATA", lambda root: checkpoints.restore_raw(root / "checkpoints", {})),
