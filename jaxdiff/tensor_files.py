@@ -14,6 +14,10 @@ CHECKSUMS = "checksums"  # key in the header
 WHOLE_HEADER = ""  # no tensor has this name
 
 
+class Damaged(ValueError):
+    """A file that is not as it was written; the message says what of it."""
+
+
 def with_checksums(tensors: Mapping[str, np.ndarray], header: Mapping[str, str]) -> dict[str, str]:
     """The header of a file with the checksums of its tensors and of itself.
 
@@ -26,31 +30,40 @@ def with_checksums(tensors: Mapping[str, np.ndarray], header: Mapping[str, str])
         >>> import numpy as np
         >>> from jaxdiff import tensor_files
         >>> header = tensor_files.with_checksums({"w": np.zeros(3)}, {"about": "nothing"})
-        >>> tensor_files.damaged(header, {"w": np.zeros(3)}), tensor_files.damaged(header, {"w": np.ones(3)})
-        ('', 'the checksum of w is not what was written')
+        >>> tensor_files.check(tensor_files.checksums_of(header), {"w": np.ones(3)})
+        Traceback (most recent call last):
+        jaxdiff.tensor_files.Damaged: the checksum of w is not what was written
     """
     sums = {WHOLE_HEADER: _of_header(header)} | {name: _of_tensor(value) for name, value in tensors.items()}
     return {**header, CHECKSUMS: json.dumps(sums)}
 
 
-def damaged(header: Mapping[str, str], tensors: Mapping[str, np.ndarray] | None = None) -> str:
-    """Says what is not as it was written, of some tensors and the header; "" where all is, and without checksums.
+def checksums_of(header: Mapping[str, str]) -> Mapping[str, int]:
+    """The checksums in a header, which has its own; {} of a file without.
 
-    Args:
-      header: of the file.
-      tensors: those of its tensors that were read, as the file holds them; None compares the header alone.
+    Raises:
+      Damaged: the header is not as it was written.
     """
     if CHECKSUMS not in header:
-        return ""
+        return {}
     try:
         sums = dict(json.loads(header[CHECKSUMS]))
     except (TypeError, ValueError):
-        return "its checksums cannot be read"
+        raise Damaged("its checksums cannot be read") from None
     if sums.get(WHOLE_HEADER) != _of_header(header):
-        return "the checksum of its header is not what was written"
-    wrong = (name for name, value in (tensors or {}).items() if sums.get(name) != _of_tensor(value))
-    name = next(wrong, None)
-    return "" if name is None else f"the checksum of {name} is not what was written"
+        raise Damaged("the checksum of its header is not what was written")
+    return sums
+
+
+def check(sums: Mapping[str, int], tensors: Mapping[str, np.ndarray]) -> None:
+    """Compares tensors, as the file holds them, with what `checksums_of` says; without checksums none.
+
+    Raises:
+      Damaged: one is not as it was written; it is named.
+    """
+    for name, value in tensors.items() if sums else ():
+        if sums.get(name) != _of_tensor(value):
+            raise Damaged(f"the checksum of {name} is not what was written")
 
 
 def _of_tensor(value):

@@ -88,8 +88,10 @@ def from_bytes(content: bytes) -> Adapter:
         header = header["__metadata__"]
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise wrong from None
-    if reason := tensor_files.damaged(header, tensors):
-        raise ValueError(f"is damaged ({reason}): export or copy it again")
+    try:
+        tensor_files.check(tensor_files.checksums_of(header), tensors)
+    except tensor_files.Damaged as error:
+        raise ValueError(f"is damaged ({error}): export or copy it again") from None
     try:
         metadata = dict(json.loads(header["adapter"]))
         tensors = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}

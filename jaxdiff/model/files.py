@@ -44,13 +44,14 @@ def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
     """
     check_dtype(dtype)
     with opened(path) as file:
-        header = whole = _header_of(path, file)
+        header = _header_of(path, file)
+        sums = tensor_files.checksums_of(header)
         found = {name.removesuffix(":"): said for name, said in submodels_of(header).items()}
         owners = {key: next((name for name in found if key.startswith(f"{name}:")), "") for key in file.keys()}
 
         def one(name, header):
             keys = {key.removeprefix(f"{name}:"): key for key, owner in owners.items() if owner == name}
-            return _model(path, file, keys, header, whole, jnp.dtype(dtype), placement)
+            return _model(path, file, keys, header, sums, jnp.dtype(dtype), placement)
 
         submodels = {EARLIER.get(name, name): one(name, said) for name, said in found.items()}
         return one("", header).replace(submodels=submodels)
@@ -95,18 +96,24 @@ def header_of(path: epath.PathLike) -> dict[str, str]:
 
 def _header_of(path, file):
     header = file.metadata() or {}
-    _check_whole(path, header)
+    with _named(path):
+        tensor_files.checksums_of(header)
     return header
 
 
-def _check_whole(path, header, tensors=None):
-    if reason := tensor_files.damaged(header, tensors):
-        raise ValueError(f"{path} is damaged ({reason}): export or copy it again")
+@contextlib.contextmanager
+def _named(path):
+    """Errors of a damaged file name it."""
+    try:
+        yield
+    except tensor_files.Damaged as error:
+        raise ValueError(f"{path} is damaged ({error}): export or copy it again") from None
 
 
-def _tensor(path, file, key, whole):
+def _tensor(path, file, key, sums):
     value = file.get_tensor(key)
-    _check_whole(path, whole, {key: value})
+    with _named(path):
+        tensor_files.check(sums, {key: value})
     return value
 
 
@@ -115,8 +122,8 @@ def submodels_of(header: dict[str, str]) -> dict[str, dict[str, str]]:
     return json.loads(header.get("submodels", header.get("parts", "{}")))
 
 
-def _model(path, file, keys, header, whole, dtype, placement):
-    """The model with this header, of the tensors that `keys` lists by their paths; `whole` is the header of the file."""
+def _model(path, file, keys, header, sums, dtype, placement):
+    """The model with this header, of the tensors that `keys` lists by their paths, and `sums` their checksums."""
     if not {"config", "about"} <= set(header):
         raise ValueError(f"{path} does not say what network it is of: give a file that jaxdiff export has written")
     config = runs_here(configs.from_json(header["config"], where=f"the config in {path}"))
@@ -129,7 +136,7 @@ def _model(path, file, keys, header, whole, dtype, placement):
     if not isinstance(about, dict) or not set(ORIGIN) <= set(about):
         raise ValueError(f"{path} does not say {', '.join(ORIGIN)}: give a file that jaxdiff export has written")
     flat = {
-        name: sharding.placed(name, _tensor(path, file, key, whole).astype(dtype), placement)
+        name: sharding.placed(name, _tensor(path, file, key, sums).astype(dtype), placement)
         for name, key in keys.items()
     }
     return Model(

@@ -88,10 +88,8 @@ def load(path: epath.PathLike, model: Model) -> Inversion:
     try:
         arrays = safetensors.numpy.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        about, reason = (
-            json.loads(header["__metadata__"]["inversion"]),
-            tensor_files.damaged(header["__metadata__"], arrays),
-        )
+        about = json.loads(header["__metadata__"]["inversion"])
+        tensor_files.check(tensor_files.checksums_of(header["__metadata__"]), arrays)
         inversion = Inversion(
             arrays["image"],
             arrays["trajectory"],
@@ -103,10 +101,10 @@ def load(path: epath.PathLike, model: Model) -> Inversion:
         )
         if "embeddings" in arrays and set(inversion.search) != set(SEARCH):
             raise wrong
+    except tensor_files.Damaged as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again, or invert the image again") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise wrong from None
-    if reason:
-        raise ValueError(f"{path} is damaged ({reason}): copy it again, or invert the image again")
     if about.get("fingerprint") != fingerprint(model):
         raise ValueError(
             f"{path} is an inversion by another model ({about.get('model')}): invert the image again with this one"
