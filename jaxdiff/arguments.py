@@ -124,6 +124,9 @@ def check_own_types(options: Any) -> None:
     for field in dataclasses.fields(options):
         value, kind = plain(getattr(options, field.name)), kinds[field.name]
         if not _is_of(value, kind):
+            if typing.get_origin(kind) is typing.Literal:
+                known = " or ".join(map(repr, typing.get_args(kind)))
+                raise ValueError(f"{field.name}={value!r} must be {known}")
             check_type(field.name, value, kind)
         object.__setattr__(options, field.name, value)
 

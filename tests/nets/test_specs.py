@@ -19,7 +19,7 @@ REFUSED = {
     "half a block": (lambda: UNetConfig(blocks=1.5), "blocks=1.5 must be of type int | tuple[int, ...]"),
     "a flag as text": (lambda: UNetConfig(remat="no"), "remat='no' must be of type bool"),
     "a flag as number": (lambda: UNetConfig(num_classes=True), "num_classes=True must be of type int"),
-    "a mode that there is not": (lambda: UNetConfig(time_mode="mul"), "time_mode='mul' must be of type Literal"),
+    "a mode that there is not": (lambda: UNetConfig(time_mode="mul"), "time_mode='mul' must be 'add' or 'scale_shift'"),
     "no frequency": (lambda: UNetConfig(freq_shift=float("nan")), "freq_shift=nan must be a finite number"),
     "a classifier": (lambda: ClassifierConfig(out_channels=None), "out_channels=None must be of type int"),
     "a DiT": (lambda: DiTConfig(width="384"), "width='384' must be of type int"),
