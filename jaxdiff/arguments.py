@@ -1,6 +1,8 @@
 """Checks of arguments, whose errors name the argument that is wrong."""
 
 import dataclasses
+import functools
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -88,19 +90,64 @@ def check_fields(options: Any, where: str = "") -> Any:
         Traceback (most recent call last):
         ValueError: `steps`='3' must be of type int
     """
-    types, changed = typing.get_type_hints(type(options)), {}
+    kinds, changed = typing.get_type_hints(type(options)), {}
     for field in dataclasses.fields(options):
         value, default = getattr(options, field.name), field.default
         if dataclasses.is_dataclass(default) and not isinstance(default, type):
-            kind = types[field.name] if isinstance(default, Choice) else type(default)
+            kind = kinds[field.name] if isinstance(default, Choice) else type(default)
             if not isinstance(value, kind):
                 raise ValueError(f"`{where}{field.name}` must be a {kind.__name__}, not {value!r}")
             found = check_fields(value, f"{where}{field.name}.")
         else:
-            found = check_type(f"`{where}{field.name}`", plain(value), types[field.name])
+            found = check_type(f"`{where}{field.name}`", plain(value), kinds[field.name])
         if found is not value:
             changed[field.name] = found
     return dataclasses.replace(options, **changed) if changed else options
+
+
+def check_own_types(options: Any) -> None:
+    """Checks the types of a frozen dataclass's fields as it is made, before they are compared with anything.
+
+    In its `__post_init__`; its values are then `plain`.
+
+    Raises:
+      ValueError: a field of another type; it is named.
+
+    Example::
+
+        >>> from jaxdiff import UNetConfig
+        >>> UNetConfig(groups="4")
+        Traceback (most recent call last):
+        ValueError: groups='4' must be of type int
+    """
+    kinds = _types_of(type(options))
+    for field in dataclasses.fields(options):
+        value, kind = plain(getattr(options, field.name)), kinds[field.name]
+        if not _is_of(value, kind):
+            if typing.get_origin(kind) is typing.Literal:
+                known = " or ".join(map(repr, typing.get_args(kind)))
+                raise ValueError(f"{field.name}={value!r} must be {known}")
+            check_type(field.name, value, kind)
+        object.__setattr__(options, field.name, value)
+
+
+_types_of = functools.cache(typing.get_type_hints)
+
+
+def _is_of(value, kind):
+    """Whether a value is of a type, of those that are told without typeguard, which takes long to import."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return type(value) is str and value in parts
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple and parts[1:] == (...,):
+        return type(value) is tuple and all(_is_of(one, parts[0]) for one in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return isinstance(kind, type) and (
+        type(value) is kind or (dataclasses.is_dataclass(kind) and isinstance(value, kind))
+    )
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:

@@ -33,17 +33,31 @@ def make_output_dir(path: epath.PathLike) -> None:
     (path / OUTPUT_MARK).write_text("written by jaxdiff: not data\n")
 
 
+def check_regular(path: epath.PathLike) -> None:
+    """Raises OSError for a pipe, a socket or a device, whose opening may wait for ever; not for what is missing."""
+    if not is_remote(path) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        reason = "it is a pipe, a socket or a device: save it as a file first"
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
+
+
 def read_regular(path: epath.PathLike) -> bytes:
     """Reads a file that is no pipe or device: from those nothing may ever come.
 
     Raises:
       OSError: it cannot be read, or is no regular file.
     """
-    path = epath.Path(path)
-    if not is_remote(path) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        reason = "it is a pipe, a socket or a device: save it as a file first"
-        raise OSError(errno.EINVAL, reason, os.fspath(path))
-    return path.read_bytes()
+    check_regular(path)
+    return epath.Path(path).read_bytes()
+
+
+def read_text(path: epath.PathLike) -> str:
+    """Reads a file of UTF-8, see `read_regular`.
+
+    Raises:
+      OSError: it cannot be read, or is no regular file.
+      ValueError: it is not UTF-8.
+    """
+    return read_regular(path).decode()
 
 
 @contextlib.contextmanager

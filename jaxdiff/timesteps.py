@@ -291,14 +291,23 @@ def grid(
         raise ValueError(f"`num_steps`={num_steps} must be from 1 to {top}, the number of levels")
     points = (LEVEL_SPACINGS if rounded else UNROUNDED)[spacing](top, num_steps + drop_lowest)[:num_steps]
     visited = np.append(points + offset, end).astype(np.int32 if rounded else np.float32)
-    if np.any(np.diff(visited) >= 0):
-        raise ValueError(f"{num_steps} {spacing} steps down to level {end} repeat a level: use fewer `num_steps`")
-    if visited[0] > num_levels or end < 0:
-        raise ValueError(
-            f"`offset`={offset} and `end`={end} lead outside of the levels 0..{num_levels}: "
-            "use fewer `num_steps` or a smaller `offset`"
-        )
+    _check_grid(visited, num_levels, spacing, offset, end)
     return visited
+
+
+def _check_grid(visited, num_levels, spacing, offset, end):
+    """Refuses a grid that repeats a level or leaves those that there are, by the argument that does so."""
+    num_steps = len(visited) - 1
+    if end < 0:
+        raise ValueError(f"`end`={end} leads outside of the levels 0..{num_levels}: 0, the last, is clean data")
+    if visited[0] > num_levels or (offset < 0 and visited[-2] < 1):
+        advice = "use a larger `offset`" if offset < 0 else "use fewer `num_steps` or a smaller `offset`"
+        raise ValueError(f"`offset`={offset} leads outside of the levels 0..{num_levels}: {advice}")
+    if np.any(np.diff(visited) >= 0):
+        ways = ["fewer `num_steps`"] * (num_steps > 1) + ["a lower `end`"] * (end > 0)
+        raise ValueError(
+            f"{num_steps} {spacing} steps down to `end`={end} repeat a level: use {' or '.join(ways) or 'more levels'}"
+        )
 
 
 def grid_by_sigma(

@@ -179,15 +179,20 @@ def _call(function, *args):
     return function(*args)
 
 
-def as_partial(function: Callable) -> Partial:
+def as_partial(function: Callable, name: str = "") -> Partial:
     """A function as a pytree: a `Partial` unchanged; any other one without arrays, compiled for itself.
+
+    Args:
+      function: any.
+      name: of the argument, for errors.
 
     Raises:
       TypeError: no function.
     """
     if not callable(function):
+        where = f"`{name}`: " if name else ""
         raise TypeError(
-            f"a function is needed, not a {type(function).__name__}: of a model, jaxdiff.denoiser_of(model)"
+            f"{where}a function is needed, not a {type(function).__name__}: of a model, jaxdiff.denoiser_of(model)"
         )
     return function if isinstance(function, Partial) else Partial(function)
 

@@ -12,22 +12,28 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from helpers import TINY, fails, tiny_config
 from PIL import Image
 
 import jaxdiff
 from jaxdiff import cli, data
+from jaxdiff import config as configs
+from jaxdiff import model as models
 from jaxdiff.cli import adapters, edit, evaluate, files, sample, train
+from jaxdiff.cli.flags import parse
 from jaxdiff.config import Config, Data, Sample, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
 from jaxdiff.data import derived, image_decode, paths
 from jaxdiff.files import OUTPUT_MARK, make_output_dir
-from jaxdiff.model import shipped
+from jaxdiff.model import checkpoints, runs, shipped
+from jaxdiff.model.interop import weights
+from jaxdiff.nets.inception import load_inception
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.edit import attention, inversions, run
 from jaxdiff.pipeline.labels import parse_labels
 from jaxdiff.text import tokenizer
-from jaxdiff.train import base_model, setup
+from jaxdiff.train import base_model, kept_step, setup
 
 
 def picture(path, mode="RGB", alpha=255):
@@ -94,6 +100,40 @@ def test_a_pipe_in_place_of_a_picture_is_refused_and_not_waited_for(tmp_path):
             read()
 
 
+PIPES = {  # file that is a pipe, and what reads it
+    "weights": ("m.safetensors", lambda root: jaxdiff.load(f"{root}/m.safetensors")),
+    "the config of weights": ("m.safetensors", lambda root: models.load_config(f"{root}/m.safetensors")),
+    "a model of no ending": ("m", lambda root: jaxdiff.load(f"{root}/m")),
+    "an adapter": ("m.safetensors", lambda root: models.load_adapter(f"{root}/m.safetensors")),
+    "an adapter of a base": (
+        "m.safetensors",
+        lambda root: jaxdiff.with_adapters(jaxdiff.load("captioned"), f"{root}/m.safetensors"),
+    ),
+    "an IP-Adapter": (
+        "m.safetensors",
+        lambda root: models.with_ip_adapter(jaxdiff.load("captioned"), f"{root}/m.safetensors", str(root)),
+    ),
+    "the config of a run": ("config.json", lambda root: jaxdiff.load(str(root))),
+    "the index of a pipeline": ("model_index.json", lambda root: jaxdiff.load(str(root))),
+    "weights of Flax": ("m.msgpack", lambda root: weights.opened([root / "m.msgpack"]).__enter__()),
+    "weights of Inception": ("i.safetensors", lambda root: load_inception(root / "i.safetensors")),
+    "a tokenizer": ("tokenizer.json", lambda root: tokenizer.load(root)),
+    "the tokenizer of a run": ("tokenizer.json", lambda root: runs.frozen_models(root)),
+    "a checkpoint": ("checkpoints/2/rest/_METADATA", lambda root: checkpoints.restore_raw(root / "checkpoints", {})),
+    "a compiled step": ("step.bin", lambda root: kept_step.check(root / "step.bin")),
+    "a config": ("mine.py", lambda root: configs.load(f"{root}/mine.py")),
+    "code to import": ("mine.py", lambda root: cli.import_module(f"{root}/mine.py")),
+}
+
+
+@pytest.mark.parametrize("name, read", PIPES.values(), ids=PIPES)
+def test_a_pipe_in_place_of_weights_or_a_config_is_refused_and_not_waited_for(name, read, tmp_path):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((OSError, ValueError), match="it is a pipe, a socket or a device: save it as a file first"):
+        read(epath.Path(tmp_path))
+
+
 def test_jpegs_by_their_other_endings_are_read(tmp_path):
     for name in ("a.jfif", "b.JPE", "c.jpeg"):
         picture(tmp_path / name.lower())
@@ -143,6 +183,19 @@ def test_output_that_cannot_be_written_is_named(command):
     assert (done.returncode, done.stderr) == (2, "jaxdiff: error: standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_output_that_is_closed_is_as_one_that_nobody_reads(closed, tmp_path):
+    done = jaxdiff_in_a_shell(f"$JAXDIFF pretrained {closed}; echo $?; $JAXDIFF pretraine {closed}; echo $?")
+    assert [line for line in done.stdout.splitlines() if line.isdecimal()] == ["0", "2"]
+    said = ["jaxdiff: error: unknown command 'pretraine': did you mean 'pretrained'?"]
+    assert [line.partition(" (")[0] for line in done.stderr.splitlines()] == ([] if "2" in closed else said)
+
+
+def test_a_bar_is_drawn_into_an_error_output_that_is_closed(tmp_path):
+    command = f"$JAXDIFF sample digits --num=1 --steps=1 --out={tmp_path}/a.png >&- 2>&-"
+    assert jaxdiff_in_a_shell(command).returncode == 0 and (tmp_path / "a.png").stat().st_size
+
+
 def test_letters_that_the_terminal_lacks_are_escaped():
     done = jaxdiff_in_a_shell("$JAXDIFF sample --help", PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and "--individual" in done.stdout and not done.stderr
@@ -152,6 +205,18 @@ def test_an_argument_that_the_locale_lacks_is_not_called_other_than_utf_8():
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = jaxdiff_in_a_shell("$JAXDIFF sample digits --out=\N{LATIN SMALL LETTER E WITH ACUTE}.png", **plain)
     assert done.returncode == 2 and "is not of the locale's encoding ascii: set PYTHONUTF8=1" in done.stderr
+
+
+def test_a_changed_bit_of_an_inversion_is_noticed(tmp_path):
+    path, model = tmp_path / "i.safetensors", jaxdiff.load("digits")
+    image, trajectory = np.zeros([28, 28, 1], np.uint8), np.zeros([2, 1, 28, 28, 1], np.float32)
+    inversions.save(path, inversions.Inversion(image, trajectory, np.arange(2), "7"), model)
+    content = bytearray(path.read_bytes())
+    assert inversions.load(path, model).source == "7"
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"i.safetensors is damaged \(the checksum of .* is not what was written\)"):
+        inversions.load(path, model)
 
 
 def test_an_adapter_is_given_once_by_whatever_name(tmp_path):
@@ -185,7 +250,7 @@ def test_a_directory_that_cannot_be_written_to_is_noticed_before_anything_is_dra
         PermissionError, match=r"cannot be written to \(Read-only file system\): choose another directory"
     ):
         files.writable(files.epath.Path(tmp_path / "out.png"), None, False)
-    assert str(files.located("gs://bucket/a.png")) == "gs://bucket/a.png"
+    assert str(files.located("gs://bucket/a.png", "out")) == "gs://bucket/a.png"
 
 
 def outputs(path, **flags):
@@ -239,6 +304,74 @@ def test_what_is_read_is_not_written_over(tmp_path, monkeypatch):
     for given in ({"image_prompt": str(tmp_path / "mask.png")}, {"control": ("edges.png", "mask.png")}):
         with pytest.raises(ValueError, match=r"mask.png is to be read, and would be overwritten: choose another name"):
             outputs("mask.png", **given)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["convert", "m.safetensors", "m.safetensors"],
+        ["convert", "link.safetensors", "m.safetensors", "--dtype=float32"],
+        ["convert", "star.safetensors", "out.safetensors", "--base", "out.safetensors"],
+        ["convert", "folder", "folder/unet/model.safetensors"],
+        ["fuse", "star.safetensors", "heart", "--out", "star"],
+        ["fuse", "star", "heart", "--base=m.safetensors", "-o=m.safetensors"],
+        ["export", "run", "--out=run/base.safetensors"],
+        ["export", "./m.safetensors", "--out=m.safetensors"],
+        ["eval", "run", "--out=run/config.json"],
+        ["edit", "m.safetensors", "--prompt=7", "--image=a.png", "--save-inversion=m.safetensors"],
+        ["edit", "captioned", "--prompt=7", "--from-inversion=m.safetensors", "--save-inversion=./m.safetensors"],
+        ["edit", "captioned", "--prompt=7", "--lora=star.safetensors:0.5", "--save-inversion=star.safetensors"],
+        ["plan", "mine.py", "--save=mine.py"],
+    ],
+    ids=lambda args: " ".join(args),
+)
+def test_what_is_read_is_not_written_over_by_other_commands(args, tmp_path, monkeypatch, capsys):
+    """The command itself where it is cheap to come so far; else its check of the paths."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(shipped.WEIGHTS / "digits.safetensors", "m.safetensors")
+    shutil.copy(shipped.ADAPTERS / "star.safetensors", "star.safetensors")
+    Path("link.safetensors").symlink_to("m.safetensors")
+    Path("folder/unet").mkdir(parents=True)
+    Path("run").mkdir()
+    Path("run/config.json").write_text(configs.to_json(tiny_config()))
+    Path("mine.py").write_text("from jaxdiff import config\n\ndef get_config():\n    return config.Config()\n")
+    for name in ("out.safetensors", "folder/unet/model.safetensors", "run/base.safetensors"):
+        Path(name).touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    command, name, *rest = args
+    if command == "edit":
+        with pytest.raises(ValueError, match="is to be read, and would be overwritten: choose another name"):
+            edit.output_paths(parse(edit.EditFlags(), [*rest, "--out=b.png", "--overwrite"], "edit"), name)
+    elif command == "eval":
+        with pytest.raises(ValueError, match="is to be read, and would be overwritten: choose another name"):
+            flags = parse(evaluate.EvalFlags(), [*rest, "--overwrite"], "eval")
+            evaluate.report_path(flags, evaluate.Measure(), epath.Path("eval"), name)
+    else:
+        assert "is to be read, and would be overwritten: choose another name" in fails(capsys, *args, "--overwrite")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_export_into_the_run_may_be_made_again(tmp_path):
+    (tmp_path / "config.json").touch()
+    files.check_no_input([epath.Path(tmp_path / "digits.safetensors")], [str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", [".", "..", "../other", "a/../..", "a/..", "/tmp/a"])
+def test_a_run_s_name_does_not_lead_out_of_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert f"--name={name} is no directory below runs" in fails(capsys, "train", "digits", "--name", name)
+    assert not any(tmp_path.iterdir())
+    assert train.where(["--name", "sweep/a"], "tiny") == ("runs/sweep/a", False)
+
+
+@pytest.mark.parametrize("address, package", [("gs://bucket/run", "'jaxdiff[gcs]'"), ("s3://bucket/run", "s3fs")])
+def test_a_bucket_says_what_to_install(address, package, monkeypatch, capsys):
+    name = "gcsfs" if address.startswith("gs") else "s3fs"
+    monkeypatch.setitem(sys.modules, name, None)
+    said = fails(capsys, "sample", address)
+    assert said.endswith(
+        f"nstall {name} to access {'Google Storage' if name == 'gcsfs' else 'S3'}: pip install {package}"
+    )
 
 
 def test_a_file_in_the_place_of_the_directory_of_output_is_said(tmp_path, monkeypatch):
@@ -438,6 +571,19 @@ def test_data_of_training_is_no_measure_of_a_model(monkeypatch, caplog):
             ["sample", "digits", "--steps=5", "--spacing=consistency", "--spacing.end=-5"],
             "--spacing.end=-5 must be from 0 to 199",
         ),
+        (
+            ["sample", "digits", "--steps=1", "--spacing.end=1000"],
+            "down to --spacing.end=1000 repeat a level: use a lower",
+        ),
+        (["sample", "digits", "--steps=5", "--spacing.end=-1"], "--spacing.end=-1 leads outside of the levels 0..1000"),
+        (
+            ["sample", "digits", "--steps=1", "--spacing.end=900"],
+            "the spacing trailing ends at level 900, where images are noisy: set its --spacing.end to 0 or 1",
+        ),
+        (
+            ["eval", "digits", "--metrics=fid", "--sample.steps=1", "--sample.spacing.end=900"],
+            "images are noisy: set its --sample.spacing.end to 0 or 1",
+        ),
         (["sample", "digits", "--size", "28"], "--size does not take ['28']"),
         (["sample", "s3://bucket/run"], "s3fs"),
         (["sample", "captioned", "a seven", "--lora", "a.png"], "a.png is no adapter: give a .safetensors file"),
@@ -445,6 +591,28 @@ def test_data_of_training_is_no_measure_of_a_model(monkeypatch, caplog):
         (["sample", "digits", "--out", "b.png"], "b.png is a directory: choose another name"),
         (["sample", "digits", "--out=~/nowhere/a.png"], "there is no directory {home}/nowhere: make it first"),
         (["eval", "digits", "--metrics="], "unknown metric ''"),
+        (
+            ["eval", "digits", "--source=captioned"],
+            "the images of captioned are 32x32x3, and the model's 28x28x1: give a --source of that",
+        ),
+        (["sample", "captioned", "a seven", "--lora="], "an adapter must be given by its name or path, not ''"),
+        (
+            ["convert", "star", "st.bin"],
+            "st.bin must end in .safetensors: a LoRA or new token is written as such a file",
+        ),
+        (["convert", "star", "st"], "st must end in .safetensors"),
+        (["plan", "digits", "--price=-1"], "--price=-1.0 must be at least 0 and finite"),
+        (["plan", "digits", "--price=nan"], "--price=nan must be at least 0 and finite"),
+        (["plan", "digits", "--sweep=train.batch_size=8,a"], "--sweep=train.batch_size=8,a: 'a' is not a whole number"),
+        (["plan", "digits", "--sweep=optim.b2=a"], "--sweep=optim.b2=a: 'a' is not a number"),
+        (
+            ["train", "captioned_few_steps", "--base", "digits"],
+            "--adapt.base digits takes no texts, and --sample.prompts are some",
+        ),
+        (
+            ["train", "captioned_lora", "--base=digits", "--sample.prompts"],
+            "the network of --adapt.base digits takes the amounts of --data.augment, with which it was trained",
+        ),
         (["eval", "digits", "--seed=-1"], "--seed=-1 must be from 0 to"),
         (["fuse", "star", "heart", "-o=c.safetensors", "--seed=-1"], "--seed=-1 must be from 0 to"),
         (["train", "folder", "--data.source=folder:nowhere"], "the folder nowhere is not there"),
@@ -478,4 +646,4 @@ def test_images_of_unknown_range_are_refused(tmp_path):
     for pixels in (np.full([8, 8], 0.5, np.float32), np.full([8, 8], 70_000, np.int32)):
         Image.fromarray(pixels).save(tmp_path / "a.tiff")
         with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
-            image_decode.read_image(files.located(str(tmp_path / "a.tiff")), (8, 8, 1))
+            image_decode.read_image(files.located(str(tmp_path / "a.tiff"), "image"), (8, 8, 1))

@@ -341,20 +341,20 @@ def test_the_directory_of_a_run_is_that_of_its_name(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize(
-    "args",
+    "args, flag",
     [
-        ["train", "digits", "--run-dir", ""],
-        ["sample", "digits", "--out", ""],
-        ["sample", "digits", "--animation="],
-        ["export", "digits", "--out="],
-        ["eval", "digits", "--out="],
-        ["edit", "captioned", "--image=", "--prompt", "a red seven", "--method", "sdedit"],
-        ["convert", "digits", ""],
+        (["train", "digits", "--run-dir", ""], "--run-dir"),
+        (["sample", "digits", "--out", ""], "--out"),
+        (["sample", "digits", "--animation="], "--animation"),
+        (["export", "digits", "--out="], "--out"),
+        (["eval", "digits", "--out="], "--out"),
+        (["edit", "captioned", "--image=", "--prompt", "a red seven", "--method", "sdedit"], "--image"),
+        (["convert", "digits", ""], "OUT"),
     ],
 )
-def test_an_empty_path_is_not_taken_for_none(args, tmp_path, monkeypatch, capsys):
+def test_an_empty_path_is_not_taken_for_none(args, flag, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "one of the paths is empty" in fails(capsys, *args)
+    assert f"error: {flag} is empty (''): give a path, or leave it out" in fails(capsys, *args)
 
 
 def test_a_negative_prompt_without_a_text_encoder_is_named(capsys):
@@ -374,7 +374,8 @@ def test_other_mistakes(run, tmp_path, capsys):
     shutil.rmtree(run / "checkpoints")
     assert "there is no checkpoint" in fails(capsys, "sample", run)
     (run / "config.json").write_text((run / "config.json").read_text().replace('"sample"', '"sampel"'))
-    assert "did you mean 'sample'?" in fails(capsys, "sample", run)
+    said = fails(capsys, "sample", run)
+    assert "did you mean 'sample'?" in said and str(run / "config.json") in said
 
 
 BAD_CONFIGS = {

@@ -2,6 +2,7 @@
 
 import re
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +85,12 @@ REFUSED = {
     "a level twice": (sample([1000, 500, 500, 0]), "`timesteps` must fall at every step"),
     "levels of uint16 that rise": (sample(np.array([0, 1000], np.uint16)), "`timesteps` must fall at every step"),
     "falling levels as rising": (sample([1000, 500, 0], rising=True), "`timesteps` must rise at every step"),
+    "complex levels": (sample([1000 + 1j, 500, 0]), "`timesteps` must be a grid of levels [N + 1]"),
+    "what is collected as a number": (sample(collect=3), "`collect` must be a function (State, Prediction) -> pytree"),
+    "collected in chunks as a number": (
+        lambda: next(samplers.chunks(KEY, jaxdiff.ddim(), denoiser(), SCHEDULE, [9, 5, 0], X, size=1, collect=3)),
+        "`collect` must be a function (State, Prediction) -> pytree, not int",
+    ),
     "levels as texts": (sample(["low"]), "`timesteps` must be a grid of levels [N + 1]"),
     "rising levels in chunks": (
         lambda: next(samplers.chunks(KEY, jaxdiff.ddim(), denoiser(), SCHEDULE, [0, 1000], X, size=1)),
@@ -126,6 +133,27 @@ REFUSED = {
         "`scale` must be one number, or one for each of 4 examples, not of shape [3]",
     ),
     "a function's scales": (guided(lambda t: jnp.ones(3)), "`scale` must be one number, or one for each of 4 examples"),
+    "autoguidance from nothing": (
+        lambda: guidance.extrapolate(denoiser(), None, 2.0),
+        "`bad`: a function is needed, not a NoneType",
+    ),
+    "autoguidance from nothing, unused": (
+        lambda: guidance.extrapolate(denoiser(), None, 1.0),
+        "`bad`: a function is needed, not a NoneType",
+    ),
+    "half of a number": (lambda: guidance.on_cond(3), "`denoise`: a function is needed, not a int"),
+    "a gradient of a number": (
+        lambda: guidance.by_gradient(denoiser(), 3, SCHEDULE, 1.0),
+        "`objective`: a function is needed, not a int",
+    ),
+    "regions of nan": (
+        lambda: guidance.multidiffusion(denoiser(), np.array([[[1.0, NAN]]])),
+        "`masks` must be at least 0 and finite",
+    ),
+    "regions without end": (
+        lambda: guidance.multidiffusion(denoiser(), np.array([[[1.0, np.inf]]])),
+        "`masks` must be at least 0 and finite",
+    ),
     "an infinite scale of autoguidance": (
         lambda: guidance.extrapolate(denoiser(), denoiser(), np.inf),
         "`scale`=inf must be a finite number",
@@ -190,6 +218,14 @@ REFUSED = {
     ),
     # editing, keys and data
     "a mask of 2": (inpaint(known=np.full([4, 2], 2.0)), "`known` must lie in [0, 1]"),
+    "prompts in regions of nan": (
+        lambda: editing.regions(np.array([[[1.0, NAN]]])),
+        "`masks` must be in [0, 1]",
+    ),
+    "a mask of tokens of nan": (
+        lambda: editing.local_blend(jaxdiff.ddim(), [[0.0], [NAN]], [0, -1]),
+        "`token_mask` must lie in [0, 1]",
+    ),
     "a mask of nan": (inpaint(known=NAN), "`known` must lie in [0, 1]"),
     "a mask of other examples": (
         inpaint(known=np.ones([3, 2])),
@@ -212,6 +248,17 @@ REFUSED = {
         "`shape`=3 must be the shape of one example",
     ),
     "likelihood of uint8": (nll(np.zeros(2, np.uint8)), "`x0` must be of floats, not uint8"),
+    **{
+        f"a bound of {what}": (
+            lambda x0=x0: likelihood.variational_bound(KEY, denoiser(), SCHEDULE, [1000, 500, 0], x0),
+            "`x0` must lie in [-1, 1]",
+        )
+        for what, x0 in (("numbers in 0..255", 200 * X), ("nan", NAN * X))
+    },
+    "bits of no numbers": (
+        lambda: likelihood.bits_per_dim(jnp.zeros(2), (0, 3)),
+        "`shape`=(0, 3) must be that of an example",
+    ),
     "likelihood of one bin": (nll(jnp.zeros(2), bins=1), "`bins`=1 must be at least 2"),
     "psnr of two shapes": (
         lambda: psnr(jnp.zeros([2, 3, 3, 1]), jnp.zeros([3, 3, 1])),
@@ -288,7 +335,29 @@ REFUSED = {
     "an SDE as text": (lambda: samplers.dpmpp_2m(sde="no"), "`sde`='no' must be of type bool"),
     "Runge-Kutta as text": (lambda: samplers.pndm(runge_kutta="no"), "`runge_kutta`='no' must be of type bool"),
     "an order as text": (lambda: samplers.unipc(order="2"), "`order`='2' must be of type int"),
-    "a tolerance of nan": (lambda: samplers.probability_flow(rtol=NAN), "`rtol`=nan must be at least 0 and finite"),
+    "a tolerance of nan": (lambda: samplers.probability_flow(rtol=NAN), "`rtol`=nan must be above 0 and finite"),
+    "no tolerance": (lambda: samplers.probability_flow(rtol=0.0, atol=0.0), "`rtol`=0.0 must be above 0 and finite"),
+    "a tolerance below 0": (lambda: samplers.probability_flow(atol=-1.0), "`atol`=-1.0 must be at least 0 and finite"),
+    "a solver as text": (
+        lambda: samplers.probability_flow(solver="dopri5"),
+        "`solver` must be an adaptive solver of diffrax, such as diffrax.Dopri5(), not 'dopri5'",
+    ),
+    "a solver's class": (
+        lambda: samplers.probability_flow(solver=diffrax.Tsit5),
+        "`solver` must be an adaptive solver of diffrax, such as diffrax.Dopri5(), not the class Tsit5",
+    ),
+    "a solver without tolerances": (
+        lambda: samplers.probability_flow(solver=diffrax.Euler()),
+        "`solver` must be an adaptive solver of diffrax",
+    ),
+    "a fixed solver as text": (
+        lambda: samplers.probability_flow_fixed(solver="heun"),
+        "`solver` must be a solver of diffrax, such as diffrax.Heun(), not 'heun'",
+    ),
+    "churn between no noises": (
+        lambda: samplers.heun(churn=1.0, s_min=5.0, s_max=1.0),
+        "`s_min`=5.0 must be at most `s_max`=1.0",
+    ),
     "half a solver's step": (lambda: samplers.probability_flow(max_steps=2.5), "`max_steps`=2.5 must be of type int"),
     "half a substep": (lambda: samplers.probability_flow_fixed(1.5), "`substeps`=1.5 must be of type int"),
     "half a corrector": (

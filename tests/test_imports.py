@@ -35,6 +35,7 @@ LAYERS = [  # floors, from the top; the package itself gathers names of all of t
         "registry",
         "lazy",
         "files",
+        "tensor_files",
         "disk",
         "xla",
         "sharding",

@@ -94,7 +94,15 @@ def test_an_unknown_spacing_is_refused_and_the_nearest_named(typo, meant):
         ((1000, 10, "trailing", 0, 9), "`num_steps`=10 must be from 1 to 9"),  # ten steps, nine levels
         ((1000, 1000, "leading", 1), "`offset`=1.*outside of the levels 0..1000"),
         ((1000, 50, "trailing", 1), "outside of the levels"),
-        ((1000, 50, "leading", 0, None, -1), "outside of the levels"),
+        (
+            (1000, 50, "leading", 0, None, -1),
+            r"`end`=-1 leads outside of the levels 0..1000: 0, the last, is clean data",
+        ),
+        ((1000, 10, "trailing", 0, None, -1), "`end`=-1 leads outside"),
+        ((1000, 10, "leading", -5), "`offset`=-5 leads outside of the levels 0..1000: use a larger `offset`"),
+        ((1000, 1, "trailing", 0, None, 1000), "steps down to `end`=1000 repeat a level: use a lower `end`"),
+        ((1000, 2, "trailing", 0, None, 500), "`end`=500 repeat a level: use fewer `num_steps` or a lower `end`"),
+        ((1000, 100, "quadratic"), "`end`=0 repeat a level: use fewer `num_steps`"),
         ((1000, 100, "quadratic"), "repeat a level"),
         ((1000, 10, "leading", 0, None, 1), "repeat a level"),  # its lowest level is 1 already
         ((1000, 10, "trailing", 0, None, 100), "repeat a level"),

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxdiff import tensor_files
 from jaxdiff.adapt.lora import Factors, Lora
 from jaxdiff.types import Array
 
@@ -60,14 +61,15 @@ def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
             tensors[f"control:{path}"] = np.asarray(value).astype(dtype, order="C")
     if not all(np.isfinite(value).all() for value in tensors.values()):
         raise ValueError(f"some numbers are too large for `dtype`={dtype}: choose float32")
-    return safetensors.numpy.save(tensors, {"adapter": json.dumps(dict(adapter.metadata))})
+    header = {"adapter": json.dumps(dict(adapter.metadata))}
+    return safetensors.numpy.save(tensors, tensor_files.with_checksums(tensors, header))
 
 
 def from_bytes(content: bytes) -> Adapter:
     """Adapter from the content of a file of `to_bytes`; all parameters are float32.
 
     Raises:
-      ValueError: the content is not that of an adapter; the message completes "the file ...".
+      ValueError: the content is not that of an adapter, or damaged; the message completes "the file ...".
 
     Example::
 
@@ -76,20 +78,29 @@ def from_bytes(content: bytes) -> Adapter:
         >>> small = lora.init(jax.random.key(0), {"attn1": {"to_q": {"kernel": jnp.ones([8, 4])}}}, rank=2)
         >>> content = adapter.to_bytes(adapter.Adapter({"base": "captioned"}, {"unet": small}, {"<star>": jnp.ones(3)}))
         >>> again = adapter.from_bytes(content)
-        >>> list(again.loras["unet"].factors), again.new_tokens["<star>"].tolist(), again.metadata, len(content) < 1000
+        >>> list(again.loras["unet"].factors), again.new_tokens["<star>"].tolist(), again.metadata, len(content) < 1500
         (['attn1/to_q/kernel'], [1.0, 1.0, 1.0], {'base': 'captioned'}, True)
     """
+    wrong = ValueError("is no LoRA, new token or ControlNet that jaxdiff has trained")
     try:
         tensors = safetensors.numpy.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # 8 bytes of its length, then JSON
-        metadata = dict(json.loads(header["__metadata__"]["adapter"]))
+        header = header["__metadata__"]
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        raise wrong from None
+    try:
+        tensor_files.check(tensor_files.checksums_of(header), tensors)
+    except tensor_files.Damaged as error:
+        raise ValueError(f"is damaged ({error}): export or copy it again") from None
+    try:
+        metadata = dict(json.loads(header["adapter"]))
         tensors = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
         of = {kind: _with_prefix(tensors, f"{kind}:") for kind in (*NETS, "word", "word_2", "control")}
         loras = {net: _lora(of[net]) for net in NETS if of[net]}
         control = unflatten_dict(of["control"], sep="/") if of["control"] else None
         return Adapter(metadata, loras, of["word"], control, of["word_2"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
-        raise ValueError("is no LoRA, new token or ControlNet that jaxdiff has trained") from None
+    except (KeyError, TypeError, ValueError):
+        raise wrong from None
 
 
 def _with_prefix(tensors, prefix):

@@ -45,6 +45,7 @@ COMMANDS = {  # module in jaxdiff.cli, the first argument and how help calls it
     "plan": ("plan", "a config or a model, such as stable_diffusion_1", "CONFIG"),
     "pretrained": ("pretrained", None, ""),
 }
+INSTALLED_BY = {"gcsfs": "'jaxdiff[gcs]'", "s3fs": "s3fs"}  # what fsspec misses for addresses of buckets
 ELSEWHERE = ("plan",)  # commands that compile for other devices, where flags for a CPU would do harm
 
 
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     signal n.
     """
     args = sys.argv[1:] if argv is None else argv
+    open_closed_streams()
     take_all_letters()
     if odd := next((arg for arg in args if not arg.isprintable() and _has_surrogates(arg)), None):
         end(f"error: the argument {os.fsencode(odd)!r} is not {_encoding_of(odd)}", 2)
@@ -106,6 +108,22 @@ def _encoding_of(arg):
     return f"of the locale's encoding {sys.getfilesystemencoding()}: set PYTHONUTF8=1"
 
 
+def open_closed_streams() -> None:
+    """Opens the null device where the shell has closed standard input, output or error (`>&-`).
+
+    In their order, so that each has its own number again: else the next file that is opened has it, such as a checkpoint,
+    and is written into by libraries that report there.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        setattr(sys, name, open(os.devnull, mode))
+
+
 def take_all_letters() -> None:
     """Prints letters that the encoding of the output lacks as escapes, in place of an error when all is done."""
     for stream in (sys.stdout, sys.stderr):
@@ -139,6 +157,8 @@ def text_of(error: Exception, args: list[str]) -> str:
     if isinstance(error, OSError) and error.strerror:
         name = error.filename or ("standard output" if error.errno in disk.FULL else "")  # files.whole names its own
         text = f"{name}: {error.strerror}" if name else error.strerror
+    if package := next((package for package in INSTALLED_BY if f"nstall {package} to access" in text), None):
+        text += f": pip install {INSTALLED_BY[package]}"
     module = next((COMMANDS[arg][0] for arg in args if arg in COMMANDS), None)
     default = getattr(sys.modules.get(f"jaxdiff.cli.{module}"), "DEFAULT", None)
     return as_flags(text, flags_of(default) if default else ())
@@ -232,12 +252,16 @@ def import_module(name: str) -> None:
     """Imports a module by its name, or a Python file by its path.
 
     Raises:
+      OSError: the file is a pipe or a device.
       ValueError: there is none, or its code fails.
     """
     if not name.endswith(".py"):
         with of_code(f"--import {name}"):
             importlib.import_module(name)
         return
+    from jaxdiff.files import check_regular  # here, for it imports much that other commands do without
+
+    check_regular(name)
     if not Path(name).is_file():
         raise ValueError(f"--import {name}: there is no such file")
     spec = importlib.util.spec_from_file_location(Path(name).stem, Path(name).resolve())

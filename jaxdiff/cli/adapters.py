@@ -123,8 +123,9 @@ def picture(path: str, shape: tuple[int, int, int]) -> np.ndarray:
       OSError: there is none.
       ValueError: it cannot be decoded.
     """
-    image = image_decode.read_image(located(path), shape)
-    with Image.open(located(path).open("rb")) as file:
+    place = located(path, "control")
+    image = image_decode.read_image(place, shape)
+    with Image.open(place.open("rb")) as file:
         width, height = image_decode.upright(file).size
         if image_decode.is_transparent(file):
             raise ValueError(

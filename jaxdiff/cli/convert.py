@@ -5,7 +5,7 @@ from typing import Literal
 
 from jaxdiff import model as models
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.cli.files import File, located, writable
+from jaxdiff.cli.files import File, check_no_input, located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.errors import unknown
 from jaxdiff.model.export import export, export_adapter, token_paths
@@ -51,7 +51,8 @@ def main(name: str, args: list[str]) -> None:
         if {"-h", "--help"} & set(args):
             parse(ConvertFlags(), ["--help"], f"jaxdiff convert {name} OUT")
         raise ValueError("jaxdiff convert needs what to convert and where to: jaxdiff convert IN OUT")
-    out, flags = located(args[0]), parse(ConvertFlags(), args[1:], f"jaxdiff convert {name}")
+    out, flags = located(args[0], "OUT"), parse(ConvertFlags(), args[1:], f"jaxdiff convert {name}")
+    check_no_input([out], (name, flags.base))
     if out.suffix == ".safetensors":
         writable(out, None, flags.overwrite)
     elif out.exists():
@@ -61,7 +62,7 @@ def main(name: str, args: list[str]) -> None:
         export(_load(name, flags), out, _layout("model", out, flags), flags.dtype)
         written = [out]
     else:
-        written = _write(out, *made, flags)
+        written = _write(name, out, *made, flags)
     for path in written:
         print(f"written      {path}")
 
@@ -87,6 +88,8 @@ def _adapter(name, flags) -> tuple[Adapter, models.Model] | None:
 
 
 def _layout(kind, out, flags):
+    if kind == "lora" and out.suffix != ".safetensors":
+        raise ValueError(f"{out} must end in .safetensors: a LoRA or new token is written as such a file")
     default = "jaxdiff" if out.suffix == ".safetensors" else "diffusers"
     if kind == "lora" and default == "jaxdiff":
         default = "peft"
@@ -100,10 +103,11 @@ def _layout(kind, out, flags):
     return layout
 
 
-def _write(out, adapter, base, flags):
+def _write(name, out, adapter, base, flags):
     kind = "lora" if adapter.control is None else "controlnet"
     layout = _layout(kind, out, flags)
     tokens = [] if layout == "jaxdiff" else [*token_paths(adapter, out).values()]
+    check_no_input(tokens, [name])
     for path in tokens:
         writable(path, None, flags.overwrite)
     export_adapter(adapter, out, base, layout, flags.dtype)

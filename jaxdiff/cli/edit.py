@@ -12,7 +12,7 @@ from PIL import Image
 
 from jaxdiff import model as models
 from jaxdiff import progress
-from jaxdiff.cli.adapters import AdapterFlags, control_input, with_adapters
+from jaxdiff.cli.adapters import AdapterFlags, control_input, weighted, with_adapters
 from jaxdiff.cli.files import File, check_no_input, located, output_dir, unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.data import image_decode
@@ -83,7 +83,7 @@ def main(name: str, args: list[str]) -> None:
         raise ValueError(
             f"--save-inversion is for methods that invert the image, and not for --method {job.method.kind}"
         )
-    paths = output_paths(flags)
+    paths = output_paths(flags, name)
     if "inversion" in paths:  # kept as soon as it is there, whatever happens on the way back
         job = job._replace(keep=lambda inversion: inversions.save(paths["inversion"], inversion, model))
     with progress.bar(job.method.kind, job.method.passes * job.num_steps, "steps") as tick:
@@ -103,23 +103,23 @@ def given(flags: EditFlags, model) -> dict:
     H, W, _ = shape = model.image_shape
     inversion, image, mask = flags.from_inversion, flags.image, flags.mask
     return {
-        "image": None if image is None else read_image(image, shape),
-        "mask": None if mask is None else read_image(mask, (H, W, 1)),
+        "image": None if image is None else read_image(image, shape, "image"),
+        "mask": None if mask is None else read_image(mask, (H, W, 1), "mask"),
         "to": flags.to and models.load(flags.to),
         "control": control_input(model, flags),
         "sampler": None if flags.sampler == SAMPLERS.choice("ddim") else flags.sampler,
-        "inversion": None if inversion is None else inversions.load(located(inversion), model),
+        "inversion": None if inversion is None else inversions.load(located(inversion, "from_inversion"), model),
         **{name: getattr(flags, name) for name in ("prompt", "source", "guidance", "early", "seed")},
     }
 
 
-def read_image(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: str, shape: tuple[int, int, int], flag: str = "image") -> np.ndarray:
     """The image in a file, uint8 [H, W, C].
 
     Raises:
       OSError, ValueError: there is none, it is of another size, or transparent; one line.
     """
-    content = read_regular(located(path))
+    content = read_regular(located(path, flag))
     try:
         image = image_decode.decode(content, shape, exact=True)
     except ValueError as error:
@@ -130,8 +130,8 @@ def read_image(path: str, shape: tuple[int, int, int]) -> np.ndarray:
     return image
 
 
-def output_paths(flags: EditFlags) -> dict[str, epath.Path]:
-    """The files to write, by what they hold.
+def output_paths(flags: EditFlags, name: str = "") -> dict[str, epath.Path]:
+    """The files to write, by what they hold; `name` is that of the model, which is read.
 
     Raises:
       OSError, ValueError: as `writable`, or a file to write is one of those to read.
@@ -139,15 +139,16 @@ def output_paths(flags: EditFlags) -> dict[str, epath.Path]:
     about = re.sub(r"[^a-z0-9]+", "-", (flags.prompt or "").lower()).strip("-")[:40]
     of = flags.image or flags.from_inversion
     stem = "_".join(
-        part for part in ("drawn" if of is None else located(of).stem[:80], flags.method.kind, about) if part
+        part for part in ("drawn" if of is None else located(of, "image").stem[:80], flags.method.kind, about) if part
     )
     if flags.out is None:
         out = unused(output_dir(epath.Path("edits")) / f"{stem}.png", flags.overwrite, beside=("_sheet",))
     else:
-        out = located(flags.out)
+        out = located(flags.out, "out")
     paths = {"edited": out, "sheet": out.with_stem(f"{out.stem}_sheet")}
     if flags.save_inversion is not None:
-        paths["inversion"] = located(flags.save_inversion)
+        paths["inversion"] = located(flags.save_inversion, "save_inversion")
     ending = {"inversion": (".safetensors",)}
-    check_no_input(paths.values(), (flags.image, flags.mask, *flags.control))
+    weights = (name, flags.to, *(weighted(each)[0] for each in flags.lora), *flags.controlnet)
+    check_no_input(paths.values(), (flags.image, flags.mask, *flags.control, flags.from_inversion, *weights))
     return {what: writable(path, ending.get(what, (".png",)), flags.overwrite) for what, path in paths.items()}

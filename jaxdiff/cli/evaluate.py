@@ -10,7 +10,7 @@ from etils import epath
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.cli.adapters import AdapterFlags, control_input, parsed
-from jaxdiff.cli.files import File, located, output_dir, unused, writable
+from jaxdiff.cli.files import File, check_no_input, located, output_dir, unused, writable
 from jaxdiff.config import Sample, to_values
 from jaxdiff.eval import evaluate, quality
 from jaxdiff.eval.evaluate import Plan
@@ -52,7 +52,7 @@ def main(name: str, args: list[str]) -> None:
     control = control_input(requests.sized(model, flags.sample), flags)
     request = Request(flags.sample, None, classifier, control)
     plan = evaluate.prepared(Plan(model, flags.measure, request))
-    path = report_path(flags, plan.measure, directory)
+    path = report_path(flags, plan.measure, directory, name)
     with progress.bar("measuring", evaluate.work(plan), "steps") as tick:
         found = evaluate.measured(plan, tick)
     write_whole(path, json.dumps(about(plan, flags) | {"metrics": found}, indent=2) + "\n")
@@ -85,15 +85,17 @@ def check_sampling(sample: Sample, default: Sample) -> None:
             raise ValueError(f"--sample.{flag} is --{flag} here, which is of real and of sampled images")
 
 
-def report_path(flags: EvalFlags, measure: Measure, directory: epath.Path) -> epath.Path:
-    """The file of the report.
+def report_path(flags: EvalFlags, measure: Measure, directory: epath.Path, name: str = "") -> epath.Path:
+    """The file of the report; `name` is that of the model, which is read.
 
     Raises:
       FileExistsError: something is there already and is not to be overwritten.
       OSError, ValueError: as `writable`, or the directory cannot be made.
     """
     if flags.out is not None:
-        return writable(located(flags.out), (".json",), flags.overwrite)
+        out = located(flags.out, "out")
+        check_no_input([out], [name])
+        return writable(out, (".json",), flags.overwrite)
     return unused(
         output_dir(directory) / f"{measure.metrics.replace(',', '_')}_seed{measure.seed}.json", flags.overwrite
     )

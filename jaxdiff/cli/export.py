@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxdiff import model as models
-from jaxdiff.cli.files import File, located, writable
+from jaxdiff.cli.files import File, check_no_input, located, writable
 from jaxdiff.cli.flags import parse
 
 
@@ -33,7 +33,8 @@ def main(run: str, args: list[str]) -> None:
     """`jaxdiff export RUN ...`."""
     flags = parse(ExportFlags(), args, f"jaxdiff export {run}")
     config = models.load_config(run)
-    out = located(f"{Path(config.name).name}.safetensors" if flags.out is None else flags.out)
+    out = located(f"{Path(config.name).name}.safetensors" if flags.out is None else flags.out, "out")
+    check_no_input([out], [run])
     path = writable(out, (".safetensors",), flags.overwrite)
     if adapter := models.adapter_of(run):
         models.write_adapter(path, adapter, flags.dtype)

@@ -4,6 +4,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -11,18 +12,28 @@ from etils import epath
 
 from jaxdiff import disk
 from jaxdiff.files import make_output_dir, unfinished
+from jaxdiff.model import runs
+
+# Files of a run that are read of it, beside its checkpoints.
+RUN_FILES = ("config.json", "tokenizer.json", "prompts.json", "base.safetensors",
+             *(f"{name}.safetensors" for name in runs.SUBMODELS.values()))  # fmt: skip
 
 File = Annotated[str | None, tyro.conf.arg(metavar="PATH")]  # also gs://bucket/file, which pathlib would not keep
 
 
-def located(path: str) -> epath.Path:
+def located(path: str, flag: str) -> epath.Path:
     """The path of a flag, with ~ expanded, which no shell does behind an equals sign.
+
+    Args:
+      path: as it was given.
+      flag: its name as a field, such as "run_dir"; or the words that stand for an argument without one.
 
     Raises:
       ValueError: an empty path, an address of an unknown kind, or a home directory that does not exist.
     """
     if not path:
-        raise ValueError("one of the paths is empty (''): give a path, or leave the flag out")
+        shown = flag if flag.isupper() else f"`{flag}`"
+        raise ValueError(f"{shown} is empty (''): give a path, or leave it out")
     try:
         found = epath.Path(path).expanduser()
     except KeyError:
@@ -94,11 +105,26 @@ def output_dir(path: epath.Path) -> epath.Path:
 
 
 def check_no_input(outputs: Iterable[epath.Path], inputs: Iterable[str | None]) -> None:
-    """Raises ValueError where a file to write is one of those to read, which --overwrite is not to cost anybody."""
-    read = {os.path.realpath(located(path)) for path in inputs if path}
+    """Raises ValueError where a file to write is one of those to read, which --overwrite is not to cost anybody.
+
+    Args:
+      outputs: files to write.
+      inputs: files, and names of models and adapters, among which are folders; None and "" are none.
+    """
+    read = {os.path.realpath(file) for path in inputs if path for file in _files_of(os.path.expanduser(path))}
     for path in outputs:
         if not disk.is_remote(path) and os.path.realpath(path) in read:
-            raise ValueError(f"{path} is to be read, and would be overwritten: choose another name by --out")
+            raise ValueError(f"{path} is to be read, and would be overwritten: choose another name")
+
+
+def _files_of(path):
+    """The files that are read of a path: itself, or those of a run or of a published folder."""
+    if disk.is_remote(path) or not os.path.isdir(path):
+        return [path]
+    if runs.holds_run(path):  # whose other files may be written again, such as one that was exported into it
+        return [f"{path}/{name}" for name in RUN_FILES]
+    patterns = ("*.safetensors", "*.json", "*/*.safetensors", "*/*.json")  # no deeper, for it may be any folder
+    return [file for pattern in patterns for file in Path(path).glob(pattern)]
 
 
 def _check_place(path):

@@ -7,7 +7,7 @@ import tyro
 
 from jaxdiff import model as models
 from jaxdiff import progress
-from jaxdiff.cli.files import located, writable
+from jaxdiff.cli.files import check_no_input, located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.pipeline import fuse
 from jaxdiff.registry import Choice
@@ -38,8 +38,9 @@ def main(name: str, args: list[str]) -> None:
     """`jaxdiff fuse LORA LORA ... -o FILE`."""
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     names, flags = [name, *args[:first]], parse(FuseFlags(), args[first:], "jaxdiff fuse")
-    out = located(flags.out)
+    out = located(flags.out, "out")
     out = out if out.suffix else out.with_suffix(".safetensors")
+    check_no_input([out], (*names, flags.base))
     path = writable(out, (".safetensors",), flags.overwrite)
     adapters = [models.load_adapter(name) for name in names]
     fuse.check(adapters, flags.method)

@@ -14,9 +14,9 @@ import tyro
 from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff import progress
-from jaxdiff.arguments import check_fields
+from jaxdiff.arguments import AT_LEAST_0, check_fields, check_number
 from jaxdiff.cli import prepare_jax
-from jaxdiff.cli.files import located, writable
+from jaxdiff.cli.files import check_no_input, located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.train import with_base
 from jaxdiff.config import Config
@@ -66,6 +66,8 @@ def main(name: str, args: list[str]) -> None:
     default = configs.load(name) if name in configs.names() or name.endswith(".py") else models.load_config(name)
     flags = parse(PlanFlags(with_base(default, args)), args, f"jaxdiff plan {name}")
     asked = variants(flags)
+    if flags.price is not None:
+        check_number("price", flags.price, *AT_LEAST_0)
     if flags.use == "train" and flags.dtype != DEFAULT.dtype:
         raise ValueError(
             f"`dtype`={flags.dtype} is of --for sample: training keeps float32, and computes in --net.dtype"
@@ -76,7 +78,9 @@ def main(name: str, args: list[str]) -> None:
     if flags.save is not None:
         if flags.sweep or flags.largest_batch or flags.quick:
             raise ValueError("`save` keeps one step, fully optimized: leave out --sweep, --largest-batch and --quick")
-        save = os.fspath(writable(located(flags.save), None, flags.overwrite))
+        path = located(flags.save, "save")
+        check_no_input([path], [name])
+        save = os.fspath(writable(path, None, flags.overwrite))
     elif flags.overwrite:
         raise ValueError("`overwrite` is of --save: leave it out")
     if flags.topology == "here":
@@ -157,8 +161,19 @@ def variants(flags: PlanFlags) -> list[Config]:
     separator = ";" if kind is str else ","  # a mesh has commas of its own
     if kind not in (int, float, str):
         raise ValueError(f"`sweep`={flags.sweep} must be of a field that is a number or a text")
-    changed = [dataclasses.replace(sections[section], **{field: kind(value)}) for value in values.split(separator)]
+    changed = [
+        dataclasses.replace(sections[section], **{field: _as(kind, value, flags.sweep)})
+        for value in values.split(separator)
+    ]
     return [check_fields(dataclasses.replace(flags.config, **{section: one})) for one in changed]
+
+
+def _as(kind, text, sweep):
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "whole number" if kind is int else "number"
+        raise ValueError(f"`sweep`={sweep}: {text!r} is not a {wanted}") from None
 
 
 def made(flags: PlanFlags, config: Config, save: str = ""):

@@ -108,7 +108,7 @@ def image_prompt(flags: SampleFlags) -> ImagePrompt | None:
         if flags.image_prompt_scale != 1:
             raise ValueError("--image-prompt-scale is of --image-prompt: give a picture, or leave it out")
         return None
-    picture = image_decode.read_image(located(flags.image_prompt), (None, None, 3))
+    picture = image_decode.read_image(located(flags.image_prompt, "image_prompt"), (None, None, 3))
     return ImagePrompt(picture[None], flags.image_prompt_scale)
 
 
@@ -157,12 +157,12 @@ def output_paths(flags: SampleFlags, directory: epath.Path) -> dict[str, epath.P
     default = directory / f"{s.sampler.kind}_{s.spacing.kind}_{s.steps}{about}_seed{s.seed}.png"
     if flags.out is None:
         output_dir(directory)
-    grid = located(flags.out) if flags.out is not None else unused(default, flags.overwrite)
+    grid = located(flags.out, "out") if flags.out is not None else unused(default, flags.overwrite)
     paths = {"grid": grid}
     if flags.npz:
         paths["npz"] = grid.with_suffix(".npz")
     if flags.animation is not None:
-        paths["animation"] = located(flags.animation)
+        paths["animation"] = located(flags.animation, "animation")
     endings = {"grid": (".png",), "animation": (".gif", ".webp")}
     paths = {what: writable(path, endings.get(what), flags.overwrite) for what, path in paths.items()}
     if flags.individual:

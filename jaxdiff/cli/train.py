@@ -70,7 +70,7 @@ def main(name: str, args: list[str]) -> None:
     if not hosts.is_main():
         logging.getLogger("jaxdiff").setLevel(logging.WARNING)
     try:
-        kept = None if flags.compiled_step is None else os.fspath(located(flags.compiled_step))
+        kept = None if flags.compiled_step is None else os.fspath(located(flags.compiled_step, "compiled_step"))
         loop.fit(flags.config, None, run, resume, flags.profile, kept)
     except Stopped as stopped:
         resuming = ["--resume"] if rundir.holds_run(run) else []
@@ -111,6 +111,18 @@ def with_base(config: Config, args: list[str]) -> Config:
     return base_model.with_base(dataclasses.replace(config, adapt=adapt, data=shaped), theirs)
 
 
+def checked_name(name: str) -> str:
+    """The name of a run, whose directory is of that name in runs; it may have "/" inside.
+
+    Raises:
+      ValueError: a name that is that of no directory below runs, such as "..".
+    """
+    path = os.path.normpath(name)
+    if os.path.isabs(name) or path.split(os.sep)[0] in (os.curdir, os.pardir):
+        raise ValueError(f"`name`={name} is no directory below runs: choose another, or give the place by --run-dir")
+    return name
+
+
 def where(args: list[str], name: str) -> tuple[str, bool]:
     """The run's directory, and whether it is to be resumed: known before the flags are, whose defaults depend on it.
 
@@ -124,6 +136,8 @@ def where(args: list[str], name: str) -> tuple[str, bool]:
     known, _ = first.parse_known_args(args)
     if known.name == "":
         raise ValueError("`name` is empty: name the run, or leave it out")
-    run = f"runs/{known.name or name}" if known.run_dir is None else known.run_dir
-    run = os.fspath(located(run))
+    if known.run_dir is None:
+        run = f"runs/{checked_name(known.name or name)}"
+    else:
+        run = os.fspath(located(known.run_dir, "run_dir"))
     return run, known.resume or (known.auto_resume and rundir.holds_run(run))

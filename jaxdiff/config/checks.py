@@ -47,6 +47,7 @@ def check(config: Config, devices: int | None = None, local: int | None = None, 
     config.net.check_image(config.shape)
     if config.role == "denoiser":
         check_kind(config.diffusion.predict, config.diffusion.make_schedule())
+        _check_base(config)
         _check_denoiser(config)
         _check_conditions(config)
         _check_adapt(config)
@@ -147,7 +148,7 @@ def _check_latent(config):
     L, d, net = config.latent, config.data, config.net
     if (L.codec is None) != (L.shape is None):
         raise ValueError("`latent.codec` and `latent.shape` go together: name both, or leave both out")
-    if L.scaling_factor is not None and not (L.codec and L.scaling_factor > 0):
+    if L.scaling_factor is not None and not (L.codec and 0 < L.scaling_factor < math.inf):
         raise ValueError(f"`latent.scaling_factor`={L.scaling_factor} must be above 0, and goes with `latent.codec`")
     if bool(L.text_encoder) != bool(net.context_dim):
         raise ValueError(
@@ -256,6 +257,21 @@ def _check_scales(d, schedule):
         )
 
 
+def _check_base(config):
+    """What a base model lacks is said before what follows from it."""
+    base, prompts = config.adapt.base, config.sample.prompts
+    if base is not None and prompts and not config.net.context_dim:
+        raise ValueError(
+            f"`adapt.base` {base} takes no texts, and `sample.prompts` are some: choose a base of texts, such as "
+            "captioned, or leave them out"
+        )
+    if base is not None and config.net.vector_dim == augment.DIM and not config.data.augment:
+        raise ValueError(
+            f"the network of `adapt.base` {base} takes the amounts of `data.augment`, with which it was trained: give "
+            "that, too, such as 0.1, or choose another base"
+        )
+
+
 def _check_conditions(config):
     """The network's conditions are those that the data has."""
     d, net, dropout = config.data, config.net, config.diffusion.cond_dropout
@@ -327,7 +343,7 @@ def _check_adapt(config):
         raise ValueError(f"`adapt` {a.kind} needs the model that is adapted: name it as `base`")
     if a.low_rank:
         lora.pattern(a.targets)  # raises
-        if a.rank < 1 or not 0 <= a.dropout < 1 or (a.alpha is not None and a.alpha <= 0):
+        if a.rank < 1 or not 0 <= a.dropout < 1 or (a.alpha is not None and not 0 < a.alpha < math.inf):
             raise ValueError("`adapt.rank` must be at least 1, `adapt.dropout` in [0, 1), and `adapt.alpha` above 0")
     if a.kind == "few_steps":
         _check_few_steps(config)

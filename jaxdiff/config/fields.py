@@ -75,7 +75,6 @@ class Diffusion:
       objective: "denoising"; "hybrid", which also learns a variance; "bound", the variational bound; or "mean_flow", of
         networks with `takes_end`, see `objectives.mean_flow`. The variance is learned where the network has twice the
         image's channels.
-      pairing: "independent" noise and images, or "optimal_transport" within a batch, see `objectives.optimal_transport`.
       levels: distribution of the levels of training examples, see `jaxdiff.objectives.levels`; "clean" is level 0 alone,
         for classifiers.
       cond_dropout: probability with which the label of an example becomes the null label and its caption the empty text,
@@ -85,6 +84,7 @@ class Diffusion:
       time: what the network is given in place of a level, see `preconditioning.network_time`.
       sigma_data: standard deviation of the data for EDM's preconditioning of the network, which then predicts "x0", see
         `preconditioning.preconditioned`; 0 is none.
+      pairing: "independent" noise and images, or "optimal_transport" within a batch, see `objectives.optimal_transport`.
     """
 
     schedule: Choice = SCHEDULES.choice("linear")
@@ -94,13 +94,13 @@ class Diffusion:
     shift: float = 1.0
     zero_snr: bool = False
     objective: Literal["denoising", "hybrid", "bound", "mean_flow"] = "denoising"
-    pairing: Literal["independent", "optimal_transport"] = "independent"
     levels: Choice = LEVEL_DRAWS.choice("uniform")
     cond_dropout: float = 0.0
     offset_noise: float = 0.0
     input_perturbation: float = 0.0
     time: Literal["level", "sigma", "fraction", "log_ratio"] = "level"
     sigma_data: float = 0.0
+    pairing: Literal["independent", "optimal_transport"] = "independent"
 
     def __post_init__(self):
         _choose(self, schedule=SCHEDULES, weighting=WEIGHTINGS, levels=LEVEL_DRAWS)

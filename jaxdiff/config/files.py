@@ -14,6 +14,7 @@ from jaxdiff.arguments import check_type
 from jaxdiff.config.fields import Config
 from jaxdiff.config.upgrade import upgraded
 from jaxdiff.errors import of_code, unknown
+from jaxdiff.files import check_regular, read_text
 from jaxdiff.registry import Choice
 
 
@@ -36,8 +37,10 @@ def load(name: str) -> Config:
       ValueError: there is none of that name, its code fails, or its get_config() does not return a `Config` of fields
         that there are and of the right types.
       FileNotFoundError: there is no such file.
+      OSError: it is a pipe or a device.
     """
     path = Path(name) if name.endswith(".py") else config_dir() / f"{name}.py"
+    check_regular(path)
     if not path.is_file():
         if name.endswith(".py"):
             raise FileNotFoundError(f"there is no config {path}")
@@ -71,7 +74,8 @@ def read_run(run: epath.PathLike) -> Config:
 
     Raises:
       FileNotFoundError: the directory holds no run.
-      ValueError: its `config.json` has a field that no config has.
+      OSError: its `config.json` is a pipe, or cannot be read.
+      ValueError: its `config.json` has a field that no config has; the message names the file.
     """
     path = epath.Path(run) / "config.json"
     if not path.exists():
@@ -79,7 +83,7 @@ def read_run(run: epath.PathLike) -> Config:
             f"{run} holds no run (there is no {path}): give a directory that jaxdiff train has written"
         )
     try:
-        return from_json(path.read_text())
+        return from_json(read_text(path), where=str(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON any more ({error}): repair it, or choose another directory") from None
 

@@ -12,7 +12,7 @@ from jaxdiff.arguments import FRACTION, check_count, check_number
 from jaxdiff.editing.maps import map_shape, maps_of_size
 from jaxdiff.samplers import Sampler, State
 from jaxdiff.samplers.base import check_is_sampler
-from jaxdiff.types import Array, Static
+from jaxdiff.types import Array, Static, is_traced
 
 
 class Region(NamedTuple):
@@ -42,8 +42,8 @@ def local_blend(
 
     Raises:
       TypeError: `sampler` is no `Sampler`.
-      ValueError: arrays of other shapes, a size below 1; unless they are traced, a threshold outside of [0, 1] or a start
-        below 0.
+      ValueError: arrays of other shapes, a size below 1; unless they are traced, a token_mask or a threshold outside of
+        [0, 1], or a start below 0.
 
     Example::
 
@@ -67,6 +67,8 @@ def local_blend(
     if np.ndim(token_mask) != 2 or np.shape(source_offset) != np.shape(token_mask)[:1]:
         shapes = f"{list(np.shape(token_mask))} and {list(np.shape(source_offset))}"
         raise ValueError(f"`token_mask` must be [B, L] and `source_offset` [B], not of shapes {shapes}")
+    if not is_traced(token_mask) and not np.all((np.asarray(token_mask) >= 0) & (np.asarray(token_mask) <= 1)):
+        raise ValueError("`token_mask` must lie in [0, 1]: 1 at tokens whose region may change")
     region = Region(jnp.asarray(token_mask), jnp.asarray(source_offset), jnp.float32(threshold), jnp.int32(start))
     return Sampler(
         Partial(_init, sampler.init, region, Static(size)), Partial(_step, sampler.step, region, Static(size))

@@ -135,7 +135,7 @@ def null_text(
         settings = config._replace(learning_rate=config.learning_rate[chunk], tolerance=config.tolerance[chunk])
         steps = levels[:-1][chunk], levels[1:][chunk], trajectory[1:][chunk]
         carry, embeddings = _steps(
-            as_partial(denoise), schedule, carry, steps, guided, as_weight(scale), settings, leaf
+            as_partial(denoise, "denoise"), schedule, carry, steps, guided, as_weight(scale), settings, leaf
         )
         found.append(embeddings)
         if tick is not None:

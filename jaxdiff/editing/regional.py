@@ -100,7 +100,7 @@ def regions(masks, num: int = 1) -> Regions:
     if jnp.ndim(masks) != 3:
         raise ValueError(f"`masks` must be [R, H, W], one per region, and not {jnp.shape(masks)}")
     if not is_traced(masks):
-        if np.min(masks) < 0 or np.max(masks) > 1:
+        if not np.all((np.asarray(masks) >= 0) & (np.asarray(masks) <= 1)):  # nor NaN
             raise ValueError("`masks` must be in [0, 1]")
         for i, mask in enumerate(np.asarray(masks)):
             if not mask.any():

@@ -28,8 +28,9 @@ from jaxdiff.samplers import each_key, fold, normal, ode
 from jaxdiff.samplers.base import check_levels, check_x
 from jaxdiff.samplers.keys import check_key
 from jaxdiff.schedules import Schedule, check_schedule
-from jaxdiff.types import Array, Denoiser, as_partial
+from jaxdiff.types import Array, Denoiser, as_partial, is_traced
 
+FARTHEST = 1.5  # of data in [-1, 1] that was resized or decoded, and may lie a little outside
 BOUND, PROBES = 2**30, 2**30 + 1  # uses of a key that no step of a sampler has, so that they draw other numbers
 
 
@@ -76,7 +77,7 @@ def variational_bound(
 
     Raises:
       ValueError: unknown variance; "learned" from a network that gives none; timesteps that are not such levels; an x0 of
-        integers; a prediction of another shape than x0.
+        integers, or far outside of [-1, 1]; a prediction of another shape than x0.
       TypeError: a key that is not typed; `schedule` is no `Schedule`.
 
     Example::
@@ -140,17 +141,26 @@ def bound_terms(
         raise unknown("variance", variance, VARIANCES)
     check_schedule(schedule)
     check_x("x0", x0)
+    _check_range(x0)
     levels, T = np.asarray(check_levels(timesteps, schedule)), schedule.num_levels
     if len(levels) < 3 or levels[0] != T or levels[-1] != 0:
         raise ValueError(
             f"`timesteps` must be falling levels from {T} to 0 in at least 2 steps, such as grid({T}, 50), not {levels}"
         )
-    keys, denoise, steps = each_key(key, len(x0)), as_partial(denoise), np.arange(1, len(levels))
+    keys, denoise, steps = each_key(key, len(x0)), as_partial(denoise, "denoise"), np.arange(1, len(levels))
     above = levels[np.maximum(steps - 2, 0)]  # of the first step there is none, and none is read
     for first in range(0, len(steps), size or len(steps)):
         part = slice(first, first + (size or len(steps)))
         visited = tuple(jnp.asarray(rows[part]) for rows in (steps, above, levels[:-1], levels[1:]))
         yield _bound_terms(keys, denoise, schedule, visited, x0, cond, variance)
+
+
+def _check_range(x0):
+    """Refuses numbers far outside of [-1, 1], which the decoder counts to its end bins; unless they are traced."""
+    if is_traced(x0) or (isinstance(x0, jax.Array) and not x0.is_fully_addressable):
+        return
+    if not np.abs(np.asarray(x0)).max(initial=0) <= FARTHEST:
+        raise ValueError("`x0` must lie in [-1, 1]: of numbers in 0..255, uint8, see jaxdiff.objectives.to_unit_range")
 
 
 @functools.partial(jax.jit, static_argnames="variance")
@@ -214,7 +224,7 @@ def log_prob(
     check_schedule(schedule)
     check_x("x", x)
     method = ode.adaptive(1e-5, 1e-5) if method is None else method
-    return _log_prob(method, as_partial(denoise), schedule, x, cond, _probes(key, trace, x.shape))
+    return _log_prob(method, as_partial(denoise, "denoise"), schedule, x, cond, _probes(key, trace, x.shape))
 
 
 def _probes(key, trace, shape):
@@ -300,6 +310,9 @@ def bits_per_dim(log_prob: Array, shape: tuple[int, ...]) -> Array:
     Returns:
       float [B].
 
+    Raises:
+      ValueError: a shape without numbers.
+
     Example::
 
         >>> import jax.numpy as jnp
@@ -308,4 +321,6 @@ def bits_per_dim(log_prob: Array, shape: tuple[int, ...]) -> Array:
         >>> round(float(bits[0]), 4)
         8.0
     """
+    if math.prod(shape) < 1:
+        raise ValueError(f"`shape`={tuple(shape)} must be that of an example, of one number at least")
     return -log_prob / (math.prod(shape) * math.log(2)) + math.log2(127.5)

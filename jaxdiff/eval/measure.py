@@ -92,6 +92,8 @@ def complete(measure: Measure, model: Model, request: Request, source: Source | 
     measure = dataclasses.replace(measure, **options)
     _check_numbers(measure, config)
     _check_judge(measure, model, request)
+    if source is None:
+        _check_shape(measure.source, config)
     return measure
 
 
@@ -162,6 +164,19 @@ def _check_judge(measure, model, request):
         raise ValueError("`judge` and `inception` are two judges: choose one")
     if judged and "accuracy" in judged and (measure.inception or not classes_of(model, request)):
         raise ValueError("accuracy is of models with labels, by a `judge` that knows the same classes")
+
+
+def _check_shape(name, config):
+    """Refuses data of another shape, which an evaluation does not crop as a training may (`resize`)."""
+    choice = data.parse(name, like=config.data.source)
+    if getattr(choice, "resize", True):  # as pictures of folders are, or as the training did
+        return
+    there, here = ("x".join(map(str, shape)) for shape in (data.load(choice).image_shape, config.data.image_shape))
+    if there != here:
+        raise ValueError(
+            f"the images of {name} are {there}, and the model's {here}: give a `source` of that shape, or a "
+            "folder:PATH, whose pictures are cropped and resized"
+        )
 
 
 def held_out(source: str) -> str:

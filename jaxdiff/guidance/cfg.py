@@ -42,11 +42,12 @@ def extrapolate(good: Denoiser, bad: Denoiser, scale: Weight) -> Denoiser:
         >>> float(denoise(jnp.zeros([1, 1]), 500, None).x0[0, 0])  # 1.5 + 3 * 0.5
         3.0
     """
+    good, bad = as_partial(good, "good"), as_partial(bad, "bad")
     if _is(scale, 1):
-        return as_partial(good)
+        return good
     if _is(scale, 0):
-        return as_partial(bad)
-    return Partial(_extrapolate, as_partial(good), as_partial(bad), as_weight(scale))
+        return bad
+    return Partial(_extrapolate, good, bad, as_weight(scale))
 
 
 def on_cond(denoise: Denoiser) -> Denoiser:
@@ -66,7 +67,7 @@ def on_cond(denoise: Denoiser) -> Denoiser:
         >>> denoise(jnp.zeros([1, 1]), 5, Guided(jnp.ones([1, 1]), None)).x0.tolist()
         [[1.0]]
     """
-    return Partial(_on_cond, as_partial(denoise))
+    return Partial(_on_cond, as_partial(denoise, "denoise"))
 
 
 def on_uncond(denoise: Denoiser) -> Denoiser:
@@ -88,7 +89,7 @@ def on_uncond(denoise: Denoiser) -> Denoiser:
         >>> denoise(jnp.zeros([1, 1]), 5, Guided(None, jnp.ones([1, 1]))).x0.tolist()
         [[1.0]]
     """
-    return Partial(_on_uncond, as_partial(denoise))
+    return Partial(_on_uncond, as_partial(denoise, "denoise"))
 
 
 def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
@@ -134,7 +135,7 @@ def cfg(denoise: Denoiser, scale: Weight) -> Denoiser:
         return on_cond(denoise)
     if _is(scale, 0):
         return on_uncond(denoise)
-    return Partial(_cfg, as_partial(denoise), as_weight(scale))
+    return Partial(_cfg, as_partial(denoise, "denoise"), as_weight(scale))
 
 
 def halves(denoise: Denoiser, x_t: Array, t, cond: Guided) -> tuple[Prediction, Prediction]:

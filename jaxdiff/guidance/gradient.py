@@ -62,7 +62,9 @@ def classifier(denoise: Denoiser, log_prob: Callable, schedule: Schedule, scale:
         True
     """
     check_schedule(schedule)
-    return Partial(_classifier, as_partial(denoise), as_partial(log_prob), schedule, as_weight(scale))
+    return Partial(
+        _classifier, as_partial(denoise, "denoise"), as_partial(log_prob, "log_prob"), schedule, as_weight(scale)
+    )
 
 
 def label_log_prob(apply: Apply, params) -> Partial:
@@ -128,7 +130,7 @@ def by_gradient(denoise: Denoiser, objective: Callable, schedule: Schedule, stre
     """
     check_schedule(schedule)
     weight = as_weight(strength, "strength")
-    return Partial(_by_gradient, as_partial(denoise), as_partial(objective), schedule, weight)
+    return Partial(_by_gradient, as_partial(denoise, "denoise"), as_partial(objective, "objective"), schedule, weight)
 
 
 def _classifier(denoise, log_prob, schedule, scale, x_t, t, cond=None):

@@ -48,7 +48,7 @@ def rescaled(good: Denoiser, guided: Denoiser, schedule: Schedule, phi: float) -
         >>> denoise(jnp.array([[1.0, -1.0]]), 500, None).x0.tolist()  # halfway from 3 to 1
         [[2.0, -2.0]]
     """
-    return Partial(_rescaled, as_partial(good), as_partial(guided), *_rescaling(schedule, phi))
+    return Partial(_rescaled, as_partial(good, "good"), as_partial(guided, "guided"), *_rescaling(schedule, phi))
 
 
 def rescaled_cfg(denoise: Denoiser, scale: Weight, schedule: Schedule, phi: float) -> Denoiser:
@@ -80,7 +80,7 @@ def rescaled_cfg(denoise: Denoiser, scale: Weight, schedule: Schedule, phi: floa
         >>> denoise(jnp.array([[1.0, -1.0]]), 500, cond).x0.tolist()  # 1 + 3 (2 - 1), halfway to 2
         [[3.0, -3.0]]
     """
-    return Partial(_rescaled_cfg, as_partial(denoise), as_weight(scale), *_rescaling(schedule, phi))
+    return Partial(_rescaled_cfg, as_partial(denoise, "denoise"), as_weight(scale), *_rescaling(schedule, phi))
 
 
 def _rescaling(schedule, phi):
@@ -124,7 +124,7 @@ def within(inside: Denoiser, outside: Denoiser, t_low: float, t_high: float) -> 
     if not (is_traced(t_low) or is_traced(t_high)) and t_low > t_high:
         raise ValueError(f"`t_low`={t_low} must be at most `t_high`={t_high}: the interval is empty")
     ends = jnp.asarray(t_low, jnp.float32), jnp.asarray(t_high, jnp.float32)
-    return Partial(_within, as_partial(inside), as_partial(outside), *ends)
+    return Partial(_within, as_partial(inside, "inside"), as_partial(outside, "outside"), *ends)
 
 
 def _rescaled(good, guided, schedule, phi, x_t, t, cond=None):

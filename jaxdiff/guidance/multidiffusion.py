@@ -32,7 +32,7 @@ def multidiffusion(denoise: Denoiser, masks) -> Denoiser:
       the rows; without `aux`. ValueError for other conditions, and for an x_t that is not [B, H, W, C].
 
     Raises:
-      ValueError: masks of another rank or below 0, an empty mask, or a pixel without a region.
+      ValueError: masks of another rank, below 0 or not finite, an empty mask, or a pixel without a region.
 
     Example::
 
@@ -48,12 +48,12 @@ def multidiffusion(denoise: Denoiser, masks) -> Denoiser:
         raise ValueError(f"`masks` must be [R, H, W], one for each condition, and have shape {jnp.shape(masks)}")
     if not is_traced(masks):
         _check(np.asarray(masks))
-    return Partial(_multidiffusion, as_partial(denoise), jnp.asarray(masks, jnp.float32))
+    return Partial(_multidiffusion, as_partial(denoise, "denoise"), jnp.asarray(masks, jnp.float32))
 
 
 def _check(masks):
-    if (masks < 0).any():
-        raise ValueError("`masks` must be at least 0")
+    if not ((masks >= 0) & np.isfinite(masks)).all():
+        raise ValueError("`masks` must be at least 0 and finite")
     for i, mask in enumerate(masks):
         if not mask.any():
             raise ValueError(f"mask {i} of `masks` is empty: leave out the region and its condition")

@@ -48,7 +48,9 @@ def clip_x0(denoise: Denoiser, schedule: Schedule, lo: float = -1.0, hi: float =
         check_number(name, limit, "be a number", lambda x: ~np.isnan(x))
     if not (is_traced(lo) or is_traced(hi)) and lo > hi:
         raise ValueError(f"`lo`={lo} must be at most `hi`={hi}")
-    return Partial(_clip, as_partial(denoise), schedule, jnp.asarray(lo, jnp.float32), jnp.asarray(hi, jnp.float32))
+    return Partial(
+        _clip, as_partial(denoise, "denoise"), schedule, jnp.asarray(lo, jnp.float32), jnp.asarray(hi, jnp.float32)
+    )
 
 
 def dynamic_threshold(denoise: Denoiser, schedule: Schedule, percentile: float = 99.5) -> Denoiser:
@@ -84,7 +86,7 @@ def dynamic_threshold(denoise: Denoiser, schedule: Schedule, percentile: float =
     """
     check_schedule(schedule)
     check_number("percentile", percentile, "lie in (1, 100]: Imagen's is 99.5", lambda x: (x > 1) & (x <= 100))
-    return Partial(_threshold, as_partial(denoise), schedule, jnp.asarray(percentile, jnp.float32))
+    return Partial(_threshold, as_partial(denoise, "denoise"), schedule, jnp.asarray(percentile, jnp.float32))
 
 
 def with_x0(prediction: Prediction, x0: Array, schedule: Schedule, x_t: Array, t) -> Prediction:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxdiff import disk, hosts
+from jaxdiff.files import check_regular
 from jaxdiff.model import checksums
 
 log = logging.getLogger("jaxdiff")
@@ -175,6 +177,9 @@ def _try(directory, step, like):
 
 def _read(directory, step, like):
     """The arrays and what stands beside them."""
+    if not disk.is_remote(directory):
+        for path in Path(absolute(directory), str(step)).rglob("*"):  # Orbax would wait for a pipe
+            check_regular(path)
     with contextlib.closing(manager_of(absolute(directory), "read", read_only=True)) as reader:
         about = reader.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
         if about.pop("crc32") != checksums.of_json(about):

@@ -16,9 +16,9 @@ from etils import epath
 from flax import traverse_util
 
 from jaxdiff import config as configs
-from jaxdiff import disk, sharding
+from jaxdiff import disk, sharding, tensor_files
 from jaxdiff.config import Config
-from jaxdiff.files import write_whole
+from jaxdiff.files import check_regular, write_whole
 from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import param_shapes
 from jaxdiff.text import tokenizer
@@ -40,17 +40,18 @@ def read(path: epath.PathLike, dtype: str = "float32", placement=None) -> Model:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: another kind of file, or weights that do not fit its own config; nothing is loaded then.
+      ValueError: another kind of file, weights that do not fit its own config, or a damaged file; nothing is loaded then.
     """
     check_dtype(dtype)
     with opened(path) as file:
-        header = file.metadata() or {}
+        header = _header_of(path, file)
+        sums = tensor_files.checksums_of(header)
         found = {name.removesuffix(":"): said for name, said in submodels_of(header).items()}
         owners = {key: next((name for name in found if key.startswith(f"{name}:")), "") for key in file.keys()}
 
         def one(name, header):
             keys = {key.removeprefix(f"{name}:"): key for key, owner in owners.items() if owner == name}
-            return _model(path, file, keys, header, jnp.dtype(dtype), placement)
+            return _model(path, file, keys, header, sums, jnp.dtype(dtype), placement)
 
         submodels = {EARLIER.get(name, name): one(name, said) for name, said in found.items()}
         return one("", header).replace(submodels=submodels)
@@ -68,9 +69,11 @@ def opened(path: epath.PathLike):
 
     Raises:
       FileNotFoundError: there is no such file.
+      OSError: it is a pipe or a device.
       ValueError: it is of another kind.
     """
     path = epath.Path(path)
+    check_regular(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
     with contextlib.ExitStack() as stack:
@@ -86,9 +89,32 @@ def opened(path: epath.PathLike):
 
 
 def header_of(path: epath.PathLike) -> dict[str, str]:
-    """The metadata of a .safetensors file, without its tensors."""
+    """The metadata of a .safetensors file, without its tensors; ValueError where it is damaged."""
     with opened(path) as file:
-        return file.metadata() or {}
+        return _header_of(path, file)
+
+
+def _header_of(path, file):
+    header = file.metadata() or {}
+    with _named(path):
+        tensor_files.checksums_of(header)
+    return header
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Errors of a damaged file name it."""
+    try:
+        yield
+    except tensor_files.Damaged as error:
+        raise ValueError(f"{path} is damaged ({error}): export or copy it again") from None
+
+
+def _tensor(path, file, key, sums):
+    value = file.get_tensor(key)
+    with _named(path):
+        tensor_files.check(sums, {key: value})
+    return value
 
 
 def submodels_of(header: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -96,8 +122,8 @@ def submodels_of(header: dict[str, str]) -> dict[str, dict[str, str]]:
     return json.loads(header.get("submodels", header.get("parts", "{}")))
 
 
-def _model(path, file, keys, header, dtype, placement):
-    """The model with this header, of the tensors that `keys` lists by their paths in its parameters."""
+def _model(path, file, keys, header, sums, dtype, placement):
+    """The model with this header, of the tensors that `keys` lists by their paths, and `sums` their checksums."""
     if not {"config", "about"} <= set(header):
         raise ValueError(f"{path} does not say what network it is of: give a file that jaxdiff export has written")
     config = runs_here(configs.from_json(header["config"], where=f"the config in {path}"))
@@ -109,7 +135,10 @@ def _model(path, file, keys, header, dtype, placement):
     about = json.loads(header["about"])
     if not isinstance(about, dict) or not set(ORIGIN) <= set(about):
         raise ValueError(f"{path} does not say {', '.join(ORIGIN)}: give a file that jaxdiff export has written")
-    flat = {name: sharding.placed(name, file.get_tensor(key).astype(dtype), placement) for name, key in keys.items()}
+    flat = {
+        name: sharding.placed(name, _tensor(path, file, key, sums).astype(dtype), placement)
+        for name, key in keys.items()
+    }
     return Model(
         config=in_dtype(config, dtype),
         params=traverse_util.unflatten_dict(flat, sep="/"),
@@ -147,7 +176,7 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
     if not all(np.isfinite(value).all() for value in flat.values()):
         raise ValueError(f"some weights are not finite as {dtype}: choose `dtype`=float32")
     header = _header(model) | ({"submodels": json.dumps(headers)} if headers else {})
-    write_whole(path, safetensors.numpy.save(flat, header))
+    write_whole(path, safetensors.numpy.save(flat, tensor_files.with_checksums(flat, header)))
 
 
 def _flat(prefix, model):

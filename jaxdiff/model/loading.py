@@ -14,6 +14,7 @@ from jaxdiff.adapt.adapter import Adapter, from_bytes
 from jaxdiff.arguments import check_type, plain
 from jaxdiff.config import Config
 from jaxdiff.errors import unknown
+from jaxdiff.files import read_regular
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file, weights
@@ -130,7 +131,7 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         >>> star.metadata["base"], list(star.new_tokens)
         ('captioned', ['<star>'])
     """
-    name = os.path.expanduser(name)
+    name = _as_name(name, "an adapter")
     if name.startswith("hf:"):
         return load_adapter(hub.local(name), model)
     path = epath.Path(name)
@@ -149,8 +150,9 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         raise unknown("adapter", name, shipped.adapter_names())
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: give a run that has adapted a model, or its adapter.safetensors")
+    content = read_regular(path)
     try:
-        return from_bytes(path.read_bytes())
+        return from_bytes(content)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
 
@@ -245,9 +247,9 @@ def _named(config, name):
     return dataclasses.replace(config, name=hub.parsed(name).repo.partition("/")[2])
 
 
-def _as_name(name):
+def _as_name(name, what="a model"):
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
-        raise ValueError(f"a model must be given by its name or path, not {name!r}")
+        raise ValueError(f"{what} must be given by its name or path, not {name!r}")
     return os.path.expanduser(name)  # which no shell does behind an equals sign
 
 

@@ -12,6 +12,7 @@ from jaxdiff import config as configs
 from jaxdiff import meshes, sharding
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Config, Latent
+from jaxdiff.files import read_text
 from jaxdiff.model import adaptation, files
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.model import Model, Origin
@@ -97,7 +98,7 @@ def frozen_models(
     paths = {name: run / f"{file}.safetensors" for name, file in SUBMODELS.items()}
     submodels = {name: files.read(path, dtype, placement) for name, path in paths.items() if path.exists()}
     path = run / "tokenizer.json"
-    return submodels, tokenizer.from_json(path.read_text()) if path.exists() else None
+    return submodels, tokenizer.from_json(read_text(path)) if path.exists() else None
 
 
 def check_kept(run: epath.PathLike, latent: Latent, *more: str) -> None:
@@ -122,7 +123,7 @@ def kept_base(run: epath.PathLike, dtype: str = "float32", placement=None) -> Mo
 def kept_prompts(run: epath.PathLike) -> list[str]:
     """Some of the captions that a run adapts its base model to."""
     path = epath.Path(run) / "prompts.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    return json.loads(read_text(path)) if path.exists() else []
 
 
 def adapter_of(run: epath.PathLike) -> Adapter | None:

@@ -1,8 +1,10 @@
 """The specification of the autoencoders of latent diffusion."""
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
+from jaxdiff.arguments import check_own_types
 from jaxdiff.nets.spec import NETS, NetSpec
 from jaxdiff.nets.unet_config import UNetConfig
 
@@ -49,22 +51,26 @@ class AutoencoderConfig(NetSpec):
     role: ClassVar = "autoencoder"
 
     def __post_init__(self):
+        check_own_types(self)
         if self.codebook_size < 0 or self.codebook_size == 1:
             raise ValueError(f"`codebook_size`={self.codebook_size} must be 0, or at least 2")
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels={self.channels} must be one number or more, each at least 1")
         if min(self.image_channels, self.latent_channels, self.patch, self.blocks) < 1:
             raise ValueError("image_channels, latent_channels, patch and blocks must be at least 1")
-        if not self.scaling_factor > 0:
-            raise ValueError(f"scaling_factor={self.scaling_factor} must be above 0")
+        if not 0 < self.scaling_factor < math.inf:
+            raise ValueError(f"scaling_factor={self.scaling_factor} must be above 0 and finite")
         for name in ("latents_mean", "latents_std"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != self.latent_channels:
                 raise ValueError(
                     f"{name} has {len(value)} numbers, and must have {self.latent_channels}, one a channel"
                 )
-        if not min(self.latents_std if isinstance(self.latents_std, tuple) else (self.latents_std,)) > 0:
-            raise ValueError(f"latents_std={self.latents_std} must be above 0")
+        means, stds = (x if isinstance(x, tuple) else (x,) for x in (self.latents_mean, self.latents_std))
+        if not all(map(math.isfinite, means)):
+            raise ValueError(f"latents_mean={self.latents_mean} must be finite")
+        if not all(0 < std < math.inf for std in stds):
+            raise ValueError(f"latents_std={self.latents_std} must be above 0 and finite")
         whitened = self.latents_mean != 0.0 or self.latents_std != 1.0
         if self.codebook_size and (whitened or not self.quant_convs):
             raise ValueError("latents_mean, latents_std and quant_convs are of autoencoders without a codebook")

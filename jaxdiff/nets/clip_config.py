@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from jaxdiff.arguments import check_own_types
 from jaxdiff.nets.spec import NETS, NetSpec
 
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of [0, 1]
@@ -15,8 +16,6 @@ STEM_GROUPS = 8  # of the group norms between the convolutions of a stem
 def _check_tower(config):
     if min(config.width, config.layers, config.heads) < 1 or config.width % config.heads:
         raise ValueError(f"width={config.width} must be a multiple of heads={config.heads}, and layers at least 1")
-    if config.activation not in ("quick_gelu", "gelu"):
-        raise ValueError(f"activation={config.activation!r} must be 'quick_gelu' or 'gelu'")
 
 
 @NETS.register("text_encoder")
@@ -57,6 +56,7 @@ class TextConfig(NetSpec):
         return (np.zeros((1, self.length), np.int32),)
 
     def __post_init__(self):
+        check_own_types(self)
         _check_tower(self)
         if not 0 <= self.end_token < self.vocabulary:
             raise ValueError(f"end_token={self.end_token} must be below vocabulary={self.vocabulary}")
@@ -94,6 +94,7 @@ class VisionConfig:
     std: tuple[float, ...] = PIXEL_STD
 
     def __post_init__(self):
+        check_own_types(self)
         _check_tower(self)
         if self.patch < 1 or self.size % self.patch:
             raise ValueError(f"size={self.size} must be a multiple of patch={self.patch}")
@@ -121,6 +122,9 @@ class ImageEncoderConfig(NetSpec):
 
     role: ClassVar = "image_encoder"
 
+    def __post_init__(self):
+        check_own_types(self)
+
     def make(self):
         from jaxdiff.nets.clip import ImageEncoder
 
@@ -146,6 +150,9 @@ class CLIPConfig(NetSpec):
     projection: int = 768
 
     role: ClassVar = "clip"
+
+    def __post_init__(self):
+        check_own_types(self)
 
     def make(self):
         from jaxdiff.nets.clip import CLIP

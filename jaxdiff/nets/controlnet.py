@@ -12,6 +12,7 @@ import dataclasses
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxdiff.arguments import check_own_types
 from jaxdiff.nets.layers import Conv, zeros_init
 from jaxdiff.nets.unet import UNetConfig, encode
 from jaxdiff.types import Array, Cond
@@ -33,6 +34,7 @@ class ControlConfig:
     embedding: tuple[int, ...] = (16, 32, 96, 256)
 
     def __post_init__(self):
+        check_own_types(self)
         if self.picture_channels < 1 or not self.embedding or min(self.embedding) < 1:
             raise ValueError(
                 f"picture_channels={self.picture_channels} and all of embedding={self.embedding} must be at least 1, "

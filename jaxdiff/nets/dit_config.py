@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from jaxdiff.arguments import check_own_types
 from jaxdiff.nets.spec import NETS, DenoiserSpec
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}  # width, depth, heads
@@ -63,6 +64,7 @@ class DiTConfig(DenoiserSpec):
     attention_kernel: Literal["auto", "plain", "xla", "cudnn", "flash"] = "auto"
 
     def __post_init__(self):
+        check_own_types(self)
         for name in ("width", "depth", "heads", "patch", "mlp_ratio", "eps"):
             if not 0 < (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name}={value} must be above 0 and finite")

@@ -16,6 +16,7 @@ from jax import lax
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from jaxdiff.files import check_regular
 from jaxdiff.nets.layers import ones_init, row, zeros_init
 from jaxdiff.types import Array
 
@@ -244,6 +245,7 @@ def load_inception(path: str | os.PathLike) -> dict:
 
     Raises:
       FileNotFoundError: no such file.
+      OSError: it is a pipe or a device.
       ValueError: not a safetensors file, or one of another network: tensors missing, left over or of other shapes.
 
     Example::
@@ -255,6 +257,7 @@ def load_inception(path: str | os.PathLike) -> dict:
         Traceback (most recent call last):
         ValueError: ... is not a safetensors file: convert the published one by benchmarks/convert_inception.py
     """
+    check_regular(path)
     try:
         found = load_file(path)
     except SafetensorError as error:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxdiff.arguments import check_own_types
 from jaxdiff.nets.spec import NETS, DenoiserSpec
 
 
@@ -53,6 +54,7 @@ class MMDiTConfig(DenoiserSpec):
     attention_kernel: Literal["auto", "plain", "xla", "cudnn", "flash"] = "auto"
 
     def __post_init__(self):
+        check_own_types(self)
         numbers = ("out_channels", "depth", "heads", "head_dim", "patch", "context_dim", "vector_dim", "places")
         for name in (*numbers, "base_places"):
             if getattr(self, name) < 1:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import ClassVar, Literal
 
+from jaxdiff.arguments import check_own_types
 from jaxdiff.nets.spec import NETS, DenoiserSpec
 
 
@@ -88,8 +89,11 @@ class UNetConfig(DenoiserSpec):
     attention_kernel: Literal["auto", "plain", "xla", "cudnn", "flash"] = "auto"
 
     def __post_init__(self):
+        check_own_types(self)
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels={self.channels} must be one number or more, each at least 1")
+        if not math.isfinite(self.freq_shift):
+            raise ValueError(f"freq_shift={self.freq_shift} must be a finite number")
         if not 0 < self.eps < math.inf:
             raise ValueError(f"eps={self.eps} must be a finite number above 0")
         for name in ("blocks", "num_heads", "transformer_blocks"):

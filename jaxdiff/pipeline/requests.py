@@ -187,7 +187,7 @@ def _check_numbers(model, request):
     sized(model, s)  # raises for a size that it does not take
     if s.decode != "whole" and not model.config.latent.codec:
         raise ValueError(f"`decode`={s.decode} is of latents, and {model.config.name} has none: leave it out")
-    model.levels(s.steps, s.spacing)
+    _check_end(s, model.levels(s.steps, s.spacing))
     check_seed("`seed`", s.seed)
     if s.num < 1:
         raise ValueError(f"`num`={s.num} must be at least 1")
@@ -203,6 +203,14 @@ def _check_numbers(model, request):
     if variance == "learned" and not net.learns_variance(model.shape[-1]):
         raise ValueError(
             "`variance`='learned' needs a network that predicts one, with twice as many output channels as the image"
+        )
+
+
+def _check_end(sample, levels):
+    if levels[-1] > 1:  # a grid of `jaxdiff.sample` may end anywhere, and its x is noisy then
+        raise ValueError(
+            f"the spacing {sample.spacing.kind} ends at level {levels[-1]:g}, where images are noisy: set its `end` to 0 "
+            "or 1"
         )
 
 

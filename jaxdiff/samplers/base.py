@@ -85,8 +85,8 @@ def sample(
         `cond` under a 0 does not have N rows, or another one not B; a sampler that needs a key has none; the keys are not
         one per example; an x_T of integers; levels outside of 0..T, or that do not fall;
         a prediction of another shape than x.
-      TypeError: a legacy key, made by `jax.random.PRNGKey`; what is no sampler, denoiser or schedule; a denoiser that
-        returns no `Prediction`.
+      TypeError: a legacy key, made by `jax.random.PRNGKey`; what is no sampler, denoiser, schedule or `collect`; a
+        denoiser that returns no `Prediction`.
 
     Example::
 
@@ -108,6 +108,7 @@ def sample(
         True
     """
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T, rising)
+    _check_collect(collect)
     if cond_axes is None:
         check_rows(cond, x_T.shape[0])
     if any(axis != 0 for axis in jax.tree.leaves(cond_axes)):
@@ -166,12 +167,18 @@ def chunks(
     """
     check_count("size", size)
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T)
+    _check_collect(collect)
     check_rows(cond, x_T.shape[0])
     state = _init(sampler, x_T)
     for first in range(0, len(timesteps) - 1, size):
         levels = timesteps[first : first + size + 1]
         state, collected = _steps(keys, sampler, denoise, schedule, first, levels, state, cond, None, collect)
         yield state.x, collected
+
+
+def _check_collect(collect):
+    if collect is not None and not callable(collect):
+        raise TypeError(f"`collect` must be a function (State, Prediction) -> pytree, not {type(collect).__name__}")
 
 
 def check_rows(cond: Any, num: int) -> None:
@@ -228,7 +235,8 @@ def check_levels(timesteps, schedule: Schedule, rising: bool = False) -> Array:
         levels = jnp.asarray(timesteps)
     except (TypeError, ValueError):  # texts, or rows of different lengths
         levels = jnp.zeros([0])
-    if levels.ndim != 1 or not levels.size or not jnp.issubdtype(levels.dtype, jnp.number):
+    real = jnp.issubdtype(levels.dtype, jnp.integer) or jnp.issubdtype(levels.dtype, jnp.floating)
+    if levels.ndim != 1 or not levels.size or not real:
         raise ValueError("`timesteps` must be a grid of levels [N + 1], such as jaxdiff.timesteps.grid(1000, 50)")
     if is_traced(levels):
         return levels

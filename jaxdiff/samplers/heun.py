@@ -51,7 +51,7 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
       `Sampler`; with churn, `sample` raises ValueError without a random key.
 
     Raises:
-      ValueError: a number below 0, unless it is traced.
+      ValueError: a number below 0, or s_min above s_max, unless they are traced.
 
     Example::
 
@@ -69,6 +69,8 @@ def heun(churn: float = 0.0, s_min: float = 0.0, s_max: float = float("inf"), s_
     check_number("churn", churn, wanted, lambda x: x >= 0)
     for name, number in (("s_min", s_min), ("s_max", s_max), ("s_noise", s_noise)):
         check_number(name, number, "be at least 0", lambda x: x >= 0)
+    if not (is_traced(s_min) or is_traced(s_max)) and s_min > s_max:
+        raise ValueError(f"`s_min`={s_min} must be at most `s_max`={s_max}: between them noise is added")
     if not is_traced(churn) and churn == 0:
         return Sampler(Partial(State), Partial(_step, None))
     return Sampler(Partial(State), Partial(_step, Churn(*(jnp.float32(x) for x in (churn, s_min, s_max, s_noise)))))

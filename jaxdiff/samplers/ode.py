@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import AT_LEAST_0, check_count, check_number, check_prediction
+from jaxdiff.arguments import ABOVE_0, AT_LEAST_0, check_count, check_number, check_prediction
 from jaxdiff.process import q_sample, target_for
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.schedules import Schedule
@@ -46,7 +46,7 @@ def probability_flow(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 10
       max_steps were not enough, and on a path that starts below level 1.
 
     Raises:
-      ValueError: max_steps below 1, or a tolerance below 0, unless it is traced.
+      ValueError: max_steps below 1, an rtol that is not above 0 or an atol below 0, unless they are traced; another solver.
 
     Example::
 
@@ -78,7 +78,7 @@ def probability_flow_fixed(substeps: int = 1, solver=None) -> Sampler:
       `Sampler`, deterministic, for rising grids as well as falling ones, from any level of at least 1.
 
     Raises:
-      ValueError: substeps below 1.
+      ValueError: substeps below 1, or another solver.
 
     Example::
 
@@ -120,7 +120,7 @@ def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solv
       `Method`.
 
     Raises:
-      ValueError: max_steps below 1, or a tolerance below 0, unless it is traced.
+      ValueError: max_steps below 1, an rtol that is not above 0 or an atol below 0, unless they are traced; another solver.
 
     Example::
 
@@ -131,8 +131,9 @@ def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000, solv
     import diffrax  # here, because importing it takes half a second
 
     max_steps = check_count("max_steps", max_steps)
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        check_number(name, tolerance, *AT_LEAST_0)
+    check_number("rtol", rtol, *ABOVE_0)  # at 0 no step is good enough wherever atol is 0 too
+    check_number("atol", atol, *AT_LEAST_0)
+    _check_solver(solver, diffrax.AbstractAdaptiveSolver, "an adaptive solver of diffrax, such as diffrax.Dopri5()")
     static = Static((diffrax.Tsit5() if solver is None else solver, FIRST_STEP, max_steps))
     return Method(static, (jnp.asarray(rtol, jnp.float32), jnp.asarray(atol, jnp.float32)))
 
@@ -148,7 +149,7 @@ def fixed(substeps: int = 1, solver=None) -> Method:
       `Method`.
 
     Raises:
-      ValueError: substeps below 1.
+      ValueError: substeps below 1, or another solver.
 
     Example::
 
@@ -159,7 +160,14 @@ def fixed(substeps: int = 1, solver=None) -> Method:
     import diffrax
 
     substeps = check_count("substeps", substeps)
+    _check_solver(solver, diffrax.AbstractSolver, "a solver of diffrax, such as diffrax.Heun()")
     return Method(Static((diffrax.Heun() if solver is None else solver, substeps, substeps)), None)
+
+
+def _check_solver(solver, kind, wanted):
+    if solver is not None and not isinstance(solver, kind):
+        shown = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
+        raise ValueError(f"`solver` must be {wanted}, not {shown}")
 
 
 def integrate(method: Method, field: Partial, y, begin: Array, end: Array):

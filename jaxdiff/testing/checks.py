@@ -118,7 +118,7 @@ def check_denoiser(
     x = 1.5 * samplers.noise(samplers.keys_for(jax.random.key(0), 4), shape)
     close = lambda a, b: bool(jnp.all(jnp.abs(a - b) <= tolerance * (1 + jnp.abs(b))))
     for t in sorted({1, max(1, T // 10), max(1, T // 2), T}):
-        together, per_example, alone = _predictions(as_partial(denoise), x, jnp.int32(t), cond)
+        together, per_example, alone = _predictions(as_partial(denoise, "denoise"), x, jnp.int32(t), cond)
         for name in ("x0", "eps"):
             value = getattr(together, name)
             assert value.shape == x.shape, f"{name} has shape {value.shape} and x_t {x.shape}"

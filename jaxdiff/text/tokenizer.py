@@ -15,6 +15,8 @@ import tokenizers
 from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from jaxdiff.files import read_text
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 PRIVATE = "\ue000"  # a sign of no script, which texts do not hold
 # OpenAI's pattern: English contractions, runs of letters, single digits, runs of other characters.
@@ -148,15 +150,15 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
     configs = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
     try:
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            vocab = json.loads((folder / "vocab.json").read_text())
-            lines = (folder / "merges.txt").read_text().splitlines()
+            vocab = json.loads(read_text(folder / "vocab.json"))
+            lines = read_text(folder / "merges.txt").splitlines()
             merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         else:
-            model = json.loads(whole.read_text())["model"]
+            model = json.loads(read_text(whole))["model"]
             pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
             vocab, merges = model["vocab"], [tuple(pair) for pair in pairs]
         added = _added(folder, vocab)
-        contents = [json.loads(config.read_text()) for config in configs if config.exists()]
+        contents = [json.loads(read_text(config)) for config in configs if config.exists()]
         pad = [END, *(content["pad_token"] for content in contents if content.get("pad_token"))][-1]
         tokenizer = _tokenizer(vocab, merges, length, pad["content"] if isinstance(pad, dict) else pad)
         return with_new_tokens(tokenizer, added)
@@ -168,8 +170,8 @@ def _added(folder, vocab):
     """Tokens that were added to a published vocabulary, in the order of their ids, which follow it."""
     added, whole, plain = {}, folder / "tokenizer.json", folder / "added_tokens.json"
     if whole.exists():
-        added = {token["content"]: token["id"] for token in json.loads(whole.read_text()).get("added_tokens", ())}
-    added |= json.loads(plain.read_text()) if plain.exists() else {}
+        added = {token["content"]: token["id"] for token in json.loads(read_text(whole)).get("added_tokens", ())}
+    added |= json.loads(read_text(plain)) if plain.exists() else {}
     added = {token if token in vocab else token.lower(): i for token, i in added.items()}  # texts are in small letters
     tokens = sorted(added.keys() - vocab.keys(), key=added.get)
     if [added[token] for token in tokens] != list(range(len(vocab), len(vocab) + len(tokens))):

@@ -15,7 +15,7 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
 from jaxdiff import hosts
-from jaxdiff.files import whole
+from jaxdiff.files import check_regular, read_regular, whole
 
 log = logging.getLogger("jaxdiff")
 MARK = b"jaxdiff compiled step\n"
@@ -71,7 +71,7 @@ def _loaded(path, lowered, mesh):
     Raises:
       ValueError, JaxRuntimeError: it is of another program, damaged, or not for these devices.
     """
-    head, _, payload = path.read_bytes()[len(MARK) :].partition(b"\n")
+    head, _, payload = read_regular(path)[len(MARK) :].partition(b"\n")
     try:
         header = json.loads(head)
     except ValueError:
@@ -88,6 +88,7 @@ def _loaded(path, lowered, mesh):
 
 def check(path: epath.PathLike) -> None:
     """Raises ValueError or OSError for a file that `write` has not written."""
+    check_regular(path)
     with epath.Path(path).open("rb") as file:
         if file.read(len(MARK)) != MARK:
             raise ValueError(f"{path} is no compiled step: give a file that jaxdiff plan --save has written")

@@ -9,14 +9,14 @@ from etils import epath
 
 from jaxdiff import disk
 from jaxdiff.config import Config, Train, to_json
-from jaxdiff.files import make_output_dir, write_whole
+from jaxdiff.files import make_output_dir, read_text, write_whole
 from jaxdiff.model import checkpoints, runs
 
 
 def write_config(run: epath.PathLike, config: Config) -> None:
     """Writes `config.json`, whole or not at all."""
     path, text = epath.Path(run) / "config.json", to_json(config)
-    if path.exists() and path.read_text() == text:
+    if path.exists() and read_text(path) == text:
         return
     write_whole(path, text)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import model as models
+from jaxdiff import tensor_files
 from jaxdiff.adapt import adapter, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.model import shipped
@@ -36,6 +37,18 @@ def test_a_round_trip_through_a_file():
     exact = adapter.from_bytes(adapter.to_bytes(whole, "float32"))
     for after, before in zip(jax.tree.leaves(exact), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(after, before)
+
+
+def test_a_changed_bit_is_noticed():
+    """In the tensors, and in the header; files without checksums, as those that ship, are read."""
+    content = adapter.to_bytes(Adapter({"base": "captioned"}, {"unet": trained(1)}))
+    start = 8 + int.from_bytes(content[:8], "little")
+    for place, what in ((start + 100, "the checksum of unet:"), (content.index(b"captioned"), "of its header")):
+        wrong = bytearray(content)
+        wrong[place] ^= 1
+        with pytest.raises(ValueError, match=rf"is damaged \(.*{what}.*: export or copy it again"):
+            adapter.from_bytes(bytes(wrong))
+    assert tensor_files.CHECKSUMS.encode() not in (shipped.ADAPTERS / "star.safetensors").read_bytes()
 
 
 def test_files_that_are_no_adapter():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from flax import traverse_util
 from helpers import tiny_config
 from PIL import Image
 
@@ -20,6 +22,7 @@ from jaxdiff import model as models
 from jaxdiff.eval import features
 from jaxdiff.model import Model, Origin, denoiser_of
 from jaxdiff.nets.unet_config import ClassifierConfig
+from jaxdiff.tensor_files import CHECKSUMS
 from jaxdiff.train import initial, loop
 from jaxdiff.types import call
 
@@ -133,6 +136,7 @@ def changed(model, tmp_path, change):
     models.write(path, model)
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata, flat = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+    del metadata[CHECKSUMS]  # as of a file that was written before there were any
     change(metadata, flat)
     path.write_bytes(safetensors.numpy.save(flat, metadata))
     return str(path)
@@ -150,6 +154,51 @@ BROKEN = {
         "unknown field of the config in",
     ),
 }
+
+
+def in_data(content):
+    """A place within the first tensor, behind 8 bytes of the header's length and the header."""
+    return 8 + int.from_bytes(content[:8], "little") + 5
+
+
+@pytest.mark.parametrize(
+    "place, what",
+    [
+        (in_data, "the checksum of .* is not what was written"),
+        (lambda content: len(content) - 1, "the checksum of .* is not what was written"),
+        (lambda content: content.index(b"1800") + 3, "the checksum of its header is not what was written"),
+    ],
+    ids=["the first tensor", "the last byte", "a number of the config"],
+)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_changed_bit_is_noticed(model, place, what, dtype, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    models.write(path, model, dtype)
+    content = bytearray(path.read_bytes())
+    content[place(content)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"tiny.safetensors is damaged \({what}\): export or copy it again"):
+        models.load(str(path))
+
+
+def test_a_changed_bit_of_a_submodel_is_noticed(model, tmp_path):
+    path = tmp_path / "both.safetensors"
+    models.write(path, model.replace(submodels={"codec": models.load("captioned_vae")}))
+    content = bytearray(path.read_bytes())
+    (length,) = struct.unpack("<Q", content[:8])
+    key = "codec:" + next(iter(traverse_util.flatten_dict(models.load("captioned_vae").params, sep="/")))
+    content[8 + length + json.loads(content[8 : 8 + length])[key]["data_offsets"][0]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"both.safetensors is damaged \(the checksum of {key}"):
+        models.load(str(path))
+
+
+def test_a_file_without_checksums_is_read(model, tmp_path):
+    path = changed(model, tmp_path, lambda about, flat: None)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        assert CHECKSUMS not in file.metadata()
+    for one, other in zip(*map(jax.tree.leaves, (models.load(path).params, model.params)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_a_file_does_not_say_where_its_samples_go(model, tmp_path):

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from jaxdiff.files import read_text
+
 # What files say beside the fields of their class.
 BOOKKEEPING = {"_class_name", "_diffusers_version", "_name_or_path", "architectures", "model_type", "torch_dtype", "dtype",
                "transformers_version", "sample_size", "split_head_dim", "use_memory_efficient_attention"}  # fmt: skip
@@ -16,12 +18,13 @@ def fields_of(path: epath.Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is none.
+      OSError: it is a pipe, or cannot be read.
       ValueError: it is not JSON, or no object.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error})") from None
     if not isinstance(fields, dict):

@@ -11,6 +11,7 @@ from etils import epath
 from flax import serialization, traverse_util
 
 from jaxdiff import disk, sharding
+from jaxdiff.files import check_regular, read_regular
 from jaxdiff.model import files
 from jaxdiff.model.interop.fields import fields_of
 from jaxdiff.model.interop.mapping import LAYOUTS, Entry, differences
@@ -61,7 +62,8 @@ def find(folder: epath.Path) -> list[epath.Path]:
 
 
 def check_kind(path: epath.PathLike) -> None:
-    """Raises ValueError for kinds of files that are not read, by the end of the name."""
+    """Raises ValueError for kinds of files that are not read, by the end of the name, and OSError for pipes."""
+    check_regular(path)
     if str(path).endswith(PICKLES):
         raise ValueError(f"{path} is a pickle, which can run code, and is not read: convert it to .safetensors")
     if str(path).endswith(ROUNDED):
@@ -149,8 +151,9 @@ class _Flax:
     """A file of weights of Flax, which is in memory as a whole; its names and axes are made those of PyTorch."""
 
     def __init__(self, path, ignored):
+        content = read_regular(path)
         try:
-            tree = serialization.msgpack_restore(path.read_bytes())
+            tree = serialization.msgpack_restore(content)
             flat = traverse_util.flatten_dict(tree.get("params", tree), sep="/")
             self.entries = {entry.published: entry for entry in mapping_of(flat)}
         except Exception as error:  # the types of the library's own errors

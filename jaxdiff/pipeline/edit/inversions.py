@@ -11,6 +11,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from jaxdiff import tensor_files
 from jaxdiff.config import to_values
 from jaxdiff.files import read_regular, write_whole
 from jaxdiff.model import Model
@@ -69,7 +70,7 @@ def save(path: epath.PathLike, inversion: Inversion, model: Model) -> None:
     about = {"source": inversion.source, "search": dict(inversion.search), "control": inversion.control}
     about |= {"model": model.config.name}
     metadata = {"inversion": json.dumps(about | {"fingerprint": fingerprint(model)})}
-    write_whole(path, safetensors.numpy.save(arrays, metadata))
+    write_whole(path, safetensors.numpy.save(arrays, tensor_files.with_checksums(arrays, metadata)))
 
 
 def load(path: epath.PathLike, model: Model) -> Inversion:
@@ -77,7 +78,7 @@ def load(path: epath.PathLike, model: Model) -> Inversion:
 
     Raises:
       OSError: it cannot be read.
-      ValueError: another kind of file, or an inversion by another model; one line.
+      ValueError: another kind of file, a damaged one, or an inversion by another model; one line.
     """
     content = read_regular(path)
     wrong = ValueError(
@@ -88,6 +89,7 @@ def load(path: epath.PathLike, model: Model) -> Inversion:
         arrays = safetensors.numpy.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         about = json.loads(header["__metadata__"]["inversion"])
+        tensor_files.check(tensor_files.checksums_of(header["__metadata__"]), arrays)
         inversion = Inversion(
             arrays["image"],
             arrays["trajectory"],
@@ -99,6 +101,8 @@ def load(path: epath.PathLike, model: Model) -> Inversion:
         )
         if "embeddings" in arrays and set(inversion.search) != set(SEARCH):
             raise wrong
+    except tensor_files.Damaged as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again, or invert the image again") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise wrong from None
     if about.get("fingerprint") != fingerprint(model):
