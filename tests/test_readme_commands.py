@@ -124,6 +124,8 @@ def tiny_models(tmp_path, monkeypatch):
     models.write_adapter(
         tmp_path / "adapters" / "star.safetensors", Adapter({"base": "captioned", "name": "star"}, *star)
     )
+    few = {"base": "captioned", "name": "few_steps", "sample": {"sampler": "lcm", "steps": 4, "guidance": 1.0}}
+    models.write_adapter(tmp_path / "adapters" / "few_steps.safetensors", Adapter(few, star[0]))
 
 
 @pytest.fixture

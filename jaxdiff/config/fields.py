@@ -36,7 +36,8 @@ class Data:
     """Training data.
 
     Attributes:
-      source: data source, see `jaxdiff.data.load`, such as "digits", "captioned:test", "tfds:cifar10" or "folder:photos".
+      source: data source, see `jaxdiff.data.load`, such as "digits", "captioned:test", "tfds:cifar10", "folder:photos" or
+        "shards:data/*.tar".
       image_shape: height, width and channels of the images that the network is trained on.
       flip: mirror each image with probability 1/2, anew in each epoch.
       augment: strength of random affine changes, see `jaxdiff.data.augment`; 0 is none. A network with `vector_dim`=6 is

@@ -52,6 +52,9 @@ class Source:
         identity never change.
       hard_negative: (example, NumPy generator) -> a wrong caption that differs from the right one in one word; None if the
         source makes none.
+      encoded: returns the image file of example i, as it lies in the data; None where there is none.
+      where: returns the name of the file of example i, or its place in one; None where examples have numbers alone.
+      label: returns the label of example i without reading its image; None where that is not known before.
       extra_arrays: names of further arrays of each example that batches carry. "control", the image that a ControlNet is
         conditioned on, becomes `Cond.control`; others, such as the "prior" of DreamBooth, keep their names.
 
@@ -77,6 +80,9 @@ class Source:
     fingerprint: Callable[[], str] = dataclasses.field(default=str, repr=False)
     hard_negative: Callable[[dict, np.random.Generator], str] | None = dataclasses.field(default=None, repr=False)
     extra_arrays: tuple[str, ...] = ()
+    encoded: Callable[[int], bytes] | None = dataclasses.field(default=None, repr=False)
+    where: Callable[[int], str] | None = dataclasses.field(default=None, repr=False)
+    label: Callable[[int], int] | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self.size

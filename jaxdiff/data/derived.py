@@ -155,7 +155,7 @@ def with_classes(source: Source, classes: Sequence[str]) -> Source:
         example = source.read(i)
         return example | {"label": labels[int(example["label"])]}
 
-    return dataclasses.replace(source, read=read, classes=tuple(classes))
+    return dataclasses.replace(source, read=read, classes=tuple(classes), label=None)
 
 
 def as_learned(source: Source, classes: Sequence[str], of_folder: bool) -> Source:

@@ -178,6 +178,7 @@ def open_split(
         caption=_captions(builder, split, records, caption, place) if caption else None,
         no_captions_reason=f"{name} has no captions (its features are {', '.join(sorted(features))})",
         no_labels_reason=f"{name} has no labels (its features are {', '.join(sorted(features))})",
+        encoded=functools.partial(_file, records, image, place),
     )
 
 
@@ -188,6 +189,11 @@ def _read(records, image, labels, caption, image_shape, exact, place, i):
         example = {"image": image_decode.decode(record[image], image_shape, exact, to_srgb=False)}
         example |= {"caption": record[caption].decode()} if caption else {}
     return example | {name: int(record[feature]) for name, feature in labels.items()}
+
+
+def _file(records, image, place, i):
+    with _reading([i], place):
+        return records[i][image]
 
 
 def _captions(builder, split, records, caption, place):

@@ -33,7 +33,8 @@ def test_unknown_sources_say_what_was_meant(name, meant, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     with pytest.raises(ValueError) as error:
         data.load(name)
-    known = "(one of digits[:SPLIT], captioned[:SPLIT], folder:PATH, outlined[:SPLIT], shards:PATTERN, tfds:NAME)"
+    known = "(one of digits[:SPLIT], captioned[:SPLIT], folder:PATH, outlined[:SPLIT], shards:PATTERN, "
+    known += "parquet:PATTERN, arrow:PATTERN, tfds:NAME)"
     assert str(error.value) == f"unknown source {name!r}: did you mean {meant!r}? {known}"
 
 
@@ -63,7 +64,7 @@ def test_each_kind_has_its_own_options_alone():
         "captioned": ["split", "resize"],
         "tfds": ["name", "resize"],
         "folder": ["path", "skip_broken", "to_srgb"],
-        "shards": ["pattern", "skip_broken", "to_srgb"],
+        **dict.fromkeys(("shards", "parquet", "arrow"), ["pattern", "skip_broken", "to_srgb"]),
         "own": [],
     }
 

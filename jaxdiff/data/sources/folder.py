@@ -13,6 +13,7 @@ from jaxdiff.data import broken
 from jaxdiff.data.base import SOURCES, Source
 from jaxdiff.data.caption_files import IMAGE_ENDINGS, captions_of
 from jaxdiff.data.listing import Listing, list_files
+from jaxdiff.files import read_regular
 
 log = logging.getLogger("jaxdiff")
 
@@ -66,6 +67,9 @@ def load(
         caption=caption,
         no_captions_reason=no_captions_reason,
         fingerprint=lambda: fingerprint,
+        encoded=lambda i: read_regular(root / images.names[i]),
+        where=lambda i: images.names[i],
+        label=functools.partial(_label, images.names, classes) if classes else None,
     )
 
 
@@ -145,4 +149,8 @@ def _read(root, names, classes, image_shape, to_srgb, i):
             f"{error}: put a sound file in its place; a new run can also do without it, or leave out all such files by "
             "`skip_broken`"
         ) from error
-    return {"image": image} | ({"label": classes.index(names[i].split("/")[0])} if classes else {})
+    return {"image": image} | ({"label": _label(names, classes, i)} if classes else {})
+
+
+def _label(names, classes, i):
+    return classes.index(names[i].split("/")[0])

@@ -24,7 +24,7 @@ def load(image_shape: tuple[int, int, int] | None, split: str = "train", resize:
     """
     source = digits.load(image_shape, split, resize)
     read = lambda i: (example := source.read(i)) | {"image": outline(example["image"])}
-    return dataclasses.replace(source, read=read, identity=source.identity ^ 0x0171)
+    return dataclasses.replace(source, read=read, identity=source.identity ^ 0x0171, encoded=None)
 
 
 def outline(image: np.ndarray) -> np.ndarray:

@@ -79,6 +79,9 @@ def load(
         caption=caption,
         no_captions_reason=no_captions_reason,
         fingerprint=lambda: digest,
+        encoded=lambda i: tars.read(root / archives.names[found.shard[i]], found.image[i]),
+        where=lambda i: f"{found.keys[i]} in {archives.names[found.shard[i]]}",
+        label=(lambda i: int(found.label[i])) if classes else None,
     )
 
 

@@ -1,0 +1,95 @@
+"""`jaxdiff data`."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+from etils import epath
+
+from jaxdiff import data, progress
+from jaxdiff.cli.files import File, located, unused, writable
+from jaxdiff.cli.flags import parse
+from jaxdiff.config.checks import check_seed
+from jaxdiff.data import survey
+from jaxdiff.pipeline import images
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFlags:
+    """Says what a source holds, and writes a sheet of examples as a network sees them in training.
+
+    Attributes:
+      image_shape: height, width and channels of the images; those of the data set where it has one size.
+      resize: crop and resize images of a data set that has another size.
+      skip_broken: leave out files that cannot be read.
+      flip: mirror half of the images, as `--data.flip` of training does.
+      augment: strength of random affine changes, as `--data.augment`.
+      seed: of the order and of these.
+      num: examples on the sheet; 0 writes none.
+      out: the sheet, a .png file; by default data.png, or data_2.png and so on.
+      overwrite: replace a file that is there.
+      json: print what was found as JSON.
+    """
+
+    image_shape: tuple[int, int, int] | None = None
+    resize: bool = False
+    skip_broken: bool = False
+    flip: bool = False
+    augment: float = 0.0
+    seed: int = 0
+    num: int = 16
+    out: File = None
+    overwrite: bool = False
+    json: bool = False
+
+
+DEFAULT = DataFlags()
+
+
+def main(name: str, args: list[str]) -> None:
+    """`jaxdiff data SOURCE ...`."""
+    flags = parse(DataFlags(), args, f"jaxdiff data {name}")
+    if flags.num < 0 or not flags.augment >= 0:
+        raise ValueError(f"`num`={flags.num} and `augment`={flags.augment} must be at least 0")
+    check_seed("`seed`", flags.seed)
+    path = located(flags.out, "out") if flags.out else unused(epath.Path("data.png"), flags.overwrite)
+    path = writable(path, (".png",), flags.overwrite) if flags.num else None
+    choice = data.parse(name, like=flags)
+    source = data.load(choice, flags.image_shape or _shape_of(choice))
+    with progress.bar("looking through the examples", len(source), "examples", delay=2.0) as advance:
+        found = survey.survey(source, advance)
+    if flags.json:
+        sizes = {f"{width}x{height}": count for (width, height), count in found.sizes.items()}
+        print(json.dumps(found._asdict() | {"sizes": sizes, "skipped": list(source.skipped)}, indent=2))
+    else:
+        print("\n".join(survey.lines(found, source)))
+    if path is not None:
+        images.save_png(path, sheet(source, flags))
+        if not flags.json:
+            print(f"{'sheet':<12} {path}")
+
+
+def _shape_of(choice):
+    """Shape of the images where nothing says one: a square of 256 pixels in colour for files of any size."""
+    return (256, 256, 3) if hasattr(choice, "to_srgb") else None
+
+
+def sheet(source: data.Source, flags: DataFlags):
+    """The first examples of a training on this source, with their captions or labels."""
+    num = min(flags.num, len(source))
+    batches = data.batches(source, 1, seed=flags.seed, flip=flags.flip, augment=flags.augment)
+    shown = []
+    for batch in itertools.islice(batches, num):
+        i = int(batch["example"][0, 0])
+        shown.append((_title(source, i), np.asarray(batch["image"][0, 0], np.uint8)))
+    batches.close()
+    return images.panels(shown, columns=4, side=192)
+
+
+def _title(source, i):
+    said = [source.caption(i)] if source.captioned else []
+    if source.classes:
+        label = source.label(i) if source.label else source.read(i)["label"]
+        said.append(source.classes[label])
+    return f"{i}: {', '.join(said)}" if said else str(i)

@@ -1,0 +1,150 @@
+"""Tables of images: Parquet files, and data sets that Hugging Face's `datasets` has saved on a disk."""
+
+import functools
+import zlib
+
+import numpy as np
+
+from jaxdiff.data import broken
+from jaxdiff.data.base import SOURCES, Source
+from jaxdiff.data.captions import Captions
+from jaxdiff.data.sources.folder import contents_of
+from jaxdiff.data.sources.shards import matched
+from jaxdiff.data.texts import Texts
+
+
+@SOURCES.register("parquet")
+def parquet(
+    image_shape: tuple[int, int, int] | None, pattern: str = "", skip_broken: bool = False, to_srgb: bool = True
+) -> Source:
+    """The images of Parquet files, cropped and resized to one shape.
+
+    The columns are called image (bytes, or a struct with them, as Hugging Face has it), text or caption, and label. Rows
+    are read with their group, and groups of 1 GiB are kept: of larger data sets each example costs its group.
+
+    Args:
+      image_shape: height, width and channels of the images.
+      pattern: of the files, such as data/train-*.parquet; a folder is all .parquet below it.
+      skip_broken: look through all images, and leave out those that cannot be read; the log has their names.
+      to_srgb: convert colours by the profile in each file, see `jaxdiff.data.colours`.
+
+    Raises:
+      ValueError: no `image_shape`, no file, files of other columns, or one that is cut or damaged.
+      OSError: the folder is not there.
+    """
+    return _source("parquet", ".parquet", image_shape, pattern, skip_broken, to_srgb)
+
+
+@SOURCES.register("arrow")
+def arrow(
+    image_shape: tuple[int, int, int] | None, pattern: str = "", skip_broken: bool = False, to_srgb: bool = True
+) -> Source:
+    """The images of a data set that `datasets.Dataset.save_to_disk` has written, cropped and resized to one shape.
+
+    Its files are mapped into memory and read at random. Columns are as of `parquet`.
+
+    Args:
+      image_shape: height, width and channels of the images.
+      pattern: the folder of the data set, or of one of its splits; or a pattern of .arrow files. On a disk.
+      skip_broken: look through all images, and leave out those that cannot be read; the log has their names.
+      to_srgb: convert colours by the profile in each file, see `jaxdiff.data.colours`.
+
+    Raises:
+      ValueError: no `image_shape`, no file, files of other columns, or one that is cut or damaged.
+      OSError: the folder is not there.
+    """
+    return _source("arrow", ".arrow", image_shape, pattern, skip_broken, to_srgb)
+
+
+def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
+    from jaxdiff.data import tables  # imports pyarrow
+
+    if not pattern:
+        raise ValueError(f"{kind}: must be {kind}:PATTERN, such as {kind}:data/*{ending}")
+    if image_shape is None:
+        raise ValueError(f"the images of {kind}:{pattern} have no shape of their own: set `image_shape`")
+    root, files = matched(pattern, ending)
+    rows = {"parquet": tables.of_parquet, "arrow": tables.of_arrow}[kind](root, list(files.names))
+    if not rows.ends or not rows.ends[-1]:
+        raise ValueError(f"there is no row in the {len(files.names)} files {pattern}")
+    found = tables.columns(rows.schema, rows.where(0))
+    chosen, skipped = np.arange(rows.ends[-1]), ()
+    if skip_broken:
+        left_out = broken.find(functools.partial(_decoded, rows, found, image_shape, to_srgb), len(chosen))
+        broken.warn(left_out, len(chosen), pattern)
+        chosen, skipped = np.setdiff1d(chosen, [*left_out]).astype(int), tuple(map(rows.place, left_out))
+    classes, no_labels_reason = _classes(rows, found, pattern)
+    columns = ", ".join(rows.schema.names)
+    read = functools.partial(_read, rows, found, classes, image_shape, to_srgb)
+    digest = files.digest()
+    return Source(
+        lambda i: read(int(chosen[i])),
+        len(chosen),
+        image_shape,
+        classes,
+        no_labels_reason,
+        skipped=skipped,
+        identity=zlib.crc32(chosen.tobytes(), zlib.crc32(files.names.buffer)),
+        contents=functools.cache(functools.partial(contents_of, root, files)),
+        caption=_captions(rows, found, chosen) if found.text else None,
+        no_captions_reason=f"{pattern} has no captions, which are in a column text or caption (its columns are {columns})",
+        fingerprint=lambda: digest,
+        encoded=lambda i: _file(rows, found, int(chosen[i])),
+        where=lambda i: rows.place(int(chosen[i])),
+        label=(lambda i: rows.value(int(chosen[i]), found.label)) if classes else None,
+    )
+
+
+def _classes(rows, found, pattern):
+    """Names of the labels; or () and the reason."""
+    if found.label is None:
+        columns = ", ".join(rows.schema.names)
+        return (), f"{pattern} has no labels, which are numbers in a column label (its columns are {columns})"
+    values = list(rows.column(found.label))
+    without = next((i for i, value in enumerate(values) if value is None or value < 0), None)
+    if without is not None:
+        return (), f"{pattern} has rows without a label, such as {rows.place(without)}"
+    if found.classes and max(values) >= len(found.classes):
+        raise ValueError(f"{pattern} has the label {max(values)}, and names for {len(found.classes)} alone")
+    return found.classes or tuple(map(str, range(max(values) + 1))), ""
+
+
+def _captions(rows, found, chosen):
+    def read(i):
+        return _words(rows.value(int(chosen[i]), found.text), lambda: rows.place(int(chosen[i])))
+
+    def read_all():
+        texts = list(rows.column(found.text))
+        return Texts.of(_words(texts[i], lambda i=i: rows.place(i)) for i in map(int, chosen))
+
+    return Captions(read, len(chosen), read_all)
+
+
+def _words(text, place):
+    if text is None:
+        raise ValueError(f"{place()} has no caption")
+    return " ".join(text.split())
+
+
+def _file(rows, found, i):
+    from jaxdiff.data import tables
+
+    return tables.file_of(rows.value(i, found.image), rows.place(i))
+
+
+def _decoded(rows, found, image_shape, to_srgb, i):
+    from jaxdiff.data import image_decode
+
+    content = _file(rows, found, i)
+    try:
+        return image_decode.decode(content, image_shape, to_srgb=to_srgb)
+    except ValueError as error:
+        raise ValueError(f"{rows.place(i)} cannot be read ({error})") from error
+
+
+def _read(rows, found, classes, image_shape, to_srgb, i):
+    try:
+        image = _decoded(rows, found, image_shape, to_srgb, i)
+    except ValueError as error:
+        raise ValueError(f"{error}: mend it; a new run can leave out such rows by `skip_broken`") from error
+    return {"image": image} | ({"label": rows.value(i, found.label)} if classes else {})

@@ -1,0 +1,158 @@
+"""Looks through a source: sizes, classes, captions, what cannot be read, and what is there twice."""
+
+import collections
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdiff.data.base import Source
+
+CHUNK = 64  # examples that a thread looks at, one after the other
+SHOWN = 5  # of a list
+
+
+class Survey(NamedTuple):
+    """What a source holds.
+
+    Attributes:
+      examples: number of examples.
+      sizes: (width, height) of the images before they are cropped and resized -> how many have it, the most frequent first.
+      classes: name -> number of examples; {} without labels.
+      captions: number of different captions; 0 without captions.
+      words: least, median and largest number of words of a caption; () without captions.
+      empty_captions: number of captions without a word.
+      duplicates: indices of examples whose image files hold the same bytes as that of an earlier example, which stands
+        beside each.
+      unreadable: index -> reason, of files that are no images.
+    """
+
+    examples: int
+    sizes: dict[tuple[int, int], int]
+    classes: dict[str, int]
+    captions: int
+    words: tuple[int, ...]
+    empty_captions: int
+    duplicates: list[tuple[int, int]]
+    unreadable: dict[int, str]
+
+
+def survey(source: Source, advance: Callable[[int], None] = lambda count: None) -> Survey:
+    """Looks at all examples of a source, of each image file at its bytes and its header.
+
+    Args:
+      source: any source; of one without image files the images are read, and have one size.
+      advance: called with numbers of examples that are done.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> from jaxdiff.data.survey import survey
+        >>> grey = data.Source(lambda i: {"image": np.full([2, 4, 1], i % 3, np.uint8)}, size=4, image_shape=(2, 4, 1))
+        >>> found = survey(grey)
+        >>> found.examples, found.sizes, found.duplicates
+        (4, {(4, 2): 4}, [(3, 0)])
+    """
+    sizes, labels, first, duplicates, unreadable = collections.Counter(), collections.Counter(), {}, [], {}
+    chunks = range(0, len(source), CHUNK)
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        for start, looked in zip(chunks, pool.map(lambda start: _look(source, start), chunks)):
+            for i, (size, digest, label, error) in enumerate(looked, start):
+                if error:
+                    unreadable[i] = error
+                else:
+                    sizes[size] += 1
+                if (earlier := first.setdefault(digest, i)) != i:
+                    duplicates.append((i, earlier))
+                labels[label] += 1
+            advance(len(looked))
+    classes = {name: labels[i] for i, name in enumerate(source.classes)}
+    texts = list(source.captions()) if source.captioned else []
+    counts = sorted(len(text.split()) for text in texts)
+    words = (counts[0], counts[len(counts) // 2], counts[-1]) if counts else ()
+    return Survey(
+        len(source),
+        dict(sizes.most_common()),
+        classes,
+        len(set(texts)),
+        words,
+        counts.count(0),
+        duplicates,
+        unreadable,
+    )
+
+
+def _look(source, start):
+    return [_look_at(source, i) for i in range(start, min(start + CHUNK, len(source)))]
+
+
+def _look_at(source, i):
+    """Size, digest of the bytes, label and what is wrong, of one example."""
+    from PIL import Image
+
+    from jaxdiff.data import image_decode
+
+    example = None
+    label = source.label(i) if source.label else None
+    if source.encoded is None or (label is None and source.classes):
+        example = source.read(i)
+        label = example.get("label")
+    if source.encoded is None:
+        content, (height, width) = np.ascontiguousarray(example["image"]), example["image"].shape[:2]
+        return (width, height), hashlib.blake2b(content.tobytes(), digest_size=12).digest(), label, ""
+    content = source.encoded(i)
+    digest = hashlib.blake2b(content, digest_size=12).digest()
+    try:
+        with Image.open(io.BytesIO(content), formats=image_decode.FORMATS) as image:
+            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # on its side
+            return (image.size[::-1] if turned else image.size), digest, label, ""
+    except Image.UnidentifiedImageError:
+        return None, digest, label, "it is no image"
+    except Exception as error:  # Pillow has a dozen kinds for files that are broken
+        return None, digest, label, " ".join(str(error).split()) or type(error).__name__
+
+
+def lines(found: Survey, source: Source) -> list[str]:
+    """What was found, as lines of text."""
+    place = source.where or (lambda i: f"example {i}")
+    said = [("examples", f"{found.examples:,}"), ("sizes", _sizes(found.sizes))]
+    if found.classes:
+        each = [f"{name} {count:,}" for name, count in found.classes.items()]
+        said.append(("labels", f"{len(each)}: {_some(each, 20)}"))
+    else:
+        said.append(("labels", f"none: {source.no_labels_reason}"))
+    if source.captioned:
+        least, middle, most = found.words
+        empty = f", {found.empty_captions:,} empty" if found.empty_captions else ""
+        said.append(
+            ("captions", f"{found.captions:,} different, of {least} to {most} words, half of at most {middle}{empty}")
+        )
+    else:
+        said.append(("captions", f"none: {source.no_captions_reason}"))
+    if found.duplicates:
+        pairs = [f"{place(i)} of {place(first)}" for i, first in found.duplicates]
+        said.append(("duplicates", f"{len(pairs):,} with the bytes of an earlier one: {_some(pairs)}"))
+    if source.skipped:
+        said.append(("left out", f"{len(source.skipped):,}: {_some(source.skipped)}"))
+    if found.unreadable:
+        each = [f"{place(i)} ({reason})" for i, reason in found.unreadable.items()]
+        said.append(("unreadable", f"{len(each):,}: {_some(each)}"))
+    return [f"{name:<12} {text}" for name, text in said]
+
+
+def _sizes(sizes):
+    if not sizes:
+        return "none is known"
+    each = [f"{count:,} of {width}x{height}" for (width, height), count in sizes.items()]
+    widths, heights = zip(*sizes)
+    ends = f"; widths {min(widths)} to {max(widths)}, heights {min(heights)} to {max(heights)}" if len(each) > 1 else ""
+    return _some(each) + ends
+
+
+def _some(each, count=SHOWN):
+    return ", ".join([*each[:count], *(["..."] if len(each) > count else [])])

@@ -1,0 +1,100 @@
+"""`jaxdiff data`: what it says of a source, and the sheet of examples as a network sees them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import fails
+from PIL import Image
+
+from jaxdiff import cli, data
+from jaxdiff.data.survey import survey
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Pictures of two sizes in two folders: one on its side, one that is there twice, one that is none."""
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("cats/a", "cats/b", "dogs/c")):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 20), (90 * i, 0, 0)).save(path)
+        path.with_suffix(".txt").write_text("a cat" if i < 2 else "one brown dog")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (20, 60), "blue").save(tmp_path / "photos" / "dogs" / "d.jpg", exif=turned)
+    shutil.copy(tmp_path / "photos/cats/a.png", tmp_path / "photos/dogs/e.png")
+    for name in ("d", "e"):
+        (tmp_path / "photos" / "dogs" / f"{name}.txt").write_text("another dog")
+    return tmp_path / "photos"
+
+
+def test_what_a_folder_holds(photos):
+    found = survey(data.load(f"folder:{photos}", (8, 8, 3)))
+    assert found.examples == 5 and found.sizes == {(40, 20): 4, (60, 20): 1}
+    assert found.classes == {"cats": 2, "dogs": 3} and not found.unreadable
+    assert (found.captions, found.words, found.empty_captions) == (3, (2, 2, 3), 0)
+    assert found.duplicates == [(4, 0)]
+
+
+def test_images_without_files_are_looked_at_as_they_are():
+    image = lambda i: np.full([4, 6, 1], i // 2, np.uint8)
+    source = data.Source(lambda i: {"image": image(i), "label": i % 2}, 4, (4, 6, 1), classes=("even", "odd"))
+    found = survey(source)
+    assert (
+        found.sizes == {(6, 4): 4} and found.classes == {"even": 2, "odd": 2} and found.duplicates == [(1, 0), (3, 2)]
+    )
+
+
+def test_the_command_says_so_and_draws_what_a_network_sees(photos, capsys):
+    cli.main(["data", "folder:photos", "--image-shape", "16", "16", "3", "--flip", "--augment", "1", "--num", "4"])
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ["examples", "5"] and out[1].startswith(
+        "sizes        4 of 40x20, 1 of 60x20; widths 40 to 60"
+    )
+    assert out[2].endswith("2: cats 2, dogs 3") and "3 different, of 2 to 3 words" in out[3]
+    assert out[4].endswith("dogs/e.png of cats/a.png") and out[5].split() == ["sheet", "data.png"]
+    sheet = Image.open(photos.parent / "data.png")
+    assert sheet.width == 4 * (192 + 4) + 4
+    cli.main(["data", "folder:photos", "--num", "0", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["sizes"] == {"40x20": 4, "60x20": 1} and said["duplicates"] == [[4, 0]]
+    assert not (photos.parent / "data_2.png").exists()
+
+
+def test_the_sheet_has_the_images_of_a_training(photos):
+    """The same examples as the first of `data.batches`, mirrored alike."""
+    from jaxdiff.cli.data import DataFlags, sheet
+
+    source = data.load(f"folder:{photos}", (192, 192, 3))
+    drawn = np.asarray(sheet(source, DataFlags(num=2, flip=True, seed=7)))
+    for place, batch in enumerate(data.batches(source, 1, seed=7, flip=True)):
+        if place == 2:
+            break
+        left = 4 + place * 196
+        assert any(np.array_equal(drawn[top : top + 192, left : left + 192], batch["image"][0, 0]) for top in range(40))
+
+
+def test_what_cannot_be_read_is_named_before_the_sheet_fails(photos, capsys):
+    (photos / "cats" / "x.png").write_bytes(b"nothing")
+    (photos / "cats" / "x.txt").write_text("x")
+    assert "x.png cannot be read" in fails(capsys, "data", "folder:photos", "--image-shape", "8", "8", "3")
+    cli.main(["data", "folder:photos", "--image-shape", "8", "8", "3", "--skip-broken"])
+    assert "left out     1: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["folder:nowhere"], "nowhere is not there"),
+        (["fodler:photos"], "did you mean 'folder:photos'"),
+        (["folder:photos", "--num", "-1"], "--num=-1 and --augment=0.0 must be at least 0"),
+        (["folder:photos", "--augment", "nan"], "--augment=nan must be at least 0"),
+        (["folder:photos", "--out", "x.txt"], "must end in .png"),
+        (["folder:photos", "--image-shape", "8", "8", "2"], "--image-shape"),
+        (["folder:photos", "--seed", "-1"], "--seed=-1 must be from 0"),
+    ],
+)
+def test_mistakes(photos, capsys, args, message):
+    assert message in fails(capsys, "data", *args)

@@ -1,0 +1,170 @@
+"""Parquet files and data sets of Hugging Face on a disk: their columns, exact order, and what is damaged."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jaxdiff import data
+from jaxdiff.data import tables
+
+SHAPE = (8, 8, 3)
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+NAMES = {b"huggingface": json.dumps({"info": {"features": {"label": {"names": ["cat", "dog", "owl"]}}}}).encode()}
+
+
+def picture(value):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (value, value, value)).save(file, "PNG")
+    return file.getvalue()
+
+
+def table(numbers, names=True, **columns):
+    """Rows as Hugging Face has them: an image with its bytes, a text and a label."""
+    columns = {
+        "image": pa.array([{"bytes": picture(10 * n), "path": f"{n}.png"} for n in numbers], STRUCT),
+        "text": pa.array([f"number\n{n}" for n in numbers]),
+        "label": pa.array([n % 3 for n in numbers]),
+    } | columns
+    made = pa.table({name: column for name, column in columns.items() if column is not None})
+    return made.replace_schema_metadata(NAMES if names else None)
+
+
+def write_parquet(path, made, **options):
+    pq.write_table(made, path.with_suffix(".parquet"), **({"row_group_size": 2} | options))
+
+
+def write_arrow(path, made, **options):
+    with pa.OSFile(str(path.with_suffix(".arrow")), "wb") as file, pa.ipc.new_stream(file, made.schema) as writer:
+        writer.write_table(made, **({"max_chunksize": 2} | options))
+
+
+WRITE = {"parquet": write_parquet, "arrow": write_arrow}
+kinds = pytest.mark.parametrize("kind", WRITE)
+
+
+@pytest.fixture(params=WRITE)
+def source(request, tmp_path):
+    """Five rows in two files, in groups of two."""
+    WRITE[request.param](tmp_path / "data-0", table([1, 2, 3]))
+    WRITE[request.param](tmp_path / "data-1", table([4, 5]))
+    return data.load(f"{request.param}:{tmp_path}", SHAPE)
+
+
+def values(source):
+    return [round(example["image"].mean()) for example in source]
+
+
+def test_rows_are_examples(source):
+    assert len(source) == 5 and values(source) == [10, 20, 30, 40, 50]
+    assert [example["caption"] for example in source] == [f"number {n}" for n in range(1, 6)]
+    assert list(source.captions()) == [f"number {n}" for n in range(1, 6)]
+    assert source.classes == ("cat", "dog", "owl") and [example["label"] for example in source] == [1, 2, 0, 1, 2]
+    assert source.where(4).startswith("row 1 of data-1") and source.label(3) == 1
+    assert source.encoded(2) == picture(30)
+
+
+def test_the_order_is_exact_from_any_step(source):
+    of = lambda **options: next(data.batches(source, 2, seed=3, **options))["example"][0]
+    epoch = [of(start_step=step) for step in range(5)]
+    assert sorted(np.concatenate(epoch)) == sorted([*range(5)] * 2)
+    halves = [of(start_step=3, process_index=p, process_count=2) for p in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(halves), epoch[3])
+
+
+def test_threads_read_what_one_reads(source):
+    """Several at once, in another order, beside a cache that is too small for all groups."""
+    batch = next(data.batches(source, 5, seed=1, steps_per_call=40, num_threads=8))
+    np.testing.assert_array_equal(batch["image"][..., 0, 0, 0], 10 * (batch["example"] + 1))
+
+
+@kinds
+def test_columns_of_plain_bytes_and_numbers_as_names(kind, tmp_path):
+    made = table(
+        [1, 2], False, image=None, jpg=pa.array([picture(10), picture(20)]), text=None, caption=pa.array(["a", "b"])
+    )
+    WRITE[kind](tmp_path / "x", made)
+    source = data.load(f"{kind}:{tmp_path}", SHAPE)
+    assert source.classes == ("0", "1", "2") and list(source.captions()) == ["a", "b"] and values(source) == [10, 20]
+
+
+@kinds
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"image": None}, "has 0 columns of image files.*its columns are text, label"),
+        ({"image": None, "a": pa.array([b"1"]), "b": pa.array([b"2"])}, "has 2 columns of image files"),
+        (
+            {"image": pa.array([{"bytes": None, "path": "a.png"}], STRUCT)},
+            "row 0 of x.* has no image in it, only the path",
+        ),
+        (
+            {"image": pa.array([{"bytes": b"no", "path": None}], STRUCT)},
+            r"row 0 of x.* cannot be read \(it is no image\)",
+        ),
+        ({"text": pa.array([None], pa.string())}, "row 0 of x.* has no caption"),
+        ({"label": pa.array([7])}, "has the label 7, and names for 3 alone"),
+    ],
+)
+def test_odd_tables_are_named(kind, tmp_path, columns, message):
+    WRITE[kind](tmp_path / "x", table([1], **columns))
+    with pytest.raises(ValueError, match=message):
+        list(data.load(f"{kind}:{tmp_path}", SHAPE))
+
+
+@kinds
+def test_rows_without_labels_have_a_reason(kind, tmp_path):
+    WRITE[kind](tmp_path / "x", table([1, 2], label=pa.array([1, None])))
+    source = data.load(f"{kind}:{tmp_path}", SHAPE)
+    assert source.classes == () and "row 1 of x" in source.no_labels_reason
+
+
+@kinds
+def test_broken_rows_are_left_out_where_that_is_asked_for(kind, tmp_path, caplog):
+    image = pa.array([{"bytes": content, "path": None} for content in (picture(10), b"no", picture(30))], STRUCT)
+    WRITE[kind](tmp_path / "x", table([1, 2, 3], image=image))
+    source = data.load(f"{kind}:{tmp_path}", SHAPE, skip_broken=True)
+    assert values(source) == [10, 30] and list(source.captions()) == ["number 1", "number 3"]
+    assert [example["label"] for example in source] == [1, 0]
+    assert source.skipped[0].startswith("row 1 of x") and "left out 1 of the 3" in caplog.text
+
+
+@kinds
+@pytest.mark.parametrize("size", [0, 40, 300])
+def test_cut_files_are_named(kind, tmp_path, size):
+    WRITE[kind](tmp_path / "x", table([1, 2, 3]))
+    path = tmp_path / f"x.{kind}"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=rf"x\.{kind} cannot be read \(.*cut or of another format|there is no row"):
+        data.load(f"{kind}:{tmp_path}", SHAPE)
+
+
+@kinds
+def test_files_of_other_columns_are_refused(kind, tmp_path):
+    WRITE[kind](tmp_path / "a", table([1]))
+    WRITE[kind](tmp_path / "b", table([2], text=None))
+    with pytest.raises(ValueError, match=rf"b\.{kind} has other columns"):
+        data.load(f"{kind}:{tmp_path}", SHAPE)
+
+
+@kinds
+def test_what_is_not_there(kind, tmp_path):
+    for text, error, message in (
+        ("", ValueError, "such as"),
+        (f"{tmp_path}/*.{kind}", ValueError, "there is no file"),
+        (f"{tmp_path}", ValueError, f"there is no .{kind} file below"),
+        (f"{tmp_path}/no/*", OSError, "is not there"),
+    ):
+        with pytest.raises(error, match=message):
+            data.load(f"{kind}:{text}", SHAPE)
+
+
+def test_groups_are_kept_within_a_bound(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tables, "KEPT", 10)
+    WRITE["parquet"](tmp_path / "x", table(range(1, 13)), row_group_size=1)
+    source = data.load(f"parquet:{tmp_path}", SHAPE)
+    assert "shards are read faster" in caplog.text and values(source) == [10 * n for n in range(1, 13)]
