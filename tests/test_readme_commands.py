@@ -1,11 +1,14 @@
 """Every line of jaxdiff in the documentation runs, in small: tiny models, few steps, few images."""
 
 import dataclasses
+import tarfile
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 from helpers import tiny_config
@@ -162,6 +165,7 @@ def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models, untraine
                 text = f"from jaxdiff import config\nget_config = lambda: config.from_json({config.to_json(small)!r})\n"
                 Path(f"{name}.py").write_text(text)
             make_photos(Path("photos"))
+            make_tables(Path())
             for name in ("star", "heart", "sks"):
                 make_photos(Path("glyphs") / name, f"a red <{name}>")
             make_pictures(Path())
@@ -179,6 +183,21 @@ def make_photos(directory: Path, caption: str | None = None) -> None:
         Image.new("RGB", (50, 40), (80 * i, 0, 0)).save(directory / f"{i}.png")
         if caption:
             (directory / f"{i}.txt").write_text(caption)
+
+
+def make_tables(directory: Path) -> None:
+    """Photographs in shards, in a Parquet file and in a data set of Hugging Face."""
+    for name in ("shards", "parquet", "saved"):
+        (directory / name).mkdir()
+    files = sorted((directory / "photos").glob("*.png"))
+    for i in range(2):
+        with tarfile.open(directory / "shards" / f"train-000{i}.tar", "w") as archive:
+            archive.add(files[i], files[i].name)
+    table = pa.table({"image": [file.read_bytes() for file in files]})
+    pq.write_table(table, directory / "parquet" / "train.parquet")
+    with pa.OSFile(str(directory / "saved" / "data.arrow"), "wb") as file:
+        with pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
 
 
 def make_published(directory: Path) -> None:

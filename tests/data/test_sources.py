@@ -64,7 +64,7 @@ def test_each_kind_has_its_own_options_alone():
         "captioned": ["split", "resize"],
         "tfds": ["name", "resize"],
         "folder": ["path", "skip_broken", "to_srgb"],
-        **dict.fromkeys(("shards", "parquet", "arrow"), ["pattern", "skip_broken", "to_srgb"]),
+        **{kind: ["pattern", "skip_broken", "to_srgb"] for kind in ("shards", "parquet", "arrow")},
         "own": [],
     }
 
