@@ -24,6 +24,7 @@ USAGE = """jaxdiff: diffusion models in JAX
   jaxdiff export RUN [--out digits.safetensors]                           write its weights as one file
   jaxdiff convert IN OUT [--layout kohya]                                 write it in the layout of others
   jaxdiff plan CONFIG [--topology v5e:16x16] [--for sample] ...           memory and time on TPUs that are absent
+  jaxdiff prepare SOURCE OUT [--codec MODEL] ...                          decode, resize and encode it once
   jaxdiff data SOURCE [--out sheet.png] ...                               what a data source holds, with a sheet of it
   jaxdiff pretrained                                                      list the models that ship with the package
 
@@ -44,6 +45,7 @@ COMMANDS = {  # module in jaxdiff.cli, the first argument and how help calls it
     "export": ("export", "a run directory, such as runs/digits", "RUN"),
     "convert": ("convert", "a model or an adapter, such as stable-diffusion-v1-5 or star", "IN OUT"),
     "plan": ("plan", "a config or a model, such as stable_diffusion_1", "CONFIG"),
+    "prepare": ("prepare", "a data source and a folder, such as folder:photos records", "SOURCE OUT"),
     "data": ("data", "a data source, such as folder:photos", "SOURCE"),
     "pretrained": ("pretrained", None, ""),
 }

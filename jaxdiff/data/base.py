@@ -54,6 +54,8 @@ class Source:
         source makes none.
       encoded: returns the image file of example i, as it lies in the data; None where there is none.
       where: returns the name of the file of example i, or its place in one; None where examples have numbers alone.
+      encoded_by: digests of the models that encoded the images and captions, by what they encode; {} of records of images
+        as they are, None of other sources.
       label: returns the label of example i without reading its image; None where that is not known before.
       extra_arrays: names of further arrays of each example that batches carry. "control", the image that a ControlNet is
         conditioned on, becomes `Cond.control`; others, such as the "prior" of DreamBooth, keep their names.
@@ -83,6 +85,7 @@ class Source:
     encoded: Callable[[int], bytes] | None = dataclasses.field(default=None, repr=False)
     where: Callable[[int], str] | None = dataclasses.field(default=None, repr=False)
     label: Callable[[int], int] | None = dataclasses.field(default=None, repr=False)
+    encoded_by: dict[str, str] | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self.size

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import uuid
 from collections.abc import Iterable
@@ -53,15 +54,18 @@ def write_shard(folder: epath.PathLike, shard: Shard, examples: Iterable[dict[st
       shard: the shard.
       examples: its examples, dicts of arrays with the same names, shapes and dtypes.
     """
-    path, fields = _path(folder, shard), {}
+    path, fields, digest = _path(folder, shard), {}, hashlib.sha256()
     unfinished = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.tmp")  # another run may be writing the same shard
     writer = ArrayRecordWriter(str(unfinished), "group_size:1")
     try:
         for example in examples:
             fields = fields or {name: [value.dtype.name, list(value.shape)] for name, value in example.items()}
-            writer.write(b"".join(np.ascontiguousarray(example[name]).tobytes() for name in fields))
+            record = b"".join(np.ascontiguousarray(example[name]).tobytes() for name in fields)
+            digest.update(record)
+            writer.write(record)
         writer.close()
         write_whole(path.with_suffix(".json"), json.dumps(fields))
+        write_whole(path.with_suffix(".sha256"), digest.hexdigest())
         unfinished.replace(path)
     finally:
         if writer.is_open():
@@ -130,11 +134,12 @@ def load(folder: epath.PathLike, source: Source) -> Source:
     if len(records) != len(source):
         raise ValueError(f"{folder} holds {len(records)} examples, and the data has {len(source)}: remove it")
     arrays = [(name, np.dtype(dtype), shape) for name, (dtype, shape) in fields.items()]
-    read = functools.partial(_read, records, arrays)
+    read = functools.partial(read_record, records, arrays)
     return dataclasses.replace(source, read=read, image_shape=tuple(fields["image"][1]), caption=None)
 
 
-def _read(records, arrays, i):
+def read_record(records, arrays: Iterable[tuple[str, np.dtype, tuple[int, ...]]], i: int) -> dict[str, np.ndarray]:
+    """The arrays of a record, one after the other; float16 becomes float32."""
     record, start, example = records[i], 0, {}
     for name, dtype, shape in arrays:
         count = int(np.prod(shape))

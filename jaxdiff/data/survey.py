@@ -101,7 +101,7 @@ def _look_at(source, i):
     label = source.label(i) if source.label else None
     if source.encoded is None or (label is None and source.classes):
         example = source.read(i)
-        label = example.get("label")
+        label = int(example["label"]) if source.classes else None
     if source.encoded is None:
         content, (height, width) = np.ascontiguousarray(example["image"]), example["image"].shape[:2]
         return (width, height), hashlib.blake2b(content.tobytes(), digest_size=12).digest(), label, ""

@@ -14,8 +14,8 @@ from etils import epath
 from flax import traverse_util
 
 from jaxdiff import disk, hosts, progress
-from jaxdiff.config import Config, to_values
-from jaxdiff.data import Source
+from jaxdiff.config import Config, Latent, to_values
+from jaxdiff.data import Source, records
 from jaxdiff.data import encoded as files
 from jaxdiff.data.paths import data_dir
 from jaxdiff.model import Model
@@ -47,7 +47,8 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
       ValueError, OSError: the data cannot be read, there is no room, not all processes see the folder, or the kept
         encodings are of other data.
     """
-    if not frozen.submodels:
+    source = records.as_encoded(source, made_by(config.latent, frozen))
+    if not frozen.submodels or source.encoded_by:
         return source
     name = hosts.together(
         lambda: identity(config, source, frozen) if hosts.is_main() else "", "the data has a name", DAY
@@ -98,6 +99,14 @@ def identity(config: Config, source: Source, frozen: FrozenModels) -> str:
         digest.update(f"tokens {tokenizer.to_json(frozen.text_encoder.tokenizer)}".encode())
     digest.update(fingerprint(frozen.submodels).encode())
     return f"{config.data.source.kind}-{digest.hexdigest()[:16]}"
+
+
+def made_by(latent: Latent, frozen: FrozenModels) -> dict[str, str]:
+    """Digests of the models that encode images and captions, with how they are read."""
+    found = {name: fingerprint({name: model}) for name, model in frozen.submodels.items() if name != "base"}
+    if "text_encoder" in found:
+        found["text_encoder"] += f" {latent.skip_blocks} {latent.context_norm}"
+    return found
 
 
 def fingerprint(models: Mapping[str, Model]) -> str:

@@ -33,8 +33,8 @@ def test_unknown_sources_say_what_was_meant(name, meant, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     with pytest.raises(ValueError) as error:
         data.load(name)
-    known = "(one of digits[:SPLIT], captioned[:SPLIT], folder:PATH, outlined[:SPLIT], shards:PATTERN, "
-    known += "parquet:PATTERN, arrow:PATTERN, tfds:NAME)"
+    known = "(one of digits[:SPLIT], captioned[:SPLIT], folder:PATH, outlined[:SPLIT], records:PATH, "
+    known += "shards:PATTERN, parquet:PATTERN, arrow:PATTERN, tfds:NAME)"
     assert str(error.value) == f"unknown source {name!r}: did you mean {meant!r}? {known}"
 
 
@@ -65,6 +65,7 @@ def test_each_kind_has_its_own_options_alone():
         "tfds": ["name", "resize"],
         "folder": ["path", "skip_broken", "to_srgb"],
         **{kind: ["pattern", "skip_broken", "to_srgb"] for kind in ("shards", "parquet", "arrow")},
+        "records": ["path", "verify"],
         "own": [],
     }
 

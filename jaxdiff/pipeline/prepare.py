@@ -1,0 +1,102 @@
+"""Examples of a source, decoded and resized once, and encoded by models where that is asked for: `jaxdiff prepare`."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from etils import epath
+
+from jaxdiff import disk
+from jaxdiff import model as models
+from jaxdiff.config import Config, Data, Latent
+from jaxdiff.data import Source, records
+from jaxdiff.data import encoded as files
+from jaxdiff.data.captions import Captions
+from jaxdiff.model.frozen_models import FrozenModels
+from jaxdiff.pipeline import encoding
+
+log = logging.getLogger("jaxdiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """Models that encode examples, by what they encode.
+
+    Attributes:
+      codec: autoencoder of the images; None keeps them as uint8.
+      text_encoder: CLIP or text transformer of the captions; None keeps these as texts.
+      skip_blocks: see `config.Latent`.
+    """
+
+    codec: str | None = None
+    text_encoder: str | None = None
+    skip_blocks: int = 0
+
+
+def opened(encoders: Encoders) -> tuple[Latent, FrozenModels]:
+    """The models, and how a config would name them.
+
+    Raises:
+      ValueError, OSError: one of them cannot be read, or is of another kind.
+    """
+    latent = Latent(encoders.codec, None, None, encoders.text_encoder, encoders.skip_blocks)
+    submodels = {}
+    if encoders.codec:
+        submodels["codec"] = models.load(encoders.codec)
+        if submodels["codec"].config.role != "autoencoder":
+            raise ValueError(f"`codec` {encoders.codec} is not an autoencoder")
+    if encoders.text_encoder:
+        submodels["text_encoder"] = models.text_transformer_of(models.load(encoders.text_encoder))
+    whole = models.Model(config=Config(latent=latent), params=None, submodels=submodels)
+    return latent, FrozenModels(submodels, codec=whole.codec, text_encoder=whole.text_encoder)
+
+
+def prepare(
+    source: Source,
+    name: str,
+    folder: epath.Path,
+    encoders: Encoders = Encoders(),
+    process: tuple[int, int] = (0, 1),
+    advance: Callable[[int], None] = lambda count: None,
+) -> bool:
+    """Writes the examples of a source as records, those shards that are missing; several processes may share them.
+
+    Args:
+      source: examples, as `data.load` opens them.
+      name: of the source, for the manifest.
+      folder: where to, new or begun for the same.
+      encoders: models that encode them.
+      process: index of this process, and how many there are; all write into one folder.
+      advance: called with numbers of examples that are done.
+
+    Returns:
+      Whether all is there; not so while other processes are still at it.
+
+    Raises:
+      FileExistsError: the folder holds something else.
+      ValueError, OSError: the data or a model cannot be read, captions are missing, or there is no room.
+    """
+    latent, frozen = opened(encoders)
+    index, count = process
+    if frozen.text_encoder and not source.captioned:
+        raise ValueError(f"`text_encoder` {encoders.text_encoder} encodes captions, and {source.no_captions_reason}")
+    about = records.about(source, name, encoding.made_by(latent, frozen))
+    records.begin(folder, about)
+    if source.captioned and index == 0 and not (folder / records.CAPTIONS).exists():
+        caption = source.caption if isinstance(source.caption, Captions) else Captions(source.caption, len(source))
+        records.write_captions(folder, caption.texts)
+    config = Config(data=Data(image_shape=source.image_shape), latent=latent)
+    for shard in files.shards(len(source)):
+        if shard.number % count != index or files.has_shard(folder, shard):
+            continue
+        files.write_shard(folder, shard, _watched(config, source, frozen, folder, shard, advance))
+    return records.finish(folder)
+
+
+def _watched(config, source, frozen, folder, shard, advance) -> Iterator[dict[str, np.ndarray]]:
+    for n, example in enumerate(encoding.encode(config, source, frozen, shard.examples)):
+        if not n:
+            disk.check_room(folder, len(shard) * sum(value.nbytes for value in example.values()))
+        yield example
+        advance(1)

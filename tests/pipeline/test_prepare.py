@@ -1,0 +1,166 @@
+"""`jaxdiff prepare`: records that are the source's examples, goings on after a stop, and what does not fit."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from helpers import fails
+from tiny import tiny_latent, write_ends
+
+from jaxdiff import cli, data
+from jaxdiff import config as configs
+from jaxdiff import model as models
+from jaxdiff.data import encoded
+from jaxdiff.pipeline import prepare
+
+N = encoded.SHARD_SIZE + 60  # two shards
+COLOURS = "red", "green"
+
+
+def source(count=N, **changes):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 4, 4, 3), np.uint8)
+    fields = {"classes": COLOURS, "caption": lambda i: f"{COLOURS[i % 2]} {i}", "identity": 7} | changes
+    return data.Source(lambda i: {"image": images[i], "label": i % 2}, count, (4, 4, 3), **fields)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = epath.Path(tmp_path_factory.mktemp("records")) / "whole"
+    assert prepare.prepare(source(), "toy", folder)
+    return folder
+
+
+def test_records_are_the_examples(whole):
+    found, made = data.load(f"records:{whole}", (4, 4, 3)), source()
+    assert len(found) == N and found.classes == COLOURS and found.image_shape == (4, 4, 3)
+    for i in (0, 1, encoded.SHARD_SIZE - 1, encoded.SHARD_SIZE, N - 1):
+        np.testing.assert_array_equal(found.read(i)["image"], made.read(i)["image"])
+        assert found.read(i)["label"] == made.read(i)["label"] and found.caption(i) == made.caption(i)
+    assert (found.identity, found.contents()) == (7, made.contents())
+    assert found.where(encoded.SHARD_SIZE) == "record 0 of 000001.array_record"
+
+
+def test_the_order_is_that_of_the_source(whole):
+    """Exactly, on any number of processes."""
+    of = lambda source, **options: next(data.batches(source, 4, seed=5, start_step=3, **options))["example"][0]
+    found = data.load(f"records:{whole}")
+    np.testing.assert_array_equal(of(found), of(source()))
+    parts = [of(found, process_index=p, process_count=2) for p in (0, 1)]
+    np.testing.assert_array_equal(np.stack(parts, axis=1).ravel(), of(source()))
+
+
+class Stop(Exception):
+    pass
+
+
+def test_goes_on_where_it_was_stopped_and_shares_the_work(whole, tmp_path):
+    """Two processes, each stopped once inside of its shard; the manifest has the same bytes."""
+    folder, done = epath.Path(tmp_path) / "again", []
+
+    def stop_after(count):
+        def advance(n):
+            done.append(n)
+            if len(done) == count:
+                raise Stop
+
+        return advance
+
+    for process in (0, 1):
+        done.clear()
+        with pytest.raises(Stop):
+            prepare.prepare(source(), "toy", folder, process=(process, 2), advance=stop_after(50))
+    assert not list(folder.glob("*.array_record")) and not list(folder.glob("*.tmp"))
+    with pytest.raises(FileNotFoundError, match="is not complete: run the same jaxdiff prepare again"):
+        data.load(f"records:{folder}")
+    assert not prepare.prepare(source(), "toy", folder, process=(1, 2))
+    done.clear()
+    assert prepare.prepare(source(), "toy", folder, process=(0, 2), advance=done.append)
+    assert len(done) == encoded.SHARD_SIZE  # the other shard was there
+    assert (folder / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+
+
+def test_a_folder_of_something_else_is_refused(whole, tmp_path):
+    for changes, what in (
+        ({"identity": 8}, "identity"),
+        ({"count": N - 1}, "examples"),
+        ({"classes": ("red", "blue")}, "classes"),
+        ({"caption": None}, "captioned"),
+    ):
+        with pytest.raises(FileExistsError, match=f"holds records of another {what}"):
+            prepare.prepare(source(**changes), "toy", whole)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds something else"):
+        prepare.prepare(source(), "toy", epath.Path(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture
+def copy(tmp_path):
+    folder = epath.Path(tmp_path) / "copy"
+    prepare.prepare(source(20), "toy", folder)
+    return folder
+
+
+def test_damage_is_found_where_it_is_looked_for(copy):
+    assert len(data.load(f"records:{copy}", verify=True)) == 20
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"000000\.array_record is damaged"):
+        data.load(f"records:{copy}", verify=True)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda folder: (folder / "000000.array_record").unlink(), "is missing, which the manifest"),
+        (lambda folder: (folder / "000000.array_record").write_bytes(b"x" * 100), "cannot be opened|holds 0 records"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "is no manifest of records"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "captions.npz").write_bytes(b"x"), "captions.npz is damaged"),
+    ],
+)
+def test_files_that_do_not_match_the_manifest(copy, change, message):
+    change(copy)
+    with pytest.raises((ValueError, OSError), match=message):
+        list(data.load(f"records:{copy}").captions())
+
+
+def test_latents_and_contexts_train_to_the_same_bits(tmp_path, monkeypatch):
+    """As if the run had encoded them; and other models than those that prepared them are refused."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    codec, clip = (str(path) for path in write_ends(tmp_path))
+    encoders = ["--codec", codec, "--text-encoder", clip, "--image-shape", "32", "32", "3"]
+    cli.main(["prepare", "captioned:test", "latents", *encoders])
+    config = tiny_latent(codec, clip)
+    (tmp_path / "tiny.py").write_text(
+        f"from jaxdiff import config\nget_config = lambda: config.from_json({configs.to_json(config)!r})\n"
+    )
+    for name, source in (("own", "captioned:test"), ("prepared", "records:latents")):
+        cli.main(["train", "tiny.py", "--run-dir", name, "--data.source", source])
+    one, other = (models.load(name).params for name in ("own", "prepared"))
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+def test_mistakes_of_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for args, message in (
+        (["digits"], "needs a source and where to write it"),
+        (["digits", "out", "--process", "1"], "--process=1 must be from 0 to 0"),
+        (["digits", "out", "--text-encoder", "captioned_clip"], "encodes captions, and digits has no captions"),
+        (["digits", "out", "--codec", "digits"], "--codec digits is not an autoencoder"),
+        (["folder:nowhere", "out", "--image-shape", "8", "8", "3"], "nowhere is not there"),
+    ):
+        assert message in fails(capsys, "prepare", *args)
+    assert not (tmp_path / "out").exists()
+    assert "no manifest.json" in fails(capsys, "data", f"records:{tmp_path}")
+    with pytest.raises(ValueError, match="a folder that jaxdiff prepare has written"):
+        data.load("records:")
+    small = epath.Path(tmp_path) / "small"
+    prepare.prepare(source(4), "toy", small)
+    with pytest.raises(ValueError, match=r"has images of \[4, 4, 3\], and `image_shape` is \[8, 8, 3\]"):
+        data.load(f"records:{small}", (8, 8, 3))
