@@ -129,7 +129,7 @@ def test_files_that_do_not_match_the_manifest(copy, change, message):
         list(data.load(f"records:{copy}").captions())
 
 
-def test_latents_and_contexts_train_to_the_same_bits(tmp_path, monkeypatch):
+def test_latents_and_contexts_train_to_the_same_bits(tmp_path, monkeypatch, capsys):
     """As if the run had encoded them; and other models than those that prepared them are refused."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
@@ -144,6 +144,11 @@ def test_latents_and_contexts_train_to_the_same_bits(tmp_path, monkeypatch):
         cli.main(["train", "tiny.py", "--run-dir", name, "--data.source", source])
     one, other = (models.load(name).params for name in ("own", "prepared"))
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
+    (tmp_path / "again").mkdir()
+    other_codec = write_ends(tmp_path / "again")[0].rename(tmp_path / "other.safetensors")
+    args = ["train", "tiny.py", "--run-dir", "other", "--data.source", "records:latents"]
+    refused = fails(capsys, *args, "--latent.codec", other_codec, "--latent.scaling-factor", "3")
+    assert "were prepared by another codec than this config's" in refused
 
 
 def test_mistakes_of_the_command(tmp_path, monkeypatch, capsys):
