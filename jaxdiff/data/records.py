@@ -214,5 +214,6 @@ def as_encoded(source: Source, models: dict[str, str]) -> Source:
     others = [what for what, digest in source.encoded_by.items() if models.get(what) != digest]
     what = others[0].replace("_", " ")
     raise ValueError(
-        f"the records were prepared by another {what} than this config's: name that one by `latent`, or prepare them again"
+        f"the records were prepared by another {what} than this config's: name that one by `latent.{others[0]}`, or prepare "
+        "them again"
     )

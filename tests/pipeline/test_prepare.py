@@ -146,9 +146,10 @@ def test_latents_and_contexts_train_to_the_same_bits(tmp_path, monkeypatch, caps
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
     (tmp_path / "again").mkdir()
     other_codec = write_ends(tmp_path / "again")[0].rename(tmp_path / "other.safetensors")
+    capsys.readouterr()
     args = ["train", "tiny.py", "--run-dir", "other", "--data.source", "records:latents"]
     refused = fails(capsys, *args, "--latent.codec", other_codec, "--latent.scaling-factor", "3")
-    assert "were prepared by another codec than this config's" in refused
+    assert "were prepared by another codec than this config's: name that one by --latent.codec" in refused
 
 
 def test_mistakes_of_the_command(tmp_path, monkeypatch, capsys):
