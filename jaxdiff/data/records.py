@@ -212,8 +212,7 @@ def as_encoded(source: Source, models: dict[str, str]) -> Source:
     if source.encoded_by == models:
         return dataclasses.replace(source, image_shape=source.read(0)["image"].shape, caption=None)
     others = [what for what, digest in source.encoded_by.items() if models.get(what) != digest]
-    what = others[0].replace("_", " ")
+    what, field = others[0].replace("_", " "), f"`latent.{others[0]}`"
     raise ValueError(
-        f"the records were prepared by another {what} than this config's: name that one by `latent.{others[0]}`, or prepare "
-        "them again"
+        f"the records were prepared by another {what} than this config's: name that one by {field}, or prepare them again"
     )
