@@ -179,8 +179,11 @@ def test_few_steps(here, capsys):
     np.testing.assert_array_equal(
         with_it, picture("base.safetensors", "4", "--lora", "few_steps/adapter.safetensors", "--sampler", "lcm", *flags)
     )
-    for said in (3, {"sampler": "lcm"}, {"sampler": "no", "steps": 4, "guidance": 1.0}, dict.fromkeys(DEFAULTS, "x")):
-        with pytest.raises(ValueError, match=r"sample|steps"):
+    good = {"sampler": "lcm", "steps": 4, "spacing": "trailing", "guidance": 1.0}
+    wrong = {"sampler": ["lcm"], "steps": -4, "spacing": "none", "guidance": math.nan}
+    assert models.with_adapter(base, adapter, 0.0).config.sample == base.config.sample
+    for said in (3, {"sampler": "lcm"}, *(good | {name: value} for name, value in wrong.items())):
+        with pytest.raises(ValueError, match=r"sample|steps|spacing|guidance"):
             models.with_adapter(base, adapter._replace(metadata=adapter.metadata | {"sample": said}))
     config = configs.read_run("few_steps")
     join, rest = adaptation.joined(config, base), adaptation.frozen_params(config, base)
@@ -224,7 +227,6 @@ def test_few_steps_of_a_model_without_conditions_have_no_guidance():
             configs.check(dataclasses.replace(labelled, adapt=dataclasses.replace(few, guidance=value)))
 
 
-DEFAULTS = "sampler", "steps", "guidance"  # of sampling, which a LoRA for few steps brings
 FEW_STEPS_MISTAKES = [
     ("--adapt.intervals 1", "--adapt.intervals=1 must be from 2 to 49"),
     ("--adapt.intervals 10", "--adapt.phases=4 must be at least 1, less than --adapt.intervals=10, and divide it"),

@@ -88,6 +88,9 @@ FEW = {  # what is added where it is not said
 }
 
 
+FEW_STEPS = {"sampler": "lcm", "steps": 4, "spacing": "trailing", "guidance": 1.0}
+
+
 def smaller(arguments: list[str]) -> list[str]:
     """The arguments of jaxdiff with few steps and images, and a tiny config in place of those that are trained."""
     command, *words = arguments
@@ -127,7 +130,7 @@ def tiny_models(tmp_path, monkeypatch):
     models.write_adapter(
         tmp_path / "adapters" / "star.safetensors", Adapter({"base": "captioned", "name": "star"}, *star)
     )
-    few = {"base": "captioned", "name": "few_steps", "sample": {"sampler": "lcm", "steps": 4, "guidance": 1.0}}
+    few = {"base": "captioned", "name": "few_steps", "sample": FEW_STEPS}
     models.write_adapter(tmp_path / "adapters" / "few_steps.safetensors", Adapter(few, star[0]))
 
 

@@ -16,6 +16,8 @@ from jaxdiff.data.sources import captioned
 from jaxdiff.eval import features, measure, shown, zero_shot
 from jaxdiff.model import Model, denoiser_of, frozen_models, shipped
 from jaxdiff.pipeline import Request, images, requests
+from jaxdiff.pipeline.edit import EDIT_METHODS
+from jaxdiff.pipeline.edit.run import prepare as prepare_edit
 from jaxdiff.text import tokenizer
 from jaxdiff.train import base_model
 
@@ -138,3 +140,15 @@ def test_adapters_are_of_the_model_that_they_name():
     masks = [[control_inputs.mask(image)[..., 0] > 0 for image in of] for of in (x, real)]
     overlaps = [shown.overlap(*both) for both in zip(*masks)]
     assert np.mean(overlaps) > 0.7, overlaps
+
+
+def test_edits_of_a_model_for_few_steps_are_in_few_steps():
+    """By its own sampler, steps and guidance; what inverts the image is refused."""
+    model, image = (
+        jaxdiff.with_adapters(jaxdiff.load("captioned"), "few_steps"),
+        data.load("captioned:test")[0]["image"],
+    )
+    job = prepare_edit(model, EDIT_METHODS.choice("sdedit"), {"image": image, "prompt": "a red 7 on blue"})
+    assert (job.num_steps, job.sampler.kind, job.guidance) == (4, "lcm", 1.0)
+    with pytest.raises(ValueError, match="distilled for few steps, which no inversion follows"):
+        jaxdiff.edit(model, image, "a red 7 on blue", source="a red 1 on blue", method="direct")

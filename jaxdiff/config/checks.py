@@ -155,8 +155,8 @@ def _check_latent(config):
             f"`net.context_dim`={net.context_dim} is the width of the context that `latent.text_encoder`={L.text_encoder} "
             "makes: give both, or neither"
         )
-    if L.zero_tokens < 0:
-        raise ValueError(f"`latent.zero_tokens`={L.zero_tokens} must be at least 0")
+    if (L.zero_tokens or L.both_vectors) and net.kind != "mmdit":
+        raise ValueError("`latent.zero_tokens` and `latent.both_vectors` are of networks of kind mmdit: leave them out")
     if L.second_text_encoder:
         raise ValueError("a model with two text encoders cannot be trained or adapted yet: give it LoRAs of others")
     if L.skip_blocks < 0 or (L.skip_blocks and not L.text_encoder):

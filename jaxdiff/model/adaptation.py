@@ -152,7 +152,8 @@ def adapter(config: Config, trained, prompts: Sequence[str] = ()) -> Adapter:
         metadata |= {"condition": a.condition, "embedding": list(a.embedding)}
     if a.kind == "few_steps":
         s = config.sample
-        metadata["sample"] = {"sampler": s.sampler.kind, "steps": s.steps, "guidance": s.guidance}
+        metadata["sample"] = {"sampler": s.sampler.kind, "steps": s.steps, "spacing": s.spacing.kind}
+        metadata["sample"]["guidance"] = s.guidance
     loras = {name: _as_lora(a, factors) for name, factors in trained.get("lora", {}).items()}
     rows = dict(zip(a.new.tokens, trained["words"])) if a.new.tokens else {}
     return Adapter(metadata, loras, rows, trained.get("control"))

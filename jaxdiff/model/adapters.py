@@ -12,13 +12,14 @@ from jaxdiff.adapt import adapter as files
 from jaxdiff.adapt import control, lora, new_tokens
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.adapt.control import Control
-from jaxdiff.arguments import check_type
+from jaxdiff.arguments import AT_LEAST_0, check_count, check_number, check_type
 from jaxdiff.files import write_whole
 from jaxdiff.model.model import Model
 from jaxdiff.model.params import as_those
 from jaxdiff.nets.controlnet import ControlConfig, ControlNet
 from jaxdiff.samplers import SAMPLERS
 from jaxdiff.text import tokenizer
+from jaxdiff.timesteps import SPACINGS
 
 
 def with_adapter(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
@@ -61,15 +62,19 @@ def with_adapter(model: Model, adapter: Adapter, weight: float = 1.0) -> Model:
             model = model.replace(submodels={**model.submodels, name: text})
     if adapter.control is not None:
         model = model.replace(controls=(*model.controls, _control(model, adapter)))
-    return _sampled_as(model, adapter.metadata["sample"]) if "sample" in adapter.metadata else model
+    return _sampled_as(model, adapter.metadata["sample"]) if weight and "sample" in adapter.metadata else model
 
 
 def _sampled_as(model, said):
-    """The model with the sampler, the steps and the guidance that an adapter was distilled for."""
-    if not isinstance(said, dict) or said.keys() != {"sampler", "steps", "guidance"}:
-        raise ValueError(f"sample={said!r} of this adapter must have a sampler, steps and a guidance: export it again")
-    steps, guidance = check_type("`steps`", said["steps"], int), check_type("`guidance`", said["guidance"], float)
-    chosen = {"sampler": SAMPLERS.choice(said["sampler"]), "steps": steps, "guidance": guidance}
+    """The model with the sampler, the steps, their spacing and the guidance that an adapter was distilled for."""
+    if not isinstance(said, dict) or said.keys() != {"sampler", "steps", "spacing", "guidance"}:
+        raise ValueError(
+            f"sample={said!r} of this adapter must have a sampler, steps, a spacing and a guidance: export it again"
+        )
+    check_number("guidance", guidance := check_type("`guidance`", said["guidance"], float), *AT_LEAST_0)
+    chosen = {"steps": check_count("steps", said["steps"]), "guidance": guidance}
+    for name, registry in (("sampler", SAMPLERS), ("spacing", SPACINGS)):
+        chosen[name] = registry.choice(check_type(f"`{name}`", said[name], str))
     sample = dataclasses.replace(model.config.sample, **chosen)
     return model.replace(config=dataclasses.replace(model.config, sample=sample))
 

@@ -37,7 +37,8 @@ def euler_maruyama(diffusion: float = 1.0) -> Sampler:
     it; B is exact where variance is preserved, 2 A, and where it explodes, sigma_t^2 - sigma_s^2, and else to second
     order. Weak order 1; its first steps are inaccurate if the schedule ends in nearly pure noise. All d have the same
     marginals (Albergo et al. 2023, stochastic interpolants): 1 is the reverse of the forward process, 0 Euler's method on
-    the probability flow, and more noise forgets more of the errors of earlier steps.
+    the probability flow, and more noise forgets more of the errors of earlier steps. A key is
+    needed for any d.
 
     Args:
       diffusion: d, variance of the noise in units of the forward process's g^2, at least 0. Traced.

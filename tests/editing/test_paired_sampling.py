@@ -176,7 +176,7 @@ def test_no_method_recompiles_for_other_tokens_scales_and_windows():
             "plain": samplers.ddim(),
             "direct": editing.direct_inversion(samplers.ddim(), LEVELS, path + number, source),
             "blend": editing.local_blend(
-                samplers.ddim(), np.full([4, 4], number), [0, 0, -2, -2], size=4, threshold=number / 9, start=number
+                samplers.ddim(), np.full([4, 4], number / 9), [0, 0, -2, -2], size=4, threshold=number / 9, start=number
             ),
         }[how]
         edit = one_edit(number)

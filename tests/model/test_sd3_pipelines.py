@@ -179,6 +179,17 @@ def test_training_is_refused_and_so_are_edits_of_its_attention(copy, capsys):
     assert (copy.parent / "out.png").exists()
 
 
+def test_loras_of_others_are_refused_as_not_read_yet(tmp_path):
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    tensors = {
+        f"{name}.lora_A.weight": np.ones((2, 16), np.float32),
+        f"{name}.lora_B.weight": np.ones((16, 2), np.float32),
+    }
+    safetensors.numpy.save_file(tensors, tmp_path / "theirs.safetensors")
+    with pytest.raises(ValueError, match="of networks of kind 'mmdit' are not read yet"):
+        jaxdiff.with_adapters(jaxdiff.load(FOLDER), str(tmp_path / "theirs.safetensors"))
+
+
 def test_what_the_pipeline_cannot_say_is_not_written(tmp_path):
     model = jaxdiff.load(FOLDER)
     for change, message in (

@@ -20,7 +20,7 @@ INDEX = "model_index.json"
 SUBMODELS = {"text_encoder": "text_encoder", "second_text_encoder": "text_encoder_2"}  # folders of text encoders
 CODECS = "vae", "vqvae"
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "text_encoder_3")
-T5_TOKENS = 256  # of Stable Diffusion 3, which are zeros without its T5
+T5_TOKENS = 256  # zeros that diffusers 0.42 gives Stable Diffusion 3 without its T5; earlier versions gave 77
 READERS = {"DiTPipeline": networks.dit, "StableDiffusion3Pipeline": networks.mmdit}
 
 

@@ -84,6 +84,7 @@ def read(path: epath.PathLike, model: Model) -> Adapter:
 
 
 def _read(path, model):
+    _check_network(model)
     with files.opened(path) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}
         said = _header(file.metadata() or {})
@@ -117,6 +118,15 @@ def _place(key, known, base):
     if name not in known:
         raise ValueError(f"this LoRA is of another network: {base} has no layer of the name {name}")
     return known[name], ENDINGS[ending]
+
+
+def _check_network(model):
+    """Raises ValueError for a model whose LoRAs others name in ways that are not known here."""
+    if model.config.net.kind in ("dit", "mmdit"):
+        kind = model.config.net.kind
+        raise ValueError(
+            f"LoRAs that others have made of networks of kind {kind!r} are not read yet: give one of jaxdiff"
+        )
 
 
 def _names(model) -> Iterator[tuple[str, tuple[str, str]]]:

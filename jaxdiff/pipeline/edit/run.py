@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdiff import progress
 from jaxdiff.arguments import check_fields, check_type, plain
+from jaxdiff.config import Sample
 from jaxdiff.config.checks import check_seed
 from jaxdiff.model import Model, check_model, denoiser_of
 from jaxdiff.pipeline import conditions
@@ -145,6 +146,11 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
     image = None if image is None else checked_image(image, model)
     check_prompt(model, prompts["source"], "source")
     check_prompt(other, prompts["prompt"], "prompt")
+    few = in_few_steps(model)
+    if few and method.kind not in ("sdedit", "inpaint"):
+        raise ValueError(
+            f"{model.config.name} is distilled for few steps, which no inversion follows: choose `method` sdedit or inpaint"
+        )
     control = as_control(given.get("control"))
     checksum = control_checksum(control)
     if inversion is not None and inversion.control != checksum:
@@ -159,8 +165,8 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
         prompt=prompts["prompt"],
         source=edit_condition(model, prompts["source"], control),
         target=edit_condition(other, prompts["prompt"], control if other is model or other.controls else None),
-        num_steps=50 if num_steps is None else num_steps,
-        sampler=SAMPLERS.choice(given.get("sampler") or "ddim"),
+        num_steps=(few.steps if few else 50) if num_steps is None else num_steps,
+        sampler=SAMPLERS.choice(given.get("sampler") or (few.sampler if few else "ddim")),
         seed=given.get("seed") or 0,
         inversion=inversion,
         control=checksum,
@@ -173,6 +179,12 @@ def prepare(model: Model, method: EditMethod, given: dict, num_steps: int | None
     job.sampler()  # raises for options out of range
     method.check(job)
     return _with_scale(job)
+
+
+def in_few_steps(model: Model) -> Sample | None:
+    """Settings of sampling of a model that was distilled for few steps, with its guidance learned; None of others."""
+    sample = model.config.sample
+    return sample if sample.sampler.kind == "lcm" and not model.config.net.guidance_dim else None
 
 
 def _with_scale(job: Job) -> Job:
@@ -194,7 +206,7 @@ def _with_scale(job: Job) -> Job:
 def with_guidance(job: Job, given: dict) -> Job:
     """The job with its guidance: as given, or as the inversion was made with, or by default."""
     own = job.model.config.sample.guidance
-    default = 3.0 if own == 1 else own  # at 1 there is no guidance
+    default = 3.0 if own == 1 and not in_few_steps(job.model) else own  # at 1 there is no guidance
     search = dict(job.inversion.search) if job.inversion is not None and job.method.kind == "null-text" else {}
     scale, early = given.get("guidance"), given.get("early")
     if early is None:
