@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from jaxdiff import data
-from jaxdiff.data import tars
+from jaxdiff.data import captions, image_decode, tars
 from jaxdiff.data.sources import shards
+from jaxdiff.data.texts import Texts
 
 SHAPE = (8, 8, 3)
 
@@ -169,6 +171,29 @@ def test_broken_images_are_named_or_left_out(two, caplog):
         list(data.load(f"shards:{two}", SHAPE))
     source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
     assert len(source) == 5 and source.skipped == ("train-02.tar: 6",) and "left out 1 of the 6" in caplog.text
+
+
+def test_stored_captions_are_those_of_the_examples_that_are_left(two, monkeypatch):
+    """Whichever are left out at a start: another one, or none."""
+    decode = image_decode.decode
+
+    def load(broken):
+        def fails(content, *args, **options):
+            if content == picture(10 * broken):
+                raise ValueError("it is broken")
+            return decode(content, *args, **options)
+
+        monkeypatch.setattr(image_decode, "decode", fails)
+        return list(data.load(f"shards:{two}", SHAPE, skip_broken=True).captions())
+
+    for broken in (2, 4, 0, 2):
+        assert load(broken) == [f"number {n}" for n in range(1, 6) if n != broken]
+
+
+def test_stored_captions_of_another_number_are_read_anew(tmp_path):
+    path = epath.Path(tmp_path / "texts.npz")
+    make = lambda *texts: captions.stored(path, "d", lambda: Texts.of(texts), len(texts))
+    assert list(make("a", "b")) == ["a", "b"] and list(make("c", "d")) == ["a", "b"] and list(make("x")) == ["x"]
 
 
 def test_what_is_no_archive_is_refused(two, tmp_path):

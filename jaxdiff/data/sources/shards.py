@@ -65,8 +65,8 @@ def load(
         skipped = tuple(f"{archives.names[found.shard[i]]}: {found.keys[i]}" for i in left_out)
         found = found.take(np.setdiff1d(np.arange(len(found.keys)), [*left_out]).astype(int))
     classes, no_labels_reason = _classes(found, archives.names)
-    caption, no_captions_reason = _captions(found, root, archives.names, digest, pattern)
     keys = zlib.crc32(np.ascontiguousarray(found.shard).tobytes(), zlib.crc32(found.keys.buffer))
+    caption, no_captions_reason = _captions(found, root, archives.names, f"{digest} {keys}", pattern)
     return Source(
         functools.partial(_read, root, archives.names, found, bool(classes), image_shape, to_srgb),
         len(found.keys),
@@ -149,7 +149,8 @@ def _captions(found, root, names, digest, pattern):
     def read_all():
         return Captions(read, len(found.keys)).texts
 
-    return Captions(read, len(found.keys), lambda: stored(index_file(f"{root}/texts {pattern}"), digest, read_all)), ""
+    size, path = len(found.keys), index_file(f"{root}/texts {pattern}")
+    return Captions(read, size, lambda: stored(path, digest, read_all, size)), ""
 
 
 def _text(content, is_json, i, found, names):
