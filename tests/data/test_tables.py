@@ -151,6 +151,36 @@ def test_files_of_other_columns_are_refused(kind, tmp_path):
         data.load(f"{kind}:{tmp_path}", SHAPE)
 
 
+def state(folder, *names):
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+
+
+def test_a_saved_data_set_is_the_files_that_its_state_names(tmp_path):
+    for n, name in enumerate(("a", "b", "cache-1", "other"), 1):
+        WRITE["arrow"](tmp_path / name, table([n]))
+    load = lambda text: values(data.load(f"arrow:{text}", SHAPE))
+    assert load(tmp_path) == [10, 20, 40] == load(tmp_path / "*.arrow") and load(tmp_path / "cache-*") == [30]
+    state(tmp_path, "b.arrow", "a.arrow")
+    assert load(tmp_path) == [20, 10]
+    state(tmp_path, "b.arrow", "c.arrow")
+    with pytest.raises(ValueError, match=r"state.json names c.arrow, which is not there"):
+        load(tmp_path)
+    (tmp_path / "state.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"state.json does not name the files"):
+        load(tmp_path)
+
+
+def test_a_saved_data_set_of_splits_is_refused_with_their_names(tmp_path):
+    for n, split in enumerate(("train", "test"), 1):
+        (tmp_path / split).mkdir()
+        WRITE["arrow"](tmp_path / split / "data-0", table([n]))
+        state(tmp_path / split, "data-0.arrow")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(ValueError, match=f"choose one of arrow:{tmp_path}/test, arrow:{tmp_path}/train$"):
+        data.load(f"arrow:{tmp_path}", SHAPE)
+    assert values(data.load(f"arrow:{tmp_path}/train", SHAPE)) == [10]
+
+
 @kinds
 def test_what_is_not_there(kind, tmp_path):
     for text, error, message in (

@@ -1,13 +1,16 @@
 """Tables of images: Parquet files, and data sets that Hugging Face's `datasets` has saved on a disk."""
 
 import functools
+import json
 import zlib
 
 import numpy as np
+from etils import epath
 
 from jaxdiff.data import broken
 from jaxdiff.data.base import SOURCES, Source
 from jaxdiff.data.captions import Captions
+from jaxdiff.data.listing import Listing
 from jaxdiff.data.sources.folder import contents_of
 from jaxdiff.data.sources.shards import matched
 from jaxdiff.data.texts import Texts
@@ -45,7 +48,8 @@ def arrow(
 
     Args:
       image_shape: height, width and channels of the images.
-      pattern: the folder of the data set, or of one of its splits; or a pattern of .arrow files. On a disk.
+      pattern: the folder of the data set, or of one of its splits; or a pattern of .arrow files. On a disk. Files cache-*
+        that `datasets` keeps beside are left out, unless the pattern begins so.
       skip_broken: look through all images, and leave out those that cannot be read; the log has their names.
       to_srgb: convert colours by the profile in each file, see `jaxdiff.data.colours`.
 
@@ -63,7 +67,7 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
         raise ValueError(f"{kind}: must be {kind}:PATTERN, such as {kind}:data/*{ending}")
     if image_shape is None:
         raise ValueError(f"the images of {kind}:{pattern} have no shape of their own: set `image_shape`")
-    root, files = matched(pattern, ending)
+    root, files = saved(pattern) if kind == "arrow" else matched(pattern, ending)
     rows = {"parquet": tables.of_parquet, "arrow": tables.of_arrow}[kind](root, list(files.names))
     if not rows.ends or not rows.ends[-1]:
         raise ValueError(f"there is no row in the {len(files.names)} files {pattern}")
@@ -93,6 +97,45 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
         where=lambda i: rows.place(int(chosen[i])),
         label=(lambda i: rows.value(int(chosen[i]), found.label)) if classes else None,
     )
+
+
+def saved(pattern: str) -> tuple[epath.Path, Listing]:
+    """The folder and the .arrow files of a data set, those that its state.json names, in that order; see `shards.matched`.
+
+    Raises:
+      ValueError: no file, several splits, or a state.json that is none or names what is not there.
+      OSError: the folder is not there.
+    """
+    folder = epath.Path(pattern).expanduser()
+    is_saved = folder.is_dir() and (folder / "state.json").exists()
+    if folder.is_dir() and not is_saved:
+        splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
+        if splits or (folder / "dataset_dict.json").exists():
+            each = ", ".join(f"arrow:{pattern.rstrip('/')}/{split}" for split in splits or ["SPLIT"])
+            raise ValueError(f"{pattern} holds several splits: choose one of {each}")
+    root, found = matched(pattern, ".arrow")
+    if is_saved:
+        return root, found.take(_named(folder / "state.json", {name: i for i, name in enumerate(found.names)}))
+    bases = [name.rpartition("/")[2] for name in found.names]
+    kept = [i for i, base in enumerate(bases) if not base.startswith("cache-")]
+    if folder.name.startswith("cache-") and not folder.is_dir():  # asked for
+        return root, found
+    if not kept:
+        raise ValueError(
+            f"there is no .arrow file {pattern} but {', '.join(bases[:3])}, which `datasets` keeps for itself"
+        )
+    return root, found.take(np.array(kept))
+
+
+def _named(path, names):
+    """Indices of the files that a state.json names, in its order."""
+    try:
+        named = [file["filename"] for file in json.loads(path.read_text())["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not name the files of a data set ({error!r}): save it again") from None
+    if missing := [name for name in named if name not in names]:
+        raise ValueError(f"{path} names {missing[0]}, which is not there: save the data set again")
+    return np.array([names[name] for name in named], np.int64)
 
 
 def _classes(rows, found, pattern):
