@@ -68,10 +68,29 @@ def test_examples_are_neighbours_of_one_name(two):
 
 @pytest.mark.parametrize(
     "pattern, count",
-    [("train-*.tar", 5), ("train-{00..01}.tar", 5), ("train-{01..07}.tar", 2), ("train-0[0].tar", 3), ("*1*", 2)],
+    [("train-*.tar", 5), ("train-{00..01}.tar", 5), ("train-{01..07}*.tar", 2), ("train-0[0].tar", 3), ("*1*", 2)],
 )
 def test_patterns(two, pattern, count):
     assert len(data.load(f"shards:{two / pattern}", SHAPE)) == count
+
+
+def test_a_pattern_is_of_one_folder_alone(two):
+    write(two / "old" / "train-00.tar", {"9.png": picture(90)})
+    assert len(data.load(f"shards:{two}/*.tar", SHAPE)) == 5
+    assert len(data.load(f"shards:{two}", SHAPE)) == 6
+
+
+@pytest.mark.parametrize(
+    "pattern, message",
+    [
+        ("train-{00..03}.tar", r"no file .*/train-02\.tar, one of the 4 of .*/train-\{00\.\.03\}\.tar$"),
+        ("train-{5..1}.tar", r"the range \{5\.\.1\} of .* has no number"),
+        ("{0..99999}-{0..99999}*", r"are 10,000,000,000 names, and may be 1,000,000: use \*"),
+    ],
+)
+def test_ranges_that_are_not_there_or_none(two, pattern, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(f"shards:{two}/{pattern}", SHAPE)
 
 
 def test_ranges_are_as_wide_as_their_first_number():

@@ -21,6 +21,8 @@ from jaxdiff.data.sources.folder import contents_of, listed
 
 log = logging.getLogger("jaxdiff")
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+NAMES = 10**6  # that ranges may spell
+MARK = "\ue000"  # of a range inside of an expression
 
 
 @SOURCES.register("shards")
@@ -89,39 +91,66 @@ def matched(pattern: str, ending: str) -> tuple[epath.Path, Listing]:
     """The folder of a pattern of files, and those files below it, sorted by name.
 
     Args:
-      pattern: path with `*`, `?`, `[...]` and ranges `{000..099}` in its last part; or a folder, for all files of that
-        ending below it.
+      pattern: path with `*`, `?`, `[...]` and ranges `{000..099}` in its last part, for files of that folder alone, each
+        of them if there are ranges alone; or a folder, for all files of that ending below it.
       ending: such as ".tar".
 
     Raises:
-      ValueError: no such file.
+      ValueError: no such file, one of those that ranges name is missing, or ranges without a number or of too many.
       OSError: the folder is not there.
     """
     path = epath.Path(pattern).expanduser()
     if path.is_dir():
-        root, names = path, None
-    else:
-        root, names = path.parent, {*_ranges(path.name)}
-    found = listed(root)
-    if names is None:
+        found = listed(path)
         chosen = np.flatnonzero(found.names.end_with(ending, any_case=True))
+        if not len(chosen):
+            raise ValueError(f"there is no {ending} file below {pattern}")
+        return path, found.take(chosen)
+    number = _check_ranges(path.name)
+    found = listed(path.parent)
+    names = {name: i for i, name in enumerate(found.names) if "/" not in name}
+    if number > 1 and not any(sign in path.name for sign in "*?["):
+        each = [*_ranges(path.name)]
+        if missing := next((name for name in each if name not in names), None):
+            raise ValueError(f"there is no file {path.parent / missing}, one of the {number} of {pattern}")
+        chosen = [names[name] for name in each]
     else:
-        fits = re.compile("|".join(fnmatch.translate(name) for name in names)).fullmatch
-        chosen = np.array([i for i, name in enumerate(found.names) if fits(name)], np.int64)
-    if not len(chosen):
-        raise ValueError(f"there is no file {pattern}" if names else f"there is no {ending} file below {pattern}")
-    return root, found.take(chosen)
+        fits = _expression(path.name).fullmatch
+        chosen = [i for name, i in names.items() if fits(name)]
+    if not chosen:
+        raise ValueError(f"there is no file {pattern}")
+    return path.parent, found.take(np.unique(chosen))
+
+
+def _check_ranges(name):
+    """Number of names that the ranges of a name spell, if it is from 1 to `NAMES`."""
+    number = 1
+    for first, last in RANGE.findall(name):
+        if int(first) > int(last):
+            raise ValueError(f"the range {{{first}..{last}}} of {name} has no number: write the smaller one first")
+        number *= int(last) - int(first) + 1
+    if number > NAMES:
+        raise ValueError(f"the ranges of {name} are {number:,} names, and may be {NAMES:,}: use * in place of them")
+    return number
+
+
+def _numbers(first, last):
+    """Numbers of a range, as wide as the first of them."""
+    return [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
 
 
 def _ranges(name):
-    """Names with each range {000..099} replaced by its numbers, as wide as the first of them."""
+    """Names with each range {000..099} replaced by its numbers."""
     parts = RANGE.split(name)
-    numbers = [
-        [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-        for first, last in zip(parts[1::3], parts[2::3])
-    ]
-    for chosen in itertools.product(*numbers):
+    for chosen in itertools.product(*map(_numbers, parts[1::3], parts[2::3])):
         yield "".join(itertools.chain(*itertools.zip_longest(parts[::3], chosen, fillvalue="")))
+
+
+def _expression(name):
+    """Regular expression of a name with `*`, `?`, `[...]` and ranges."""
+    parts = fnmatch.translate(RANGE.sub(MARK, name)).split(MARK)
+    numbers = [f"(?:{'|'.join(_numbers(*ends))})" for ends in RANGE.findall(name)]
+    return re.compile("".join(itertools.chain(*itertools.zip_longest(parts, numbers, fillvalue=""))))
 
 
 def _classes(found, names):
