@@ -184,6 +184,32 @@ def test_odd_contents_are_named(tmp_path, files, message):
         list(data.load(f"shards:{tmp_path}/d", SHAPE))
 
 
+@pytest.mark.parametrize(
+    "label, reason", [("cat", "must be a number"), ("999999999", "is no class"), ("9" * 60, "no class")]
+)
+def test_an_example_of_a_label_that_is_none_is_named_or_left_out_alone(two, caplog, label, reason):
+    """At each start, of which the second reads the stored index."""
+    files = {"6.png": picture(60), "6.cls": label, "7.png": picture(70), "7.cls": "1", "7.txt": "seven"}
+    write(two / "train-02.tar", files)
+    with pytest.raises(ValueError, match=rf"train-02.tar: the label 6.cls is .*{reason}.*`skip_broken`"):
+        data.load(f"shards:{two}", SHAPE)
+    for _ in range(2):
+        caplog.clear()
+        source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
+        assert values(source) == [10, 20, 30, 40, 50, 70] and source.classes == ("0", "1", "2")
+        assert len(source.skipped) == 1 and source.skipped[0].startswith("train-02.tar: 6 (the label 6.cls is")
+        assert reason in source.skipped[0] and reason in caplog.text
+
+
+def test_a_cut_shard_is_said_at_each_start(two, caplog):
+    cut(two / "train-01.tar", 512 * 7)
+    for _ in range(2):
+        caplog.clear()
+        source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
+        assert len(source) == 4 and source.skipped[0].startswith("train-01.tar: all but its first 1 examples (")
+        assert "train-01.tar: all but" in caplog.text
+
+
 def test_broken_images_are_named_or_left_out(two, caplog):
     write(two / "train-02.tar", {"6.png": b"no image", "6.txt": "six", "6.cls": "0"})
     with pytest.raises(ValueError, match=r"6 in .*train-02.tar cannot be read \(it is no image\).*`skip_broken`"):

@@ -56,15 +56,18 @@ def load(
     found = tars.stored_index(index_file(f"{root}/shards {pattern}"), digest, make)
     if left := int(found.without_image.sum()):
         log.warning("%d examples of %s have no image, and are left out", left, pattern)
+    skipped = tuple(found.skipped)
+    if skipped:
+        more = "; ..." if len(skipped) > 3 else ""
+        log.warning("left out of %s, in %d places: %s%s", pattern, len(skipped), "; ".join(skipped[:3]), more)
     if not len(found.keys):
         raise ValueError(f"there is no image in the {len(archives.names)} archives {pattern}")
-    skipped = ()
     if skip_broken:
         left_out = broken.find(
             functools.partial(_decoded, root, archives.names, found, image_shape, to_srgb), len(found.keys)
         )
         broken.warn(left_out, len(found.keys), pattern)
-        skipped = tuple(f"{archives.names[found.shard[i]]}: {found.keys[i]}" for i in left_out)
+        skipped += tuple(f"{archives.names[found.shard[i]]}: {found.keys[i]}" for i in left_out)
         found = found.take(np.setdiff1d(np.arange(len(found.keys)), [*left_out]).astype(int))
     classes, no_labels_reason = _classes(found, archives.names)
     keys = zlib.crc32(np.ascontiguousarray(found.shard).tobytes(), zlib.crc32(found.keys.buffer))
