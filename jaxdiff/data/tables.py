@@ -183,8 +183,8 @@ def _reading(act, path):
     try:
         return act()
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+            raise  # of the disk or network, which may pass; Arrow's own have no number
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read ({reason}): it is cut or of another format") from None
 

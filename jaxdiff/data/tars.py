@@ -227,9 +227,13 @@ def read(path: epath.Path, place: np.ndarray) -> bytes:
       ValueError: the shard is shorter than it was.
     """
     begin, size = map(int, place)
-    with path.open("rb") as file:
-        file.seek(begin)
-        found = file.read(size)
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            found = file.read(size)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
     if len(found) != size:
         raise ValueError(f"{path} ends before byte {begin + size}")
     return found

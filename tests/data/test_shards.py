@@ -1,5 +1,6 @@
 """Shards of webdataset: their examples, exact order and resume, and what is damaged."""
 
+import errno
 import io
 import json
 import os
@@ -216,6 +217,15 @@ def test_broken_images_are_named_or_left_out(two, caplog):
         list(data.load(f"shards:{two}", SHAPE))
     source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
     assert len(source) == 5 and source.skipped == ("train-02.tar: 6",) and "left out 1 of the 6" in caplog.text
+
+
+def test_an_error_that_may_pass_is_no_broken_image(two, monkeypatch):
+    def fails(path, place):
+        raise TimeoutError(errno.ETIMEDOUT, "timed out", str(path))
+
+    monkeypatch.setattr(tars, "read", fails)
+    with pytest.raises(TimeoutError, match=r"train-01?.*\.tar"):
+        data.load(f"shards:{two}", SHAPE, skip_broken=True)
 
 
 def test_stored_captions_are_those_of_the_examples_that_are_left(two, monkeypatch):

@@ -1,5 +1,6 @@
 """Parquet files and data sets of Hugging Face on a disk: their columns, exact order, and what is damaged."""
 
+import errno
 import io
 import json
 
@@ -131,6 +132,19 @@ def test_broken_rows_are_left_out_where_that_is_asked_for(kind, tmp_path, caplog
     assert values(source) == [10, 30] and list(source.captions()) == ["number 1", "number 3"]
     assert [example["label"] for example in source] == [1, 0]
     assert source.skipped[0].startswith("row 1 of x") and "left out 1 of the 3" in caplog.text
+
+
+@pytest.mark.parametrize("error", [TimeoutError("it does not answer"), OSError(errno.EIO, "it does not answer")])
+def test_an_error_that_may_pass_is_no_broken_row(tmp_path, monkeypatch, error):
+    class Fails:
+        def __init__(self, file):
+            raise error
+
+    WRITE["parquet"](tmp_path / "x", table([1, 2, 3]))
+    source = data.load(f"parquet:{tmp_path}", SHAPE)
+    monkeypatch.setattr(pq, "ParquetFile", Fails)
+    with pytest.raises(OSError, match="it does not answer"):
+        source[0]
 
 
 @kinds

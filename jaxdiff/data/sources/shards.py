@@ -210,9 +210,8 @@ def _decoded(root, names, found, image_shape, to_srgb, i):
     path = root / names[found.shard[i]]
     try:
         return image_decode.decode(tars.read(path, found.image[i]), image_shape, to_srgb=to_srgb)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{found.keys[i]} in {os.fspath(path)} cannot be read ({reason})") from error
+    except ValueError as error:
+        raise ValueError(f"{found.keys[i]} in {os.fspath(path)} cannot be read ({error})") from error
 
 
 def _read(root, names, found, labelled, image_shape, to_srgb, i):
