@@ -108,7 +108,7 @@ def test_columns_of_plain_bytes_and_numbers_as_names(kind, tmp_path):
             r"row 0 of x.* cannot be read \(it is no image\)",
         ),
         ({"text": pa.array([None], pa.string())}, "row 0 of x.* has no caption"),
-        ({"label": pa.array([7])}, "has the label 7, and names for 3 alone"),
+        ({"label": pa.array([7])}, "row 0 of x.* has the label 7, and there are names for 3 alone"),
     ],
 )
 def test_odd_tables_are_named(kind, tmp_path, columns, message):
@@ -122,6 +122,24 @@ def test_rows_without_labels_have_a_reason(kind, tmp_path):
     WRITE[kind](tmp_path / "x", table([1, 2], label=pa.array([1, None])))
     source = data.load(f"{kind}:{tmp_path}", SHAPE)
     assert source.classes == () and "row 1 of x" in source.no_labels_reason
+
+
+@kinds
+@pytest.mark.parametrize("label", [100_000, 999_999_999, 2**63])
+def test_large_numbers_are_no_classes(kind, tmp_path, label):
+    WRITE[kind](tmp_path / "x", table([1, 2], names=False, label=pa.array([1, label], pa.uint64())))
+    with pytest.raises(ValueError, match=rf"row 1 of x.* has the label {label}, which is no class"):
+        data.load(f"{kind}:{tmp_path}", SHAPE)
+
+
+@kinds
+def test_labels_are_those_of_the_rows_that_are_left(kind, tmp_path):
+    """A class that only a broken row has is none, nor is a label that is missing there."""
+    image = pa.array([{"bytes": content, "path": None} for content in (picture(10), b"no", b"no", picture(40))], STRUCT)
+    made = table([1, 2, 3, 4], names=False, image=image, label=pa.array([1, 500_000, None, 0]))
+    WRITE[kind](tmp_path / "x", made)
+    source = data.load(f"{kind}:{tmp_path}", SHAPE, skip_broken=True)
+    assert source.classes == ("0", "1") and [example["label"] for example in source] == [1, 0]
 
 
 @kinds

@@ -13,6 +13,7 @@ from jaxdiff.data.captions import Captions
 from jaxdiff.data.listing import Listing
 from jaxdiff.data.sources.folder import contents_of
 from jaxdiff.data.sources.shards import matched
+from jaxdiff.data.tars import CLASSES
 from jaxdiff.data.texts import Texts
 
 
@@ -77,12 +78,14 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
         left_out = broken.find(functools.partial(_decoded, rows, found, image_shape, to_srgb), len(chosen))
         broken.warn(left_out, len(chosen), pattern)
         chosen, skipped = np.setdiff1d(chosen, [*left_out]).astype(int), tuple(map(rows.place, left_out))
-    classes, no_labels_reason = _classes(rows, found, pattern)
+    labels = _labels(rows, found, chosen)
+    classes, no_labels_reason = _classes(rows, found, pattern, chosen, labels)
     columns = ", ".join(rows.schema.names)
-    read = functools.partial(_read, rows, found, classes, image_shape, to_srgb)
+    read = functools.partial(_read, rows, found, image_shape, to_srgb)
+    label = (lambda i: int(labels[i])) if classes else None
     digest = files.digest()
     return Source(
-        lambda i: read(int(chosen[i])),
+        lambda i: read(int(chosen[i])) | ({"label": label(i)} if label else {}),
         len(chosen),
         image_shape,
         classes,
@@ -95,7 +98,7 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
         fingerprint=lambda: digest,
         encoded=lambda i: _file(rows, found, int(chosen[i])),
         where=lambda i: rows.place(int(chosen[i])),
-        label=(lambda i: rows.value(int(chosen[i]), found.label)) if classes else None,
+        label=label,
     )
 
 
@@ -138,18 +141,29 @@ def _named(path, names):
     return np.array([names[name] for name in named], np.int64)
 
 
-def _classes(rows, found, pattern):
+def _labels(rows, found, chosen):
+    """Labels of the rows that are used, int64; -1 where there is none."""
+    if found.label is None:
+        return None
+    number = lambda value: -1 if value is None or value < 0 else min(value, 2**62)
+    return np.fromiter(map(number, rows.column(found.label)), np.int64)[chosen]
+
+
+def _classes(rows, found, pattern, chosen, labels):
     """Names of the labels; or () and the reason."""
     if found.label is None:
         columns = ", ".join(rows.schema.names)
         return (), f"{pattern} has no labels, which are numbers in a column label (its columns are {columns})"
-    values = list(rows.column(found.label))
-    without = next((i for i, value in enumerate(values) if value is None or value < 0), None)
-    if without is not None:
-        return (), f"{pattern} has rows without a label, such as {rows.place(without)}"
-    if found.classes and max(values) >= len(found.classes):
-        raise ValueError(f"{pattern} has the label {max(values)}, and names for {len(found.classes)} alone")
-    return found.classes or tuple(map(str, range(max(values) + 1))), ""
+    without = np.flatnonzero(labels < 0)
+    if len(without):
+        return (), f"{pattern} has {len(without)} rows without a label, such as {rows.place(int(chosen[without[0]]))}"
+    largest = int(chosen[labels.argmax()])
+    if labels.max() >= (len(found.classes) or CLASSES):
+        value = f"{rows.place(largest)} has the label {rows.value(largest, found.label)}"
+        if found.classes:
+            raise ValueError(f"{value}, and there are names for {len(found.classes)} alone")
+        raise ValueError(f"{value}, which is no class: they must be below {CLASSES:,}; give the column another name")
+    return found.classes or tuple(map(str, range(labels.max() + 1))), ""
 
 
 def _captions(rows, found, chosen):
@@ -185,9 +199,8 @@ def _decoded(rows, found, image_shape, to_srgb, i):
         raise ValueError(f"{rows.place(i)} cannot be read ({error})") from error
 
 
-def _read(rows, found, classes, image_shape, to_srgb, i):
+def _read(rows, found, image_shape, to_srgb, i):
     try:
-        image = _decoded(rows, found, image_shape, to_srgb, i)
+        return {"image": _decoded(rows, found, image_shape, to_srgb, i)}
     except ValueError as error:
         raise ValueError(f"{error}: mend it; a new run can leave out such rows by `skip_broken`") from error
-    return {"image": image} | ({"label": rows.value(i, found.label)} if classes else {})
