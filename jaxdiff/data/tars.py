@@ -1,6 +1,7 @@
 """Files of webdataset shards, tar archives whose neighbours of one name are an example, by their places in the archives."""
 
 import array
+import json
 import logging
 import os
 import re
@@ -31,7 +32,7 @@ class Index(NamedTuple):
       keys: name of the example in its shard, without its endings.
       shard: int32 [N], position among the shards.
       image: int64 [N, 2], begin and size of the image in the shard.
-      text: int64 [N, 2], of the caption; sizes are -1 where there is none.
+      text: int64 [N, 2], of the caption; sizes are -1 where there is none, nor JSON with one in it.
       is_json: bool [N], whether the caption is a field of JSON.
       label: int32 [N], from `.cls`; -1 where there is none.
       without_image: number of examples of each shard that were left out, for they have no image.
@@ -172,8 +173,29 @@ def _add(found, file, key, parts, name, skip_broken):
         found.skipped.append(f"{name}: {key} ({error})")
         return
     ending = next((ending for ending in TEXTS if ending in parts), None)
+    text = parts.get(ending, (0, -1))
+    if ending == "json":
+        file.seek(text[0])
+        text = (0, -1) if json_caption(file.read(text[1])) is None else text
     found.keys.append(key)
-    found.rows.append((*image, *parts.get(ending, (0, -1)), ending == "json", label))
+    found.rows.append((*image, *text, ending == "json", label))
+
+
+def json_caption(content: bytes) -> str | None:
+    """The text in the field "caption" of JSON, or else in "text"; None of what has neither, or is no JSON.
+
+    Example::
+
+        >>> from jaxdiff.data.tars import json_caption
+        >>> json_caption(b'{"caption": null, "text": "a cat"}'), json_caption(b'{"width": 4}'), json_caption(b"{")
+        ('a cat', None, None)
+    """
+    try:
+        fields = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    said = [fields.get(name) for name in ("caption", "text")] if isinstance(fields, dict) else []
+    return next((one for one in said if isinstance(one, str)), None)
 
 
 class _Label(Exception):

@@ -107,7 +107,6 @@ def test_columns_of_plain_bytes_and_numbers_as_names(kind, tmp_path):
             {"image": pa.array([{"bytes": b"no", "path": None}], STRUCT)},
             r"row 0 of x.* cannot be read \(it is no image\)",
         ),
-        ({"text": pa.array([None], pa.string())}, "row 0 of x.* has no caption"),
         ({"label": pa.array([7])}, "row 0 of x.* has the label 7, and there are names for 3 alone"),
     ],
 )
@@ -122,6 +121,16 @@ def test_rows_without_labels_have_a_reason(kind, tmp_path):
     WRITE[kind](tmp_path / "x", table([1, 2], label=pa.array([1, None])))
     source = data.load(f"{kind}:{tmp_path}", SHAPE)
     assert source.classes == () and "row 1 of x" in source.no_labels_reason
+
+
+@kinds
+def test_rows_without_captions_have_a_reason_unless_they_are_left_out(kind, tmp_path):
+    image = pa.array([{"bytes": content, "path": None} for content in (picture(10), b"no")], STRUCT)
+    WRITE[kind](tmp_path / "x", table([1, 2], image=image, text=pa.array(["a", None])))
+    source = data.load(f"{kind}:{tmp_path}", SHAPE)
+    assert not source.captioned and "1 of 2 rows without a caption, such as row 1 of x" in source.no_captions_reason
+    assert "caption" not in source[0]
+    assert list(data.load(f"{kind}:{tmp_path}", SHAPE, skip_broken=True).captions()) == ["a"]
 
 
 @kinds

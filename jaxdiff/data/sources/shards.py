@@ -3,7 +3,6 @@
 import fnmatch
 import functools
 import itertools
-import json
 import logging
 import os
 import re
@@ -171,8 +170,8 @@ def _captions(found, root, names, digest, pattern):
     if len(without):
         first = f"{found.keys[without[0]]} of {names[found.shard[without[0]]]}"
         return None, (
-            f"captions are files .txt, .caption or .json, and {len(without)} of {len(found.keys)} examples have none, such "
-            f"as {first}"
+            f"captions are files .txt, .caption, .text, or .json with a text in the field caption or text, and "
+            f"{len(without)} of {len(found.keys)} examples have none, such as {first}"
         )
 
     def read(i):
@@ -188,20 +187,12 @@ def _captions(found, root, names, digest, pattern):
 def _text(content, is_json, i, found, names):
     where = f"the caption of {found.keys[i]} in {names[found.shard[i]]}"
     try:
-        text = content.decode("utf-8-sig")
+        text = tars.json_caption(content) if is_json else content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{where} is not UTF-8") from None
-    if not is_json:
-        return " ".join(text.split())
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error})") from None
-    said = [fields.get(name) for name in ("caption", "text")] if isinstance(fields, dict) else []
-    said = next((one for one in said if isinstance(one, str)), None)
-    if said is None:
-        raise ValueError(f"{where} has no text in its fields caption and text")
-    return " ".join(said.split())
+    if text is None:
+        raise ValueError(f"{where} is no longer in its JSON: the archive has changed since the start")
+    return " ".join(text.split())
 
 
 def _decoded(root, names, found, image_shape, to_srgb, i):

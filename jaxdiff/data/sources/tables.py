@@ -80,7 +80,7 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
         chosen, skipped = np.setdiff1d(chosen, [*left_out]).astype(int), tuple(map(rows.place, left_out))
     labels = _labels(rows, found, chosen)
     classes, no_labels_reason = _classes(rows, found, pattern, chosen, labels)
-    columns = ", ".join(rows.schema.names)
+    caption, no_captions_reason = _captions(rows, found, chosen, pattern)
     read = functools.partial(_read, rows, found, image_shape, to_srgb)
     label = (lambda i: int(labels[i])) if classes else None
     digest = files.digest()
@@ -93,8 +93,8 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
         skipped=skipped,
         identity=zlib.crc32(chosen.tobytes(), zlib.crc32(files.names.buffer)),
         contents=functools.cache(functools.partial(contents_of, root, files)),
-        caption=_captions(rows, found, chosen) if found.text else None,
-        no_captions_reason=f"{pattern} has no captions, which are in a column text or caption (its columns are {columns})",
+        caption=caption,
+        no_captions_reason=no_captions_reason,
         fingerprint=lambda: digest,
         encoded=lambda i: _file(rows, found, int(chosen[i])),
         where=lambda i: rows.place(int(chosen[i])),
@@ -166,7 +166,16 @@ def _classes(rows, found, pattern, chosen, labels):
     return found.classes or tuple(map(str, range(labels.max() + 1))), ""
 
 
-def _captions(rows, found, chosen):
+def _captions(rows, found, chosen, pattern):
+    """Captions; or None and the reason."""
+    if not found.text:
+        columns = ", ".join(rows.schema.names)
+        return None, f"{pattern} has no captions, which are in a column text or caption (its columns are {columns})"
+    without = np.flatnonzero(np.fromiter((text is None for text in rows.column(found.text)), bool)[chosen])
+    if len(without):
+        first = rows.place(int(chosen[without[0]]))
+        return None, f"{pattern} has {len(without)} of {len(chosen)} rows without a caption, such as {first}"
+
     def read(i):
         return _words(rows.value(int(chosen[i]), found.text), lambda: rows.place(int(chosen[i])))
 
@@ -174,7 +183,7 @@ def _captions(rows, found, chosen):
         texts = list(rows.column(found.text))
         return Texts.of(_words(texts[i], lambda i=i: rows.place(i)) for i in map(int, chosen))
 
-    return Captions(read, len(chosen), read_all)
+    return Captions(read, len(chosen), read_all), ""
 
 
 def _words(text, place):
