@@ -3,11 +3,16 @@
 import errno
 import io
 import json
+import os
+import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from etils import epath
 from PIL import Image
 
 from jaxdiff import data
@@ -232,6 +237,78 @@ def test_what_is_not_there(kind, tmp_path):
     ):
         with pytest.raises(error, match=message):
             data.load(f"{kind}:{text}", SHAPE)
+
+
+@pytest.mark.parametrize("column", ["image", "text"])
+def test_a_damaged_offset_of_arrow_is_named(tmp_path, column):
+    """It points far behind the file, whose reading would end the process."""
+    made = table([1, 2, 3])
+    WRITE["arrow"](tmp_path / "a", made)
+    WRITE["arrow"](tmp_path / "x", made)
+    values = made[column].chunk(0)
+    values = values.field("bytes") if column == "image" else values
+    offsets = np.frombuffer(values.buffers()[1], np.int32)[:3]  # of the first batch, whose end is damaged
+    content = (tmp_path / "x.arrow").read_bytes()
+    assert content.count(offsets.tobytes()) == 1
+    wrong = np.array([*offsets[:2], 2**30], np.int32)
+    (tmp_path / "x.arrow").write_bytes(content.replace(offsets.tobytes(), wrong.tobytes()))
+    with pytest.raises(ValueError, match=r"x\.arrow cannot be read \(") as error:
+        data.load(f"arrow:{tmp_path}", SHAPE)[3]
+    assert "\n" not in str(error.value)
+
+
+def test_an_arrow_file_is_validated_once(tmp_path):
+    WRITE["arrow"](tmp_path / "x", table([1, 2, 3]))
+    rows = tables.of_arrow(epath.Path(tmp_path), ["x.arrow"])
+    assert rows.part(0, "image") is rows.part(0, "image")
+
+
+def test_files_of_parquet_are_not_kept_open(tmp_path):
+    for n in range(40):
+        WRITE["parquet"](tmp_path / f"{n:02}", table([n % 25]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 15, hard))
+    try:
+        source = data.load(f"parquet:{tmp_path}", SHAPE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert source.where(29) == "row 0 of 29.parquet"
+
+
+def test_threads_do_not_decode_the_same_group_at_once(tmp_path, monkeypatch):
+    """Nor are labels and captions read again for each example, beside a cache that holds the images alone."""
+    WRITE["parquet"](tmp_path / "x", table(range(1, 13)), row_group_size=6)
+    source, reads, read = data.load(f"parquet:{tmp_path}", SHAPE), [], pq.ParquetFile.read_row_group
+
+    def slowly(file, group, columns):
+        reads.append((group, *columns))
+        time.sleep(0.1)
+        return read(file, group, columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", slowly)
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(source.__getitem__, range(12)))
+    assert sorted(reads) == [(0, "image"), (1, "image")]
+    assert [example["caption"] for example in found] == [f"number {n}" for n in range(1, 13)]
+    assert [example["label"] for example in found] == [n % 3 for n in range(1, 13)]
+
+
+def test_what_is_kept_is_bounded_by_its_bytes_in_any_order_of_threads():
+    kept = tables.Kept(lambda n: np.full(10, n, np.uint8), limit=35)
+    with ThreadPoolExecutor(8) as pool:
+        numbers = np.random.default_rng(0).integers(0, 9, 2000)
+        assert [one[0] for one in pool.map(kept, numbers)] == list(numbers)
+    assert kept._size == 30 == sum(one.nbytes for one in kept._found.values()) and not kept._making
+
+
+@kinds
+def test_places_are_looked_up_for_errors_alone(kind, tmp_path, monkeypatch):
+    WRITE[kind](tmp_path / "a", table([1, 2, 3]))
+    WRITE[kind](tmp_path / "b", table([4, 5, 6]))
+    source = data.load(f"{kind}:{tmp_path}", SHAPE)
+    assert [source.where(i) for i in (2, 3, 5)] == [f"row 2 of a.{kind}", f"row 0 of b.{kind}", f"row 2 of b.{kind}"]
+    monkeypatch.setattr(tables.Rows, "place", None)
+    assert values(source) == [10 * n for n in range(1, 7)]
 
 
 def test_groups_are_kept_within_a_bound(tmp_path, monkeypatch, caplog):

@@ -72,7 +72,7 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
     rows = {"parquet": tables.of_parquet, "arrow": tables.of_arrow}[kind](root, list(files.names))
     if not rows.ends or not rows.ends[-1]:
         raise ValueError(f"there is no row in the {len(files.names)} files {pattern}")
-    found = tables.columns(rows.schema, rows.where(0))
+    found = tables.columns(rows.schema, rows.names[0])
     chosen, skipped = np.arange(rows.ends[-1]), ()
     if skip_broken:
         left_out = broken.find(functools.partial(_decoded, rows, found, image_shape, to_srgb), len(chosen))
@@ -146,7 +146,8 @@ def _labels(rows, found, chosen):
     if found.label is None:
         return None
     number = lambda value: -1 if value is None or value < 0 else min(value, 2**62)
-    return np.fromiter(map(number, rows.column(found.label)), np.int64)[chosen]
+    values = (number(value) for part in rows.column(found.label) for value in part.to_pylist())
+    return np.fromiter(values, np.int64)[chosen]
 
 
 def _classes(rows, found, pattern, chosen, labels):
@@ -171,31 +172,25 @@ def _captions(rows, found, chosen, pattern):
     if not found.text:
         columns = ", ".join(rows.schema.names)
         return None, f"{pattern} has no captions, which are in a column text or caption (its columns are {columns})"
-    without = np.flatnonzero(np.fromiter((text is None for text in rows.column(found.text)), bool)[chosen])
+    is_null = [part.is_null().to_numpy(zero_copy_only=False) for part in rows.column(found.text)]
+    without = np.flatnonzero(np.concatenate(is_null)[chosen])
     if len(without):
         first = rows.place(int(chosen[without[0]]))
         return None, f"{pattern} has {len(without)} of {len(chosen)} rows without a caption, such as {first}"
 
-    def read(i):
-        return _words(rows.value(int(chosen[i]), found.text), lambda: rows.place(int(chosen[i])))
-
     def read_all():
-        texts = list(rows.column(found.text))
-        return Texts.of(_words(texts[i], lambda i=i: rows.place(i)) for i in map(int, chosen))
+        texts = (text for part in rows.column(found.text) for text in part.to_pylist())
+        is_chosen = np.zeros(rows.ends[-1], bool)
+        is_chosen[chosen] = True
+        return Texts.of(" ".join(text.split()) for text, used in zip(texts, is_chosen) if used)
 
-    return Captions(read, len(chosen), read_all), ""
-
-
-def _words(text, place):
-    if text is None:
-        raise ValueError(f"{place()} has no caption")
-    return " ".join(text.split())
+    return Captions(None, len(chosen), read_all), ""
 
 
 def _file(rows, found, i):
     from jaxdiff.data import tables
 
-    return tables.file_of(rows.value(i, found.image), rows.place(i))
+    return tables.file_of(rows.value(i, found.image), lambda: rows.place(i))
 
 
 def _decoded(rows, found, image_shape, to_srgb, i):
