@@ -36,6 +36,7 @@ class Index(NamedTuple):
       is_json: bool [N], whether the caption is a field of JSON.
       label: int32 [N], from `.cls`; -1 where there is none.
       without_image: number of examples of each shard that were left out, for they have no image.
+      links: number of hard and symbolic links in each shard, which are not followed.
       skipped: lines on what else was left out, which cannot be read.
     """
 
@@ -46,12 +47,13 @@ class Index(NamedTuple):
     is_json: np.ndarray
     label: np.ndarray
     without_image: np.ndarray
+    links: np.ndarray
     skipped: Texts
 
     def take(self, chosen: np.ndarray) -> "Index":
         """Some of the examples, by their indices."""
         rows = (getattr(self, name)[chosen] for name in ARRAYS)
-        return Index(self.keys.take(chosen), *rows, self.without_image, self.skipped)
+        return Index(self.keys.take(chosen), *rows, self.without_image, self.links, self.skipped)
 
 
 ARRAYS = ("shard", "image", "text", "is_json", "label")
@@ -63,11 +65,16 @@ class _Shard(NamedTuple):
     keys: list[str]
     rows: list[tuple[int, ...]]
     without_image: list[str]
+    links: list[str]
     skipped: list[str]
 
 
-def members(path: epath.Path) -> Iterator[tuple[str, int, int]]:
+def members(path: epath.Path, links: list[str] | None = None) -> Iterator[tuple[str, int, int]]:
     """Name, begin and size of each regular file of an archive, in their order.
+
+    Args:
+      path: the archive.
+      links: a list to which the names of links are added, which hold no file of their own.
 
     Raises:
       ValueError: it is no uncompressed tar archive, or is cut; what comes before has been delivered.
@@ -80,6 +87,8 @@ def members(path: epath.Path) -> Iterator[tuple[str, int, int]]:
                     archive.members = []  # or it would keep them all
                     if member.isfile():
                         yield member.name, member.offset_data, member.size
+                    elif links is not None and (member.islnk() or member.issym()):
+                        links.append(member.name)
                 end = archive.offset
         except tarfile.TarError as error:
             raise ValueError(f"{path} is no whole tar archive without compression ({error})") from None
@@ -140,15 +149,16 @@ def index_of(root: epath.Path, names: Texts, skip_broken: bool = False) -> Index
         table[:, 4].astype(bool),
         table[:, 5].astype(np.int32),
         np.array([len(shard.without_image) for shard in found], np.int64),
+        np.array([len(shard.links) for shard in found], np.int64),
         Texts.of(line for shard in found for line in shard.skipped),
     )
 
 
 def _of_shard(path, name, skip_broken):
-    found = _Shard([], [], [], [])
+    found = _Shard([], [], [], [], [])
     with path.open("rb") as file:
         try:
-            for key, parts in examples(members(path)):
+            for key, parts in examples(members(path, found.links)):
                 _add(found, file, key, parts, name, skip_broken)
         except _Label as error:
             raise ValueError(f"{path}: {error}: mend it, or leave out such examples by `skip_broken`") from None

@@ -259,6 +259,19 @@ def test_stored_captions_of_another_number_are_read_anew(tmp_path):
     assert list(make("a", "b")) == ["a", "b"] and list(make("c", "d")) == ["a", "b"] and list(make("x")) == ["x"]
 
 
+def test_links_are_counted(two, caplog):
+    """At each start: tar makes hard links of the second name of a file."""
+    with tarfile.open(two / "train-01.tar", "a") as archive:
+        for name, kind in (("6.png", tarfile.LNKTYPE), ("7.png", tarfile.SYMTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "004.png"
+            archive.addfile(link)
+    for _ in range(2):
+        caplog.clear()
+        assert len(data.load(f"shards:{two}", SHAPE)) == 5
+        assert "2 links in the archives" in caplog.text and "such as in train-01.tar, are not followed" in caplog.text
+
+
 def test_what_is_no_archive_is_refused(two, tmp_path):
     (two / "more.tar").write_bytes(b"x" * 2000)
     with pytest.raises(ValueError, match=r"more\.tar is no whole tar archive"):

@@ -53,12 +53,8 @@ def load(
     digest = f"{archives.digest()} {skip_broken}"
     make = functools.partial(tars.index_of, root, archives.names, skip_broken)
     found = tars.stored_index(index_file(f"{root}/shards {pattern}"), digest, make)
-    if left := int(found.without_image.sum()):
-        log.warning("%d examples of %s have no image, and are left out", left, pattern)
     skipped = tuple(found.skipped)
-    if skipped:
-        more = "; ..." if len(skipped) > 3 else ""
-        log.warning("left out of %s, in %d places: %s%s", pattern, len(skipped), "; ".join(skipped[:3]), more)
+    _warn(found, archives.names, pattern)
     if not len(found.keys):
         raise ValueError(f"there is no image in the {len(archives.names)} archives {pattern}")
     if skip_broken:
@@ -87,6 +83,24 @@ def load(
         where=lambda i: f"{found.keys[i]} in {archives.names[found.shard[i]]}",
         label=(lambda i: int(found.label[i])) if classes else None,
     )
+
+
+def _warn(found, names, pattern):
+    """Logs what was left out while the archives were looked through."""
+    if left := int(found.without_image.sum()):
+        log.warning("%d examples of %s have no image, and are left out", left, pattern)
+    if left := int(found.links.sum()):
+        first = names[found.links.argmax()]
+        log.warning(
+            "%d links in the archives %s, such as in %s, are not followed: pack their files by tar --hard-dereference "
+            "--dereference",
+            left,
+            pattern,
+            first,
+        )
+    if skipped := list(found.skipped):
+        more = "; ..." if len(skipped) > 3 else ""
+        log.warning("left out of %s, in %d places: %s%s", pattern, len(skipped), "; ".join(skipped[:3]), more)
 
 
 def matched(pattern: str, ending: str) -> tuple[epath.Path, Listing]:
