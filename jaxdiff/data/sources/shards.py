@@ -37,12 +37,12 @@ def load(
     Args:
       image_shape: height, width and channels of the images.
       pattern: of the archives, such as data/train-{0000..0099}.tar or gs://bucket/*.tar; a folder is all .tar below it.
-      skip_broken: look through all images, and leave out those that cannot be read and archives from where they are cut or
-        damaged; the log has their names.
+      skip_broken: look through all images, and leave out those that cannot be read, examples with a label that is none, and
+        archives from where they are cut or damaged; the log has their names.
       to_srgb: convert colours by the profile in each file, see `jaxdiff.data.colours`.
 
     Raises:
-      ValueError: no `image_shape`, no archive, no image, or an archive that is cut or damaged.
+      ValueError: no `image_shape`, no archive, no image, a label that is none, or an archive that is cut or damaged.
       OSError: the folder is not there.
     """
     if not pattern:

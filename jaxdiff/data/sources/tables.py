@@ -24,7 +24,7 @@ def parquet(
     """The images of Parquet files, cropped and resized to one shape.
 
     The columns are called image (bytes, or a struct with them, as Hugging Face has it), text or caption, and label. Rows
-    are read with their group, and groups of 1 GiB are kept: of larger data sets each example costs its group.
+    are read with their group, and 1 GiB of images is kept: of larger data sets each example costs its group.
 
     Args:
       image_shape: height, width and channels of the images.
