@@ -15,7 +15,7 @@ LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EINVAL, e
 
 
 def lasts(error: OSError) -> bool:
-    """Whether an error is of the file, such as of a link that leads nowhere, and not of a disk or network, which may pass.
+    """True for an error of the file, such as a link to nowhere; False for one of a disk or network, which may pass.
 
     Example::
 

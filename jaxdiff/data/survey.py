@@ -182,7 +182,7 @@ def lines(found: Survey, source: Source) -> list[str]:
 
 
 def _words(found, place):
-    """What is said of captions."""
+    """Line on captions."""
     if reason := found.without_caption.get(-1):
         return f"none can be read: {reason}"
     parts = []

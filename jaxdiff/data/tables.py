@@ -144,7 +144,7 @@ def _rows(schema, names, parts, part, column):
 
 
 class _Footer(NamedTuple):
-    """What a Parquet file says of itself: its columns, and the number of rows and bytes of each group."""
+    """Columns of a Parquet file, and the number of rows and bytes of each of its groups."""
 
     schema: pa.Schema
     groups: list[tuple[int, int]]

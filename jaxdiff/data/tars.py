@@ -60,7 +60,7 @@ ARRAYS = ("shard", "image", "text", "is_json", "label")
 
 
 class _Shard(NamedTuple):
-    """What one shard holds: keys and rows (begin and size of image and text, whether it is JSON, label) of examples."""
+    """Contents of one shard: keys and rows (begin and size of image and text, whether it is JSON, label) of examples."""
 
     keys: list[str]
     rows: list[tuple[int, ...]]
