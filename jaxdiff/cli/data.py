@@ -1,11 +1,13 @@
 """`jaxdiff data`."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
 
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from jaxdiff import data, progress
 from jaxdiff.cli.files import File, located, unused, writable
@@ -65,9 +67,11 @@ def main(name: str, args: list[str]) -> None:
     else:
         print("\n".join(survey.lines(found, source)))
     if path is not None:
-        images.save_png(path, sheet(source, flags))
+        drawn, why = sheet(source, flags)
+        if drawn is not None:
+            images.save_png(path, drawn)
         if not flags.json:
-            print(f"{'sheet':<12} {path}")
+            print(f"{'sheet':<12} {path if drawn else 'none'}{f': {why}' if why else ''}")
 
 
 def _shape_of(choice):
@@ -75,20 +79,48 @@ def _shape_of(choice):
     return (256, 256, 3) if hasattr(choice, "to_srgb") else None
 
 
-def sheet(source: data.Source, flags: DataFlags):
-    """The first examples of a training on this source, with their captions or labels."""
-    num = min(flags.num, len(source))
-    batches = data.batches(source, 1, seed=flags.seed, flip=flags.flip, augment=flags.augment)
-    shown = []
-    for batch in itertools.islice(batches, num):
-        i = int(batch["example"][0, 0])
-        shown.append((_title(source, i), np.asarray(batch["image"][0, 0], np.uint8)))
+def sheet(source: data.Source, flags: DataFlags) -> tuple[Image.Image | None, str]:
+    """The first examples of a training on this source that can be read, with their captions or labels.
+
+    Returns:
+      The sheet, or None without one; and what is to be said: why there is none, or which examples are left out.
+    """
+    if "codec" in (source.encoded_by or ()):
+        return None, "the records are latents, and no images: look at the source that they were prepared of"
+    failed = {}
+
+    def read(i):
+        try:
+            return source.read(i)
+        except (OSError, ValueError) as error:
+            failed[i] = error
+            return {"image": np.zeros(source.image_shape, np.uint8), "label": 0}
+
+    readable = dataclasses.replace(source, read=read)
+    batches, shown, left_out = (
+        data.batches(readable, 1, seed=flags.seed, flip=flags.flip, augment=flags.augment),
+        [],
+        [],
+    )
+    for batch in itertools.islice(batches, len(source)):
+        if len(shown) == flags.num:
+            break
+        if (i := int(batch["example"][0, 0])) in failed:
+            left_out.append(i)
+        else:
+            shown.append((_title(source, i), np.asarray(batch["image"][0, 0], np.uint8)))
     batches.close()
-    return images.panels(shown, columns=4, side=192)
+    why = ""
+    if left_out:
+        first = failed[left_out[0]]  # behind whose message stands what to do in a training
+        why = f"{len(left_out)} of its first examples cannot be read: {first.__cause__ or first}"
+    return (images.panels(shown, columns=4, side=192) if shown else None), why
 
 
 def _title(source, i):
-    said = [source.caption(i)] if source.captioned else []
+    said = []
+    with contextlib.suppress(OSError, ValueError):  # a caption that cannot be read has been listed
+        said += [source.caption(i)] if source.captioned else []
     if source.classes:
         label = source.label(i) if source.label else source.read(i)["label"]
         said.append(source.classes[label])

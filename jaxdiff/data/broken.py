@@ -1,5 +1,6 @@
 """Examples that cannot be read: found before a training, named, and left out where that was asked for."""
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -10,8 +11,25 @@ from jaxdiff import progress
 log = logging.getLogger("jaxdiff")
 
 
+LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENOTDIR)
+
+
+def lasts(error: OSError) -> bool:
+    """True for an error of the file, such as a link to nowhere; False for one of a disk or network, which may pass.
+
+    Example::
+
+        >>> from jaxdiff.data import broken
+        >>> broken.lasts(FileNotFoundError(2, "No such file or directory")), broken.lasts(TimeoutError(110, "timed out"))
+        (True, False)
+    """
+    return error.errno in LASTING
+
+
 def find(read: Callable[[int], object], count: int) -> dict[int, str]:
     """Reads all examples as training will; returns the errors of those that fail, by their indices.
+
+    Errors other than ValueError, such as of a network that does not answer, are no broken examples: they are raised.
 
     Example::
 

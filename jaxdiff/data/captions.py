@@ -72,17 +72,19 @@ def read_in_threads(read: Callable[[int], str], size: int) -> Texts:
         return Texts.of(texts(pool, advance))
 
 
-def stored(path: epath.Path, digest: str, read_all: Callable[[], Texts]) -> Texts:
+def stored(path: epath.Path, digest: str, read_all: Callable[[], Texts], size: int | None = None) -> Texts:
     """Returns texts from a file, or reads them anew and writes the file.
 
     Args:
-      path: the file. It is replaced as a whole if it is damaged or of another digest; a warning is logged if it cannot be.
-      digest: of the files that the texts come from.
+      path: the file. It is replaced as a whole if it is damaged or of another digest or size; a warning is logged if it
+        cannot be.
+      digest: of the files that the texts come from, and of which of them are used.
       read_all: returns the texts.
+      size: number of texts; None of any number.
     """
     try:
         with path.open("rb") as file, np.load(file) as arrays:  # zipfile verifies checksums
-            if arrays["digest"] == digest:
+            if arrays["digest"] == digest and size in (None, len(arrays["ends"])):
                 return Texts(arrays["buffer"].tobytes(), array.array("q", arrays["ends"].tobytes()))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged
         pass

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff.data.base import Source
+from jaxdiff.data.captions import Captions
 
 CHUNK = 64  # examples that a thread looks at, one after the other
 SHOWN = 5  # of a list
@@ -26,9 +27,10 @@ class Survey(NamedTuple):
       captions: number of different captions; 0 without captions.
       words: least, median and largest number of words of a caption; () without captions.
       empty_captions: number of captions without a word.
+      without_caption: index -> reason, of examples of a captioned source whose caption cannot be read; -1 where all cannot.
       duplicates: indices of examples whose image files hold the same bytes as that of an earlier example, which stands
         beside each.
-      unreadable: index -> reason, of files that are no images.
+      unreadable: index -> reason, of files that cannot be read or are no images.
     """
 
     examples: int
@@ -37,6 +39,7 @@ class Survey(NamedTuple):
     captions: int
     words: tuple[int, ...]
     empty_captions: int
+    without_caption: dict[int, str]
     duplicates: list[tuple[int, int]]
     unreadable: dict[int, str]
 
@@ -67,12 +70,12 @@ def survey(source: Source, advance: Callable[[int], None] = lambda count: None) 
                     unreadable[i] = error
                 else:
                     sizes[size] += 1
-                if (earlier := first.setdefault(digest, i)) != i:
+                if digest is not None and (earlier := first.setdefault(digest, i)) != i:
                     duplicates.append((i, earlier))
                 labels[label] += 1
             advance(len(looked))
     classes = {name: labels[i] for i, name in enumerate(source.classes)}
-    texts = list(source.captions()) if source.captioned else []
+    texts, without_caption = _captions(source)
     counts = sorted(len(text.split()) for text in texts)
     words = (counts[0], counts[len(counts) // 2], counts[-1]) if counts else ()
     return Survey(
@@ -82,6 +85,7 @@ def survey(source: Source, advance: Callable[[int], None] = lambda count: None) 
         len(set(texts)),
         words,
         counts.count(0),
+        without_caption,
         duplicates,
         unreadable,
     )
@@ -91,47 +95,79 @@ def _look(source, start):
     return [_look_at(source, i) for i in range(start, min(start + CHUNK, len(source)))]
 
 
+def _captions(source):
+    """Captions that can be read, and why the others cannot, by their indices."""
+    if not source.captioned:
+        return [], {}
+    try:
+        return list(source.captions()), {}
+    except (OSError, ValueError) as error:
+        if isinstance(source.caption, Captions) and source.caption.read is None:  # all or none
+            return [], {-1: _reason(error)}
+
+    def look(i):
+        try:
+            return source.caption(i), ""
+        except (OSError, ValueError) as error:
+            return None, _reason(error)
+
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        found = list(pool.map(look, range(len(source))))
+    return [text for text, _ in found if text is not None], {
+        i: why for i, (text, why) in enumerate(found) if text is None
+    }
+
+
 def _look_at(source, i):
     """Size, digest of the bytes, label and what is wrong, of one example."""
+    label, content = source.label(i) if source.label else None, None
+    try:
+        if source.encoded is None or (label is None and source.classes):
+            example = source.read(i)
+            label = int(example["label"]) if source.classes else None
+        if source.encoded is None:
+            content, (height, width) = np.ascontiguousarray(example["image"]).tobytes(), example["image"].shape[:2]
+            return (width, height), _digest(content), label, ""
+        content = source.encoded(i)
+        return _size(content), _digest(content), label, ""
+    except Exception as error:  # Pillow has a dozen kinds for files that are broken
+        return None, content and _digest(content), label, _reason(error)
+
+
+def _size(content):
+    """Width and height of an image file, once it is upright."""
     from PIL import Image
 
     from jaxdiff.data import image_decode
 
-    example = None
-    label = source.label(i) if source.label else None
-    if source.encoded is None or (label is None and source.classes):
-        example = source.read(i)
-        label = int(example["label"]) if source.classes else None
-    if source.encoded is None:
-        content, (height, width) = np.ascontiguousarray(example["image"]), example["image"].shape[:2]
-        return (width, height), hashlib.blake2b(content.tobytes(), digest_size=12).digest(), label, ""
-    content = source.encoded(i)
-    digest = hashlib.blake2b(content, digest_size=12).digest()
     try:
         with Image.open(io.BytesIO(content), formats=image_decode.FORMATS) as image:
             turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # on its side
-            return (image.size[::-1] if turned else image.size), digest, label, ""
+            return image.size[::-1] if turned else image.size
     except Image.UnidentifiedImageError:
-        return None, digest, label, "it is no image"
-    except Exception as error:  # Pillow has a dozen kinds for files that are broken
-        return None, digest, label, " ".join(str(error).split()) or type(error).__name__
+        raise ValueError("it is no image" if content else "it is empty") from None
+
+
+def _digest(content):
+    return hashlib.blake2b(content, digest_size=12).digest()
+
+
+def _reason(error):
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
 def lines(found: Survey, source: Source) -> list[str]:
     """What was found, as lines of text."""
     place = source.where or (lambda i: f"example {i}")
-    said = [("examples", f"{found.examples:,}"), ("sizes", _sizes(found.sizes))]
+    of = " (of latents)" if "codec" in (source.encoded_by or ()) else ""
+    said = [("examples", f"{found.examples:,}"), ("sizes", _sizes(found.sizes) + of)]
     if found.classes:
         each = [f"{name} {count:,}" for name, count in found.classes.items()]
         said.append(("labels", f"{len(each)}: {_some(each, 20)}"))
     else:
         said.append(("labels", f"none: {source.no_labels_reason}"))
     if source.captioned:
-        least, middle, most = found.words
-        empty = f", {found.empty_captions:,} empty" if found.empty_captions else ""
-        said.append(
-            ("captions", f"{found.captions:,} different, of {least} to {most} words, half of at most {middle}{empty}")
-        )
+        said.append(("captions", _words(found, place)))
     else:
         said.append(("captions", f"none: {source.no_captions_reason}"))
     if found.duplicates:
@@ -143,6 +179,22 @@ def lines(found: Survey, source: Source) -> list[str]:
         each = [f"{place(i)} ({reason})" for i, reason in found.unreadable.items()]
         said.append(("unreadable", f"{len(each):,}: {_some(each)}"))
     return [f"{name:<12} {text}" for name, text in said]
+
+
+def _words(found, place):
+    """Line on captions."""
+    if reason := found.without_caption.get(-1):
+        return f"none can be read: {reason}"
+    parts = []
+    if found.words:
+        least, middle, most = found.words
+        parts.append(f"{found.captions:,} different, of {least} to {most} words, half of at most {middle}")
+    if found.empty_captions:
+        parts.append(f"{found.empty_captions:,} empty")
+    if found.without_caption:
+        i, reason = next(iter(found.without_caption.items()))
+        parts.append(f"{len(found.without_caption):,} have none, such as {place(i)} ({reason})")
+    return ", ".join(parts)
 
 
 def _sizes(sizes):

@@ -1,11 +1,13 @@
 """Arrow tables with images, of Parquet files or mapped into memory: their rows, and which column is what."""
 
 import bisect
+import collections
 import functools
 import itertools
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 log = logging.getLogger("jaxdiff")
-KEPT = 2**30  # bytes of groups of rows of Parquet files that are kept in memory
+KEPT = 2**30  # bytes of images of groups of rows of Parquet files that are kept in memory
 
 IMAGES, TEXTS, LABELS = ("image", "img", "jpg", "png"), ("text", "caption"), ("label", "labels", "cls")
 
@@ -84,8 +86,12 @@ def _names(schema, label):
         return ()
 
 
-def file_of(value, where: str) -> bytes:
+def file_of(value, where: Callable[[], str]) -> bytes:
     """The image file of a cell.
+
+    Args:
+      value: of the cell, as Python has it.
+      where: returns its place, for errors.
 
     Raises:
       ValueError: there is none, such as of a data set that keeps paths alone.
@@ -93,7 +99,7 @@ def file_of(value, where: str) -> bytes:
     content = value.get("bytes") if isinstance(value, dict) else value
     if not content:
         path = value.get("path") if isinstance(value, dict) else None
-        raise ValueError(f"{where} has no image in it{f', only the path {path}' if path else ''}")
+        raise ValueError(f"{where()} has no image in it{f', only the path {path}' if path else ''}")
     return content
 
 
@@ -103,14 +109,18 @@ class Rows(NamedTuple):
     Attributes:
       schema: of all files.
       ends: for each part, the number of rows up to its end.
-      part: (part, column) -> values of that column in the part.
-      where: part -> name of its file.
+      begins: for each part, the number of rows before its file.
+      names: for each part, the name of its file.
+      part: (part, column) -> values of that column in the part; what is read is kept, see `KEPT`.
+      column: column -> values of that column, of one file or part after the other; nothing is kept.
     """
 
     schema: pa.Schema
     ends: list[int]
+    begins: list[int]
+    names: list[str]
     part: Callable[[int, str], pa.Array | pa.ChunkedArray]
-    where: Callable[[int], str]
+    column: Callable[[str], Iterator[pa.Array | pa.ChunkedArray]]
 
     def value(self, i: int, column: str) -> Any:
         """The value of a cell, as Python has it."""
@@ -120,12 +130,30 @@ class Rows(NamedTuple):
     def place(self, i: int) -> str:
         """Name of the file of row i, and its number there."""
         part = bisect.bisect_right(self.ends, i)
-        first = next(j for j in range(part + 1) if self.where(j) == self.where(part))
-        return f"row {i - (self.ends[first - 1] if first else 0)} of {self.where(part)}"
+        return f"row {i - self.begins[part]} of {self.names[part]}"
 
-    def column(self, name: str) -> Iterator:
-        """Values of a column, of one part after the other."""
-        return itertools.chain.from_iterable(self.part(part, name).to_pylist() for part in range(len(self.ends)))
+
+def _rows(schema, names, parts, part, column):
+    """`Rows` of parts, which are pairs of the number of their file and of their rows."""
+    ends = list(itertools.accumulate(count for _, count in parts))
+    begins, before = {}, 0
+    for (file, _), end in zip(parts, ends):
+        begins.setdefault(file, before)
+        before = end
+    return Rows(schema, ends, [begins[f] for f, _ in parts], [names[f] for f, _ in parts], part, column)
+
+
+class _Footer(NamedTuple):
+    """Columns of a Parquet file, and the number of rows and bytes of each of its groups."""
+
+    schema: pa.Schema
+    groups: list[tuple[int, int]]
+
+
+def _footer(path):
+    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+        groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]
+        return _Footer(file.schema_arrow, [(group.num_rows, group.total_byte_size) for group in groups])
 
 
 def of_parquet(root: epath.Path, names: list[str]) -> Rows:
@@ -134,12 +162,10 @@ def of_parquet(root: epath.Path, names: list[str]) -> Rows:
     Raises:
       ValueError: a file is cut or of another format, or has other columns than the first.
     """
-    files = [_opened(pq.ParquetFile, root / name) for name in names]
-    _check_schemas([file.schema_arrow for file in files], names)
-    groups = [(f, g) for f, file in enumerate(files) for g in range(file.num_row_groups)]
-    ends = list(itertools.accumulate(files[f].metadata.row_group(g).num_rows for f, g in groups))
-    sizes = [files[f].metadata.row_group(g).total_byte_size for f, g in groups]
-    kept = max(4, int(KEPT / max(1, max(sizes, default=1))))
+    footers = [_reading(functools.partial(_footer, root / name), root / name) for name in names]
+    _check_schemas([footer.schema for footer in footers], names)
+    groups = [(f, g) for f, footer in enumerate(footers) for g in range(len(footer.groups))]
+    sizes = [size for footer in footers for _, size in footer.groups]
     if sum(sizes) > KEPT:
         log.warning(
             "%d MB of Parquet are read in groups of up to %.3g MB, one for each example: shards are read faster",
@@ -147,23 +173,91 @@ def of_parquet(root: epath.Path, names: list[str]) -> Rows:
             max(sizes) / 2**20,
         )
 
-    @functools.lru_cache(kept)
+    def read(f, act):
+        def opened():  # of its own: a reader serves one thread
+            with (root / names[f]).open("rb") as file, pq.ParquetFile(file) as parquet:
+                return act(parquet)
+
+        return _reading(opened, root / names[f])
+
     def part(k, column):
         f, g = groups[k]
-        with pq.ParquetFile((root / names[f]).open("rb")) as file:  # of its own: a reader serves one thread
-            return _reading(lambda: file.read_row_group(g, [column])[column].combine_chunks(), root / names[f])
+        return read(f, lambda file: file.read_row_group(g, [column])[column].combine_chunks())
 
-    return Rows(files[0].schema_arrow if files else pa.schema([]), ends, part, lambda k: names[groups[k][0]])
+    def column(name):
+        return (read(f, lambda file: file.read([name])[name]) for f in range(len(names)))
+
+    schema = footers[0].schema if footers else pa.schema([])
+    parts = [(f, count) for f, footer in enumerate(footers) for count, _ in footer.groups]
+    return _rows(schema, names, parts, Kept(part, KEPT), column)
+
+
+class Kept:
+    """Results of a function that are kept up to a number of bytes, the last that were used; each is made by one thread.
+
+    Args:
+      make: called with some arguments by one thread at a time; its results have `nbytes`.
+      limit: of all results that are kept; the last one is kept whatever its size.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.data import tables
+        >>> made = []
+        >>> kept = tables.Kept(lambda n: made.append(n) or np.zeros(n, np.uint8), limit=5)
+        >>> [kept(n).nbytes for n in (2, 3, 2, 1, 3, 2)], made
+        ([2, 3, 2, 1, 3, 2], [2, 3, 1, 3, 2])
+    """
+
+    def __init__(self, make: Callable, limit: int):
+        self.make, self.limit = make, limit
+        self._found, self._size = collections.OrderedDict(), 0
+        self._making, self._lock = {}, threading.Lock()
+
+    def __call__(self, *key):
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+                return self._found[key]
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._found:  # of another thread, meanwhile
+                    return self._found[key]
+            made = self.make(*key)
+            with self._lock:
+                self._keep(key, made)
+        return made
+
+    def _keep(self, key, made):
+        self._making.pop(key, None)
+        if key in self._found:  # two have made it, for it was dropped while the second one waited for the first
+            self._size -= self._found.pop(key).nbytes
+        self._found[key] = made
+        self._size += made.nbytes
+        while self._size > self.limit and len(self._found) > 1:
+            self._size -= self._found.popitem(last=False)[1].nbytes
 
 
 def of_arrow(root: epath.Path, names: list[str]) -> Rows:
-    """Rows of Arrow files on a disk, mapped into memory; their parts are record batches. Errors as of `of_parquet`."""
-    mapped = [_opened(_mapped, root / name) for name in names]
+    """Rows of Arrow files on a disk, mapped into memory; their parts are record batches. Errors as of `of_parquet`.
+
+    Each column of a batch is validated before its first use: a wrong offset would end the process.
+    """
+    mapped = [_reading(functools.partial(_mapped, root / name), root / name) for name in names]
     _check_schemas([table.schema for table in mapped], names)
-    parts = [(f, batch) for f, table in enumerate(mapped) for batch in table.to_batches() if batch.num_rows]
-    ends = list(itertools.accumulate(batch.num_rows for _, batch in parts))
-    part = lambda k, column: parts[k][1].column(column)
-    return Rows(mapped[0].schema if mapped else pa.schema([]), ends, part, lambda k: names[parts[k][0]])
+    batches = [(f, batch) for f, table in enumerate(mapped) for batch in table.to_batches() if batch.num_rows]
+
+    @functools.cache
+    def part(k, column):
+        f, batch = batches[k]
+        values = batch.column(column)
+        _reading(lambda: values.validate(full=True), root / names[f])
+        return values
+
+    schema = mapped[0].schema if mapped else pa.schema([])
+    parts = [(f, batch.num_rows) for f, batch in batches]
+    return _rows(schema, names, parts, part, lambda name: (part(k, name) for k in range(len(batches))))
 
 
 def _mapped(path):
@@ -175,16 +269,12 @@ def _mapped(path):
         return pa.ipc.open_file(pa.memory_map(os.fspath(path))).read_all()
 
 
-def _opened(opener, path):
-    return _reading(lambda: opener(path if opener is _mapped else path.open("rb")), path)
-
-
 def _reading(act, path):
     try:
         return act()
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+        if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+            raise  # of the disk or network, which may pass; Arrow's own have no number
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read ({reason}): it is cut or of another format") from None
 

@@ -1,6 +1,7 @@
 """Files of webdataset shards, tar archives whose neighbours of one name are an example, by their places in the archives."""
 
 import array
+import json
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ log = logging.getLogger("jaxdiff")
 IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_ENDINGS)
 TEXTS = ("txt", "caption", "text", "json")  # endings of captions, the first that is there counts
 BLOCK = tarfile.BLOCKSIZE
+CLASSES = 10**5  # labels are below it: what has larger numbers is no class
 
 
 class Index(NamedTuple):
@@ -30,10 +32,12 @@ class Index(NamedTuple):
       keys: name of the example in its shard, without its endings.
       shard: int32 [N], position among the shards.
       image: int64 [N, 2], begin and size of the image in the shard.
-      text: int64 [N, 2], of the caption; sizes are -1 where there is none.
+      text: int64 [N, 2], of the caption; sizes are -1 where there is none, nor JSON with one in it.
       is_json: bool [N], whether the caption is a field of JSON.
       label: int32 [N], from `.cls`; -1 where there is none.
       without_image: number of examples of each shard that were left out, for they have no image.
+      links: number of hard and symbolic links in each shard, which are not followed.
+      skipped: lines on what else was left out, which cannot be read.
     """
 
     keys: Texts
@@ -43,18 +47,34 @@ class Index(NamedTuple):
     is_json: np.ndarray
     label: np.ndarray
     without_image: np.ndarray
+    links: np.ndarray
+    skipped: Texts
 
     def take(self, chosen: np.ndarray) -> "Index":
         """Some of the examples, by their indices."""
         rows = (getattr(self, name)[chosen] for name in ARRAYS)
-        return Index(self.keys.take(chosen), *rows, self.without_image)
+        return Index(self.keys.take(chosen), *rows, self.without_image, self.links, self.skipped)
 
 
 ARRAYS = ("shard", "image", "text", "is_json", "label")
 
 
-def members(path: epath.Path) -> Iterator[tuple[str, int, int]]:
+class _Shard(NamedTuple):
+    """Contents of one shard: keys and rows (begin and size of image and text, whether it is JSON, label) of examples."""
+
+    keys: list[str]
+    rows: list[tuple[int, ...]]
+    without_image: list[str]
+    links: list[str]
+    skipped: list[str]
+
+
+def members(path: epath.Path, links: list[str] | None = None) -> Iterator[tuple[str, int, int]]:
     """Name, begin and size of each regular file of an archive, in their order.
+
+    Args:
+      path: the archive.
+      links: a list to which the names of links are added, which hold no file of their own.
 
     Raises:
       ValueError: it is no uncompressed tar archive, or is cut; what comes before has been delivered.
@@ -67,6 +87,8 @@ def members(path: epath.Path) -> Iterator[tuple[str, int, int]]:
                     archive.members = []  # or it would keep them all
                     if member.isfile():
                         yield member.name, member.offset_data, member.size
+                    elif links is not None and (member.islnk() or member.issym()):
+                        links.append(member.name)
                 end = archive.offset
         except tarfile.TarError as error:
             raise ValueError(f"{path} is no whole tar archive without compression ({error})") from None
@@ -105,61 +127,98 @@ def index_of(root: epath.Path, names: Texts, skip_broken: bool = False) -> Index
     Args:
       root: folder of the shards.
       names: their paths below it.
-      skip_broken: leave out shards from where they are cut or damaged, and what has a label that is no number; the log has
-        their names.
+      skip_broken: leave out shards from where they are cut or damaged, and examples with a label that is no number; see
+        `Index.skipped`.
 
     Raises:
       ValueError: a shard is cut or no tar archive, or a label is no number.
       OSError: a shard cannot be read.
     """
     threads = ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1)))
-    keys, rows, without = [], [], []
+    found = []
     with threads as pool, progress.bar("looking through the shards", len(names), delay=2.0) as advance:
-        one = lambda name: _of_shard(root / name, skip_broken)
-        for shard, (its_keys, its_rows, its_without) in enumerate(pool.map(one, names)):
-            keys += its_keys
-            rows.append(np.concatenate([np.full((len(its_rows), 1), shard), its_rows], axis=1))
-            without.append(its_without)
+        for shard in pool.map(lambda name: _of_shard(root / name, name, skip_broken), names):
+            found.append(shard._replace(rows=np.array(shard.rows, np.int64).reshape(-1, 6)))
             advance(1)
-    table = np.concatenate(rows) if rows else np.zeros((0, 7), np.int64)
+    table = np.concatenate([np.zeros((0, 6), np.int64), *(shard.rows for shard in found)])
     return Index(
-        Texts.of(keys),
-        table[:, 0].astype(np.int32),
-        table[:, 1:3],
-        table[:, 3:5],
-        table[:, 5].astype(bool),
-        table[:, 6].astype(np.int32),
-        np.array(without, np.int64),
+        Texts.of(key for shard in found for key in shard.keys),
+        np.repeat(np.arange(len(found), dtype=np.int32), [len(shard.keys) for shard in found]),
+        table[:, 0:2],
+        table[:, 2:4],
+        table[:, 4].astype(bool),
+        table[:, 5].astype(np.int32),
+        np.array([len(shard.without_image) for shard in found], np.int64),
+        np.array([len(shard.links) for shard in found], np.int64),
+        Texts.of(line for shard in found for line in shard.skipped),
     )
 
 
-def _of_shard(path, skip_broken):
-    """Keys, rows (begin and size of image and text, whether it is JSON, label) and how many examples have no image."""
-    keys, rows, without = [], [], 0
-    labels = path.open("rb")
-    with labels:
+def _of_shard(path, name, skip_broken):
+    found = _Shard([], [], [], [], [])
+    with path.open("rb") as file:
         try:
-            for key, parts in examples(members(path)):
-                image = next((parts[ending] for ending in IMAGES if ending in parts), None)
-                if image is None:
-                    without += 1
-                    continue
-                ending = next((ending for ending in TEXTS if ending in parts), None)
-                label = _label(labels, path, key, parts["cls"]) if "cls" in parts else -1
-                keys.append(key)
-                rows.append((*image, *parts.get(ending, (0, -1)), ending == "json", label))
+            for key, parts in examples(members(path, found.links)):
+                _add(found, file, key, parts, name, skip_broken)
+        except _Label as error:
+            raise ValueError(f"{path}: {error}: mend it, or leave out such examples by `skip_broken`") from None
         except ValueError as error:
             if not skip_broken:
                 raise ValueError(f"{error}: write it again, or use what comes before by `skip_broken`") from None
-            log.warning("%s: the %d examples before are used", error, len(keys))
-    return keys, np.array(rows, np.int64).reshape(-1, 6), without
+            found.skipped.append(f"{name}: all but its first {len(found.keys)} examples ({error})")
+    return found
 
 
-def _label(file, path, key, place):
+def _add(found, file, key, parts, name, skip_broken):
+    """Adds an example, if it has an image and no label that is none."""
+    image = next((parts[ending] for ending in IMAGES if ending in parts), None)
+    if image is None:
+        found.without_image.append(key)
+        return
+    try:
+        label = _label(file, key, parts["cls"]) if "cls" in parts else -1
+    except _Label as error:
+        if not skip_broken:
+            raise
+        found.skipped.append(f"{name}: {key} ({error})")
+        return
+    ending = next((ending for ending in TEXTS if ending in parts), None)
+    text = parts.get(ending, (0, -1))
+    if ending == "json":
+        file.seek(text[0])
+        text = (0, -1) if json_caption(file.read(text[1])) is None else text
+    found.keys.append(key)
+    found.rows.append((*image, *text, ending == "json", label))
+
+
+def json_caption(content: bytes) -> str | None:
+    """The text in the field "caption" of JSON, or else in "text"; None of what has neither, or is no JSON.
+
+    Example::
+
+        >>> from jaxdiff.data.tars import json_caption
+        >>> json_caption(b'{"caption": null, "text": "a cat"}'), json_caption(b'{"width": 4}'), json_caption(b"{")
+        ('a cat', None, None)
+    """
+    try:
+        fields = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    said = [fields.get(name) for name in ("caption", "text")] if isinstance(fields, dict) else []
+    return next((one for one in said if isinstance(one, str)), None)
+
+
+class _Label(Exception):
+    """A label that is none."""
+
+
+def _label(file, key, place):
     file.seek(place[0])
-    text = file.read(place[1]).decode("utf-8", "replace").strip()
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise ValueError(f"{path}: the label {key}.cls is {text[:40]!r}, and must be a number from 0")
+    text = file.read(min(place[1], 100)).decode("utf-8", "replace").strip()
+    if not re.fullmatch(r"\d+", text, re.ASCII):
+        raise _Label(f"the label {key}.cls is {text[:40]!r}, and must be a number from 0")
+    if int(text) >= CLASSES:
+        raise _Label(f"the label {key}.cls is {text[:40]}, which is no class: they must be below {CLASSES:,}")
     return int(text)
 
 
@@ -168,20 +227,28 @@ def stored_index(path: epath.Path, digest: str, make) -> Index:
     try:
         with path.open("rb") as file, np.load(file) as arrays:  # zipfile verifies checksums
             if arrays["digest"] == digest:
-                keys = Texts(arrays["buffer"].tobytes(), array.array("q", arrays["ends"].tobytes()))
-                return Index(keys, *(arrays[name] for name in Index._fields[1:]))
+                return Index(*(_stored_part(arrays, name) for name in Index._fields))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged
         pass
     found = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(path) as file:
-            arrays = {name: getattr(found, name) for name in Index._fields[1:]}
-            ends = np.frombuffer(found.keys.ends, np.int64)
-            np.savez(file, digest=digest, buffer=np.frombuffer(found.keys.buffer, np.uint8), ends=ends, **arrays)
+            arrays = {name: value for name, value in found._asdict().items() if not isinstance(value, Texts)}
+            for name in ("keys", "skipped"):
+                texts = getattr(found, name)
+                arrays[f"{name}_buffer"] = np.frombuffer(texts.buffer, np.uint8)
+                arrays[f"{name}_ends"] = np.frombuffer(texts.ends, np.int64)
+            np.savez(file, digest=digest, **arrays)
     except OSError as error:
         log.warning("the index of the shards is not stored, and the next start makes it again (%s)", error)
     return found
+
+
+def _stored_part(arrays, name):
+    if name not in ("keys", "skipped"):
+        return arrays[name]
+    return Texts(arrays[f"{name}_buffer"].tobytes(), array.array("q", arrays[f"{name}_ends"].tobytes()))
 
 
 def read(path: epath.Path, place: np.ndarray) -> bytes:
@@ -192,9 +259,13 @@ def read(path: epath.Path, place: np.ndarray) -> bytes:
       ValueError: the shard is shorter than it was.
     """
     begin, size = map(int, place)
-    with path.open("rb") as file:
-        file.seek(begin)
-        found = file.read(size)
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            found = file.read(size)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
     if len(found) != size:
         raise ValueError(f"{path} ends before byte {begin + size}")
     return found

@@ -1,6 +1,7 @@
 """The images of a folder: which, in what order, with what labels, and what happens with broken ones."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -211,6 +212,18 @@ def test_looking_for_broken_files_says_nothing_where_there_are_none(photos, capf
     source = data.load(f"folder:{photos}", SHAPE, skip_broken=True)
     assert len(source) == 7 and source.skipped == ()
     assert capfd.readouterr() == ("", "") and not caplog.records
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EIO, errno.ESTALE, None])
+def test_an_error_that_may_pass_is_no_broken_file(photos, monkeypatch, number):
+    """As of a network that does not answer: with it the number of examples, and so their order, would change."""
+
+    def fails(path):
+        raise OSError(number, "it does not answer", os.fspath(path))
+
+    monkeypatch.setattr(image_decode, "read_regular", fails)
+    with pytest.raises(OSError, match="it does not answer"):
+        data.load(f"folder:{photos}", SHAPE, skip_broken=True)
 
 
 def test_all_broken_is_an_error(tmp_path):

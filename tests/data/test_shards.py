@@ -1,5 +1,6 @@
 """Shards of webdataset: their examples, exact order and resume, and what is damaged."""
 
+import errno
 import io
 import json
 import os
@@ -8,11 +9,13 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from jaxdiff import data
-from jaxdiff.data import tars
+from jaxdiff.data import captions, image_decode, tars
 from jaxdiff.data.sources import shards
+from jaxdiff.data.texts import Texts
 
 SHAPE = (8, 8, 3)
 
@@ -66,10 +69,29 @@ def test_examples_are_neighbours_of_one_name(two):
 
 @pytest.mark.parametrize(
     "pattern, count",
-    [("train-*.tar", 5), ("train-{00..01}.tar", 5), ("train-{01..07}.tar", 2), ("train-0[0].tar", 3), ("*1*", 2)],
+    [("train-*.tar", 5), ("train-{00..01}.tar", 5), ("train-{01..07}*.tar", 2), ("train-0[0].tar", 3), ("*1*", 2)],
 )
 def test_patterns(two, pattern, count):
     assert len(data.load(f"shards:{two / pattern}", SHAPE)) == count
+
+
+def test_a_pattern_is_of_one_folder_alone(two):
+    write(two / "old" / "train-00.tar", {"9.png": picture(90)})
+    assert len(data.load(f"shards:{two}/*.tar", SHAPE)) == 5
+    assert len(data.load(f"shards:{two}", SHAPE)) == 6
+
+
+@pytest.mark.parametrize(
+    "pattern, message",
+    [
+        ("train-{00..03}.tar", r"no file .*/train-02\.tar, one of the 4 of .*/train-\{00\.\.03\}\.tar$"),
+        ("train-{5..1}.tar", r"the range \{5\.\.1\} of .* has no number"),
+        ("{0..99999}-{0..99999}*", r"are 10,000,000,000 names, and may be 1,000,000: use \*"),
+    ],
+)
+def test_ranges_that_are_not_there_or_none(two, pattern, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(f"shards:{two}/{pattern}", SHAPE)
 
 
 def test_ranges_are_as_wide_as_their_first_number():
@@ -90,6 +112,16 @@ def test_captions_of_json_and_names_with_folders_and_dots(tmp_path):
     source = data.load(f"shards:{tmp_path}/d/s.tar", SHAPE)
     assert values(source) == [10, 20] and list(source.captions()) == ["one", "two words"]
     assert source.classes == () and "a/1 of s.tar" in source.no_labels_reason
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"width": 4, "caption": null}', "[" * 100_000, b"\xff"])
+def test_json_without_a_caption_is_none(tmp_path, content):
+    """Metadata alone, which does not end a training that needs no captions."""
+    write(tmp_path / "d" / "s.tar", {"1.png": picture(1), "1.txt": "one", "2.png": picture(2), "2.json": content})
+    for _ in range(2):
+        source = data.load(f"shards:{tmp_path}/d", SHAPE)
+        assert not source.captioned and "1 of 2 examples have none, such as 2 of s.tar" in source.no_captions_reason
+        assert "caption" not in source[0]
 
 
 def test_the_order_is_that_of_a_folder_of_the_same_images(two, tmp_path):
@@ -152,8 +184,6 @@ def test_a_cut_shard_is_refused_or_used_until_there(two, caplog, count, kept):
     [
         ({"1.txt": "alone"}, "there is no image in the 1 archives"),
         ({"1.png": picture(1), "1.cls": "cat"}, r"the label 1.cls is 'cat', and must be a number"),
-        ({"1.png": picture(1), "1.json": "{"}, r"the caption of 1 in s.tar is not JSON"),
-        ({"1.png": picture(1), "1.json": "[]"}, r"the caption of 1 in s.tar has no text in its fields"),
         ({"1.png": picture(1), "1.txt": b"\xff\xfe"}, r"the caption of 1 in s.tar is not UTF-8"),
     ],
 )
@@ -163,12 +193,83 @@ def test_odd_contents_are_named(tmp_path, files, message):
         list(data.load(f"shards:{tmp_path}/d", SHAPE))
 
 
+@pytest.mark.parametrize(
+    "label, reason", [("cat", "must be a number"), ("999999999", "is no class"), ("9" * 60, "no class")]
+)
+def test_an_example_of_a_label_that_is_none_is_named_or_left_out_alone(two, caplog, label, reason):
+    """At each start, of which the second reads the stored index."""
+    files = {"6.png": picture(60), "6.cls": label, "7.png": picture(70), "7.cls": "1", "7.txt": "seven"}
+    write(two / "train-02.tar", files)
+    with pytest.raises(ValueError, match=rf"train-02.tar: the label 6.cls is .*{reason}.*`skip_broken`"):
+        data.load(f"shards:{two}", SHAPE)
+    for _ in range(2):
+        caplog.clear()
+        source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
+        assert values(source) == [10, 20, 30, 40, 50, 70] and source.classes == ("0", "1", "2")
+        assert len(source.skipped) == 1 and source.skipped[0].startswith("train-02.tar: 6 (the label 6.cls is")
+        assert reason in source.skipped[0] and reason in caplog.text
+
+
+def test_a_cut_shard_is_said_at_each_start(two, caplog):
+    cut(two / "train-01.tar", 512 * 7)
+    for _ in range(2):
+        caplog.clear()
+        source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
+        assert len(source) == 4 and source.skipped[0].startswith("train-01.tar: all but its first 1 examples (")
+        assert "train-01.tar: all but" in caplog.text
+
+
 def test_broken_images_are_named_or_left_out(two, caplog):
     write(two / "train-02.tar", {"6.png": b"no image", "6.txt": "six", "6.cls": "0"})
     with pytest.raises(ValueError, match=r"6 in .*train-02.tar cannot be read \(it is no image\).*`skip_broken`"):
         list(data.load(f"shards:{two}", SHAPE))
     source = data.load(f"shards:{two}", SHAPE, skip_broken=True)
     assert len(source) == 5 and source.skipped == ("train-02.tar: 6",) and "left out 1 of the 6" in caplog.text
+
+
+def test_an_error_that_may_pass_is_no_broken_image(two, monkeypatch):
+    def fails(path, place):
+        raise TimeoutError(errno.ETIMEDOUT, "timed out", str(path))
+
+    monkeypatch.setattr(tars, "read", fails)
+    with pytest.raises(TimeoutError, match=r"train-01?.*\.tar"):
+        data.load(f"shards:{two}", SHAPE, skip_broken=True)
+
+
+def test_stored_captions_are_those_of_the_examples_that_are_left(two, monkeypatch):
+    """Whichever are left out at a start: another one, or none."""
+    decode = image_decode.decode
+
+    def load(broken):
+        def fails(content, *args, **options):
+            if content == picture(10 * broken):
+                raise ValueError("it is broken")
+            return decode(content, *args, **options)
+
+        monkeypatch.setattr(image_decode, "decode", fails)
+        return list(data.load(f"shards:{two}", SHAPE, skip_broken=True).captions())
+
+    for broken in (2, 4, 0, 2):
+        assert load(broken) == [f"number {n}" for n in range(1, 6) if n != broken]
+
+
+def test_stored_captions_of_another_number_are_read_anew(tmp_path):
+    path = epath.Path(tmp_path / "texts.npz")
+    make = lambda *texts: captions.stored(path, "d", lambda: Texts.of(texts), len(texts))
+    assert list(make("a", "b")) == ["a", "b"] and list(make("c", "d")) == ["a", "b"] and list(make("x")) == ["x"]
+
+
+def test_links_are_counted(two, caplog):
+    """At each start: tar makes hard links of the second name of a file."""
+    with tarfile.open(two / "train-01.tar", "a") as archive:
+        for name, kind in (("6.png", tarfile.LNKTYPE), ("7.png", tarfile.SYMTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "004.png"
+            archive.addfile(link)
+    for _ in range(2):
+        caplog.clear()
+        assert len(data.load(f"shards:{two}", SHAPE)) == 5
+        assert "2 links in the archives" in caplog.text and "such as in train-01.tar, are not followed" in caplog.text
 
 
 def test_what_is_no_archive_is_refused(two, tmp_path):

@@ -1,15 +1,20 @@
 """`jaxdiff data`: what it says of a source, and the sheet of examples as a network sees them."""
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import fails
 from PIL import Image
 
 from jaxdiff import cli, data
-from jaxdiff.data.survey import survey
+from jaxdiff.cli import data as cli_data
+from jaxdiff.data import survey
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def test_what_a_folder_holds(photos):
-    found = survey(data.load(f"folder:{photos}", (8, 8, 3)))
+    found = survey.survey(data.load(f"folder:{photos}", (8, 8, 3)))
     assert found.examples == 5 and found.sizes == {(40, 20): 4, (60, 20): 1}
     assert found.classes == {"cats": 2, "dogs": 3} and not found.unreadable
     assert (found.captions, found.words, found.empty_captions) == (3, (2, 2, 3), 0)
@@ -41,7 +46,7 @@ def test_what_a_folder_holds(photos):
 def test_images_without_files_are_looked_at_as_they_are():
     image = lambda i: np.full([4, 6, 1], i // 2, np.uint8)
     source = data.Source(lambda i: {"image": image(i), "label": i % 2}, 4, (4, 6, 1), classes=("even", "odd"))
-    found = survey(source)
+    found = survey.survey(source)
     assert (
         found.sizes == {(6, 4): 4} and found.classes == {"even": 2, "odd": 2} and found.duplicates == [(1, 0), (3, 2)]
     )
@@ -65,10 +70,10 @@ def test_the_command_says_so_and_draws_what_a_network_sees(photos, capsys):
 
 def test_the_sheet_has_the_images_of_a_training(photos):
     """The same examples as the first of `data.batches`, mirrored alike."""
-    from jaxdiff.cli.data import DataFlags, sheet
-
     source = data.load(f"folder:{photos}", (192, 192, 3))
-    drawn = np.asarray(sheet(source, DataFlags(num=2, flip=True, seed=7)))
+    drawn, why = cli_data.sheet(source, cli_data.DataFlags(num=2, flip=True, seed=7))
+    drawn = np.asarray(drawn)
+    assert why == ""
     for place, batch in enumerate(data.batches(source, 1, seed=7, flip=True)):
         if place == 2:
             break
@@ -76,12 +81,74 @@ def test_the_sheet_has_the_images_of_a_training(photos):
         assert any(np.array_equal(drawn[top : top + 192, left : left + 192], batch["image"][0, 0]) for top in range(40))
 
 
-def test_what_cannot_be_read_is_named_before_the_sheet_fails(photos, capsys):
+def said(capsys, *args):
+    """Lines of `jaxdiff data`, by their first words."""
+    cli.main(["data", *args, "--image-shape", "8", "8", "3"])
+    return {line[:12].strip(): line[13:] for line in capsys.readouterr().out.splitlines()}
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_drawn(photos, capsys):
+    """No image, one that is cut behind its header, one that is not there, a caption that is no text."""
     (photos / "cats" / "x.png").write_bytes(b"nothing")
-    (photos / "cats" / "x.txt").write_text("x")
-    assert "x.png cannot be read" in fails(capsys, "data", "folder:photos", "--image-shape", "8", "8", "3")
+    (photos / "cats" / "x.txt").write_bytes(b"\xff")
+    cut = photos / "dogs" / "d.jpg"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    (photos / "cats" / "gone.png").symlink_to(photos / "nowhere")
+    (photos / "cats" / "gone.txt").write_text("gone")
+    found = said(capsys, "folder:photos")
+    assert found["examples"] == "7" and ", 1 have none, such as cats/x.png (" in found["captions"]
+    assert found["unreadable"].startswith("2: cats/gone.png (No such file or directory), cats/x.png (it is no image)")
+    assert found["sheet"].startswith("data.png: 3 of its first examples cannot be read: ")
+    assert "skip_broken" not in found["sheet"]
+    assert Image.open("data.png").width == 4 * (192 + 4) + 4
     cli.main(["data", "folder:photos", "--image-shape", "8", "8", "3", "--skip-broken"])
-    assert "left out     1: " in capsys.readouterr().out
+    assert "left out     3: " in capsys.readouterr().out
+
+
+def test_a_source_of_nothing_that_can_be_read_has_no_sheet(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    found = said(capsys, "folder:photos")
+    assert found["unreadable"] == "1: a.png (it is empty)" and found["sizes"] == "none is known"
+    assert found["sheet"].startswith("none: 1 of its first examples cannot be read: ") and not os.path.exists(
+        "data.png"
+    )
+
+
+def test_null_images_and_texts_of_tables_are_listed(photos, capsys):
+    image = [(photos / "cats" / "a.png").read_bytes(), None]
+    pq.write_table(pa.table({"image": image, "text": ["a", None]}), "x.parquet")
+    found = said(capsys, "parquet:x.parquet")
+    assert found["captions"] == "none: x.parquet has 1 of 2 rows without a caption, such as row 1 of x.parquet"
+    assert found["unreadable"].startswith("1: row 1 of x.parquet (") and found["sheet"].startswith("data.png: 1 of")
+
+
+def test_errors_of_disks_are_listed():
+    def read(i):
+        if i:
+            raise OSError(errno.EIO, "Input/output error")
+        return {"image": np.zeros([8, 8, 3], np.uint8)}
+
+    source = data.Source(
+        read, 2, (8, 8, 3), encoded=lambda i: read(i)["image"].tobytes(), caption=lambda i: read(i) and "a"
+    )
+    found = survey.survey(source)
+    assert found.unreadable[1] == "Input/output error" == found.without_caption[1] and found.captions == 1
+
+
+def test_captions_of_a_table_that_lacks_one(photos, capsys):
+    (photos / "metadata.jsonl").write_text('{"file_name": "cats/a.png", "text": "a"}')
+    assert "metadata.jsonl has no line for cats/b.png" in said(capsys, "folder:photos")["captions"]
+
+
+def test_latents_have_no_sheet():
+    latents = data.Source(
+        lambda i: {"image": np.zeros([2, 2, 4], np.float32)}, 1, (16, 16, 3), encoded_by={"codec": "d"}
+    )
+    drawn, why = cli_data.sheet(latents, cli_data.DEFAULT)
+    assert drawn is None and "the records are latents" in why
+    assert survey.lines(survey.survey(latents), latents)[1] == "sizes        1 of 2x2 (of latents)"
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,12 @@ def contents_of(root: epath.Path, images: Listing) -> int:
 def _decoded(root, names, image_shape, to_srgb, i):
     from jaxdiff.data import image_decode
 
-    return image_decode.read_image(root / names[i], image_shape, to_srgb)
+    try:
+        return image_decode.read_image(root / names[i], image_shape, to_srgb)
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError) and not broken.lasts(error.__cause__):
+            raise error.__cause__ from None
+        raise
 
 
 def _read(root, names, classes, image_shape, to_srgb, i):

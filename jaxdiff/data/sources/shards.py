@@ -3,7 +3,6 @@
 import fnmatch
 import functools
 import itertools
-import json
 import logging
 import os
 import re
@@ -21,6 +20,8 @@ from jaxdiff.data.sources.folder import contents_of, listed
 
 log = logging.getLogger("jaxdiff")
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+NAMES = 10**6  # that ranges may spell
+MARK = "\ue000"  # of a range inside of an expression
 
 
 @SOURCES.register("shards")
@@ -36,12 +37,12 @@ def load(
     Args:
       image_shape: height, width and channels of the images.
       pattern: of the archives, such as data/train-{0000..0099}.tar or gs://bucket/*.tar; a folder is all .tar below it.
-      skip_broken: look through all images, and leave out those that cannot be read and archives from where they are cut or
-        damaged; the log has their names.
+      skip_broken: look through all images, and leave out those that cannot be read, examples with a label that is none, and
+        archives from where they are cut or damaged; the log has their names.
       to_srgb: convert colours by the profile in each file, see `jaxdiff.data.colours`.
 
     Raises:
-      ValueError: no `image_shape`, no archive, no image, or an archive that is cut or damaged.
+      ValueError: no `image_shape`, no archive, no image, a label that is none, or an archive that is cut or damaged.
       OSError: the folder is not there.
     """
     if not pattern:
@@ -52,21 +53,20 @@ def load(
     digest = f"{archives.digest()} {skip_broken}"
     make = functools.partial(tars.index_of, root, archives.names, skip_broken)
     found = tars.stored_index(index_file(f"{root}/shards {pattern}"), digest, make)
-    if left := int(found.without_image.sum()):
-        log.warning("%d examples of %s have no image, and are left out", left, pattern)
+    skipped = tuple(found.skipped)
+    _warn(found, archives.names, pattern)
     if not len(found.keys):
         raise ValueError(f"there is no image in the {len(archives.names)} archives {pattern}")
-    skipped = ()
     if skip_broken:
         left_out = broken.find(
             functools.partial(_decoded, root, archives.names, found, image_shape, to_srgb), len(found.keys)
         )
         broken.warn(left_out, len(found.keys), pattern)
-        skipped = tuple(f"{archives.names[found.shard[i]]}: {found.keys[i]}" for i in left_out)
+        skipped += tuple(f"{archives.names[found.shard[i]]}: {found.keys[i]}" for i in left_out)
         found = found.take(np.setdiff1d(np.arange(len(found.keys)), [*left_out]).astype(int))
     classes, no_labels_reason = _classes(found, archives.names)
-    caption, no_captions_reason = _captions(found, root, archives.names, digest, pattern)
     keys = zlib.crc32(np.ascontiguousarray(found.shard).tobytes(), zlib.crc32(found.keys.buffer))
+    caption, no_captions_reason = _captions(found, root, archives.names, f"{digest} {keys}", pattern)
     return Source(
         functools.partial(_read, root, archives.names, found, bool(classes), image_shape, to_srgb),
         len(found.keys),
@@ -85,43 +85,88 @@ def load(
     )
 
 
+def _warn(found, names, pattern):
+    """Logs what was left out while the archives were looked through."""
+    if left := int(found.without_image.sum()):
+        log.warning("%d examples of %s have no image, and are left out", left, pattern)
+    if left := int(found.links.sum()):
+        first = names[found.links.argmax()]
+        log.warning(
+            "%d links in the archives %s, such as in %s, are not followed: pack their files by tar --hard-dereference "
+            "--dereference",
+            left,
+            pattern,
+            first,
+        )
+    if skipped := list(found.skipped):
+        more = "; ..." if len(skipped) > 3 else ""
+        log.warning("left out of %s, in %d places: %s%s", pattern, len(skipped), "; ".join(skipped[:3]), more)
+
+
 def matched(pattern: str, ending: str) -> tuple[epath.Path, Listing]:
     """The folder of a pattern of files, and those files below it, sorted by name.
 
     Args:
-      pattern: path with `*`, `?`, `[...]` and ranges `{000..099}` in its last part; or a folder, for all files of that
-        ending below it.
+      pattern: path with `*`, `?`, `[...]` and ranges `{000..099}` in its last part, for files of that folder alone, each
+        of them if there are ranges alone; or a folder, for all files of that ending below it.
       ending: such as ".tar".
 
     Raises:
-      ValueError: no such file.
+      ValueError: no such file, one of those that ranges name is missing, or ranges without a number or of too many.
       OSError: the folder is not there.
     """
     path = epath.Path(pattern).expanduser()
     if path.is_dir():
-        root, names = path, None
-    else:
-        root, names = path.parent, {*_ranges(path.name)}
-    found = listed(root)
-    if names is None:
+        found = listed(path)
         chosen = np.flatnonzero(found.names.end_with(ending, any_case=True))
+        if not len(chosen):
+            raise ValueError(f"there is no {ending} file below {pattern}")
+        return path, found.take(chosen)
+    number = _check_ranges(path.name)
+    found = listed(path.parent)
+    names = {name: i for i, name in enumerate(found.names) if "/" not in name}
+    if number > 1 and not any(sign in path.name for sign in "*?["):
+        each = [*_ranges(path.name)]
+        if missing := next((name for name in each if name not in names), None):
+            raise ValueError(f"there is no file {path.parent / missing}, one of the {number} of {pattern}")
+        chosen = [names[name] for name in each]
     else:
-        fits = re.compile("|".join(fnmatch.translate(name) for name in names)).fullmatch
-        chosen = np.array([i for i, name in enumerate(found.names) if fits(name)], np.int64)
-    if not len(chosen):
-        raise ValueError(f"there is no file {pattern}" if names else f"there is no {ending} file below {pattern}")
-    return root, found.take(chosen)
+        fits = _expression(path.name).fullmatch
+        chosen = [i for name, i in names.items() if fits(name)]
+    if not chosen:
+        raise ValueError(f"there is no file {pattern}")
+    return path.parent, found.take(np.unique(chosen))
+
+
+def _check_ranges(name):
+    """Number of names that the ranges of a name spell, if it is from 1 to `NAMES`."""
+    number = 1
+    for first, last in RANGE.findall(name):
+        if int(first) > int(last):
+            raise ValueError(f"the range {{{first}..{last}}} of {name} has no number: write the smaller one first")
+        number *= int(last) - int(first) + 1
+    if number > NAMES:
+        raise ValueError(f"the ranges of {name} are {number:,} names, and may be {NAMES:,}: use * in place of them")
+    return number
+
+
+def _numbers(first, last):
+    """Numbers of a range, as wide as the first of them."""
+    return [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
 
 
 def _ranges(name):
-    """Names with each range {000..099} replaced by its numbers, as wide as the first of them."""
+    """Names with each range {000..099} replaced by its numbers."""
     parts = RANGE.split(name)
-    numbers = [
-        [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-        for first, last in zip(parts[1::3], parts[2::3])
-    ]
-    for chosen in itertools.product(*numbers):
+    for chosen in itertools.product(*map(_numbers, parts[1::3], parts[2::3])):
         yield "".join(itertools.chain(*itertools.zip_longest(parts[::3], chosen, fillvalue="")))
+
+
+def _expression(name):
+    """Regular expression of a name with `*`, `?`, `[...]` and ranges."""
+    parts = fnmatch.translate(RANGE.sub(MARK, name)).split(MARK)
+    numbers = [f"(?:{'|'.join(_numbers(*ends))})" for ends in RANGE.findall(name)]
+    return re.compile("".join(itertools.chain(*itertools.zip_longest(parts, numbers, fillvalue=""))))
 
 
 def _classes(found, names):
@@ -139,8 +184,8 @@ def _captions(found, root, names, digest, pattern):
     if len(without):
         first = f"{found.keys[without[0]]} of {names[found.shard[without[0]]]}"
         return None, (
-            f"captions are files .txt, .caption or .json, and {len(without)} of {len(found.keys)} examples have none, such "
-            f"as {first}"
+            f"captions are files .txt, .caption, .text, or .json with a text in the field caption or text, and "
+            f"{len(without)} of {len(found.keys)} examples have none, such as {first}"
         )
 
     def read(i):
@@ -149,26 +194,19 @@ def _captions(found, root, names, digest, pattern):
     def read_all():
         return Captions(read, len(found.keys)).texts
 
-    return Captions(read, len(found.keys), lambda: stored(index_file(f"{root}/texts {pattern}"), digest, read_all)), ""
+    size, path = len(found.keys), index_file(f"{root}/texts {pattern}")
+    return Captions(read, size, lambda: stored(path, digest, read_all, size)), ""
 
 
 def _text(content, is_json, i, found, names):
     where = f"the caption of {found.keys[i]} in {names[found.shard[i]]}"
     try:
-        text = content.decode("utf-8-sig")
+        text = tars.json_caption(content) if is_json else content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{where} is not UTF-8") from None
-    if not is_json:
-        return " ".join(text.split())
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error})") from None
-    said = [fields.get(name) for name in ("caption", "text")] if isinstance(fields, dict) else []
-    said = next((one for one in said if isinstance(one, str)), None)
-    if said is None:
-        raise ValueError(f"{where} has no text in its fields caption and text")
-    return " ".join(said.split())
+    if text is None:
+        raise ValueError(f"{where} is no longer in its JSON: the archive has changed since the start")
+    return " ".join(text.split())
 
 
 def _decoded(root, names, found, image_shape, to_srgb, i):
@@ -177,9 +215,8 @@ def _decoded(root, names, found, image_shape, to_srgb, i):
     path = root / names[found.shard[i]]
     try:
         return image_decode.decode(tars.read(path, found.image[i]), image_shape, to_srgb=to_srgb)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{found.keys[i]} in {os.fspath(path)} cannot be read ({reason})") from error
+    except ValueError as error:
+        raise ValueError(f"{found.keys[i]} in {os.fspath(path)} cannot be read ({error})") from error
 
 
 def _read(root, names, found, labelled, image_shape, to_srgb, i):
