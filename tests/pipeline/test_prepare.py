@@ -1,5 +1,6 @@
 """`jaxdiff prepare`: records that are the source's examples, goings on after a stop, and what does not fit."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,8 +13,9 @@ from tiny import tiny_latent, write_ends
 from jaxdiff import cli, data
 from jaxdiff import config as configs
 from jaxdiff import model as models
-from jaxdiff.data import encoded
+from jaxdiff.data import derived, encoded
 from jaxdiff.pipeline import prepare
+from jaxdiff.train import base_model
 
 N = encoded.SHARD_SIZE + 60  # two shards
 COLOURS = "red", "green"
@@ -150,6 +152,52 @@ def test_latents_and_contexts_train_to_the_same_bits(tmp_path, monkeypatch, caps
     args = ["train", "tiny.py", "--run-dir", "other", "--data.source", "records:latents"]
     refused = fails(capsys, *args, "--latent.codec", other_codec, "--latent.scaling-factor", "3")
     assert "were prepared by another codec than this config's: name that one by --latent.codec" in refused
+
+
+def encoded_records(*models):
+    """Records as codec or text encoder make them."""
+    return dataclasses.replace(source(4), encoded_by=dict.fromkeys(models, "6b7f"))
+
+
+LORA, PROMPTS = configs.LoRA(base="base"), ("a <star>", "<star>")
+
+
+@pytest.mark.parametrize(
+    "adapt, models, message",
+    [
+        (dataclasses.replace(LORA, prompts=PROMPTS), ["text_encoder"], "`adapt.prompts` are encoded anew"),
+        (dataclasses.replace(LORA, text_encoder=True), ["text_encoder"], "the text encoder or new tokens are trained"),
+        (dataclasses.replace(LORA, new=configs.NewTokens(("<star>",))), ["codec"], "new tokens are trained"),
+        (dataclasses.replace(LORA, prior=configs.Prior(("a star",))), ["codec"], "of its class are encoded together"),
+        (configs.ControlNet(base="base", condition="edges"), ["codec"], "control images are made of pixels"),
+    ],
+)
+def test_adaptations_of_encoded_records_that_would_be_wrong(tmp_path, adapt, models, message):
+    """One line says what to do; records of images are taken by all of them."""
+    config = configs.Config(data=configs.Data(image_shape=(4, 4, 3)), adapt=adapt)
+    held = {"codec": "latents", "text_encoder": "contexts"}[models[0]]
+    with pytest.raises(ValueError, match=f"{message}.*hold {held}: prepare them again without `codec` and"):
+        base_model.examples(config, encoded_records(*models), tmp_path)
+    assert len(base_model.examples(config, encoded_records(), tmp_path)) >= 4
+
+
+def test_records_of_the_class_that_are_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(base_model.data, "load", lambda *_: encoded_records("codec", "text_encoder"))
+    adapt = dataclasses.replace(LORA, prior=configs.Prior(source="records:stars"))
+    config = configs.Config(data=configs.Data(image_shape=(4, 4, 3)), adapt=adapt)
+    with pytest.raises(ValueError, match="hold latents and contexts"):
+        base_model.examples(config, source(4), tmp_path)
+
+
+def test_prompts_keep_what_is_known_of_each_image(whole):
+    """The place, file and label of example i are those of its image."""
+    known = dataclasses.replace(data.load(f"records:{whole}"), label=lambda i: i % 2, encoded=lambda i: b"%d" % i)
+    twice = derived.with_prompts(known, PROMPTS)
+    last = len(twice) - 1
+    assert twice.where(last) == known.where(N - 1) == "record 59 of 000001.array_record"
+    assert (twice.label(2), twice.encoded(last)) == (1, b"%d" % (N - 1)) and twice[2]["label"] == 1
+    none = derived.with_prompts(source(4), PROMPTS)
+    assert none.where is none.encoded is none.label is None
 
 
 def test_mistakes_of_the_command(tmp_path, monkeypatch, capsys):
