@@ -15,6 +15,7 @@ from jaxdiff import files
 from jaxdiff.data import encoded
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
+from jaxdiff.data.derived import HELD
 from jaxdiff.data.texts import Texts
 
 ABOUT, MANIFEST, CAPTIONS = "about.json", "manifest.json", "captions.npz"
@@ -205,14 +206,20 @@ def as_encoded(source: Source, models: dict[str, str]) -> Source:
       models: digests of the models, by what they encode.
 
     Raises:
-      ValueError: it was prepared by other models.
+      ValueError: it was prepared by other models, or by some of them only.
     """
     if not source.encoded_by:
         return source
     if source.encoded_by == models:
         return dataclasses.replace(source, image_shape=source.read(0)["image"].shape, caption=None)
-    others = [what for what, digest in source.encoded_by.items() if models.get(what) != digest]
-    what, field = others[0].replace("_", " "), f"`latent.{others[0]}`"
+    for name, digest in source.encoded_by.items():
+        if models.get(name) != digest:
+            raise ValueError(
+                f"the records were prepared by another {name.replace('_', ' ')} than this config's: name that one by "
+                f"`latent.{name}`, or prepare them again"
+            )
+    lost = next(name for name in models if name not in source.encoded_by)
     raise ValueError(
-        f"the records were prepared by another {what} than this config's: name that one by {field}, or prepare them again"
+        f"the records hold no {HELD.get(lost, lost)}, which this config takes: prepare them again with both `codec` and "
+        "`text_encoder`, or with neither"
     )

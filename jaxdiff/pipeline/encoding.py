@@ -47,8 +47,10 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
       ValueError, OSError: the data cannot be read, there is no room, not all processes see the folder, or the kept
         encodings are of other data.
     """
-    source = records.as_encoded(source, made_by(config.latent, frozen))
-    if not frozen.submodels or source.encoded_by:
+    if source.encoded_by:
+        prepared = lambda: records.as_encoded(source, made_by(config.latent, frozen))
+        return hosts.together(prepared, "the records are those of the models", DAY)
+    if not frozen.submodels:
         return source
     name = hosts.together(
         lambda: identity(config, source, frozen) if hosts.is_main() else "", "the data has a name", DAY

@@ -14,7 +14,8 @@ from jaxdiff import cli, data
 from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff.data import derived, encoded
-from jaxdiff.pipeline import prepare
+from jaxdiff.model.frozen_models import FrozenModels
+from jaxdiff.pipeline import encoding, prepare
 from jaxdiff.train import base_model
 
 N = encoded.SHARD_SIZE + 60  # two shards
@@ -152,6 +153,23 @@ def test_latents_and_contexts_train_to_the_same_bits(tmp_path, monkeypatch, caps
     args = ["train", "tiny.py", "--run-dir", "other", "--data.source", "records:latents"]
     refused = fails(capsys, *args, "--latent.codec", other_codec, "--latent.scaling-factor", "3")
     assert "were prepared by another codec than this config's: name that one by --latent.codec" in refused
+
+
+def test_records_of_some_of_the_models(monkeypatch):
+    """One line says what the records lack, in all processes; models are only digested for encoded records."""
+    asked, both = [], {"codec": "6b7f", "text_encoder": "6b7f"}
+    monkeypatch.setattr(encoding, "made_by", lambda *_: asked.append("digest") or both)
+    monkeypatch.setattr(encoding.hosts, "together", lambda act, name, *_: asked.append(name) or act())
+    config, models = configs.Config(), FrozenModels()
+    for name, lost in (("codec", "contexts"), ("text_encoder", "latents")):
+        asked.clear()
+        with pytest.raises(ValueError, match=f"hold no {lost}, which this config takes: prepare them again with both"):
+            encoding.encoded(config, encoded_records(name), models)
+        assert asked == ["the records are those of the models", "digest"]
+    assert encoding.encoded(config, encoded_records(*both), models).image_shape == (4, 4, 3)
+    asked.clear()
+    for plain in (source(4), encoded_records()):
+        assert encoding.encoded(config, plain, models) is plain and not asked
 
 
 def encoded_records(*models):
