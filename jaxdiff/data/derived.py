@@ -56,6 +56,11 @@ def checked(source: Source) -> Source:
     return dataclasses.replace(source, read=read)
 
 
+def held(source: Source) -> str:
+    """The encoded parts of a source in words, such as "latents and contexts"; "" where none is encoded."""
+    return " and ".join(text for name, text in HELD.items() if name in (source.encoded_by or {}))
+
+
 def check_plain(source: Source, reason: str, of: Sequence[str] = tuple(HELD)) -> None:
     """Refuses encoded records where images or captions are needed as they were.
 
@@ -77,9 +82,8 @@ def check_plain(source: Source, reason: str, of: Sequence[str] = tuple(HELD)) ->
         ValueError: edges need pixels, and the records hold latents: prepare them again without `codec` and `text_encoder`
     """
     if any(name in (source.encoded_by or {}) for name in of):
-        held = " and ".join(text for name, text in HELD.items() if name in source.encoded_by)
         raise ValueError(
-            f"{reason}, and the records hold {held}: prepare them again without `codec` and `text_encoder`"
+            f"{reason}, and the records hold {held(source)}: prepare them again without `codec` and `text_encoder`"
         )
 
 

@@ -73,6 +73,12 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
     return latents
 
 
+def check_local(folder: epath.Path, remedy: str) -> None:
+    """Raises ValueError for a remote folder, with a clause that says what to do."""
+    if disk.is_remote(folder):
+        raise ValueError(f"{folder} is remote, and array_record is written to disks: {remedy}")
+
+
 def check_folder(folder: epath.Path) -> None:
     """Refuses a folder in which the processes cannot share what they encode.
 
@@ -80,10 +86,7 @@ def check_folder(folder: epath.Path) -> None:
       ValueError: it is remote.
       FileNotFoundError: it is not there, where process 0 has made it.
     """
-    if disk.is_remote(folder):
-        raise ValueError(
-            f"{folder} is remote, and array_record is written to disks: set TFDS_DATA_DIR to one, or mount it"
-        )
+    check_local(folder, "set TFDS_DATA_DIR to one, or mount it")
     if not folder.exists():
         raise FileNotFoundError(
             f"{folder} is only seen by process 0: set TFDS_DATA_DIR to a folder that all processes see"

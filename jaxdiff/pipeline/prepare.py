@@ -10,7 +10,7 @@ from etils import epath
 from jaxdiff import disk
 from jaxdiff import model as models
 from jaxdiff.config import Config, Data, Latent
-from jaxdiff.data import Source, records
+from jaxdiff.data import Source, derived, records
 from jaxdiff.data import encoded as files
 from jaxdiff.data.captions import Captions
 from jaxdiff.model.frozen_models import FrozenModels
@@ -52,6 +52,22 @@ def opened(encoders: Encoders) -> tuple[Latent, FrozenModels]:
     return latent, FrozenModels(submodels, codec=whole.codec, text_encoder=whole.text_encoder)
 
 
+def check(source: Source, name: str, folder: epath.Path) -> None:
+    """Refuses a source that is encoded already, and a folder that records cannot be written to.
+
+    Args:
+      source: examples, as `data.load` opens them.
+      name: of the source.
+      folder: folder of the records.
+
+    Raises:
+      ValueError: one line that says what to do.
+    """
+    if held := derived.held(source):
+        raise ValueError(f"{name} holds {held} already: prepare the data that it was made of")
+    encoding.check_local(folder, "choose a folder on one")
+
+
 def prepare(
     source: Source,
     name: str,
@@ -75,8 +91,9 @@ def prepare(
 
     Raises:
       FileExistsError: the folder holds something else.
-      ValueError, OSError: the data or a model cannot be read, captions are missing, or there is no room.
+      ValueError, OSError: the data or a model cannot be read, captions are missing, or there is no room; as `check`.
     """
+    check(source, name, folder)
     latent, frozen = opened(encoders)
     index, count = process
     if frozen.text_encoder and not source.captioned:

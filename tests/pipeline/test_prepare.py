@@ -172,6 +172,17 @@ def test_records_of_some_of_the_models(monkeypatch):
         assert encoding.encoded(config, plain, models) is plain and not asked
 
 
+def test_what_is_encoded_or_remote_is_not_prepared(tmp_path):
+    folder = epath.Path(tmp_path) / "twice"
+    with pytest.raises(ValueError, match="records:latents holds latents already: prepare the data that it was made of"):
+        prepare.prepare(encoded_records("codec"), "records:latents", folder)
+    with pytest.raises(ValueError, match="holds latents and contexts already"):
+        prepare.prepare(encoded_records("codec", "text_encoder"), "records:latents", folder)
+    assert not folder.exists() and prepare.prepare(encoded_records(), "records:images", folder)
+    with pytest.raises(ValueError, match="gs://bucket/out is remote, and array_record is written to disks: choose"):
+        prepare.prepare(source(4), "toy", epath.Path("gs://bucket/out"))
+
+
 def encoded_records(*models):
     """Records as codec or text encoder make them."""
     return dataclasses.replace(source(4), encoded_by=dict.fromkeys(models, "6b7f"))
@@ -225,6 +236,7 @@ def test_mistakes_of_the_command(tmp_path, monkeypatch, capsys):
         (["digits", "out", "--process", "1"], "--process=1 must be from 0 to 0"),
         (["digits", "out", "--text-encoder", "captioned_clip"], "encodes captions, and digits has no captions"),
         (["digits", "out", "--codec", "digits"], "--codec digits is not an autoencoder"),
+        (["digits", "gs://bucket/out"], "gs://bucket/out is remote, and array_record is written to disks: choose"),
         (["folder:nowhere", "out", "--image-shape", "8", "8", "3"], "nowhere is not there"),
     ):
         assert message in fails(capsys, "prepare", *args)
