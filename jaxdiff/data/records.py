@@ -22,7 +22,7 @@ ABOUT, MANIFEST, CAPTIONS = "about.json", "manifest.json", "captions.npz"
 
 
 class About(NamedTuple):
-    """What a folder of records is made of; equal for all processes that write it.
+    """Contents of a folder of records, equal for all processes that write it.
 
     Attributes:
       source: name of the data source.
@@ -32,6 +32,7 @@ class About(NamedTuple):
       classes: names of the labels.
       captioned: whether captions are kept.
       models: digests of the models that encode, by what they encode; {} of images as they are.
+      extra_arrays: names of further arrays of each example.
     """
 
     source: str
@@ -41,6 +42,7 @@ class About(NamedTuple):
     classes: list[str]
     captioned: bool
     models: dict[str, str]
+    extra_arrays: list[str]
 
 
 def begin(folder: epath.Path, about: About) -> None:
@@ -132,6 +134,7 @@ def load(folder: epath.Path, image_shape: tuple[int, int, int] | None, verify: b
         caption=_captions(folder, manifest) if about.captioned else None,
         no_captions_reason=f"{folder} was prepared of data without captions",
         fingerprint=functools.partial(_first, "".join(hashes)),
+        extra_arrays=tuple(about.extra_arrays),
         encoded_by=dict(about.models),
         where=lambda i: f"record {i % encoded.SHARD_SIZE} of {paths[i // encoded.SHARD_SIZE].name}",
     )
@@ -185,8 +188,8 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON ({error})") from None
 
 
-def about(source: Source, name: str, models: dict[str, str]) -> About:
-    """What records of a source are made of, see `About`."""
+def about_of(source: Source, name: str, models: dict[str, str]) -> About:
+    """Describes the records of a source before they are written, see `About`."""
     return About(
         name,
         [source.identity, source.contents()],
@@ -195,6 +198,7 @@ def about(source: Source, name: str, models: dict[str, str]) -> About:
         list(source.classes),
         source.captioned,
         models,
+        list(source.extra_arrays),
     )
 
 

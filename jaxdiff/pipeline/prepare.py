@@ -98,7 +98,7 @@ def prepare(
     index, count = process
     if frozen.text_encoder and not source.captioned:
         raise ValueError(f"`text_encoder` {encoders.text_encoder} encodes captions, and {source.no_captions_reason}")
-    about = records.about(source, name, encoding.made_by(latent, frozen))
+    about = records.about_of(source, name, encoding.made_by(latent, frozen))
     records.begin(folder, about)
     if source.captioned and index == 0 and not (folder / records.CAPTIONS).exists():
         caption = source.caption if isinstance(source.caption, Captions) else Captions(source.caption, len(source))

@@ -55,6 +55,18 @@ def test_the_order_is_that_of_the_source(whole):
     np.testing.assert_array_equal(np.stack(parts, axis=1).ravel(), of(source()))
 
 
+def test_further_arrays_reach_the_batches(tmp_path):
+    folder, plain = epath.Path(tmp_path) / "more", source(20, extra_arrays=("depth",))
+    made = dataclasses.replace(plain, read=lambda i: plain.read(i) | {"depth": np.full([2, 3], i, np.float32)})
+    prepare.prepare(made, "toy", folder)
+    found = data.load(f"records:{folder}")
+    one, other = (next(data.batches(each, 4)) for each in (found, made))
+    np.testing.assert_array_equal(one["depth"], other["depth"])
+    np.testing.assert_array_equal(one["depth"][0, :, 0, 0], one["example"][0])
+    with pytest.raises(FileExistsError, match="holds records of another extra arrays"):
+        prepare.prepare(source(20), "toy", folder)
+
+
 class Stop(Exception):
     pass
 
