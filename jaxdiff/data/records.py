@@ -52,18 +52,19 @@ def begin(folder: epath.Path, about: About) -> None:
       FileExistsError: something else is there.
     """
     path = folder / ABOUT
-    if path.exists():
-        there = _read_json(path)
-        for name, value in about._asdict().items():
-            if name != "source" and there.get(name) != value:
-                raise FileExistsError(
-                    f"{folder} holds records of another {name.replace('_', ' ')}: choose another folder"
-                )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is there and holds something else: choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_whole(path, json.dumps(about._asdict(), indent=2) + "\n")
+    if not path.exists():
+        # Of processes that start at the same time each may see what another one has just written.
+        if folder.exists() and any(not each.match(f"{ABOUT}.*.tmp") for each in folder.iterdir()) and not path.exists():
+            raise FileExistsError(f"{folder} is there and holds something else: choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            files.write_whole(path, json.dumps(about._asdict(), indent=2) + "\n")
+    there = _read_json(path)
+    if there.keys() != set(About._fields):
+        raise FileExistsError(f"{path} is not that of records: choose another folder")
+    for name, value in about._asdict().items():
+        if name != "source" and there[name] != value:
+            raise FileExistsError(f"{folder} holds records of another {name.replace('_', ' ')}: choose another folder")
 
 
 def write_captions(folder: epath.Path, texts: Texts) -> None:
@@ -183,9 +184,12 @@ def _captions(folder, manifest):
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
+        raise ValueError(f"{path} is not JSON ({error}): remove it, and prepare the data again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not that of records: remove it, and prepare the data again")
+    return values
 
 
 def about_of(source: Source, name: str, models: dict[str, str]) -> About:

@@ -13,7 +13,7 @@ from tiny import tiny_latent, write_ends
 from jaxdiff import cli, data
 from jaxdiff import config as configs
 from jaxdiff import model as models
-from jaxdiff.data import derived, encoded
+from jaxdiff.data import derived, encoded, records
 from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.pipeline import encoding, prepare
 from jaxdiff.train import base_model
@@ -110,6 +110,32 @@ def test_a_folder_of_something_else_is_refused(whole, tmp_path):
     with pytest.raises(FileExistsError, match="holds something else"):
         prepare.prepare(source(), "toy", epath.Path(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_processes_that_start_at_the_same_time(tmp_path, monkeypatch):
+    """One may see the file that another is writing, or has written after it was looked for."""
+    about = records.about_of(source(4), "toy", {})
+    folder = epath.Path(tmp_path)
+    (folder / "about.json.0123abcd.tmp").write_text("{")
+    records.begin(folder, about)
+    whole, listed = (folder / "about.json").read_text(), type(folder).iterdir
+    (folder / "about.json").unlink()
+
+    def written_meanwhile(path):
+        (folder / "about.json").write_text(whole)
+        (folder / "000000.json").write_text("{}")
+        return listed(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(folder), "iterdir", written_meanwhile)
+        records.begin(folder, about)
+        (folder / "about.json").unlink()
+        with pytest.raises(FileExistsError, match="holds records of another identity"):
+            records.begin(folder, about._replace(identity=[8, 0]))
+    for text, error in (("[]", ValueError), ("{}", FileExistsError)):
+        (folder / "about.json").write_text(text)
+        with pytest.raises(error, match=r"about\.json is not that of records"):
+            records.begin(folder, about)
 
 
 @pytest.fixture
