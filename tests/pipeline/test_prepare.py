@@ -1,6 +1,7 @@
 """`jaxdiff prepare`: records that are the source's examples, goings on after a stop, and what does not fit."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -14,6 +15,7 @@ from jaxdiff import cli, data
 from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff.data import derived, encoded, records
+from jaxdiff.data.texts import Texts
 from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.pipeline import encoding, prepare
 from jaxdiff.train import base_model
@@ -168,6 +170,67 @@ def test_files_that_do_not_match_the_manifest(copy, change, message):
     change(copy)
     with pytest.raises((ValueError, OSError), match=message):
         list(data.load(f"records:{copy}").captions())
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        ("source", 1),
+        ("identity", []),
+        ("identity", [7, "0"]),
+        ("examples", "4"),
+        ("examples", True),
+        ("examples", 0),
+        ("examples", 10**18),
+        ("image_shape", [4, 4]),
+        ("image_shape", [4, 4, 0]),
+        ("classes", "red"),
+        ("captioned", "yes"),
+        ("models", [1]),
+        ("models", {"codec": 1}),
+        ("models", {"text_encoder": "6b7f"}),
+        ("extra_arrays", ["depth"]),
+        ("fields", []),
+        ("fields/image", ["uint8", [4, 4, 4]]),
+        ("fields/image", ["none", [4, 4, 3]]),
+        ("fields/label", ["object", []]),
+        ("fields/label", "int32"),
+        ("fields/more", ["int32", []]),
+        ("shards", []),
+        ("shards/0", 1),
+        ("shards/0/file", "../copy/000000.array_record"),
+        ("shards/0/examples", 19),
+        ("shards/0/sha256", None),
+        ("captions_sha256", None),
+    ],
+)
+def test_a_damaged_manifest_is_refused_in_one_line(copy, place, value):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    *inside, last = [int(name) if name.isdigit() else name for name in place.split("/")]
+    functools.reduce(lambda values, name: values[name], inside, manifest)[last] = value
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        ValueError, match=r"manifest\.json is no manifest of records, its \w+ is .*: prepare the data again"
+    ):
+        data.load(f"records:{copy}")
+    assert prepare.prepare(source(20), "toy", copy) and len(data.load(f"records:{copy}")) == 20
+
+
+def test_a_manifest_of_other_records(copy):
+    """Of fields of another size, or of fewer captions."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["fields"]["label"][0] = "int64"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="have 52 bytes, and its manifest names 56: remove it, and prepare it again"):
+        data.load(f"records:{copy}")
+    (copy / "captions.npz").unlink()
+    records.write_captions(copy, Texts.of(["red"]))
+    prepare.prepare(source(20), "toy", copy)
+    with pytest.raises(ValueError, match=r"captions\.npz holds 1 captions of 20 examples: remove it"):
+        data.load(f"records:{copy}").captions()
+    (copy / "manifest.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"manifest\.json is not that of records"):
+        data.load(f"records:{copy}")
 
 
 def test_latents_and_contexts_train_to_the_same_bits(tmp_path, monkeypatch, capsys):
