@@ -1,13 +1,10 @@
 """Examples of a source, decoded and resized once, and encoded by models where that is asked for: `jaxdiff prepare`."""
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import numpy as np
 from etils import epath
 
-from jaxdiff import disk
 from jaxdiff import model as models
 from jaxdiff.config import Config, Data, Latent
 from jaxdiff.data import Source, derived, records
@@ -15,8 +12,6 @@ from jaxdiff.data import encoded as files
 from jaxdiff.data.captions import Captions
 from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.pipeline import encoding
-
-log = logging.getLogger("jaxdiff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,16 +99,8 @@ def prepare(
         caption = source.caption if isinstance(source.caption, Captions) else Captions(source.caption, len(source))
         records.write_captions(folder, caption.texts)
     config = Config(data=Data(image_shape=source.image_shape), latent=latent)
-    for shard in files.shards(len(source)):
-        if shard.number % count != index or files.has_shard(folder, shard):
-            continue
-        files.write_shard(folder, shard, _watched(config, source, frozen, folder, shard, advance))
+    if index == 0:
+        encoding.warn_of_truncation(source, frozen)
+    mine = (shard for shard in files.shards(len(source)) if shard.number % count == index)
+    encoding.write_missing(config, source, frozen, folder, mine, advance)
     return records.finish(folder)
-
-
-def _watched(config, source, frozen, folder, shard, advance) -> Iterator[dict[str, np.ndarray]]:
-    for n, example in enumerate(encoding.encode(config, source, frozen, shard.examples)):
-        if not n:
-            disk.check_room(folder, len(shard) * sum(value.nbytes for value in example.values()))
-        yield example
-        advance(1)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -328,6 +329,18 @@ def test_prompts_keep_what_is_known_of_each_image(whole):
     assert (twice.label(2), twice.encoded(last)) == (1, b"%d" % (N - 1)) and twice[2]["label"] == 1
     none = derived.with_prompts(source(4), PROMPTS)
     assert none.where is none.encoded is none.label is None
+
+
+def test_captions_that_are_cut_are_named_once(tmp_path, monkeypatch, caplog):
+    """By process 0, as in training."""
+    words = SimpleNamespace(truncation=lambda text: (text[:3], text[3:]) if text.endswith("3") else None)
+    frozen = FrozenModels(text_encoder=SimpleNamespace(tokenizer=words))
+    monkeypatch.setattr(prepare, "opened", lambda encoders: (configs.Latent(), frozen))
+    monkeypatch.setattr(encoding, "encode", lambda *_: iter([{"image": np.zeros([4, 4, 3], np.uint8)}] * 4))
+    for process in (0, 1):
+        prepare.prepare(source(4), "toy", epath.Path(tmp_path) / "cut", process=(process, 2))
+    said = [record.getMessage() for record in caplog.records if "the end is cut" in record.getMessage()]
+    assert said == ["of 1 of the 4 captions the end is cut, such as 'en 3'"]
 
 
 def test_mistakes_of_the_command(tmp_path, monkeypatch, capsys):
