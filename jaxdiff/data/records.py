@@ -174,7 +174,7 @@ def _check_manifest(path, manifest):
 
 
 def _are_arrays(fields, manifest):
-    """Whether names, dtypes and shapes are those of an example."""
+    """Compares names, dtypes and shapes with those of an example."""
     context, label = "text_encoder" in manifest["models"], bool(manifest["classes"])
     names = {"image", *["context"] * context, *["label"] * label, *manifest["extra_arrays"]}
     if set(fields) != names or not all(_is_array(value) for value in fields.values()):
@@ -194,7 +194,7 @@ def _is_array(value):
 
 
 def _are_shards(shards, examples):
-    """Whether all shards are there in order, under their own names alone."""
+    """Compares the entries of shards with their order, names and sizes."""
     if len(shards) != -(-examples // encoded.SHARD_SIZE):
         return False
     return all(

@@ -101,7 +101,7 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
 
 
 def _is_read(words, token, text):
-    """Whether a new token is among the tokens that are read of a text."""
+    """Tells whether a new token is among the tokens that are read of a text."""
     return words.token_ids(token)[0] in words([text])[0]
 
 
