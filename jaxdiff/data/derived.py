@@ -79,11 +79,11 @@ def check_plain(source: Source, reason: str, of: Sequence[str] = tuple(HELD)) ->
         >>> latents = Source(lambda i: {"image": np.zeros([1, 1, 4])}, 1, (8, 8, 3), encoded_by={"codec": "6b7f"})
         >>> derived.check_plain(latents, "edges need pixels", ["codec"])
         Traceback (most recent call last):
-        ValueError: edges need pixels, and the records hold latents: prepare them again without `codec` and `text_encoder`
+        ValueError: edges need pixels, and the records hold latents: prepare them again without --codec and --text-encoder
     """
     if any(name in (source.encoded_by or {}) for name in of):
         raise ValueError(
-            f"{reason}, and the records hold {held(source)}: prepare them again without `codec` and `text_encoder`"
+            f"{reason}, and the records hold {held(source)}: prepare them again without --codec and --text-encoder"
         )
 
 

@@ -314,6 +314,6 @@ def as_encoded(source: Source, models: dict[str, str]) -> Source:
             )
     lost = next(name for name in models if name not in source.encoded_by)
     raise ValueError(
-        f"the records hold no {HELD.get(lost, lost)}, which this config takes: prepare them again with both `codec` and "
-        "`text_encoder`, or with neither"
+        f"the records hold no {HELD.get(lost, lost)}, which this config takes: prepare them again with both --codec and "
+        "--text-encoder, or with neither"
     )

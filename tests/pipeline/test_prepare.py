@@ -265,7 +265,9 @@ def test_records_of_some_of_the_models(monkeypatch):
     config, models = configs.Config(), FrozenModels()
     for name, lost in (("codec", "contexts"), ("text_encoder", "latents")):
         asked.clear()
-        with pytest.raises(ValueError, match=f"hold no {lost}, which this config takes: prepare them again with both"):
+        with pytest.raises(
+            ValueError, match=f"hold no {lost}, which this config takes: prepare them again with both --codec"
+        ):
             encoding.encoded(config, encoded_records(name), models)
         assert asked == ["the records are those of the models", "digest"]
     assert encoding.encoded(config, encoded_records(*both), models).image_shape == (4, 4, 3)
@@ -307,7 +309,7 @@ def test_adaptations_of_encoded_records_that_would_be_wrong(tmp_path, adapt, mod
     """One line says what to do; records of images are taken by all of them."""
     config = configs.Config(data=configs.Data(image_shape=(4, 4, 3)), adapt=adapt)
     held = {"codec": "latents", "text_encoder": "contexts"}[models[0]]
-    with pytest.raises(ValueError, match=f"{message}.*hold {held}: prepare them again without `codec` and"):
+    with pytest.raises(ValueError, match=f"{message}.*hold {held}: prepare them again without --codec and --text-enc"):
         base_model.examples(config, encoded_records(*models), tmp_path)
     assert len(base_model.examples(config, encoded_records(), tmp_path)) >= 4
 
