@@ -50,6 +50,7 @@ def main(name: str, args: list[str]) -> None:
     if not 0 <= flags.process < flags.processes:
         raise ValueError(f"`process`={flags.process} must be from 0 to {flags.processes - 1}, less than `processes`")
     source = data.load(data.parse(name, like=flags), flags.image_shape)
+    prepare.check(source, name, folder)
     encoders = prepare.Encoders(flags.codec, flags.text_encoder, flags.skip_blocks)
     mine = [shard for shard in encoded.shards(len(source)) if shard.number % flags.processes == flags.process]
     missing = sum(len(shard) for shard in mine if not encoded.has_shard(folder, shard))

@@ -15,6 +15,7 @@ from jaxdiff.data.texts import Texts
 from jaxdiff.registry import Choice
 
 PRIOR_FRACTION = 0.5  # of examples of the class in `with_prior`
+HELD = {"codec": "latents", "text_encoder": "contexts"}  # of encoded records, by what made them
 
 
 def checked(source: Source) -> Source:
@@ -55,12 +56,46 @@ def checked(source: Source) -> Source:
     return dataclasses.replace(source, read=read)
 
 
+def held(source: Source) -> str:
+    """The encoded parts of a source in words, such as "latents and contexts"; "" where none is encoded."""
+    return " and ".join(text for name, text in HELD.items() if name in (source.encoded_by or {}))
+
+
+def check_plain(source: Source, reason: str, of: Sequence[str] = tuple(HELD)) -> None:
+    """Refuses encoded records where images or captions are needed as they were.
+
+    Args:
+      source: any source.
+      reason: a clause of the message that says what needs them.
+      of: what must not have been encoded, of `HELD`.
+
+    Raises:
+      ValueError: it holds latents or contexts.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.data import Source, derived
+        >>> latents = Source(lambda i: {"image": np.zeros([1, 1, 4])}, 1, (8, 8, 3), encoded_by={"codec": "6b7f"})
+        >>> derived.check_plain(latents, "edges need pixels", ["codec"])
+        Traceback (most recent call last):
+        ValueError: edges need pixels, and the records hold latents: prepare them again without --codec and --text-encoder
+    """
+    if any(name in (source.encoded_by or {}) for name in of):
+        raise ValueError(
+            f"{reason}, and the records hold {held(source)}: prepare them again without --codec and --text-encoder"
+        )
+
+
 def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
     """The images with other captions: each image once with each of the prompts, one after the other.
 
     Args:
       source: of the images.
       prompts: at least one.
+
+    Raises:
+      ValueError: records with contexts or latents.
 
     Example::
 
@@ -70,14 +105,19 @@ def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
         >>> [example["caption"] for example in derived.with_prompts(grey, ["a photo of <dusk>", "<dusk>"])]
         ['a photo of <dusk>', '<dusk>', 'a photo of <dusk>', '<dusk>']
     """
+    check_plain(source, "other prompts are encoded anew")
     count = len(prompts)
+    of_image = lambda known: known and (lambda i: known(i // count))
     return dataclasses.replace(
         source,
-        read=lambda i: source.read(i // count),
+        read=of_image(source.read),
         size=len(source) * count,
         identity=_mixed(source.identity, list(prompts)),
         caption=lambda i: prompts[i % count],
         hard_negative=None,
+        encoded=of_image(source.encoded),
+        where=of_image(source.where),
+        label=of_image(source.label),
     )
 
 
@@ -88,6 +128,9 @@ def with_prior(source: Source, prior: Source) -> Source:
       source: of the instance.
       prior: of the class. The smaller one of the two is repeated. Captions are used if both have captions.
 
+    Raises:
+      ValueError: records with latents.
+
     Example::
 
         >>> import numpy as np
@@ -97,6 +140,8 @@ def with_prior(source: Source, prior: Source) -> Source:
         >>> [(int(one["image"].max()), bool(one["prior"])) for one in both]
         [(0, False), (100, True), (0, False), (101, True)]
     """
+    for half in (source, prior):
+        check_plain(half, "images of an instance and of its class are encoded together", ["codec"])
     halves, size = (source, prior), 2 * max(len(source), len(prior))
 
     def read(i):
@@ -182,7 +227,7 @@ def with_control(source: Source, control_input: str | Choice) -> Source:
       control_input: name in `control_inputs.CONTROL_INPUTS`, or a choice of it.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name, or records with latents.
 
     Example::
 
@@ -192,6 +237,7 @@ def with_control(source: Source, control_input: str | Choice) -> Source:
         >>> derived.with_control(grey, "edges")[1]["control"].shape
         (8, 8, 3)
     """
+    check_plain(source, "control images are made of pixels", ["codec"])
     make = CONTROL_INPUTS.choice(control_input)
     options = dataclasses.asdict(make)
     read = lambda i: (example := source.read(i)) | {"control": make(example["image"])}

@@ -74,7 +74,7 @@ def write_shard(folder: epath.PathLike, shard: Shard, examples: Iterable[dict[st
 
 
 def has_shard(folder: epath.PathLike, shard: Shard) -> bool:
-    """Whether the file of a shard has been written."""
+    """Tells whether the file of a shard has been written."""
     return _path(folder, shard).exists()
 
 
@@ -97,7 +97,7 @@ def mark_complete(folder: epath.PathLike, count: int) -> None:
 
 
 def is_complete(folder: epath.PathLike) -> bool:
-    """Whether a folder has been marked as complete."""
+    """Tells whether a folder has been marked as complete."""
     return (epath.Path(folder) / FIELDS_FILE).exists()
 
 

@@ -1,10 +1,9 @@
 """Latents and contexts of training data: computed once by the frozen models of a run, and kept on disk."""
 
 import hashlib
-import itertools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -47,8 +46,10 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
       ValueError, OSError: the data cannot be read, there is no room, not all processes see the folder, or the kept
         encodings are of other data.
     """
-    source = records.as_encoded(source, made_by(config.latent, frozen))
-    if not frozen.submodels or source.encoded_by:
+    if source.encoded_by:
+        prepared = lambda: records.as_encoded(source, made_by(config.latent, frozen))
+        return hosts.together(prepared, "the records are those of the models", DAY)
+    if not frozen.submodels:
         return source
     name = hosts.together(
         lambda: identity(config, source, frozen) if hosts.is_main() else "", "the data has a name", DAY
@@ -71,6 +72,12 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
     return latents
 
 
+def check_local(folder: epath.Path, remedy: str) -> None:
+    """Raises ValueError for a remote folder, with a clause that says what to do."""
+    if disk.is_remote(folder):
+        raise ValueError(f"{folder} is remote, and array_record is written to disks: {remedy}")
+
+
 def check_folder(folder: epath.Path) -> None:
     """Refuses a folder in which the processes cannot share what they encode.
 
@@ -78,10 +85,7 @@ def check_folder(folder: epath.Path) -> None:
       ValueError: it is remote.
       FileNotFoundError: it is not there, where process 0 has made it.
     """
-    if disk.is_remote(folder):
-        raise ValueError(
-            f"{folder} is remote, and array_record is written to disks: set TFDS_DATA_DIR to one, or mount it"
-        )
+    check_local(folder, "set TFDS_DATA_DIR to one, or mount it")
     if not folder.exists():
         raise FileNotFoundError(
             f"{folder} is only seen by process 0: set TFDS_DATA_DIR to a folder that all processes see"
@@ -123,25 +127,52 @@ def fingerprint(models: Mapping[str, Model]) -> str:
 def _encode(config, source, frozen, folder, tick):
     """Writes those shards of the folder that are this process's and are missing."""
     mine = [shard for shard in files.shards(len(source)) if shard.number % jax.process_count() == jax.process_index()]
-    missing = [shard for shard in mine if not files.has_shard(folder, shard)]
-    _warn_of_truncation(source, frozen)
-    with progress.bar("encoding the data", sum(map(len, missing)), "examples", delay=2.0) as advance:
-
-        def watched(examples):
-            for example in examples:
-                yield example
-                advance(1)
-
-        for shard in missing:
-            examples = encode(config, source, frozen, shard.examples, tick)
-            first = next(examples)
-            disk.check_room(folder, len(shard) * sum(value.nbytes for value in first.values()))
-            files.write_shard(folder, shard, watched(itertools.chain([first], examples)))
+    if hosts.is_main():
+        warn_of_truncation(source, frozen)
+    missing = sum(len(shard) for shard in mine if not files.has_shard(folder, shard))
+    with progress.bar("encoding the data", missing, "examples", delay=2.0) as advance:
+        write_missing(config, source, frozen, folder, mine, advance, tick)
 
 
-def _warn_of_truncation(source, frozen):
-    """Warns once of captions that are longer than the text encoder's context."""
-    if not frozen.text_encoder or not hosts.is_main():
+def write_missing(
+    config: Config,
+    source: Source,
+    frozen: FrozenModels,
+    folder: epath.Path,
+    shards: Iterable[files.Shard],
+    advance: Callable[[int], None] = lambda count: None,
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Encodes the examples of those shards whose files are not there, and writes these.
+
+    Args:
+      config: config with the shape of the images.
+      source: all examples.
+      frozen: models that encode them, if any.
+      folder: folder of the files.
+      shards: shards that are to be there.
+      advance: called with numbers of examples that are written.
+      tick: called after each batch; may raise, to stop.
+
+    Raises:
+      ValueError, OSError: the data cannot be read, or there is no room.
+    """
+
+    def watched(shard):
+        for n, example in enumerate(encode(config, source, frozen, shard.examples, tick)):
+            if not n:
+                disk.check_room(folder, len(shard) * sum(value.nbytes for value in example.values()))
+            yield example
+            advance(1)
+
+    for shard in shards:
+        if not files.has_shard(folder, shard):
+            files.write_shard(folder, shard, watched(shard))
+
+
+def warn_of_truncation(source: Source, frozen: FrozenModels) -> None:
+    """Warns once of captions that are longer than the text encoder's context; not without a text encoder."""
+    if not frozen.text_encoder:
         return
     words = frozen.text_encoder.tokenizer
     cut = [*filter(None, map(words.truncation, source.captions()))]

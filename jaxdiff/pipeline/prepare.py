@@ -1,22 +1,17 @@
 """Examples of a source, decoded and resized once, and encoded by models where that is asked for: `jaxdiff prepare`."""
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import numpy as np
 from etils import epath
 
-from jaxdiff import disk
 from jaxdiff import model as models
 from jaxdiff.config import Config, Data, Latent
-from jaxdiff.data import Source, records
+from jaxdiff.data import Source, derived, records
 from jaxdiff.data import encoded as files
 from jaxdiff.data.captions import Captions
 from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.pipeline import encoding
-
-log = logging.getLogger("jaxdiff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +47,22 @@ def opened(encoders: Encoders) -> tuple[Latent, FrozenModels]:
     return latent, FrozenModels(submodels, codec=whole.codec, text_encoder=whole.text_encoder)
 
 
+def check(source: Source, name: str, folder: epath.Path) -> None:
+    """Refuses a source that is encoded already, and a folder that records cannot be written to.
+
+    Args:
+      source: examples, as `data.load` opens them.
+      name: of the source.
+      folder: folder of the records.
+
+    Raises:
+      ValueError: one line that says what to do.
+    """
+    if held := derived.held(source):
+        raise ValueError(f"{name} holds {held} already: prepare the data that it was made of")
+    encoding.check_local(folder, "choose a folder on one")
+
+
 def prepare(
     source: Source,
     name: str,
@@ -75,28 +86,21 @@ def prepare(
 
     Raises:
       FileExistsError: the folder holds something else.
-      ValueError, OSError: the data or a model cannot be read, captions are missing, or there is no room.
+      ValueError, OSError: the data or a model cannot be read, captions are missing, or there is no room; as `check`.
     """
+    check(source, name, folder)
     latent, frozen = opened(encoders)
     index, count = process
     if frozen.text_encoder and not source.captioned:
         raise ValueError(f"`text_encoder` {encoders.text_encoder} encodes captions, and {source.no_captions_reason}")
-    about = records.about(source, name, encoding.made_by(latent, frozen))
+    about = records.about_of(source, name, encoding.made_by(latent, frozen))
     records.begin(folder, about)
     if source.captioned and index == 0 and not (folder / records.CAPTIONS).exists():
         caption = source.caption if isinstance(source.caption, Captions) else Captions(source.caption, len(source))
         records.write_captions(folder, caption.texts)
     config = Config(data=Data(image_shape=source.image_shape), latent=latent)
-    for shard in files.shards(len(source)):
-        if shard.number % count != index or files.has_shard(folder, shard):
-            continue
-        files.write_shard(folder, shard, _watched(config, source, frozen, folder, shard, advance))
+    if index == 0:
+        encoding.warn_of_truncation(source, frozen)
+    mine = (shard for shard in files.shards(len(source)) if shard.number % count == index)
+    encoding.write_missing(config, source, frozen, folder, mine, advance)
     return records.finish(folder)
-
-
-def _watched(config, source, frozen, folder, shard, advance) -> Iterator[dict[str, np.ndarray]]:
-    for n, example in enumerate(encoding.encode(config, source, frozen, shard.examples)):
-        if not n:
-            disk.check_room(folder, len(shard) * sum(value.nbytes for value in example.values()))
-        yield example
-        advance(1)

@@ -84,10 +84,13 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
     """The examples of an adaptation; images of the class are there after `sample_class`.
 
     Raises:
-      ValueError, OSError: data of the class that cannot be opened.
+      ValueError, OSError: data of the class that cannot be opened; encoded records where images or texts are needed.
     """
     a = config.adapt
+    if a.trains_text_encoder:
+        derived.check_plain(source, "the text encoder or new tokens are trained, on texts")
     if a.prompts:
+        derived.check_plain(source, "`adapt.prompts` are encoded anew")
         source = derived.with_prompts(source, a.prompts)
     if a.prior.source:
         prior = data.load(data.parse(a.prior.source, like=config.data.source), config.data.image_shape)
@@ -98,7 +101,7 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
 
 
 def _is_read(words, token, text):
-    """Whether a new token is among the tokens that are read of a text."""
+    """Tells whether a new token is among the tokens that are read of a text."""
     return words.token_ids(token)[0] in words([text])[0]
 
 
