@@ -697,3 +697,11 @@ BOX = """╭─ Value error ────────────╮
 )
 def test_a_box_is_said_in_one_line(box, line):
     assert flags.complaint(box) == line
+
+
+@pytest.mark.parametrize(
+    "flag, meant", [("\u2014num", "--num"), ("\u2013-steps", "--steps"), ("\u2212\u2212num", "--num")]
+)
+def test_a_dash_of_a_word_processor_is_no_prompt(capsys, flag, meant):
+    message = fails(capsys, "sample", "captioned", "a red seven", flag, "1")
+    assert f"{flag!r} begins with a dash that is not '-': type {meant}" in message

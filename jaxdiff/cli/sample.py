@@ -58,6 +58,7 @@ class SampleFlags(AdapterFlags):
 
 
 DEFAULT = SampleFlags()
+DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 
 
 def main(name: str, args: list[str]) -> None:
@@ -132,7 +133,13 @@ def sheet_size(model: Model, request: Request, places: np.ndarray) -> tuple[int,
 
 
 def prompted(args: list[str]) -> list[str]:
-    """The arguments, with those before the first flag as --prompts."""
+    """The arguments, with those before the first flag as --prompts.
+
+    Raises:
+      ValueError: prompts in two places, or a flag that begins with another dash than "-", as word processors write it.
+    """
+    if dashed := next((arg for arg in args if re.match(r"[\u2010-\u2015\u2212]+-?[a-z]", arg)), None):
+        raise ValueError(f"{dashed!r} begins with a dash that is not '-': type --{dashed.lstrip(DASHES)}")
     first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     if first and any(arg.split("=")[0] == "--prompts" for arg in args):
         raise ValueError("prompts stand right behind the model, or behind --prompts, and not in both places")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
+from jaxdiff.arguments import check_count, check_type, plain
 from jaxdiff.data import augment as augmentation
 from jaxdiff.types import Cond
 
@@ -62,7 +63,7 @@ def batches(
       [K, B / P, hard_negatives, L].
 
     Raises:
-      ValueError: P does not divide B, the source is empty, or it has no labels and `labels` is True.
+      ValueError: numbers out of range; P does not divide B, the source is empty, or it has no labels and `labels` is True.
 
     Example::
 
@@ -76,6 +77,16 @@ def batches(
         >>> second["index"].tolist(), bool((second["image"][0] == epoch["image"][1]).all())
         ([[3, 4, 5]], True)
     """
+    for name, count in (
+        ("batch_size", batch_size),
+        ("steps_per_call", steps_per_call),
+        ("process_count", process_count),
+    ):
+        check_count(name, count)
+    if not 0 <= check_type("`start_step`", plain(start_step), int) < ENDLESS // batch_size:
+        raise ValueError(f"`start_step`={start_step} must be from 0 to {ENDLESS // batch_size - 1}")
+    if not 0 <= check_type("`process_index`", plain(process_index), int) < process_count:
+        raise ValueError(f"`process_index`={process_index} must be from 0 to {process_count - 1}")
     if batch_size % process_count:
         raise ValueError(f"batch_size={batch_size} does not divide by {process_count} processes")
     if not len(source):

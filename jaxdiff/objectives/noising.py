@@ -144,7 +144,10 @@ def to_unit_range(image: Array) -> Array:
       image: uint8 in 0..255, any shape; any other type must be in [-1, 1] already.
 
     Returns:
-      float32 in [-1, 1], same shape; images of other types unchanged.
+      float32 in [-1, 1], same shape; floats unchanged.
+
+    Raises:
+      ValueError: integers of another type, whose range is not known.
 
     Example::
 
@@ -153,4 +156,8 @@ def to_unit_range(image: Array) -> Array:
         >>> to_unit_range(jnp.array([0, 255], jnp.uint8)).tolist()
         [-1.0, 1.0]
     """
-    return image.astype(jnp.float32) / 127.5 - 1.0 if image.dtype == jnp.uint8 else image
+    if image.dtype == jnp.uint8:
+        return image.astype(jnp.float32) / 127.5 - 1.0
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"`image` of type {image.dtype} must be uint8 in 0..255, or floats in [-1, 1]")
+    return image

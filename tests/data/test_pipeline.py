@@ -194,3 +194,21 @@ def test_further_arrays_of_a_source_come_along():
 
 def pixel(first, i):
     return {"image": np.full((1, 1, 1), first + i, np.uint8)}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"start_step": -1}, "`start_step`=-1 must be from 0"),
+        ({"start_step": 10**15}, "`start_step`=1000000000000000 must be from 0"),
+        ({"process_index": 5, "process_count": 2}, "`process_index`=5 must be from 0 to 1"),
+        ({"process_index": -1, "process_count": 2}, "`process_index`=-1 must be from 0 to 1"),
+        ({"process_count": 0}, "`process_count`=0"),
+        ({"batch_size": 0}, "`batch_size`=0"),
+        ({"steps_per_call": 0}, "`steps_per_call`=0"),
+    ],
+)
+def test_positions_that_are_none_are_refused(options, message):
+    source = [{"image": np.zeros([2, 2, 1], np.uint8)}] * 6
+    with pytest.raises(ValueError, match=message):
+        next(data.batches(source, **{"batch_size": 2} | options))

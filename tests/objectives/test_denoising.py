@@ -48,6 +48,8 @@ def test_uint8_images_are_scaled():
         objectives.to_unit_range(np.array([0, 255, 51], np.uint8)), np.array([-1.0, 1.0, -0.6], np.float32), atol=1e-6
     )
     chex.assert_trees_all_equal(objectives.to_unit_range(jnp.array([0.3])), jnp.array([0.3]))
+    with pytest.raises(ValueError, match="`image` of type int32 must be uint8"):
+        objectives.to_unit_range(jnp.array([0, 255]))
 
 
 def test_weighting_multiplies():
