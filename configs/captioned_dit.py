@@ -3,7 +3,7 @@
     jaxdiff train captioned_dit
     python benchmarks/latent.py --only networks --runs runs/captioned_dit
 
-A training step takes as long as one of the U-Net. What it draws stands in docs/latent.md.
+A training step takes as long as one of the U-Net. It has not been trained to its end yet.
 """
 
 import dataclasses
