@@ -3,8 +3,8 @@
     jaxdiff train captioned_flow
     python benchmarks/latent.py --only networks --runs runs/captioned_flow
 
-Of 500 images of combinations that it was never shown it draws the right digit in 95.8%, where `captioned` has 97.4%, after as
-many steps; the Frechet distance of the features of `captioned_judge` from the real ones is 4.86, and there 4.60.
+Of 500 images of combinations that it was never shown it draws the right digit in 95.8%, where `captioned` has 97.4%
+after as many steps; the Frechet distance of `captioned_judge`'s features from the real ones is 4.86, and there 4.60.
 """
 
 import dataclasses
