@@ -135,7 +135,7 @@ _types_of = functools.cache(typing.get_type_hints)
 
 
 def _is_of(value, kind):
-    """Whether a value is of a type, of those that are told without typeguard, which takes long to import."""
+    """True for a value of a type, of those that are told without typeguard, which takes long to import."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return type(value) is str and value in parts

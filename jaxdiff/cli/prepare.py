@@ -23,7 +23,7 @@ class PrepareFlags:
       codec: autoencoder that encodes the images; without one they stay pixels.
       text_encoder: CLIP that encodes the captions; without one they stay texts.
       skip_blocks: its last blocks that are left out, as `--latent.skip-blocks` of training.
-      processes: how many processes write OUT.
+      processes: number of processes that write OUT.
       process: number of this one, from 0.
     """
 

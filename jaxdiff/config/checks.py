@@ -258,7 +258,7 @@ def _check_scales(d, schedule):
 
 
 def _check_base(config):
-    """What a base model lacks is said before what follows from it."""
+    """The base model has what the adaptation takes: said before what follows from its lack."""
     base, prompts = config.adapt.base, config.sample.prompts
     if base is not None and prompts and not config.net.context_dim:
         raise ValueError(

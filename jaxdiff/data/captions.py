@@ -1,6 +1,5 @@
 """Captions of many examples: read in one pass by several threads, and stored between starts."""
 
-import array
 import functools
 import logging
 import os
@@ -82,18 +81,33 @@ def stored(path: epath.Path, digest: str, read_all: Callable[[], Texts], size: i
       read_all: returns the texts.
       size: number of texts; None of any number.
     """
+    found = stored_arrays(path, digest, lambda: read_all().arrays(), "captions", size and {"ends": size})
+    return Texts.from_arrays(found)
+
+
+def stored_arrays(
+    path: epath.Path, digest: str, make: Callable[[], dict], what: str, sizes: dict[str, int] | None = None
+) -> dict:
+    """Returns arrays from a file, or makes them anew and writes the file.
+
+    Args:
+      path: the file, see `stored`.
+      digest: of all that they are made of.
+      make: returns the arrays by name.
+      what: plural name of what they are, for the log.
+      sizes: lengths that some of them must have; None of any.
+    """
     try:
         with path.open("rb") as file, np.load(file) as arrays:  # zipfile verifies checksums
-            if arrays["digest"] == digest and size in (None, len(arrays["ends"])):
-                return Texts(arrays["buffer"].tobytes(), array.array("q", arrays["ends"].tobytes()))
+            if arrays["digest"] == digest and all(len(arrays[name]) == size for name, size in (sizes or {}).items()):
+                return dict(arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged
         pass
-    texts = read_all()
+    found = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(path) as file:
-            ends = np.frombuffer(texts.ends, np.int64)
-            np.savez(file, digest=digest, buffer=np.frombuffer(texts.buffer, np.uint8), ends=ends)
+            np.savez(file, digest=digest, **found)
     except OSError as error:
-        log.warning("the captions are not stored, and the next start reads them again (%s)", error)
-    return texts
+        log.warning("the %s are not stored, and the next start reads them again (%s)", what, error)
+    return found

@@ -67,7 +67,7 @@ def check_plain(source: Source, reason: str, of: Sequence[str] = tuple(HELD)) ->
     Args:
       source: any source.
       reason: a clause of the message that says what needs them.
-      of: what must not have been encoded, of `HELD`.
+      of: parts that must not have been encoded, of `HELD`.
 
     Raises:
       ValueError: it holds latents or contexts.

@@ -1,6 +1,5 @@
 """Prepared examples: array_record files of images or latents, captions, and a manifest of their hashes."""
 
-import array
 import dataclasses
 import functools
 import hashlib
@@ -73,7 +72,7 @@ def begin(folder: epath.Path, about: About) -> None:
 def write_captions(folder: epath.Path, texts: Texts) -> None:
     """Writes all captions."""
     with files.whole(folder / CAPTIONS) as file:
-        np.savez(file, buffer=np.frombuffer(texts.buffer, np.uint8), ends=np.frombuffer(texts.ends, np.int64))
+        np.savez(file, **texts.arrays())
 
 
 def finish(folder: epath.Path) -> bool:
@@ -260,7 +259,7 @@ def _captions(folder, manifest):
         if hashlib.sha256(content).hexdigest() != manifest["captions_sha256"]:
             raise ValueError(f"{path} is damaged, or not that of the manifest: {remedy}")
         with np.load(io.BytesIO(content)) as arrays:
-            texts = Texts(arrays["buffer"].tobytes(), array.array("q", arrays["ends"].tobytes()))
+            texts = Texts.from_arrays(arrays)
         if len(texts) != manifest["examples"]:
             raise ValueError(f"{path} holds {len(texts)} captions of {manifest['examples']} examples: {remedy}")
         return texts

@@ -18,7 +18,7 @@ SHOWN = 5  # of a list
 
 
 class Survey(NamedTuple):
-    """What a source holds.
+    """Contents of a source.
 
     Attributes:
       examples: number of examples.
@@ -157,7 +157,7 @@ def _reason(error):
 
 
 def lines(found: Survey, source: Source) -> list[str]:
-    """What was found, as lines of text."""
+    """The findings, as lines of text."""
     place = source.where or (lambda i: f"example {i}")
     of = " (of latents)" if "codec" in (source.encoded_by or ()) else ""
     said = [("examples", f"{found.examples:,}"), ("sizes", _sizes(found.sizes) + of)]

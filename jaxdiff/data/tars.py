@@ -1,21 +1,20 @@
 """Files of webdataset shards, tar archives whose neighbours of one name are an example, by their places in the archives."""
 
-import array
 import json
 import logging
 import os
 import re
 import tarfile
-import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from jaxdiff import files, progress
+from jaxdiff import progress
 from jaxdiff.data.caption_files import IMAGE_ENDINGS
+from jaxdiff.data.captions import stored_arrays
 from jaxdiff.data.texts import Texts
 
 log = logging.getLogger("jaxdiff")
@@ -222,33 +221,18 @@ def _label(file, key, place):
     return int(text)
 
 
-def stored_index(path: epath.Path, digest: str, make) -> Index:
-    """Returns an index from a file, or makes it anew and writes the file; see `captions.stored`."""
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:  # zipfile verifies checksums
-            if arrays["digest"] == digest:
-                return Index(*(_stored_part(arrays, name) for name in Index._fields))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # absent or damaged
-        pass
-    found = make()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(path) as file:
-            arrays = {name: value for name, value in found._asdict().items() if not isinstance(value, Texts)}
-            for name in ("keys", "skipped"):
-                texts = getattr(found, name)
-                arrays[f"{name}_buffer"] = np.frombuffer(texts.buffer, np.uint8)
-                arrays[f"{name}_ends"] = np.frombuffer(texts.ends, np.int64)
-            np.savez(file, digest=digest, **arrays)
-    except OSError as error:
-        log.warning("the index of the shards is not stored, and the next start makes it again (%s)", error)
-    return found
+def stored_index(path: epath.Path, digest: str, make: Callable[[], Index]) -> Index:
+    """Returns an index from a file, or makes it anew and writes the file; see `captions.stored_arrays`."""
 
+    def arrays():
+        found = {}
+        for name, value in make()._asdict().items():
+            found |= value.arrays(f"{name}_") if isinstance(value, Texts) else {name: value}
+        return found
 
-def _stored_part(arrays, name):
-    if name not in ("keys", "skipped"):
-        return arrays[name]
-    return Texts(arrays[f"{name}_buffer"].tobytes(), array.array("q", arrays[f"{name}_ends"].tobytes()))
+    found = stored_arrays(path, digest, arrays, "places of examples in the shards")
+    part = lambda name: found[name] if name in found else Texts.from_arrays(found, f"{name}_")
+    return Index(*map(part, Index._fields))
 
 
 def read(path: epath.Path, place: np.ndarray) -> bytes:

@@ -1,7 +1,7 @@
 """Many short texts in little memory."""
 
 import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -37,6 +37,25 @@ class Texts(Sequence):
             buffer += text.encode(*CODEC)
             ends.append(len(buffer))
         return cls(bytes(buffer), ends)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> "Texts":
+        """Texts of what `arrays` has returned."""
+        return cls(arrays[f"{prefix}buffer"].tobytes(), array.array("q", arrays[f"{prefix}ends"].tobytes()))
+
+    def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """The texts as two arrays, such as for `numpy.savez`.
+
+        Example::
+
+            >>> from jaxdiff.data.texts import Texts
+            >>> list(Texts.from_arrays(Texts.of(["a", "bc"]).arrays("name_"), "name_"))
+            ['a', 'bc']
+        """
+        return {
+            f"{prefix}buffer": np.frombuffer(self.buffer, np.uint8),
+            f"{prefix}ends": np.frombuffer(self.ends, np.int64),
+        }
 
     def __len__(self) -> int:
         return len(self.ends)
