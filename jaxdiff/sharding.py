@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from jaxdiff import meshes
+from jaxdiff.seeds import key_of
 from jaxdiff.types import Static
 
 
@@ -31,7 +32,7 @@ def over_batches(of_batch: Callable, num: int, batch_size: int, seed: int, examp
         >>> sharding.over_batches(lambda keys, x: 2 * x, num=3, batch_size=8, seed=0, examples=np.arange(3)).tolist()
         [0, 2, 4]
     """
-    results, key = [], jax.random.key(seed)
+    results, key = [], key_of(seed)
     for start in range(0, num, batch_size):
         rows = np.arange(start, start + batch_size)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

@@ -31,6 +31,7 @@ LAYERS = [  # floors, from the top; the package itself gathers names of all of t
         "types",
         "arguments",
         "errors",
+        "seeds",
         "progress",
         "registry",
         "lazy",

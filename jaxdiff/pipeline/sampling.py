@@ -29,6 +29,7 @@ from jaxdiff.pipeline.requests import (
     sized,
 )
 from jaxdiff.schedules import Schedule
+from jaxdiff.seeds import key_of
 from jaxdiff.types import Array, Cond, Denoiser, Guided, call, is_traced
 
 FAR = 10.0  # median of |x| of what is no image any more; x is in [-1, 1]
@@ -136,7 +137,7 @@ def batches(
     labels = labels_of(model, request)
     for start in range(0, sample.num, batch_size):
         indices = jnp.arange(start, start + batch_size)  # the last batch is cut, not compiled anew
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sample.seed), indices)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key_of(sample.seed), indices)
         keys, cond = sharding.split((keys, condition(model, request, texts, labels, indices)), model.params)
         x_T = samplers.noise(keys, model.shape) * std
         count, pictures = min(batch_size, sample.num - start), []

@@ -21,6 +21,7 @@ from jaxdiff.model.frozen_models import FrozenModels, open_models
 from jaxdiff.model.params import trained_shapes
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.plan import hlo
+from jaxdiff.seeds import key_of
 from jaxdiff.train import base_model, initial, kept_step, parallel, setup
 from jaxdiff.types import Cond, Guided, Prediction
 
@@ -166,7 +167,7 @@ def evaluations(config: Config) -> int:
 
     levels = sample.spacing(schedule, sample.steps)
     x_T, one = schedule.std(levels[0]) * jnp.ones([1, 1]), Cond(label=jnp.zeros(1, jnp.int32))
-    path = jax.random.key(0), sample.sampler(), denoise, schedule, levels, x_T, Guided(one, one)
+    path = key_of(0), sample.sampler(), denoise, schedule, levels, x_T, Guided(one, one)
     jax.block_until_ready(samplers.sample(*path))
     jax.effects_barrier()
     return len(calls)

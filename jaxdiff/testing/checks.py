@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdiff import process, samplers, schedules, timesteps
 from jaxdiff.errors import unknown
+from jaxdiff.seeds import key_of
 from jaxdiff.testing.convergence import (
     CLOUD,
     affine_moments,
@@ -115,7 +116,7 @@ def check_denoiser(
         >>> testing.check_denoiser(data.denoiser(schedule), schedule, (2,), data=data)
     """
     T = _num_levels(schedule)
-    x = 1.5 * samplers.noise(samplers.keys_for(jax.random.key(0), 4), shape)
+    x = 1.5 * samplers.noise(samplers.keys_for(key_of(0), 4), shape)
     close = lambda a, b: bool(jnp.all(jnp.abs(a - b) <= tolerance * (1 + jnp.abs(b))))
     for t in sorted({1, max(1, T // 10), max(1, T // 2), T}):
         together, per_example, alone = _predictions(as_partial(denoise, "denoise"), x, jnp.int32(t), cond)
@@ -169,7 +170,7 @@ def check_prediction_kind(
         scales = schedule(jnp.arange(T + 1))
         levels = np.flatnonzero((np.asarray(scales[0]) > 0) & (np.asarray(scales[1]) > 0))
     levels = np.asarray(levels)
-    x0, eps = samplers.normal(samplers.keys_for(jax.random.key(0), 2), (len(levels), 4))
+    x0, eps = samplers.normal(samplers.keys_for(key_of(0), 2), (len(levels), 4))
 
     def recover(t, x0, eps):
         return predict(schedule, target(schedule, x0, eps, t), process.q_sample(schedule, x0, t, eps), t)
@@ -205,7 +206,7 @@ def check_round_trip(
         >>> testing.check_round_trip(samplers.probability_flow(), tolerance=1e-3, steps=1)
     """
     schedule = schedule or vp_sde()
-    x_T = schedule.std(noisiest(schedule)) * samplers.noise(samplers.keys_for(jax.random.key(0), 256), (2,))
+    x_T = schedule.std(noisiest(schedule)) * samplers.noise(samplers.keys_for(key_of(0), 256), (2,))
     x_1, levels = CLOUD.flow(schedule, x_T, noisiest(schedule), 1), levels_over(schedule, steps, spacing)
     run = functools.partial(samplers.sample, None, sampler, CLOUD.denoiser(schedule), schedule)
     up, _ = run(levels[::-1], x_1, rising=True)
@@ -272,7 +273,7 @@ def check_sampler(
 def _check_on_point(sampler, draws, schedule):
     """Checks mean and standard deviation after each of eight steps, in units of x."""
     levels = timesteps.grid(schedule.num_levels, 8)
-    keys = samplers.keys_for(jax.random.key(0), paths_for(8, (2,), draws or samplers.normal))
+    keys = samplers.keys_for(key_of(0), paths_for(8, (2,), draws or samplers.normal))
     x_T = schedule.std(levels[0]) * samplers.noise(keys, (2,))
     noise = noise_of_steps(keys, 8, (2,), draws) if draws else []
     denoise, start = POINT.denoiser(schedule), POINT.moments(schedule, levels[0])

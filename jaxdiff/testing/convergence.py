@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdiff import samplers, schedules, timesteps
 from jaxdiff.arguments import as_numbers, check_count
+from jaxdiff.seeds import key_of
 from jaxdiff.testing.oracle import Mixture, gaussian
 from jaxdiff.types import Array
 
@@ -81,9 +82,7 @@ def flow_errors(
         1
     """
     schedule = schedule or vp_sde()
-    x_T = schedule.std(noisiest(schedule)) * samplers.noise(
-        samplers.keys_for(jax.random.key(0), batch), data.means.shape[1:]
-    )
+    x_T = schedule.std(noisiest(schedule)) * samplers.noise(samplers.keys_for(key_of(0), batch), data.means.shape[1:])
     exact = np.asarray(data.flow(schedule, x_T, noisiest(schedule), 1), np.float64)
     ends = _ends(None, sampler, counts, data, schedule, x_T, spacing)
     return np.array([np.sqrt(np.mean(np.square(x - exact))) for x in ends])
@@ -125,7 +124,7 @@ def moment_errors(
         1
     """
     schedule, shape = schedule or vp_sde(), data.means.shape[1:]
-    keys = samplers.keys_for(jax.random.key(0), paths_for(max(counts), shape, draws))
+    keys = samplers.keys_for(key_of(0), paths_for(max(counts), shape, draws))
     x_T = schedule.std(noisiest(schedule)) * samplers.noise(keys, shape)
     noise = noise_of_steps(keys, max(counts), shape, draws)
     start, (mean, cov) = data.moments(schedule, noisiest(schedule)), data.moments(schedule, 1)
@@ -220,7 +219,7 @@ def paths_for(steps: int, shape: tuple[int, ...], draws: Callable = samplers.nor
         >>> convergence.paths_for(10, (2,))
         46
     """
-    one = jax.eval_shape(lambda keys: draws(keys, shape), samplers.keys_for(jax.random.key(0), 1))
+    one = jax.eval_shape(lambda keys: draws(keys, shape), samplers.keys_for(key_of(0), 1))
     return 2 * (1 + math.prod(shape) + steps * one.size)
 
 

@@ -9,6 +9,7 @@ from jaxdiff import objectives
 from jaxdiff.config import Config, Data, Sample, Train
 from jaxdiff.model import Model, adaptation
 from jaxdiff.model.params import codebook_size, init_codebook, init_params
+from jaxdiff.seeds import key_of
 from jaxdiff.train import optim, parallel
 from jaxdiff.train.state import TrainState, init
 
@@ -95,8 +96,8 @@ def _with_arrays(base, arrays):
 def state_shapes(config: Config, base: Model | None = None) -> TrainState:
     """Structure, shapes and dtypes of the state."""
     if base:
-        return jax.eval_shape(lambda: _init(config, jax.random.key(0), base))
-    return _compiled_init.eval_shape(program(config), jax.random.key(0))  # traced once for both
+        return jax.eval_shape(lambda: _init(config, key_of(0), base))
+    return _compiled_init.eval_shape(program(config), key_of(0))  # traced once for both
 
 
 def _init(config, key, base=None):
@@ -113,4 +114,4 @@ def step_key(config: Config) -> jax.Array:
 
 def key_for(config: Config, use: int) -> jax.Array:
     """Key of initialisation (0), of noise and dropout (1), and of levels that a batch shares (2)."""
-    return jax.random.fold_in(jax.random.key(config.train.seed), use)
+    return jax.random.fold_in(key_of(config.train.seed), use)

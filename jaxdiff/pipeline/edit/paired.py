@@ -3,7 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
 import numpy as np
 
 from jaxdiff import editing
@@ -11,6 +10,7 @@ from jaxdiff.model import denoiser_of
 from jaxdiff.pipeline.edit.attention import AttentionOptions, attention_edit, blend_of
 from jaxdiff.pipeline.edit.base import EDIT_METHODS, Edited, Job, difference, where_words_look
 from jaxdiff.pipeline.sampling import decode, finite
+from jaxdiff.seeds import key_of
 
 
 def sample_pair(job: Job, tick, x_T, levels, sampler, embeddings=None):
@@ -45,7 +45,7 @@ def sample_pair(job: Job, tick, x_T, levels, sampler, embeddings=None):
         sampler=sampler,
         leaf=job.leaf,
         collect=None if edit is None else editing.collect_maps(),
-        key=jax.random.key(job.seed),
+        key=key_of(job.seed),
     )
     before, after = finite(decode(model, both))
     tick(job.num_steps)
@@ -72,6 +72,6 @@ class PromptToPrompt(AttentionOptions):
 
     def run(self, job: Job, tick) -> Edited:
         levels = job.model.levels(job.num_steps)
-        x_T = job.model.noise(jax.random.key(job.seed), 1, levels[0])
+        x_T = job.model.noise(key_of(job.seed), 1, levels[0])
         before, after, words = sample_pair(job, tick, x_T, levels, job.sampler())
         return Edited(after, [("drawn", before), *difference(before, after), *words])

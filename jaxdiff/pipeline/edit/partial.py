@@ -3,7 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
 import numpy as np
 
 from jaxdiff import editing, guidance
@@ -20,6 +19,7 @@ from jaxdiff.pipeline.edit.base import (
     known_latents,
 )
 from jaxdiff.pipeline.sampling import decode, encode, finite
+from jaxdiff.seeds import key_of
 from jaxdiff.types import Guided
 
 
@@ -37,7 +37,7 @@ def _resample(job: Job, levels, rounds, tick, first=1.0) -> Edited:
         target = Guided(*(cond._replace(image=picture) for cond in target))
     if known is not None and rounds:
         sampler = editing.inpaint(sampler, x0, known_latents(known, model.shape), rounds)
-    x = editing.sdedit(jax.random.key(job.seed), sampler, denoise, job.schedule, levels, x0, target)
+    x = editing.sdedit(key_of(job.seed), sampler, denoise, job.schedule, levels, x0, target)
     (after,) = finite(decode(model, x)) if len(levels) > 1 else [image]  # an image that is not noised stays as it is
     tick(job.num_steps)
     if known is None:

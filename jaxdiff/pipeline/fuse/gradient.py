@@ -19,6 +19,7 @@ from jaxdiff.pipeline.conditions import encode, rows
 from jaxdiff.pipeline.fuse.base import FUSIONS, FusionMethod, in_turn, loras_of
 from jaxdiff.pipeline.fuse.matching import matched
 from jaxdiff.process import q_sample
+from jaxdiff.seeds import key_of
 from jaxdiff.types import Array, Cond
 
 SAMPLING_STEPS = 20  # the sampled images only have to be typical
@@ -156,7 +157,7 @@ def _sample(model, prompts, seed, tick):
     cond = rows(model, encode(model, prompts), None, None, jnp.arange(len(prompts)))
     denoise = cfg(denoiser_of(model), jnp.float32(3.0))
     levels = model.levels(min(SAMPLING_STEPS, model.schedule.num_levels))
-    x_T = model.noise(jax.random.key(seed), len(prompts), levels[0])
+    x_T = model.noise(key_of(seed), len(prompts), levels[0])
     x_0, _ = samplers.sample(None, samplers.ddim(), denoise, model.schedule, levels, x_T, cond)
     tick(LOOK)
     return np.asarray(x_0), np.asarray(cond.cond.context)
@@ -179,5 +180,5 @@ def _gram_of_batch(gram, params, context, batch):
 
 
 def _noised(schedule, x_0, t, seed):
-    keys = jax.vmap(jax.random.fold_in, (0, None))(samplers.keys_for(jax.random.key(seed), len(x_0)), int(t))
+    keys = jax.vmap(jax.random.fold_in, (0, None))(samplers.keys_for(key_of(seed), len(x_0)), int(t))
     return jax.vmap(q_sample, (None, 0, None, 0))(schedule, x_0, t, samplers.noise(keys, x_0.shape[1:]))

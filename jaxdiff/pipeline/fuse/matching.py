@@ -11,6 +11,7 @@ import optax
 from jaxdiff import objectives
 from jaxdiff.adapt.lora import Factors, Lora, merge
 from jaxdiff.model import Model
+from jaxdiff.seeds import key_of
 from jaxdiff.types import Array, Cond
 
 
@@ -59,7 +60,7 @@ def matched(
     rng, concepts = np.random.default_rng(seed), np.arange(len(samples))[:, None]
     for n in range(steps):
         chosen = rng.integers(images.shape[1], size=[len(samples), batch_size])
-        keys = jax.random.fold_in(jax.random.key(seed), n), n * chosen.size + np.arange(chosen.size)
+        keys = jax.random.fold_in(key_of(seed), n), n * chosen.size + np.arange(chosen.size)
         cond = Cond(context=np.concatenate(contexts[concepts, chosen]))
         batch = {"image": np.concatenate(images[concepts, chosen]), "cond": cond}
         factors, state = update(factors, state, frozen, keys, batch)
