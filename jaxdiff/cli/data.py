@@ -27,6 +27,9 @@ class DataFlags:
       skip_broken: leave out files that cannot be read.
       flip: mirror half of the images, as `--data.flip` of training does.
       augment: strength of random affine changes, as `--data.augment`.
+      buckets: heights and widths of several aspect ratios, as `--data.buckets`.
+      min_size: least pixels of the shorter side, as `--data.min-size`.
+      random_crop: crop around another place each time, as `--data.random-crop`.
       seed: of the order and of these.
       num: examples on the sheet; 0 writes none.
       out: the sheet, a .png file; by default data.png, or data_2.png and so on.
@@ -39,6 +42,9 @@ class DataFlags:
     skip_broken: bool = False
     flip: bool = False
     augment: float = 0.0
+    buckets: tuple[tuple[int, int], ...] = ()
+    min_size: int = 0
+    random_crop: bool = False
     seed: int = 0
     num: int = 16
     out: File = None
@@ -52,13 +58,16 @@ DEFAULT = DataFlags()
 def main(name: str, args: list[str]) -> None:
     """`jaxdiff data SOURCE ...`."""
     flags = parse(DataFlags(), args, f"jaxdiff data {name}")
-    if flags.num < 0 or not flags.augment >= 0:
-        raise ValueError(f"`num`={flags.num} and `augment`={flags.augment} must be at least 0")
+    for field in ("num", "augment", "min_size"):
+        if not (value := getattr(flags, field)) >= 0:
+            raise ValueError(f"`{field}`={value} must be at least 0")
     check_seed("`seed`", flags.seed)
     path = located(flags.out, "out") if flags.out else unused(epath.Path("data.png"), flags.overwrite)
     path = writable(path, (".png",), flags.overwrite) if flags.num else None
     choice = data.parse(name, like=flags)
     source = data.load(choice, flags.image_shape or _shape_of(choice))
+    if flags.buckets or flags.min_size or flags.random_crop:
+        source = data.sized(source, flags.buckets, flags.min_size, flags.random_crop)
     with progress.bar("looking through the examples", len(source), "examples", delay=2.0) as advance:
         found = survey.survey(source, advance)
     if flags.json:
@@ -89,12 +98,12 @@ def sheet(source: data.Source, flags: DataFlags) -> tuple[Image.Image | None, st
         return None, "the records are latents, and no images: look at the source that they were prepared of"
     failed = {}
 
-    def read(i):
+    def read(i, *centre):
         try:
-            return source.read(i)
+            return source.read(i, *centre)
         except (OSError, ValueError) as error:
             failed[i] = error
-            return {"image": np.zeros(source.image_shape, np.uint8), "label": 0}
+            return {"image": np.zeros(source.shape_of(i), np.uint8), "label": 0}
 
     readable = dataclasses.replace(source, read=read)
     batches, shown, left_out = (

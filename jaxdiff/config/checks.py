@@ -45,6 +45,7 @@ def check(config: Config, devices: int | None = None, local: int | None = None, 
     if config.role in ("denoiser", "classifier"):
         _check_latent(config)
     config.net.check_image(config.shape)
+    _check_sizes(config)
     if config.role == "denoiser":
         check_kind(config.diffusion.predict, config.diffusion.make_schedule())
         _check_base(config)
@@ -141,6 +142,29 @@ def _check_sections(config):
         raise ValueError(f"`data.augment`={data.augment} must lie in [0, 3]: 1 turns by up to 10 degrees")
     if data.hard_negatives < 0 or (data.hard_negatives and not clip):
         raise ValueError(f"`data.hard_negatives`={data.hard_negatives} must be wrong captions for a CLIP, or 0")
+
+
+def _check_sizes(config):
+    """Sizes of the images, each of which the network must take."""
+    d, (H, W, _), shape = config.data, config.data.image_shape, config.shape
+    if d.min_size < 0:
+        raise ValueError(f"`data.min_size`={d.min_size} must be a number of pixels, 0 for images of any size")
+    if d.random_crop and config.latent.codec:
+        raise ValueError("`data.random_crop` cannot go with `latent.codec`: images are encoded once, before training")
+    if d.buckets and config.role not in ("denoiser", "autoencoder"):
+        raise ValueError(f"`data.buckets` is for denoisers and autoencoders, and this is {config.role!r}: leave it out")
+    if len(set(d.buckets)) < len(d.buckets) or len(d.buckets) > 256:
+        raise ValueError(f"`data.buckets` must be at most 256 sizes, each once, not {d.buckets}")
+    for height, width in d.buckets:
+        if min(height, width) < 1:
+            raise ValueError(f"`data.buckets`: {height} {width} must be a height and a width in pixels")
+        sides = (height * shape[0], H), (width * shape[1], W)  # of latents, in the ratio of those of `image_shape`
+        try:
+            if any(side % whole for side, whole in sides):
+                raise ValueError(f"its latents would not be whole, as those of {H}x{W} are {shape[0]}x{shape[1]}")
+            config.net.check_image((*(side // whole for side, whole in sides), shape[2]))
+        except ValueError as error:
+            raise ValueError(f"`data.buckets`: {height} {width} does not fit the network: {error}") from None
 
 
 def _check_latent(config):

@@ -46,6 +46,10 @@ class Data:
         with sources that make such captions.
       tokenizer: folder of a published tokenizer for the captions of a CLIP; None trains one.
       classes: names of the labels, in their order; a run takes those of its source.
+      buckets: heights and widths for images of several aspect ratios, such as `jaxdiff.data.aspect_buckets` makes; each
+        image gets the nearest one, a batch is of one, and a step is compiled for each. () is `image_shape` alone.
+      min_size: pixels of the shorter side, below which an image is left out.
+      random_crop: crop each image around another place in each epoch, and not around its centre.
     """
 
     source: Choice = SOURCES.choice("digits")
@@ -55,6 +59,9 @@ class Data:
     hard_negatives: int = 0
     tokenizer: str | None = None
     classes: tuple[str, ...] = ()
+    buckets: tuple[tuple[int, int], ...] = ()
+    min_size: int = 0
+    random_crop: bool = False
 
     def __post_init__(self):
         if isinstance(self.source, str):

@@ -140,7 +140,12 @@ def _value(default, kind, value, where):
         return check_type(where, _choice(default.registry, value, where), kind)
     if dataclasses.is_dataclass(default):
         return _build(type(default), value, where)
-    return check_type(where, tuple(value) if isinstance(value, list) else value, kind)
+    return check_type(where, _tupled(value), kind)
+
+
+def _tupled(value):
+    """Lists, also those in lists, as tuples."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 def _choice(registry, value, where):

@@ -3,11 +3,24 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdiff.data.captions import Captions
 from jaxdiff.registry import Choice, Registry
+
+
+class Buckets(NamedTuple):
+    """Shapes of the images of a source whose batches are of one shape each.
+
+    Attributes:
+      shapes: H, W and C of each.
+      of: index of the shape of each example, uint8 [N].
+    """
+
+    shapes: tuple[tuple[int, int, int], ...]
+    of: np.ndarray
 
 
 class _Sources(Registry):
@@ -57,6 +70,10 @@ class Source:
       encoded_by: digests of the models that encoded the images and captions, by what they encode; {} of records of images
         as they are, None of other sources.
       label: returns the label of example i without reading its image; None where that is not known before.
+      fitted: (i, image_shape, centre) -> example i with its image cropped and resized to another shape, around a place in
+        it, see `image_decode.decode`; None where images have one size.
+      buckets: shapes of the images, where they are of several.
+      crops: whether `read` takes the centre of a crop as a second argument, too.
       extra_arrays: names of further arrays of each example that batches carry. "control", the image that a ControlNet is
         conditioned on, becomes `Cond.control`; others, such as the "prior" of DreamBooth, keep their names.
 
@@ -86,6 +103,9 @@ class Source:
     where: Callable[[int], str] | None = dataclasses.field(default=None, repr=False)
     label: Callable[[int], int] | None = dataclasses.field(default=None, repr=False)
     encoded_by: dict[str, str] | None = dataclasses.field(default=None, repr=False)
+    fitted: Callable[..., dict] | None = dataclasses.field(default=None, repr=False)
+    buckets: Buckets | None = dataclasses.field(default=None, repr=False)
+    crops: bool = False
 
     def __len__(self) -> int:
         return self.size
@@ -95,6 +115,10 @@ class Source:
             raise IndexError(f"there is no example {i} among {self.size}")
         example = self.read(i)
         return example if self.caption is None or "caption" in example else example | {"caption": self.caption(i)}
+
+    def shape_of(self, i: int) -> tuple[int, int, int]:
+        """H, W and C of the image of example i."""
+        return self.image_shape if self.buckets is None else self.buckets.shapes[self.buckets.of[i]]
 
     @property
     def captioned(self) -> bool:
@@ -129,7 +153,8 @@ def cached(source: Source, limit: int = 2**31) -> Source:
       limit: bytes of decoded images.
 
     Returns:
-      A source of the same examples with read-only images, or `source` itself if they are larger than `limit`.
+      A source of the same examples with read-only images, or `source` itself if they are larger than `limit` or cropped
+      anew each time.
 
     Example::
 
@@ -143,7 +168,8 @@ def cached(source: Source, limit: int = 2**31) -> Source:
         >>> cached(grey, limit=11) is grey  # the images take 12 bytes
         True
     """
-    if source.size * math.prod(source.image_shape) > limit:
+    largest = max(source.buckets.shapes if source.buckets else [source.image_shape], key=math.prod)
+    if source.crops or source.size * math.prod(largest) > limit:
         return source
     examples = [None] * source.size
 

@@ -37,8 +37,8 @@ def checked(source: Source) -> Source:
         ValueError: the image of example 0 must be uint8 (2, 2, 1), not float64 (2, 2, 1)
     """
 
-    def read(i):
-        example, shape = source.read(i), tuple(source.image_shape)
+    def read(i, *centre):
+        example, shape = source.read(i, *centre), tuple(source.shape_of(i))
         needed = ("image", "label") if source.classes else ("image",)
         if lost := [name for name in needed if not isinstance(example, dict) or name not in example]:
             raise ValueError(f"example {i} must be a dict with {lost[0]!r}")
@@ -107,11 +107,13 @@ def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
     """
     check_plain(source, "other prompts are encoded anew")
     count = len(prompts)
-    of_image = lambda known: known and (lambda i: known(i // count))
+    of_image = lambda known: known and (lambda i, *centre: known(i // count, *centre))
+    buckets = source.buckets
     return dataclasses.replace(
         source,
         read=of_image(source.read),
         size=len(source) * count,
+        buckets=buckets and buckets._replace(of=np.repeat(buckets.of, count)),
         identity=_mixed(source.identity, list(prompts)),
         caption=lambda i: prompts[i % count],
         hard_negative=None,
@@ -142,6 +144,10 @@ def with_prior(source: Source, prior: Source) -> Source:
     """
     for half in (source, prior):
         check_plain(half, "images of an instance and of its class are encoded together", ["codec"])
+        if half.buckets or half.crops:
+            raise ValueError(
+                "images of an instance and of its class are of one size: leave sizes and crops of `data` out"
+            )
     halves, size = (source, prior), 2 * max(len(source), len(prior))
 
     def read(i):
@@ -196,8 +202,8 @@ def with_classes(source: Source, classes: Sequence[str]) -> Source:
         raise ValueError(f"the class {lost[0]!r} is none of those that were learned: {', '.join(classes)}")
     labels = [list(classes).index(name) for name in source.classes]
 
-    def read(i):
-        example = source.read(i)
+    def read(i, *centre):
+        example = source.read(i, *centre)
         return example | {"label": labels[int(example["label"])]}
 
     return dataclasses.replace(source, read=read, classes=tuple(classes), label=None)
@@ -240,9 +246,42 @@ def with_control(source: Source, control_input: str | Choice) -> Source:
     check_plain(source, "control images are made of pixels", ["codec"])
     make = CONTROL_INPUTS.choice(control_input)
     options = dataclasses.asdict(make)
-    read = lambda i: (example := source.read(i)) | {"control": make(example["image"])}
+    read = lambda i, *centre: (example := source.read(i, *centre)) | {"control": make(example["image"])}
     identity = _mixed(source.identity, [make.kind, options] if options else make.kind)
     return dataclasses.replace(source, read=read, identity=identity, extra_arrays=("control",))
+
+
+def taken(source: Source, chosen: np.ndarray) -> Source:
+    """Some of the examples of a source.
+
+    Args:
+      source: any.
+      chosen: their indices, in the order in which they are to come.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.data import Source, derived
+        >>> grey = Source(lambda i: {"image": np.full([2, 2, 1], i, np.uint8)}, 9, (2, 2, 1))
+        >>> [int(example["image"].max()) for example in derived.taken(grey, np.array([2, 5]))]
+        [2, 5]
+    """
+    chosen = np.asarray(chosen, np.int64)
+    of = lambda known: known and (lambda i, *more: known(int(chosen[i]), *more))
+    texts = lambda: Texts.of(map(source.captions().__getitem__, chosen.tolist()))
+    alone = source.caption.read if isinstance(source.caption, Captions) else source.caption
+    return dataclasses.replace(
+        source,
+        read=of(source.read),
+        size=len(chosen),
+        identity=_mixed(source.identity, zlib.crc32(chosen.tobytes())),
+        caption=source.caption and Captions(of(alone), len(chosen), texts),
+        encoded=of(source.encoded),
+        where=of(source.where),
+        label=of(source.label),
+        fitted=of(source.fitted),
+        buckets=source.buckets and source.buckets._replace(of=source.buckets.of[chosen]),
+    )
 
 
 def _mixed(identity, more):

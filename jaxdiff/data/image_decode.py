@@ -12,12 +12,17 @@ from jaxdiff.files import read_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # what Pillow may try, whatever the name says
 MODES = {1: "L", 3: "RGB"}
+CENTRE = (0.5, 0.5)  # of a crop: half of what is cut off lies left of it, and half above
 
 
 def decode(
-    file: bytes, image_shape: tuple[int | None, int | None, int], exact: bool = False, to_srgb: bool = True
+    file: bytes,
+    image_shape: tuple[int | None, int | None, int],
+    exact: bool = False,
+    to_srgb: bool = True,
+    centre: tuple[float, float] = CENTRE,
 ) -> np.ndarray:
-    """Decodes an image file, turns the image upright, centre-crops it and resizes it to fill a shape.
+    """Decodes an image file, turns the image upright, crops it and resizes it to fill a shape.
 
     Transparent images are laid over white. An image of the right size, and of sRGB, keeps its pixels.
 
@@ -27,6 +32,7 @@ def decode(
         once it is upright.
       exact: refuse images of another size.
       to_srgb: convert colours by the profile in the file, such as the Display P3 of phones; see `colours.to_srgb`.
+      centre: share of what is cut off that lies left of the crop, and above it, each in [0, 1].
 
     Returns:
       uint8 [H, W, C].
@@ -62,17 +68,23 @@ def decode(
     if exact and image.size != (width, height):
         raise ValueError(f"it is {image.height}x{image.width}, not {height}x{width}")
     if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC, centering=centre)
     return np.array(image).reshape(height, width, channels)
 
 
-def read_image(path: epath.Path, image_shape: tuple[int | None, int | None, int], to_srgb: bool = True) -> np.ndarray:
+def read_image(
+    path: epath.Path,
+    image_shape: tuple[int | None, int | None, int],
+    to_srgb: bool = True,
+    centre: tuple[float, float] = CENTRE,
+) -> np.ndarray:
     """Reads an image file and decodes it by `decode`.
 
     Args:
       path: the file.
       image_shape: height, width and channels, see `decode`.
       to_srgb: see `decode`.
+      centre: see `decode`.
 
     Returns:
       uint8 [H, W, C].
@@ -81,7 +93,7 @@ def read_image(path: epath.Path, image_shape: tuple[int | None, int | None, int]
       ValueError: the file cannot be read.
     """
     try:
-        return decode(read_regular(path), image_shape, to_srgb=to_srgb)
+        return decode(read_regular(path), image_shape, to_srgb=to_srgb, centre=centre)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{path} cannot be read ({reason})") from error

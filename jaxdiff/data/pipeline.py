@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxdiff.arguments import check_count, check_type, plain
 from jaxdiff.data import augment as augmentation
+from jaxdiff.data import order
+from jaxdiff.data.order import ENDLESS
 from jaxdiff.types import Cond
-
-ENDLESS = 2**48  # examples
 
 
 def batches(
@@ -35,7 +35,8 @@ def batches(
     """Endless shuffled batches, reshuffled every epoch, read ahead in the background.
 
     Step n has the examples at positions n B .. (n + 1) B - 1 of one global order, whatever the number of processes; process
-    p of P delivers positions p, p + P, ... of them.
+    p of P delivers positions p, p + P, ... of them. The images of a source with `buckets` are of one shape in all steps of
+    a call, see `order.in_buckets`; those of one that `crops` are cropped around another place each time.
 
     Args:
       source: random-access data set of {"image": uint8 [H, W, C] or latents, "label": int, "caption": str, "context": float
@@ -94,11 +95,14 @@ def batches(
     num_classes = check_labels(source) if labels else None
     threads = num_threads or min(16, os.cpu_count() or 1)
 
-    epochs = max(1, ENDLESS // len(source))  # without a number grain cannot make batches of one
-    examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
-    examples = examples.map(
-        functools.partial(_read, source, labels, num_classes, contexts, tokenize, bool(hard_negatives))
+    buckets = getattr(source, "buckets", None)
+    examples = (
+        order.shuffled(len(source), seed)
+        if buckets is None
+        else order.in_buckets(buckets, seed, batch_size * steps_per_call)
     )
+    read = functools.partial(_read, source, labels, num_classes, contexts, tokenize, bool(hard_negatives))
+    examples = examples.random_map(read) if getattr(source, "crops", False) else examples.map(read)
     if hard_negatives:
         examples = examples.random_map(functools.partial(_hard_negatives, source, tokenize, hard_negatives))
     if flip:
@@ -123,8 +127,9 @@ def check_labels(source) -> int | None:
     raise ValueError(getattr(source, "no_labels_reason", "the examples have no labels"))
 
 
-def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i):
-    example, cond = getattr(source, "read", source.__getitem__)(i), Cond()
+def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i, rng=None):
+    centre = () if rng is None else (tuple(rng.random(2)),)
+    example, cond = getattr(source, "read", source.__getitem__)(i, *centre), Cond()
     chosen = {"image": example["image"], "example": np.uint32(i)}
     if labels:
         if num_classes and not 0 <= example["label"] < num_classes:

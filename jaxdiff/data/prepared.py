@@ -169,8 +169,9 @@ def open_split(
         size = len(records)
     except RuntimeError as error:  # of the reader of the file format
         raise ValueError(f"{place} cannot be opened ({error}): remove it and prepare it anew") from error
+    fitted = functools.partial(_read, records, image, labels, caption, place)
     return Source(
-        functools.partial(_read, records, image, labels, caption, image_shape, not resize, place),
+        lambda i: fitted(i, image_shape, exact=not resize),
         size,
         image_shape,
         classes=tuple(features[label].names) if label else (),
@@ -179,14 +180,15 @@ def open_split(
         no_captions_reason=f"{name} has no captions (its features are {', '.join(sorted(features))})",
         no_labels_reason=f"{name} has no labels (its features are {', '.join(sorted(features))})",
         encoded=functools.partial(_file, records, image, place),
+        fitted=fitted,
     )
 
 
-def _read(records, image, labels, caption, image_shape, exact, place, i):
+def _read(records, image, labels, caption, place, i, image_shape, *centre, exact=False):
     with _reading([i], place):
         record = records[i]
         # Without profiles of colours, as published readers of these data sets.
-        example = {"image": image_decode.decode(record[image], image_shape, exact, to_srgb=False)}
+        example = {"image": image_decode.decode(record[image], image_shape, exact, False, *centre)}
         example |= {"caption": record[caption].decode()} if caption else {}
     return example | {name: int(record[feature]) for name, feature in labels.items()}
 

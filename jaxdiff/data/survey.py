@@ -2,7 +2,6 @@
 
 import collections
 import hashlib
-import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
+from jaxdiff.data.sizes import size_of
 
 CHUNK = 64  # examples that a thread looks at, one after the other
 SHOWN = 5  # of a list
@@ -129,23 +129,9 @@ def _look_at(source, i):
             content, (height, width) = np.ascontiguousarray(example["image"]).tobytes(), example["image"].shape[:2]
             return (width, height), _digest(content), label, ""
         content = source.encoded(i)
-        return _size(content), _digest(content), label, ""
+        return size_of(content)[::-1], _digest(content), label, ""
     except Exception as error:  # Pillow has a dozen kinds for files that are broken
         return None, content and _digest(content), label, _reason(error)
-
-
-def _size(content):
-    """Width and height of an image file, once it is upright."""
-    from PIL import Image
-
-    from jaxdiff.data import image_decode
-
-    try:
-        with Image.open(io.BytesIO(content), formats=image_decode.FORMATS) as image:
-            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # on its side
-            return image.size[::-1] if turned else image.size
-    except Image.UnidentifiedImageError:
-        raise ValueError("it is no image" if content else "it is empty") from None
 
 
 def _digest(content):

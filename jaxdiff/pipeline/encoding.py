@@ -1,5 +1,6 @@
 """Latents and contexts of training data: computed once by the frozen models of a run, and kept on disk."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ from flax import traverse_util
 
 from jaxdiff import disk, hosts, progress
 from jaxdiff.config import Config, Latent, to_values
-from jaxdiff.data import Source, records
+from jaxdiff.data import Source, records, sizes
 from jaxdiff.data import encoded as files
 from jaxdiff.data.paths import data_dir
 from jaxdiff.model import Model
@@ -51,6 +52,8 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
         return hosts.together(prepared, "the records are those of the models", DAY)
     if not frozen.submodels:
         return source
+    if source.buckets:
+        return _encoded_in_buckets(config, source, frozen, tick)
     name = hosts.together(
         lambda: identity(config, source, frozen) if hosts.is_main() else "", "the data has a name", DAY
     )
@@ -70,6 +73,16 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
             factor / std,
         )
     return latents
+
+
+def _encoded_in_buckets(config, source, frozen, tick):
+    """Each bucket encoded as a source of its own."""
+    parts = []
+    for bucket, shape in enumerate(source.buckets.shapes):
+        mine = sizes.part(source, bucket)
+        of_shape = dataclasses.replace(config, data=dataclasses.replace(config.data, image_shape=shape, buckets=()))
+        parts.append(encoded(of_shape, mine, frozen, tick) if len(mine) else None)
+    return sizes.joined(source, parts)
 
 
 def check_local(folder: epath.Path, remedy: str) -> None:

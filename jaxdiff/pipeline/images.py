@@ -107,13 +107,14 @@ def panels(shown: Sequence[tuple[str, np.ndarray]], columns: int = 4, side: int 
     """Images side by side, each below its own title.
 
     Args:
-      shown: pairs of a title and an image uint8 [H, W, C], all of one size.
-      columns: how many stand in a row.
-      side: least width of each in pixels.
+      shown: pairs of a title and an image uint8 [H, W, C], in the middle of the width of the widest.
+      columns: number in a row.
+      side: least width of the widest in pixels.
     """
-    scale = max(1, side // shown[0][1].shape[1])
+    scale = max(1, side // max(image.shape[1] for _, image in shown))
     cells = [(title, to_pil(image, scale)) for title, image in shown]
-    width, height, mode = cells[0][1].width, cells[0][1].height, cells[0][1].mode
+    width, height = (max(getattr(cell, side) for _, cell in cells) for side in ("width", "height"))
+    mode = cells[0][1].mode
     bands = [_title(title, width, mode) for title, _ in cells]
     above, gap, columns = max(band.height for band in bands), 4, min(columns, len(cells))
     rows = math.ceil(len(cells) / columns)
@@ -121,7 +122,7 @@ def panels(shown: Sequence[tuple[str, np.ndarray]], columns: int = 4, side: int 
     for i, (band, (_, picture)) in enumerate(zip(bands, cells)):
         left, top = gap + i % columns * (width + gap), i // columns * (above + height + gap)
         whole.paste(band, (left, top + above - band.height))
-        whole.paste(picture, (left, top + above))
+        whole.paste(picture, (left + (width - picture.width) // 2, top + above))
     return whole
 
 

@@ -21,6 +21,7 @@ from jaxdiff.model import adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import FrozenModels, keep, open_models
 from jaxdiff.pipeline.encoding import DAY, encoded, fingerprint
 from jaxdiff.train import base_model, initial, kept_step, parallel, previews, rundir, setup, watch, writers
+from jaxdiff.train.compiled_steps import CompiledSteps
 from jaxdiff.train.failure_sync import FailureSync
 from jaxdiff.train.run import Run, Saver, position, restore
 from jaxdiff.train.state import TrainState
@@ -190,6 +191,8 @@ def check_kept(config: Config, path: str) -> None:
     """Raises ValueError or OSError for a file that is no compiled step, or that no training of this config takes."""
     if path and config.train.parallel == "pmap":
         raise ValueError("`compiled_step` is for `train.parallel` sharded: leave it out")
+    if path and config.data.buckets:
+        raise ValueError("`compiled_step` is of images of one size, and `data.buckets` has several: leave it out")
     if path:
         kept_step.check(path)
 
@@ -234,12 +237,10 @@ def steps(
         batches = sync.read(itertools.islice(stream, len(ends)))
         first = next(batches, None)
         sync.raise_together("the first examples are read")
-        compiled = functools.partial(setup.compiled, run.config, state, key, first[0], run.frozen, kept)
-        # One that is kept is taken by all processes or none, which they settle while it is read.
-        step, flops, seconds = compiled() if kept else hosts.together(compiled, "it is compiled")
-        watched = watch.Log(
-            writer, show, T.batch_size, flops, seconds, start, devices.on_host, time.perf_counter() - began
-        )
+        step = CompiledSteps(run.config, run.frozen, kept)
+        seconds = step.prepare(state, key, first[0])
+        before = time.perf_counter() - began
+        watched = watch.Log(writer, show, T.batch_size, step.flops, seconds, start, devices.on_host, before)
         batches = itertools.chain([first], batches)
 
         def save():
@@ -249,7 +250,10 @@ def steps(
 
         for call, done in enumerate(ends, 1):
             batch, examples = watched.wait(next, batches)
+            with watched.paused():
+                step.prepare(state, key, batch)
             state, metrics = step(state, key, batch)
+            watched.flops = step.flops
             sync.share()
             watched.add(done, metrics)
             alive()

@@ -99,6 +99,7 @@ def check_same(before: Config, now: Config) -> None:
         ("optim", "moment_dtype"),
         ("train", "seed"),
         ("train", "batch_size"),
+        *([("train", "steps_per_call")] if now.data.buckets else []),  # all in a call are of one bucket
     ]
     before = with_source_moved(before, now)
     old, new = before.data.source, now.data.source

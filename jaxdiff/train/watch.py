@@ -41,7 +41,7 @@ class Log:
       writer: of numbers and pictures, see `writers`; None writes none.
       show: (step, text) -> None, moves the progress line.
       batch_size: examples per step, over all devices.
-      flops: of one step on one device; None if unknown.
+      flops: of one step on one device, on average; None if unknown.
       compile_seconds: that making the step took.
       start: the step before the first.
       on_host: metrics on the devices -> as NumPy arrays [K].

@@ -127,7 +127,9 @@ def test_broken_exif_does_not_matter():
 def test_a_large_jpeg_is_decoded_small(monkeypatch):
     sizes = []
     original = ImageOps.fit
-    monkeypatch.setattr(ImageOps, "fit", lambda image, *rest: sizes.append(image.size) or original(image, *rest))
+    monkeypatch.setattr(
+        ImageOps, "fit", lambda image, *rest, **more: sizes.append(image.size) or original(image, *rest, **more)
+    )
     image = Image.fromarray(noise(12, 16, 3)).resize((1600, 1200), Image.Resampling.BICUBIC)
     found = decode(encode(image, "JPEG", quality=95), (64, 48, 3))
     assert sizes == [(200, 150)]  # an eighth, both sides still twice those asked for

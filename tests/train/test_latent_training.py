@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 from tiny import data_here, tiny_autoencoder, tiny_clip, tiny_latent, write_ends, write_untrained
 
 from jaxdiff import Cond, cli
@@ -22,10 +24,12 @@ from jaxdiff.data.sources.captioned import SIDE
 from jaxdiff.model import Model
 from jaxdiff.model.frozen_models import open_models
 from jaxdiff.nets.clip import TextConfig
+from jaxdiff.objectives import to_unit_range
 from jaxdiff.pipeline import Request, encoding, requests, sampling
 from jaxdiff.samplers import base
 from jaxdiff.train import initial, loop, setup
 from jaxdiff.train.stop import Asked, Stop
+from jaxdiff.types import call
 
 
 @pytest.fixture(scope="module")
@@ -309,3 +313,29 @@ def test_prompts_that_cannot_be(run, args, why, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["sample", str(run), *args])
     assert stop.value.code == 2 and why in capsys.readouterr().err
+
+
+def test_latents_of_several_aspect_ratios(ends, tmp_path, monkeypatch):
+    """Each image's latent, of the shape of its bucket, is the codec's of that image alone; and a run trains on them."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_here(tmp_path / "data")))
+    buckets, values = ((32, 32), (16, 48)), np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(16):
+        image = values.integers(0, 256, (*buckets[i % 2], 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i:02}.png")
+        (tmp_path / "photos" / f"{i:02}.txt").write_text(f"a red {i}")
+    config = tiny_latent(*ends, batch_size=8, steps_per_call=1)
+    config = dataclasses.replace(config, data=Data(f"folder:{tmp_path}/photos", (32, 32, 3), buckets=buckets))
+    source = setup.open_source(config)
+    frozen = open_models(config, source)
+    latents = encoding.encoded(config, source, frozen)
+    assert latents.buckets.shapes == ((8, 8, 2), (4, 12, 2)) and len(latents) == 16
+    for i in (0, 1, 15):
+        image = to_unit_range(jax.numpy.asarray(source[i]["image"][None]))
+        np.testing.assert_allclose(latents[i]["image"], call(frozen.codec.encode, image)[0], atol=2e-3)  # of float16
+        np.testing.assert_allclose(latents[i]["context"], frozen.text_encoder([f"a red {i}"])[0], atol=2e-3)
+    batches, shapes = setup.batches(config, latents, 0, frozen), set()
+    for batch, _ in itertools.islice(batches, 4):
+        shapes.add(batch["image"].shape[-3:])
+        assert batch["cond"].context.shape[-2:] == (24, 8)
+    assert shapes == set(latents.buckets.shapes)

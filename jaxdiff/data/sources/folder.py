@@ -48,15 +48,16 @@ def load(
     files = listed(root)
     images, left_out = image_files(files, root), {}
     if skip_broken:
-        left_out = broken.find(functools.partial(_decoded, root, images.names, image_shape, to_srgb), len(images.names))
+        decoded = functools.partial(_decoded, root, images.names, to_srgb)
+        left_out = broken.find(lambda i: decoded(i, image_shape), len(images.names))
         broken.warn(left_out, len(images.names), os.fspath(root))
         left_out = {images.names[i]: error for i, error in left_out.items()}
         images = images.take(np.array([i for i, name in enumerate(images.names) if name not in left_out]))
     classes, no_labels_reason = classes_of(images.names, root)
     caption, no_captions_reason = captions_of(images, files, root)
-    fingerprint = images.digest()
+    fingerprint, fitted = images.digest(), functools.partial(_read, root, images.names, classes, to_srgb)
     return Source(
-        functools.partial(_read, root, images.names, classes, image_shape, to_srgb),
+        lambda i: fitted(i, image_shape),
         len(images.names),
         image_shape,
         classes,
@@ -70,6 +71,7 @@ def load(
         encoded=lambda i: read_regular(root / images.names[i]),
         where=lambda i: images.names[i],
         label=functools.partial(_label, images.names, classes) if classes else None,
+        fitted=fitted,
     )
 
 
@@ -135,20 +137,20 @@ def contents_of(root: epath.Path, images: Listing) -> int:
     return found
 
 
-def _decoded(root, names, image_shape, to_srgb, i):
+def _decoded(root, names, to_srgb, i, image_shape, *centre):
     from jaxdiff.data import image_decode
 
     try:
-        return image_decode.read_image(root / names[i], image_shape, to_srgb)
+        return image_decode.read_image(root / names[i], image_shape, to_srgb, *centre)
     except ValueError as error:
         if isinstance(error.__cause__, OSError) and not broken.lasts(error.__cause__):
             raise error.__cause__ from None
         raise
 
 
-def _read(root, names, classes, image_shape, to_srgb, i):
+def _read(root, names, classes, to_srgb, i, image_shape, *centre):
     try:
-        image = _decoded(root, names, image_shape, to_srgb, i)
+        image = _decoded(root, names, to_srgb, i, image_shape, *centre)
     except ValueError as error:
         raise ValueError(
             f"{error}: put a sound file in its place; a new run can also do without it, or leave out all such files by "

@@ -58,17 +58,17 @@ def load(
     if not len(found.keys):
         raise ValueError(f"there is no image in the {len(archives.names)} archives {pattern}")
     if skip_broken:
-        left_out = broken.find(
-            functools.partial(_decoded, root, archives.names, found, image_shape, to_srgb), len(found.keys)
-        )
+        decoded = functools.partial(_decoded, root, archives.names, found, to_srgb)
+        left_out = broken.find(lambda i: decoded(i, image_shape), len(found.keys))
         broken.warn(left_out, len(found.keys), pattern)
         skipped += tuple(f"{archives.names[found.shard[i]]}: {found.keys[i]}" for i in left_out)
         found = found.take(np.setdiff1d(np.arange(len(found.keys)), [*left_out]).astype(int))
     classes, no_labels_reason = _classes(found, archives.names)
     keys = zlib.crc32(np.ascontiguousarray(found.shard).tobytes(), zlib.crc32(found.keys.buffer))
     caption, no_captions_reason = _captions(found, root, archives.names, f"{digest} {keys}", pattern)
+    fitted = functools.partial(_read, root, archives.names, found, bool(classes), to_srgb)
     return Source(
-        functools.partial(_read, root, archives.names, found, bool(classes), image_shape, to_srgb),
+        lambda i: fitted(i, image_shape),
         len(found.keys),
         image_shape,
         classes,
@@ -82,6 +82,7 @@ def load(
         encoded=lambda i: tars.read(root / archives.names[found.shard[i]], found.image[i]),
         where=lambda i: f"{found.keys[i]} in {archives.names[found.shard[i]]}",
         label=(lambda i: int(found.label[i])) if classes else None,
+        fitted=fitted,
     )
 
 
@@ -209,19 +210,19 @@ def _text(content, is_json, i, found, names):
     return " ".join(text.split())
 
 
-def _decoded(root, names, found, image_shape, to_srgb, i):
+def _decoded(root, names, found, to_srgb, i, image_shape, *centre):
     from jaxdiff.data import image_decode
 
     path = root / names[found.shard[i]]
     try:
-        return image_decode.decode(tars.read(path, found.image[i]), image_shape, to_srgb=to_srgb)
+        return image_decode.decode(tars.read(path, found.image[i]), image_shape, False, to_srgb, *centre)
     except ValueError as error:
         raise ValueError(f"{found.keys[i]} in {os.fspath(path)} cannot be read ({error})") from error
 
 
-def _read(root, names, found, labelled, image_shape, to_srgb, i):
+def _read(root, names, found, labelled, to_srgb, i, image_shape, *centre):
     try:
-        image = _decoded(root, names, found, image_shape, to_srgb, i)
+        image = _decoded(root, names, found, to_srgb, i, image_shape, *centre)
     except ValueError as error:
         raise ValueError(
             f"{error}: write the archive again; a new run can leave out such images by `skip_broken`"

@@ -75,17 +75,21 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
     found = tables.columns(rows.schema, rows.names[0])
     chosen, skipped = np.arange(rows.ends[-1]), ()
     if skip_broken:
-        left_out = broken.find(functools.partial(_decoded, rows, found, image_shape, to_srgb), len(chosen))
+        left_out = broken.find(lambda i: _decoded(rows, found, to_srgb, i, image_shape), len(chosen))
         broken.warn(left_out, len(chosen), pattern)
         chosen, skipped = np.setdiff1d(chosen, [*left_out]).astype(int), tuple(map(rows.place, left_out))
     labels = _labels(rows, found, chosen)
     classes, no_labels_reason = _classes(rows, found, pattern, chosen, labels)
     caption, no_captions_reason = _captions(rows, found, chosen, pattern)
-    read = functools.partial(_read, rows, found, image_shape, to_srgb)
     label = (lambda i: int(labels[i])) if classes else None
     digest = files.digest()
+
+    def fitted(i, *shape_and_centre):
+        image = _read(rows, found, to_srgb, int(chosen[i]), *shape_and_centre)
+        return image | ({"label": label(i)} if label else {})
+
     return Source(
-        lambda i: read(int(chosen[i])) | ({"label": label(i)} if label else {}),
+        lambda i: fitted(i, image_shape),
         len(chosen),
         image_shape,
         classes,
@@ -99,6 +103,7 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
         encoded=lambda i: _file(rows, found, int(chosen[i])),
         where=lambda i: rows.place(int(chosen[i])),
         label=label,
+        fitted=fitted,
     )
 
 
@@ -193,18 +198,18 @@ def _file(rows, found, i):
     return tables.file_of(rows.value(i, found.image), lambda: rows.place(i))
 
 
-def _decoded(rows, found, image_shape, to_srgb, i):
+def _decoded(rows, found, to_srgb, i, image_shape, *centre):
     from jaxdiff.data import image_decode
 
     content = _file(rows, found, i)
     try:
-        return image_decode.decode(content, image_shape, to_srgb=to_srgb)
+        return image_decode.decode(content, image_shape, False, to_srgb, *centre)
     except ValueError as error:
         raise ValueError(f"{rows.place(i)} cannot be read ({error})") from error
 
 
-def _read(rows, found, image_shape, to_srgb, i):
+def _read(rows, found, to_srgb, i, image_shape, *centre):
     try:
-        return {"image": _decoded(rows, found, image_shape, to_srgb, i)}
+        return {"image": _decoded(rows, found, to_srgb, i, image_shape, *centre)}
     except ValueError as error:
         raise ValueError(f"{error}: mend it; a new run can leave out such rows by `skip_broken`") from error
