@@ -155,6 +155,10 @@ def _check_sizes(config):
         raise ValueError(f"`data.buckets` is for denoisers and autoencoders, and this is {config.role!r}: leave it out")
     if len(set(d.buckets)) < len(d.buckets) or len(d.buckets) > 256:
         raise ValueError(f"`data.buckets` must be at most 256 sizes, each once, not {d.buckets}")
+    if d.buckets and config.adapt.kind == "controlnet" and (H, W) not in d.buckets:
+        raise ValueError(
+            f"`data.buckets` must have {H} {W}, the size of the samples, which are made of the first images"
+        )
     for height, width in d.buckets:
         if min(height, width) < 1:
             raise ValueError(f"`data.buckets`: {height} {width} must be a height and a width in pixels")
@@ -181,8 +185,11 @@ def _check_latent(config):
         )
     if (L.zero_tokens or L.both_vectors) and net.kind != "mmdit":
         raise ValueError("`latent.zero_tokens` and `latent.both_vectors` are of networks of kind mmdit: leave them out")
-    if L.second_text_encoder:
-        raise ValueError("a model with two text encoders cannot be trained or adapted yet: give it LoRAs of others")
+    if L.second_text_encoder and (config.adapt.base is None or config.adapt.trains_text_encoder):
+        raise ValueError(
+            "a model with two text encoders cannot be trained anew, nor these encoders and new tokens: adapt its denoiser "
+            "by `adapt` lora, controlnet, few_steps or dreambooth with a `base`"
+        )
     if L.skip_blocks < 0 or (L.skip_blocks and not L.text_encoder):
         raise ValueError(f"`latent.skip_blocks`={L.skip_blocks} must be blocks of `latent.text_encoder`")
     if L != Latent() and (d.flip or d.augment):
@@ -299,7 +306,8 @@ def _check_base(config):
 def _check_conditions(config):
     """The network's conditions are those that the data has."""
     d, net, dropout = config.data, config.net, config.diffusion.cond_dropout
-    if net.vector_dim and (net.vector_dim != augment.DIM or not d.augment):
+    with_texts = config.latent.second_text_encoder is not None  # whose vectors it takes, with sizes
+    if net.vector_dim and not with_texts and (net.vector_dim != augment.DIM or not d.augment):
         raise ValueError(
             f"`net.vector_dim`={net.vector_dim} must be 0, or {augment.DIM} with `data.augment`, whose amounts are the "
             "only vectors that data has"

@@ -50,7 +50,8 @@ def batches(
       flip: mirror each image left to right with probability 1/2, decided by the seed and the position.
       augment: strength of augmentation, see `jaxdiff.data.augment`; 0 for none.
       augment_cond: deliver the amounts of augmentation as Cond(vector) in "cond", float32 [K, B / P, 6].
-      contexts: deliver the encoded captions as Cond(context) in "cond", float32 [K, B / P, L, D].
+      contexts: deliver the encoded captions as Cond(context) in "cond", float32 [K, B / P, L, D], and where examples have a
+        "vector", that as Cond(vector), float32 [K, B / P, V].
       tokenize: texts -> int32 [B, L], such as a `text.tokenizer.Tokenizer`; deliver captions as "tokens".
       hard_negatives: number of wrong captions to deliver per example, by `Source.hard_negative`.
       process_index: p, in 0..P - 1.
@@ -136,7 +137,7 @@ def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i, rn
             raise ValueError(f"example {i} has label {example['label']}, and there are only 0..{num_classes - 1}")
         cond = cond._replace(label=np.int32(example["label"]))
     if contexts:
-        cond = cond._replace(context=example["context"])
+        cond = cond._replace(context=example["context"], vector=example.get("vector"))
     for name in getattr(source, "extra_arrays", ()):
         if name == "control":
             cond = cond._replace(control=example[name])

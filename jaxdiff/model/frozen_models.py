@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -30,6 +31,7 @@ class FrozenModels(NamedTuple):
       codec: the autoencoder's encoder and decoder; None without.
       text_encoder: encoder of the captions; None without.
       empty_text: the empty text as the network's context [L, D], or its token ids [L]; None without.
+      empty_vector: vector of the empty text, with the sizes of an image that is not cropped, [V]; None without.
       base: base model of an adaptation; None without.
     """
 
@@ -38,6 +40,7 @@ class FrozenModels(NamedTuple):
     codec: Codec | None = None
     text_encoder: TextEncoder | None = None
     empty_text: np.ndarray | None = None
+    empty_vector: np.ndarray | None = None
     base: Model | None = None
 
     @property
@@ -71,7 +74,7 @@ def open_models(
         return FrozenModels()
     check(config, submodels)
     whole = Model(config=config, params=None, submodels=submodels)
-    return _with_functions(FrozenModels(submodels), whole.codec, whole.text_encoder)
+    return _with_functions(config, FrozenModels(submodels), whole.codec, whole.text_encoder)
 
 
 def _kept(config, run):
@@ -92,9 +95,18 @@ def _named(config):
     return submodels
 
 
-def _with_functions(frozen, codec, text_encoder):
-    empty = np.asarray(text_encoder([""])[0]) if text_encoder else None
-    return frozen._replace(codec=codec, text_encoder=text_encoder, empty_text=empty)
+def _with_functions(config, frozen, codec, text_encoder):
+    frozen = frozen._replace(codec=codec, text_encoder=text_encoder)
+    if not text_encoder:
+        return frozen
+    tokens, vector = text_encoder.read([""])
+    if config.latent.zero_empty_text:
+        tokens, vector = jax.tree.map(np.zeros_like, (tokens, vector))
+    if config.latent.second_text_encoder:
+        H, W, _ = config.data.image_shape
+        whole = encoder.with_sizes(vector, config.net.vector_dim, np.array([H, W, 0, 0, H, W]))
+        frozen = frozen._replace(empty_vector=np.asarray(whole[0]))
+    return frozen._replace(empty_text=np.asarray(tokens[0]))
 
 
 def _of_base(config, base):
@@ -111,7 +123,7 @@ def _of_base(config, base):
             )
         words = tokenizer.with_new_tokens(text_encoder.tokenizer, config.adapt.new.tokens)
         text_encoder = encoder.tokens_only(text_encoder._replace(tokenizer=words))
-    return _with_functions(FrozenModels(base.submodels, base=base), base.codec, text_encoder)
+    return _with_functions(config, FrozenModels(base.submodels, base=base), base.codec, text_encoder)
 
 
 def load(name: str, placement=None) -> Model:

@@ -20,7 +20,11 @@ from jaxdiff.model.params import as_those, codebook_size, dtype_of, model_params
 from jaxdiff.text import tokenizer
 from jaxdiff.text.tokenizer import Tokenizer
 
-SUBMODELS = {"codec": "codec", "text_encoder": "text"}  # names of the files beside a run's checkpoints
+SUBMODELS = {  # names of the files beside a run's checkpoints
+    "codec": "codec",
+    "text_encoder": "text",
+    "second_text_encoder": "second_text",
+}
 
 
 def holds_run(run: epath.PathLike) -> bool:

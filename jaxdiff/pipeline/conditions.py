@@ -14,9 +14,9 @@ import numpy as np
 from jaxdiff.adapt import control as controlnets
 from jaxdiff.arguments import check_images, check_type, plain
 from jaxdiff.model import Model, check_model
-from jaxdiff.nets.layers import timestep_embedding
 from jaxdiff.pipeline.labels import as_labels, check_labels, parse_labels
 from jaxdiff.text import weighted
+from jaxdiff.text.encoder import with_sizes
 from jaxdiff.types import Array, Cond, Guided, call
 
 log = logging.getLogger("jaxdiff")
@@ -257,17 +257,9 @@ def masked_picture(model: Model, image: np.ndarray | None = None, known: np.ndar
 
 
 def _with_sizes(model, vector):
-    """Vectors of texts [B, V] with the sizes that Stable Diffusion XL is conditioned on (Podell et al. 2023, 2.2).
-
-    These are height and width of the original, top and left of the crop, height and width of the image, as sinusoids. Other
-    networks take the vectors of the texts alone.
-    """
+    """Vectors of texts [B, V] with the sizes of images that are not cropped."""
     H, W, _ = model.image_shape
-    dim = (model.config.net.vector_dim - vector.shape[1]) // 6
-    if not dim:
-        return vector
-    sizes = timestep_embedding(jnp.array([H, W, 0, 0, H, W]), dim, flip_sin_to_cos=True, freq_shift=0.0).reshape(-1)
-    return jnp.concatenate([vector, jnp.broadcast_to(sizes, (len(vector), sizes.size))], axis=1)
+    return with_sizes(vector, model.config.net.vector_dim, jnp.array([H, W, 0, 0, H, W]))
 
 
 def with_control(model: Model, guided: Guided, control: ControlInput, indices: Array) -> Guided:

@@ -23,6 +23,7 @@ from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.sharding import replicated, split
 from jaxdiff.text import tokenizer
+from jaxdiff.text.encoder import with_sizes
 
 log = logging.getLogger("jaxdiff")
 PIXELS = 2**19  # of the images that a device encodes at a time, which are no more than MOST
@@ -200,17 +201,25 @@ def encode(
     H, W, _ = config.data.image_shape
     size = max(1, min(MOST, PIXELS // (H * W))) * jax.local_device_count()
     codec, embed = replicated((frozen.codec and frozen.codec.encode, frozen.text_encoder and frozen.text_encoder.embed))
+    originals = _originals(config, source) if config.latent.second_text_encoder else None
     with ThreadPoolExecutor() as threads:
         for start in range(which.start, which.stop, size):
             tick()
             numbers = range(start, min(start + size, which.stop))
             filled = [*numbers, *[start] * (size - len(numbers))]
             examples = list(threads.map(source.read, filled))
-            tokens = frozen.text_encoder.token_ids([source.caption(i) for i in filled]) if frozen.text_encoder else None
+            texts = [source.caption(i) for i in filled] if frozen.text_encoder else []
+            tokens = frozen.text_encoder.token_ids(texts) if texts else None
             x = np.stack([example["image"] for example in examples])
-            images, contexts = jax.device_get(_encoded(codec, embed, *split((x, tokens))))
+            images, contexts, vectors = jax.device_get(_encoded(codec, embed, *split((x, tokens))))
+            if config.latent.zero_empty_text:
+                contexts, vectors = (_without_empty(part, texts) for part in (contexts, vectors))
+            if originals is not None:
+                crops = crops_of(originals[filled], H, W)
+                vectors = np.asarray(with_sizes(vectors, config.net.vector_dim, crops), np.float16)
             for n in range(len(numbers)):
                 made = {"image": images[n]} | ({} if contexts is None else {"context": contexts[n]})
+                made |= {} if originals is None else {"vector": vectors[n]}
                 made |= {name: np.asarray(examples[n][name]) for name in source.extra_arrays}
                 yield made | ({"label": np.int32(examples[n]["label"])} if source.classes else {})
 
@@ -218,5 +227,42 @@ def encode(
 @jax.jit
 def _encoded(codec, embed, x, tokens):
     latents = x if codec is None else codec(to_unit_range(x)).astype("float16")
-    contexts = embed and embed(tokens).tokens
-    return latents, contexts if contexts is None or contexts.dtype == jnp.int32 else contexts.astype("float16")
+    if embed is None:
+        return latents, None, None
+    contexts, vectors = embed(tokens)
+    return latents, contexts if contexts.dtype == jnp.int32 else contexts.astype("float16"), vectors
+
+
+def _without_empty(rows, texts):
+    """Rows of texts, with zeros for those that are empty."""
+    return np.where(np.reshape([bool(text) for text in texts], (-1,) + (1,) * (rows.ndim - 1)), rows, 0)
+
+
+def _originals(config, source):
+    """Heights and widths of the images before they were cropped and resized, [N, 2]."""
+    known = source.encoded is not None
+    return sizes.sizes_of(source) if known else np.tile(config.data.image_shape[:2], (len(source), 1))
+
+
+def crops_of(originals: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Sizes of images that are cropped from the middle, as Stable Diffusion XL is conditioned on them.
+
+    Args:
+      originals: heights and widths of the files, [B, 2].
+      height: of the images, in pixels.
+      width: of the images.
+
+    Returns:
+      int32 [B, 6]: height and width of the original, top and left of the crop once the original covers the image, height
+      and width of the image.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.pipeline.encoding import crops_of
+        >>> crops_of(np.array([[2000, 3000]]), 1000, 1000).tolist()
+        [[2000, 3000, 0, 250, 1000, 1000]]
+    """
+    wanted = np.broadcast_to([height, width], originals.shape)
+    covering = originals * (wanted / originals).max(axis=1, keepdims=True)
+    return np.concatenate([originals, np.round((covering - wanted) / 2), wanted], axis=1).astype(np.int32)

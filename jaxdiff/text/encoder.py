@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff.nets.clip import Read, TextTransformer
+from jaxdiff.nets.layers import timestep_embedding
 from jaxdiff.text.tokenizer import Tokenizer
 from jaxdiff.types import Apply, Array, Static, call
 
@@ -121,6 +122,32 @@ def padded(encoder: TextEncoder, width: int, tokens: int) -> TextEncoder:
     So Stable Diffusion 3 is given texts without its T5, whose place the tokens take (Esser et al. 2024, section 5.3.2).
     """
     return encoder._replace(zeros=(width - sum(encoder.widths), tokens))
+
+
+def with_sizes(vector: Array, vector_dim: int, sizes: Array) -> Array:
+    """Vectors of texts with the sizes that Stable Diffusion XL is conditioned on beside them (Podell et al. 2023, 2.2).
+
+    Args:
+      vector: of the texts, float32 [B, V].
+      vector_dim: size of the network's vector, V + 6 waves of an even number; V for a network without sizes.
+      sizes: height and width of the original, top and left of the crop, height and width of the image, in pixels, [6] or
+        [B, 6].
+
+    Returns:
+      float32 [B, vector_dim], each size as sinusoids.
+
+    Example::
+
+        >>> import jax.numpy as jnp
+        >>> from jaxdiff.text.encoder import with_sizes
+        >>> with_sizes(jnp.ones([2, 4]), 4 + 6 * 2, jnp.array([0, 0, 0, 0, 8, 8]))[0, 3:7].tolist()  # cos 0, sin 0
+        [1.0, 1.0, 0.0, 1.0]
+    """
+    waves = (vector_dim - vector.shape[1]) // 6
+    if not waves:
+        return vector
+    found = timestep_embedding(jnp.asarray(sizes).reshape(-1), waves, flip_sin_to_cos=True, freq_shift=0.0)
+    return jnp.concatenate([vector, jnp.broadcast_to(found.reshape(-1, 6 * waves), (len(vector), 6 * waves))], axis=1)
 
 
 @functools.cache

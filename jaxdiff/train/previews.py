@@ -1,6 +1,7 @@
 """Images sampled while a run trains, from its averaged parameters."""
 
 import dataclasses
+import itertools
 import logging
 
 import jax
@@ -44,11 +45,21 @@ def request(run: Run) -> Request:
     sample = run.config.sample
     if run.config.adapt.kind != "controlnet":
         return Request(sample)
+    shown = list(itertools.islice(_shown(run.images), sample.num))
+    if not shown:
+        captioned = " with a caption" * run.images.captioned
+        raise ValueError(f"there is no image of `data.image_shape`{captioned} to sample the like of: add one")
     if run.images.captioned:
-        prompts = tuple(run.images.caption(i) for i in range(min(sample.num, len(run.images))))
-        sample = dataclasses.replace(sample, prompts=prompts)
-    pictures = np.stack([run.images.read(i % len(run.images))["control"] for i in range(sample.num)])
+        sample = dataclasses.replace(sample, prompts=tuple(map(run.images.caption, shown)))
+    pictures = np.stack([run.images.read(shown[i % len(shown)])["control"] for i in range(sample.num)])
     return Request(sample, control=ControlInput((pictures,)))
+
+
+def _shown(images):
+    """Examples that can be sampled again: of the shape of the run's samples, with captions that are not empty."""
+    for i in range(len(images)):
+        if images.shape_of(i) == images.image_shape and (not images.captioned or images.caption(i).strip()):
+            yield i
 
 
 def draw(run: Run, step: int, state: TrainState, writer, stopping: Stop) -> None:

@@ -88,7 +88,7 @@ def batches(
         labels=bool(config.net.classes),
         flip=config.data.flip,
         augment=config.data.augment,
-        augment_cond=bool(getattr(config.net, "vector_dim", 0)),
+        augment_cond=bool(getattr(config.net, "vector_dim", 0)) and not config.latent.second_text_encoder,
         contexts=bool(config.latent.text_encoder),
         tokenize=frozen.tokenizer,
         hard_negatives=config.data.hard_negatives,
@@ -148,7 +148,7 @@ def diffusion_loss(config: Config, frozen: FrozenModels) -> Callable:
 
 def _few_steps_loss(config, frozen):
     a, d, schedule = config.adapt, config.diffusion, config.diffusion.make_schedule()
-    null = Cond(config.net.null_label, context=frozen.empty_text) if a.guidance != 1 else None
+    null = _null(config, frozen) if a.guidance != 1 else None
     apply, teacher = adaptation.make_apply(config, frozen.base), adaptation.make_teacher(config)
     levels = initial.make_levels(config)
     if a.objective == "reflow":
@@ -158,10 +158,15 @@ def _few_steps_loss(config, frozen):
     return objectives.consistency(apply, teacher, schedule, d.predict, null, **options)
 
 
+def _null(config, frozen):
+    """The condition that stands for none."""
+    return Cond(config.net.null_label, vector=frozen.empty_vector, context=frozen.empty_text)
+
+
 def _denoising_loss(config, apply, frozen):
     d, levels, null = config.diffusion, initial.make_levels(config), None
     if d.cond_dropout:
-        null = Cond(config.net.null_label, context=frozen.empty_text)
+        null = _null(config, frozen)
     if d.objective == "bound":
         variance = "learned" if config.net.learns_variance(config.shape[-1]) else "posterior"
         schedule = d.make_schedule()
