@@ -7,6 +7,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -97,6 +98,11 @@ class Captions:
         """Number of examples with several captions; reads all of them."""
         texts = self.stored
         return sum(BETWEEN in text for text in texts) if BETWEEN.encode() in texts.buffer else 0
+
+
+def of(source: Any) -> Captions:
+    """The captions of a `Source`, which must have some."""
+    return source.caption if isinstance(source.caption, Captions) else Captions(source.caption, len(source))
 
 
 def several(caption: Callable[[int], str], i: int) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdiff.arguments import plain
+from jaxdiff.data import captions
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
@@ -150,10 +151,10 @@ def with_prior(source: Source, prior: Source) -> Source:
 
     def caption(i):
         half = halves[i % 2]
-        return half.caption(i // 2 % len(half))
+        return captions.joined(captions.several(half.caption, i // 2 % len(half)))
 
-    def captions():
-        texts = source.captions(), prior.captions()
+    def stored():
+        texts = [captions.of(half).stored for half in halves]
         return Texts.of(texts[i % 2][i // 2 % len(texts[i % 2])] for i in range(size))
 
     return Source(
@@ -162,7 +163,7 @@ def with_prior(source: Source, prior: Source) -> Source:
         source.image_shape,
         no_labels_reason="images of an instance beside those of its class have no labels",
         identity=_mixed(source.identity, [len(source), prior.identity, len(prior)]),
-        caption=Captions(caption, size, captions) if source.captioned and prior.captioned else None,
+        caption=Captions(caption, size, stored) if source.captioned and prior.captioned else None,
         contents=lambda: zlib.crc32(repr((source.contents(), prior.contents())).encode()),
         fingerprint=lambda: source.fingerprint() + prior.fingerprint(),
         no_captions_reason=source.no_captions_reason if not source.captioned else prior.no_captions_reason,
@@ -173,22 +174,23 @@ def with_prior(source: Source, prior: Source) -> Source:
 def with_classes(source: Source, classes: Sequence[str]) -> Source:
     """The same examples with labels that are positions in given names, such as those that a model has learned.
 
-    Args:
-      source: with labels.
-      classes: names, in the order of the new labels.
+        Args:
+          source: with labels.
+          classes: names, in the order of the new labels.
 
-    Raises:
-      ValueError: a class of the source that is none of them; it is named.
+        Raises:
+          ValueError: a class of the source that is none of them; it is named.
 
-    Example::
+        Example::
 
-        >>> import numpy as np
-        >>> from jaxdiff.data import derived
-        >>> from jaxdiff.data.base import Source
-        >>> image = np.zeros([2, 2, 1], np.uint8)
-        >>> source = Source(lambda i: {"image": image, "label": i}, 2, (2, 2, 1), classes=("green", "red"))
-        >>> derived.with_classes(source, ("blue", "green", "red"))[1]["label"]
-        2
+            >>> import numpy as np
+            >>> from jaxdiff.data import derived
+            >>> from jaxdiff.data import captions
+    from jaxdiff.data.base import Source
+            >>> image = np.zeros([2, 2, 1], np.uint8)
+            >>> source = Source(lambda i: {"image": image, "label": i}, 2, (2, 2, 1), classes=("green", "red"))
+            >>> derived.with_classes(source, ("blue", "green", "red"))[1]["label"]
+            2
     """
     if source.classes == tuple(classes):
         return source
