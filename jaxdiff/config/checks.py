@@ -147,7 +147,7 @@ def _check_sections(config):
 def _check_captions(config):
     """Tags and trigger are of networks that read captions; tags of those that encode them in each step."""
     data, clip, a = config.data, config.role == "clip", config.adapt
-    caption_tags.check(data.caption_tags)
+    caption_tags.check(data.caption_tags, "data.caption_tags")
     if data.trigger != data.trigger.strip() or "\0" in data.trigger:
         raise ValueError(f"`data.trigger`={data.trigger!r} must not begin or end with a space")
     if not (clip or config.latent.text_encoder) and (data.trigger or data.caption_tags.active):

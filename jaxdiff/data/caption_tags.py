@@ -36,14 +36,14 @@ class CaptionTags:
 UNCHANGED = CaptionTags()
 
 
-def check(tags: CaptionTags) -> None:
-    """Raises ValueError for numbers out of range, or a number of tags to keep where none is changed."""
+def check(tags: CaptionTags, name: str = "caption_tags") -> None:
+    """Raises ValueError, with the name of the argument, for numbers out of range, or tags to keep where none is changed."""
     if not 0 <= tags.dropout < 1:
-        raise ValueError(f"`caption_tags.dropout`={tags.dropout} must lie in [0, 1)")
+        raise ValueError(f"`{name}.dropout`={tags.dropout} must lie in [0, 1)")
     if tags.keep < 0 or (tags.keep and not tags.active):
         raise ValueError(
-            f"`caption_tags.keep`={tags.keep} is a number of first tags that `caption_tags.shuffle` and "
-            "`caption_tags.dropout` leave in place: give one of these, or 0"
+            f"`{name}.keep`={tags.keep} is a number of first tags that `{name}.shuffle` and `{name}.dropout` leave in "
+            "place: give one of these, or 0"
         )
 
 
