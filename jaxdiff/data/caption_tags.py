@@ -60,8 +60,8 @@ def arranged(text: str, rng: np.random.Generator, tags: CaptionTags, trigger: st
 
         >>> import numpy as np
         >>> from jaxdiff.data.caption_tags import CaptionTags, arranged
-        >>> arranged("1girl, red, blue, green", np.random.default_rng(1), CaptionTags(shuffle=True, keep=1, dropout=0.4))
-        '1girl, red, blue'
+        >>> arranged("1girl, red, blue, green", np.random.default_rng(3), CaptionTags(shuffle=True, keep=1, dropout=0.4))
+        '1girl, green, blue'
     """
     if not tags.active:
         return text

@@ -174,23 +174,22 @@ def with_prior(source: Source, prior: Source) -> Source:
 def with_classes(source: Source, classes: Sequence[str]) -> Source:
     """The same examples with labels that are positions in given names, such as those that a model has learned.
 
-        Args:
-          source: with labels.
-          classes: names, in the order of the new labels.
+    Args:
+      source: with labels.
+      classes: names, in the order of the new labels.
 
-        Raises:
-          ValueError: a class of the source that is none of them; it is named.
+    Raises:
+      ValueError: a class of the source that is none of them; it is named.
 
-        Example::
+    Example::
 
-            >>> import numpy as np
-            >>> from jaxdiff.data import derived
-            >>> from jaxdiff.data import captions
-    from jaxdiff.data.base import Source
-            >>> image = np.zeros([2, 2, 1], np.uint8)
-            >>> source = Source(lambda i: {"image": image, "label": i}, 2, (2, 2, 1), classes=("green", "red"))
-            >>> derived.with_classes(source, ("blue", "green", "red"))[1]["label"]
-            2
+        >>> import numpy as np
+        >>> from jaxdiff.data import derived
+    >>> from jaxdiff.data.base import Source
+        >>> image = np.zeros([2, 2, 1], np.uint8)
+        >>> source = Source(lambda i: {"image": image, "label": i}, 2, (2, 2, 1), classes=("green", "red"))
+        >>> derived.with_classes(source, ("blue", "green", "red"))[1]["label"]
+        2
     """
     if source.classes == tuple(classes):
         return source
