@@ -185,7 +185,7 @@ def with_classes(source: Source, classes: Sequence[str]) -> Source:
 
         >>> import numpy as np
         >>> from jaxdiff.data import derived
-    >>> from jaxdiff.data.base import Source
+        >>> from jaxdiff.data.base import Source
         >>> image = np.zeros([2, 2, 1], np.uint8)
         >>> source = Source(lambda i: {"image": image, "label": i}, 2, (2, 2, 1), classes=("green", "red"))
         >>> derived.with_classes(source, ("blue", "green", "red"))[1]["label"]
