@@ -133,6 +133,23 @@ def test_lora_goes_on_with_the_same_bits(here):
         chex.assert_trees_all_equal([x for x in one if hasattr(x, "shape")], [x for x in other if hasattr(x, "shape")])
 
 
+def test_tags_change_in_each_step_and_go_on_with_the_same_bits(here):
+    """The text encoder is frozen and not kept in the adapter; the captions are encoded in each step."""
+    flags = ["--data.source", "folder:tags", "--data.caption-tags.shuffle", "--data.caption-tags.dropout", "0.3"]
+    flags += ["--data.trigger", "zz", "--adapt.new.tokens", "--adapt.new.initial", "--adapt.no-text-encoder"]
+    shutil.copytree("stars", "tags")
+    rows = [{"file_name": f"{i}.png", "text": ["red, blue, seven, small", "2, white"]} for i in range(6)]
+    (here / "tags" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    at_once = trained("lora", 2, "tagged", *flags)
+    assert set(models.load_adapter("tagged/adapter.safetensors").loras) == {"unet"}
+    shutil.copytree("tagged", "tagged_half")
+    shutil.rmtree(runs.checkpoint_dir("tagged_half") / "2")
+    gone_on = trained("lora", 2, "tagged_half", "--resume", *flags)
+    chex.assert_trees_all_equal(at_once.params, gone_on.params)
+    plain = trained("lora", 2, "untagged", *flags[:2], *flags[5:])
+    assert differ(at_once.params, plain.params)
+
+
 def test_lora_on_a_mesh(here):
     """The frozen models are split, too; the adapter is whole."""
     if not (here / "lora").exists():
@@ -324,6 +341,10 @@ MISTAKES = [
     ("--adapt.new.initial one two", "names 2 words for the 1 of --adapt.new.tokens"),
     ("--adapt.new.tokens --adapt.new.initial red", "names 1 words for the 0 of --adapt.new.tokens"),
     ("--data.image-shape 28 28 3", "must be that of the base model, (32, 32, 3)"),
+    ("--data.trigger {long}", "of --data.trigger"),
+    ("--data.trigger sks --adapt.prompts a-<star>", "--data.trigger is put in front of captions, and --adapt.prompts"),
+    ("--data.caption-tags.keep 2", "--data.caption-tags.keep=2 is a number of first tags that"),
+    ("--data.caption-tags.dropout 1", "--data.caption-tags.dropout=1.0 must lie in [0, 1)"),
     ("--base captioned_vae", "captioned_vae is not a denoiser"),
 ]
 
@@ -331,7 +352,7 @@ MISTAKES = [
 @pytest.mark.parametrize("flags, says", MISTAKES)
 def test_what_cannot_be_learned(here, capsys, flags, says):
     usual = [] if "--base" in flags else BASE[:2]
-    flags = [*usual, *BASE[2:], *SMALL, *NO_PRIOR, *flags.split()]
+    flags = [*usual, *BASE[2:], *SMALL, *NO_PRIOR, *flags.format(long="x".join("abcdefgh" * 9)).split()]
     assert says in fails(capsys, "train", "captioned_lora", "--run-dir", "never", *flags)
     assert not (here / "never" / "checkpoints").exists()
 

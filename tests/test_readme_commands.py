@@ -171,6 +171,7 @@ def test_shell_lines_of_jaxdiff_run(tmp_path, monkeypatch, tiny_models, untraine
             make_tables(Path())
             for name in ("star", "heart", "sks"):
                 make_photos(Path("glyphs") / name, f"a red <{name}>")
+            make_photos(Path("birds/train"), "1bird, red, small")
             make_pictures(Path())
             make_published(Path())
             for words in commands(block.body):

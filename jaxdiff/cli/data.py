@@ -13,7 +13,8 @@ from jaxdiff import data, progress
 from jaxdiff.cli.files import File, located, unused, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.config.checks import check_seed
-from jaxdiff.data import survey
+from jaxdiff.data import caption_tags, derived, survey
+from jaxdiff.data.caption_tags import CaptionTags
 from jaxdiff.pipeline import images
 
 
@@ -30,6 +31,8 @@ class DataFlags:
       buckets: heights and widths of several aspect ratios, as `--data.buckets`.
       min_size: least pixels of the shorter side, as `--data.min-size`.
       random_crop: crop around another place each time, as `--data.random-crop`.
+      caption_tags: changes of captions that are tags, as `--data.caption-tags` of training.
+      trigger: words in front of every caption, as `--data.trigger`.
       seed: of the order and of these.
       num: examples on the sheet; 0 writes none.
       out: the sheet, a .png file; by default data.png, or data_2.png and so on.
@@ -45,6 +48,8 @@ class DataFlags:
     buckets: tuple[tuple[int, int], ...] = ()
     min_size: int = 0
     random_crop: bool = False
+    caption_tags: CaptionTags = CaptionTags()
+    trigger: str = ""
     seed: int = 0
     num: int = 16
     out: File = None
@@ -62,12 +67,16 @@ def main(name: str, args: list[str]) -> None:
         if not (value := getattr(flags, field)) >= 0:
             raise ValueError(f"`{field}`={value} must be at least 0")
     check_seed("`seed`", flags.seed)
+    caption_tags.check(flags.caption_tags)
     path = located(flags.out, "out") if flags.out else unused(epath.Path("data.png"), flags.overwrite)
     path = writable(path, (".png",), flags.overwrite) if flags.num else None
     choice = data.parse(name, like=flags)
     source = data.load(choice, flags.image_shape or _shape_of(choice))
     if flags.buckets or flags.min_size or flags.random_crop:
         source = data.sized(source, flags.buckets, flags.min_size, flags.random_crop)
+    if flags.caption_tags.active:
+        derived.check_plain(source, "`caption_tags` changes captions", ["text_encoder"])
+    source = caption_tags.with_trigger(source, flags.trigger)
     with progress.bar("looking through the examples", len(source), "examples", delay=2.0) as advance:
         found = survey.survey(source, advance)
     if flags.json:
@@ -117,7 +126,9 @@ def sheet(source: data.Source, flags: DataFlags) -> tuple[Image.Image | None, st
         if (i := int(batch["example"][0, 0])) in failed:
             left_out.append(i)
         else:
-            shown.append((_title(source, i), np.asarray(batch["image"][0, 0], np.uint8)))
+            shown.append(
+                (_title(source, i, int(batch["index"][0, 0]), flags), np.asarray(batch["image"][0, 0], np.uint8))
+            )
     batches.close()
     why = ""
     if left_out:
@@ -126,10 +137,11 @@ def sheet(source: data.Source, flags: DataFlags) -> tuple[Image.Image | None, st
     return (images.panels(shown, columns=4, side=192) if shown else None), why
 
 
-def _title(source, i):
+def _title(source, i, position, flags):
     said = []
     with contextlib.suppress(OSError, ValueError):  # a caption that cannot be read has been listed
-        said += [source.caption(i)] if source.captioned else []
+        if source.captioned:
+            said.append(caption_tags.text_of(source, i, flags.seed, position, flags.caption_tags, flags.trigger))
     if source.classes:
         label = source.label(i) if source.label else source.read(i)["label"]
         said.append(source.classes[label])

@@ -8,8 +8,8 @@ import jax
 from jaxdiff import meshes, sharding
 from jaxdiff.adapt import lora
 from jaxdiff.config.adaptation import FewSteps
-from jaxdiff.config.fields import Config, Latent, Reconstruction
-from jaxdiff.data import augment
+from jaxdiff.config.fields import TEXTS_IN_STEPS, Config, Latent, Reconstruction
+from jaxdiff.data import augment, caption_tags
 from jaxdiff.denoise import check_kind
 from jaxdiff.preconditioning import network_time
 
@@ -142,6 +142,28 @@ def _check_sections(config):
         raise ValueError(f"`data.augment`={data.augment} must lie in [0, 3]: 1 turns by up to 10 degrees")
     if data.hard_negatives < 0 or (data.hard_negatives and not clip):
         raise ValueError(f"`data.hard_negatives`={data.hard_negatives} must be wrong captions for a CLIP, or 0")
+    _check_captions(config)
+
+
+def _check_captions(config):
+    """Tags and trigger are of networks that read captions; tags of those that encode them in each step."""
+    data, clip, a = config.data, config.role == "clip", config.adapt
+    caption_tags.check(data.caption_tags, "data.caption_tags")
+    if data.trigger != data.trigger.strip() or "\0" in data.trigger:
+        raise ValueError(f"`data.trigger`={data.trigger!r} must not begin or end with a space")
+    if not (clip or config.latent.text_encoder) and (data.trigger or data.caption_tags.active):
+        raise ValueError("`data.trigger` and `data.caption_tags` change captions, which this network does not read")
+    if data.trigger and a.prompts:
+        raise ValueError("`data.trigger` is put in front of captions, and `adapt.prompts` replace them: write it there")
+    if data.caption_tags.active and not (clip or config.encodes_texts):
+        raise ValueError(
+            "`data.caption_tags` changes captions in each step, and this training encodes them once: it is for a CLIP, and "
+            f"for `adapt` {', '.join(TEXTS_IN_STEPS)}"
+        )
+    if data.caption_tags.active and not clip and config.latent.second_text_encoder:
+        raise ValueError(
+            "`data.caption_tags` encodes captions in each step, which is for base models of one text encoder: leave it out"
+        )
 
 
 def _check_sizes(config):
@@ -185,7 +207,11 @@ def _check_latent(config):
         )
     if (L.zero_tokens or L.both_vectors) and net.kind != "mmdit":
         raise ValueError("`latent.zero_tokens` and `latent.both_vectors` are of networks of kind mmdit: leave them out")
-    if L.second_text_encoder and (config.adapt.base is None or config.adapt.trains_text_encoder):
+    if (
+        L.second_text_encoder
+        and net.kind != "mmdit"
+        and (config.adapt.base is None or config.adapt.trains_text_encoder)
+    ):
         raise ValueError(
             "a model with two text encoders cannot be trained anew, nor these encoders and new tokens: adapt its denoiser "
             "by `adapt` lora, controlnet, few_steps or dreambooth with a `base`"

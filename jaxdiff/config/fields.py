@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxdiff import nets
 from jaxdiff.config.adaptation import ADAPTATIONS
 from jaxdiff.data import SOURCES
+from jaxdiff.data.caption_tags import CaptionTags
 from jaxdiff.denoise import network
 from jaxdiff.guidance import GUIDANCES
 from jaxdiff.nets.spec import NETS, NetSpec
@@ -23,6 +24,9 @@ from jaxdiff.timesteps import SPACINGS
 from jaxdiff.types import Apply
 
 import_all(nets.__name__, nets.__path__, ending="_config")
+
+
+TEXTS_IN_STEPS = ("lora", "dreambooth", "textual_inversion")  # adaptations that can encode their texts in each step
 
 
 def _choose(config, **registries) -> None:
@@ -50,6 +54,9 @@ class Data:
         image gets the nearest one, a batch is of one, and a step is compiled for each. () is `image_shape` alone.
       min_size: pixels of the shorter side, below which an image is left out.
       random_crop: crop each image around another place in each epoch, and not around its centre.
+      caption_tags: changes of captions that are tags with commas between, decided by the seed and the example's position;
+        for a CLIP, and for adaptations by lora, dreambooth and textual_inversion.
+      trigger: words that are put in front of every caption, with a comma.
     """
 
     source: Choice = SOURCES.choice("digits")
@@ -62,6 +69,8 @@ class Data:
     buckets: tuple[tuple[int, int], ...] = ()
     min_size: int = 0
     random_crop: bool = False
+    caption_tags: CaptionTags = CaptionTags()
+    trigger: str = ""
 
     def __post_init__(self):
         if isinstance(self.source, str):
@@ -366,6 +375,12 @@ class Config:
     def classifies(self) -> bool:
         """Whether the network is a classifier."""
         return self.net.role == "classifier"
+
+    @property
+    def encodes_texts(self) -> bool:
+        """Whether an adaptation encodes its texts in each step: the text encoder is trained, or the texts change."""
+        changed = self.adapt.kind in TEXTS_IN_STEPS and self.data.caption_tags.active
+        return self.adapt.trains_text_encoder or changed
 
     @property
     def shape(self) -> tuple[int, int, int]:

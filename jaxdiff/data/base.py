@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff.data.captions import Captions
+from jaxdiff.data import captions
 from jaxdiff.registry import Choice, Registry
 
 
@@ -58,7 +58,7 @@ class Source:
       skipped: paths of the files that were left out because they cannot be read.
       identity: checksum of the examples and their order, such as of their names.
       caption: returns the caption of example i, or raises ValueError if it has none; None without captions. A `Captions`
-        also reads all of them at once.
+        also reads all of them at once, and may have several of an example, of which this is the first.
       no_captions_reason: reason for having no captions, for error messages.
       contents: returns a checksum of the files that are read, by which they are known where they have moved; 0 of none.
       fingerprint: returns a digest of the names, sizes and times of the files that are read; "" if the examples of one
@@ -141,8 +141,7 @@ class Source:
         """
         if self.caption is None:
             raise ValueError(self.no_captions_reason)
-        captions = self.caption if isinstance(self.caption, Captions) else Captions(self.caption, self.size)
-        return captions.texts
+        return captions.of(self).texts
 
 
 def cached(source: Source, limit: int = 2**31) -> Source:

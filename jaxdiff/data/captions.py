@@ -5,8 +5,9 @@ import logging
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -16,15 +17,31 @@ from jaxdiff.data.texts import Texts
 
 log = logging.getLogger("jaxdiff")
 CHUNK = 256  # captions that a thread reads at a time
+BETWEEN = "\0"  # several captions of one example, where they are stored as one text
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Several captions of one example as the one text that `Captions` stores.
+
+    Example::
+
+        >>> from jaxdiff.data import captions
+        >>> captions.joined(["a cat ", "a grey cat"]).split(captions.BETWEEN)
+        ['a cat', 'a grey cat']
+    """
+    return BETWEEN.join(text.replace(BETWEEN, " ").strip() for text in texts)
 
 
 class Captions:
     """Captions of a source: `captions(i)` reads one, `captions.texts` reads all of them, once, and keeps them in memory.
 
+    Where an example has several captions, both give the first of them, and `captions.several(i)` all.
+
     Args:
-      read: returns caption i, or raises ValueError; None if one alone cannot be read.
-      size: number of captions.
+      read: returns caption i, or several of them `joined`, or raises ValueError; None if one alone cannot be read.
+      size: number of examples.
       read_all: returns all of them; None calls `read` for each, in several threads.
+      kinds: number of examples by the kind of file that their captions come from, such as ".txt".
 
     Example::
 
@@ -35,24 +52,62 @@ class Captions:
         ('image 1', ['image 0', 'image 1', 'image 2'], 'image 1', [1, 0, 1, 2])
     """
 
-    def __init__(self, read: Callable[[int], str] | None, size: int, read_all: Callable[[], Texts] | None = None):
+    def __init__(
+        self,
+        read: Callable[[int], str] | None,
+        size: int,
+        read_all: Callable[[], Texts] | None = None,
+        kinds: Mapping[str, int] | None = None,
+    ):
         self.read, self.size, self.read_all = read, size, read_all or functools.partial(read_in_threads, read, size)
-        self._texts, self._lock = None, threading.Lock()  # of its own: one source may read another one's captions
+        self.kinds = dict(kinds or {})
+        self._texts, self._firsts = None, None
+        self._lock = threading.Lock()  # of its own: one source may read another one's captions
 
     def __call__(self, i: int) -> str:
-        return self.read(i) if self.read and self._texts is None else self.texts[i]
+        return self.several(i)[0]
+
+    def several(self, i: int) -> list[str]:
+        """All captions of example i, at least one."""
+        text = self.read(i) if self.read and self._texts is None else self.stored[i]
+        return text.split(BETWEEN)
 
     @property
-    def texts(self) -> Texts:
-        """All captions.
-
-        Raises:
-          ValueError: one of them is missing or cannot be read.
-        """
+    def stored(self) -> Texts:
+        """Captions of all examples, several of one example `joined`; errors as of `texts`."""
         with self._lock:
             if self._texts is None:
                 self._texts = self.read_all()
         return self._texts
+
+    @property
+    def texts(self) -> Texts:
+        """All captions, of several the first.
+
+        Raises:
+          ValueError: one of them is missing or cannot be read.
+        """
+        texts = self.stored
+        with self._lock:
+            if self._firsts is None:
+                several = BETWEEN.encode() in texts.buffer
+                self._firsts = Texts.of(text.split(BETWEEN)[0] for text in texts) if several else texts
+        return self._firsts
+
+    def count_several(self) -> int:
+        """Number of examples with several captions; reads all of them."""
+        texts = self.stored
+        return sum(BETWEEN in text for text in texts) if BETWEEN.encode() in texts.buffer else 0
+
+
+def of(source: Any) -> Captions:
+    """The captions of a `Source`, which must have some."""
+    return source.caption if isinstance(source.caption, Captions) else Captions(source.caption, len(source))
+
+
+def several(caption: Callable[[int], str], i: int) -> list[str]:
+    """All captions of example i, of a `Source.caption`."""
+    return caption.several(i) if isinstance(caption, Captions) else [caption(i)]
 
 
 def read_in_threads(read: Callable[[int], str], size: int) -> Texts:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdiff.arguments import plain
+from jaxdiff.data import captions
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
@@ -156,10 +157,10 @@ def with_prior(source: Source, prior: Source) -> Source:
 
     def caption(i):
         half = halves[i % 2]
-        return half.caption(i // 2 % len(half))
+        return captions.joined(captions.several(half.caption, i // 2 % len(half)))
 
-    def captions():
-        texts = source.captions(), prior.captions()
+    def stored():
+        texts = [captions.of(half).stored for half in halves]
         return Texts.of(texts[i % 2][i // 2 % len(texts[i % 2])] for i in range(size))
 
     return Source(
@@ -168,7 +169,7 @@ def with_prior(source: Source, prior: Source) -> Source:
         source.image_shape,
         no_labels_reason="images of an instance beside those of its class have no labels",
         identity=_mixed(source.identity, [len(source), prior.identity, len(prior)]),
-        caption=Captions(caption, size, captions) if source.captioned and prior.captioned else None,
+        caption=Captions(caption, size, stored) if source.captioned and prior.captioned else None,
         contents=lambda: zlib.crc32(repr((source.contents(), prior.contents())).encode()),
         fingerprint=lambda: source.fingerprint() + prior.fingerprint(),
         no_captions_reason=source.no_captions_reason if not source.captioned else prior.no_captions_reason,
@@ -268,7 +269,7 @@ def taken(source: Source, chosen: np.ndarray) -> Source:
     """
     chosen = np.asarray(chosen, np.int64)
     of = lambda known: known and (lambda i, *more: known(int(chosen[i]), *more))
-    texts = lambda: Texts.of(map(source.captions().__getitem__, chosen.tolist()))
+    texts = lambda: Texts.of(map(captions.of(source).stored.__getitem__, chosen.tolist()))
     alone = source.caption.read if isinstance(source.caption, Captions) else source.caption
     return dataclasses.replace(
         source,

@@ -10,6 +10,7 @@ import numpy as np
 from jaxdiff.arguments import check_count, check_type, plain
 from jaxdiff.data import augment as augmentation
 from jaxdiff.data import order
+from jaxdiff.data.caption_tags import UNCHANGED, CaptionTags, text_of
 from jaxdiff.data.order import ENDLESS
 from jaxdiff.types import Cond
 
@@ -31,6 +32,8 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int | None = None,
+    tags: CaptionTags = UNCHANGED,
+    trigger: str = "",
 ) -> Iterator[dict]:
     """Endless shuffled batches, reshuffled every epoch, read ahead in the background.
 
@@ -51,12 +54,15 @@ def batches(
       augment: strength of augmentation, see `jaxdiff.data.augment`; 0 for none.
       augment_cond: deliver the amounts of augmentation as Cond(vector) in "cond", float32 [K, B / P, 6].
       contexts: deliver the encoded captions as Cond(context) in "cond", float32 [K, B / P, L, D], and where examples have a
-        "vector", that as Cond(vector), float32 [K, B / P, V].
-      tokenize: texts -> int32 [B, L], such as a `text.tokenizer.Tokenizer`; deliver captions as "tokens".
+        "vector", that as Cond(vector), float32 [K, B / P, V]; with `tokenize`, their tokens.
+      tokenize: texts -> int32 [B, L], such as a `text.tokenizer.Tokenizer`; deliver captions as "tokens", of several of an
+        example one that is drawn by the seed and the position.
       hard_negatives: number of wrong captions to deliver per example, by `Source.hard_negative`.
       process_index: p, in 0..P - 1.
       process_count: P; must divide B.
       num_threads: number of threads that read and decode, each a step's batch at a time; None for one per core, at most 16.
+      tags: changes of the captions' tags, decided by the seed and the position; with `tokenize`.
+      trigger: words that stand in front of all captions of the source, and stay there.
 
     Yields:
       Dicts of NumPy arrays: "image", uint8 [K, B / P, H, W, C]; "index", uint32 [K, B / P], the position in the global
@@ -102,7 +108,7 @@ def batches(
         if buckets is None
         else order.in_buckets(buckets, seed, batch_size * steps_per_call)
     )
-    read = functools.partial(_read, source, labels, num_classes, contexts, tokenize, bool(hard_negatives))
+    read = functools.partial(_read, source, labels, num_classes, contexts and not tokenize, bool(hard_negatives))
     examples = examples.random_map(read) if getattr(source, "crops", False) else examples.map(read)
     if hard_negatives:
         examples = examples.random_map(functools.partial(_hard_negatives, source, tokenize, hard_negatives))
@@ -110,7 +116,10 @@ def batches(
         examples = examples.random_map(_flip)
     if augment or augment_cond:
         examples = examples.random_map(functools.partial(_augment, augment, augment_cond))
-    mine = examples.map_with_index(_number)[start_step * batch_size + process_index :: process_count]
+    # Texts have random numbers of their own, by the position: with or without, those of images stay the same.
+    text_at = lambda i, position: text_of(source, i, seed, position, tags, trigger)
+    examples = examples.map_with_index(functools.partial(_at, text_at, tokenize, contexts))
+    mine = examples[start_step * batch_size + process_index :: process_count]
     read_ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
     steps = mine.batch(batch_size // process_count).to_iter_dataset(read_ahead)
     return _deliver(iter(steps.batch(steps_per_call)))
@@ -128,7 +137,7 @@ def check_labels(source) -> int | None:
     raise ValueError(getattr(source, "no_labels_reason", "the examples have no labels"))
 
 
-def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i, rng=None):
+def _read(source, labels, num_classes, contexts, hard_negatives, i, rng=None):
     centre = () if rng is None else (tuple(rng.random(2)),)
     example, cond = getattr(source, "read", source.__getitem__)(i, *centre), Cond()
     chosen = {"image": example["image"], "example": np.uint32(i)}
@@ -143,8 +152,6 @@ def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i, rn
             cond = cond._replace(control=example[name])
         else:
             chosen[name] = example[name]
-    if tokenize:
-        chosen["tokens"] = tokenize([source.caption(i)])[0]
     if hard_negatives:
         chosen["hard_negatives"] = source[i]  # replaced by `_hard_negatives`, which has a random generator
     return chosen | {"cond": cond} if any(array is not None for array in cond) else chosen
@@ -175,8 +182,15 @@ def _augment(strength, augment_cond, example, rng):
     return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)}
 
 
-def _number(index, example):
-    return example | {"index": np.uint32(index % 2**32)}
+def _at(text_at, tokenize, contexts, index, example):
+    """The example with its position and, if there is a tokenizer, the tokens of its caption there."""
+    example = example | {"index": np.uint32(index % 2**32)}
+    if not tokenize:
+        return example
+    tokens = tokenize([text_at(int(example["example"]), index)])[0]
+    if not contexts:
+        return example | {"tokens": tokens}
+    return example | {"cond": example.get("cond", Cond())._replace(context=tokens)}
 
 
 def _deliver(reader):

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
+from jaxdiff.data.captions import of as captions_of
 from jaxdiff.data.sizes import size_of
 
 CHUNK = 64  # examples that a thread looks at, one after the other
@@ -31,6 +32,8 @@ class Survey(NamedTuple):
       duplicates: indices of examples whose image files hold the same bytes as that of an earlier example, which stands
         beside each.
       unreadable: index -> reason, of files that cannot be read or are no images.
+      caption_kinds: number of examples by the kind of file that their captions come from; {} where that is not known.
+      several_captions: number of examples with several captions.
     """
 
     examples: int
@@ -42,6 +45,8 @@ class Survey(NamedTuple):
     without_caption: dict[int, str]
     duplicates: list[tuple[int, int]]
     unreadable: dict[int, str]
+    caption_kinds: dict[str, int]
+    several_captions: int
 
 
 def survey(source: Source, advance: Callable[[int], None] = lambda count: None) -> Survey:
@@ -88,6 +93,8 @@ def survey(source: Source, advance: Callable[[int], None] = lambda count: None) 
         without_caption,
         duplicates,
         unreadable,
+        source.caption.kinds if isinstance(source.caption, Captions) else {},
+        0 if without_caption or not source.captioned else captions_of(source).count_several(),
     )
 
 
@@ -175,6 +182,10 @@ def _words(found, place):
     if found.words:
         least, middle, most = found.words
         parts.append(f"{found.captions:,} different, of {least} to {most} words, half of at most {middle}")
+    if found.several_captions:
+        parts.append(f"{found.several_captions:,} examples have several, of which these are the first")
+    if found.caption_kinds:
+        parts.append("of " + _some([f"{kind} {count:,}" for kind, count in found.caption_kinds.items()]))
     if found.empty_captions:
         parts.append(f"{found.empty_captions:,} empty")
     if found.without_caption:

@@ -1,6 +1,5 @@
 """Files of webdataset shards, tar archives whose neighbours of one name are an example, by their places in the archives."""
 
-import json
 import logging
 import os
 import re
@@ -13,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from jaxdiff import progress
-from jaxdiff.data.caption_files import IMAGE_ENDINGS
+from jaxdiff.data.caption_files import IMAGE_ENDINGS, json_captions
 from jaxdiff.data.captions import stored_arrays
 from jaxdiff.data.texts import Texts
 
@@ -185,26 +184,9 @@ def _add(found, file, key, parts, name, skip_broken):
     text = parts.get(ending, (0, -1))
     if ending == "json":
         file.seek(text[0])
-        text = (0, -1) if json_caption(file.read(text[1])) is None else text
+        text = text if json_captions(file.read(text[1])) else (0, -1)
     found.keys.append(key)
     found.rows.append((*image, *text, ending == "json", label))
-
-
-def json_caption(content: bytes) -> str | None:
-    """The text in the field "caption" of JSON, or else in "text"; None of what has neither, or is no JSON.
-
-    Example::
-
-        >>> from jaxdiff.data.tars import json_caption
-        >>> json_caption(b'{"caption": null, "text": "a cat"}'), json_caption(b'{"width": 4}'), json_caption(b"{")
-        ('a cat', None, None)
-    """
-    try:
-        fields = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-    said = [fields.get(name) for name in ("caption", "text")] if isinstance(fields, dict) else []
-    return next((one for one in said if isinstance(one, str)), None)
 
 
 class _Label(Exception):

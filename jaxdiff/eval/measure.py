@@ -10,7 +10,7 @@ import numpy as np
 from jaxdiff import data, sharding
 from jaxdiff.config import Config
 from jaxdiff.config.checks import check_seed
-from jaxdiff.data import Source, derived
+from jaxdiff.data import Source, caption_tags, derived
 from jaxdiff.errors import unknown
 from jaxdiff.model import Model
 from jaxdiff.pipeline import Request
@@ -224,7 +224,7 @@ def chosen(model: Model, measure: Measure, source: Source | None = None) -> list
             log.warning("%s was trained on %s: its numbers on these examples say little of others", config.name, name)
     elif source.image_shape != config.data.image_shape:
         raise ValueError(f"the source's images are {source.image_shape}, and the model's {config.data.image_shape}")
-    source = derived.checked(source)
+    source = caption_tags.with_trigger(derived.checked(source), config.data.trigger)
     if len(source) < measure.num:
         raise ValueError(f"{name} has {len(source)} examples: `num`={len(source)} takes all of them")
     if (config.role == "clip" or getattr(config.net, "context_dim", 0)) and not source.captioned:

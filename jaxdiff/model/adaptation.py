@@ -37,7 +37,7 @@ def make_apply(config: Config, base: Model) -> Apply:
     d, unet = config.diffusion, config.diffusion.network(config.make_trained_net())
     if config.adapt.kind == "controlnet":
         return d.scaled(control.add_control(unet, d.network(ControlNet(control_config(config)))))
-    if config.adapt.trains_text_encoder:
+    if config.encodes_texts:
         return d.scaled(encoder.with_text_encoder(unet, text_net(config, base), config.latent.skip_blocks))
     return d.scaled(_part(unet, "unet"))
 
@@ -69,7 +69,7 @@ def frozen_params(config: Config, base: Model) -> dict[str, Any]:
     a, frozen = config.adapt, {}
     if a.kind != "dreambooth":
         frozen["unet"] = base.params
-    if a.trains_text_encoder and not (a.kind == "dreambooth" and a.text_encoder):
+    if config.encodes_texts and not (a.kind == "dreambooth" and a.text_encoder):
         frozen["text"] = base.submodels["text_encoder"].params
     return frozen
 

@@ -116,7 +116,7 @@ def _of_base(config, base):
       ValueError: new tokens without a text encoder, or that cannot be added to its vocabulary.
     """
     text_encoder = base.text_encoder
-    if config.adapt.trains_text_encoder:
+    if config.encodes_texts:
         if not text_encoder:
             raise ValueError(
                 f"`base` {config.adapt.base} has no text encoder: leave out `new.tokens` and `text_encoder`"

@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from jaxdiff import disk, hosts, progress
 from jaxdiff.config import Config, Latent, to_values
-from jaxdiff.data import Source, records, sizes
+from jaxdiff.data import Source, captions, records, sizes
 from jaxdiff.data import encoded as files
 from jaxdiff.data.paths import data_dir
 from jaxdiff.model import Model
@@ -65,6 +65,8 @@ def encoded(config: Config, source: Source, frozen: FrozenModels, tick: Callable
         hosts.together(lambda: _encode(config, source, frozen, folder, tick), "the data is encoded", timeout=DAY)
         hosts.on_main(lambda: files.mark_complete(folder, len(source)), f"{folder} is whole")
     latents = hosts.together(lambda: files.load(folder, source), f"{folder} is open")
+    if config.encodes_texts:  # of the captions in each step
+        latents = dataclasses.replace(latents, caption=source.caption)
     some = np.stack([latents[i]["image"] for i in range(min(len(latents), 256))]) if config.latent.codec else np.ones(1)
     if not 0.5 < (std := float(np.sqrt(np.square(some).mean()))) < 2:
         factor = frozen.submodels["codec"].config.net.scaling_factor
@@ -108,15 +110,20 @@ def check_folder(folder: epath.Path) -> None:
 
 def identity(config: Config, source: Source, frozen: FrozenModels) -> str:
     """A name that other data or other models would not have; of files, their sizes and times count."""
-    digest = hashlib.sha256(json.dumps(to_values(config.data)).encode())
+    digest = hashlib.sha256(json.dumps(_of_images(config)).encode())
     digest.update(json.dumps([source.identity, len(source), config.latent.skip_blocks]).encode())
     digest.update(source.fingerprint().encode())
     if frozen.text_encoder:
         digest.update(json.dumps(list(source.captions())).encode())
-    if config.adapt.trains_text_encoder:
+    if config.encodes_texts:
         digest.update(f"tokens {tokenizer.to_json(frozen.text_encoder.tokenizer)}".encode())
     digest.update(fingerprint(frozen.submodels).encode())
     return f"{config.data.source.kind}-{digest.hexdigest()[:16]}"
+
+
+def _of_images(config):
+    """Values of the config's data, but for those that change captions, which count by themselves."""
+    return {name: value for name, value in to_values(config.data).items() if name not in ("caption_tags", "trigger")}
 
 
 def made_by(latent: Latent, frozen: FrozenModels) -> dict[str, str]:
@@ -142,7 +149,7 @@ def _encode(config, source, frozen, folder, tick):
     """Writes those shards of the folder that are this process's and are missing."""
     mine = [shard for shard in files.shards(len(source)) if shard.number % jax.process_count() == jax.process_index()]
     if hosts.is_main():
-        warn_of_truncation(source, frozen)
+        warn_of_truncation(config, source, frozen)
     missing = sum(len(shard) for shard in mine if not files.has_shard(folder, shard))
     with progress.bar("encoding the data", missing, "examples", delay=2.0) as advance:
         write_missing(config, source, frozen, folder, mine, advance, tick)
@@ -184,10 +191,12 @@ def write_missing(
             files.write_shard(folder, shard, watched(shard))
 
 
-def warn_of_truncation(source: Source, frozen: FrozenModels) -> None:
-    """Warns once of captions that are longer than the text encoder's context; not without a text encoder."""
+def warn_of_truncation(config: Config, source: Source, frozen: FrozenModels) -> None:
+    """Warns once of captions that are cut, or that are not the only ones of an example; not without a text encoder."""
     if not frozen.text_encoder:
         return
+    if not config.encodes_texts and (several := captions.of(source).count_several()):
+        log.warning("%d examples have several captions, and each is encoded once, with the first of them", several)
     words = frozen.text_encoder.tokenizer
     cut = [*filter(None, map(words.truncation, source.captions()))]
     if cut:

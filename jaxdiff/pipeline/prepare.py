@@ -7,9 +7,8 @@ from etils import epath
 
 from jaxdiff import model as models
 from jaxdiff.config import Config, Data, Latent
-from jaxdiff.data import Source, derived, records
+from jaxdiff.data import Source, captions, derived, records
 from jaxdiff.data import encoded as files
-from jaxdiff.data.captions import Captions
 from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.pipeline import encoding
 
@@ -96,11 +95,10 @@ def prepare(
     about = records.about_of(source, name, encoding.made_by(latent, frozen))
     records.begin(folder, about)
     if source.captioned and index == 0 and not (folder / records.CAPTIONS).exists():
-        caption = source.caption if isinstance(source.caption, Captions) else Captions(source.caption, len(source))
-        records.write_captions(folder, caption.texts)
+        records.write_captions(folder, captions.of(source).stored)
     config = Config(data=Data(image_shape=source.image_shape), latent=latent)
     if index == 0:
-        encoding.warn_of_truncation(source, frozen)
+        encoding.warn_of_truncation(config, source, frozen)
     mine = (shard for shard in files.shards(len(source)) if shard.number % count == index)
     encoding.write_missing(config, source, frozen, folder, mine, advance)
     return records.finish(folder)

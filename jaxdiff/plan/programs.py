@@ -265,7 +265,7 @@ def source_like(config: Config) -> Source:
     if config.latent.codec:
         example["image"] = np.zeros(config.shape, np.float16)
     if config.latent.text_encoder:
-        tokens = config.adapt.kind != "none" and config.adapt.trains_text_encoder
+        tokens = config.encodes_texts
         size = (config.net.context_length,) if tokens else (config.net.context_length, config.net.context_dim)
         example["context"] = np.zeros(size, np.int32 if tokens else np.float16)
     if config.adapt.kind == "controlnet":

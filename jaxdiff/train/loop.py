@@ -128,6 +128,7 @@ def opened(
     source = hosts.together(lambda: base_model.examples(config, data, directory), "the examples are known")
     frozen = open_models(config, source, directory if resume else None, base)
     words = frozen.text_encoder.tokenizer if frozen.text_encoder else None
+    hosts.together(lambda: setup.check_trigger(config, frozen), "the trigger is read")
     hosts.together(lambda: check_rules(config, frozen), "every rule is for an array")
     prompts = hosts.together(
         lambda: [] if resume else base_model.prompts(config, data, words), "the captions are known"

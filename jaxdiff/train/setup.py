@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdiff import data, objectives
 from jaxdiff.config import Config
-from jaxdiff.data import Source, derived
+from jaxdiff.data import Source, caption_tags, derived
 from jaxdiff.model import adaptation
 from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.nets.critic import PatchCritic
@@ -39,6 +39,9 @@ def open_source(config: Config, source: Source | None = None) -> Source:
         raise ValueError(f"the source's images are {source.image_shape}, and `data.image_shape` is {d.image_shape}")
     if (config.latent.text_encoder or config.role == "clip") and not source.captioned:
         raise ValueError(f"{source.no_captions_reason}, and this network learns from captions")
+    if d.caption_tags.active:
+        derived.check_plain(source, "`data.caption_tags` changes captions", ["text_encoder"])
+    source = caption_tags.with_trigger(source, d.trigger)
     if d.hard_negatives and not source.hard_negative:
         raise ValueError(
             f"`data.hard_negatives`={d.hard_negatives} is for sources that make wrong captions, and {d.source} does not"
@@ -52,6 +55,24 @@ def open_source(config: Config, source: Source | None = None) -> Source:
             f"{field} {len(source.classes)}"
         )
     return source
+
+
+def check_trigger(config: Config, frozen: FrozenModels) -> None:
+    """Refuses a trigger that the tokenizer does not read as a whole.
+
+    Raises:
+      ValueError: it is cut off, or holds what the tokenizer does not know.
+    """
+    trigger, words = config.data.trigger, frozen.tokenizer or (frozen.text_encoder and frozen.text_encoder.tokenizer)
+    if not trigger or not words:
+        return
+    if (cut := words.truncation(trigger)) is not None:
+        raise ValueError(
+            f"of `data.trigger` {trigger!r} the end {cut[1]!r} is cut: {words.length - 2} tokens are read of each caption"
+        )
+    ids = words.token_ids(trigger)
+    if not ids or {words.start_id, words.end_id} & {*ids}:
+        raise ValueError(f"`data.trigger` {trigger!r} holds what the tokenizer does not know: choose other words")
 
 
 def with_names(config: Config, source: Source, learned: Config | None) -> tuple[Config, Source]:
@@ -90,15 +111,23 @@ def batches(
         augment=config.data.augment,
         augment_cond=bool(getattr(config.net, "vector_dim", 0)) and not config.latent.second_text_encoder,
         contexts=bool(config.latent.text_encoder),
-        tokenize=frozen.tokenizer,
+        tokenize=frozen.tokenizer or _tokens(config, source, frozen),
         hard_negatives=config.data.hard_negatives,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        tags=config.data.caption_tags,
+        trigger=config.data.trigger,
     )
     with contextlib.closing(stream):
         for batch in stream:
             examples = batch.pop("example")
             yield parallel.of(config.train).rows(batch, axis=1), examples
+
+
+def _tokens(config, source, frozen):
+    """The function by which texts become token ids in each step; None where they are encoded before."""
+    in_steps = config.encodes_texts and frozen.text_encoder and source.captioned
+    return frozen.text_encoder.token_ids if in_steps else None
 
 
 def make_step(

@@ -16,7 +16,7 @@ from etils import epath
 from PIL import Image
 
 from jaxdiff import data
-from jaxdiff.data import caption_files, derived, image_decode, paths
+from jaxdiff.data import derived, image_decode, paths, texts
 from jaxdiff.data.listing import list_files, list_paths
 
 SHAPE = (8, 8, 3)
@@ -344,8 +344,14 @@ def test_captions_are_read_only_where_they_are_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda root: (root / "a.txt").unlink(), "1 of the 2 images .* have no .txt beside them, such as a.png"),
-        (lambda root: (root / "a.txt").rename(root / "z.txt"), "1 of the 2 images .* have no .txt beside them"),
+        (
+            lambda root: (root / "a.txt").unlink(),
+            "1 of the 2 images .* have no .txt, .caption or .json beside .* as a.png",
+        ),
+        (
+            lambda root: (root / "a.txt").rename(root / "z.txt"),
+            "1 of the 2 images .* have no .txt, .caption or .json",
+        ),
         (lambda root: [path.unlink() for path in root.rglob("*.txt")], "there are no captions in .*: neither"),
         (lambda root: (root / "a.txt").write_bytes(b"\xff"), "a.txt cannot be read as UTF-8"),
         (lambda root: (root / "metadata.jsonl").write_text("{}"), "line 1 of .*metadata.jsonl is not"),
@@ -471,8 +477,8 @@ def test_positions_in_any_order():
     names = [f"{i:03d}.{kind}" for i in range(50) for kind in ("png", "txt")]
     some = random.Random(0).sample([*names, "x.png", "0.txt"], 80)
     wanted = [names.index(name) if name in names else -1 for name in some]
-    assert caption_files.positions(names, some).tolist() == wanted
-    assert caption_files.positions([], some[:2]).tolist() == [-1, -1]
+    assert texts.positions(names, some).tolist() == wanted
+    assert texts.positions([], some[:2]).tolist() == [-1, -1]
 
 
 def test_captions_beside_images_of_several_endings(tmp_path):

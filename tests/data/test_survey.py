@@ -15,6 +15,7 @@ from PIL import Image
 from jaxdiff import cli, data
 from jaxdiff.cli import data as cli_data
 from jaxdiff.data import survey
+from jaxdiff.data.caption_tags import CaptionTags, with_trigger
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_latents_have_no_sheet():
     [
         (["folder:nowhere"], "nowhere is not there"),
         (["fodler:photos"], "did you mean 'folder:photos'"),
-        (["folder:photos", "--num", "-1"], "--num=-1 and --augment=0.0 must be at least 0"),
+        (["folder:photos", "--num", "-1"], "--num=-1 must be at least 0"),
         (["folder:photos", "--augment", "nan"], "--augment=nan must be at least 0"),
         (["folder:photos", "--out", "x.txt"], "must end in .png"),
         (["folder:photos", "--image-shape", "8", "8", "2"], "--image-shape"),
@@ -165,3 +166,21 @@ def test_latents_have_no_sheet():
 )
 def test_mistakes(photos, capsys, args, message):
     assert message in fails(capsys, "data", *args)
+
+
+def test_kinds_of_captions_and_captions_as_the_network_reads_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate("ab"):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.json").write_text('{"captions": ["red, round", "an apple"]}')
+    (tmp_path / "b.txt").write_text("blue, square, small, new")
+    cli.main(["data", "folder:.", "--num", "0", "--trigger", "sks"])
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("captions"))
+    assert "2 different, of 3 to 5 words" in said and "of .txt 1, .json 1" in said and "1 examples have several" in said
+    source = data.load("folder:.", (8, 8, 3))
+    flags = cli_data.DataFlags(caption_tags=CaptionTags(shuffle=True, keep=1), trigger="sks", seed=3)
+    titles = {cli_data._title(with_trigger(source, "sks"), 1, position, flags) for position in range(9)}
+    assert len(titles) > 2 and all(title.startswith("1: sks, blue, ") for title in titles)
+    assert "caption-tags.dropout=2.0 must lie in [0, 1)" in fails(
+        capsys, "data", "folder:.", "--caption-tags.dropout", "2"
+    )

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import json
 import tarfile
+import zlib
 
 import chex
 import numpy as np
@@ -12,10 +14,14 @@ import pytest
 from etils import epath
 from helpers import tiny_config
 from PIL import Image
+from tiny import tiny_clip
 
 from jaxdiff import config as configs
 from jaxdiff import data
+from jaxdiff.data import caption_tags
+from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.pipeline import prepare
+from jaxdiff.train import setup
 from jaxdiff.train.loop import fit
 from jaxdiff.train.stop import Stop, Stopped
 
@@ -45,6 +51,52 @@ def sources(tmp_path_factory):
         writer.write_table(table, max_chunksize=7)
     prepare.prepare(data.load(f"folder:{root}/folder", SHAPE), "pictures", epath.Path(root) / "records")
     return {kind: f"{kind}:{root}/{kind}" for kind in ("folder", "shards", "parquet", "arrow", "records")}
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards", "records"])
+def test_tags_and_captions_after_a_stop_are_those_of_a_training_without(kind, tmp_path):
+    """Several captions in JSON beside the images, in shards, and in records made of them."""
+    config = tiny_clip()
+    (tmp_path / "folder").mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "folder" / f"{i}.png")
+        captions = [f"a {i}, red, blue, green, top", f"{i} alone"]
+        (tmp_path / "folder" / f"{i}.json").write_text(json.dumps({"captions": captions}))
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "0.tar", "w") as archive:
+        for path in sorted((tmp_path / "folder").iterdir()):
+            archive.add(path, path.name)
+    prepare.prepare(data.load(f"folder:{tmp_path}/folder", (32, 32, 3)), "tags", epath.Path(tmp_path) / "records")
+    tags = caption_tags.CaptionTags(shuffle=True, keep=1, dropout=0.2)
+    dataset = configs.Data(f"{kind}:{tmp_path}/{kind}", (32, 32, 3), caption_tags=tags, trigger="zz")
+    config = dataclasses.replace(
+        config, data=dataset, train=dataclasses.replace(config.train, batch_size=4, steps_per_call=1)
+    )
+    configs.check(config)
+    source = setup.open_source(config)
+    words = FrozenModels(tokenizer=lambda texts: np.array([[zlib.crc32(text.encode()) % 2**31] for text in texts]))
+
+    def tokens(start):
+        stream = setup.batches(config, source, start, words)
+        found = [next(stream)[0]["tokens"].ravel().tolist() for _ in range(8 - start)]
+        stream.close()
+        return found
+
+    seen = tokens(0)
+    assert seen[3:] == tokens(3) and len({*map(tuple, seen)}) > 4
+    expected = [
+        {derived(f"folder:{tmp_path}/folder", tags, n) for n in range(4 * step, 4 * step + 4)} for step in range(8)
+    ]
+    assert [*map(set, seen)] == expected
+
+
+def derived(name, tags, position):
+    """The same for every kind of source: the digest of the text at a position."""
+    source = caption_tags.with_trigger(data.load(name, (32, 32, 3)), "zz")
+    order = data.batches(source, 1, start_step=position)
+    i = int(next(order)["example"][0, 0])
+    order.close()
+    return zlib.crc32(caption_tags.text_of(source, i, 0, position, tags, "zz").encode()) % 2**31
 
 
 def config_of(source):

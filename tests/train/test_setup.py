@@ -1,17 +1,23 @@
 """What a config says of the objective is what is trained, resumed and sampled from."""
 
 import dataclasses
+import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from helpers import tiny_config
+from tiny import tiny_latent
 
 from jaxdiff import cli, denoise, objectives, schedules
+from jaxdiff import config as configs
 from jaxdiff.config import Diffusion, check
+from jaxdiff.data.caption_tags import CaptionTags
 from jaxdiff.model.frozen_models import FrozenModels
 from jaxdiff.nets.unet import UNet
 from jaxdiff.samplers import SAMPLERS
+from jaxdiff.text import tokenizer
 from jaxdiff.train import initial, loop, setup
 
 
@@ -92,3 +98,33 @@ def test_runs_of_the_same_program_share_it():
     decaying = dataclasses.replace(config, optim=dataclasses.replace(config.optim, decay_to=0.1))
     assert setup.make_step(config) is setup.make_step(longer(config))  # whose rate is constant
     assert setup.make_step(decaying) is not setup.make_step(longer(decaying))
+
+
+@pytest.mark.parametrize(
+    ("role", "says"),
+    [
+        ("pixels", "`data.trigger` and `data.caption_tags` change captions, which this network does not read"),
+        ("texts", "this training encodes them once: it is for a CLIP, and for `adapt` lora, dreambooth"),
+        ("space", "`data.trigger`='sks ' must not begin or end with a space"),
+    ],
+)
+def test_tags_need_texts_that_are_read_in_each_step(role, says):
+    whole = tiny_config() if role == "pixels" else tiny_latent("captioned_vae", "captioned_clip")
+    changes = {"trigger": "sks "} if role == "space" else {"caption_tags": CaptionTags(shuffle=True)}
+    with pytest.raises(ValueError, match=re.escape(says)):
+        configs.check(dataclasses.replace(whole, data=dataclasses.replace(whole.data, **changes)))
+
+
+def test_a_trigger_is_read_as_a_whole():
+    words = tokenizer.train(["a red seven"], 600, 6)
+    config = dataclasses.replace(tiny_config(), data=configs.Data(trigger="red seven"))
+    setup.check_trigger(config, FrozenModels(tokenizer=words))
+    setup.check_trigger(config, FrozenModels())
+    config = dataclasses.replace(config, data=configs.Data(trigger="red " * 5 + "red"))
+    with pytest.raises(ValueError, match=r"of `data.trigger` 'red red red red red red' the end 'red red' is cut"):
+        setup.check_trigger(config, FrozenModels(tokenizer=words))
+    unknown = SimpleNamespace(
+        truncation=lambda text: None, token_ids=lambda text: [7], start_id=6, end_id=7
+    )  # as CLIP's
+    with pytest.raises(ValueError, match="holds what the tokenizer does not know"):
+        setup.check_trigger(config, FrozenModels(tokenizer=unknown))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from jaxdiff.data import broken
+from jaxdiff.data import broken, caption_tables
 from jaxdiff.data.base import SOURCES, Source
 from jaxdiff.data.caption_files import IMAGE_ENDINGS, captions_of
 from jaxdiff.data.listing import Listing, list_files
@@ -17,6 +17,7 @@ from jaxdiff.files import read_regular
 
 log = logging.getLogger("jaxdiff")
 
+SPLITS = {"test", "validation", "valid", "val", "dev"}  # beside train
 LOOKED_INTO = 32  # images, by which a folder is known
 COMPANIONS = (".caption", ".csv", ".json", ".jsonl", ".md", ".npz", ".safetensors", ".txt", ".yaml", ".yml")
 
@@ -27,13 +28,15 @@ def load(
 ) -> Source:
     """The PNG, JPEG, WebP, AVIF, GIF, BMP and TIFF files below a folder, cropped and resized to one shape.
 
-    Labels are the names of the folders at the first level, if all images lie in one. A caption is the text of the .txt file
-    beside the image, or "text" (or "caption") of the line of `metadata.jsonl` whose "file_name" is the image's path.
+    Labels are the names of the folders at the first level, if all images lie in one. A caption is the text of the .txt or
+    .caption file beside the image, or "caption", "text", "prompt" or "captions" of the .json file; or "text" or "caption"
+    of the line of the nearest `metadata.jsonl` or `metadata.csv` above it whose "file_name" is the image's path from there.
 
     Args:
       image_shape: height, width and channels of the images.
       path: the folder, on a disk or on gs://.
-      skip_broken: look through all files and leave out those that cannot be read; the log has their names.
+      skip_broken: look through all files and leave out those that cannot be read, lines of metadata that are none, and
+        images that no line names; the log has their names.
       to_srgb: convert colours by the profile in each file, such as the Display P3 of phones, see `jaxdiff.data.colours`.
 
     Raises:
@@ -53,8 +56,11 @@ def load(
         broken.warn(left_out, len(images.names), os.fspath(root))
         left_out = {images.names[i]: error for i, error in left_out.items()}
         images = images.take(np.array([i for i, name in enumerate(images.names) if name not in left_out]))
+        images, without = with_lines(images, files, root)
+        left_out |= without
+    warn_of_splits(images.names, root)
     classes, no_labels_reason = classes_of(images.names, root)
-    caption, no_captions_reason = captions_of(images, files, root)
+    caption, no_captions_reason = captions_of(images, files, root, skip_broken)
     fingerprint, fitted = images.digest(), functools.partial(_read, root, images.names, classes, to_srgb)
     return Source(
         lambda i: fitted(i, image_shape),
@@ -73,6 +79,39 @@ def load(
         label=functools.partial(_label, images.names, classes) if classes else None,
         fitted=fitted,
     )
+
+
+def with_lines(images: Listing, files: Listing, root: epath.Path) -> tuple[Listing, dict[str, str]]:
+    """The images that a readable line of metadata names, and what is wrong with the others, by their names; logs a warning.
+
+    Raises:
+      ValueError: no image is left.
+    """
+    tables, bad = caption_tables.tables(files.names), []
+    if not tables or (caption_tables.beneath(images.names, tables) < 0).any():
+        return images, {}
+    texts = caption_tables.read(root, tables, images.names, files.names, bad)
+    sizes = np.diff(np.frombuffer(texts.ends, np.int64), prepend=0)
+    if bad:
+        more = "; ..." if len(bad) > 3 else ""
+        log.warning("%d lines or images of %s are left out: %s%s", len(bad), root, "; ".join(bad[:3]), more)
+    if not sizes.any():
+        raise ValueError(f"no image in {root} has a caption: {'; '.join(bad[:3])}")
+    lost = {images.names[int(i)]: "no line of metadata names it" for i in np.flatnonzero(sizes == 0)}
+    return images.take(np.flatnonzero(sizes)), lost
+
+
+def warn_of_splits(names: Sequence[str], root: epath.Path) -> None:
+    """Logs a warning of a folder of splits, all of whose images are used."""
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    held_out = sorted(folders & SPLITS)
+    if "train" in folders and held_out and folders <= {"train", *SPLITS}:
+        log.warning(
+            "%s has the splits train and %s, and all of their images are used: folder:%s/train is of train alone",
+            root,
+            " and ".join(held_out),
+            root,
+        )
 
 
 def listed(root: epath.Path) -> Listing:

@@ -11,15 +11,17 @@ import zlib
 import numpy as np
 from etils import epath
 
-from jaxdiff.data import broken, tars
+from jaxdiff.data import broken, captions, tars
 from jaxdiff.data.base import SOURCES, Source
-from jaxdiff.data.captions import Captions, stored
+from jaxdiff.data.caption_files import json_captions
+from jaxdiff.data.captions import Captions
 from jaxdiff.data.listing import Listing
 from jaxdiff.data.paths import index_file
 from jaxdiff.data.sources.folder import contents_of, listed
 
 log = logging.getLogger("jaxdiff")
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+FORMAT = 2  # of what is stored between starts: more when captions are found elsewhere than before
 NAMES = 10**6  # that ranges may spell
 MARK = "\ue000"  # of a range inside of an expression
 
@@ -30,9 +32,9 @@ def load(
 ) -> Source:
     """The images of webdataset shards, uncompressed tar archives, cropped and resized to one shape.
 
-    Files of one name up to the first dot are an example: its image, its caption (.txt, .caption, or "caption" or "text" of
-    .json), and its label, a number, in .cls. They are read at random: the order is exact, as of a folder. The first start
-    looks through all archives and keeps an index of about 100 bytes an example.
+    Files of one name up to the first dot are an example: its image, its caption (.txt, .caption, or "caption", "text",
+    "prompt" or "captions" of .json), and its label, a number, in .cls. They are read at random: the order is exact, as of a
+    folder. The first start looks through all archives and keeps an index of about 100 bytes an example.
 
     Args:
       image_shape: height, width and channels of the images.
@@ -52,7 +54,7 @@ def load(
     root, archives = matched(pattern, ".tar")
     digest = f"{archives.digest()} {skip_broken}"
     make = functools.partial(tars.index_of, root, archives.names, skip_broken)
-    found = tars.stored_index(index_file(f"{root}/shards {pattern}"), digest, make)
+    found = tars.stored_index(index_file(f"{root}/shards {pattern}"), f"{digest} {FORMAT}", make)
     skipped = tuple(found.skipped)
     _warn(found, archives.names, pattern)
     if not len(found.keys):
@@ -65,7 +67,7 @@ def load(
         found = found.take(np.setdiff1d(np.arange(len(found.keys)), [*left_out]).astype(int))
     classes, no_labels_reason = _classes(found, archives.names)
     keys = zlib.crc32(np.ascontiguousarray(found.shard).tobytes(), zlib.crc32(found.keys.buffer))
-    caption, no_captions_reason = _captions(found, root, archives.names, f"{digest} {keys}", pattern)
+    caption, no_captions_reason = _captions(found, root, archives.names, f"{digest} {keys} {FORMAT}", pattern)
     fitted = functools.partial(_read, root, archives.names, found, bool(classes), to_srgb)
     return Source(
         lambda i: fitted(i, image_shape),
@@ -185,29 +187,31 @@ def _captions(found, root, names, digest, pattern):
     if len(without):
         first = f"{found.keys[without[0]]} of {names[found.shard[without[0]]]}"
         return None, (
-            f"captions are files .txt, .caption, .text, or .json with a text in the field caption or text, and "
-            f"{len(without)} of {len(found.keys)} examples have none, such as {first}"
+            "captions are files .txt, .caption, .text, or .json with a text in the field caption, text, prompt or "
+            f"captions, and {len(without)} of {len(found.keys)} examples have none, such as {first}"
         )
 
     def read(i):
         return _text(tars.read(root / names[found.shard[i]], found.text[i]), found.is_json[i], i, found, names)
 
     def read_all():
-        return Captions(read, len(found.keys)).texts
+        return Captions(read, len(found.keys)).stored
 
     size, path = len(found.keys), index_file(f"{root}/texts {pattern}")
-    return Captions(read, size, lambda: stored(path, digest, read_all, size)), ""
+    kinds = {"text files": int((~found.is_json).sum()), ".json": int(found.is_json.sum())}
+    kinds = {kind: count for kind, count in kinds.items() if count}
+    return Captions(read, size, lambda: captions.stored(path, digest, read_all, size), kinds), ""
 
 
 def _text(content, is_json, i, found, names):
     where = f"the caption of {found.keys[i]} in {names[found.shard[i]]}"
     try:
-        text = tars.json_caption(content) if is_json else content.decode("utf-8-sig")
+        texts = json_captions(content) if is_json else [content.decode("utf-8-sig")]
     except UnicodeDecodeError:
         raise ValueError(f"{where} is not UTF-8") from None
-    if text is None:
+    if not texts:
         raise ValueError(f"{where} is no longer in its JSON: the archive has changed since the start")
-    return " ".join(text.split())
+    return captions.joined(" ".join(text.split()) for text in texts)
 
 
 def _decoded(root, names, found, to_srgb, i, image_shape, *centre):
