@@ -87,8 +87,8 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
       ValueError, OSError: data of the class that cannot be opened; encoded records where images or texts are needed.
     """
     a = config.adapt
-    if config.encodes_texts:
-        derived.check_plain(source, "texts are encoded in each step")
+    if a.trains_text_encoder:
+        derived.check_plain(source, "the text encoder or new tokens are trained, on texts")
     if a.prompts:
         derived.check_plain(source, "`adapt.prompts` are encoded anew")
         source = derived.with_prompts(source, a.prompts)
