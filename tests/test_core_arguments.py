@@ -319,6 +319,66 @@ REFUSED = {
     "a table of texts": (lambda: schedules.from_betas(["a"]), "`betas` must be an array of numbers"),
     "a ragged table": (lambda: schedules.from_alpha_sigma([[1], [1, 2]], [1]), "`alpha` must be an array of numbers"),
     "shifted by a text": (lambda: schedules.shift(SCHEDULE, "2"), "`factor`='2' must be a finite number above 0"),
+    # levels that float32 cannot hold or tell apart
+    **{
+        f"{name} in float32": (make, message)
+        for name, make, message in [
+            (
+                "noise from 1e-300",
+                lambda: schedules.variance_exploding(10, 1e-300, 1e300),
+                "`sigma_min`=1e-300 and `sigma_max`=1e+300: level 1, of alpha=1, sigma=1e-300 and beta=0, is not within",
+            ),
+            (
+                "noise of one size",
+                lambda: schedules.variance_exploding(10, 1.0, 1 + 1e-9),
+                "level 2, of alpha=1, sigma=1 and beta=2.222e-10, is the same as the one before in float32",
+            ),
+            ("EDM's noise to 1e300", lambda: schedules.edm(10, 1e-3, 1e300), "`sigma_max`=1e+300, `rho`=7.0: level "),
+            ("EDM's power of 1e-3", lambda: schedules.edm(10, rho=1e-3), "`rho`=0.001: sigma / alpha must rise"),
+            ("EDM's power of 1e300", lambda: schedules.edm(10, rho=1e300), "`rho`=1e+300: sigma / alpha must rise"),
+            ("betas of 1e-300", lambda: schedules.from_betas([1e-300] * 10), "`betas`: level 1, of alpha=1, sigma=0 "),
+            ("a beta of 1 before others", lambda: schedules.from_betas([0.5, 1, 0.5]), "`betas`: level 3, of alpha=0"),
+            (
+                "betas without signal",
+                lambda: schedules.from_betas([0.999] * 100),
+                "`betas`: level 13, of alpha=3.162e-20",
+            ),
+            (
+                "linear from 1e-300",
+                lambda: schedules.linear(10, 1e-300),
+                "`beta_start`=1e-300 and `beta_end`=0.02: level 1",
+            ),
+            ("scaled from 1e-300", lambda: schedules.scaled_linear(10, 1e-300), "`beta_start`=1e-300 and `beta_end`="),
+            ("linear without signal", lambda: schedules.linear(10**5), "`num_levels`=100000, `beta_start`=0.0001 and"),
+            (
+                "a cosine of 1e300",
+                lambda: schedules.cosine(10, s=1e300),
+                "`s`=1e+300 and `beta_max`=0.999 must give betas",
+            ),
+            ("a cosine of 1e-30", lambda: schedules.cosine(10, beta_max=1e-30), "`beta_max`=1e-30: level 1"),
+            ("ratios beside each other", lambda: schedules.from_log_snr([1, 1 - 1e-15]), "`log_snr`: level 2, of "),
+            (
+                "signal of 1e-300",
+                lambda: schedules.from_alpha_sigma([1e-300], [1]),
+                "`alpha` and `sigma`: level 1, of ",
+            ),
+            (
+                "noise of 1e300",
+                lambda: schedules.from_alpha_sigma([1, 1], [1, 1e300]),
+                "`alpha` and `sigma`: level 2, of ",
+            ),
+        ]
+    },
+    **{
+        f"{name} shifted by {factor}": (
+            lambda name=name, factor=factor: schedules.shift(schedules.SCHEDULES.functions[name](10), factor),
+            f"`factor`={factor}: level 1, of ",
+        )
+        for name in ("linear", "rectified_flow", "variance_exploding")
+        for factor in (1e300, 1e-300)
+    },
+    "levels on a text": (lambda: schedules.from_alpha_sigma([1], [1], bend="x"), "`bend`='x' must be 0 or 1"),
+    "levels on nan": (lambda: schedules.from_alpha_sigma([1], [1], bend=NAN), "`bend`=nan must be 0 or 1"),
     "shifted nothing": (lambda: schedules.shift(None, 2.0), "`schedule` must be a Schedule"),
     "pure noise of nothing": (lambda: schedules.zero_terminal_snr(None), "`schedule` must be a Schedule"),
     "compared with nothing": (lambda: schedules.equal(SCHEDULE, None), "`other` must be a Schedule"),
