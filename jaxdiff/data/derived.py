@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxdiff.arguments import plain
+from jaxdiff.data import example_checks
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
@@ -39,18 +39,12 @@ def checked(source: Source) -> Source:
 
     def read(i):
         example, shape = source.read(i), tuple(source.image_shape)
-        needed = ("image", "label") if source.classes else ("image",)
-        if lost := [name for name in needed if not isinstance(example, dict) or name not in example]:
-            raise ValueError(f"example {i} must be a dict with {lost[0]!r}")
+        example_checks.check_has(example, i, *(("image", "label") if source.classes else ("image",)))
         image = example["image"]
         found = getattr(image, "dtype", type(image).__name__), np.shape(image)
         if found != (np.uint8, shape):
             raise ValueError(f"the image of example {i} must be uint8 {shape}, not {found[0]} {found[1]}")
-        label = plain(example.get("label", 0))
-        if not isinstance(label, int) or isinstance(label, bool):
-            raise ValueError(f"the label of example {i} must be an int, not {example['label']!r}")
-        if source.classes and not 0 <= label < len(source.classes):
-            raise ValueError(f"example {i} has label {label}, and there are only 0..{len(source.classes) - 1}")
+        example_checks.check_label(example.get("label", 0), i, len(source.classes))
         return example
 
     return dataclasses.replace(source, read=read)

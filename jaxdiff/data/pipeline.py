@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
-from jaxdiff.arguments import check_count, check_type, plain
+from jaxdiff.arguments import check_count, check_number, check_type, plain
 from jaxdiff.data import augment as augmentation
+from jaxdiff.data import example_checks
 from jaxdiff.types import Cond
 
 ENDLESS = 2**48  # examples
@@ -63,7 +64,10 @@ def batches(
       [K, B / P, hard_negatives, L].
 
     Raises:
-      ValueError: numbers out of range; P does not divide B, the source is empty, or it has no labels and `labels` is True.
+      TypeError: a source without `len` and `[i]`, such as a generator; `tokenize` is no function.
+      ValueError: numbers of other types or out of range; P does not divide B, the source is empty, or lacks the labels,
+        captions or wrong captions that are asked for. While reading: an example that lacks something, or has arrays of
+        another layout than others of its batch.
 
     Example::
 
@@ -77,22 +81,17 @@ def batches(
         >>> second["index"].tolist(), bool((second["image"][0] == epoch["image"][1]).all())
         ([[3, 4, 5]], True)
     """
-    for name, count in (
-        ("batch_size", batch_size),
-        ("steps_per_call", steps_per_call),
-        ("process_count", process_count),
-    ):
-        check_count(name, count)
-    if not 0 <= check_type("`start_step`", plain(start_step), int) < ENDLESS // batch_size:
-        raise ValueError(f"`start_step`={start_step} must be from 0 to {ENDLESS // batch_size - 1}")
-    if not 0 <= check_type("`process_index`", plain(process_index), int) < process_count:
-        raise ValueError(f"`process_index`={process_index} must be from 0 to {process_count - 1}")
-    if batch_size % process_count:
-        raise ValueError(f"batch_size={batch_size} does not divide by {process_count} processes")
-    if not len(source):
-        raise ValueError("there are no examples to make batches of")
+    example_checks.check_source(source)
+    batch_size, process_count = check_count("batch_size", batch_size), check_count("process_count", process_count)
+    steps_per_call, seed = check_count("steps_per_call", steps_per_call), check_count("seed", seed, least=0)
+    _check_position(batch_size, start_step, process_index, process_count)
+    for name, flag in (("labels", labels), ("flip", flip), ("augment_cond", augment_cond), ("contexts", contexts)):
+        check_type(f"`{name}`", plain(flag), bool)
+    check_number("augment", augment, "lie in [0, 3]", lambda x: (x >= 0) & (x <= 3))
+    hard_negatives = check_count("hard_negatives", hard_negatives, least=0)
+    example_checks.check_captioned(source, tokenize, hard_negatives)
+    threads = min(16, os.cpu_count() or 1) if num_threads is None else check_count("num_threads", num_threads)
     num_classes = check_labels(source) if labels else None
-    threads = num_threads or min(16, os.cpu_count() or 1)
 
     epochs = max(1, ENDLESS // len(source))  # without a number grain cannot make batches of one
     examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat(epochs)
@@ -107,8 +106,20 @@ def batches(
         examples = examples.random_map(functools.partial(_augment, augment, augment_cond))
     mine = examples.map_with_index(_number)[start_step * batch_size + process_index :: process_count]
     read_ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
-    steps = mine.batch(batch_size // process_count).to_iter_dataset(read_ahead)
+    steps = mine.batch(batch_size // process_count, batch_fn=example_checks.stack).to_iter_dataset(read_ahead)
     return _deliver(iter(steps.batch(steps_per_call)))
+
+
+def _check_position(batch_size, start_step, process_index, process_count):
+    """Refuses steps that there are not, and processes that cannot share a batch."""
+    if batch_size > ENDLESS:
+        raise ValueError(f"`batch_size`={batch_size} must be at most {ENDLESS}")
+    if not 0 <= check_type("`start_step`", plain(start_step), int) < ENDLESS // batch_size:
+        raise ValueError(f"`start_step`={start_step} must be from 0 to {ENDLESS // batch_size - 1}")
+    if not 0 <= check_type("`process_index`", plain(process_index), int) < process_count:
+        raise ValueError(f"`process_index`={process_index} must be from 0 to {process_count - 1}")
+    if batch_size % process_count:
+        raise ValueError(f"`batch_size`={batch_size} does not divide by {process_count} processes")
 
 
 def check_labels(source) -> int | None:
@@ -125,20 +136,22 @@ def check_labels(source) -> int | None:
 
 def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i):
     example, cond = getattr(source, "read", source.__getitem__)(i), Cond()
-    chosen = {"image": example["image"], "example": np.uint32(i)}
+    asked = [name for name, wanted in (("image", True), ("label", labels), ("context", contexts)) if wanted]
+    example_checks.check_has(example, i, *asked)
+    image = np.asarray(example_checks.check_array(example["image"], "image", i, ndim=3))
+    chosen = {"image": image, "example": np.uint32(i)}
     if labels:
-        if num_classes and not 0 <= example["label"] < num_classes:
-            raise ValueError(f"example {i} has label {example['label']}, and there are only 0..{num_classes - 1}")
-        cond = cond._replace(label=np.int32(example["label"]))
+        cond = cond._replace(label=np.int32(example_checks.check_label(example["label"], i, num_classes)))
     if contexts:
-        cond = cond._replace(context=example["context"])
+        cond = cond._replace(context=example_checks.check_array(example["context"], "context", i))
     for name in getattr(source, "extra_arrays", ()):
         if name == "control":
             cond = cond._replace(control=example[name])
         else:
             chosen[name] = example[name]
     if tokenize:
-        chosen["tokens"] = tokenize([source.caption(i)])[0]
+        text = source.caption(i) if hasattr(source, "caption") else example_checks.caption(example, i)
+        chosen["tokens"] = example_checks.token_ids(tokenize, [text], i)[0]
     if hard_negatives:
         chosen["hard_negatives"] = source[i]  # replaced by `_hard_negatives`, which has a random generator
     return chosen | {"cond": cond} if any(array is not None for array in cond) else chosen
@@ -146,7 +159,7 @@ def _read(source, labels, num_classes, contexts, tokenize, hard_negatives, i):
 
 def _hard_negatives(source, tokenize, count, example, rng):
     texts = [source.hard_negative(example["hard_negatives"], rng) for _ in range(count)]
-    return example | {"hard_negatives": tokenize(texts)}
+    return example | {"hard_negatives": example_checks.token_ids(tokenize, texts, int(example["example"]))}
 
 
 def _flip(example, rng):
