@@ -104,6 +104,51 @@ REFUSED = {
         lambda: editing.bridge(denoiser(), denoiser(), SCHEDULE, [0, 500, 1000], X),
         "`timesteps` must fall at every step",
     ),
+    # conditions
+    **{
+        f"a condition as {type(cond).__name__}": (
+            sample(cond=cond),
+            f"`cond` must be of arrays, such as jaxdiff.condition makes, and it holds a {kind}",
+        )
+        for cond, kind in (
+            ("a seven", "str"),
+            ({"text": "a seven"}, "str"),
+            (np.array(["a seven"] * 4), "array of <U7"),
+            (Cond(context="a seven"), "str"),
+        )
+    },
+    "chunks of a text": (
+        lambda: next(samplers.chunks(KEY, jaxdiff.ddim(), denoiser(), SCHEDULE, [9, 5, 0], X, "a", size=1)),
+        "`cond` must be of arrays",
+    ),
+    "a density of a text": (
+        lambda: likelihood.log_prob(KEY, denoiser(), SCHEDULE, X, "a seven"),
+        "`cond` must be of arrays, such as jaxdiff.condition makes, and it holds a str",
+    ),
+    **{
+        f"a network's condition as {type(cond).__name__}": (
+            lambda cond=cond: jaxdiff.network(None)({}, X, 500, cond),
+            f"`cond` must be a Cond, such as jaxdiff.condition(...).cond, not {type(cond).__name__}",
+        )
+        for cond in ("a seven", {"label": 7}, 7)
+    },
+    **{
+        f"a network's label as {label!r}": (
+            lambda label=label: jaxdiff.network(None)({}, X, 500, Cond(label=label)),
+            "`cond.label` must be an array with one row for each example, not ",
+        )
+        for label in ("7", [7, 3], 7)
+    },
+    **{
+        f"{name} as {kind}": (
+            lambda name=name, made=made: objectives.denoising(
+                **{"apply": network, "schedule": SCHEDULE} | {name: made}
+            ),
+            f"`{name}` must be a function, see `jaxdiff.objectives`, not {kind}",
+        )
+        for name in ("apply", "weighting", "coupling")
+        for kind, made in (("str", "p2"), ("dict", {}))
+    },
     # predictions
     "x0 of one column": (
         sample(prediction=lambda x: Prediction(x[:, :1], x)),
@@ -587,3 +632,10 @@ def test_levels_that_are_traced_are_not_checked():
     levels = np.array([1000, 500, 0])
     np.testing.assert_allclose(jax.jit(run)(levels), run(levels), rtol=1e-5)
     assert jax.jit(run)(levels[::-1]).shape == X.shape
+
+
+def test_conditions_that_are_traced_are_taken():
+    run = lambda cond: jaxdiff.sample(None, jaxdiff.ddim(), denoiser(), SCHEDULE, [1000, 500, 0], X, cond)[0]
+    cond = Cond(label=jnp.zeros(4, int))
+    np.testing.assert_allclose(jax.jit(run)(cond), run(cond), rtol=1e-5)
+    assert jax.vmap(run)(jax.tree.map(lambda x: x[None], cond)).shape == (1, *X.shape)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdiff.arguments import check_text
 from jaxdiff.data import example_checks
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
@@ -89,7 +90,7 @@ def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
       prompts: at least one.
 
     Raises:
-      ValueError: records with contexts or latents.
+      ValueError: records with contexts or latents; no prompts, or one text in place of a list.
 
     Example::
 
@@ -100,6 +101,10 @@ def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
         ['a photo of <dusk>', '<dusk>', 'a photo of <dusk>', '<dusk>']
     """
     check_plain(source, "other prompts are encoded anew")
+    if not isinstance(prompts, list | tuple) or not prompts:
+        raise ValueError(f"`prompts`={prompts!r} must be a list of at least one text")
+    for prompt in prompts:
+        check_text("prompts", prompt)
     count = len(prompts)
     of_image = lambda known: known and (lambda i: known(i // count))
     return dataclasses.replace(
