@@ -12,7 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.registry import Choice
-from jaxdiff.types import Prediction, is_traced
+from jaxdiff.types import Cond, Prediction, is_traced
+
+# Fields of `Cond` that are one array each.
+ARRAYS_OF_COND = (
+    "label", "vector", "context", "context_mask", "image", "guidance", "image_prompt", "image_prompt_scale", "end",
+)  # fmt: skip
 
 # Ranges of `check_number`: what a number must do, in words, and whether each of some numbers does.
 ABOVE_0 = "be above 0 and finite", lambda x: (x > 0) & np.isfinite(x)
@@ -30,7 +35,7 @@ def plain(value: Any) -> Any:
         >>> plain(np.int64(7)), plain([np.float32(0.5)]), plain("7")
         (7, (0.5,), '7')
     """
-    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
+    if type(value) in (list, tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
         return tuple(map(plain, value))
     is_scalar = isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ()
     return value.item() if is_scalar and not jnp.issubdtype(value.dtype, jax.dtypes.extended) else value
@@ -181,6 +186,96 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
         raise
     except (TypeError, ValueError):
         raise ValueError(f"`{name}` must be an array of numbers") from None
+
+
+def as_array(name: str, value: Any) -> Any:
+    """What converts itself to NumPy (`__array__`), such as a tensor or a picture, as an array; all else unchanged.
+
+    Raises:
+      ValueError: it cannot be converted, such as a tensor that requires gradients.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.arguments import as_array
+        >>> as_array("image", memoryview(b"ab")), as_array("image", np.uint8(3))
+        (<memory at ...>, np.uint8(3))
+    """
+    if isinstance(value, np.ndarray | np.generic | jax.Array) or isinstance(value, type):
+        return value
+    if not hasattr(value, "__array__"):
+        return value
+    try:
+        return np.asarray(value)
+    except Exception as error:  # of anybody's
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"`{name}`, of type {type(value).__name__}, cannot be read as an array of NumPy ({reason})"
+        ) from None
+
+
+def check_text(name: str, text: Any) -> str:
+    """Checks that a value is a text, without lone surrogates: halves of characters, which no UTF-8 can hold.
+
+    Raises:
+      ValueError: it is none.
+
+    Example::
+
+        >>> from jaxdiff.arguments import check_text
+        >>> check_text("prompts", "a \\ud800")
+        Traceback (most recent call last):
+        ValueError: `prompts`='a \\ud800' holds half of a character (a lone surrogate), which is no UTF-8
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"`{name}` must be a text, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"`{name}`={text!r} holds half of a character (a lone surrogate), which is no UTF-8") from None
+    return text
+
+
+def check_arrays(name: str, tree: Any) -> None:
+    """Checks that all leaves of a pytree are numbers or arrays of them, as compiled functions take; they may be traced.
+
+    Raises:
+      TypeError: one is a text, or anything else.
+
+    Example::
+
+        >>> from jaxdiff.arguments import check_arrays
+        >>> check_arrays("cond", {"text": "a seven"})
+        Traceback (most recent call last):
+        TypeError: `cond` must be of arrays, such as jaxdiff.condition makes, and it holds a str
+    """
+    for leaf in jax.tree.leaves(tree):
+        dtype = getattr(leaf, "dtype", None)
+        array = isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct) or is_traced(leaf)
+        if isinstance(leaf, bool | int | float | complex) or (
+            array and getattr(dtype, "kind", "") not in ("O", "U", "S")
+        ):
+            continue
+        found = type(leaf).__name__ if not array else f"array of {dtype}"
+        raise TypeError(f"`{name}` must be of arrays, such as jaxdiff.condition makes, and it holds a {found}")
+
+
+def check_cond(cond: Any) -> None:
+    """Checks that a network's condition is a `Cond` of arrays, or None; they may be traced.
+
+    Raises:
+      TypeError: it is something else, or one of its fields is, such as a list.
+    """
+    if cond is None:
+        return
+    if not isinstance(cond, Cond):
+        found = "an array" if is_traced(cond) else type(cond).__name__
+        raise TypeError(f"`cond` must be a Cond, such as jaxdiff.condition(...).cond, not {found}")
+    for name in ARRAYS_OF_COND:
+        value = getattr(cond, name)
+        if value is not None and (isinstance(value, str | list | tuple | dict) or np.ndim(value) == 0):
+            kind = type(value).__name__ if not hasattr(value, "shape") else "one number"
+            raise TypeError(f"`cond.{name}` must be an array with one row for each example, not {kind}")
 
 
 def check_images(name: str, images: Any, shape: tuple[int, int, int] | None = None) -> np.ndarray:

@@ -10,8 +10,8 @@ from flax import errors, traverse_util
 from flax import linen as nn
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_floats
-from jaxdiff.errors import unknown
+from jaxdiff.arguments import check_cond, check_floats
+from jaxdiff.errors import check_known
 from jaxdiff.preconditioning import check_same_process
 from jaxdiff.process import KINDS, predict_from
 from jaxdiff.schedules import Schedule
@@ -51,6 +51,7 @@ def network(module: nn.Module, time: Callable | None = None) -> Apply:
             raise ValueError(
                 "a network takes one condition: wrap the denoiser in jaxdiff.guidance.cfg, or give `cond`.cond"
             )
+        check_cond(cond)
         if np.shape(t) not in ((), (1,), x_t.shape[:1]):
             raise ValueError(f"`t` must be one level, or one for each of {len(x_t)} examples, not {list(np.shape(t))}")
         t = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
@@ -174,8 +175,7 @@ def check_kind(predict: str, schedule: Schedule) -> None:
         >>> from jaxdiff.denoise import check_kind
         >>> check_kind("v", schedules.zero_terminal_snr(schedules.linear()))
     """
-    if predict not in KINDS:
-        raise unknown("kind of prediction", predict, KINDS)
+    check_known("kind of prediction", predict, KINDS)
     last = jnp.asarray(schedule.alpha)[-1]
     if predict in ("eps", "score") and not is_traced(last) and float(last) == 0.0:
         raise ValueError(

@@ -30,6 +30,20 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}: did you mean {nearest!r}? (one of {', '.join(known)})")
 
 
+def check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError, see `unknown`, for what is none of the known names, such as a list or a dict.
+
+    Example::
+
+        >>> from jaxdiff.errors import check_known
+        >>> check_known("sampler", ["ddim"], {"ddim": 1, "ddpm": 2})
+        Traceback (most recent call last):
+        ValueError: unknown sampler ['ddim']: did you mean 'ddim'? (one of ddim, ddpm)
+    """
+    if not isinstance(name, str) or name not in known:
+        raise unknown(kind, name, known)
+
+
 @contextlib.contextmanager
 def of_code(name: str, path: str = "") -> Iterator[None]:
     """Turns any error of other people's code, which is run inside, into one line with the place in it.

@@ -14,6 +14,34 @@ from jaxdiff.disk import is_remote
 OUTPUT_MARK = ".jaxdiff"  # hidden file in directories of output, so that nobody trains on them by mistake
 
 
+def as_path(name: str, path: str | bytes | os.PathLike) -> str | os.PathLike:
+    """A path as given; one of bytes, as of `os.listdir(b".")`, as text.
+
+    Args:
+      name: of the argument, for the error.
+      path: what was given.
+
+    Raises:
+      ValueError: it is no path, or empty, or holds a null byte.
+
+    Example::
+
+        >>> from jaxdiff.files import as_path
+        >>> as_path("`path`", b"a.safetensors"), as_path("`path`", 5)
+        Traceback (most recent call last):
+        ValueError: `path` must be a name or a path, not 5
+    """
+    if not isinstance(path, str | bytes | os.PathLike) or not os.fspath(path):
+        raise ValueError(f"{name} must be a name or a path, not {path!r}")
+    if "\0" in os.fsdecode(path):
+        raise ValueError(f"{name} must be a name or a path, and {path!r} holds a null byte")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be a name or a path, and {path!r} holds half of a character") from None
+    return os.fsdecode(path) if isinstance(path, bytes) else path
+
+
 def make_output_dir(path: epath.PathLike) -> None:
     """Makes a directory of output, and marks it where it was not there or empty; folders of data leave such ones out.
 

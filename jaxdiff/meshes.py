@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known, unknown
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # axes over which examples are split
@@ -77,8 +77,7 @@ def parse(text: str) -> dict[str, int]:
     found = {}
     for part in filter(None, text.replace(" ", "").split(",")):
         name, _, size = part.partition("=")
-        if name not in AXES:
-            raise unknown("axis of a mesh", name, AXES)
+        check_known("axis of a mesh", name, AXES)
         if not size.isdecimal() or not int(size) or name in found:
             raise ValueError(f"a mesh is given as data=32,fsdp=8, each axis once and at least 1, not {text!r}")
         found[name] = int(size)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arguments import check_type
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known
 from jaxdiff.schedules import Schedule, check_schedule, equal
 from jaxdiff.types import Apply, Array, is_traced
 
@@ -82,8 +82,7 @@ def network_time(kind: str, schedule: Schedule) -> Callable | None:
         >>> float(preconditioning.network_time("sigma", schedules.rectified_flow(4))(1))
         250.0
     """
-    if kind not in TIMES:
-        raise unknown("network time", kind, TIMES)
+    check_known("network time", kind, TIMES)
     if kind == "level":
         return None
     fixed = _Fixed(schedule)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arguments import check_floats
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known, unknown
 from jaxdiff.schedules import Schedule, check_schedule, lookup
 from jaxdiff.types import Array, Aux, Gaussian, Prediction
 
@@ -163,8 +163,7 @@ def p_posterior(
     if not isinstance(prediction, Prediction):
         raise TypeError(f"`prediction` must be a Prediction, as a denoiser returns it, not {type(prediction).__name__}")
     _check(schedule, t=t, s=s, data={"x_t": x_t})
-    if variance not in VARIANCES:
-        raise unknown("variance", variance, VARIANCES)
+    check_known("variance", variance, VARIANCES)
     if variance != "posterior" and not (isinstance(eta, int | float) and eta == 1):
         raise ValueError(f"`variance`={variance!r} is for ancestral steps: leave `eta` at 1")
     (alpha_s, sigma_s), (_, sigma_t) = schedule(s), schedule(t)

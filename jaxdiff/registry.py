@@ -80,8 +80,10 @@ class Registry(Mapping):
 
         Raises:
           ValueError: when applied, if the name is taken.
-          TypeError: when applied, if an option has no annotation.
+          TypeError: the name is no text; when applied, if an option has no annotation.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"a {self.what} is registered under a name, not under a {type(name).__name__}")
 
         def add(declared):
             if name in self._classes:
@@ -101,6 +103,7 @@ class Registry(Mapping):
 
         Raises:
           ValueError: unknown name, or a choice of another registry.
+          TypeError: neither a name nor a choice.
         """
         if isinstance(given, Choice):
             if given.registry is not self:
@@ -113,7 +116,9 @@ class Registry(Mapping):
 
         Raises:
           ValueError: unknown name, or a value for a choice whose first option is not a text.
+          TypeError: no text.
         """
+        self._check_name(text)
         name, _, value = text.partition(":")
         cls = self[name]
         if not value:
@@ -125,13 +130,23 @@ class Registry(Mapping):
             raise ValueError(f"{self.what} {name} takes no value behind a colon: {text!r}")
         return cls(value)
 
+    def _check_name(self, name):
+        """Raises TypeError for what is no text, such as a list, a function, or what a choice makes when it is called."""
+        if isinstance(name, str):
+            return
+        found = f"the class {name.__name__}" if isinstance(name, type) else f"of type {type(name).__name__}"
+        raise TypeError(
+            f"the {self.what} must be a name, such as {next(iter(self), 'NAME')!r}, or a choice, not {found}"
+        )
+
     def __getitem__(self, name: str) -> type[Choice]:
+        self._check_name(name)
         if name not in self._classes:
             raise unknown(self.what, name, self._classes)
         return self._classes[name]
 
     def __contains__(self, name) -> bool:
-        return name in self._classes
+        return isinstance(name, str) and name in self._classes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._classes)

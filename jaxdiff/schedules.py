@@ -194,7 +194,8 @@ def from_betas(betas) -> Schedule:
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: betas are not a non-empty vector of numbers in (0, 1].
+      ValueError: betas are not a non-empty vector of numbers in (0, 1], or make levels that float32 cannot hold or tell
+        apart.
 
     Example::
 
@@ -203,12 +204,17 @@ def from_betas(betas) -> Schedule:
         >>> [round(float(alpha), 4) for alpha in schedule.alpha]
         [1.0, 0.8, 0.64]
     """
-    betas = as_numbers("betas", betas)
+    return _from_betas("`betas`", as_numbers("betas", betas))
+
+
+def _from_betas(name, betas):
+    """`from_betas` whose errors begin with the arguments that the betas were made of."""
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas <= 1)):
-        raise ValueError("`betas` must be a non-empty vector of numbers in (0, 1]")
+        wanted = "must be a non-empty vector of numbers" if name == "`betas`" else "must give betas"
+        raise ValueError(f"{name} {wanted} in (0, 1]")
     betas = np.concatenate([[0.0], betas])
     alphas_cumprod = np.cumprod(1.0 - betas)
-    return _cast(betas, np.sqrt(alphas_cumprod), np.sqrt(1.0 - alphas_cumprod))
+    return _cast(name, betas, np.sqrt(alphas_cumprod), np.sqrt(1.0 - alphas_cumprod))
 
 
 def from_log_snr(log_snr) -> Schedule:
@@ -225,7 +231,7 @@ def from_log_snr(log_snr) -> Schedule:
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: log_snr is not a non-empty vector of falling numbers in this range.
+      ValueError: log_snr is not a non-empty vector of falling numbers in this range, or float32 cannot tell two apart.
 
     Example::
 
@@ -242,7 +248,7 @@ def from_log_snr(log_snr) -> Schedule:
     log_snr = np.concatenate([[np.inf], log_snr])
     alpha, sigma = (np.exp(-0.5 * np.logaddexp(0, l)) for l in (-log_snr, log_snr))
     betas = np.concatenate([[0.0], -(sigma[1:] ** 2) * np.expm1(np.diff(log_snr))])
-    return _cast(betas, alpha, sigma)
+    return _cast("`log_snr`", betas, alpha, sigma)
 
 
 def from_alpha_sigma(alpha, sigma, bend: float | None = None) -> Schedule:
@@ -257,7 +263,8 @@ def from_alpha_sigma(alpha, sigma, bend: float | None = None) -> Schedule:
       `Schedule` with T + 1 levels, level 0 having alpha = 1 and sigma = 0.
 
     Raises:
-      ValueError: tables of other shapes, an alpha that rises or is below 0, a sigma / alpha that does not rise.
+      ValueError: tables of other shapes, an alpha that rises or is below 0, a sigma / alpha that does not rise, levels that
+        float32 cannot hold or tell apart, or a bend that is neither 0 nor 1.
 
     Example::
 
@@ -270,16 +277,27 @@ def from_alpha_sigma(alpha, sigma, bend: float | None = None) -> Schedule:
     if alpha.ndim != 1 or not alpha.size or alpha.shape != sigma.shape:
         shapes = f"{list(alpha.shape)} and {list(sigma.shape)}"
         raise ValueError(f"`alpha` and `sigma` must be vectors [T] of the same length, not of shapes {shapes}")
+    if bend is not None:
+        check_number("bend", bend, "be 0 or 1", lambda x: (x == 0) | (x == 1))
+    return _from_alpha_sigma("`alpha` and `sigma`", alpha, sigma, bend)
+
+
+def _from_alpha_sigma(name, alpha, sigma, bend=None):
+    """`from_alpha_sigma` whose errors of single levels begin with the arguments that the tables were made of."""
     alpha, sigma = np.append(1.0, alpha), np.append(0.0, sigma)
     if not (np.all(np.diff(alpha) <= 0) and alpha[-1] >= 0):
         raise ValueError("`alpha` must lie in [0, 1] and not rise")
-    rises = _cross(AlphaSigma(alpha[:-1], sigma[:-1]), AlphaSigma(alpha[1:], sigma[1:])) > 0
-    if not (np.all(rises) and np.all(np.isfinite(sigma))):
-        raise ValueError(f"sigma / alpha must rise: `sigma` is too small, or not finite, at level {1 + rises.argmin()}")
+    with np.errstate(all="ignore"):  # refused below
+        rises = _cross(AlphaSigma(alpha[:-1], sigma[:-1]), AlphaSigma(alpha[1:], sigma[1:])) > 0
+        rises &= np.isfinite(sigma[1:])
+    if not np.all(rises):
+        level = 1 + rises.argmin()
+        raise ValueError(f"{name}: sigma / alpha must rise, and sigma is too small, or not finite, at level {level}")
     r = alpha[1:] / alpha[:-1]
-    betas = np.concatenate([[0.0], (sigma[1:] - r * sigma[:-1]) * (sigma[1:] + r * sigma[:-1])])
+    with np.errstate(all="ignore"):
+        betas = np.concatenate([[0.0], (sigma[1:] - r * sigma[:-1]) * (sigma[1:] + r * sigma[:-1])])
     bend = float(preserves_variance(alpha, sigma)) if bend is None else bend
-    return _cast(betas, alpha, sigma, bend)
+    return _cast(name, betas, alpha, sigma, bend)
 
 
 def equal(one: Schedule, other: Schedule) -> bool:
@@ -299,9 +317,25 @@ def preserves_variance(alpha, sigma) -> bool:
     return bool(np.all(np.abs(np.hypot(np.asarray(alpha, np.float64), np.asarray(sigma, np.float64)) - 1) < 1e-6))
 
 
-def _cast(betas, alpha, sigma, bend=1.0):
-    """Float64 tables as a `Schedule`."""
-    return Schedule(*(jnp.asarray(table, jnp.float32) for table in (betas, alpha**2, alpha, sigma, bend)))
+def _cast(name, betas, alpha, sigma, bend=1.0):
+    """Float64 tables as a `Schedule`.
+
+    Raises:
+      ValueError: float32 would round numbers to 0 or infinity, or two levels to one; it begins with `name`.
+    """
+    with np.errstate(all="ignore"):
+        tables = [np.asarray(table, np.float32) for table in (betas, alpha**2, alpha, sigma)]
+    least = np.finfo(np.float32).tiny
+    held = np.all([(table >= least) & np.isfinite(table) for table in tables], axis=0)
+    held |= (alpha == 0) & (tables[0] >= least) & np.isfinite(tables[3])  # pure noise
+    held[0] = True
+    apart = np.append(True, np.any([table[1:] != table[:-1] for table in tables[2:]], axis=0))
+    if not np.all(held & apart):
+        level = int((held & apart).argmin())
+        found = f"alpha={alpha[level]:.4g}, sigma={sigma[level]:.4g} and beta={betas[level]:.4g}"
+        why = "is the same as the one before in float32" if held[level] else "is not within what float32 holds"
+        raise ValueError(f"{name}: level {level}, of {found}, {why}")
+    return Schedule(*map(jnp.asarray, tables), jnp.asarray(bend, jnp.float32))
 
 
 @SCHEDULES.register("linear", leave_out=("num_levels",))
@@ -319,7 +353,7 @@ def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: T is below 1, or a beta outside of (0, 1].
+      ValueError: T is below 1, a beta outside of (0, 1], or levels that float32 cannot hold or tell apart.
 
     Example::
 
@@ -329,7 +363,8 @@ def linear(num_levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
     """
     num_levels = check_count("num_levels", num_levels)
     _check_betas(beta_start=beta_start, beta_end=beta_end)
-    return from_betas(np.linspace(beta_start, beta_end, num_levels))
+    name = f"`num_levels`={num_levels}, `beta_start`={beta_start} and `beta_end`={beta_end}"
+    return _from_betas(name, np.linspace(beta_start, beta_end, num_levels))
 
 
 @SCHEDULES.register("scaled_linear", leave_out=("num_levels",))
@@ -347,7 +382,7 @@ def scaled_linear(num_levels: int = 1000, beta_start: float = 0.00085, beta_end:
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: T is below 1, or a beta outside of (0, 1].
+      ValueError: T is below 1, a beta outside of (0, 1], or levels that float32 cannot hold or tell apart.
 
     Example::
 
@@ -357,7 +392,8 @@ def scaled_linear(num_levels: int = 1000, beta_start: float = 0.00085, beta_end:
     """
     num_levels = check_count("num_levels", num_levels)
     _check_betas(beta_start=beta_start, beta_end=beta_end)
-    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_levels) ** 2)
+    name = f"`num_levels`={num_levels}, `beta_start`={beta_start} and `beta_end`={beta_end}"
+    return _from_betas(name, np.linspace(beta_start**0.5, beta_end**0.5, num_levels) ** 2)
 
 
 @SCHEDULES.register("cosine", leave_out=("num_levels",))
@@ -375,7 +411,7 @@ def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) ->
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: T is below 1, an s below 0, or a beta outside of (0, 1].
+      ValueError: T is below 1, an s below 0, a beta outside of (0, 1], or levels that float32 cannot hold or tell apart.
 
     Example::
 
@@ -387,7 +423,8 @@ def cosine(num_levels: int = 1000, s: float = 0.008, beta_max: float = 0.999) ->
     check_number("s", s, *AT_LEAST_0)
     _check_betas(beta_max=beta_max)
     alphas_cumprod = np.cos((np.arange(num_levels + 1) / num_levels + s) / (1 + s) * np.pi / 2) ** 2
-    return from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max))
+    betas = np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], beta_max)
+    return _from_betas(f"`num_levels`={num_levels}, `s`={s} and `beta_max`={beta_max}", betas)
 
 
 @SCHEDULES.register("sigmoid", leave_out=("num_levels",))
@@ -423,13 +460,15 @@ def sigmoid(
         check_number(name, number)
     if not (start < end and tau > 0):
         raise ValueError(f"`start`={start} must be below `end`={end}, and `tau`={tau} above 0")
-    v = 1 / (1 + np.exp(-np.linspace(start, end, num_levels + 1) / tau))
-    alphas_cumprod = np.maximum((v[-1] - v) / (v[-1] - v[0]), clip_min)
+    with np.errstate(all="ignore"):  # refused below
+        v = 1 / (1 + np.exp(-np.linspace(start, end, num_levels + 1) / tau))
+        alphas_cumprod = np.maximum((v[-1] - v) / (v[-1] - v[0]), clip_min)
     if not np.all(np.diff(alphas_cumprod) < 0):
         raise ValueError(
             f"levels repeat with `tau`={tau} and `clip_min`={clip_min}: use a larger `tau` or a smaller `clip_min`"
         )
-    return from_betas(1 - alphas_cumprod[1:] / alphas_cumprod[:-1])
+    name = f"`start`={start}, `end`={end}, `tau`={tau} and `clip_min`={clip_min}"
+    return _from_betas(name, 1 - alphas_cumprod[1:] / alphas_cumprod[:-1])
 
 
 @SCHEDULES.register("rectified_flow", leave_out=("num_levels",))
@@ -457,7 +496,7 @@ def rectified_flow(num_levels: int = 1000) -> Schedule:
     """
     num_levels = check_count("num_levels", num_levels)
     t = np.arange(1, num_levels + 1)
-    return from_alpha_sigma((num_levels - t) / num_levels, t / num_levels, bend=0.0)
+    return _from_alpha_sigma(f"`num_levels`={num_levels}", (num_levels - t) / num_levels, t / num_levels, bend=0.0)
 
 
 @SCHEDULES.register("variance_exploding", leave_out=("num_levels",))
@@ -475,7 +514,7 @@ def variance_exploding(num_levels: int = 1000, sigma_min: float = 0.01, sigma_ma
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: T is below 1, or sigmas that are not above 0 and rising.
+      ValueError: T is below 1, or sigmas that are not above 0 and rising, or that float32 cannot hold or tell apart.
 
     Example::
 
@@ -483,7 +522,7 @@ def variance_exploding(num_levels: int = 1000, sigma_min: float = 0.01, sigma_ma
         >>> [round(float(x), 4) for x in schedules.variance_exploding(3, 0.01, 1.0).sigma]
         [0.0, 0.01, 0.1, 1.0]
     """
-    return from_alpha_sigma(*_exploding(num_levels, sigma_min, sigma_max, np.log, np.exp))
+    return _exploding(num_levels, sigma_min, sigma_max, np.log, np.exp)
 
 
 @SCHEDULES.register("edm", leave_out=("num_levels",))
@@ -502,7 +541,8 @@ def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.
       `Schedule` with T + 1 levels.
 
     Raises:
-      ValueError: T is below 1, a rho that is not above 0, or sigmas that are not above 0 and rising.
+      ValueError: T is below 1, a rho that is not above 0, or sigmas that are not above 0 and rising, or that float32 cannot
+        hold or tell apart.
 
     Example::
 
@@ -511,7 +551,8 @@ def edm(num_levels: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.
         [0.0, 0.002, 0.47, 9.723, 80.0]
     """
     check_number("rho", rho, *ABOVE_0)
-    return from_alpha_sigma(*_exploding(num_levels, sigma_min, sigma_max, lambda x: x ** (1 / rho), lambda x: x**rho))
+    rho = np.float64(rho)  # which is infinite where a float of Python raises
+    return _exploding(num_levels, sigma_min, sigma_max, lambda x: x ** (1 / rho), lambda x: x**rho, f", `rho`={rho}")
 
 
 def _check_betas(**betas):
@@ -519,15 +560,17 @@ def _check_betas(**betas):
         check_number(name, beta, "lie in (0, 1]", lambda x: (x > 0) & (x <= 1))
 
 
-def _exploding(num_levels, sigma_min, sigma_max, there, back):
-    """Tables of alpha = 1 and of sigmas that are even in a variable."""
+def _exploding(num_levels, sigma_min, sigma_max, there, back, more=""):
+    """Schedule of alpha = 1 and of sigmas that are even in a variable."""
     num_levels = check_count("num_levels", num_levels)
     check_number("sigma_min", sigma_min)
     check_number("sigma_max", sigma_max)
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"`sigma_min`={sigma_min} must be above 0 and below `sigma_max`={sigma_max}")
-    sigma = back(np.linspace(there(sigma_max), there(sigma_min), num_levels)[::-1])  # a single level has sigma_max
-    return np.ones(num_levels), sigma
+    with np.errstate(all="ignore"):
+        sigma = back(np.linspace(there(sigma_max), there(sigma_min), num_levels)[::-1])  # a single level has sigma_max
+    name = f"`num_levels`={num_levels}, `sigma_min`={sigma_min} and `sigma_max`={sigma_max}{more}"
+    return _from_alpha_sigma(name, np.ones(num_levels), sigma)
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
@@ -570,7 +613,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     alpha = np.append(np.cumsum(decrease[::-1])[::-1], 0.0)
     sigma = np.append(0.0, np.sqrt(np.cumsum(decrease) * (1 + alpha[1:])))  # (1 - alpha) (1 + alpha)
     betas = np.append(0.0, decrease * (alpha[:-1] + alpha[1:]) / alpha[:-1] ** 2)
-    return _cast(betas, alpha, sigma)
+    return _cast("`schedule`", betas, alpha, sigma)
 
 
 def shift(schedule: Schedule, factor: float) -> Schedule:
@@ -590,7 +633,8 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
 
     Raises:
       TypeError: `schedule` is no `Schedule`.
-      ValueError: a factor that is not a finite number above 0; a schedule that preserves none of these.
+      ValueError: a factor that is not a finite number above 0, or after which float32 cannot hold the levels or tell them
+        apart; a schedule that preserves none of these.
 
     Example::
 
@@ -605,14 +649,16 @@ def shift(schedule: Schedule, factor: float) -> Schedule:
     wanted = "be a finite number above 0, such as new side / old side"
     check_number("factor", factor, wanted, lambda x: (x > 0) & np.isfinite(x))
     betas, _, alpha, sigma, _ = (np.asarray(table, np.float64) for table in schedule)
+    name, factor = f"`factor`={factor}", np.float64(factor)
     if np.all(alpha == 1):
-        return from_alpha_sigma(alpha[1:], factor * sigma[1:])
+        return _from_alpha_sigma(name, alpha[1:], factor * sigma[1:])
     if np.all(np.abs(alpha + sigma - 1) < 1e-6):
         size = alpha + factor * sigma
-        return from_alpha_sigma((alpha / size)[1:], (factor * sigma / size)[1:], bend=0.0)
+        return _from_alpha_sigma(name, (alpha / size)[1:], (factor * sigma / size)[1:], bend=0.0)
     if not preserves_variance(alpha, sigma):
         raise ValueError("`schedule` preserves neither variance nor alpha + sigma nor alpha: shift its tables yourself")
-    size = np.hypot(alpha, factor * sigma)
     # beta = sigma_t^2 (1 - snr_t / snr_{t-1}), and the ratio is unchanged: no difference of near-equal numbers.
-    betas = np.minimum(betas * (factor / size) ** 2, 1.0)  # rounding of the tables may have made it more than 1
-    return _cast(betas, alpha / size, factor * sigma / size)
+    with np.errstate(all="ignore"):  # refused where the tables are cast
+        size = np.hypot(alpha, factor * sigma)
+        betas = np.minimum(betas * (factor / size) ** 2, 1.0)  # rounding of the tables may have made it more than 1
+    return _cast(name, betas, alpha / size, factor * sigma / size)

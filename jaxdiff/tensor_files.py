@@ -18,6 +18,37 @@ class Damaged(ValueError):
     """A file that is not as it was written; the message says what of it."""
 
 
+def in_dtype(name: str, value, dtype: str) -> np.ndarray:
+    """A tensor as it is written.
+
+    Args:
+      name: of the tensor, for errors.
+      value: array of NumPy or jax.
+      dtype: of the file.
+
+    Raises:
+      ValueError: it is not finite, or too large for the dtype.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff import tensor_files
+        >>> tensor_files.in_dtype("conv/kernel", np.ones(2), "float16").dtype
+        dtype('float16')
+        >>> tensor_files.in_dtype("conv/kernel", np.array([1e6]), "float16")
+        Traceback (most recent call last):
+        ValueError: the weights conv/kernel are not finite as float16: choose `dtype`=float32
+    """
+    value = np.asarray(value)
+    with np.errstate(over="ignore"):  # refused below
+        written = value.astype(dtype, order="C")
+    if not np.isfinite(written).all():
+        if not np.isfinite(value).all():
+            raise ValueError(f"the weights {name} are not finite, and nothing that is made with them would be")
+        raise ValueError(f"the weights {name} are not finite as {dtype}: choose `dtype`=float32")
+    return written
+
+
 def with_checksums(tensors: Mapping[str, np.ndarray], header: Mapping[str, str]) -> dict[str, str]:
     """The header of a file with the checksums of its tensors and of itself.
 

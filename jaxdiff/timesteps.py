@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxdiff.arguments import check_type, plain
-from jaxdiff.errors import unknown
+from jaxdiff.arguments import check_count, check_type, plain
+from jaxdiff.errors import check_known
 from jaxdiff.registry import Choice, Registry
 from jaxdiff.schedules import Schedule
 from jaxdiff.types import AlphaSigma
@@ -275,8 +275,8 @@ def grid(
         >>> timesteps.grid(1000, 4).tolist()
         [1000, 750, 500, 250, 0]
     """
-    if spacing not in LEVEL_SPACINGS:
-        raise unknown("spacing", spacing, LEVEL_SPACINGS)
+    check_known("spacing", spacing, LEVEL_SPACINGS)
+    num_levels = check_count("num_levels", num_levels)
     num_steps, offset, end = (
         check_type(f"`{name}`", plain(value), int)
         for name, value in (("num_steps", num_steps), ("offset", offset), ("end", end))
@@ -350,8 +350,7 @@ def grid_by_sigma(
         >>> [round(float(level), 1) for level in levels]
         [1000.0, 844.4, 594.0, 142.8, 1.0]
     """
-    if spacing not in SIGMA_SPACINGS:
-        raise unknown("spacing", spacing, SIGMA_SPACINGS)
+    check_known("spacing", spacing, SIGMA_SPACINGS)
     num_steps = check_type("`num_steps`", plain(num_steps), int)
     if not rho > 0 or (spacing != "karras" and rho != 7.0):
         raise ValueError(f"`rho`={rho} must be above 0, and left at 7 with spacings other than 'karras'")

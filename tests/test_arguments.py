@@ -1,6 +1,8 @@
 """Wrong arguments of the public functions: each is refused by its name, and nothing is silently something else."""
 
+import copy
 import dataclasses
+import pickle
 import re
 
 import jax
@@ -10,11 +12,13 @@ import pytest
 from helpers import tiny_config
 
 import jaxdiff
-from jaxdiff import arguments, guidance, process, samplers, schedules, timesteps
+from jaxdiff import arguments, data, guidance, process, samplers, schedules, timesteps
+from jaxdiff import model as models
 from jaxdiff.config import Data, Sample, Train
-from jaxdiff.data import Source
+from jaxdiff.data import Source, derived
 from jaxdiff.errors import NotFinite
 from jaxdiff.eval import features, fid, neighbors, zero_shot
+from jaxdiff.text import tokenizer
 
 KEY, SCHEDULE = jax.random.key(0), schedules.linear()
 GREY, COLOUR = np.zeros([28, 28, 1], np.uint8), np.zeros([32, 32, 3], np.uint8)
@@ -99,11 +103,219 @@ def judged(images):
     return lambda: features.gathered(features.Features(lambda x: (x, x), "none"), [images])
 
 
+class Tensor:
+    """Array of another library, which converts itself to NumPy, or refuses to."""
+
+    def __init__(self, array, requires_grad=False):
+        self.array, self.requires_grad = array, requires_grad
+
+    def __array__(self, dtype=None, copy=None):
+        if self.requires_grad:
+            raise RuntimeError("use detach() first")
+        return np.asarray(self.array, dtype)
+
+
+def ruined():
+    """Digits of which one layer is nan."""
+    params = digits().params
+    return digits().replace(params=params | {"conv_in": jax.tree.map(lambda leaf: leaf * np.nan, params["conv_in"])})
+
+
+def of_roles(call, message):
+    """A function of each model that draws no images."""
+    names = "captioned_vae", "captioned_vqvae", "captioned_clip", "digits_classifier"
+    return {f"{call.__name__} of {name}": (lambda name=name: call(jaxdiff.load(name)), message) for name in names}
+
+
 def q_sample(x0, t=500, eps=0.0, schedule=SCHEDULE):
     return lambda: process.q_sample(schedule, x0, t, eps)
 
 
+HALF, GRADIENT = "a \ud800 seven", Tensor(np.zeros([1, 32, 32, 3], np.float32), requires_grad=True)
+NO_PATH = {"a number": 5, "nothing": None, "a null byte": "a\0b", "half of a character": "a\ud800"}
 REFUSED = {
+    # models of other roles
+    **of_roles(jaxdiff.condition, "is not a denoiser: its network is of kind"),
+    **{
+        f"{call.__name__} of a {name}": (
+            lambda call=call, name=name, channels=channels: call(
+                jaxdiff.load(name), np.zeros([1, 8, 8, channels], np.float32)
+            ),
+            f"has no latents, as its network is of kind '{kind}'",
+        )
+        for name, kind, channels in (("captioned_clip", "clip", 3), ("digits_classifier", "classifier", 1))
+        for call in (jaxdiff.encode, jaxdiff.decode)
+    },
+    "an image decoded by an autoencoder": (
+        lambda: jaxdiff.decode(jaxdiff.load("captioned_vae"), np.zeros([1, 32, 32, 3], np.float32)),
+        "`x` must be float [B, H, W, 6], not [1, 32, 32, 3]",
+    ),
+    "texts embedded by a denoiser": (lambda: zero_shot.embed_texts(digits(), ["a"]), "`clip` must be a CLIP, and "),
+    "one text embedded": (
+        lambda: zero_shot.embed_texts(jaxdiff.load("captioned_clip"), "seven"),
+        "`texts` must be a list of texts, not str",
+    ),
+    "no texts embedded": (lambda: zero_shot.embed_texts(jaxdiff.load("captioned_clip"), []), "`texts` is empty"),
+    "no images embedded": (
+        lambda: zero_shot.embed_images(jaxdiff.load("captioned_clip"), np.zeros([0, 32, 32, 3], np.uint8)),
+        "`images` is empty",
+    ),
+    # texts that are no UTF-8
+    "half of a character drawn": (draw(HALF), r"`prompts`='a \ud800 seven' holds half of a character"),
+    "half of a character weighted": (
+        lambda: jaxdiff.condition(captioned(), [HALF], prompt_syntax="weighted"),
+        r"`prompts`='a \ud800 seven' holds half of a character",
+    ),
+    "half of a character avoided": (
+        draw("a seven", guidance=2.0, negative=HALF),
+        r"`negative`='a \ud800 seven' holds half of a character",
+    ),
+    "half of a character edited": (
+        lambda: jaxdiff.edit(captioned(), COLOUR, prompt=HALF, method="sdedit"),
+        r"`prompt`='a \ud800 seven' holds half of a character",
+    ),
+    "half of a character as labels": (generate(labels=HALF), r"`labels`='a \ud800 seven' holds half of a character"),
+    "half of a character tokenized": (
+        lambda: captioned().text_encoder([HALF]),
+        r"`text`='a \ud800 seven' holds half of a character",
+    ),
+    "half of a character learned": (
+        lambda: tokenizer.train(["a", HALF], 600, 6),
+        r"`texts`='a \ud800 seven' holds half of a character",
+    ),
+    "half of a character as token": (
+        lambda: tokenizer.with_new_tokens(captioned().text_encoder.tokenizer, ["<\ud800>"]),
+        r"`new_tokens`='<\ud800>' holds half of a character",
+    ),
+    "one text tokenized": (lambda: captioned().text_encoder("seven"), "`texts` must be a list of texts, not str"),
+    "numbers tokenized": (lambda: captioned().text_encoder([7]), "`text` must be a text, not int"),
+    "one text learned": (lambda: tokenizer.train("seven", 600, 6), "`texts` must be several texts, not one"),
+    "half a vocabulary": (lambda: tokenizer.train(["a"], 600.5, 6), "`vocab_size`=600.5 must be of type int"),
+    "one text as new tokens": (
+        lambda: tokenizer.with_new_tokens(captioned().text_encoder.tokenizer, "<a>"),
+        "`new_tokens` must be a list of tokens, not str",
+    ),
+    "one text as prompts": (
+        lambda: derived.with_prompts(source_of(GREY), "a seven"),
+        "`prompts`='a seven' must be a list of at least one text",
+    ),
+    # names
+    **{
+        f"a sampler by a {type(name).__name__}": (
+            generate(labels=7, sampler=name),
+            f"the sampler must be a name, such as 'ddim_cfgpp', or a choice, not of type {kind}",
+        )
+        for name, kind in (({"kind": "ddim"}, "dict"), (["ddim"], "tuple"), (jaxdiff.ddim(), "Sampler"))
+    },
+    "a sampler's class": (
+        lambda: samplers.SAMPLERS.choice(samplers.SAMPLERS["ddim"]),
+        "the sampler must be a name, such as 'ddim_cfgpp', or a choice, not the class ddim",
+    ),
+    "a list in a registry": (lambda: samplers.SAMPLERS.get([1]), "the sampler must be a name"),
+    "a number parsed": (lambda: samplers.SAMPLERS.parse(5), "the sampler must be a name"),
+    "a registered list": (lambda: samplers.SAMPLERS.register(["x"]), "registered under a name, not under a list"),
+    "a method by a list": (edit(method=["sdedit"]), "must be a name, such as "),
+    "a spacing by a list": (lambda: digits().levels(3, ["trailing"]), "the spacing must be a name, such as 'trailing'"),
+    "a spacing and a number": (lambda: digits().levels("trailing", 3), "the spacing must be a name"),
+    "data by a dict": (lambda: Data({"kind": "digits"}), "the data source must be a name, such as 'digits'"),
+    "data by a source": (lambda: data.load(source_of(GREY)), "the data source must be a name, such as 'digits'"),
+    "data by bytes": (lambda: data.load(b"digits"), "the data source must be a name, such as 'digits'"),
+    "an option of data": (lambda: data.load("digits", split=[1]), "split=(1,) must be of type str"),
+    "a layout by a list": (
+        lambda: jaxdiff.export(digits(), "a.safetensors", layout=["jaxdiff"]),
+        "unknown layout ['jaxdiff']: did you mean 'jaxdiff'?",
+    ),
+    "decoded by a list": (decode(np.zeros([1, 8, 8, 6]), ["whole"]), "unknown way of decoding ['whole']"),
+    "a config by a list": (lambda: jaxdiff.config.load(["digits"]), "`name` must be the name of a config"),
+    "levels as text": (lambda: timesteps.grid("1000", 5), "`num_levels`='1000' must be of type int"),
+    # arrays of others
+    "encoded with gradients": (
+        encode(GRADIENT),
+        "`images`, of type Tensor, cannot be read as an array of NumPy (use detach() first)",
+    ),
+    "edited with gradients": (edit(GRADIENT), "`image`, of type Tensor, cannot be read as an array of NumPy"),
+    "controlled with gradients": (draw("a seven", control=GRADIENT), "`control`, of type Tensor, cannot be read"),
+    "prompted with gradients": (draw("a seven", image_prompt=GRADIENT), "`image_prompt`, of type Tensor, cannot be"),
+    "labels with gradients": (generate(labels=GRADIENT), "`labels`, of type Tensor, cannot be read as an array"),
+    "controlled by a number": (draw("a seven", control=5), "`control` must be a picture, uint8 [H, W, C], or a list"),
+    "encoded nothing": (encode(np.zeros([0, 32, 32, 3], np.float32)), "`images` is empty, of shape [0, 32, 32, 3]"),
+    "decoded nothing": (decode(np.zeros([0, 8, 8, 6], np.float32)), "`x` is empty, of shape [0, 8, 8, 6]"),
+    # inversions, metrics, weights, paths and places
+    "an inversion by a number": (
+        lambda: jaxdiff.edit(digits(), prompt=9, inversion=5),
+        "`inversion` must be an Inversion, such as of an earlier edit, not int",
+    ),
+    "an inversion by its file": (
+        lambda: jaxdiff.edit(digits(), prompt=9, inversion="a.safetensors"),
+        "`inversion` must be an Inversion, such as of an earlier edit, not str",
+    ),
+    **{
+        f"metrics as {metrics!r}": (evaluate(metrics), "`metrics`=")
+        for metrics in (5, {"fid": 1}, {"fid"}, b"fid", [1])
+    },
+    "weights of nan": (
+        lambda: jaxdiff.export(ruined(), "a.safetensors", dtype="float32"),
+        "the weights conv_in/bias are not finite",
+    ),
+    "large weights": (
+        lambda: jaxdiff.export(
+            digits().replace(params=jax.tree.map(lambda leaf: leaf + 1e6, digits().params)), "a.safetensors"
+        ),
+        "are not finite as float16: choose `dtype`=float32",
+    ),
+    **{
+        f"{what} {name}": (lambda call=call, path=path: call(path), "must be a name or a path")
+        for name, path in NO_PATH.items()
+        for what, call in {
+            "loaded from": jaxdiff.load,
+            "exported to": lambda path: jaxdiff.export(digits(), path),
+            "an adapter from": models.load_adapter,
+            "adapted by": lambda path: jaxdiff.with_adapters(captioned(), [path]),
+        }.items()
+    },
+    "adapters as a number": (lambda: jaxdiff.with_adapters(captioned(), 5), "`adapters` must be a name, or a list"),
+    "a ControlNet as a number": (
+        lambda: jaxdiff.with_adapters(captioned(), controlnet=5),
+        "`controlnet` must be a name, or a list of them, not int",
+    ),
+    "an exported model as adapter": (
+        lambda: models.export_adapter(digits(), "a.safetensors", digits()),
+        "`adapter` must be an Adapter",
+    ),
+    **{
+        f"placed on {placement!r}": (
+            lambda placement=placement: jaxdiff.load("digits", placement=placement),
+            "`placement` must be a device, such as jax.devices('cpu')[0], a sharding or a mesh, not",
+        )
+        for placement in ("cpu", 5, ["cpu"])
+    },
+    "a pickled model": (lambda: pickle.dumps(digits()), "a Model cannot be pickled: jaxdiff.export writes it"),
+    # sources
+    **{
+        f"an image shape of {shape!r}": (lambda shape=shape: data.load("digits", shape), "`image_shape` ")
+        for shape in ((28.0, 28.0, 1.0), "28x28x1", 28, (None, 28, 1), (28, 28, True))
+    },
+    **{
+        f"a source with {name}={value!r}": (
+            lambda name=name, value=value: Source(
+                **{"read": lambda i: {"image": GREY}, "size": 4, "image_shape": (28, 28, 1)} | {name: value}
+            ),
+            f"`{name}`",
+        )
+        for name, values in {
+            "read": (5, None),
+            "size": (3.5, -1, "4", True),
+            "image_shape": ((28.0, 28, 1), (28, 28), 28),
+            "classes": ("ab",),
+            "caption": ("a seven",),
+            "label": (3,),
+        }.items()
+        for value in values
+    },
+    **{
+        f"examples {i!r}": (lambda i=i: source_of(GREY)[i], "a source has examples by number, not by")
+        for i in (slice(2), 1.0, "image", [1, 2])
+    },
     # a request
     "model by name": (lambda: jaxdiff.generate("digits"), "`model` must be a Model, from jaxdiff.load, not str"),
     "model as parameters": (lambda: jaxdiff.generate({}), "`model` must be a Model, from jaxdiff.load, not dict"),
@@ -182,8 +394,8 @@ REFUSED = {
     ),
     "distance of features": (lambda: fid.frechet(np.eye(2), np.eye(2)), "`a` must be Moments"),
     # models and files
-    "nothing loaded": (lambda: jaxdiff.load(""), "a model must be given by its name or path, not ''"),
-    "a number loaded": (lambda: jaxdiff.load(7), "a model must be given by its name or path, not 7"),
+    "nothing loaded": (lambda: jaxdiff.load(""), "a model must be a name or a path, not ''"),
+    "a number loaded": (lambda: jaxdiff.load(7), "a model must be a name or a path, not 7"),
     "loaded in another dtype": (lambda: jaxdiff.load("digits", dtype="int32"), "`dtype`='int32' must be one of"),
     "a text loaded": (lambda: jaxdiff.load(__file__), "is no model: give a .safetensors file"),
     "weight as text": (lambda: jaxdiff.with_adapters(captioned(), {"star": "1"}), "the weight of star='1' must be"),
@@ -293,8 +505,6 @@ def test_examples_of_ones_own_are_checked_as_they_are_read(bad, message, tmp_pat
 
 
 def test_labels_and_dicts_of_ones_own_are_checked():
-    from jaxdiff.data import derived
-
     with pytest.raises(ValueError, match=r"the label of example 0 must be an int, not 1\.5"):
         derived.checked(source_of(GREY, label=1.5))[0]
     with pytest.raises(ValueError, match="example 0 must be a dict with 'image'"):
@@ -315,3 +525,38 @@ def test_numbers_of_numpy_and_jax_are_numbers():
     ]
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(images[0], images[2])
+
+
+def test_autoencoders_encode_and_decode():
+    for name, channels in (("captioned_vae", 6), ("captioned_vqvae", 4)):
+        autoencoder = jaxdiff.load(name)
+        latents = jaxdiff.encode(autoencoder, np.zeros([1, 32, 32, 3], np.float32))
+        assert latents.shape == (1, 8, 8, channels) and jaxdiff.decode(autoencoder, latents).shape == (1, 32, 32, 3)
+
+
+def test_arrays_of_other_libraries_are_arrays():
+    image = np.full([1, 28, 28, 1], 0.5, np.float32)
+    np.testing.assert_array_equal(jaxdiff.encode(digits(), Tensor(image)), image)
+    np.testing.assert_array_equal(jaxdiff.decode(digits(), Tensor(image)), image)
+
+
+def test_batches_that_are_traced_are_encoded():
+    image = np.full([1, 28, 28, 1], 5.0, np.float32)  # whose size is not known under jit
+    assert jax.jit(lambda model, x: jaxdiff.encode(model, x))(digits(), image).shape == image.shape
+    np.testing.assert_array_equal(jax.jit(lambda model, x: jaxdiff.decode(model, x))(digits(), image), image)
+
+
+def test_paths_of_bytes_are_paths(tmp_path):
+    jaxdiff.export(jaxdiff.load(b"digits"), bytes(tmp_path / "a.safetensors"))
+    assert jaxdiff.load(bytes(tmp_path / "a.safetensors")).image_shape == (28, 28, 1)
+    assert models.load_adapter(b"star").metadata["base"] == "captioned"
+
+
+def test_models_are_copied():
+    for other in (copy.copy(digits()), copy.deepcopy(digits())):
+        assert jax.tree.structure(other) == jax.tree.structure(digits())
+
+
+def test_no_metrics_are_the_default_ones():
+    found = [evaluate(metrics, num=8, batch_size=8, steps=2)() for metrics in ((), None)]
+    assert found[0] == found[1] and list(found[0]) == ["nll"]

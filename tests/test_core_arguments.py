@@ -104,6 +104,51 @@ REFUSED = {
         lambda: editing.bridge(denoiser(), denoiser(), SCHEDULE, [0, 500, 1000], X),
         "`timesteps` must fall at every step",
     ),
+    # conditions
+    **{
+        f"a condition as {type(cond).__name__}": (
+            sample(cond=cond),
+            f"`cond` must be of arrays, such as jaxdiff.condition makes, and it holds a {kind}",
+        )
+        for cond, kind in (
+            ("a seven", "str"),
+            ({"text": "a seven"}, "str"),
+            (np.array(["a seven"] * 4), "array of <U7"),
+            (Cond(context="a seven"), "str"),
+        )
+    },
+    "chunks of a text": (
+        lambda: next(samplers.chunks(KEY, jaxdiff.ddim(), denoiser(), SCHEDULE, [9, 5, 0], X, "a", size=1)),
+        "`cond` must be of arrays",
+    ),
+    "a density of a text": (
+        lambda: likelihood.log_prob(KEY, denoiser(), SCHEDULE, X, "a seven"),
+        "`cond` must be of arrays, such as jaxdiff.condition makes, and it holds a str",
+    ),
+    **{
+        f"a network's condition as {type(cond).__name__}": (
+            lambda cond=cond: jaxdiff.network(None)({}, X, 500, cond),
+            f"`cond` must be a Cond, such as jaxdiff.condition(...).cond, not {type(cond).__name__}",
+        )
+        for cond in ("a seven", {"label": 7}, 7)
+    },
+    **{
+        f"a network's label as {label!r}": (
+            lambda label=label: jaxdiff.network(None)({}, X, 500, Cond(label=label)),
+            "`cond.label` must be an array with one row for each example, not ",
+        )
+        for label in ("7", [7, 3], 7)
+    },
+    **{
+        f"{name} as {kind}": (
+            lambda name=name, made=made: objectives.denoising(
+                **{"apply": network, "schedule": SCHEDULE} | {name: made}
+            ),
+            f"`{name}` must be a function, see `jaxdiff.objectives`, not {kind}",
+        )
+        for name in ("apply", "weighting", "coupling")
+        for kind, made in (("str", "p2"), ("dict", {}))
+    },
     # predictions
     "x0 of one column": (
         sample(prediction=lambda x: Prediction(x[:, :1], x)),
@@ -319,6 +364,66 @@ REFUSED = {
     "a table of texts": (lambda: schedules.from_betas(["a"]), "`betas` must be an array of numbers"),
     "a ragged table": (lambda: schedules.from_alpha_sigma([[1], [1, 2]], [1]), "`alpha` must be an array of numbers"),
     "shifted by a text": (lambda: schedules.shift(SCHEDULE, "2"), "`factor`='2' must be a finite number above 0"),
+    # levels that float32 cannot hold or tell apart
+    **{
+        f"{name} in float32": (make, message)
+        for name, make, message in [
+            (
+                "noise from 1e-300",
+                lambda: schedules.variance_exploding(10, 1e-300, 1e300),
+                "`sigma_min`=1e-300 and `sigma_max`=1e+300: level 1, of alpha=1, sigma=1e-300 and beta=0, is not within",
+            ),
+            (
+                "noise of one size",
+                lambda: schedules.variance_exploding(10, 1.0, 1 + 1e-9),
+                "level 2, of alpha=1, sigma=1 and beta=2.222e-10, is the same as the one before in float32",
+            ),
+            ("EDM's noise to 1e300", lambda: schedules.edm(10, 1e-3, 1e300), "`sigma_max`=1e+300, `rho`=7.0: level "),
+            ("EDM's power of 1e-3", lambda: schedules.edm(10, rho=1e-3), "`rho`=0.001: sigma / alpha must rise"),
+            ("EDM's power of 1e300", lambda: schedules.edm(10, rho=1e300), "`rho`=1e+300: sigma / alpha must rise"),
+            ("betas of 1e-300", lambda: schedules.from_betas([1e-300] * 10), "`betas`: level 1, of alpha=1, sigma=0 "),
+            ("a beta of 1 before others", lambda: schedules.from_betas([0.5, 1, 0.5]), "`betas`: level 3, of alpha=0"),
+            (
+                "betas without signal",
+                lambda: schedules.from_betas([0.999] * 100),
+                "`betas`: level 13, of alpha=3.162e-20",
+            ),
+            (
+                "linear from 1e-300",
+                lambda: schedules.linear(10, 1e-300),
+                "`beta_start`=1e-300 and `beta_end`=0.02: level 1",
+            ),
+            ("scaled from 1e-300", lambda: schedules.scaled_linear(10, 1e-300), "`beta_start`=1e-300 and `beta_end`="),
+            ("linear without signal", lambda: schedules.linear(10**5), "`num_levels`=100000, `beta_start`=0.0001 and"),
+            (
+                "a cosine of 1e300",
+                lambda: schedules.cosine(10, s=1e300),
+                "`s`=1e+300 and `beta_max`=0.999 must give betas",
+            ),
+            ("a cosine of 1e-30", lambda: schedules.cosine(10, beta_max=1e-30), "`beta_max`=1e-30: level 1"),
+            ("ratios beside each other", lambda: schedules.from_log_snr([1, 1 - 1e-15]), "`log_snr`: level 2, of "),
+            (
+                "signal of 1e-300",
+                lambda: schedules.from_alpha_sigma([1e-300], [1]),
+                "`alpha` and `sigma`: level 1, of ",
+            ),
+            (
+                "noise of 1e300",
+                lambda: schedules.from_alpha_sigma([1, 1], [1, 1e300]),
+                "`alpha` and `sigma`: level 2, of ",
+            ),
+        ]
+    },
+    **{
+        f"{name} shifted by {factor}": (
+            lambda name=name, factor=factor: schedules.shift(schedules.SCHEDULES.functions[name](10), factor),
+            f"`factor`={factor}: level 1, of ",
+        )
+        for name in ("linear", "rectified_flow", "variance_exploding")
+        for factor in (1e300, 1e-300)
+    },
+    "levels on a text": (lambda: schedules.from_alpha_sigma([1], [1], bend="x"), "`bend`='x' must be 0 or 1"),
+    "levels on nan": (lambda: schedules.from_alpha_sigma([1], [1], bend=NAN), "`bend`=nan must be 0 or 1"),
     "shifted nothing": (lambda: schedules.shift(None, 2.0), "`schedule` must be a Schedule"),
     "pure noise of nothing": (lambda: schedules.zero_terminal_snr(None), "`schedule` must be a Schedule"),
     "compared with nothing": (lambda: schedules.equal(SCHEDULE, None), "`other` must be a Schedule"),
@@ -527,3 +632,10 @@ def test_levels_that_are_traced_are_not_checked():
     levels = np.array([1000, 500, 0])
     np.testing.assert_allclose(jax.jit(run)(levels), run(levels), rtol=1e-5)
     assert jax.jit(run)(levels[::-1]).shape == X.shape
+
+
+def test_conditions_that_are_traced_are_taken():
+    run = lambda cond: jaxdiff.sample(None, jaxdiff.ddim(), denoiser(), SCHEDULE, [1000, 500, 0], X, cond)[0]
+    cond = Cond(label=jnp.zeros(4, int))
+    np.testing.assert_allclose(jax.jit(run)(cond), run(cond), rtol=1e-5)
+    assert jax.vmap(run)(jax.tree.map(lambda x: x[None], cond)).shape == (1, *X.shape)

@@ -47,20 +47,18 @@ def to_bytes(adapter: Adapter, dtype: str = "float16") -> bytes:
       word:TOKEN, word_2:TOKEN, and control:PATH.
 
     Raises:
-      ValueError: numbers outside of the dtype's range.
+      ValueError: numbers that are not finite, or outside of the dtype's range.
     """
     tensors = {f"word:{token}": np.asarray(row, np.float32) for token, row in adapter.new_tokens.items()}
     tensors |= {f"word_2:{token}": np.asarray(row, np.float32) for token, row in adapter.second_tokens.items()}
-    with np.errstate(over="ignore"):  # raised below, as an error
-        for net, lora in adapter.loras.items():
-            for path, (down, up) in lora.factors.items():
-                tensors |= {f"{net}:{path}.down": np.asarray(down).astype(dtype, order="C")}
-                tensors |= {f"{net}:{path}.up": np.asarray(up).astype(dtype, order="C")}
-            tensors[f"{net}:scale"] = np.array([lora.scale[path] for path in sorted(lora.factors)], np.float32)
-        for path, value in flatten_dict(adapter.control or {}, sep="/").items():
-            tensors[f"control:{path}"] = np.asarray(value).astype(dtype, order="C")
-    if not all(np.isfinite(value).all() for value in tensors.values()):
-        raise ValueError(f"some numbers are too large for `dtype`={dtype}: choose float32")
+    weights = {}
+    for net, lora in adapter.loras.items():
+        for path, (down, up) in lora.factors.items():
+            weights |= {f"{net}:{path}.down": down, f"{net}:{path}.up": up}
+        tensors[f"{net}:scale"] = np.array([lora.scale[path] for path in sorted(lora.factors)], np.float32)
+    weights |= {f"control:{path}": value for path, value in flatten_dict(adapter.control or {}, sep="/").items()}
+    tensors = {name: tensor_files.in_dtype(name, value, "float32") for name, value in tensors.items()}
+    tensors |= {name: tensor_files.in_dtype(name, value, dtype) for name, value in weights.items()}
     header = {"adapter": json.dumps(dict(adapter.metadata))}
     return safetensors.numpy.save(tensors, tensor_files.with_checksums(tensors, header))
 

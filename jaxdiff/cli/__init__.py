@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from jaxdiff.errors import NotFinite, of_code, unknown
+from jaxdiff.errors import NotFinite, check_known, of_code
 
 USAGE = """jaxdiff: diffusion models in JAX
 
@@ -213,8 +213,7 @@ def dispatch(args: list[str]) -> None:
         print(USAGE.format(configs=", ".join(configs()), models=", ".join(models())), end="")
         return
     command, *rest = args
-    if command not in COMMANDS:
-        raise unknown("command", command, COMMANDS)
+    check_known("command", command, COMMANDS)
     module, first, metavar = COMMANDS[command]
     if first is not None and (not rest or rest[0].startswith("-")):
         if {"-h", "--help"} & set(rest):

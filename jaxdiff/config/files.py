@@ -34,11 +34,14 @@ def load(name: str) -> Config:
     """The config of that name, or of a Python file that defines get_config().
 
     Raises:
+      TypeError: no text.
       ValueError: there is none of that name, its code fails, or its get_config() does not return a `Config` of fields
         that there are and of the right types.
       FileNotFoundError: there is no such file.
       OSError: it is a pipe or a device.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"`name` must be the name of a config, or of its file, not {type(name).__name__}")
     path = Path(name) if name.endswith(".py") else config_dir() / f"{name}.py"
     check_regular(path)
     if not path.is_file():

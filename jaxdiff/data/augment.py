@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jaxdiff.arguments import AT_LEAST_0, check_number
+
 NAMES = ("rotation", "scale", "aspect", "shear", "down", "right")
 DIM = len(NAMES)
 # An amount of 1: 10 degrees, 10% larger, 10% taller and as much narrower, sheared by 15%, moved by 6% of the side.
@@ -21,6 +23,10 @@ def amounts(rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
     Returns:
       float32 [6] in [-strength, strength], in the order of `NAMES`; zeros for half of the images.
 
+    Raises:
+      TypeError: `rng` is no NumPy generator.
+      ValueError: a strength that is below 0 or not finite.
+
     Example::
 
         >>> import numpy as np
@@ -28,6 +34,11 @@ def amounts(rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
         >>> [bool(augment.amounts(np.random.default_rng(seed)).any()) for seed in range(6)]
         [False, False, True, True, False, True]
     """
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            f"`rng` must be a NumPy generator, such as numpy.random.default_rng(0), not {type(rng).__name__}"
+        )
+    check_number("strength", strength, *AT_LEAST_0)
     chosen = rng.uniform(-strength, strength, DIM)
     return np.where(rng.random() < 0.5, chosen, 0.0).astype(np.float32)
 
@@ -43,6 +54,9 @@ def affine(image: np.ndarray, amounts: np.ndarray) -> np.ndarray:
     Returns:
       uint8 [H, W, C].
 
+    Raises:
+      ValueError: images of floats, such as latents, or of other axes; amounts that are not six finite numbers.
+
     Example::
 
         >>> import numpy as np
@@ -54,6 +68,11 @@ def affine(image: np.ndarray, amounts: np.ndarray) -> np.ndarray:
     """
     from scipy import ndimage
 
+    dtype, shape = getattr(image, "dtype", type(image).__name__), np.shape(image)
+    if dtype != np.uint8 or len(shape) != 3:
+        raise ValueError(f"`image` must be uint8 [H, W, C] to be augmented, not {dtype} {list(shape)}")
+    if np.shape(amounts) != (DIM,) or not np.all(np.isfinite(amounts)):
+        raise ValueError(f"`amounts` must be {DIM} finite numbers, in the order of `NAMES`")
     if not np.any(amounts):
         return image
     rotation, scale, aspect, shear, down, right = np.asarray(amounts, np.float64)

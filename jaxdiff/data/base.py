@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxdiff.arguments import check_count, plain
 from jaxdiff.data import captions
 from jaxdiff.registry import Choice, Registry
 
@@ -27,6 +29,7 @@ class _Sources(Registry):
     """The registry of data sources, whose error for an unknown name proposes folders and data sets, too."""
 
     def parse(self, text: str) -> Choice:
+        self._check_name(text)
         if text.partition(":")[0] not in self:
             from jaxdiff.data.sources import unknown
 
@@ -40,6 +43,9 @@ SOURCES = _Sources("data source")
 Traits: judge, the classifier that ships for its images, which learned from a split that no generator has seen; named, False
 for a kind that no name opens.
 """
+
+
+CALLED = "caption", "contents", "fingerprint", "hard_negative", "encoded", "where", "label"  # functions of a `Source`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,26 @@ class Source:
     def __len__(self) -> int:
         return self.size
 
+    def __post_init__(self):
+        check_count("size", self.size, least=0)
+        for name in ("read", *CALLED):
+            given = getattr(self, name)
+            if not callable(given) and (name == "read" or given is not None):
+                raise TypeError(f"`{name}` must be a function, not {type(given).__name__}")
+        shape = plain(self.image_shape)
+        if not isinstance(shape, tuple) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError(
+                f"`image_shape`={self.image_shape!r} must be height, width and channels, such as (28, 28, 1)"
+            )
+        if isinstance(self.classes, str):
+            raise ValueError(f"`classes`={self.classes!r} must be a sequence of names, not one text")
+
     def __getitem__(self, i: int) -> dict:
+        if not hasattr(i, "__index__"):
+            raise TypeError(
+                f"a source has examples by number, not by {type(i).__name__}: [source[i] for i in range(2)]"
+            )
+        i = operator.index(i)
         if not 0 <= i < self.size:
             raise IndexError(f"there is no example {i} among {self.size}")
         example = self.read(i)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxdiff.arguments import plain
-from jaxdiff.data import captions
+from jaxdiff.arguments import check_text
+from jaxdiff.data import captions, example_checks
 from jaxdiff.data.base import Source
 from jaxdiff.data.captions import Captions
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
@@ -40,18 +40,12 @@ def checked(source: Source) -> Source:
 
     def read(i, *centre):
         example, shape = source.read(i, *centre), tuple(source.shape_of(i))
-        needed = ("image", "label") if source.classes else ("image",)
-        if lost := [name for name in needed if not isinstance(example, dict) or name not in example]:
-            raise ValueError(f"example {i} must be a dict with {lost[0]!r}")
+        example_checks.check_has(example, i, *(("image", "label") if source.classes else ("image",)))
         image = example["image"]
         found = getattr(image, "dtype", type(image).__name__), np.shape(image)
         if found != (np.uint8, shape):
             raise ValueError(f"the image of example {i} must be uint8 {shape}, not {found[0]} {found[1]}")
-        label = plain(example.get("label", 0))
-        if not isinstance(label, int) or isinstance(label, bool):
-            raise ValueError(f"the label of example {i} must be an int, not {example['label']!r}")
-        if source.classes and not 0 <= label < len(source.classes):
-            raise ValueError(f"example {i} has label {label}, and there are only 0..{len(source.classes) - 1}")
+        example_checks.check_label(example.get("label", 0), i, len(source.classes))
         return example
 
     return dataclasses.replace(source, read=read)
@@ -96,7 +90,7 @@ def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
       prompts: at least one.
 
     Raises:
-      ValueError: records with contexts or latents.
+      ValueError: records with contexts or latents; no prompts, or one text in place of a list.
 
     Example::
 
@@ -107,6 +101,10 @@ def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
         ['a photo of <dusk>', '<dusk>', 'a photo of <dusk>', '<dusk>']
     """
     check_plain(source, "other prompts are encoded anew")
+    if not isinstance(prompts, list | tuple) or not prompts:
+        raise ValueError(f"`prompts`={prompts!r} must be a list of at least one text")
+    for prompt in prompts:
+        check_text("prompts", prompt)
     count = len(prompts)
     of_image = lambda known: known and (lambda i, *centre: known(i // count, *centre))
     buckets = source.buckets

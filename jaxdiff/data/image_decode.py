@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
+from jaxdiff.arguments import plain
 from jaxdiff.data import colours
 from jaxdiff.files import read_regular
 
@@ -136,9 +137,10 @@ def check_shape(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
     Raises:
       ValueError: another shape.
     """
-    image_shape = tuple(image_shape)
-    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[2] not in MODES:
-        found = format_shape(image_shape)
+    image_shape = plain(image_shape)
+    whole = isinstance(image_shape, tuple) and all(type(side) is int for side in image_shape)
+    if not whole or len(image_shape) != 3 or min(image_shape) < 1 or image_shape[2] not in MODES:
+        found = format_shape(image_shape) if isinstance(image_shape, tuple) else repr(image_shape)
         raise ValueError(f"`image_shape` {found} must be height, width and 1 (grey) or 3 (colour) channels")
     return image_shape
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
-from jaxdiff.arguments import check_count, check_type, plain
+from jaxdiff.arguments import check_count, check_number, check_type, plain
 from jaxdiff.data import augment as augmentation
-from jaxdiff.data import order
+from jaxdiff.data import example_checks, order
 from jaxdiff.data.caption_tags import UNCHANGED, CaptionTags, text_of
 from jaxdiff.data.order import ENDLESS
 from jaxdiff.types import Cond
@@ -71,7 +71,10 @@ def batches(
       [K, B / P, hard_negatives, L].
 
     Raises:
-      ValueError: numbers out of range; P does not divide B, the source is empty, or it has no labels and `labels` is True.
+      TypeError: a source without `len` and `[i]`, such as a generator; `tokenize` is no function.
+      ValueError: numbers of other types or out of range; P does not divide B, the source is empty, or lacks the labels,
+        captions or wrong captions that are asked for. While reading: an example that lacks something, or has arrays of
+        another layout than others of its batch.
 
     Example::
 
@@ -85,22 +88,17 @@ def batches(
         >>> second["index"].tolist(), bool((second["image"][0] == epoch["image"][1]).all())
         ([[3, 4, 5]], True)
     """
-    for name, count in (
-        ("batch_size", batch_size),
-        ("steps_per_call", steps_per_call),
-        ("process_count", process_count),
-    ):
-        check_count(name, count)
-    if not 0 <= check_type("`start_step`", plain(start_step), int) < ENDLESS // batch_size:
-        raise ValueError(f"`start_step`={start_step} must be from 0 to {ENDLESS // batch_size - 1}")
-    if not 0 <= check_type("`process_index`", plain(process_index), int) < process_count:
-        raise ValueError(f"`process_index`={process_index} must be from 0 to {process_count - 1}")
-    if batch_size % process_count:
-        raise ValueError(f"batch_size={batch_size} does not divide by {process_count} processes")
-    if not len(source):
-        raise ValueError("there are no examples to make batches of")
+    example_checks.check_source(source)
+    batch_size, process_count = check_count("batch_size", batch_size), check_count("process_count", process_count)
+    steps_per_call, seed = check_count("steps_per_call", steps_per_call), check_count("seed", seed, least=0)
+    _check_position(batch_size, start_step, process_index, process_count)
+    for name, flag in (("labels", labels), ("flip", flip), ("augment_cond", augment_cond), ("contexts", contexts)):
+        check_type(f"`{name}`", plain(flag), bool)
+    check_number("augment", augment, "lie in [0, 3]", lambda x: (x >= 0) & (x <= 3))
+    hard_negatives = check_count("hard_negatives", hard_negatives, least=0)
+    example_checks.check_captioned(source, tokenize, hard_negatives)
+    threads = min(16, os.cpu_count() or 1) if num_threads is None else check_count("num_threads", num_threads)
     num_classes = check_labels(source) if labels else None
-    threads = num_threads or min(16, os.cpu_count() or 1)
 
     buckets = getattr(source, "buckets", None)
     examples = (
@@ -117,12 +115,24 @@ def batches(
     if augment or augment_cond:
         examples = examples.random_map(functools.partial(_augment, augment, augment_cond))
     # Texts have random numbers of their own, by the position: with or without, those of images stay the same.
-    text_at = lambda i, position: text_of(source, i, seed, position, tags, trigger)
+    text_at = functools.partial(_text, source, seed, tags, trigger)
     examples = examples.map_with_index(functools.partial(_at, text_at, tokenize, contexts))
     mine = examples[start_step * batch_size + process_index :: process_count]
     read_ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
-    steps = mine.batch(batch_size // process_count).to_iter_dataset(read_ahead)
+    steps = mine.batch(batch_size // process_count, batch_fn=example_checks.stack).to_iter_dataset(read_ahead)
     return _deliver(iter(steps.batch(steps_per_call)))
+
+
+def _check_position(batch_size, start_step, process_index, process_count):
+    """Refuses steps that there are not, and processes that cannot share a batch."""
+    if batch_size > ENDLESS:
+        raise ValueError(f"`batch_size`={batch_size} must be at most {ENDLESS}")
+    if not 0 <= check_type("`start_step`", plain(start_step), int) < ENDLESS // batch_size:
+        raise ValueError(f"`start_step`={start_step} must be from 0 to {ENDLESS // batch_size - 1}")
+    if not 0 <= check_type("`process_index`", plain(process_index), int) < process_count:
+        raise ValueError(f"`process_index`={process_index} must be from 0 to {process_count - 1}")
+    if batch_size % process_count:
+        raise ValueError(f"`batch_size`={batch_size} does not divide by {process_count} processes")
 
 
 def check_labels(source) -> int | None:
@@ -140,13 +150,15 @@ def check_labels(source) -> int | None:
 def _read(source, labels, num_classes, contexts, hard_negatives, i, rng=None):
     centre = () if rng is None else (tuple(rng.random(2)),)
     example, cond = getattr(source, "read", source.__getitem__)(i, *centre), Cond()
-    chosen = {"image": example["image"], "example": np.uint32(i)}
+    asked = [name for name, wanted in (("image", True), ("label", labels), ("context", contexts)) if wanted]
+    example_checks.check_has(example, i, *asked)
+    image = np.asarray(example_checks.check_array(example["image"], "image", i, ndim=3))
+    chosen = {"image": image, "example": np.uint32(i)}
     if labels:
-        if num_classes and not 0 <= example["label"] < num_classes:
-            raise ValueError(f"example {i} has label {example['label']}, and there are only 0..{num_classes - 1}")
-        cond = cond._replace(label=np.int32(example["label"]))
+        cond = cond._replace(label=np.int32(example_checks.check_label(example["label"], i, num_classes)))
     if contexts:
-        cond = cond._replace(context=example["context"], vector=example.get("vector"))
+        context = example_checks.check_array(example["context"], "context", i)
+        cond = cond._replace(context=context, vector=example.get("vector"))
     for name in getattr(source, "extra_arrays", ()):
         if name == "control":
             cond = cond._replace(control=example[name])
@@ -159,7 +171,7 @@ def _read(source, labels, num_classes, contexts, hard_negatives, i, rng=None):
 
 def _hard_negatives(source, tokenize, count, example, rng):
     texts = [source.hard_negative(example["hard_negatives"], rng) for _ in range(count)]
-    return example | {"hard_negatives": tokenize(texts)}
+    return example | {"hard_negatives": example_checks.token_ids(tokenize, texts, int(example["example"]))}
 
 
 def _flip(example, rng):
@@ -182,12 +194,20 @@ def _augment(strength, augment_cond, example, rng):
     return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)}
 
 
+def _text(source, seed, tags, trigger, i, position):
+    """The caption of example i there, also of a list of dicts."""
+    if not hasattr(source, "caption"):
+        return example_checks.caption(source[i], i)
+    return text_of(source, i, seed, position, tags, trigger)
+
+
 def _at(text_at, tokenize, contexts, index, example):
     """The example with its position and, if there is a tokenizer, the tokens of its caption there."""
     example = example | {"index": np.uint32(index % 2**32)}
     if not tokenize:
         return example
-    tokens = tokenize([text_at(int(example["example"]), index)])[0]
+    i = int(example["example"])
+    tokens = example_checks.token_ids(tokenize, [text_at(i, index)], i)[0]
     if not contexts:
         return example | {"tokens": tokens}
     return example | {"cond": example.get("cond", Cond())._replace(context=tokens)}

@@ -20,7 +20,7 @@ from jaxdiff.pipeline.requests import as_control, check
 
 def evaluate(
     model: Model,
-    metrics: str | Sequence[str] = (),
+    metrics: str | Sequence[str] | None = (),
     source: str | Source | None = None,
     *,
     classifier: Model | None = None,
@@ -33,7 +33,7 @@ def evaluate(
 
     Args:
       model: any model, from `jaxdiff.load`.
-      metrics: names, see `Measure`; by default the first that the model has.
+      metrics: names, see `Measure`; by default, also of () and None, the first that the model has.
       source: held-out data, see `jaxdiff.data.load`, or a `Source`; by default the test split of the model's own.
       classifier: classifier that guides the samples, see `jaxdiff.generate`.
       control: pictures for the model's ControlNets, see `jaxdiff.generate`.
@@ -70,9 +70,12 @@ def evaluate(
         raise unknown("argument", wrong, [*known, "metrics", "source", "classifier", "control", "judge", "sample"])
     if isinstance(judge, str):
         options, judge = options | {"judge": judge}, None
-    named = metrics if isinstance(metrics, str) else ",".join(check_type("`metrics`", tuple(metrics), tuple[str, ...]))
+    names = (metrics,) if isinstance(metrics, str) else () if metrics is None else metrics
+    names = check_type("`metrics`", tuple(names) if isinstance(names, list) else names, tuple[str, ...])
     text, own = (source, None) if isinstance(source, str) else (None, source)
-    measure = Measure(metrics=named or None, source=text, **{name: plain(value) for name, value in options.items()})
+    measure = Measure(
+        metrics=",".join(names) or None, source=text, **{name: plain(value) for name, value in options.items()}
+    )
     measure, sample = check_fields(measure), check_fields(sample, "sample.")
     plan = prepared(Plan(model, measure, Request(sample, None, classifier, as_control(control)), own), judge)
     with progress.bar("measuring", work(plan), "steps", delay=2.0 if show_progress else math.inf) as tick:

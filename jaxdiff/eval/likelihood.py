@@ -20,8 +20,8 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_count, check_prediction
-from jaxdiff.errors import unknown
+from jaxdiff.arguments import check_arrays, check_count, check_prediction
+from jaxdiff.errors import check_known
 from jaxdiff.objectives.variational import bound_term, prior_term
 from jaxdiff.process import VARIANCES, q_sample
 from jaxdiff.samplers import each_key, fold, normal, ode
@@ -137,8 +137,7 @@ def bound_terms(
         >>> [part.shape for part in parts]
         [(10, 3), (10, 3), (10, 3), (10, 3)]
     """
-    if variance not in VARIANCES:
-        raise unknown("variance", variance, VARIANCES)
+    check_known("variance", variance, VARIANCES)
     check_schedule(schedule)
     check_x("x0", x0)
     _check_range(x0)
@@ -223,6 +222,7 @@ def log_prob(
     """
     check_schedule(schedule)
     check_x("x", x)
+    check_arrays("cond", cond)
     method = ode.adaptive(1e-5, 1e-5) if method is None else method
     return _log_prob(method, as_partial(denoise, "denoise"), schedule, x, cond, _probes(key, trace, x.shape))
 

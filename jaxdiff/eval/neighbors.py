@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff.arguments import check_count
+from jaxdiff.arguments import as_array, check_count
 from jaxdiff.eval.fid import BLOCK, check_sizes, rows
 
 
@@ -101,7 +101,7 @@ def nearest(images, others) -> np.ndarray:
         >>> neighbors.nearest(np.array([[0, 0], [3, 4]], np.uint8), np.array([[0, 0], [255, 255]], np.uint8)).tolist()
         [0.0, 5.0]
     """
-    images, others = np.asarray(images), np.asarray(others)
+    images, others = (np.asarray(as_array(*pair)) for pair in (("images", images), ("others", others)))
     if images.dtype != others.dtype:
         raise ValueError(f"images of {images.dtype} and {others.dtype} cannot be compared: give both in one range")
     if images.shape[1:] != others.shape[1:]:

@@ -11,11 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arguments import check_images
+from jaxdiff.arguments import as_array, check_images
 from jaxdiff.eval.measure import Measure
-from jaxdiff.model import Model
+from jaxdiff.model import Model, check_model
 from jaxdiff.objectives import to_unit_range
 from jaxdiff.sharding import over_batches
+
+
+def check_clip(clip: Model) -> None:
+    """Raises TypeError for what is no `Model`, and ValueError for one that is no CLIP."""
+    check_model(clip, "clip")
+    if clip.config.role != "clip":
+        raise ValueError(f"`clip` must be a CLIP, and {clip.config.name} is a network of kind {clip.config.net.kind!r}")
 
 
 def embed_images(
@@ -24,9 +31,13 @@ def embed_images(
     """Images, uint8 [N, H, W, C] -> float32 [N, projection], of length 1; `tick` is called after every batch.
 
     Raises:
-      ValueError: images of another type or shape than the CLIP's.
+      TypeError: no `Model`.
+      ValueError: a model that is no CLIP; no images, or some of another type or shape than the CLIP's.
     """
-    check_images("images", images, clip.image_shape)
+    check_clip(clip)
+    images = check_images("images", as_array("images", images), clip.image_shape)
+    if not len(images):
+        raise ValueError("`images` is empty: give at least one")
     encode = _jitted(clip.config.make_net(), "encode_image")
 
     def of_batch(_, x):
@@ -39,9 +50,18 @@ def embed_images(
 
 
 def embed_texts(clip: Model, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-    """Texts -> float32 [N, projection], of length 1."""
+    """Texts -> float32 [N, projection], of length 1.
+
+    Raises:
+      TypeError: no `Model`.
+      ValueError: a model that is no CLIP; no texts.
+    """
+    check_clip(clip)
+    tokens = clip.tokenizer(texts)
+    if not len(texts):
+        raise ValueError("`texts` is empty: give at least one")
     encode = _jitted(clip.config.make_net(), "encode_text")
-    return over_batches(lambda _, tokens: encode(clip.params, tokens), len(texts), batch_size, 0, clip.tokenizer(texts))
+    return over_batches(lambda _, tokens: encode(clip.params, tokens), len(texts), batch_size, 0, tokens)
 
 
 def embed_classes(clip: Model, descriptions: Sequence[Sequence[str]]) -> np.ndarray:

@@ -7,6 +7,7 @@ _NAMES = {
     "Origin": "model",
     "adapter_names": "shipped",
     "adapter_of": "runs",
+    "check_denoiser": "model",
     "check_model": "model",
     "denoiser_of": "model",
     "export_adapter": "export",

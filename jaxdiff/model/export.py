@@ -5,7 +5,8 @@ import functools
 from etils import epath
 
 from jaxdiff.adapt.adapter import Adapter
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known, unknown
+from jaxdiff.files import as_path
 from jaxdiff.model import files
 from jaxdiff.model.adapters import write_adapter
 from jaxdiff.model.interop import writing
@@ -29,12 +30,12 @@ def export(model: Model, path: epath.PathLike, layout: str = "jaxdiff", dtype: s
     Raises:
       TypeError: no `Model`.
       ValueError: unknown layout or dtype, a file that does not end in .safetensors, a model that the layout has no words
-        for, or weights that are too large for the dtype.
+        for, weights that are not finite, or too large for the dtype.
       FileExistsError: the folder is there.
     """
     check_model(model)
-    if layout not in LAYOUTS:
-        raise unknown("layout", layout, LAYOUTS)
+    path = as_path("`path`", path)
+    check_known("layout", layout, LAYOUTS)
     LAYOUTS[layout](path, model, dtype)
 
 
@@ -52,15 +53,18 @@ def export_adapter(
       dtype: dtype of the weights in the file, "float16" or "float32".
 
     Raises:
-      ValueError: unknown layout, an adapter of another base, or weights that are too large for the dtype.
+      TypeError: no `Adapter`.
+      ValueError: unknown layout, an adapter of another base, or weights that are not finite, or too large for the dtype.
       FileExistsError: the folder is there.
     """
-    path = epath.Path(path)
+    if not isinstance(adapter, Adapter):
+        raise TypeError(f"`adapter` must be an Adapter, from jaxdiff.model.load_adapter, not {type(adapter).__name__}")
+    path = epath.Path(as_path("`path`", path))
     if layout == "jaxdiff":
         write_adapter(path, adapter, dtype)
         return
     layouts = LORA_LAYOUTS if adapter.control is None else CONTROLNET_LAYOUTS
-    if layout not in layouts:
+    if not isinstance(layout, str) or layout not in layouts:
         raise unknown("layout", layout, ["jaxdiff", *layouts])
     if adapter.second_tokens:
         raise ValueError("new tokens of two text encoders are written in the layout 'jaxdiff' alone")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
@@ -156,8 +155,8 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
       dtype: dtype of the weights in the file, "float16" or "float32".
 
     Raises:
-      ValueError: another dtype or ending; weights that are too large for the dtype, or that were rounded to bfloat16 when
-        they were loaded.
+      ValueError: another dtype or ending; weights that are not finite, too large for the dtype, or that were rounded to
+        bfloat16 when they were loaded.
     """
     if dtype not in WRITTEN:
         raise ValueError(f"`dtype`={dtype!r} must be one of {', '.join(WRITTEN)}")
@@ -171,10 +170,7 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
     for name, submodel in model.submodels.items():
         flat |= _flat(f"{name}:", submodel)
         headers[name] = _header(submodel)
-    with np.errstate(over="ignore"):  # refused below
-        flat = {key: np.asarray(value).astype(dtype, order="C") for key, value in flat.items()}
-    if not all(np.isfinite(value).all() for value in flat.values()):
-        raise ValueError(f"some weights are not finite as {dtype}: choose `dtype`=float32")
+    flat = {key: tensor_files.in_dtype(key, value, dtype) for key, value in flat.items()}
     header = _header(model) | ({"submodels": json.dumps(headers)} if headers else {})
     write_whole(path, safetensors.numpy.save(flat, tensor_files.with_checksums(flat, header)))
 

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 
+import jax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -14,7 +15,7 @@ from jaxdiff.adapt.adapter import Adapter, from_bytes
 from jaxdiff.arguments import check_type, plain
 from jaxdiff.config import Config
 from jaxdiff.errors import unknown
-from jaxdiff.files import read_regular
+from jaxdiff.files import as_path, read_regular
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file, weights
@@ -50,6 +51,7 @@ def load(
       `Model`, a pytree.
 
     Raises:
+      TypeError: `placement` is no device, sharding or mesh.
       ValueError: there is none of that name, or the file does not hold one.
       OSError: a run without a checkpoint that can be read.
 
@@ -62,6 +64,10 @@ def load(
     """
     name = _as_name(name)
     files.check_dtype(dtype)
+    if placement is not None and not isinstance(placement, jax.Device | jax.sharding.Sharding | Mesh):
+        raise TypeError(
+            f"`placement` must be a device, such as jax.devices('cpu')[0], a sharding or a mesh, not {placement!r}"
+        )
     if mesh is not None:
         if placement is not None:
             raise ValueError("`mesh` says where the weights are: leave out `placement`")
@@ -201,16 +207,12 @@ def with_adapters(
     """
     check_model(model)
     paths = {}
-    adapters = [adapters] if isinstance(adapters, str | os.PathLike) else adapters
-    adapters, controlnet = adapters or (), controlnet or ()
     weights = dict(adapters) if isinstance(adapters, Mapping) else {}
-    asked = [("adapters", name, weights.get(name, 1.0)) for name in adapters]
-    asked += [
-        ("controlnet", name, 1.0)
-        for name in ([controlnet] if isinstance(controlnet, str | os.PathLike) else controlnet)
-    ]
+    asked = [("adapters", name, weights.get(name, 1.0)) for name in _names("adapters", adapters)]
+    asked += [("controlnet", name, 1.0) for name in _names("controlnet", controlnet)]
     for argument, name, weight in asked:
-        name, weight = os.fspath(name), check_type(f"the weight of {name}", plain(weight), float)
+        name = os.fspath(as_path(f"each of `{argument}`", name))
+        weight = check_type(f"the weight of {name}", plain(weight), float)
         adapter = load_adapter(name, model)
         if argument == "adapters" and (before := paths.setdefault(_adapter_path(name), name)) != name:
             raise ValueError(f"{name} is the adapter {before}, too: give it once, with the sum of the weights")
@@ -226,6 +228,15 @@ def with_adapters(
     return model
 
 
+def _names(argument, given):
+    """One name or several as a list; None and "" are none."""
+    if isinstance(given, str | bytes | os.PathLike):
+        return [given] if given else []
+    if not isinstance(given, Sequence | Mapping | None):
+        raise ValueError(f"`{argument}` must be a name, or a list of them, not {type(given).__name__}")
+    return list(given or ())
+
+
 def with_ip_adapter(model: Model, name: str, image_encoder: str) -> Model:
     """A model that is also conditioned on pictures, as `image_prompt` of `jaxdiff.generate` (IP-Adapter, Ye et al. 2023).
 
@@ -237,6 +248,8 @@ def with_ip_adapter(model: Model, name: str, image_encoder: str) -> Model:
     Raises:
       ValueError, OSError: files that are missing, or of another network.
     """
+    check_model(model)
+    name, image_encoder = _as_name(name, "`name`"), _as_name(image_encoder, "`image_encoder`")
     name = hub.local(name) if name.startswith("hf:") else name
     weights.check_kind(name)
     return ip_adapters.with_ip_adapter(model, name, image_encoder)
@@ -248,9 +261,7 @@ def _named(config, name):
 
 
 def _as_name(name, what="a model"):
-    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
-        raise ValueError(f"{what} must be given by its name or path, not {name!r}")
-    return os.path.expanduser(name)  # which no shell does behind an equals sign
+    return os.path.expanduser(os.fspath(as_path(what, name)))  # which no shell does behind an equals sign
 
 
 def _file(name):

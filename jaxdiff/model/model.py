@@ -1,5 +1,6 @@
 """A trained model: its weights as arrays, and everything else about it as static structure."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -159,6 +160,17 @@ class Model:
             raise ValueError(f"`size`={width}x{height} does not fit {self.config.name}: {error}{latents}") from None
         return self.replace(config=config)
 
+    def __copy__(self):
+        return self.replace()
+
+    def __deepcopy__(self, memo):
+        return self.replace(
+            **{name: copy.deepcopy(getattr(self, name), memo) for name in ("params", "submodels", "controls")}
+        )
+
+    def __reduce__(self):
+        raise TypeError("a Model cannot be pickled: jaxdiff.export writes it to a file, and jaxdiff.load reads it")
+
     def replace(self, **changes) -> "Model":
         """Returns the model with other values of some attributes."""
         return dataclasses.replace(self, **changes)
@@ -168,6 +180,13 @@ def check_model(model: Any, name: str = "model") -> None:
     """Raises TypeError for what is no `Model`, such as the name of one."""
     if not isinstance(model, Model):
         raise TypeError(f"`{name}` must be a Model, from jaxdiff.load, not {type(model).__name__}")
+
+
+def check_denoiser(model: Any, name: str = "model") -> None:
+    """Raises TypeError for what is no `Model`, and ValueError for one that no images are drawn from."""
+    check_model(model, name)
+    if not model.config.samples:
+        raise ValueError(f"{model.config.name} is not a denoiser: its network is of kind {model.config.net.kind!r}")
 
 
 def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
@@ -193,13 +212,11 @@ def denoiser_of(model: Model, round_levels: bool = False) -> Denoiser:
         >>> jax.eval_shape(jaxdiff.denoiser_of(model), model.noise(jax.random.key(0), 1), 1000, cond).x0.shape
         (1, 28, 28, 1)
     """
-    check_model(model)
+    check_denoiser(model)
     if round_levels and (model.config.diffusion.sigma_data or model.config.net.takes_end):
         raise ValueError(
             "`round_levels` is not for a network that is preconditioned or takes the end of a step: leave it out"
         )
-    if not model.config.samples:
-        raise ValueError(f"{model.config.name} is not a denoiser: its network is of kind {model.config.net.kind!r}")
     apply = on_training_levels(model.apply) if round_levels else model.apply
     return denoiser(apply, model.weights, model.schedule, model.config.diffusion.predict)
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxdiff.arguments import AT_LEAST_0, check_floats, check_number
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known
 from jaxdiff.nets.kl_vae import KLAutoencoder, divergence
 from jaxdiff.nets.vq_vae import VQAutoencoder, moved, perplexity, quantize
 from jaxdiff.objectives.noising import to_unit_range
@@ -122,8 +122,7 @@ def vq_autoencoder(
 
 def _reconstruction(reconstruct, error, critic, critic_weight):
     """loss_fn of reconstruct(params, extra, keys, x) -> (decoded, loss of the latents, extra, metrics)."""
-    if error not in ERRORS:
-        raise unknown("error", error, ERRORS)
+    check_known("error", error, ERRORS)
     adversarial = _adversarial(critic, critic_weight)
 
     def loss_fn(params, extra, keys, batch):

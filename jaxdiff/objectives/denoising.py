@@ -86,6 +86,9 @@ def denoising(
     check_schedule(schedule)
     check_kind(predict, schedule)
     check_same_process(apply, predict, schedule)
+    for name, given in (("apply", apply), ("weighting", weighting), ("coupling", coupling)):
+        if not callable(given) and (name != "coupling" or given is not None):
+            raise TypeError(f"`{name}` must be a function, see `jaxdiff.objectives`, not {type(given).__name__}")
     check_number("bound_weight", bound_weight, *AT_LEAST_0)
     if bound_weight and (offset_noise or input_perturbation):
         raise ValueError(

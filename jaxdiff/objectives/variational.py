@@ -15,7 +15,7 @@ from jax.scipy.special import log_ndtr
 
 from jaxdiff.arguments import check_count, check_floats
 from jaxdiff.denoise import check_kind, to_prediction
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known
 from jaxdiff.objectives.levels import LevelDraw, uniform
 from jaxdiff.objectives.noising import Noising, checked, noised
 from jaxdiff.process import VARIANCES, Variance, p_posterior, q_posterior, q_sample
@@ -219,8 +219,7 @@ def variational_bound(
     """
     check_schedule(schedule)
     check_kind(predict, schedule)
-    if variance not in VARIANCES:
-        raise unknown("variance", variance, VARIANCES)
+    check_known("variance", variance, VARIANCES)
     levels = uniform() if levels is None else levels
     options = checked(Noising(levels, null_cond, cond_dropout))
 

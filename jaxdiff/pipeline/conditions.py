@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.adapt import control as controlnets
-from jaxdiff.arguments import check_images, check_type, plain
-from jaxdiff.model import Model, check_model
+from jaxdiff.arguments import check_images, check_text, check_type, plain
+from jaxdiff.model import Model, check_denoiser
 from jaxdiff.pipeline.labels import as_labels, check_labels, parse_labels
 from jaxdiff.text import weighted
 from jaxdiff.text.encoder import with_sizes
@@ -82,8 +82,8 @@ def condition(
 
     Raises:
       TypeError: no `Model`.
-      ValueError: prompts, labels or a guidance that the model does not take, labels that it does not know, an empty prompt,
-        or another number of pictures than of ControlNets.
+      ValueError: a model that is no denoiser; prompts, labels or a guidance that it does not take, labels that it does not
+        know, an empty prompt, or another number of pictures than of ControlNets.
 
     Example::
 
@@ -92,7 +92,7 @@ def condition(
         >>> both.cond.label.tolist(), both.uncond.label.tolist(), both.cond.vector.shape
         ([7, 3], [10, 10], (2, 6))
     """
-    check_model(model)
+    check_denoiser(model)
     prompts, num, start = None if prompts is None else as_texts(prompts), plain(num), plain(start)
     check_type("`negative`", negative, str)
     check_type("`prompt_syntax`", prompt_syntax, Literal["plain", "weighted"])
@@ -298,6 +298,8 @@ def check(
     for name, text in (("prompts", prompts), ("negative", negative)):
         if text and not reads:
             raise ValueError(f"`{name}` is for models with a text encoder, and this one has none: leave it out")
+        for one in (text,) if isinstance(text, str) else text or ():
+            check_text(name, one)
     if not all(prompt.strip() for prompt in prompts or ()):
         raise ValueError("one of `prompts` is empty: say what to draw; `guidance`=0 draws without condition")
     count = len(model.controls)

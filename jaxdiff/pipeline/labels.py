@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdiff.arguments import as_array, check_text
+
 
 def as_labels(labels: int | Sequence[int] | np.ndarray) -> tuple[int, ...]:
     """Labels of any form as a tuple."""
-    return tuple(np.atleast_1d(np.asarray(labels)).tolist())
+    return tuple(np.atleast_1d(np.asarray(as_array("labels", labels))).tolist())
 
 
 def check_labels(labels: Sequence[int], classes: int) -> None:
@@ -40,6 +42,7 @@ def parse_labels(text: str, classes: int, names: Sequence[str] = ()) -> list[int
         >>> parse_labels("red,0", 2, ["blue", "red"])
         [1, 0]
     """
+    check_text("labels", text)
     found, numbers = [], bool(names) and all(name.isdecimal() for name in names)
     for part in text.split(","):
         if part.strip() in names:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxdiff import schedules, sharding
+from jaxdiff.arguments import as_array
 from jaxdiff.config import Sample
 from jaxdiff.config.checks import check_seed
 from jaxdiff.model import Model
@@ -37,7 +38,7 @@ def as_image_prompt(given) -> ImagePrompt | None:
     """Pictures as `ImagePrompt`, see `generate`."""
     if given is None or isinstance(given, ImagePrompt):
         return given
-    pictures = np.asarray(given)
+    pictures = np.asarray(as_array("image_prompt", given))
     return ImagePrompt(pictures[None] if pictures.ndim == 3 else pictures)
 
 
@@ -45,7 +46,11 @@ def as_control(given) -> ControlInput | None:
     """Pictures as `ControlInput`, see `generate`."""
     if given is None or isinstance(given, ControlInput):
         return given
-    pictures = [np.asarray(each) for each in ([given] if isinstance(given, np.ndarray) else given)]
+    given = as_array("control", given)
+    if not isinstance(given, np.ndarray | jax.Array | list | tuple):
+        raise ValueError(f"`control` must be a picture, uint8 [H, W, C], or a list of them, not {type(given).__name__}")
+    several = given if isinstance(given, list | tuple) else [given]
+    pictures = [np.asarray(as_array("control", each)) for each in several]
     return ControlInput(tuple(each[None] if each.ndim == 3 else each for each in pictures))
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import guidance, latent, progress, samplers, sharding
-from jaxdiff.arguments import check_fields, check_floats, check_type, plain
+from jaxdiff.arguments import as_array, check_fields, check_floats, check_type, plain
 from jaxdiff.config import Sample
-from jaxdiff.errors import NotFinite, unknown
+from jaxdiff.errors import NotFinite, check_known, unknown
 from jaxdiff.model import Model, check_model, denoiser_of
 from jaxdiff.pipeline import conditions
 from jaxdiff.pipeline.conditions import ControlInput, ImagePrompt, Texts, as_texts
@@ -175,47 +175,66 @@ def decode(model: Model, x: Array, how: Literal["whole", "sliced", "tiled"] = "w
     """Images of x_0: latents are decoded, pixels returned as they are; in about [-1, 1], float32 [B, H, W, C].
 
     Args:
-      model: denoiser.
+      model: denoiser or autoencoder.
       x: x_0, float32 [B, h, w, c].
       how: decode the batch at once, one image after the other, or in tiles, see `jaxdiff.latent`.
 
     Raises:
-      ValueError: integers, or another number of dimensions or channels than the model's; an unknown `how`.
+      ValueError: a model of another role; integers, no example, or another number of dimensions or channels than the
+        model's; an unknown `how`.
     """
-    check_model(model)
-    if how not in DECODING:
-        raise unknown("way of decoding", how, DECODING)
-    _check_batch("x", x, model.shape)
-    if (codec := model.codec) is None:
-        return x
-    return call(DECODING[how](codec).decode, x)
+    check_known("way of decoding", how, DECODING)
+    codec = _codec_of(model)
+    latent = model.config.net.latent_shape(model.image_shape) if model.config.role == "autoencoder" else model.shape
+    x = _checked_batch("x", x, latent)
+    return x if codec is None else call(DECODING[how](codec).decode, x)
 
 
 def encode(model: Model, images: Array) -> Array:
     """x_0 of images: the mean of their latents, or the images themselves.
 
     Args:
-      model: denoiser.
+      model: denoiser or autoencoder.
       images: float32 [B, H, W, C] in [-1, 1], such as `jaxdiff.objectives.to_unit_range` makes of uint8.
 
     Raises:
-      ValueError: integers, numbers outside of about [-1, 1], or another number of dimensions or channels than the model's.
+      ValueError: a model of another role; integers, numbers outside of about [-1, 1], no example, or another number of
+        dimensions or channels than the model's.
     """
-    check_model(model)
-    _check_batch("images", images, model.image_shape)
+    codec = _codec_of(model)
+    images = _checked_batch("images", images, model.image_shape)
     if not is_traced(images) and not np.abs(np.asarray(images)).max(initial=0) <= 2:
         raise ValueError(
             "`images` must lie in [-1, 1]: of numbers in 0..255, uint8, see jaxdiff.objectives.to_unit_range"
         )
-    return images if model.codec is None else call(model.codec.encode, images)
+    return images if codec is None else call(codec.encode, images)
 
 
-def _check_batch(name, x, shape):
-    """Raises ValueError unless x is a batch of floats with these channels; its size may be another."""
+def _codec_of(model):
+    """Codec of an autoencoder or of a latent diffusion; None of a diffusion of pixels.
+
+    Raises:
+      ValueError: a model of another role, which neither encodes nor decodes images.
+    """
+    check_model(model)
+    if model.config.role not in ("autoencoder", "denoiser"):
+        raise ValueError(
+            f"`model` {model.config.name} has no latents, as its network is of kind {model.config.net.kind!r}: give an "
+            "autoencoder, or a denoiser"
+        )
+    return model.codec
+
+
+def _checked_batch(name, x, shape):
+    """x as an array; ValueError unless it is a batch of floats with these channels, whose size may be another."""
+    x = as_array(name, x)
     found = np.shape(x)
     if len(found) != 4 or found[-1] != shape[-1]:
         raise ValueError(f"`{name}` must be float [B, H, W, {shape[-1]}], not {list(found)}")
+    if not found[0]:
+        raise ValueError(f"`{name}` is empty, of shape {list(found)}: give at least one")
     check_floats(name, x)
+    return x
 
 
 def finite(images: Array, start: int = 0) -> np.ndarray:

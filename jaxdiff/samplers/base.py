@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from jaxdiff.arguments import check_count, check_prediction
+from jaxdiff.arguments import check_arrays, check_count, check_prediction
 from jaxdiff.registry import Registry
 from jaxdiff.samplers.keys import each_key, fold
 from jaxdiff.schedules import Schedule, check_schedule
@@ -86,7 +86,7 @@ def sample(
         one per example; an x_T of integers; levels outside of 0..T, or that do not fall;
         a prediction of another shape than x.
       TypeError: a legacy key, made by `jax.random.PRNGKey`; what is no sampler, denoiser, schedule or `collect`; a
-        denoiser that returns no `Prediction`.
+        denoiser that returns no `Prediction`; a `cond` that holds something other than arrays.
 
     Example::
 
@@ -109,6 +109,7 @@ def sample(
     """
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T, rising)
     _check_collect(collect)
+    check_arrays("cond", cond)
     if cond_axes is None:
         check_rows(cond, x_T.shape[0])
     if any(axis != 0 for axis in jax.tree.leaves(cond_axes)):
@@ -168,6 +169,7 @@ def chunks(
     check_count("size", size)
     keys, sampler, denoise, timesteps = _traced(key, sampler, denoise, schedule, timesteps, x_T)
     _check_collect(collect)
+    check_arrays("cond", cond)
     check_rows(cond, x_T.shape[0])
     state = _init(sampler, x_T)
     for first in range(0, len(timesteps) - 1, size):

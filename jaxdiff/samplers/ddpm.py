@@ -3,7 +3,7 @@
 import jax
 from jax.tree_util import Partial
 
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known
 from jaxdiff.process import VARIANCES, Variance, p_step
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.keys import normal
@@ -41,8 +41,7 @@ def ddpm(variance: Variance = "posterior") -> Sampler:
         >>> abs(float(x.mean() - 3 * alpha)) < 0.05, abs(float(x.std() - sigma)) < 0.05
         (True, True)
     """
-    if variance not in VARIANCES:
-        raise unknown("variance", variance, VARIANCES)
+    check_known("variance", variance, VARIANCES)
     return Sampler(Partial(State), Partial(_step, Static(variance)))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.arguments import check_type, plain
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known
 from jaxdiff.samplers.base import SAMPLERS, Sampler, State
 from jaxdiff.samplers.dpmpp import half_log_snr
 from jaxdiff.types import AlphaSigma, Array, Static
@@ -73,8 +73,7 @@ def unipc(order: int = 2, variant: Variant = "bh2") -> Sampler:
     order = check_type("`order`", plain(order), int)
     if order not in (1, 2, 3):
         raise ValueError(f"`order`={order} must be 1, 2 or 3")
-    if variant not in VARIANTS:
-        raise unknown("variant", variant, VARIANTS)
+    check_known("variant", variant, VARIANTS)
     return Sampler(Partial(_init, Static(order)), Partial(_step, Static(variant)))
 
 

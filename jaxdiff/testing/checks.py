@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import process, samplers, schedules, timesteps
-from jaxdiff.errors import unknown
+from jaxdiff.errors import check_known
 from jaxdiff.seeds import key_of
 from jaxdiff.testing.convergence import (
     CLOUD,
@@ -58,8 +58,8 @@ def check_schedule(schedule, tolerance: float = 1e-5, preserves: str | None = "v
         >>> testing.check_schedule(schedules.rectified_flow(), preserves="sum")
     """
     T = _num_levels(schedule)
-    if preserves is not None and preserves not in PRESERVED:
-        raise unknown("preserved sum", preserves, PRESERVED)
+    if preserves is not None:
+        check_known("preserved sum", preserves, PRESERVED)
     alpha, sigma = (np.asarray(x, np.float64) for x in schedule(jnp.arange(T + 1)))
     assert alpha.shape == sigma.shape == (T + 1,), (
         f"schedule(t) of {T + 1} levels has shapes {alpha.shape}, {sigma.shape}"

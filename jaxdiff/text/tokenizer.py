@@ -15,7 +15,8 @@ import tokenizers
 from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from jaxdiff.files import read_text
+from jaxdiff.arguments import check_count, check_text
+from jaxdiff.files import as_path, read_text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PRIVATE = "\ue000"  # a sign of no script, which texts do not hold
@@ -81,7 +82,10 @@ class Tokenizer:
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text, without start and end tokens, padding and truncation."""
-        return [part for token in self.model.encode(text, add_special_tokens=False).ids for part in self._parts(token)]
+        return [part for token in self._encode("text", text).ids for part in self._parts(token)]
+
+    def _encode(self, name, text):
+        return self.model.encode(check_text(name, text), add_special_tokens=False)
 
     def _parts(self, token):
         """The ids that a token is read as."""
@@ -95,7 +99,12 @@ class Tokenizer:
 
         Returns:
           int32 [B, length].
+
+        Raises:
+          ValueError: one text in place of several, or something that is no text.
         """
+        if isinstance(texts, str | bytes) or not isinstance(texts, Sequence | np.ndarray):
+            raise ValueError(f"`texts` must be a list of texts, not {type(texts).__name__}")
         rows = np.full((len(texts), self.length), self.pad_id, np.int32)
         for row, text in zip(rows, texts):
             ids = self.token_ids(text)[: self.length - 2]
@@ -104,7 +113,7 @@ class Tokenizer:
 
     def truncation(self, text: str) -> tuple[str, str] | None:
         """The part of a text that fits and the part that is cut off; None if all of it fits."""
-        encoding = self.model.encode(text, add_special_tokens=False)
+        encoding = self._encode("text", text)
         read = np.cumsum([len(self._parts(token)) for token in encoding.ids])
         if not len(read) or read[-1] <= self.length - 2:
             return None
@@ -142,7 +151,7 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
       FileNotFoundError: a file is missing.
       ValueError: they are not those of a CLIP tokenizer.
     """
-    folder = epath.Path(folder)
+    folder = epath.Path(as_path("`folder`", folder))
     whole = folder / "tokenizer.json"  # all that transformers 5 writes
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).exists() and not whole.exists():
@@ -190,8 +199,9 @@ def train(texts: Iterable[str], vocab_size: int, length: int) -> Tokenizer:
       length: L.
 
     Raises:
-      ValueError: a vocabulary of fewer than 514 tokens, or a length below 3.
+      ValueError: a vocabulary of fewer than 514 tokens, a length below 3, or something that is no text.
     """
+    vocab_size, length = check_count("vocab_size", vocab_size), check_count("length", length)
     if vocab_size < 514 or length < 3:
         raise ValueError(f"`vocab_size`={vocab_size} must be at least 514, and `length`={length} at least 3")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -199,7 +209,9 @@ def train(texts: Iterable[str], vocab_size: int, length: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    model.train_from_iterator(texts, trainer)
+    if isinstance(texts, str | bytes):
+        raise ValueError(f"`texts` must be several texts, not one, of type {type(texts).__name__}")
+    model.train_from_iterator((check_text("texts", text) for text in texts), trainer)
     merges = json.loads(model.to_str())["model"]["merges"]
     merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges][: vocab_size - 514]
     tokens = [*alphabet, *(f"{char}</w>" for char in alphabet), START, END]
@@ -227,8 +239,11 @@ def with_new_tokens(tokenizer: Tokenizer, new_tokens: Sequence[str] | Mapping[st
         True
     """
     model, groups = tokenizers.Tokenizer.from_str(tokenizer.model.to_str()), dict(tokenizer.groups)
+    if isinstance(new_tokens, str | bytes):
+        raise ValueError(f"`new_tokens` must be a list of tokens, not {type(new_tokens).__name__}")
     counts = dict(new_tokens) if isinstance(new_tokens, Mapping) else dict.fromkeys(new_tokens, 1)
     for token, count in counts.items():
+        check_count(f"new_tokens[{check_text('new_tokens', token)!r}]", count)
         if not token or re.search(r"\s", token) or token != token.lower():
             raise ValueError(f"the new token {token!r} must be without spaces and capitals, such as <star>")
         if {model.token_to_id(token), model.token_to_id(f"{token}</w>")} != {None}:

@@ -20,13 +20,19 @@ def source(texts=TEXTS):
     return data.Source(lambda i: black, len(texts), (2, 2, 1), caption=Captions(stored.__getitem__, len(texts)))
 
 
+def codes(texts):
+    """Texts as numbers of their letters, int32 [B, 64]."""
+    return np.array([[*map(ord, text.ljust(64))] for text in texts], np.int32)
+
+
 def read(found, batch_size=2, steps=9, **options):
-    """Texts and examples in the order of training; `tokenize` keeps texts as they are."""
-    stream = data.batches(found, batch_size, tokenize=lambda texts: np.array(texts, object), seed=5, **options)
+    """Texts and examples in the order of training."""
+    stream = data.batches(found, batch_size, tokenize=codes, seed=5, **options)
     batches = [*itertools.islice(stream, steps)]
     stream.close()
-    each = lambda name: [one for batch in batches for one in batch[name].ravel().tolist()]
-    return each("tokens"), each("example")
+    tokens = np.concatenate([batch["tokens"].reshape(-1, 64) for batch in batches])
+    texts = ["".join(map(chr, row)).rstrip() for row in tokens]
+    return texts, [i for batch in batches for i in batch["example"].ravel().tolist()]
 
 
 def test_first_tags_and_the_trigger_stay_in_front_and_others_are_shuffled():
@@ -72,7 +78,7 @@ def test_images_and_their_mirroring_are_those_of_a_training_without():
     images = rng.integers(0, 256, (6, 4, 4, 1), np.uint8)
     plain = data.Source(lambda i: {"image": images[i]}, 6, (4, 4, 1), caption=lambda i: TEXTS[i])
     first = next(data.batches(plain, 6, flip=True, augment=1.0))["image"]
-    options = {"tokenize": lambda texts: np.array(texts, object), "tags": ALL}
+    options = {"tokenize": codes, "tags": ALL}
     np.testing.assert_array_equal(first, next(data.batches(plain, 6, flip=True, augment=1.0, **options))["image"])
 
 

@@ -203,7 +203,7 @@ def test_what_others_cannot_read_is_refused_by_name(model, tmp_path):
     with pytest.raises(ValueError, match="were rounded to bfloat16 when they were loaded"):
         jaxdiff.export(low, tmp_path / "low", layout="diffusers")
     huge = model.replace(params=jax.tree.map(lambda leaf: leaf + 1e6, model.params))
-    with pytest.raises(ValueError, match="some weights are not finite as float16: choose `dtype`=float32"):
+    with pytest.raises(ValueError, match=r"the weights .* are not finite as float16: choose `dtype`=float32"):
         jaxdiff.export(huge, tmp_path / "huge", layout="diffusers")
     with pytest.raises(ValueError, match="unknown layout 'diffuser': did you mean 'diffusers'"):
         jaxdiff.export(model, tmp_path / "x", layout="diffuser")

@@ -5,6 +5,7 @@ import difflib
 
 from etils import epath
 
+from jaxdiff.arguments import check_own_types
 from jaxdiff.data.base import SOURCES, Source, cached
 from jaxdiff.registry import Choice, import_all
 
@@ -25,7 +26,7 @@ def load(source: str | Choice, image_shape: tuple[int, int, int] | None = None, 
 
     Raises:
       ValueError: unknown kind, or options that do not fit the data.
-      TypeError: an option that the kind does not have.
+      TypeError: an option that the kind does not have, or a source that is no text.
       OSError: the data is not there; the message says how to get it.
 
     Example::
@@ -40,6 +41,7 @@ def load(source: str | Choice, image_shape: tuple[int, int, int] | None = None, 
     from jaxdiff.data import image_decode  # imports Pillow
 
     choice = dataclasses.replace(parse(source) if isinstance(source, str) else SOURCES.choice(source), **options)
+    check_own_types(choice)
     return cached(choice(None if image_shape is None else image_decode.check_shape(image_shape)))
 
 

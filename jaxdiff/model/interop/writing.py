@@ -17,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 from flax import traverse_util
 
-from jaxdiff import disk
+from jaxdiff import disk, tensor_files
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Latent
 from jaxdiff.files import write_whole
@@ -197,13 +197,13 @@ def _write_network(path, fields, params, stem, dtype, transformer=None):
     tensors = {name: at.astype(dtype) for name, at in (dits.positions(transformer) if transformer else {}).items()}
     for entry in dits.entries(transformer, params) if transformer else mapping.entries(params):
         name = entry.published if entry.published.startswith("text_projection") else prefix + entry.published
-        value = as_published(flat[entry.ours], entry.layout, dtype)
+        value = as_published(flat[entry.ours], entry.layout, dtype, entry.ours)
         tensors |= dict.fromkeys(dits.places(name, transformer) if transformer else [name], value)
     safetensors.numpy.save_file(tensors, path / f"{stem}.safetensors", FORMAT)
     _write_json(path / "config.json", fields | ({"torch_dtype": dtype} if stem == "model" else {}))
 
 
-def as_published(value: jax.Array, layout: str, dtype: str) -> np.ndarray:
+def as_published(value: jax.Array, layout: str, dtype: str, name: str) -> np.ndarray:
     """A parameter with the axes that it has in published files.
 
     Raises:
@@ -213,11 +213,7 @@ def as_published(value: jax.Array, layout: str, dtype: str) -> np.ndarray:
         raise ValueError(
             "the weights were rounded to bfloat16 when they were loaded: load them in float32 to write them"
         )
-    with np.errstate(over="ignore"):  # refused below
-        value = mapping.LAYOUTS[layout].to_published(np.asarray(value)).astype(dtype, order="C")
-    if not np.isfinite(value).all():
-        raise ValueError(f"some weights are not finite as {dtype}: choose `dtype`=float32")
-    return value
+    return tensor_files.in_dtype(name, mapping.LAYOUTS[layout].to_published(np.asarray(value)), dtype)
 
 
 def _write_json(path, fields):
@@ -304,9 +300,8 @@ def lora(
             parts = _factors(factors, known[place], scale, layout, bool(found))
             name = known[place].published.removesuffix(".weight")
             for ending, value in parts.items():
-                tensors[_name(net, name, layout, second) + ending] = np.ascontiguousarray(value.astype(dtype))
-    if not all(np.isfinite(value).all() for value in tensors.values()):
-        raise ValueError(f"some numbers are too large for `dtype`={dtype}: choose float32")
+                written = _name(net, name, layout, second) + ending
+                tensors[written] = tensor_files.in_dtype(written, value, dtype)
     metadata = FORMAT | ({"lora_adapter_metadata": json.dumps(header)} if header else {})
     write_whole(path, safetensors.numpy.save(tensors, metadata))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import progress
-from jaxdiff.arguments import check_fields, check_type, plain
+from jaxdiff.arguments import as_array, check_fields, check_text, check_type, plain
 from jaxdiff.config import Sample
 from jaxdiff.config.checks import check_seed
 from jaxdiff.model import Model, check_model, denoiser_of
@@ -67,7 +67,7 @@ def edit(
       `Edited`, whose `image` is uint8 [H, W, C].
 
     Raises:
-      TypeError: `model` or `to` is no `Model`.
+      TypeError: `model` or `to` is no `Model`, or `inversion` no `Inversion`.
       ValueError: arguments that do not fit the method or the model; one line that says what to change.
       NotFinite: an image that is not finite.
 
@@ -92,6 +92,8 @@ def edit(
         ("steps", steps, int | None),
     ):
         check_type(f"`{name}`", value, kind)
+    if inversion is not None and not isinstance(inversion, Inversion):
+        raise TypeError(f"`inversion` must be an Inversion, such as of an earlier edit, not {type(inversion).__name__}")
     given = {
         "image": image, "prompt": prompt, "source": source, "guidance": guidance, "early": early, "mask": mask, "to": to,
         "control": control, "sampler": sampler, "seed": seed, "inversion": inversion,
@@ -251,6 +253,7 @@ def check_prompt(model: Model, prompt: str | None, name: str) -> None:
     net = model.config.net
     if prompt is None:
         return
+    check_text(name, prompt)
     if (encoder := model.text_encoder) is not None:
         if not prompt.strip():
             raise ValueError(f"`{name}` must say something")
@@ -286,7 +289,7 @@ def checked_image(image: np.ndarray, model: Model) -> np.ndarray:
     Raises:
       ValueError: it is of another shape or dtype.
     """
-    image = np.asarray(image)
+    image = np.asarray(as_array("image", image))
     if image.dtype != np.uint8 or image.shape != tuple(model.image_shape):
         raise ValueError(f"`image` must be uint8 {tuple(model.image_shape)}, not {image.dtype} {image.shape}")
     return image
@@ -300,7 +303,7 @@ def known_pixels(mask: np.ndarray | None, model: Model) -> np.ndarray | None:
     """
     if mask is None:
         return None
-    mask = np.asarray(mask)
+    mask = np.asarray(as_array("mask", mask))
     if mask.dtype not in (bool, np.uint8):
         raise ValueError(f"`mask` must be of bool or uint8, not {mask.dtype}")
     mask = mask if mask.dtype == bool else mask >= 128
