@@ -171,6 +171,10 @@ def _check_sizes(config):
     d, (H, W, _), shape = config.data, config.data.image_shape, config.shape
     if d.min_size < 0:
         raise ValueError(f"`data.min_size`={d.min_size} must be a number of pixels, 0 for images of any size")
+    if d.workers < 0 or not 0 <= d.memory_gib < math.inf:
+        raise ValueError(
+            f"`data.workers`={d.workers} and `data.memory_gib`={d.memory_gib} must be at least 0, and finite"
+        )
     if d.random_crop and config.latent.codec:
         raise ValueError("`data.random_crop` cannot go with `latent.codec`: images are encoded once, before training")
     if d.buckets and config.role not in ("denoiser", "autoencoder"):

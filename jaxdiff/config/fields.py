@@ -35,6 +35,9 @@ def _choose(config, **registries) -> None:
         object.__setattr__(config, name, registry.choice(getattr(config, name)))
 
 
+FREE_OF_DATA = ("memory_gib", "workers")  # fields of `Data` that change no example
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Training data.
@@ -54,6 +57,9 @@ class Data:
         image gets the nearest one, a batch is of one, and a step is compiled for each. () is `image_shape` alone.
       min_size: pixels of the shorter side, below which an image is left out.
       random_crop: crop each image around another place in each epoch, and not around its centre.
+      memory_gib: GiB of decoded images up to which all are kept in memory once they were read; with more, none is.
+      workers: processes that read and decode, each with its own memory of images; 0 for threads of this one, which do as
+        well on few cores. Not for parquet: and arrow:.
       caption_tags: changes of captions that are tags with commas between, decided by the seed and the example's position;
         for a CLIP, and for adaptations by lora, dreambooth and textual_inversion.
       trigger: words that are put in front of every caption, with a comma.
@@ -69,6 +75,8 @@ class Data:
     buckets: tuple[tuple[int, int], ...] = ()
     min_size: int = 0
     random_crop: bool = False
+    memory_gib: float = 2.0
+    workers: int = 0
     caption_tags: CaptionTags = CaptionTags()
     trigger: str = ""
 

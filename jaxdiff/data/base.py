@@ -4,13 +4,27 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdiff.arguments import check_count, plain
 from jaxdiff.data import captions
 from jaxdiff.registry import Choice, Registry
+
+MEMORY = 2**31  # bytes of decoded images that are kept
+
+
+class Once:
+    """A function without arguments that is called once, and whose result is kept; other processes can be sent it."""
+
+    def __init__(self, function: Callable[[], Any]):
+        self.function = function
+
+    def __call__(self):
+        if self.function is not None:
+            self.result, self.function = self.function(), None
+        return self.result
 
 
 class Buckets(NamedTuple):
@@ -169,7 +183,7 @@ class Source:
         return captions.of(self).texts
 
 
-def cached(source: Source, limit: int = 2**31) -> Source:
+def cached(source: Source, limit: int = MEMORY) -> Source:
     """The same examples, each read and decoded once and kept in memory, if all images fit into `limit` bytes.
 
     Args:

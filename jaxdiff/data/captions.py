@@ -64,6 +64,13 @@ class Captions:
         self._texts, self._firsts = None, None
         self._lock = threading.Lock()  # of its own: one source may read another one's captions
 
+    def __getstate__(self):
+        """All but the lock, which no other process can take."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state):
+        vars(self).update(state, _lock=threading.Lock())
+
     def __call__(self, i: int) -> str:
         return self.several(i)[0]
 

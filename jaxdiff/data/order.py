@@ -1,8 +1,5 @@
 """The order of examples in an endless training: a function of the seed and the position alone."""
 
-import functools
-from collections.abc import Callable
-
 import grain
 import numpy as np
 
@@ -48,7 +45,7 @@ def in_buckets(buckets: Buckets, seed: int, call: int) -> grain.MapDataset:
     members = [np.flatnonzero(buckets.of == b) for b in range(len(buckets.shapes))]
     # Each of a seed of its own, or buckets of one size would be in the same order.
     orders = [len(m) and shuffled(len(m), (seed + 0x9E3779B9 * (b + 1)) % 2**32) for b, m in enumerate(members)]
-    place = _calls([len(m) for m in members], seed, call)
+    place = _Calls([len(m) for m in members], seed, call)
 
     def example(position):
         bucket, number = place(position // call)
@@ -57,28 +54,34 @@ def in_buckets(buckets: Buckets, seed: int, call: int) -> grain.MapDataset:
     return grain.MapDataset.range(ENDLESS).seed(seed).map(example)
 
 
-def _calls(sizes: list[int], seed: int, call: int) -> Callable[[int], tuple[int, int]]:
-    """The bucket of each call, and how many calls of that bucket were before it."""
-    total = sum(sizes)
-    before = lambda epoch: [epoch * size // call for size in sizes]  # calls of each bucket before an epoch
+class _Calls:
+    """The bucket of each call, and how many calls of that bucket were before it: (n) -> (bucket, number)."""
 
-    @functools.lru_cache(maxsize=4)
-    def within(epoch):
+    def __init__(self, sizes: list[int], seed: int, call: int):
+        self.sizes, self.seed, self.call, self.last = sizes, seed, call, (-1, None, None)
+
+    def before(self, epoch: int) -> list[int]:
+        """Number of calls of each bucket before an epoch."""
+        return [epoch * size // self.call for size in self.sizes]
+
+    def within(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Buckets of the calls of an epoch, and their numbers."""
-        starts, ends = before(epoch), before(epoch + 1)
-        which = np.repeat(np.arange(len(sizes)), np.subtract(ends, starts))
-        which = np.random.default_rng([seed, epoch]).permutation(which)
+        known, which, number = self.last  # replaced as a whole, for several threads ask
+        if known == epoch:
+            return which, number
+        starts, ends = self.before(epoch), self.before(epoch + 1)
+        which = np.repeat(np.arange(len(self.sizes)), np.subtract(ends, starts))
+        which = np.random.default_rng([self.seed, epoch]).permutation(which)
         number = np.empty_like(which)
-        for b, start in enumerate(starts):
-            number[which == b] = start + np.arange((which == b).sum())
+        for bucket, start in enumerate(starts):
+            number[which == bucket] = start + np.arange((which == bucket).sum())
+        self.last = epoch, which, number
         return which, number
 
-    def place(n):
-        epoch = n * call // total  # not too late, since an epoch has at most total / call calls, on average
-        while sum(before(epoch + 1)) <= n:
+    def __call__(self, n: int) -> tuple[int, int]:
+        epoch = n * self.call // sum(self.sizes)  # not too late: of e epochs there are at most e total / call calls
+        while sum(self.before(epoch + 1)) <= n:
             epoch += 1
-        which, number = within(epoch)
-        at = n - sum(before(epoch))
+        which, number = self.within(epoch)
+        at = n - sum(self.before(epoch))
         return int(which[at]), int(number[at])
-
-    return place

@@ -2,10 +2,13 @@
 
 import functools
 import os
+import pickle
 from collections.abc import Callable, Iterator
 
+import cloudpickle
 import grain
 import numpy as np
+from absl import flags
 
 from jaxdiff.arguments import check_count, check_number, check_type, plain
 from jaxdiff.data import augment as augmentation
@@ -34,6 +37,7 @@ def batches(
     num_threads: int | None = None,
     tags: CaptionTags = UNCHANGED,
     trigger: str = "",
+    num_workers: int = 0,
 ) -> Iterator[dict]:
     """Endless shuffled batches, reshuffled every epoch, read ahead in the background.
 
@@ -63,6 +67,8 @@ def batches(
       num_threads: number of threads that read and decode, each a step's batch at a time; None for one per core, at most 16.
       tags: changes of the captions' tags, decided by the seed and the position; with `tokenize`.
       trigger: words that stand in front of all captions of the source, and stay there.
+      num_workers: number of processes that read and decode, each with `num_threads`; 0 for this one alone. They help where
+        Python's lock keeps many cores from decoding; what they take must be known to `cloudpickle`.
 
     Yields:
       Dicts of NumPy arrays: "image", uint8 [K, B / P, H, W, C]; "index", uint32 [K, B / P], the position in the global
@@ -79,6 +85,7 @@ def batches(
     Example::
 
         >>> import numpy as np
+    from absl import flags
         >>> from jaxdiff import data
         >>> source = [{"image": np.full([2, 2, 1], i, np.uint8), "label": i} for i in range(6)]
         >>> epoch = next(data.batches(source, 3, steps_per_call=2))  # two batches of three: every example once
@@ -97,6 +104,7 @@ def batches(
     check_number("augment", augment, "lie in [0, 3]", lambda x: (x >= 0) & (x <= 3))
     hard_negatives = check_count("hard_negatives", hard_negatives, least=0)
     example_checks.check_captioned(source, tokenize, hard_negatives)
+    num_workers = check_count("num_workers", num_workers, least=0)
     threads = min(16, os.cpu_count() or 1) if num_threads is None else check_count("num_threads", num_threads)
     num_classes = check_labels(source) if labels else None
 
@@ -119,8 +127,14 @@ def batches(
     examples = examples.map_with_index(functools.partial(_at, text_at, tokenize, contexts))
     mine = examples[start_step * batch_size + process_index :: process_count]
     read_ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4, threads))
-    steps = mine.batch(batch_size // process_count, batch_fn=example_checks.stack).to_iter_dataset(read_ahead)
-    return _deliver(iter(steps.batch(steps_per_call)))
+    steps = mine.batch(batch_size // process_count, batch_fn=example_checks.stack)
+    if not num_workers:
+        return _deliver(iter(steps.to_iter_dataset(read_ahead).batch(steps_per_call)))
+    _check_sent(source)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain asks them, also in programs that have no use for them
+    calls = steps.batch(steps_per_call).to_iter_dataset(read_ahead)  # each is made by one worker
+    return _deliver(iter(calls.mp_prefetch(grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2))))
 
 
 def _check_position(batch_size, start_step, process_index, process_count):
@@ -192,6 +206,17 @@ def _augment(strength, augment_cond, example, rng):
     if not augment_cond:
         return example
     return example | {"cond": example.get("cond", Cond())._replace(vector=amounts)}
+
+
+def _check_sent(source):
+    """Raises ValueError for a source that other processes cannot be sent, such as one that maps its files into memory."""
+    try:
+        cloudpickle.dumps(source)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise ValueError(
+            "`num_workers` (in training `data.workers`) is not for this source, which other processes cannot be sent: "
+            f"leave it at 0 ({error})"
+        ) from None
 
 
 def _text(source, seed, tags, trigger, i, position):

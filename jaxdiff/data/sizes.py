@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxdiff import progress
 from jaxdiff.data import derived
-from jaxdiff.data.base import Buckets, Source, cached
+from jaxdiff.data.base import MEMORY, Buckets, Source, cached
 from jaxdiff.data.captions import stored_arrays
 from jaxdiff.data.paths import data_dir
 
@@ -25,7 +25,12 @@ ON_ITS_SIDE = (5, 6, 7, 8)  # orientations in EXIF data
 
 
 def sized(
-    source: Source, buckets: Sequence[tuple[int, int]] = (), min_size: int = 0, random_crop: bool = False
+    source: Source,
+    buckets: Sequence[tuple[int, int]] = (),
+    min_size: int = 0,
+    random_crop: bool = False,
+    *,
+    memory: int = MEMORY,
 ) -> Source:
     """The same examples in several sizes, each in that which its own shape is nearest to, or cropped at random.
 
@@ -35,6 +40,7 @@ def sized(
         by the smallest factor from that of the image; of equals, the first.
       min_size: pixels of the shorter side, below which an image is left out.
       random_crop: crop around another place in each epoch, and not around the centre.
+      memory: as of `jaxdiff.data.load`.
 
     Returns:
       A source whose `buckets` say the shapes, and whose `read` takes the centre of a crop where `random_crop` is True.
@@ -75,7 +81,7 @@ def sized(
         buckets=Buckets(shapes, of) if buckets else None,
         crops=random_crop,
     )
-    return cached(result)
+    return cached(result, memory)
 
 
 def nearest(sizes: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:

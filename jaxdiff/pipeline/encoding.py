@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from jaxdiff import disk, hosts, progress
 from jaxdiff.config import Config, Latent, to_values
+from jaxdiff.config.fields import FREE_OF_DATA
 from jaxdiff.data import Source, captions, records, sizes
 from jaxdiff.data import encoded as files
 from jaxdiff.data.paths import data_dir
@@ -122,8 +123,9 @@ def identity(config: Config, source: Source, frozen: FrozenModels) -> str:
 
 
 def _of_images(config):
-    """Values of the config's data, but for those that change captions, which count by themselves."""
-    return {name: value for name, value in to_values(config.data).items() if name not in ("caption_tags", "trigger")}
+    """Values of the config's data, but for those that change captions, which count by themselves, or no example."""
+    others = ("caption_tags", "trigger", *FREE_OF_DATA)
+    return {name: value for name, value in to_values(config.data).items() if name not in others}
 
 
 def made_by(latent: Latent, frozen: FrozenModels) -> dict[str, str]:

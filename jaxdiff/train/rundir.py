@@ -9,6 +9,7 @@ from etils import epath
 
 from jaxdiff import disk
 from jaxdiff.config import Config, Train, to_json
+from jaxdiff.config.fields import FREE_OF_DATA
 from jaxdiff.files import make_output_dir, read_text, write_whole
 from jaxdiff.model import checkpoints, runs
 
@@ -102,6 +103,8 @@ def check_same(before: Config, now: Config) -> None:
         *([("train", "steps_per_call")] if now.data.buckets else []),  # all in a call are of one bucket
     ]
     before = with_source_moved(before, now)
+    free = {name: getattr(now.data, name) for name in FREE_OF_DATA}
+    before = dataclasses.replace(before, data=dataclasses.replace(before.data, **free))
     old, new = before.data.source, now.data.source
     for field in dataclasses.fields(old) if old.kind == new.kind else ():
         if (was := getattr(old, field.name)) != (asked := getattr(new, field.name)):

@@ -32,9 +32,10 @@ def open_source(config: Config, source: Source | None = None) -> Source:
     """
     d, labels = config.data, config.net.classes
     field = "`net.out_channels`" if config.classifies else "`net.num_classes`"
-    source = data.load(d.source, d.image_shape) if source is None else derived.checked(source)
+    memory = int(d.memory_gib * 2**30)
+    source = data.load(d.source, d.image_shape, memory=memory) if source is None else derived.checked(source)
     if d.buckets or d.min_size or d.random_crop:
-        source = data.sized(source, d.buckets, d.min_size, d.random_crop)
+        source = data.sized(source, d.buckets, d.min_size, d.random_crop, memory=memory)
     if source.image_shape != d.image_shape:
         raise ValueError(f"the source's images are {source.image_shape}, and `data.image_shape` is {d.image_shape}")
     if (config.latent.text_encoder or config.role == "clip") and not source.captioned:
@@ -117,6 +118,7 @@ def batches(
         process_count=jax.process_count(),
         tags=config.data.caption_tags,
         trigger=config.data.trigger,
+        num_workers=config.data.workers,
     )
     with contextlib.closing(stream):
         for batch in stream:

@@ -2,9 +2,12 @@
 
 import functools
 import itertools
+import threading
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxdiff import data
 from jaxdiff.data import derived
@@ -212,3 +215,25 @@ def test_positions_that_are_none_are_refused(options, message):
     source = [{"image": np.zeros([2, 2, 1], np.uint8)}] * 6
     with pytest.raises(ValueError, match=message):
         next(data.batches(source, **{"batch_size": 2} | options))
+
+
+def test_worker_processes_give_the_same_batches(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (8, 12, 3), np.uint8)).save(tmp_path / f"{i:02}.png")
+    source = data.sized(data.load(f"folder:{tmp_path}", (8, 8, 3)), random_crop=True)
+    found = []
+    for workers in (0, 2):
+        stream = data.batches(source, 4, steps_per_call=2, start_step=2, flip=True, num_workers=workers)
+        found.append([next(stream) for _ in range(3)])
+        stream.close()
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+def test_sources_that_workers_cannot_be_sent_are_refused():
+    lock = threading.Lock()
+    source = data.Source(lambda i: lock and {}, 3, (2, 2, 1))
+    with pytest.raises(ValueError, match=r"`num_workers` \(in training `data.workers`\) is not for this source"):
+        data.batches(source, 1, num_workers=1)
+    with pytest.raises(ValueError, match="`num_workers`"):
+        data.batches(source, 1, num_workers=-1)

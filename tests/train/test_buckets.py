@@ -12,7 +12,7 @@ from PIL import Image
 
 from jaxdiff import config as configs
 from jaxdiff.config import checks
-from jaxdiff.train import setup
+from jaxdiff.train import rundir, setup
 from jaxdiff.train.loop import fit
 from jaxdiff.train.stop import Stop, Stopped
 
@@ -104,3 +104,13 @@ def test_a_config_with_buckets_is_read_again(config):
 def test_random_crops_train(config, tmp_path):
     state = fit(with_data(config, buckets=(), random_crop=True), run=tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_memory_and_workers_may_change_on_resume(config):
+    changed = with_data(config, memory_gib=0.0, workers=3)
+    rundir.check_same(config, changed)
+    with pytest.raises(ValueError, match=r"`resume` cannot change data.min_size from 0 to 3"):
+        rundir.check_same(config, with_data(config, min_size=3))
+    for wrong in ({"memory_gib": -1.0}, {"memory_gib": float("nan")}, {"workers": -1}):
+        with pytest.raises(ValueError, match=r"`data.workers`=.* must be at least 0"):
+            checks.check(with_data(config, **wrong))

@@ -5,24 +5,27 @@ import difflib
 
 from etils import epath
 
-from jaxdiff.arguments import check_own_types
-from jaxdiff.data.base import SOURCES, Source, cached
+from jaxdiff.arguments import check_count, check_own_types
+from jaxdiff.data.base import MEMORY, SOURCES, Source, cached
 from jaxdiff.registry import Choice, import_all
 
 import_all(__name__, __path__)  # a new file needs no entry in a list
 
 
-def load(source: str | Choice, image_shape: tuple[int, int, int] | None = None, **options) -> Source:
+def load(
+    source: str | Choice, image_shape: tuple[int, int, int] | None = None, *, memory: int = MEMORY, **options
+) -> Source:
     """Opens a source of examples.
 
     Args:
       source: "KIND:TEXT", such as "digits:test" or "folder:photos", or what `parse` makes of it. The kinds are those of
         `data.SOURCES`; TEXT is the first option of the kind, and ":TEXT" may be left out where that has a default.
       image_shape: height, width and channels of the images; None for those of the data set.
+      memory: bytes of decoded images up to which all are kept in memory once they were read; else none is.
       **options: options of the kind, such as `resize` or `skip_broken`, in place of those in `source`.
 
     Returns:
-      The examples, in the same order on every machine. Up to 2 GiB of decoded images are kept in memory.
+      The examples, in the same order on every machine.
 
     Raises:
       ValueError: unknown kind, or options that do not fit the data.
@@ -42,7 +45,8 @@ def load(source: str | Choice, image_shape: tuple[int, int, int] | None = None, 
 
     choice = dataclasses.replace(parse(source) if isinstance(source, str) else SOURCES.choice(source), **options)
     check_own_types(choice)
-    return cached(choice(None if image_shape is None else image_decode.check_shape(image_shape)))
+    shape = None if image_shape is None else image_decode.check_shape(image_shape)
+    return cached(choice(shape), check_count("memory", memory, least=0))
 
 
 def parse(source: str, like: object = None) -> Choice:

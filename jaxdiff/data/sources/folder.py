@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from jaxdiff.data import broken, caption_tables
-from jaxdiff.data.base import SOURCES, Source
+from jaxdiff.data.base import SOURCES, Once, Source
 from jaxdiff.data.caption_files import IMAGE_ENDINGS, captions_of
 from jaxdiff.data.listing import Listing, list_files
 from jaxdiff.files import read_regular
@@ -70,7 +70,7 @@ def load(
         no_labels_reason,
         skipped=tuple(os.fspath(root / name) for name in left_out),
         identity=zlib.crc32("\n".join(images.names).encode("utf-8", "surrogatepass")),
-        contents=functools.cache(functools.partial(contents_of, root, images)),
+        contents=Once(functools.partial(contents_of, root, images)),
         caption=caption,
         no_captions_reason=no_captions_reason,
         fingerprint=lambda: fingerprint,

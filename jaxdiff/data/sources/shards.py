@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from jaxdiff.data import broken, captions, tars
-from jaxdiff.data.base import SOURCES, Source
+from jaxdiff.data.base import SOURCES, Once, Source
 from jaxdiff.data.caption_files import json_captions
 from jaxdiff.data.captions import Captions
 from jaxdiff.data.listing import Listing
@@ -77,7 +77,7 @@ def load(
         no_labels_reason,
         skipped=skipped,
         identity=keys,
-        contents=functools.cache(functools.partial(contents_of, root, archives)),
+        contents=Once(functools.partial(contents_of, root, archives)),
         caption=caption,
         no_captions_reason=no_captions_reason,
         fingerprint=lambda: digest,

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from jaxdiff.data import broken
-from jaxdiff.data.base import SOURCES, Source
+from jaxdiff.data.base import SOURCES, Once, Source
 from jaxdiff.data.captions import Captions
 from jaxdiff.data.listing import Listing
 from jaxdiff.data.sources.folder import contents_of
@@ -96,7 +96,7 @@ def _source(kind, ending, image_shape, pattern, skip_broken, to_srgb):
         no_labels_reason,
         skipped=skipped,
         identity=zlib.crc32(chosen.tobytes(), zlib.crc32(files.names.buffer)),
-        contents=functools.cache(functools.partial(contents_of, root, files)),
+        contents=Once(functools.partial(contents_of, root, files)),
         caption=caption,
         no_captions_reason=no_captions_reason,
         fingerprint=lambda: digest,
