@@ -189,21 +189,21 @@ def as_numbers(name: str, values: Any) -> np.ndarray:
 
 
 def as_array(name: str, value: Any) -> Any:
-    """What converts itself to NumPy (`__array__`), such as a tensor or a picture, as an array; all else unchanged.
+    """A tensor or picture of another library, which converts itself to NumPy, as an array; all else unchanged.
 
     Raises:
       ValueError: it cannot be converted, such as a tensor that requires gradients.
 
     Example::
 
-        >>> import numpy as np
+        >>> from PIL import Image
         >>> from jaxdiff.arguments import as_array
-        >>> as_array("image", memoryview(b"ab")), as_array("image", np.uint8(3))
-        (<memory at ...>, np.uint8(3))
+        >>> as_array("image", Image.new("L", (3, 2))).shape, as_array("image", [1, 2])
+        ((2, 3), [1, 2])
     """
     if isinstance(value, np.ndarray | np.generic | jax.Array) or isinstance(value, type):
         return value
-    if not hasattr(value, "__array__"):
+    if not any(hasattr(value, name) for name in ("__array__", "__array_interface__")):
         return value
     try:
         return np.asarray(value)

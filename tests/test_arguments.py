@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny_config
+from PIL import Image
 
 import jaxdiff
 from jaxdiff import arguments, data, guidance, process, samplers, schedules, timesteps
@@ -18,6 +19,7 @@ from jaxdiff.config import Data, Sample, Train
 from jaxdiff.data import Source, derived
 from jaxdiff.errors import NotFinite
 from jaxdiff.eval import features, fid, neighbors, zero_shot
+from jaxdiff.pipeline import requests
 from jaxdiff.text import tokenizer
 
 KEY, SCHEDULE = jax.random.key(0), schedules.linear()
@@ -538,6 +540,7 @@ def test_arrays_of_other_libraries_are_arrays():
     image = np.full([1, 28, 28, 1], 0.5, np.float32)
     np.testing.assert_array_equal(jaxdiff.encode(digits(), Tensor(image)), image)
     np.testing.assert_array_equal(jaxdiff.decode(digits(), Tensor(image)), image)
+    assert requests.as_control(Image.new("RGB", (32, 16))).pictures[0].shape == (1, 16, 32, 3)
 
 
 def test_batches_that_are_traced_are_encoded():

@@ -146,7 +146,7 @@ REFUSED = {
             ),
             f"`{name}` must be a function, see `jaxdiff.objectives`, not {kind}",
         )
-        for name in ("apply", "weighting", "coupling")
+        for name in ("weighting", "coupling")
         for kind, made in (("str", "p2"), ("dict", {}))
     },
     # predictions

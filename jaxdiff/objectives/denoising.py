@@ -64,7 +64,7 @@ def denoising(
       `batch["index"]`, which some `levels` need, the examples' positions in the stream.
 
     Raises:
-      TypeError: `schedule` is no `Schedule`.
+      TypeError: `schedule` is no `Schedule`; `weighting` or `coupling` is no function.
       ValueError: a weight, a size of noise or a probability out of range; unknown kind, or one that cannot be used with
         zero terminal signal-to-noise; cond_dropout without null_cond; bound_weight together with offset_noise or
         input_perturbation; a preconditioned network with another kind or schedule. From loss_fn: with cond_dropout, the
@@ -86,7 +86,7 @@ def denoising(
     check_schedule(schedule)
     check_kind(predict, schedule)
     check_same_process(apply, predict, schedule)
-    for name, given in (("apply", apply), ("weighting", weighting), ("coupling", coupling)):
+    for name, given in (("weighting", weighting), ("coupling", coupling)):
         if not callable(given) and (name != "coupling" or given is not None):
             raise TypeError(f"`{name}` must be a function, see `jaxdiff.objectives`, not {type(given).__name__}")
     check_number("bound_weight", bound_weight, *AT_LEAST_0)

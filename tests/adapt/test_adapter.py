@@ -56,7 +56,7 @@ def test_files_that_are_no_adapter():
     for wrong in (b"", content[:-10], (shipped.WEIGHTS / "digits.safetensors").read_bytes()):
         with pytest.raises(ValueError, match="is no LoRA, new token or ControlNet that jaxdiff has trained"):
             adapter.from_bytes(wrong)
-    with pytest.raises(ValueError, match="choose float32"):
+    with pytest.raises(ValueError, match="are not finite as float16: choose `dtype`=float32"):
         adapter.to_bytes(Adapter({}, control={"conv_in": {"bias": jnp.array([1e6])}}))
 
 
