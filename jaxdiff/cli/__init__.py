@@ -12,6 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import jaxdiff
 from jaxdiff.errors import NotFinite, of_code, unknown
 
 USAGE = """jaxdiff: diffusion models in JAX
@@ -34,7 +35,7 @@ MODEL is one of {models}, or a directory that 'jaxdiff train' has written, such 
 that 'jaxdiff export' has written, or a published model: a folder of diffusers, a single file, or hf:org/name.
 'jaxdiff train CONFIG --help' lists all flags of training, and so do the others.
 --import MODULE, in front of a command, imports a module or a file that registers samplers, networks or data sources.
-Set JAXDIFF_TRACEBACK=1 to see where an error came from.
+Set JAXDIFF_TRACEBACK=1 to see where an error came from. jaxdiff --version prints the version.
 """
 COMMANDS = {  # module in jaxdiff.cli, the first argument and how help calls it
     "train": ("train", "a config, such as digits", "CONFIG"),
@@ -213,6 +214,11 @@ def dispatch(args: list[str]) -> None:
         print(USAGE.format(configs=", ".join(configs()), models=", ".join(models())), end="")
         return
     command, *rest = args
+    if command in ("-V", "--version", "version"):
+        print(f"jaxdiff {jaxdiff.__version__}")
+        return
+    if command.startswith("-"):
+        raise ValueError(f"{command} stands in front of the command: flags follow it, see jaxdiff --help")
     if command not in COMMANDS:
         raise unknown("command", command, COMMANDS)
     module, first, metavar = COMMANDS[command]
@@ -264,7 +270,9 @@ def import_module(name: str) -> None:
             importlib.import_module(name)
         return
     from jaxdiff.files import check_regular  # here, for it imports much that other commands do without
+    from jaxdiff.paths import as_path
 
+    as_path(name)
     check_regular(name)
     if not Path(name).is_file():
         raise ValueError(f"--import {name}: there is no such file")

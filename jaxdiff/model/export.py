@@ -10,6 +10,7 @@ from jaxdiff.model import files
 from jaxdiff.model.adapters import write_adapter
 from jaxdiff.model.interop import writing
 from jaxdiff.model.model import Model, check_model
+from jaxdiff.paths import as_path
 
 LAYOUTS = {"jaxdiff": files.write, "diffusers": writing.folder}
 LORA_LAYOUTS = {layout: functools.partial(writing.lora, layout=layout) for layout in ("peft", "kohya")}
@@ -55,7 +56,7 @@ def export_adapter(
       ValueError: unknown layout, an adapter of another base, or weights that are too large for the dtype.
       FileExistsError: the folder is there.
     """
-    path = epath.Path(path)
+    path = as_path(path)
     if layout == "jaxdiff":
         write_adapter(path, adapter, dtype)
         return
@@ -72,7 +73,7 @@ def export_adapter(
 
 def token_paths(adapter: Adapter, path: epath.PathLike) -> dict[str, epath.Path]:
     """Files of the new tokens that `export_adapter` writes in layouts of others: the path, or names beside it."""
-    path = epath.Path(path)
+    path = as_path(path)
     if len(adapter.new_tokens) == 1 and not adapter.loras:
         return dict.fromkeys(adapter.new_tokens, path)
     return {token: path.with_stem(f"{path.stem}_{token.strip('<>')}") for token in adapter.new_tokens}

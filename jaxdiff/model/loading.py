@@ -19,6 +19,7 @@ from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file, weights
 from jaxdiff.model.model import Model, check_model
+from jaxdiff.paths import as_path
 
 
 def load(
@@ -134,7 +135,7 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
     name = _as_name(name, "an adapter")
     if name.startswith("hf:"):
         return load_adapter(hub.local(name), model)
-    path = epath.Path(name)
+    path = as_path(name)
     weights.check_kind(path)
     if model and (theirs := _published(path)):
         return theirs.read(path, model)
@@ -146,6 +147,8 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         path = epath.Path(shipped.ADAPTERS / f"{name}.safetensors")
     elif path.is_file() and path.suffix != ".safetensors":
         raise ValueError(f"{name} is no adapter: give a .safetensors file, a run, or a folder that diffusers has saved")
+    elif name in shipped.names():
+        raise ValueError(f"{name} is a model, and no adapter: give it in place of the model")
     elif "/" not in name and not name.endswith(".safetensors"):
         raise unknown("adapter", name, shipped.adapter_names())
     if not path.exists():
@@ -166,7 +169,7 @@ def _adapter_path(name):
 
 def is_published_adapter(name: str) -> bool:
     """Whether a file or folder is a LoRA, textual inversion or ControlNet in a layout of others."""
-    return _published(name) is not None
+    return _published(_as_name(name, "an adapter")) is not None
 
 
 def _published(path):
@@ -237,6 +240,7 @@ def with_ip_adapter(model: Model, name: str, image_encoder: str) -> Model:
     Raises:
       ValueError, OSError: files that are missing, or of another network.
     """
+    name = _as_name(name, "an IP-Adapter")
     name = hub.local(name) if name.startswith("hf:") else name
     weights.check_kind(name)
     return ip_adapters.with_ip_adapter(model, name, image_encoder)
@@ -250,6 +254,7 @@ def _named(config, name):
 def _as_name(name, what="a model"):
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise ValueError(f"{what} must be given by its name or path, not {name!r}")
+    as_path(name, hub=True)  # refuses what cannot be one
     return os.path.expanduser(name)  # which no shell does behind an equals sign
 
 
@@ -263,4 +268,8 @@ def _file(name):
         raise ValueError(f"{name} is no model: give a .safetensors file, a run, or a folder that diffusers has saved")
     if epath.Path(name).exists() or "/" in name:
         configs.read_run(name)  # which says what is missing
+    if name in shipped.adapter_names():
+        about = load_adapter(name)
+        base, argument = about.metadata["base"], "adapters" if about.control is None else "controlnet"
+        raise ValueError(f"{name} is an adapter: give the model {base}, and {name} as `{argument}`")
     raise unknown("model", name, shipped.names())

@@ -17,6 +17,7 @@ from jaxdiff.data.captions import Captions, stored
 from jaxdiff.data.listing import Listing
 from jaxdiff.data.paths import index_file
 from jaxdiff.data.sources.folder import contents_of, listed
+from jaxdiff.paths import as_path
 
 log = logging.getLogger("jaxdiff")
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -115,7 +116,7 @@ def matched(pattern: str, ending: str) -> tuple[epath.Path, Listing]:
       ValueError: no such file, one of those that ranges name is missing, or ranges without a number or of too many.
       OSError: the folder is not there.
     """
-    path = epath.Path(pattern).expanduser()
+    path = as_path(pattern)
     if path.is_dir():
         found = listed(path)
         chosen = np.flatnonzero(found.names.end_with(ending, any_case=True))
