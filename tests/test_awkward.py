@@ -20,7 +20,7 @@ import jaxdiff
 from jaxdiff import cli, data, errors
 from jaxdiff import config as configs
 from jaxdiff import model as models
-from jaxdiff.cli import adapters, edit, evaluate, files, sample, train
+from jaxdiff.cli import adapters, edit, environment, evaluate, files, sample, train
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Config, Data, Sample, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
@@ -237,8 +237,8 @@ def test_without_a_home_nothing_is_kept_and_all_else_works(monkeypatch, caplog):
     monkeypatch.setattr(jax, "config", config)
     monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
     with caplog.at_level(logging.WARNING, "jaxdiff"):
-        cli.prepare_jax()
-    assert "jax_compilation_cache_dir" not in updates and "there is no home directory" in caplog.text
+        environment.prepare_jax()
+    assert updates["jax_enable_compilation_cache"] is False and "there is no home directory" in caplog.text
 
 
 def test_a_directory_that_cannot_be_written_to_is_noticed_before_anything_is_drawn(tmp_path, monkeypatch):

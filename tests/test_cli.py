@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
-from jaxdiff.cli import flags, train
+from jaxdiff.cli import environment, flags, train
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.sample import SampleFlags
 from jaxdiff.model import checkpoints
@@ -670,7 +670,7 @@ def test_compilation_cache_is_on(monkeypatch, tmp_path):
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        cli.prepare_jax()
+        environment.prepare_jax()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxdiff" / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
