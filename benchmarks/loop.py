@@ -19,7 +19,7 @@ import numpy as np
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxdiff import config as configs
-from jaxdiff.cli import prepare_jax
+from jaxdiff.cli.environment import prepare_jax
 from jaxdiff.train import initial, loop, parallel, setup
 
 

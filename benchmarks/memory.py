@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxdiff import config as configs
-from jaxdiff.cli import prepare_jax
+from jaxdiff.cli.environment import prepare_jax
 from jaxdiff.train import initial, setup
 
 SWITCHES = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """Error for an unknown name, with the most similar known one.
+    """Error for an unknown name, with the most similar known one if it is similar at all, see `nearest`.
 
     Args:
       kind: of thing that the name is for, such as "sampler".
@@ -26,8 +26,29 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     known = list(known)
     if not known:
         return ValueError(f"unknown {kind} {name!r}: there is none")
-    nearest = difflib.get_close_matches(str(name), known, 1, cutoff=0.0)[0]
-    return ValueError(f"unknown {kind} {name!r}: did you mean {nearest!r}? (one of {', '.join(known)})")
+    near = nearest(str(name), known)
+    hint = "" if near is None else f": did you mean {near!r}?"
+    return ValueError(f"unknown {kind} {name!r}{hint} (one of {', '.join(known)})")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most similar to another, whatever its case and its dashes; None if none is similar.
+
+    Args:
+      name: the unknown name.
+      known: the valid names.
+      cutoff: least ratio of `difflib.SequenceMatcher`, from 0 to 1.
+
+    Example::
+
+        >>> from jaxdiff.errors import nearest
+        >>> nearest("DDIM", ["unipc", "ddim"]), nearest("--fid", ["pretrained"])
+        ('ddim', None)
+    """
+    plain = lambda text: text.strip("-").replace("-", "_").lower()
+    names = {plain(one): one for one in known}
+    close = difflib.get_close_matches(plain(name), names, 1, cutoff)
+    return names[close[0]] if close else None
 
 
 def check_known(kind: str, name: str, known: Iterable[str]) -> None:

@@ -1,45 +1,20 @@
 """Files that are there whole or not at all, on a disk or in a bucket such as gs://bucket."""
 
+import codecs
 import contextlib
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etils import epath
 
 from jaxdiff.disk import is_remote
+from jaxdiff.paths import as_path
 
 OUTPUT_MARK = ".jaxdiff"  # hidden file in directories of output, so that nobody trains on them by mistake
-
-
-def as_path(name: str, path: str | bytes | os.PathLike) -> str | os.PathLike:
-    """A path as given; one of bytes, as of `os.listdir(b".")`, as text.
-
-    Args:
-      name: of the argument, for the error.
-      path: what was given.
-
-    Raises:
-      ValueError: it is no path, or empty, or holds a null byte.
-
-    Example::
-
-        >>> from jaxdiff.files import as_path
-        >>> as_path("`path`", b"a.safetensors"), as_path("`path`", 5)
-        Traceback (most recent call last):
-        ValueError: `path` must be a name or a path, not 5
-    """
-    if not isinstance(path, str | bytes | os.PathLike) or not os.fspath(path):
-        raise ValueError(f"{name} must be a name or a path, not {path!r}")
-    if "\0" in os.fsdecode(path):
-        raise ValueError(f"{name} must be a name or a path, and {path!r} holds a null byte")
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} must be a name or a path, and {path!r} holds half of a character") from None
-    return os.fsdecode(path) if isinstance(path, bytes) else path
 
 
 def make_output_dir(path: epath.PathLike) -> None:
@@ -54,7 +29,7 @@ def make_output_dir(path: epath.PathLike) -> None:
         >>> [file.name for file in path.iterdir()]
         ['.jaxdiff']
     """
-    path = epath.Path(path)
+    path = as_path(path)
     if path.is_dir() and any(path.iterdir()):
         return
     path.mkdir(parents=True, exist_ok=True)
@@ -74,18 +49,48 @@ def read_regular(path: epath.PathLike) -> bytes:
     Raises:
       OSError: it cannot be read, or is no regular file.
     """
+    path = as_path(path)
     check_regular(path)
-    return epath.Path(path).read_bytes()
+    return path.read_bytes()
 
 
 def read_text(path: epath.PathLike) -> str:
-    """Reads a file of UTF-8, see `read_regular`.
+    """Reads a file of UTF-8, also with a byte-order mark, see `read_regular`.
 
     Raises:
       OSError: it cannot be read, or is no regular file.
-      ValueError: it is not UTF-8.
+      ValueError: it is not UTF-8; the message names it.
     """
-    return read_regular(path).decode()
+    content = read_regular(path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        begins = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        kind = "UTF-16" if begins else f"not UTF-8 (byte {error.start})"
+        raise ValueError(f"{os.fspath(path)} is {kind}: save it as UTF-8") from None
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """Reads a file of JSON, see `read_text`.
+
+    Raises:
+      OSError: it cannot be read, or is no regular file.
+      ValueError: it is not UTF-8, or not JSON; the message names it.
+
+    Example::
+
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import files
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.json"
+        >>> _ = path.write_text('{"steps": 5}', encoding="utf-8-sig")
+        >>> files.read_json(path)
+        {'steps': 5}
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(path)} is not JSON ({error})") from None
 
 
 @contextlib.contextmanager
@@ -115,7 +120,7 @@ def whole(path: epath.PathLike) -> Iterator[BinaryIO]:
         >>> path.read_text(), len(list(path.parent.iterdir()))
         ('old', 1)
     """
-    path = epath.Path(path)
+    path = as_path(path)
     if not is_remote(path) and not path.parent.is_dir():  # a bucket has no directories
         raise FileNotFoundError(f"there is no directory {path.parent}: make it first")
     beside = unfinished(path)

@@ -43,6 +43,8 @@ def tune_cpu() -> None:
     if os.environ.get("JAX_PLATFORMS") != "cpu" and any(map(importlib.util.find_spec, ACCELERATORS)):
         return
     flags = os.environ.get("XLA_FLAGS", "")
+    if flags.strip() and not flags.strip().startswith("-"):  # a file of flags, which no flag may follow
+        return
     new = [f"--{name}={value}" for name, value in CPU_FLAGS.items() if name not in flags]
     version = importlib.metadata.version("jaxlib")
     if not version.startswith(KNOWN_TO):

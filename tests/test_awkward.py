@@ -17,10 +17,10 @@ from helpers import TINY, fails, tiny_config
 from PIL import Image
 
 import jaxdiff
-from jaxdiff import cli, data
+from jaxdiff import cli, data, errors
 from jaxdiff import config as configs
 from jaxdiff import model as models
-from jaxdiff.cli import adapters, edit, evaluate, files, sample, train
+from jaxdiff.cli import adapters, edit, environment, evaluate, files, sample, train
 from jaxdiff.cli.flags import parse
 from jaxdiff.config import Config, Data, Sample, TextualInversion
 from jaxdiff.config.adaptation import NewTokens
@@ -237,8 +237,8 @@ def test_without_a_home_nothing_is_kept_and_all_else_works(monkeypatch, caplog):
     monkeypatch.setattr(jax, "config", config)
     monkeypatch.setattr(logging.getLogger("jaxdiff"), "propagate", True)
     with caplog.at_level(logging.WARNING, "jaxdiff"):
-        cli.prepare_jax()
-    assert "jax_compilation_cache_dir" not in updates and "there is no home directory" in caplog.text
+        environment.prepare_jax()
+    assert updates["jax_enable_compilation_cache"] is False and "there is no home directory" in caplog.text
 
 
 def test_a_directory_that_cannot_be_written_to_is_noticed_before_anything_is_drawn(tmp_path, monkeypatch):
@@ -648,3 +648,46 @@ def test_images_of_unknown_range_are_refused(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "a.tiff")
         with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
             image_decode.read_image(files.located(str(tmp_path / "a.tiff"), "image"), (8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    "name, known, near",
+    [
+        ("DDIM", ["unipc", "ddim"], "ddim"),
+        ("--batch_size", ["--batch-size", "--seed"], "--batch-size"),
+        ("FID", ["fid", "kid", "precision_recall"], "fid"),
+        ("--fid", ["pretrained", "train"], None),
+        ("star", ["captioned", "digits_classifier"], None),
+        ("", ["a"], None),
+    ],
+)
+def test_only_what_is_near_is_proposed(name, known, near):
+    assert errors.nearest(name, known) == near
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["eval", "digits", "--metrics=FID"], "unknown metric 'FID': did you mean 'fid'?"),
+        (["sample", "digits", "--sampler=DDIM"], "unknown sampler 'DDIM': did you mean 'ddim'?"),
+        (["sample", "star"], "star is an adapter: give the model captioned, and star as --lora"),
+        (["sample", "edges"], "edges is an adapter: give the model captioned, and edges as --controlnet"),
+        (["sample", "captioned", "a seven", "--lora=digits"], "digits is a model, and no adapter"),
+        (["data", "in.png"], "unknown source 'in.png': did you mean 'folder:.'?"),
+        (["data", "a/b.TAR"], "did you mean 'shards:a/b.TAR'?"),
+        (["data", "zzzzz"], "unknown source 'zzzzz' (one of"),
+        (["--fid"], "--fid stands in front of the command"),
+        (["FID"], "unknown command 'FID' (one of"),
+        (["train", "digits", "--steps=3"], "unknown flag --steps: did you mean --sample.steps or --train.steps?"),
+        (["eval", "digits", "--features=a"], "unknown flag --features ("),
+        (["sample", "digits", "--STEPS=3"], "unknown flag --STEPS: did you mean --steps?"),
+    ],
+)
+def test_unknown_names_are_answered_by_what_is_near(args, message, capsys):
+    assert message in fails(capsys, *args)
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V", "version"])
+def test_the_version_is_printed(flag, capsys):
+    cli.main([flag])
+    assert capsys.readouterr().out == f"jaxdiff {jaxdiff.__version__}\n"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxdiff import cli
 from jaxdiff import config as configs
-from jaxdiff.cli import flags, train
+from jaxdiff.cli import environment, flags, train
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.sample import SampleFlags
 from jaxdiff.model import checkpoints
@@ -485,8 +485,8 @@ def test_a_checkpoint_of_another_network_names_the_first_array_that_differs(run,
 def test_a_config_that_is_no_json_is_named(run, capsys):
     (run / "config.json").write_text((run / "config.json").read_text()[:100])
     before = contents(run)
-    assert "config.json is not JSON any more" in fails(capsys, "train", "digits", "--run-dir", run, "--resume")
-    assert "config.json is not JSON any more" in fails(capsys, "sample", run)
+    assert "config.json is not JSON" in fails(capsys, "train", "digits", "--run-dir", run, "--resume")
+    assert "config.json is not JSON" in fails(capsys, "sample", run)
     assert contents(run) == before
 
 
@@ -670,7 +670,7 @@ def test_compilation_cache_is_on(monkeypatch, tmp_path):
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        cli.prepare_jax()
+        environment.prepare_jax()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxdiff" / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

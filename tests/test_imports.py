@@ -38,6 +38,7 @@ LAYERS = [  # floors, from the top; the package itself gathers names of all of t
         "files",
         "tensor_files",
         "disk",
+        "paths",
         "xla",
         "sharding",
         "meshes",

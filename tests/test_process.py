@@ -293,7 +293,7 @@ def test_unknown_names_are_refused():
         process.predict_from("epsilon", LINEAR, x, x, 5)
     with pytest.raises(ValueError, match="unknown kind of prediction 'noise'"):
         process.target_for("noise", LINEAR, x, x, 5)
-    with pytest.raises(ValueError, match="unknown variance 'fixed_small': did you mean"):
+    with pytest.raises(ValueError, match=r"unknown variance 'fixed_small' \(one of"):
         process.p_step(LINEAR, prediction, x, 5, 4, x, variance="fixed_small")
 
 

@@ -1,7 +1,6 @@
 """The command line: its commands, and how errors are reported."""
 
 import contextlib
-import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -12,6 +11,8 @@ import sys
 import traceback
 from pathlib import Path
 
+import jaxdiff
+from jaxdiff.cli import environment
 from jaxdiff.errors import NotFinite, check_known, of_code
 
 USAGE = """jaxdiff: diffusion models in JAX
@@ -34,7 +35,7 @@ MODEL is one of {models}, or a directory that 'jaxdiff train' has written, such 
 that 'jaxdiff export' has written, or a published model: a folder of diffusers, a single file, or hf:org/name.
 'jaxdiff train CONFIG --help' lists all flags of training, and so do the others.
 --import MODULE, in front of a command, imports a module or a file that registers samplers, networks or data sources.
-Set JAXDIFF_TRACEBACK=1 to see where an error came from.
+Set JAXDIFF_TRACEBACK=1 to see where an error came from. jaxdiff --version prints the version.
 """
 COMMANDS = {  # module in jaxdiff.cli, the first argument and how help calls it
     "train": ("train", "a config, such as digits", "CONFIG"),
@@ -70,20 +71,43 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read the output, such as `head`, has enough
         drop_output()
         sys.exit(128 + signal.SIGPIPE)
-    except (ValueError, OSError, ImportError) as error:  # the last of a package that an address or an option needs
-        end(f"error: {text_of(error, args)}", 2)
-    except NotFinite as error:
-        end(f"error: {text_of(error, args)}", 3)
     except KeyboardInterrupt:
         end("stopped without saving", 128 + signal.SIGINT)
     except Exception as error:
-        if isinstance(error, RuntimeError | AssertionError) and (reason := _why_jax_cannot_start()):
-            end(f"error: jax cannot start ({reason}): see JAX_PLATFORMS", 2)
-        if (signum := getattr(error, "signum", None)) is not None:  # train.stop.Stopped
-            end(str(error), 128 + signum)
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        end(f"error: out of memory: try --train.accumulate, --net.remat or a smaller batch ({error})", 2)
+        report(error, args)
+
+
+def report(error: Exception, args: list[str]) -> None:
+    """Ends the process with one line for an error; raises it again where it is a mistake of the program."""
+    if (signum := getattr(error, "signum", None)) is not None:  # train.stop.Stopped
+        end(str(error), 128 + signum)
+    if was_interrupted(error):
+        end("stopped without saving", 128 + signal.SIGINT)
+    if isinstance(error, ValueError | OSError | ImportError):  # of a package that an address or an option needs
+        end(f"error: {text_of(error, args)}", 2)
+    if isinstance(error, NotFinite):
+        end(f"error: {text_of(error, args)}", 3)
+    if isinstance(error, RuntimeError | AssertionError) and (reason := _why_jax_cannot_start()):
+        end(f"error: jax cannot start ({reason}): see JAX_PLATFORMS", 2)
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+    end(f"error: out of memory: try --train.accumulate, --net.remat or a smaller batch ({error})", 2)
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error came of Ctrl-C, which inside of a library's import comes out as an error of that library."""
+    if getattr(signal.getsignal(signal.SIGINT), "seen", False):  # of __main__.Interrupts
+        return True
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def let_interrupt() -> None:
+    """Lets Ctrl-C raise KeyboardInterrupt from here on, where `__main__.Interrupts` has ended the process so far."""
+    handler = signal.getsignal(signal.SIGINT)
+    if getattr(handler, "importing", False):
+        handler.importing = False
 
 
 def _why_jax_cannot_start():
@@ -192,7 +216,7 @@ def logged():
 
 def end(message: str, code: int) -> None:
     """Ends the process with one line; inside of an `except`, and with the traceback where that was asked for."""
-    if os.environ.get("JAXDIFF_TRACEBACK"):
+    if environment.is_on("JAXDIFF_TRACEBACK"):
         traceback.print_exc()
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(f"jaxdiff: {' '.join(message.split())}", file=sys.stderr)
@@ -213,15 +237,24 @@ def dispatch(args: list[str]) -> None:
         print(USAGE.format(configs=", ".join(configs()), models=", ".join(models())), end="")
         return
     command, *rest = args
+    if command in ("-V", "--version", "version"):
+        print(f"jaxdiff {jaxdiff.__version__}")
+        return
+    if command.startswith("-"):
+        raise ValueError(f"{command} stands in front of the command: flags follow it, see jaxdiff --help")
     check_known("command", command, COMMANDS)
     module, first, metavar = COMMANDS[command]
     if first is not None and (not rest or rest[0].startswith("-")):
         if {"-h", "--help"} & set(rest):
             print_help(module, f"jaxdiff {command} {metavar}")
         raise ValueError(f"jaxdiff {command} needs {first}: see jaxdiff --help")
-    if first is not None and command not in ELSEWHERE:
-        prepare_jax()
-    importlib.import_module(f"jaxdiff.cli.{module}").main(*([rest] if first is None else [rest[0], rest[1:]]))
+    if first is not None:
+        environment.check()
+        if command not in ELSEWHERE:
+            environment.prepare_jax()
+    run = importlib.import_module(f"jaxdiff.cli.{module}").main
+    let_interrupt()
+    run(*([rest] if first is None else [rest[0], rest[1:]]))
 
 
 def print_help(module: str, prog: str) -> None:
@@ -263,7 +296,9 @@ def import_module(name: str) -> None:
             importlib.import_module(name)
         return
     from jaxdiff.files import check_regular  # here, for it imports much that other commands do without
+    from jaxdiff.paths import as_path
 
+    as_path(name)
     check_regular(name)
     if not Path(name).is_file():
         raise ValueError(f"--import {name}: there is no such file")
@@ -277,22 +312,3 @@ def import_module(name: str) -> None:
     except ValueError:
         del sys.modules[spec.name]
         raise
-
-
-def prepare_jax() -> None:
-    """Asks XLA for fast U-Nets on a CPU, keeps compiled programs between runs, and collects garbage less often."""
-    import jax
-
-    from jaxdiff import xla
-
-    xla.tune_cpu()
-    gc.set_threshold(100_000, 50)  # a trace makes many objects that stay, which are not to be visited again and again
-    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR
-        try:
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxdiff" / "compiled"
-        except RuntimeError:  # a container whose user has no home
-            logging.getLogger("jaxdiff").warning("there is no home directory: compiled programs are not kept")
-        else:
-            jax.config.update("jax_compilation_cache_dir", str(cache))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

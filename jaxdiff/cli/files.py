@@ -13,6 +13,7 @@ from etils import epath
 from jaxdiff import disk
 from jaxdiff.files import make_output_dir, unfinished
 from jaxdiff.model import runs
+from jaxdiff.paths import as_path
 
 # Files of a run that are read of it, beside its checkpoints.
 RUN_FILES = ("config.json", "tokenizer.json", "prompts.json", "base.safetensors",
@@ -29,18 +30,12 @@ def located(path: str, flag: str) -> epath.Path:
       flag: its name as a field, such as "run_dir"; or the words that stand for an argument without one.
 
     Raises:
-      ValueError: an empty path, an address of an unknown kind, or a home directory that does not exist.
+      ValueError: an empty path, or one that `jaxdiff.paths.as_path` refuses.
     """
     if not path:
         shown = flag if flag.isupper() else f"`{flag}`"
         raise ValueError(f"{shown} is empty (''): give a path, or leave it out")
-    try:
-        found = epath.Path(path).expanduser()
-    except KeyError:
-        raise ValueError(f"{path} is an address of an unknown kind: gs:// and s3:// are known") from None
-    if os.fspath(found).startswith("~"):
-        raise ValueError(f"there is no home directory for {path}")
-    return found
+    return as_path(path)
 
 
 def unused(path: epath.Path, overwrite: bool, beside: tuple[str, ...] = ()) -> epath.Path:

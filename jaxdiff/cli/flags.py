@@ -1,7 +1,6 @@
 """Parsing of arguments into dataclasses, with errors of one line."""
 
 import contextlib
-import difflib
 import inspect
 import io
 import os
@@ -12,6 +11,7 @@ from collections.abc import Iterable
 import tyro
 
 from jaxdiff.cli import choices
+from jaxdiff.errors import nearest
 
 RULE = r"[-\u2500-\u257f]{6,}"  # dashes, or the signs that boxes are drawn with
 # Arguments whose flags have other names.
@@ -75,9 +75,15 @@ def _unknown(words, default, prog):
     first = first.partition("=")[0]
     if owners := choices.owners(default, first):
         return ValueError(f"{first} is an option of {' or '.join(owners)}: choose that, or leave it out")
-    near = difflib.get_close_matches(first, [*choices.flags_of(default)], 1)
-    near = f": did you mean {near[0]}?" if near else ""
+    near = _nearest_flag(first, [*choices.flags_of(default)])
+    near = f": did you mean {near}?" if near else ""
     return ValueError(f"unknown flag {first}{near} ({prog} --help lists all flags)")
+
+
+def _nearest_flag(flag, known):
+    """The flags that one names without their section, or the most similar one; None if none is similar."""
+    ends = [one for one in known if one.endswith(f".{flag.lstrip('-').lower().replace('_', '-')}")]
+    return " or ".join(sorted(ends)) if 0 < len(ends) < 4 else nearest(flag, known, cutoff=0.7)
 
 
 def _description(default):

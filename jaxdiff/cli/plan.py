@@ -15,12 +15,13 @@ from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.arguments import AT_LEAST_0, check_fields, check_number
-from jaxdiff.cli import prepare_jax
+from jaxdiff.cli.environment import prepare_jax
 from jaxdiff.cli.files import check_no_input, located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.train import with_base
 from jaxdiff.config import Config
 from jaxdiff.errors import unknown
+from jaxdiff.plan import chips
 
 CHILD = "JAXDIFF_PLAN_CHILD"  # set in the process that compiles
 
@@ -65,6 +66,7 @@ def main(name: str, args: list[str]) -> None:
     """`jaxdiff plan CONFIG|MODEL --topology v5e:16x16 ...`."""
     default = configs.load(name) if name in configs.names() or name.endswith(".py") else models.load_config(name)
     flags = parse(PlanFlags(with_base(default, args)), args, f"jaxdiff plan {name}")
+    chips.check(flags.topology, flags.slices)
     asked = variants(flags)
     if flags.price is not None:
         check_number("price", flags.price, *AT_LEAST_0)
@@ -81,6 +83,8 @@ def main(name: str, args: list[str]) -> None:
         path = located(flags.save, "save")
         check_no_input([path], [name])
         save = os.fspath(writable(path, None, flags.overwrite))
+        if flags.use != "train" or flags.config.train.parallel != "sharded":
+            raise ValueError("`save` keeps the training step of `train.parallel` sharded: leave it out")
     elif flags.overwrite:
         raise ValueError("`overwrite` is of --save: leave it out")
     if flags.topology == "here":

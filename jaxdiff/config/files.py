@@ -14,7 +14,8 @@ from jaxdiff.arguments import check_type
 from jaxdiff.config.fields import Config
 from jaxdiff.config.upgrade import upgraded
 from jaxdiff.errors import of_code, unknown
-from jaxdiff.files import check_regular, read_text
+from jaxdiff.files import check_regular, read_json
+from jaxdiff.paths import as_path
 from jaxdiff.registry import Choice
 
 
@@ -42,7 +43,7 @@ def load(name: str) -> Config:
     """
     if not isinstance(name, str):
         raise TypeError(f"`name` must be the name of a config, or of its file, not {type(name).__name__}")
-    path = Path(name) if name.endswith(".py") else config_dir() / f"{name}.py"
+    path = Path(as_path(name)) if name.endswith(".py") else config_dir() / f"{name}.py"
     check_regular(path)
     if not path.is_file():
         if name.endswith(".py"):
@@ -78,17 +79,18 @@ def read_run(run: epath.PathLike) -> Config:
     Raises:
       FileNotFoundError: the directory holds no run.
       OSError: its `config.json` is a pipe, or cannot be read.
-      ValueError: its `config.json` has a field that no config has; the message names the file.
+      ValueError: its `config.json` is not JSON, or has a field that no config has; the message names the file.
     """
-    path = epath.Path(run) / "config.json"
+    path = as_path(run) / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{run} holds no run (there is no {path}): give a directory that jaxdiff train has written"
         )
     try:
-        return from_json(read_text(path), where=str(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON any more ({error}): repair it, or choose another directory") from None
+        values = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}: repair it, or choose another directory") from None
+    return _from_values(values, str(path))
 
 
 def to_json(config: Config) -> str:
@@ -109,7 +111,10 @@ def from_json(text: str, where: str = "config") -> Config:
     Raises:
       ValueError: a field that no config has, a value of another type than the field's, or an unknown choice.
     """
-    values = json.loads(text)
+    return _from_values(json.loads(text), where)
+
+
+def _from_values(values, where):
     return _build(Config, upgraded(values) if isinstance(values, dict) else values, where)
 
 

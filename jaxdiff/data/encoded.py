@@ -14,7 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from jaxdiff.data.base import Source
-from jaxdiff.files import write_whole
+from jaxdiff.files import read_json, write_whole
 
 FIELDS_FILE, SHARD_SIZE = "about.json", 4096
 
@@ -129,7 +129,7 @@ def load(folder: epath.PathLike, source: Source) -> Source:
         [2.0, 2.0, 2.0, 2.0]
     """
     folder = epath.Path(folder)
-    fields = json.loads((folder / FIELDS_FILE).read_text())
+    fields = read_json(folder / FIELDS_FILE)
     records = ArrayRecordDataSource([str(path) for path in sorted(folder.glob("*.array_record"))])
     if len(records) != len(source):
         raise ValueError(f"{folder} holds {len(records)} examples, and the data has {len(source)}: remove it")

@@ -269,9 +269,9 @@ def _captions(folder, manifest):
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = files.read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): remove it, and prepare the data again") from None
+        raise ValueError(f"{error}: remove it, and prepare the data again") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not that of records: remove it, and prepare the data again")
     return values

@@ -6,11 +6,11 @@ from etils import epath
 
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.errors import check_known, unknown
-from jaxdiff.files import as_path
 from jaxdiff.model import files
 from jaxdiff.model.adapters import write_adapter
 from jaxdiff.model.interop import writing
 from jaxdiff.model.model import Model, check_model
+from jaxdiff.paths import as_path, check_path
 
 LAYOUTS = {"jaxdiff": files.write, "diffusers": writing.folder}
 LORA_LAYOUTS = {layout: functools.partial(writing.lora, layout=layout) for layout in ("peft", "kohya")}
@@ -34,7 +34,7 @@ def export(model: Model, path: epath.PathLike, layout: str = "jaxdiff", dtype: s
       FileExistsError: the folder is there.
     """
     check_model(model)
-    path = as_path("`path`", path)
+    path = as_path(check_path("`path`", path))
     check_known("layout", layout, LAYOUTS)
     LAYOUTS[layout](path, model, dtype)
 
@@ -59,7 +59,7 @@ def export_adapter(
     """
     if not isinstance(adapter, Adapter):
         raise TypeError(f"`adapter` must be an Adapter, from jaxdiff.model.load_adapter, not {type(adapter).__name__}")
-    path = epath.Path(as_path("`path`", path))
+    path = as_path(check_path("`path`", path))
     if layout == "jaxdiff":
         write_adapter(path, adapter, dtype)
         return
@@ -76,7 +76,7 @@ def export_adapter(
 
 def token_paths(adapter: Adapter, path: epath.PathLike) -> dict[str, epath.Path]:
     """Files of the new tokens that `export_adapter` writes in layouts of others: the path, or names beside it."""
-    path = epath.Path(path)
+    path = as_path(path)
     if len(adapter.new_tokens) == 1 and not adapter.loras:
         return dict.fromkeys(adapter.new_tokens, path)
     return {token: path.with_stem(f"{path.stem}_{token.strip('<>')}") for token in adapter.new_tokens}

@@ -20,6 +20,7 @@ from jaxdiff.config import Config
 from jaxdiff.files import check_regular, write_whole
 from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import param_shapes
+from jaxdiff.paths import as_path
 from jaxdiff.text import tokenizer
 
 log = logging.getLogger("jaxdiff")
@@ -71,7 +72,7 @@ def opened(path: epath.PathLike):
       OSError: it is a pipe or a device.
       ValueError: it is of another kind.
     """
-    path = epath.Path(path)
+    path = as_path(path)
     check_regular(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
@@ -160,7 +161,7 @@ def write(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
     """
     if dtype not in WRITTEN:
         raise ValueError(f"`dtype`={dtype!r} must be one of {', '.join(WRITTEN)}")
-    if epath.Path(path).suffix != ".safetensors":
+    if as_path(path).suffix != ".safetensors":
         raise ValueError(f"{path} must end in .safetensors")
     if any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(model)):
         raise ValueError(

@@ -15,11 +15,12 @@ from jaxdiff.adapt.adapter import Adapter, from_bytes
 from jaxdiff.arguments import check_type, plain
 from jaxdiff.config import Config
 from jaxdiff.errors import unknown
-from jaxdiff.files import as_path, read_regular
+from jaxdiff.files import read_regular
 from jaxdiff.model import files, runs, shipped
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.interop import clips, controlnets, embeddings, folder, hub, ip_adapters, loras, single_file, weights
 from jaxdiff.model.model import Model, check_model
+from jaxdiff.paths import as_path, check_path
 
 
 def load(
@@ -140,7 +141,7 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
     name = _as_name(name, "an adapter")
     if name.startswith("hf:"):
         return load_adapter(hub.local(name), model)
-    path = epath.Path(name)
+    path = as_path(name)
     weights.check_kind(path)
     if model and (theirs := _published(path)):
         return theirs.read(path, model)
@@ -152,6 +153,8 @@ def load_adapter(name: str, model: Model | None = None) -> Adapter:
         path = epath.Path(shipped.ADAPTERS / f"{name}.safetensors")
     elif path.is_file() and path.suffix != ".safetensors":
         raise ValueError(f"{name} is no adapter: give a .safetensors file, a run, or a folder that diffusers has saved")
+    elif name in shipped.names():
+        raise ValueError(f"{name} is a model, and no adapter: give it in place of the model")
     elif "/" not in name and not name.endswith(".safetensors"):
         raise unknown("adapter", name, shipped.adapter_names())
     if not path.exists():
@@ -172,7 +175,7 @@ def _adapter_path(name):
 
 def is_published_adapter(name: str) -> bool:
     """Whether a file or folder is a LoRA, textual inversion or ControlNet in a layout of others."""
-    return _published(name) is not None
+    return _published(_as_name(name, "an adapter")) is not None
 
 
 def _published(path):
@@ -211,7 +214,7 @@ def with_adapters(
     asked = [("adapters", name, weights.get(name, 1.0)) for name in _names("adapters", adapters)]
     asked += [("controlnet", name, 1.0) for name in _names("controlnet", controlnet)]
     for argument, name, weight in asked:
-        name = os.fspath(as_path(f"each of `{argument}`", name))
+        name = os.fspath(check_path(f"each of `{argument}`", name))
         weight = check_type(f"the weight of {name}", plain(weight), float)
         adapter = load_adapter(name, model)
         if argument == "adapters" and (before := paths.setdefault(_adapter_path(name), name)) != name:
@@ -261,7 +264,9 @@ def _named(config, name):
 
 
 def _as_name(name, what="a model"):
-    return os.path.expanduser(os.fspath(as_path(what, name)))  # which no shell does behind an equals sign
+    name = check_path(what, name)
+    as_path(name, hub=True)  # refuses what cannot be one
+    return os.path.expanduser(os.fspath(name))  # which no shell does behind an equals sign
 
 
 def _file(name):
@@ -274,4 +279,8 @@ def _file(name):
         raise ValueError(f"{name} is no model: give a .safetensors file, a run, or a folder that diffusers has saved")
     if epath.Path(name).exists() or "/" in name:
         configs.read_run(name)  # which says what is missing
+    if name in shipped.adapter_names():
+        about = load_adapter(name)
+        base, argument = about.metadata["base"], "adapters" if about.control is None else "controlnet"
+        raise ValueError(f"{name} is an adapter: give the model {base}, and {name} as `{argument}`")
     raise unknown("model", name, shipped.names())

@@ -1,7 +1,6 @@
 """Runs as models: the newest averaged weights of a run's checkpoints, and the frozen models beside them."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jaxdiff import config as configs
 from jaxdiff import meshes, sharding
 from jaxdiff.adapt.adapter import Adapter
 from jaxdiff.config import Config, Latent
-from jaxdiff.files import read_text
+from jaxdiff.files import read_json, read_text
 from jaxdiff.model import adaptation, files
 from jaxdiff.model.adapters import with_adapter
 from jaxdiff.model.model import Model, Origin
@@ -125,9 +124,16 @@ def kept_base(run: epath.PathLike, dtype: str = "float32", placement=None) -> Mo
 
 
 def kept_prompts(run: epath.PathLike) -> list[str]:
-    """Some of the captions that a run adapts its base model to."""
+    """Some of the captions that a run adapts its base model to.
+
+    Raises:
+      ValueError: the file is not JSON, or no list of texts.
+    """
     path = epath.Path(run) / "prompts.json"
-    return json.loads(read_text(path)) if path.exists() else []
+    prompts = read_json(path) if path.exists() else []
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"{path} must hold a list of texts")
+    return prompts
 
 
 def adapter_of(run: epath.PathLike) -> Adapter | None:

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from jaxdiff.files import check_regular
 from jaxdiff.nets.layers import ones_init, row, zeros_init
+from jaxdiff.paths import as_path
 from jaxdiff.types import Array
 
 SIZE = 299  # pixels on each side, those that it was trained on
@@ -257,7 +258,7 @@ def load_inception(path: str | os.PathLike) -> dict:
         Traceback (most recent call last):
         ValueError: ... is not a safetensors file: convert the published one by benchmarks/convert_inception.py
     """
-    check_regular(path)
+    check_regular(as_path(path))
     try:
         found = load_file(path)
     except SafetensorError as error:

@@ -10,6 +10,7 @@ from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdiff.files import OUTPUT_MARK, make_output_dir, whole
+from jaxdiff.paths import as_path
 
 TITLE_LINES = 12  # of a title, which is cut there
 SIDES = {".webp": 16383, ".gif": 65535}  # most pixels of a side in files of these formats
@@ -160,7 +161,7 @@ def save_each(directory: Path, images: np.ndarray) -> Path:
 
     Of a directory that was made for such images, those of an earlier time that have higher numbers are removed.
     """
-    directory = epath.Path(directory)
+    directory = as_path(directory)
     make_output_dir(directory)
     for i, image in enumerate(images):
         save_png(directory / f"{i:05d}.png", to_pil(image))

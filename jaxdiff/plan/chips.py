@@ -38,6 +38,21 @@ CHIPS = {
 HERE = "here"  # in place of a topology: the devices that are attached
 
 
+def check(topology: str, slices: int = 1) -> None:
+    """Raises an error for a topology that cannot be compiled for, as far as its text shows it; see `devices`."""
+    if topology == HERE:
+        if slices != 1:
+            raise ValueError(f"`slices`={slices} is of topologies that are not attached: leave it out")
+        return
+    kind, _, shape = topology.partition(":")
+    if kind not in CHIPS:
+        raise unknown("chip", kind, (*CHIPS, HERE))
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", shape):
+        raise ValueError(f"a topology is {kind}:4x4 or {kind}:2x2x2, not {topology!r}")
+    if slices < 1:
+        raise ValueError(f"`slices`={slices} must be at least 1")
+
+
 def devices(topology: str, slices: int = 1) -> tuple[Chip, tuple]:
     """The chip of a topology, and its devices, which can be compiled for.
 
@@ -49,19 +64,12 @@ def devices(topology: str, slices: int = 1) -> tuple[Chip, tuple]:
       ValueError: an unknown chip or topology.
       ImportError: the package libtpu is missing.
     """
+    check(topology, slices)
     if topology == HERE:
-        if slices != 1:
-            raise ValueError(f"`slices`={slices} is of topologies that are not attached: leave it out")
         return attached()
-    kind, _, shape = topology.partition(":")
-    if kind not in CHIPS:
-        raise unknown("chip", kind, (*CHIPS, HERE))
-    if not re.fullmatch(r"\d+(x\d+){1,2}", shape):
-        raise ValueError(f"a topology is {kind}:4x4 or {kind}:2x2x2, not {topology!r}")
-    if slices < 1:
-        raise ValueError(f"`slices`={slices} must be at least 1")
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError("compiling for TPUs needs the package libtpu: pip install 'jaxdiff[plan]'")
+    kind = topology.partition(":")[0]
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the machine that asks is no TPU host
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # two plans at once
     from jax.experimental import topologies

@@ -16,7 +16,8 @@ from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from jaxdiff.arguments import check_count, check_text
-from jaxdiff.files import as_path, read_text
+from jaxdiff.files import read_json, read_text
+from jaxdiff.paths import as_path, check_path
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 PRIVATE = "\ue000"  # a sign of no script, which texts do not hold
@@ -151,7 +152,7 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
       FileNotFoundError: a file is missing.
       ValueError: they are not those of a CLIP tokenizer.
     """
-    folder = epath.Path(as_path("`folder`", folder))
+    folder = as_path(check_path("`folder`", folder))
     whole = folder / "tokenizer.json"  # all that transformers 5 writes
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).exists() and not whole.exists():
@@ -159,15 +160,15 @@ def load(folder: epath.PathLike, length: int = 77) -> Tokenizer:
     configs = [folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
     try:
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            vocab = json.loads(read_text(folder / "vocab.json"))
+            vocab = read_json(folder / "vocab.json")
             lines = read_text(folder / "merges.txt").splitlines()
             merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         else:
-            model = json.loads(read_text(whole))["model"]
+            model = read_json(whole)["model"]
             pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
             vocab, merges = model["vocab"], [tuple(pair) for pair in pairs]
         added = _added(folder, vocab)
-        contents = [json.loads(read_text(config)) for config in configs if config.exists()]
+        contents = [read_json(config) for config in configs if config.exists()]
         pad = [END, *(content["pad_token"] for content in contents if content.get("pad_token"))][-1]
         tokenizer = _tokenizer(vocab, merges, length, pad["content"] if isinstance(pad, dict) else pad)
         return with_new_tokens(tokenizer, added)
@@ -179,8 +180,8 @@ def _added(folder, vocab):
     """Tokens that were added to a published vocabulary, in the order of their ids, which follow it."""
     added, whole, plain = {}, folder / "tokenizer.json", folder / "added_tokens.json"
     if whole.exists():
-        added = {token["content"]: token["id"] for token in json.loads(read_text(whole)).get("added_tokens", ())}
-    added |= json.loads(read_text(plain)) if plain.exists() else {}
+        added = {token["content"]: token["id"] for token in read_json(whole).get("added_tokens", ())}
+    added |= read_json(plain) if plain.exists() else {}
     added = {token if token in vocab else token.lower(): i for token, i in added.items()}  # texts are in small letters
     tokens = sorted(added.keys() - vocab.keys(), key=added.get)
     if [added[token] for token in tokens] != list(range(len(vocab), len(vocab) + len(tokens))):

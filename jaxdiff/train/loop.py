@@ -19,6 +19,7 @@ from jaxdiff.config import Config
 from jaxdiff.data import Source
 from jaxdiff.model import adaptation, checkpoints, runs
 from jaxdiff.model.frozen_models import FrozenModels, keep, open_models
+from jaxdiff.paths import as_path
 from jaxdiff.pipeline.encoding import DAY, encoded, fingerprint
 from jaxdiff.train import base_model, initial, kept_step, parallel, previews, rundir, setup, watch, writers
 from jaxdiff.train.compiled_steps import CompiledSteps
@@ -74,7 +75,7 @@ def fit(
     check_type("`compiled_step`", compiled_step, str | os.PathLike | None)
     if run is not None and not os.fspath(run):
         raise ValueError("`run` is empty: give a directory, or leave it out")
-    directory = epath.Path(run if run is not None else f"runs/{config.name}")
+    directory = as_path(run if run is not None else f"runs/{config.name}")
     if source is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="own"))
     kept = os.fspath(compiled_step or "")

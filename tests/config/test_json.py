@@ -104,7 +104,7 @@ def test_unknown_kinds_and_options(where):
     inner = values[section] if section else values
     for wrong in ("nonsense", {"kind": "nonsense"}):
         inner[field] = wrong
-        one_line(values, rf"^config\.{where}: unknown .* 'nonsense': did you mean ")
+        one_line(values, rf"^config\.{where}: unknown .* 'nonsense'.* \(one of ")
     for wrong in ({"eta": 1}, 3, None, ["heun"], {"kind": 3}):
         inner[field] = wrong
         one_line(values, rf'^config\.{where} must name its "kind", one of ')

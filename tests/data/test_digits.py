@@ -73,7 +73,7 @@ def test_tensorflow_is_never_imported():
 
 
 def test_names_and_notation_of_splits():
-    with pytest.raises(ValueError, match="unknown split of digits 'valid': did you mean"):
+    with pytest.raises(ValueError, match=r"unknown split of digits 'valid' \(one of"):
         data.load("digits:valid")
     assert data.load("digits").classes == tuple("0123456789")
     assert [len(data.load(f"digits:{s}")) for s in ("train[:80%]", "train+test", "all", "")] == [2000, 3000, 5000, 2500]

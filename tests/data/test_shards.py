@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import tarfile
 import time
 
@@ -86,12 +87,25 @@ def test_a_pattern_is_of_one_folder_alone(two):
     [
         ("train-{00..03}.tar", r"no file .*/train-02\.tar, one of the 4 of .*/train-\{00\.\.03\}\.tar$"),
         ("train-{5..1}.tar", r"the range \{5\.\.1\} of .* has no number"),
+        ("train-{000..003.tar", r"train-\{000\.\.003\.tar has a \{ that is of no range: write ranges as"),
+        ("{", r"\{ has a \{ that is of no range"),
+        ("}", r"\} has a \} that is of no range"),
+        ("{a..}.tar", "that is of no range"),
+        ("{0..1}-{1,2}.tar", "that is of no range"),
+        ("*.none", r"there is no file .*/\*\.none"),
+        ("a*/x.tar", r"a\*/x\.tar has a \* in the name of a folder: patterns are of files in one folder"),
         ("{0..99999}-{0..99999}*", r"are 10,000,000,000 names, and may be 1,000,000: use \*"),
     ],
 )
 def test_ranges_that_are_not_there_or_none(two, pattern, message):
     with pytest.raises(ValueError, match=message):
         data.load(f"shards:{two}/{pattern}", SHAPE)
+
+
+def test_braces_of_a_name_are_read(two):
+    for name in ("a{b}.tar", "{.tar"):
+        shutil.copy(two / "train-00.tar", two / name)
+        assert len(data.load(f"shards:{two}/{name}", SHAPE)) == 3
 
 
 def test_ranges_are_as_wide_as_their_first_number():

@@ -199,7 +199,7 @@ def test_psnr_of_a_known_error():
         (lambda: objectives.kl_autoencoder(KLAutoencoder(CONFIG), kl_weight=-1.0), "`kl_weight`"),
         (lambda: objectives.kl_autoencoder(KLAutoencoder(CONFIG), critic_weight=1.0), "0 without one"),
         (lambda: objectives.kl_autoencoder(KLAutoencoder(CONFIG), critic=Sum()), "above 0 with a critic"),
-        (lambda: objectives.kl_autoencoder(KLAutoencoder(CONFIG), error="l3"), "did you mean"),
+        (lambda: objectives.kl_autoencoder(KLAutoencoder(CONFIG), error="l3"), r"unknown error 'l3' \(one of"),
         (lambda: objectives.vq_autoencoder(VQAutoencoder(CONFIG), decay=1.0), "`decay`"),
     ],
 )

@@ -225,6 +225,7 @@ def test_the_largest_batch(monkeypatch):
     "flags, message",
     [
         (["--topology", "v9:2x2"], "unknown chip 'v9'"),
+        (["--topology", "v5e:0x4"], "a topology is v5e:4x4"),
         (["--topology", "v5e"], "a topology is v5e:4x4 or v5e:2x2x2"),
         (["--topology", "v5e:axb"], "a topology is v5e:4x4"),
         (["--topology", "here", "--train.batch-size", "12"], "does not divide by the 8 devices"),

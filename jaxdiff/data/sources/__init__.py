@@ -1,13 +1,17 @@
 """Data sources by name; each file of this package registers one."""
 
 import dataclasses
-import difflib
 
 from etils import epath
 
 from jaxdiff.arguments import check_count, check_own_types
 from jaxdiff.data.base import MEMORY, SOURCES, Source, cached
+from jaxdiff.data.caption_files import IMAGE_ENDINGS
+from jaxdiff.errors import nearest
+from jaxdiff.paths import as_path
 from jaxdiff.registry import Choice, import_all
+
+FILES = {".tar": "shards", ".parquet": "parquet", ".arrow": "arrow"}  # kinds of sources that are files
 
 import_all(__name__, __path__)  # a new file needs no entry in a list
 
@@ -76,13 +80,21 @@ def unknown(source: str) -> ValueError:
     from jaxdiff.data import prepared  # imports tensorflow-datasets
 
     kind, colon, text = source.partition(":")
-    if source and (text.startswith("//") or epath.Path(source).expanduser().is_dir()):
+    if kind == "hf":
+        return ValueError(f"{source}: data of the Hub is not fetched: download it first, such as for parquet:PATTERN")
+    as_path(source)  # refuses addresses of the web
+    file, folder = epath.Path(source), source and (text.startswith("//") or as_path(source).is_dir())
+    if file.suffix.lower() in FILES:
+        near = f"{FILES[file.suffix.lower()]}:{source}"
+    elif folder or "/" in kind:
         near = f"folder:{source}"
-    else:
-        near = difflib.get_close_matches(kind or "digits", [*SOURCES, *prepared.names()], 1, cutoff=0.0)[0]
+    elif file.suffix.lower() in IMAGE_ENDINGS:
+        near = f"folder:{file.parent}"
+    elif near := nearest(kind or "digits", SOURCES) or nearest(kind, prepared.names(), cutoff=0.7):
         near = (near if near in SOURCES else f"tfds:{near}") + colon + text
     forms = ", ".join(_form(kind) for kind, choice in SOURCES.items() if choice.traits.get("named", True))
-    return ValueError(f"unknown source {source!r}: did you mean {near!r}? (one of {forms})")
+    hint = f": did you mean {near!r}?" if near else ""
+    return ValueError(f"unknown source {source!r}{hint} (one of {forms})")
 
 
 def _form(kind):

@@ -14,6 +14,7 @@ from jaxdiff.data.base import SOURCES, Once, Source
 from jaxdiff.data.caption_files import IMAGE_ENDINGS, captions_of
 from jaxdiff.data.listing import Listing, list_files
 from jaxdiff.files import read_regular
+from jaxdiff.paths import as_path
 
 log = logging.getLogger("jaxdiff")
 
@@ -47,7 +48,7 @@ def load(
         raise ValueError("folder: must be folder:PATH, such as folder:photos")
     if image_shape is None:
         raise ValueError(f"the images of folder:{path} have no shape of their own: set `image_shape`")
-    root = epath.Path(path).expanduser()
+    root = as_path(path)
     files = listed(root)
     images, left_out = image_files(files, root), {}
     if skip_broken:

@@ -1,6 +1,7 @@
 """Records that `jaxdiff prepare` has written."""
 
 from jaxdiff.data.base import SOURCES, Source
+from jaxdiff.paths import as_path
 
 
 @SOURCES.register("records")
@@ -16,10 +17,8 @@ def load(image_shape: tuple[int, int, int] | None, path: str = "", verify: bool 
       FileNotFoundError: the folder is not there, or not complete.
       ValueError: another shape, or files that are not those of the manifest.
     """
-    from etils import epath
-
     from jaxdiff.data import records  # imports array_record
 
     if not path:
         raise ValueError("records: must be records:PATH, a folder that jaxdiff prepare has written")
-    return records.load(epath.Path(path).expanduser(), image_shape, verify)
+    return records.load(as_path(path), image_shape, verify)

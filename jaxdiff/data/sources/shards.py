@@ -18,6 +18,7 @@ from jaxdiff.data.captions import Captions
 from jaxdiff.data.listing import Listing
 from jaxdiff.data.paths import index_file
 from jaxdiff.data.sources.folder import contents_of, listed
+from jaxdiff.paths import as_path
 
 log = logging.getLogger("jaxdiff")
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -115,18 +116,18 @@ def matched(pattern: str, ending: str) -> tuple[epath.Path, Listing]:
       ending: such as ".tar".
 
     Raises:
-      ValueError: no such file, one of those that ranges name is missing, or ranges without a number or of too many.
+      ValueError: no such file, one of those that ranges name is missing, ranges without a number or of too many, braces
+        that are of no range, or a pattern in the name of the folder.
       OSError: the folder is not there.
     """
-    path = epath.Path(pattern).expanduser()
+    path = as_path(pattern)
     if path.is_dir():
         found = listed(path)
         chosen = np.flatnonzero(found.names.end_with(ending, any_case=True))
         if not len(chosen):
             raise ValueError(f"there is no {ending} file below {pattern}")
         return path, found.take(chosen)
-    number = _check_ranges(path.name)
-    found = listed(path.parent)
+    found, number = _listed_beside(path, pattern)
     names = {name: i for i, name in enumerate(found.names) if "/" not in name}
     if number > 1 and not any(sign in path.name for sign in "*?["):
         each = [*_ranges(path.name)]
@@ -141,8 +142,19 @@ def matched(pattern: str, ending: str) -> tuple[epath.Path, Listing]:
     return path.parent, found.take(np.unique(chosen))
 
 
+def _listed_beside(path, pattern):
+    """The files of the folder of a pattern, and the number of names that its ranges spell."""
+    odd = next((sign for sign in "*?{}" if sign in os.fspath(path.parent)), None)
+    if odd and not path.parent.is_dir():
+        raise ValueError(f"{pattern} has a {odd} in the name of a folder: patterns are of files in one folder")
+    number = 1 if path.exists() else _check_ranges(path.name)  # braces may be of its name
+    return listed(path.parent), number
+
+
 def _check_ranges(name):
     """Number of names that the ranges of a name spell, if it is from 1 to `NAMES`."""
+    if odd := re.search(r"[{}]", RANGE.sub("", name)):
+        raise ValueError(f"{name} has a {odd[0]} that is of no range: write ranges as {{000..099}}")
     number = 1
     for first, last in RANGE.findall(name):
         if int(first) > int(last):

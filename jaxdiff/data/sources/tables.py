@@ -1,7 +1,6 @@
 """Tables of images: Parquet files, and data sets that Hugging Face's `datasets` has saved on a disk."""
 
 import functools
-import json
 import zlib
 
 import numpy as np
@@ -15,6 +14,8 @@ from jaxdiff.data.sources.folder import contents_of
 from jaxdiff.data.sources.shards import matched
 from jaxdiff.data.tars import CLASSES
 from jaxdiff.data.texts import Texts
+from jaxdiff.files import read_json
+from jaxdiff.paths import as_path
 
 
 @SOURCES.register("parquet")
@@ -114,7 +115,7 @@ def saved(pattern: str) -> tuple[epath.Path, Listing]:
       ValueError: no file, several splits, or a state.json that is none or names what is not there.
       OSError: the folder is not there.
     """
-    folder = epath.Path(pattern).expanduser()
+    folder = as_path(pattern)
     is_saved = folder.is_dir() and (folder / "state.json").exists()
     if folder.is_dir() and not is_saved:
         splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
@@ -138,7 +139,7 @@ def saved(pattern: str) -> tuple[epath.Path, Listing]:
 def _named(path, names):
     """Indices of the files that a state.json names, in its order."""
     try:
-        named = [file["filename"] for file in json.loads(path.read_text())["_data_files"]]
+        named = [file["filename"] for file in read_json(path)["_data_files"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not name the files of a data set ({error!r}): save it again") from None
     if missing := [name for name in named if name not in names]:

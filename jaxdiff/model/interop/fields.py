@@ -1,12 +1,11 @@
 """Fields of published configs: an absent one has the default of its class, and one that cannot be honoured is refused."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
-from jaxdiff.files import read_text
+from jaxdiff.files import read_json
 
 # What files say beside the fields of their class.
 BOOKKEEPING = {"_class_name", "_diffusers_version", "_name_or_path", "architectures", "model_type", "torch_dtype", "dtype",
@@ -23,10 +22,7 @@ def fields_of(path: epath.Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
-    try:
-        fields = json.loads(read_text(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
+    fields = read_json(path)
     if not isinstance(fields, dict):
         raise ValueError(f"{path} must hold fields")
     if (kind := fields.get("_class_name")) is not None and not isinstance(kind, str):

@@ -16,6 +16,7 @@ from jaxdiff.model.interop.fields import fields_of
 from jaxdiff.model.model import Model, Origin
 from jaxdiff.model.params import dtype_of, param_shapes
 from jaxdiff.nets.unet_config import UNetConfig
+from jaxdiff.paths import as_path
 
 PROJECTION = {
     "image_proj.proj.weight": "image_proj/proj/kernel",
@@ -87,7 +88,7 @@ def _names(params) -> dict[str, str]:
 
 def image_encoder_of(folder: epath.PathLike, dtype: str = "float32") -> Model:
     """Reads a `CLIPVisionModelWithProjection` from its folder; errors as of `weights.read`."""
-    folder = epath.Path(folder).resolve()
+    folder = as_path(folder).resolve()
     path = folder / "config.json"
     net = networks.image_encoder(fields_of(path), str(path))
     config = Config(name=folder.name, data=Data(image_shape=(net.vision.size, net.vision.size, 3)), net=net)

@@ -21,6 +21,7 @@ from jaxdiff.model.params import param_shapes
 from jaxdiff.nets.autoencoder_config import AutoencoderConfig
 from jaxdiff.nets.clip_config import TextConfig
 from jaxdiff.nets.unet_config import UNetConfig
+from jaxdiff.paths import as_path
 from jaxdiff.text import tokenizer as tokenizers
 
 log = logging.getLogger("jaxdiff")
@@ -373,7 +374,7 @@ def _left_out(key):
 
 
 def _tokenizer(path, folder):
-    place = epath.Path(folder) if folder else path.parent / "tokenizer"
+    place = as_path(folder) if folder else path.parent / "tokenizer"
     if not place.exists():
         raise FileNotFoundError(
             f"{path.name} holds no tokenizer: put the folder 'tokenizer' of a published model beside it, or name one as "

@@ -25,6 +25,7 @@ from jaxdiff.model.interop import dits, mapping, published
 from jaxdiff.model.interop.folder import INDEX, SUBMODELS, T5_TOKENS
 from jaxdiff.model.model import Model
 from jaxdiff.nets.controlnet import ControlConfig
+from jaxdiff.paths import as_path
 from jaxdiff.text.tokenizer import END, START, Tokenizer
 
 log = logging.getLogger("jaxdiff")
@@ -45,7 +46,7 @@ def folder(path: epath.PathLike, model: Model, dtype: str = "float16") -> None:
       ValueError: a model that diffusers has no class for, or weights that are too large for the dtype or were rounded to
         bfloat16 when they were loaded; the message names what.
     """
-    path = epath.Path(path)
+    path = as_path(path)
     if disk.is_remote(path):
         raise ValueError(f"{path} is remote: write to a local folder, and copy that")
     config, (kind, parts) = model.config, _parts(model)
@@ -257,7 +258,7 @@ def controlnet(path: epath.PathLike, adapter: Adapter, model: Model, dtype: str 
     """
     config = ControlConfig(model.config.net, embedding=tuple(adapter.metadata["embedding"]))
     fields = published.controlnet(config)
-    with _new(epath.Path(path)) as made:
+    with _new(as_path(path)) as made:
         _write_network(made, fields, adapter.control, "diffusion_pytorch_model", dtype)
 
 
