@@ -596,7 +596,7 @@ def test_data_of_training_is_no_measure_of_a_model(monkeypatch, caplog):
             ["eval", "digits", "--source=captioned"],
             "the images of captioned are 32x32x3, and the model's 28x28x1: give a --source of that",
         ),
-        (["sample", "captioned", "a seven", "--lora="], "an adapter must be a name or a path, not ''"),
+        (["sample", "captioned", "a seven", "--lora="], "each of --lora must be a name or a path, not ''"),
         (
             ["convert", "star", "st.bin"],
             "st.bin must end in .safetensors: a LoRA or new token is written as such a file",
