@@ -81,8 +81,15 @@ def _reach(coordinator, timeout):
 
 
 def several(environment: Mapping[str, str]) -> str | None:
-    """Environment in which there may be several processes, "SLURM" or "TPU"; None for a single process."""
-    if int(environment.get("SLURM_NTASKS", 1)) > 1 and all(name in environment for name in SLURM):
+    """Environment in which there may be several processes, "SLURM" or "TPU"; None for a single process.
+
+    Raises:
+      ValueError: SLURM_NTASKS is no number.
+    """
+    tasks = environment.get("SLURM_NTASKS") or "1"
+    if not tasks.isdecimal():
+        raise ValueError(f"SLURM_NTASKS={tasks} must be a whole number")
+    if int(tasks) > 1 and all(name in environment for name in SLURM):
         return "SLURM"
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
     if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or (chips and importlib.util.find_spec("libtpu")):

@@ -81,7 +81,9 @@ def _problem(text, hub):
     scheme, marks, rest = text.partition("://")
     if marks and scheme not in ("gs", "s3", "az") and (known := BUCKETS.get(scheme.lower())):
         return f"an address of an unknown kind: give {known}://{rest}"
-    return ""
+    if marks or not (bucket := re.match(r"(gs|s3):/+", text)) or os.path.exists(text[: bucket.end()]):
+        return ""
+    return f"a path on a disk: give {bucket[1]}://{text[bucket.end() :]}"
 
 
 def hub_name(address: str) -> str:

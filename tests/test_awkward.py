@@ -675,6 +675,7 @@ def test_only_what_is_near_is_proposed(name, known, near):
         (["sample", "captioned", "a seven", "--lora=digits"], "digits is a model, and no adapter"),
         (["data", "in.png"], "unknown source 'in.png': did you mean 'folder:.'?"),
         (["data", "a/b.TAR"], "did you mean 'shards:a/b.TAR'?"),
+        (["data", "photos.zip"], "photos.zip is packed: unpack it first, and give folder:PATH"),
         (["data", "zzzzz"], "unknown source 'zzzzz' (one of"),
         (["--fid"], "--fid stands in front of the command"),
         (["FID"], "unknown command 'FID' (one of"),

@@ -11,9 +11,10 @@ import jax
 import pytest
 from helpers import fails
 
-from jaxdiff import __main__, cli, xla
+from jaxdiff import __main__, cli, hosts, xla
 from jaxdiff.cli import environment
 from jaxdiff.cli import plan as cli_plan
+from jaxdiff.model.interop import hub
 
 # Runs the command in a process in which SIGINT comes with the first import of a module.
 INTERRUPTED = """
@@ -82,6 +83,18 @@ def test_switches_of_the_environment_are_on_by_1_and_true_alone(value, on, monke
     with pytest.raises(SystemExit):
         cli.main(["nothing"])
     assert ("Traceback" in capsys.readouterr().err) == on
+
+
+@pytest.mark.parametrize("value, on", [("1", True), ("yes", True), ("false", False), ("0", False), ("", False)])
+def test_the_hub_is_not_asked_where_that_is_switched_on(value, on, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert hub.is_offline() == on
+
+
+@pytest.mark.parametrize("value", ["two", "-1"])
+def test_a_number_of_tasks_that_is_none_is_named(value):
+    with pytest.raises(ValueError, match=f"SLURM_NTASKS={value} must be a whole number"):
+        hosts.several({"SLURM_NTASKS": value})
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import jaxdiff
 from jaxdiff import config as configs
 from jaxdiff import data, files
 from jaxdiff import model as models
+from jaxdiff.data import paths
 from jaxdiff.model import runs
 from jaxdiff.model.interop import fields
 from jaxdiff.paths import as_path
@@ -35,6 +36,7 @@ WEB = "https://example.com/a"
         ("ftp://example.com/a", "download it first, and give its path"),
         ("file:///data/my%20run", "give the path /data/my run"),
         ("file://localhost/data", "give the path /data"),
+        ("gs:/bucket/a", "give gs://bucket/a"),
         ("GS://bucket/a", "give gs://bucket/a"),
         ("abfs://bucket/a", "is an address of an unknown kind: gs:// and s3:// are known"),
         ("/data/https://a", "is an address of an unknown kind"),
@@ -104,6 +106,12 @@ def test_addresses_in_place_of_paths_are_refused(read, address):
 )
 def test_addresses_in_place_of_models_and_data_are_one_line(args, capsys):
     assert " is an address of the web" in fails(capsys, *args)
+
+
+def test_a_directory_of_prepared_data_is_no_address(monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", WEB)
+    with pytest.raises(ValueError, match=f"{WEB} is an address of the web"):
+        paths.data_dir()
 
 
 def test_data_of_the_hub_is_not_taken_for_a_misspelt_source(capsys):

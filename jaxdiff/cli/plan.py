@@ -15,7 +15,7 @@ from jaxdiff import config as configs
 from jaxdiff import model as models
 from jaxdiff import progress
 from jaxdiff.arguments import AT_LEAST_0, check_fields, check_number
-from jaxdiff.cli.environment import prepare_jax
+from jaxdiff.cli.environment import is_on, prepare_jax
 from jaxdiff.cli.files import check_no_input, located, writable
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.train import with_base
@@ -89,7 +89,7 @@ def main(name: str, args: list[str]) -> None:
         raise ValueError("`overwrite` is of --save: leave it out")
     if flags.topology == "here":
         prepare_jax()
-    if CHILD not in os.environ and flags.topology != "here":
+    if not is_on(CHILD) and flags.topology != "here":
         print(in_child([*imports(sys.argv), "plan", name, *args], flags.quick), end="")
         return
     from jaxdiff.plan import reports

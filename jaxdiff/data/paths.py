@@ -5,14 +5,19 @@ import os
 
 from etils import epath
 
+from jaxdiff.paths import as_path
+
 
 def data_dir() -> epath.Path:
     """Directory of prepared data sets: the environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 
     Raises:
       FileNotFoundError: there is neither.
+      ValueError: the variable is an address that is no path.
     """
-    found = epath.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if asked := os.environ.get("TFDS_DATA_DIR"):
+        return as_path(asked)
+    found = epath.Path("~/tensorflow_datasets").expanduser()
     if os.fspath(found).startswith("~"):
         raise FileNotFoundError(
             "there is no home directory for prepared data: set the environment variable TFDS_DATA_DIR"

@@ -12,6 +12,7 @@ from jaxdiff.paths import as_path
 from jaxdiff.registry import Choice, import_all
 
 FILES = {".tar": "shards", ".parquet": "parquet", ".arrow": "arrow"}  # kinds of sources that are files
+PACKED = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 
 import_all(__name__, __path__)  # a new file needs no entry in a list
 
@@ -82,6 +83,8 @@ def unknown(source: str) -> ValueError:
     kind, colon, text = source.partition(":")
     if kind == "hf":
         return ValueError(f"{source}: data of the Hub is not fetched: download it first, such as for parquet:PATTERN")
+    if source.lower().endswith(PACKED):
+        return ValueError(f"{source} is packed: unpack it first, and give folder:PATH or shards:PATTERN")
     as_path(source)  # refuses addresses of the web
     file, folder = epath.Path(source), source and (text.startswith("//") or as_path(source).is_dir())
     if file.suffix.lower() in FILES:

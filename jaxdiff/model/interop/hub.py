@@ -64,7 +64,7 @@ def local(name: str) -> str:
         from huggingface_hub import errors
     except ImportError:
         raise ValueError(f"{name} is fetched by huggingface_hub: pip install huggingface_hub") from None
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    offline = is_offline()
     try:
         if wanted.file and not offline:
             return hub.hf_hub_download(wanted.repo, wanted.file, revision=wanted.revision)
@@ -82,6 +82,11 @@ def local(name: str) -> str:
         return _alone(hub.snapshot_download(wanted.repo, revision=wanted.revision, local_files_only=True))
     except (OSError, errors.LocalEntryNotFoundError):
         raise FileNotFoundError(f"{name} is not in the cache{'' if offline else ', and not on the Hub'}") from None
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set to true, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _alone(folder):
