@@ -81,7 +81,10 @@ REFUSED = {
     "a key as seed": ({"seed": jax.random.key(0)}, "`seed`=PRNGKeyArray must be of type int"),
     "a batch without end": ({"batch_size": 2**60}, f"`batch_size`={2**60} must be at most"),
     **{
-        f"augmented by {value!r}": ({"augment": value}, r"`augment`=.* must lie in \[0, 3\]")
+        f"augmented by {getattr(value, '__name__', repr(value))}": (
+            {"augment": value},
+            r"`augment`=.* must lie in \[0, 3\]",
+        )
         for value in (NAN, np.inf, -1.0, 4.0, "1", tokens)
     },
     # captions
