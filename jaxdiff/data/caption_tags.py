@@ -119,17 +119,16 @@ def with_trigger(source: Source, trigger: str) -> Source:
     old = captions.of(source)
     put = functools.partial(_in_front, trigger)
 
-    def read(i, *centre):
-        example = source.read(i, *centre)
+    def changed(example):
         return example | {"caption": put(example["caption"])} if "caption" in example else example
 
-    stored = lambda i: captions.joined(map(put, old.several(i)))
+    alone = lambda i: captions.joined(map(put, old.several(i)))
     all_stored = lambda: Texts.of(captions.joined(map(put, text.split(captions.BETWEEN))) for text in old.stored)
     negative = source.hard_negative
-    return dataclasses.replace(
+    return derived.changed(
         source,
-        read=read,
-        caption=Captions(stored, len(source), all_stored, old.kinds),
+        changed,
+        caption=Captions(old.read and alone, len(source), all_stored, old.kinds),
         hard_negative=negative and (lambda example, rng: put(negative(example, rng))),
     )
 

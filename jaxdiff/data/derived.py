@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -49,6 +49,26 @@ def checked(source: Source) -> Source:
         return example
 
     return dataclasses.replace(source, read=read)
+
+
+def changed(source: Source, change: Callable[[dict], dict], **fields) -> Source:
+    """The same examples, each changed when it is read, whatever the size that it is read in.
+
+    Args:
+      source: any.
+      change: example -> changed example.
+      **fields: other fields of the result.
+
+    Example::
+
+        >>> import numpy as np
+        >>> from jaxdiff.data import Source, derived
+        >>> black = Source(lambda i: {"image": np.zeros([2, 2, 1], np.uint8)}, 1, (2, 2, 1))
+        >>> derived.changed(black, lambda example: example | {"label": 7}, classes=("a",) * 8)[0]["label"]
+        7
+    """
+    of = lambda known: known and (lambda i, *how: change(known(i, *how)))
+    return dataclasses.replace(source, read=of(source.read), fitted=of(source.fitted), **fields)
 
 
 def held(source: Source) -> str:
@@ -119,6 +139,7 @@ def with_prompts(source: Source, prompts: Sequence[str]) -> Source:
         encoded=of_image(source.encoded),
         where=of_image(source.where),
         label=of_image(source.label),
+        fitted=of_image(source.fitted),
     )
 
 
@@ -161,6 +182,10 @@ def with_prior(source: Source, prior: Source) -> Source:
         texts = [captions.of(half).stored for half in halves]
         return Texts.of(texts[i % 2][i // 2 % len(texts[i % 2])] for i in range(size))
 
+    def of_half(name):
+        known = [getattr(half, name) for half in halves]
+        return (lambda i: known[i % 2](i // 2 % len(halves[i % 2]))) if all(known) else None
+
     return Source(
         read,
         size,
@@ -172,6 +197,8 @@ def with_prior(source: Source, prior: Source) -> Source:
         fingerprint=lambda: source.fingerprint() + prior.fingerprint(),
         no_captions_reason=source.no_captions_reason if not source.captioned else prior.no_captions_reason,
         extra_arrays=("prior",),
+        encoded=of_half("encoded"),
+        where=of_half("where"),
     )
 
 
@@ -201,11 +228,8 @@ def with_classes(source: Source, classes: Sequence[str]) -> Source:
         raise ValueError(f"the class {lost[0]!r} is none of those that were learned: {', '.join(classes)}")
     labels = [list(classes).index(name) for name in source.classes]
 
-    def read(i, *centre):
-        example = source.read(i, *centre)
-        return example | {"label": labels[int(example["label"])]}
-
-    return dataclasses.replace(source, read=read, classes=tuple(classes), label=None)
+    relabel = lambda example: example | {"label": labels[int(example["label"])]}
+    return changed(source, relabel, classes=tuple(classes), label=None)
 
 
 def as_learned(source: Source, classes: Sequence[str], of_folder: bool) -> Source:
@@ -245,9 +269,9 @@ def with_control(source: Source, control_input: str | Choice) -> Source:
     check_plain(source, "control images are made of pixels", ["codec"])
     make = CONTROL_INPUTS.choice(control_input)
     options = dataclasses.asdict(make)
-    read = lambda i, *centre: (example := source.read(i, *centre)) | {"control": make(example["image"])}
+    add = lambda example: example | {"control": make(example["image"])}
     identity = _mixed(source.identity, [make.kind, options] if options else make.kind)
-    return dataclasses.replace(source, read=read, identity=identity, extra_arrays=("control",))
+    return changed(source, add, identity=identity, extra_arrays=("control",))
 
 
 def taken(source: Source, chosen: np.ndarray) -> Source:

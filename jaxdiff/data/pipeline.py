@@ -12,7 +12,7 @@ from absl import flags
 
 from jaxdiff.arguments import check_count, check_number, check_type, plain
 from jaxdiff.data import augment as augmentation
-from jaxdiff.data import example_checks, order
+from jaxdiff.data import caption_tags, example_checks, order
 from jaxdiff.data.caption_tags import UNCHANGED, CaptionTags, text_of
 from jaxdiff.data.order import ENDLESS
 from jaxdiff.types import Cond
@@ -51,7 +51,7 @@ def batches(
         options below need, and the `Source.extra_arrays` are used.
       batch_size: B, over all processes.
       seed: of the order, the mirroring and the augmentation.
-      start_step: first step to deliver.
+      start_step: first step to deliver; of a source with `buckets` a multiple of `steps_per_call`.
       steps_per_call: K, number of steps in one batch.
       labels: deliver Cond(label) in "cond", int32 [K, B / P].
       flip: mirror each image left to right with probability 1/2, decided by the seed and the position.
@@ -68,7 +68,8 @@ def batches(
       tags: changes of the captions' tags, decided by the seed and the position; with `tokenize`.
       trigger: words that stand in front of all captions of the source, and stay there.
       num_workers: number of processes that read and decode, each with `num_threads`; 0 for this one alone. They help where
-        Python's lock keeps many cores from decoding; what they take must be known to `cloudpickle`.
+        Python's lock keeps many cores from decoding; what they take must be known to `cloudpickle`, and a script that
+        asks for them must start below `if __name__ == "__main__":`, since each of them imports it.
 
     Yields:
       Dicts of NumPy arrays: "image", uint8 [K, B / P, H, W, C]; "index", uint32 [K, B / P], the position in the global
@@ -85,7 +86,6 @@ def batches(
     Example::
 
         >>> import numpy as np
-    from absl import flags
         >>> from jaxdiff import data
         >>> source = [{"image": np.full([2, 2, 1], i, np.uint8), "label": i} for i in range(6)]
         >>> epoch = next(data.batches(source, 3, steps_per_call=2))  # two batches of three: every example once
@@ -104,16 +104,13 @@ def batches(
     check_number("augment", augment, "lie in [0, 3]", lambda x: (x >= 0) & (x <= 3))
     hard_negatives = check_count("hard_negatives", hard_negatives, least=0)
     example_checks.check_captioned(source, tokenize, hard_negatives)
+    caption_tags.check(check_type("`tags`", tags, CaptionTags), "tags")
+    check_type("`trigger`", trigger, str)
     num_workers = check_count("num_workers", num_workers, least=0)
     threads = min(16, os.cpu_count() or 1) if num_threads is None else check_count("num_threads", num_threads)
     num_classes = check_labels(source) if labels else None
 
-    buckets = getattr(source, "buckets", None)
-    examples = (
-        order.shuffled(len(source), seed)
-        if buckets is None
-        else order.in_buckets(buckets, seed, batch_size * steps_per_call)
-    )
+    examples = _ordered(source, seed, start_step, batch_size, steps_per_call)
     read = functools.partial(_read, source, labels, num_classes, contexts and not tokenize, bool(hard_negatives))
     examples = examples.random_map(read) if getattr(source, "crops", False) else examples.map(read)
     if hard_negatives:
@@ -131,10 +128,28 @@ def batches(
     if not num_workers:
         return _deliver(iter(steps.to_iter_dataset(read_ahead).batch(steps_per_call)))
     _check_sent(source)
+    calls = steps.batch(steps_per_call).to_iter_dataset(read_ahead)  # each is made by one worker
+    return _deliver(_from_workers(calls, num_workers))
+
+
+def _ordered(source, seed, start_step, batch_size, steps_per_call):
+    """Indices of the examples, in the order of all epochs."""
+    buckets = getattr(source, "buckets", None)
+    if buckets is None:
+        return order.shuffled(len(source), seed)
+    if start_step % steps_per_call:
+        raise ValueError(
+            f"`start_step`={start_step} must be a multiple of `steps_per_call`={steps_per_call}: the images of a call are "
+            "of one bucket"
+        )
+    return order.in_buckets(buckets, seed, batch_size * steps_per_call)
+
+
+def _from_workers(calls, count):
+    """An iterator over batches that other processes make."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain asks them, also in programs that have no use for them
-    calls = steps.batch(steps_per_call).to_iter_dataset(read_ahead)  # each is made by one worker
-    return _deliver(iter(calls.mp_prefetch(grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2))))
+    return iter(calls.mp_prefetch(grain.MultiprocessingOptions(count, per_worker_buffer_size=2)))
 
 
 def _check_position(batch_size, start_step, process_index, process_count):

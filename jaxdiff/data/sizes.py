@@ -14,12 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from jaxdiff import progress
+from jaxdiff.arguments import check_count, check_type, plain
 from jaxdiff.data import derived
 from jaxdiff.data.base import MEMORY, Buckets, Source, cached
 from jaxdiff.data.captions import stored_arrays
 from jaxdiff.data.paths import data_dir
 
 log = logging.getLogger("jaxdiff")
+MOST_BUCKETS = 256  # whose indices are bytes
 CHUNK = 64  # images that a thread looks at, one after the other
 ON_ITS_SIDE = (5, 6, 7, 8)  # orientations in EXIF data
 
@@ -46,7 +48,8 @@ def sized(
       A source whose `buckets` say the shapes, and whose `read` takes the centre of a crop where `random_crop` is True.
 
     Raises:
-      ValueError: the images have one size, or all are too small.
+      ValueError: the images have one size, or several already, or all are too small; arguments of other types, or out of
+        range.
 
     Example::
 
@@ -60,6 +63,11 @@ def sized(
         >>> [example["image"].shape for example in source]
         [(12, 18, 1), (18, 12, 1)]
     """
+    check_type("`source`", source, Source)
+    buckets, min_size = check_buckets(buckets), check_count("min_size", min_size, least=0)
+    check_type("`random_crop`", plain(random_crop), bool)
+    if source.buckets or source.crops:
+        raise ValueError("the images of this source are in several sizes, or cropped at random, already")
     if source.fitted is None or source.encoded is None:
         raise ValueError(
             "the images of this source have one size: `data.buckets`, `data.min_size` and `data.random_crop` are for "
@@ -81,7 +89,22 @@ def sized(
         buckets=Buckets(shapes, of) if buckets else None,
         crops=random_crop,
     )
-    return cached(result, memory)
+    return cached(result, check_count("memory", memory, least=0))
+
+
+def check_buckets(buckets: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Checks that buckets are heights and widths, each once, and returns them as tuples.
+
+    Raises:
+      ValueError: something else, or more than `MOST_BUCKETS`.
+    """
+    buckets = plain(buckets)
+    is_size = lambda sides: isinstance(sides, tuple) and [type(side) for side in sides] == [int, int]
+    if not isinstance(buckets, tuple) or not all(is_size(sides) and min(sides) > 0 for sides in buckets):
+        raise ValueError(f"`buckets`={buckets!r} must be heights and widths in pixels, such as ((64, 64), (48, 80))")
+    if len(set(buckets)) < len(buckets) or len(buckets) > MOST_BUCKETS:
+        raise ValueError(f"`buckets` must be at most {MOST_BUCKETS} sizes, each once, not {buckets}")
+    return buckets
 
 
 def nearest(sizes: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
@@ -123,11 +146,14 @@ def aspect_buckets(height: int, width: int, step: int, max_ratio: float = 2.0) -
     Example::
 
         >>> from jaxdiff import data
-        >>> data.aspect_buckets(64, 64, step=16, max_ratio=1.5)
+        >>> data.aspect_buckets(64, 64, step=16)
         ((80, 48), (64, 64), (48, 80))
         >>> len(data.aspect_buckets(1024, 1024, step=64, max_ratio=2.0))
         11
     """
+    for name, side in (("height", height), ("width", width), ("step", step)):
+        check_type(f"`{name}`", plain(side), int)
+    check_type("`max_ratio`", plain(max_ratio), float)
     if not (0 < step <= min(height, width) and 1 <= max_ratio < math.inf):
         raise ValueError(
             f"`step`={step} must be from 1 to the sides {height} and {width}, and `max_ratio`={max_ratio} at least 1"

@@ -31,7 +31,7 @@ class FrozenModels(NamedTuple):
       codec: the autoencoder's encoder and decoder; None without.
       text_encoder: encoder of the captions; None without.
       empty_text: the empty text as the network's context [L, D], or its token ids [L]; None without.
-      empty_vector: vector of the empty text, with the sizes of an image that is not cropped, [V]; None without.
+      empty_vector: vector of the empty text, without the sizes that may stand behind it, [V]; None without.
       base: base model of an adaptation; None without.
     """
 
@@ -103,9 +103,7 @@ def _with_functions(config, frozen, codec, text_encoder):
     if config.latent.zero_empty_text:
         tokens, vector = jax.tree.map(np.zeros_like, (tokens, vector))
     if config.latent.second_text_encoder:
-        H, W, _ = config.data.image_shape
-        whole = encoder.with_sizes(vector, config.net.vector_dim, np.array([H, W, 0, 0, H, W]))
-        frozen = frozen._replace(empty_vector=np.asarray(whole[0]))
+        frozen = frozen._replace(empty_vector=np.asarray(vector[0]))
     return frozen._replace(empty_text=np.asarray(tokens[0]))
 
 

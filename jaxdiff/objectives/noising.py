@@ -99,7 +99,8 @@ def drop_cond(dropped: Array, null_cond, cond):
 
     Args:
       dropped: True for the examples whose condition is replaced, bool [B].
-      null_cond: a `Cond` of one example, without a batch axis; fields that are None are not replaced.
+      null_cond: a `Cond` of one example, without a batch axis; fields that are None are not replaced, and of a vector that
+        is shorter than the examples' what these have behind it, such as sizes behind a text's vector, stays.
       cond: `Cond` of the batch.
 
     Returns:
@@ -124,6 +125,8 @@ def drop_cond(dropped: Array, null_cond, cond):
             raise ValueError(
                 "the null condition has a field that the batch's condition does not have: give both the same"
             )
+        if jnp.ndim(null) == 1 and leaf.ndim == 2 and len(null) < leaf.shape[1]:
+            null = jnp.concatenate([jnp.broadcast_to(null, (len(leaf), len(null))), leaf[:, len(null) :]], axis=1)
         return jnp.where(rows(dropped, leaf), null, leaf)
 
     def replace_field(null, field):

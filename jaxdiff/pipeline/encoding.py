@@ -119,13 +119,24 @@ def identity(config: Config, source: Source, frozen: FrozenModels) -> str:
     if config.encodes_texts:
         digest.update(f"tokens {tokenizer.to_json(frozen.text_encoder.tokenizer)}".encode())
     digest.update(fingerprint(frozen.submodels).encode())
+    digest.update(_of_texts(config).encode())
     return f"{config.data.source.kind}-{digest.hexdigest()[:16]}"
 
 
 def _of_images(config):
-    """Values of the config's data, but for those that change captions, which count by themselves, or no example."""
-    others = ("caption_tags", "trigger", *FREE_OF_DATA)
+    """Values of the config's data, but for those that captions or `Source.identity` tell of, or that change no example."""
+    others = ("buckets", "min_size", "random_crop", "caption_tags", "trigger", *FREE_OF_DATA)
     return {name: value for name, value in to_values(config.data).items() if name not in others}
+
+
+def _of_texts(config):
+    """Options by which contexts and vectors are made of the text encoders' results; "" where none is set."""
+    latent, default = config.latent, Latent()
+    names = ("context_norm", "zero_empty_text", "both_vectors", "zero_tokens")
+    chosen = {name: getattr(latent, name) for name in names if getattr(latent, name) != getattr(default, name)}
+    if latent.second_text_encoder:
+        chosen |= {"vector_dim": config.net.vector_dim, "context_dim": config.net.context_dim}
+    return json.dumps(chosen) if chosen else ""
 
 
 def made_by(latent: Latent, frozen: FrozenModels) -> dict[str, str]:

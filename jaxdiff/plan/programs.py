@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 import time
 from collections.abc import Callable
@@ -57,7 +58,7 @@ class Program(NamedTuple):
 
 
 def training(config: Config, devices: tuple, save: str = "") -> list[Program]:
-    """One training step.
+    """One training step; with `data.buckets` that of the bucket of most pixels, which takes the most memory.
 
     Args:
       config: config of a run, with `train.parallel` and `train.mesh`.
@@ -71,7 +72,9 @@ def training(config: Config, devices: tuple, save: str = "") -> list[Program]:
     config = base_model.with_base(config, base and base.config)
     local = sum(device.process_index == devices[0].process_index for device in devices)
     checks.check(config, len(devices), local, devices[0].platform)
-    config = dataclasses.replace(config, net=with_kernel(config.net, devices, True))
+    if save and config.data.buckets:
+        raise ValueError("`save` keeps the step of images of one size, and `data.buckets` has several: leave it out")
+    config = of_largest_bucket(dataclasses.replace(config, net=with_kernel(config.net, devices, True)))
     # One step: of a loop the compiler counts the body once, whatever its length.
     one = dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_call=1))
     lowered, parts = _lowered_step(one, base, devices)
@@ -81,6 +84,18 @@ def training(config: Config, devices: tuple, save: str = "") -> list[Program]:
         several, _ = _lowered_step(config, base, devices)
         write(several.compile(), several)
     return [_repeated(program, config.train.accumulate)]
+
+
+def of_largest_bucket(config: Config) -> Config:
+    """The config with images, and latents, of the bucket of most pixels alone; one without buckets as it is."""
+    d, (h, w, channels) = config.data, config.shape
+    if not d.buckets:
+        return config
+    height, width = max(d.buckets, key=math.prod)
+    shape = height * h // d.image_shape[0], width * w // d.image_shape[1], channels
+    latent = dataclasses.replace(config.latent, shape=shape) if config.latent.shape else config.latent
+    data = dataclasses.replace(d, image_shape=(height, width, d.image_shape[2]), buckets=())
+    return dataclasses.replace(config, data=data, latent=latent)
 
 
 def _write_step(path, placement, made, lowered):
@@ -258,8 +273,8 @@ def _frozen(config, base):
     return FrozenModels()
 
 
-def source_like(config: Config) -> Source:
-    """Examples of the config's shapes, all zeros."""
+def source_like(config: Config, frozen: FrozenModels = FrozenModels()) -> Source:
+    """Examples of the config's shapes, all zeros; contexts are like that of the empty text, where there is one."""
     shape, extra = config.data.image_shape, {}
     example = {"image": np.zeros(shape, np.uint8), "label": 0}
     if config.latent.codec:
@@ -267,7 +282,10 @@ def source_like(config: Config) -> Source:
     if config.latent.text_encoder:
         tokens = config.encodes_texts
         size = (config.net.context_length,) if tokens else (config.net.context_length, config.net.context_dim)
+        size = size if frozen.empty_text is None else frozen.empty_text.shape
         example["context"] = np.zeros(size, np.int32 if tokens else np.float16)
+    if config.latent.second_text_encoder:
+        example["vector"] = np.zeros(config.net.vector_dim, np.float16)
     if config.adapt.kind == "controlnet":
         extra["control"] = np.zeros(shape, np.uint8)
     if config.adapt.kind != "none" and getattr(config.adapt, "prior", None) and config.adapt.prior.wanted:
@@ -290,7 +308,7 @@ def batch_shapes(config: Config, frozen: FrozenModels):
         config,
         train=dataclasses.replace(config.train, batch_size=few, accumulate=1, parallel="pmap", mesh="", rules=()),
     )
-    batch, _ = next(setup.batches(small, source_like(config), 0, frozen))  # [D, K, few / D, ...]
+    batch, _ = next(setup.batches(small, source_like(config, frozen), 0, frozen))  # [D, K, few / D, ...]
     B = config.train.batch_size
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[1], B, *x.shape[3:]), x.dtype), batch)
 

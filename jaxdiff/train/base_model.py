@@ -12,7 +12,7 @@ from jaxdiff import data, hosts, progress, sharding
 from jaxdiff.config import Config
 from jaxdiff.data import Source, derived, image_decode
 from jaxdiff.data.listing import list_paths
-from jaxdiff.files import write_whole
+from jaxdiff.files import read_regular, write_whole
 from jaxdiff.model import Model, adaptation, runs
 from jaxdiff.model.frozen_models import load
 from jaxdiff.pipeline import Request, images, requests, sampling
@@ -93,7 +93,8 @@ def examples(config: Config, source: Source, run: epath.PathLike) -> Source:
         derived.check_plain(source, "`adapt.prompts` are encoded anew")
         source = derived.with_prompts(source, a.prompts)
     if a.prior.source:
-        prior = data.load(data.parse(a.prior.source, like=config.data.source), config.data.image_shape)
+        memory = int(config.data.memory_gib * 2**30)
+        prior = data.load(data.parse(a.prior.source, like=config.data.source), config.data.image_shape, memory=memory)
         source = derived.with_prior(source, derived.with_prompts(prior, a.prior.prompts) if a.prior.prompts else prior)
     elif a.prior.prompts:
         source = derived.with_prior(source, class_images(config, run))
@@ -145,6 +146,8 @@ def class_images(config: Config, run: epath.PathLike) -> Source:
         config.data.image_shape,
         caption=lambda i: prior.prompts[i % len(prior.prompts)],
         fingerprint=lambda: list_paths(paths).digest(),
+        encoded=lambda i: read_regular(paths[i]),
+        where=lambda i: paths[i].name,
     )
 
 

@@ -77,7 +77,7 @@ def fit(
         raise ValueError("`run` is empty: give a directory, or leave it out")
     directory = as_path(run if run is not None else f"runs/{config.name}")
     if source is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source="own"))
+        config = dataclasses.replace(config, data=setup.of_own(config.data, source))
     kept = os.fspath(compiled_step or "")
     started = {"run": str(directory), "resume": resume, "profile": profile, "compiled_step": bool(kept)}
     started |= configs.to_values(config)

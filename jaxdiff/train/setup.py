@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxdiff import data, objectives
-from jaxdiff.config import Config
+from jaxdiff.config import Config, Data
 from jaxdiff.data import Source, caption_tags, derived
 from jaxdiff.model import adaptation
 from jaxdiff.model.frozen_models import FrozenModels
@@ -24,6 +24,18 @@ from jaxdiff.types import Cond
 log = logging.getLogger("jaxdiff")
 
 
+def of_own(d: Data, source: Source) -> Data:
+    """The data of a config for a source that is given in its place, with the sizes that it has.
+
+    Raises:
+      ValueError: `data.buckets` that are not those of the source.
+    """
+    buckets = tuple(shape[:2] for shape in source.buckets.shapes) if source.buckets else d.buckets
+    if d.buckets not in ((), buckets):
+        raise ValueError(f"`data.buckets` {d.buckets} are not those of the source, {buckets}: leave them out")
+    return dataclasses.replace(d, source="own", buckets=buckets, random_crop=d.random_crop or source.crops)
+
+
 def open_source(config: Config, source: Source | None = None) -> Source:
     """The training data of a config, or a given source, if the network can be trained on it.
 
@@ -34,7 +46,8 @@ def open_source(config: Config, source: Source | None = None) -> Source:
     field = "`net.out_channels`" if config.classifies else "`net.num_classes`"
     memory = int(d.memory_gib * 2**30)
     source = data.load(d.source, d.image_shape, memory=memory) if source is None else derived.checked(source)
-    if d.buckets or d.min_size or d.random_crop:
+    sized = source.buckets or source.crops  # one that was given so
+    if d.min_size or ((d.buckets or d.random_crop) and not sized):
         source = data.sized(source, d.buckets, d.min_size, d.random_crop, memory=memory)
     if source.image_shape != d.image_shape:
         raise ValueError(f"the source's images are {source.image_shape}, and `data.image_shape` is {d.image_shape}")

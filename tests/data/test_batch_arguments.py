@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import data
-from jaxdiff.data import Source, augment
+from jaxdiff.data import Source, augment, caption_tags
 
 IMAGE = np.zeros([2, 2, 1], np.uint8)
 EXAMPLES = [{"image": IMAGE, "label": i % 2, "caption": "a"} for i in range(6)]
@@ -122,6 +122,9 @@ REFUSED = {
         {"source": SOURCE, "hard_negatives": 2, "tokenize": tokens},
         "`hard_negatives`=2 is for sources that make wrong captions",
     ),
+    "tags of another type": ({"tags": "shuffle"}, "`tags`='shuffle' must be of type CaptionTags"),
+    "tags out of range": ({"tags": caption_tags.CaptionTags(dropout=2.0)}, r"`tags.dropout`=2.0 must lie in \[0, 1\)"),
+    "a trigger of another type": ({"trigger": 1}, "`trigger`=1 must be of type str"),
     # examples
     "contexts that are missing": ({"contexts": True}, r"example \d must be a dict with 'context'"),
     "contexts of texts": (

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff import data
-from jaxdiff.data import derived, order, sizes
+from jaxdiff.data import caption_tags, derived, order, sizes
 from jaxdiff.data.base import Buckets
 from jaxdiff.data.control_inputs import CONTROL_INPUTS
 
@@ -171,3 +171,62 @@ def test_images_of_a_class_are_of_one_size(folder):
 def test_prompts_keep_the_buckets(folder):
     both = derived.with_prompts(opened(folder), ["a", "b"])
     assert [both[i]["image"].shape == both.shape_of(i) for i in range(80)] == [True] * 80
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"buckets": ((0, 8),)}, "`buckets`=.* must be heights and widths in pixels"),
+        ({"buckets": ((8, 8.5),)}, "`buckets`=.* must be heights and widths in pixels"),
+        ({"buckets": (8, 8)}, "`buckets`=.* must be heights and widths in pixels"),
+        ({"buckets": ((8, 8), (8, 8))}, "`buckets` must be at most 256 sizes, each once"),
+        ({"buckets": [(8, 8 + n) for n in range(257)]}, "`buckets` must be at most 256 sizes"),
+        ({"min_size": -1}, "`min_size`=-1 must be at least 0"),
+        ({"min_size": "3"}, "`min_size`='3' must be of type int"),
+        ({"random_crop": 1}, "`random_crop`=1 must be of type bool"),
+        ({"memory": -1}, "`memory`=-1 must be at least 0"),
+    ],
+)
+def test_sizes_that_are_none_are_refused_by_name(folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.sized(data.load(f"folder:{folder}", (16, 16, 1)), **options)
+
+
+def test_sources_that_cannot_be_sized_are_refused(folder):
+    with pytest.raises(ValueError, match="in several sizes, or cropped at random, already"):
+        data.sized(opened(folder), BUCKETS)
+    with pytest.raises(ValueError, match="`source`=list must be of type Source"):
+        data.sized([1, 2], BUCKETS)
+    with pytest.raises(ValueError, match=r"`step`=16.5 must be of type int"):
+        data.aspect_buckets(64, 64, 16.5)
+
+
+def test_a_call_begins_where_one_bucket_ends(folder):
+    with pytest.raises(
+        ValueError, match="`start_step`=3 must be a multiple of `steps_per_call`=2: the images of a call"
+    ):
+        data.batches(opened(folder), 4, start_step=3, steps_per_call=2)
+
+
+def test_what_was_added_to_examples_is_there_in_every_size(folder):
+    """Prompts, control images, labels and triggers of sources that are brought into several sizes afterwards."""
+    plain = data.load(f"folder:{folder}", (16, 16, 3))
+    twice = data.sized(derived.with_prompts(plain, ["a", "b"]), BUCKETS)
+    assert [twice[i]["image"].max() for i in (0, 1, 6, 79)] == [0, 0, 3, 39] and twice[79]["image"].shape == (32, 8, 3)
+    control = data.sized(derived.with_control(plain, "thumbnail"), BUCKETS)[0]
+    np.testing.assert_array_equal(control["control"], CONTROL_INPUTS.choice("thumbnail")(control["image"]))
+    own = data.Source(
+        lambda i: {}, 1, (8, 8, 1), ("red",), caption=str, encoded=plain.encoded, fitted=lambda i, shape: {
+            "image": np.zeros(shape, np.uint8), "label": 0, "caption": "a dog"
+        },
+    )  # fmt: skip
+    changed = caption_tags.with_trigger(derived.with_classes(own, ("green", "red")), "sks")
+    assert data.sized(changed, [(8, 16)]).read(0) | {"image": 0} == {"image": 0, "label": 1, "caption": "sks, a dog"}
+
+
+def test_images_of_a_class_are_known_by_their_files(folder):
+    plain = data.load(f"folder:{folder}", (16, 16, 1))
+    both = derived.with_prior(plain, derived.with_prompts(plain, ["a", "b"]))
+    assert [both.where(i) for i in (0, 1, 2, 3, 4, 5)] == ["00.png", "00.png", "01.png", "00.png", "02.png", "01.png"]
+    assert sizes.sizes_of(both)[[0, 38]].tolist() == [[48, 48], [24, 96]] and both.encoded(5) == plain.encoded(1)
+    assert derived.with_prior(plain, data.load("digits:test", (16, 16, 1), resize=True)).where is None

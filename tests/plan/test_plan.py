@@ -279,3 +279,21 @@ def test_evaluations_of_the_network_are_counted(sampler, count):
     config = load("digits")
     sample = dataclasses.replace(config.sample, sampler=SAMPLERS.choice(sampler), steps=10)
     assert programs.evaluations(dataclasses.replace(config, sample=sample)) == count
+
+
+def test_the_largest_bucket_is_planned():
+    of = lambda shape, buckets: dataclasses.replace(
+        tiny_config(), data=dataclasses.replace(tiny_config().data, image_shape=shape, buckets=buckets)
+    )
+    devices = tuple(jax.devices())[:1]
+    planned, alone = (
+        programs.training(config, devices)[0]
+        for config in (of((8, 8, 1), ((8, 8), (16, 32), (24, 8))), of((16, 32, 1), ()))
+    )
+    assert planned._replace(seconds=0) == alone._replace(seconds=0)
+    with pytest.raises(ValueError, match="`save` keeps the step of images of one size"):
+        programs.training(of((8, 8, 1), ((8, 8), (16, 8))), devices, save="step")
+    latent = programs.of_largest_bucket(
+        dataclasses.replace(of((64, 64, 3), ((64, 64), (128, 32))), latent=jaxdiff.config.Latent("it", (8, 8, 4)))
+    )
+    assert latent.shape == (8, 8, 4)  # of two of equal area the first

@@ -11,6 +11,7 @@ from helpers import tiny_config
 from PIL import Image
 
 from jaxdiff import config as configs
+from jaxdiff import data
 from jaxdiff.config import checks
 from jaxdiff.train import rundir, setup
 from jaxdiff.train.loop import fit
@@ -114,3 +115,17 @@ def test_memory_and_workers_may_change_on_resume(config):
     for wrong in ({"memory_gib": -1.0}, {"memory_gib": float("nan")}, {"workers": -1}):
         with pytest.raises(ValueError, match=r"`data.workers`=.* must be at least 0"):
             checks.check(with_data(config, **wrong))
+
+
+def test_a_source_of_several_sizes_is_trained_on_as_buckets_are(config, tmp_path):
+    plain, photos = with_data(config, buckets=()), data.load(config.data.source, (8, 8, 1))
+    source, cropped = data.sized(photos, BUCKETS), data.sized(photos, random_crop=True)
+    own = dataclasses.replace(config, data=setup.of_own(plain.data, source))
+    assert (own.data.source.kind, own.data.buckets, own.data.random_crop) == ("own", BUCKETS, False)
+    assert setup.open_source(own, source).identity == setup.open_source(config).identity
+    assert setup.of_own(plain.data, cropped).random_crop and setup.of_own(config.data, photos).buckets == BUCKETS
+    with pytest.raises(ValueError, match=r"`data.buckets` .* are not those of the source"):
+        setup.of_own(with_data(config, buckets=((8, 8),)).data, source)
+    two_levels = dataclasses.replace(plain, net=dataclasses.replace(config.net, channels=(8, 8)))
+    with pytest.raises(ValueError, match=r"`data.buckets`: 9 8 does not fit the network: "):
+        fit(two_levels, data.sized(photos, ((8, 8), (9, 8))), run=tmp_path / "run")

@@ -46,6 +46,16 @@ def get_config():
     return dataclasses.replace(config, data=Data("folder:photos", (28, 28, 1)))
 """
 
+BUCKETS = """
+import dataclasses
+from helpers import tiny_config
+from jaxdiff.config import Data
+
+def get_config():
+    config = tiny_config(steps=6, batch_size=8, steps_per_call=1, log_every=6, save_every=6, sample_every=0)
+    return dataclasses.replace(config, data=Data("folder:ratios", (8, 8, 1), buckets=((8, 8), (4, 16))))
+"""
+
 ENCODE = """
 import functools, os
 os.environ["TFDS_DATA_DIR"] = "data"
@@ -305,6 +315,21 @@ def test_an_image_that_one_process_cannot_read_ends_both_after_the_same_step(pai
     with contextlib.chdir(place):
         loop.fit(configs.load("photos.py"), run="ended", resume=True)
     assert state(place, "ended").step == 20
+
+
+def test_two_processes_train_on_buckets_as_one(pair, place):
+    """On the same images, with the same programs; the second is compiled by both when its first batch comes."""
+    (place / "ratios").mkdir()
+    for i, noise in enumerate(np.random.default_rng(0).integers(0, 256, (24, 16, 16), np.uint8)):
+        Image.fromarray(noise.reshape([(16, 16), (8, 32)][i % 2])).save(place / "ratios" / f"{i:02}.png")
+    (place / "ratios.py").write_text(BUCKETS)
+    ended = pair.train("ratios_two", *SHARDED, config="ratios.py")
+    assert [code for code, *_ in ended] == [0, 0], ended
+    assert ended[0][2].count("compiled for images of") == 1
+    with contextlib.chdir(place):
+        loop.fit(configs.load("ratios.py"), run="ratios_one")
+    assert state(place, "ratios_two").about["data"] == state(place, "ratios_one").about["data"]
+    chex.assert_trees_all_close(state(place, "ratios_two").tree, state(place, "ratios_one").tree, rtol=1e-4, atol=1e-4)
 
 
 def test_two_processes_share_what_is_to_be_encoded(pair, place, monkeypatch):

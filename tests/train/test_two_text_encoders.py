@@ -14,7 +14,9 @@ from jaxdiff.config import checks
 from jaxdiff.config.adaptation import ControlNet, DreamBooth, FewSteps, LoRA, NewTokens
 from jaxdiff.model import adaptation, runs
 from jaxdiff.model.frozen_models import open_models
+from jaxdiff.objectives.noising import drop_cond
 from jaxdiff.pipeline import encoding
+from jaxdiff.plan import programs
 from jaxdiff.train import base_model, initial, parallel, setup
 from jaxdiff.train.loop import fit
 from jaxdiff.types import Cond
@@ -66,7 +68,7 @@ def test_contexts_and_vectors_are_those_of_sampling(encoded, base):
         np.testing.assert_allclose(latents[i]["context"], guided.context[0], atol=2e-3)
         np.testing.assert_allclose(latents[i]["vector"], guided.vector[0], atol=2e-3)
     np.testing.assert_allclose(frozen.empty_text, wanted.uncond.context[0], atol=1e-6)
-    np.testing.assert_allclose(frozen.empty_vector, wanted.uncond.vector[0], atol=1e-6)
+    np.testing.assert_allclose(frozen.empty_vector, wanted.uncond.vector[0, :12], atol=1e-6)  # sizes are behind it
     assert not latents[2]["context"].any() and latents[0]["context"].any()
 
 
@@ -84,8 +86,31 @@ def test_captions_that_are_dropped_take_the_vector_with_them(encoded):
     config, latents, frozen = encoded
     batch, _ = next(setup.batches(config, latents, 0, frozen))
     assert batch["cond"].vector.shape[-2:] == (2, 60) and batch["cond"].context.shape[-1] == 16
-    null = setup._null(config, frozen)
-    assert isinstance(null, Cond) and null.vector.shape == (60,)
+    cond = Cond(*(None if part is None else jax.numpy.ones(part.shape[2:]) for part in batch["cond"]))
+    found = drop_cond(np.array([True, False]), setup._null(config, frozen), cond)
+    assert not found.context[0].any() and not found.vector[0, :12].any() and found.context[1].all()
+    assert found.vector[0, 12:].all() and found.vector[1].all()  # an image keeps its sizes, as where samples are guided
+
+
+def test_kept_encodings_are_of_one_reading_of_the_texts(encoded):
+    config, _, frozen = encoded
+    source = setup.open_source(config)
+    names = {encoding.identity(config, source, frozen)}
+    for change in ({"zero_empty_text": False}, {"context_norm": True}):
+        latent = dataclasses.replace(config.latent, **change)
+        names.add(encoding.identity(dataclasses.replace(config, latent=latent), source, frozen))
+    net = dataclasses.replace(config.net, vector_dim=12)
+    names.add(encoding.identity(dataclasses.replace(config, net=net), source, frozen))
+    assert len(names) == 4
+
+
+def test_its_adaptations_are_planned():
+    adapt, optim = LoRA(base=str(XL), rank=2), configs.Optim(warmup=1)
+    train = configs.Train(2, 2, steps_per_call=1)
+    config = configs.Config(name="xl", data=configs.Data("folder:/"), optim=optim, adapt=adapt, train=train)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, image_shape=(16, 16, 3)))
+    (program,) = programs.training(config, tuple(jax.devices()))
+    assert program.parts["frozen"] > program.parts["parameters"] > 0
 
 
 @pytest.mark.parametrize(
