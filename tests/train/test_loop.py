@@ -170,7 +170,7 @@ def test_the_examples_of_each_step_are_logged(tmp_path):
 def test_other_examples_are_refused(change, message, run, tmp_path, monkeypatch):
     copy = shutil.copytree(run[0], tmp_path / "copy")
     source = dataclasses.replace(setup.open_source(tiny_config()), **change)
-    monkeypatch.setattr(setup.data, "load", lambda *args: source)
+    monkeypatch.setattr(setup.data, "load", lambda *args, **more: source)
     with pytest.raises(ValueError, match=message):
         fit(tiny_config(steps=6), run=copy, resume=True)
 
