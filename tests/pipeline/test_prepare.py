@@ -315,7 +315,7 @@ def test_adaptations_of_encoded_records_that_would_be_wrong(tmp_path, adapt, mod
 
 
 def test_records_of_the_class_that_are_encoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(base_model.data, "load", lambda *_: encoded_records("codec", "text_encoder"))
+    monkeypatch.setattr(base_model.data, "load", lambda *_, **__: encoded_records("codec", "text_encoder"))
     adapt = dataclasses.replace(LORA, prior=configs.Prior(source="records:stars"))
     config = configs.Config(data=configs.Data(image_shape=(4, 4, 3)), adapt=adapt)
     with pytest.raises(ValueError, match="hold latents and contexts"):
