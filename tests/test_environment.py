@@ -26,6 +26,7 @@ class Hook:
             sys.meta_path.remove(self)
             signal.raise_signal(signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background ignore
 module = sys.argv.pop(1)
 sys.meta_path.insert(0, Hook())
 sys.argv[0] = "jaxdiff"
